@@ -1,0 +1,1 @@
+"""Model cards and figures, told from manifests and scores alone."""

@@ -1,0 +1,222 @@
+"""Manifest + scores -> README.md. Nothing else goes in, so the same two give the same card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from hubmerge.cards.rows import expert_rows, merge_rows, percent, summary_rows
+from hubmerge.manifest import Manifest
+from hubmerge.refs import ModelRef, check_repo_id, printable
+from hubmerge.scores import Score, upcycling
+
+BEGIN, END = "<!-- hubmerge:begin -->", "<!-- hubmerge:end -->"
+_FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#])")
+_TEMPLATE = files("hubmerge") / "cards" / "card.md"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a card is told from: a manifest, and the log in which its scores are looked up."""
+
+    manifest: Manifest
+    scores: Sequence[Score]
+    split: str = "test"
+
+    @property
+    def own(self) -> list[Score]:
+        """The scores of this very model on the split."""
+        digest = self.manifest.digest
+        return [s for s in self.scores if s.model == digest and s.split == self.split]
+
+
+def render_card(told: Told, before: str = "") -> str:
+    """The card as Markdown; text that a human wrote outside the markers of `before` stays.
+
+    Every string from outside is escaped: it can neither break the front matter nor a table.
+    """
+    manifest = told.manifest
+    merge = manifest.kind == "merge"
+    # A fixed template over plain data; nothing from a Hub is ever used as a template.
+    environment = Environment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
+    text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        front_matter=_front_matter(told),
+        begin=BEGIN,
+        end=END,
+        title=_plain(_title(manifest)),
+        headline=_headline(told),
+        merge=merge,
+        split=told.split,
+        summary=summary_rows(manifest, told.own, told.scores, told.split),
+        rows=_escaped(merge_rows(manifest, told.own, told.scores) if merge else _own_rows(told)),
+        curve=expert_rows(manifest),
+        provenance=[_plain(line) for line in _provenance(manifest)],
+        command=_code(manifest.command),
+        loading=_loading(manifest),
+        limits=_limits(manifest),
+        version=_plain(str(manifest.versions.get("hubmerge", ""))),
+    )
+    return _kept_around(text, before)
+
+
+def _front_matter(told: Told) -> str:
+    manifest = told.manifest
+    merge = manifest.kind == "merge"
+    sources = manifest.experts if merge else (manifest.base,)
+    said: dict[str, Any] = {
+        "library_name": {"open_clip": "open_clip"}.get(manifest.layout or "", "transformers"),
+        "pipeline_tag": "zero-shot-image-classification",
+        "base_model": [name for source in sources if (name := _hub_name(source.name))],
+        "base_model_relation": "merge" if merge else "finetune",
+        "tags": ["hubmerge", "model-upcycling", *_method_tags(manifest), "arxiv:2506.14126"],
+    }
+    if not said["base_model"]:
+        del said["base_model"], said["base_model_relation"]
+    if index := _model_index(told):
+        said["model-index"] = index
+    dumped = yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{dumped}---"
+
+
+def _model_index(told: Told) -> list[dict[str, Any]]:
+    results = [
+        {
+            "task": {"type": "image-classification", "name": "Image classification"},
+            "dataset": {
+                "name": score.task_name,
+                "type": score.task_name,
+                "split": score.split,
+                **({"revision": score.data} if score.data else {}),
+            },
+            "metrics": [{"type": score.metric, "value": round(score.value, 6), "name": "Accuracy"}],
+        }
+        for score in told.own
+    ]
+    return [{"name": _title(told.manifest), "results": results}] if results else []
+
+
+def _title(manifest: Manifest) -> str:
+    if manifest.kind == "merge":
+        tasks = ", ".join(expert.task or expert.name for expert in manifest.experts)
+        return f"{manifest.method} merge of {len(manifest.experts)} experts: {tasks}"
+    task = (manifest.task or {}).get("name", "one task")
+    return f"Expert for {task} at step {manifest.step}"
+
+
+def _headline(told: Told) -> str:
+    manifest, score = told.manifest, upcycling(told.own)
+    if manifest.kind == "expert":
+        base = _plain(manifest.base.label)
+        return (
+            f"Step {manifest.step} of a run of {manifest.last_step}, fine-tuned from {base}. "
+            "Every pushed step of the run is a tag of this repository: an early one often merges "
+            "better than the last."
+        )
+    if score is None:
+        return "Not evaluated yet."
+    gains = [
+        f"{row['gain']} {row['versus']}"
+        for row in summary_rows(manifest, told.own, told.scores, told.split)
+        if row["gain"]
+    ]
+    versus = f" ({'; '.join(gains)})" if gains else ""
+    return (
+        f"**Upcycling score {percent(score.value)} %** ± {percent(score.stderr)}, raw mean "
+        f"{told.split} accuracy over {score.tasks} tasks{versus}."
+    )
+
+
+def _own_rows(told: Told) -> list[dict[str, str]]:
+    manifest = told.manifest
+    own = [s for s in told.scores if s.model == manifest.digest]
+    return [
+        {
+            "task": f"{score.task_name}, {score.split}",
+            "value": percent(score.value),
+            "count": str(score.count),
+            "stderr": percent(score.stderr),
+        }
+        for score in own
+    ]
+
+
+def _provenance(manifest: Manifest) -> list[str]:
+    base = manifest.base
+    lines = [f"base: {base.label}, commit {base.sha}"]
+    for expert in manifest.experts:
+        lines.append(f"expert: {expert.label}, commit {expert.sha}, weight {expert.weight:g}")
+    if manifest.method:
+        params = ", ".join(f"{key} = {value}" for key, value in sorted(manifest.params.items()))
+        lines.append(f"method: {manifest.method}" + (f", {params}" if params else ""))
+    for key, value in sorted((manifest.training or {}).items()):
+        lines.append(f"{key}: {value}")
+    if manifest.run:
+        lines.append(f"run: {manifest.run}")
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))
+    return [*lines, f"versions: {versions}", "weights and files: SHA-256 of each in hubmerge.json"]
+
+
+def _loading(manifest: Manifest) -> str:
+    if manifest.layout == "open_clip":
+        return (
+            "Load it with open_clip alone: download the folder and call "
+            '`open_clip.create_model("local-dir:FOLDER")`.'
+        )
+    return "Load it with transformers alone: `CLIPModel.from_pretrained(REPO, revision=TAG)`."
+
+
+def _limits(manifest: Manifest) -> str:
+    if manifest.kind == "merge":
+        return (
+            "Scores are on test splits of the very tasks the experts were trained for; nothing is "
+            "claimed beyond them. The licence is bound by those of the base and of every expert."
+        )
+    return "An expert for one task; on other tasks it may be worse than its base."
+
+
+def _method_tags(manifest: Manifest) -> list[str]:
+    if manifest.kind == "merge":
+        return ["merge", str(manifest.method)]
+    return ["expert", f"step-{manifest.step}"]
+
+
+def _hub_name(name: str) -> str | None:
+    try:
+        return check_repo_id(ModelRef(repo_id=name).name)
+    except Exception:
+        return None
+
+
+def _escaped(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown, HTML and tables take as text."""
+    return _MARKDOWN.sub(r"\\\1", printable(text)).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def _code(text: str) -> str:
+    return printable(text.replace("\\\n", "\0")).replace("\\x00", "\\\n").replace("```", "'''")
+
+
+def _kept_around(text: str, before: str) -> str:
+    """The new card with whatever a human wrote before and after the markers of the old one."""
+    if BEGIN not in before or END not in before:
+        return text
+    old_head, _, rest = before.partition(BEGIN)
+    new_front, _, new_rest = text.partition(BEGIN)
+    above = _FRONT.sub("", old_head, count=1)
+    below = rest.rpartition(END)[2]
+    inside = new_rest.rpartition(END)[0]
+    front = _FRONT.match(new_front)
+    return f"{front[0] if front else ''}{above}{BEGIN}{inside}{END}{below}"

@@ -1,0 +1,43 @@
+"""The typer app: every verb under its name."""
+
+from __future__ import annotations
+
+import typer
+
+from hubmerge import __version__
+from hubmerge.cli import card, evaluate, hub, listing, merge, report, steps, train
+
+app = typer.Typer(
+    name="hubmerge",
+    help="Turn the checkpoints people already have into better models: train experts step by "
+    "step, pick the right step per task, merge, score.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.command("train")(train.train)
+app.command("steps")(steps.steps)
+app.command("merge")(merge.merge)
+app.command("eval")(evaluate.evaluate)
+app.command("card")(card.card)
+app.command("report")(report.report)
+app.command("tasks")(listing.tasks)
+app.command("methods")(listing.methods)
+app.add_typer(hub.app, name="hub")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"hubmerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Turn the checkpoints people already have into better models."""

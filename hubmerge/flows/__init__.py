@@ -1,0 +1,1 @@
+"""The composed walks, one verb a file: what a command does once its words are understood."""

@@ -1,0 +1,54 @@
+"""hubmerge steps: the step revisions of repositories, with what their manifests tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hubmerge.hub.client import Hub
+from hubmerge.hub.fetch import read_file
+from hubmerge.hub.resolve import list_steps
+from hubmerge.manifest import NAME, parse_manifest
+from hubmerge.refs import Revision
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step revision: how it was found, and, where it has a manifest, its task and accuracy."""
+
+    repo_id: str
+    step: int
+    revision: str
+    sha: str
+    found: str
+    confidence: float
+    task: str | None = None
+    validation: float | None = None
+
+
+def describe_steps(hub: Hub, repos: Sequence[str], progress: Progress) -> list[Step]:
+    """The steps of every repository, rising; an empty repository gives none."""
+    revisions = [(repo, revision) for repo in repos for revision in list_steps(hub, repo)]
+    steps = []
+    for done, (repo, revision) in enumerate(revisions, start=1):
+        steps.append(_described(hub, repo, revision))
+        progress(revision.label, done, len(revisions))
+    return steps
+
+
+def _described(hub: Hub, repo: str, revision: Revision) -> Step:
+    data = read_file(hub, revision, NAME)
+    manifest = parse_manifest(data, revision.label) if data else None
+    points = manifest.validation if manifest else ()
+    return Step(
+        repo_id=repo,
+        step=revision.step or 0,
+        revision=revision.ref.revision or revision.ref.subfolder or "main",
+        sha=revision.sha,
+        found=revision.found,
+        confidence=revision.confidence,
+        task=str((manifest.task or {}).get("name")) if manifest and manifest.task else None,
+        validation=float(points[-1]["accuracy"]) if points else None,
+    )

@@ -1,0 +1,84 @@
+"""open_clip's layout: open_clip_config.json and open_clip_model.safetensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import open_clip
+from open_clip import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hubmerge.models.preprocess import Transform, image_transform
+
+WEIGHTS = "open_clip_model.safetensors"
+BPE = "bpe.txt.gz"
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """An open_clip model; its whole `encode_image` path is the encoder, `proj` included."""
+
+    model: CLIP
+    encoder: nn.Module
+    tokenizer: Any
+    preprocess: PreprocessCfg
+    layout: str = "open_clip"
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        return cast(Tensor, self.model.encode_text(self.tokenizer(list(prompts))))
+
+    def scale(self) -> float:
+        return float(self.model.logit_scale.exp().item())
+
+    def transform(self, augment: bool) -> Transform:
+        return image_transform(self.preprocess, augment)
+
+    def save(self, folder: Path) -> None:
+        state = {
+            name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()
+        }
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def open_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
+    """Open the folder; the config decides the activation, so QuickGELU weights keep QuickGELU."""
+    # The weights are loaded apart from open_clip, whose own search would also take a pickle.
+    with _without_warnings():
+        model = open_clip.create_model(
+            f"local-dir:{folder}", load_weights=False, pretrained_text=False
+        )
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    preprocess = PreprocessCfg(**_tuples(config.get("preprocess_cfg", {})))
+    return OpenClip(model, model.visual, _tokenizer(folder, config), preprocess)
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+    # open_clip has no key for a BPE file of one's own, so ours lies beside the config.
+    if (folder / BPE).is_file():
+        length = config["model_cfg"]["text_cfg"]["context_length"]
+        return SimpleTokenizer(bpe_path=str(folder / BPE), context_length=length)
+    return open_clip.get_tokenizer(f"local-dir:{folder}")
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """open_clip warns on the root logger that the weights were not loaded: just what was asked."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}

@@ -1,0 +1,194 @@
+"""Text that names a model, and the values it becomes: ModelRef (asked for), Revision (pinned)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from hubmerge.errors import UsageError
+
+# The Hub's own rule for one part of a repository id, without the names that git or a shell misread.
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_-])?")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,199}")
+_SHA = re.compile(r"[0-9a-f]{40}")
+# Pythia, OLMo, SmolLM, BLOOM and our own names; Trainer's folders.
+_STEP = re.compile(r"(?:^|[-_/])(?:global_)?step[-_]?0*(\d{1,12})(?:$|[-_/])")
+_FOLDER_STEP = re.compile(r"^checkpoint-0*(\d{1,12})$")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model as the user names it: a Hub repository or a local folder; `str()` prints it back."""
+
+    repo_id: str | None = None
+    path: Path | None = None
+    revision: str | None = None
+    subfolder: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return self.path is not None
+
+    @property
+    def name(self) -> str:
+        """The repository id or the folder, without revision."""
+        return str(self.path) if self.path is not None else str(self.repo_id)
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        if not self.subfolder:
+            return f"{self.name}{revision}"
+        quoted = revision.replace("/", "%2F")
+        return f"hf://{self.name}{quoted}/{self.subfolder}"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A model pinned to one commit: everything after resolving works on the SHA.
+
+    `found` says how: tag, branch, folder, commit or local; `confidence` is 1.0 where the name is
+    proof and less where it is a guess from a commit's title.
+    """
+
+    ref: ModelRef
+    sha: str
+    step: int | None = None
+    found: str = "branch"
+    confidence: float = 1.0
+    last_step: int | None = field(default=None, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The shortest name a human recognises it by: owner/name@step64, or @ and 12 hex digits."""
+        if self.ref.is_local:
+            return str(self.ref)
+        return f"{self.ref.name}@{self.ref.revision or self.sha[:12]}"
+
+
+def parse_ref(text: str) -> ModelRef:
+    """Read `owner/name[@revision]`, `hf://owner/name[@revision][/folder]`, a Hub page's address,
+    or a local folder.
+
+    Anything that starts with `.`, `/` or `~`, and any folder that exists, is local. Raises
+    UsageError for whatever cannot be a name.
+    """
+    _refuse_unprintable(text, "reference")
+    if text.startswith("hf://"):
+        return _parse_uri(text.removeprefix("hf://"), text)
+    if text.startswith(("https://", "http://")):
+        return _parse_page(text)
+    if text.startswith((".", "/", "~")) or Path(text).is_dir():
+        return ModelRef(path=Path(text).expanduser())
+    repo_id, at, revision = text.partition("@")
+    return _hub_ref(repo_id, revision if at else None, None, text)
+
+
+def _parse_uri(rest: str, text: str) -> ModelRef:
+    parts = rest.removeprefix("models/").split("/", 2)
+    if len(parts) < 2:
+        raise UsageError(f"{text!r} names no repository.", "Write hf://owner/name@step64.")
+    name, at, revision = parts[1].partition("@")
+    subfolder = unquote(parts[2]) if len(parts) == 3 else None
+    return _hub_ref(f"{parts[0]}/{name}", unquote(revision) if at else None, subfolder, text)
+
+
+def _parse_page(text: str) -> ModelRef:
+    parts = [unquote(part) for part in urlsplit(text).path.strip("/").split("/")]
+    if len(parts) < 2 or (len(parts) > 2 and parts[2] != "tree"):
+        raise UsageError(f"{text!r} is not the page of a model.", "Write owner/name@step64.")
+    subfolder = "/".join(parts[4:]) or None
+    return _hub_ref("/".join(parts[:2]), parts[3] if len(parts) > 3 else None, subfolder, text)
+
+
+def _hub_ref(repo_id: str, revision: str | None, subfolder: str | None, text: str) -> ModelRef:
+    if revision == "":
+        raise UsageError(f"{text!r} ends with '@'.", "Write owner/name@step64, or leave '@' out.")
+    folder = subfolder.strip("/") if subfolder else None
+    return ModelRef(
+        repo_id=check_repo_id(repo_id),
+        revision=check_revision(revision) if revision else None,
+        subfolder=check_inner_path(folder) if folder else None,
+    )
+
+
+def check_repo_id(text: str) -> str:
+    """Return `owner/name` if it is one, else raise UsageError with a sentence."""
+    _refuse_unprintable(text, "repository")
+    parts = text.split("/")
+    if len(text) > 96:
+        raise UsageError(
+            f"A repository id of {len(text)} characters is too long: the Hub takes 96."
+        )
+    sound = len(parts) == 2 and all(_NAME.fullmatch(part) for part in parts)
+    if not sound or "--" in text or ".." in text or text.endswith(".git"):
+        raise UsageError(
+            f"{printable(text)!r} is not a repository id.",
+            "Write owner/name with letters, digits, '-', '_' and '.'; a local folder starts with "
+            "'./' or '/'.",
+        )
+    return text
+
+
+def check_revision(text: str) -> str:
+    """Return a tag, branch or commit name that is safe in URLs and paths, else raise UsageError."""
+    _refuse_unprintable(text, "revision")
+    broken = ".." in text or "//" in text or text.endswith(("/", ".", ".lock")) or "/." in text
+    if broken or not _REVISION.fullmatch(text):
+        raise UsageError(
+            f"{printable(text)[:60]!r} is not a revision.",
+            "Write a tag (step64), a branch (main) or a commit.",
+        )
+    return text
+
+
+def check_inner_path(text: str) -> str:
+    """Return a relative path that stays inside its repository, else raise UsageError."""
+    _refuse_unprintable(text, "path")
+    parts = text.split("/")
+    if "\\" in text or any(part in ("", ".", "..") or part.startswith("-") for part in parts):
+        raise UsageError(f"{printable(text)[:60]!r} is not a path inside a repository.")
+    return text
+
+
+def check_label(text: str, what: str) -> str:
+    """Return a short plain name (of a task, of a split) that is safe in paths and HTML."""
+    _refuse_unprintable(text, what)
+    if not _NAME.fullmatch(text) or ".." in text:
+        raise UsageError(
+            f"{printable(text)[:60]!r} cannot name a {what}.",
+            "Use letters, digits, '-', '_' and '.', at most 96 of them.",
+        )
+    return text
+
+
+def is_sha(text: str) -> bool:
+    """Whether text is a whole commit SHA."""
+    return _SHA.fullmatch(text) is not None
+
+
+def step_tag(step: int) -> str:
+    """The tag of a step: 64 -> "step64"."""
+    return f"step{step}"
+
+
+def step_of(name: str) -> int | None:
+    """The step a tag, branch or folder speaks of ("step64", "global_step0064", "checkpoint-64")."""
+    found = _FOLDER_STEP.match(name.rsplit("/", 1)[-1]) or _STEP.search(name)
+    return int(found[1]) if found else None
+
+
+def printable(text: str) -> str:
+    """Text with control and direction characters escaped, so that it cannot speak to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _refuse_unprintable(text: str, what: str) -> None:
+    if not text or not text.isprintable():
+        raise UsageError(
+            f"{printable(text)[:60]!r} cannot name a {what}: it is empty or has "
+            "characters that do not print."
+        )
+    if len(text) > 4096:
+        raise UsageError(f"A {what} of {len(text)} characters is too long.")

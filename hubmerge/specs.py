@@ -1,0 +1,199 @@
+"""What users write, as pydantic models that report every problem at once: tasks, runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hubmerge.errors import UsageError, together
+from hubmerge.refs import check_label, check_repo_id, printable
+
+_YAML_BYTES = 1_000_000
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Spec(BaseModel):
+    """A frozen, closed model: a misspelt key is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+class DataSpec(Spec):
+    """Where a task's examples lie: a Hub data set (`id`) or a local folder (`path`).
+
+    `files` maps split to file patterns, so that only these are read; `image` and `label` are the
+    columns used.
+    """
+
+    id: str | None = None
+    path: Path | None = None
+    config: str | None = None
+    revision: str = "main"
+    files: dict[str, str] | None = None
+    image: str = "image"
+    label: str = "label"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSpec:
+        if (self.id is None) == (self.path is None):
+            raise ValueError("give either `id` (a Hub data set) or `path` (a folder)")
+        return self
+
+
+class Carve(Spec):
+    """A split carved from another: the last `fraction` of a seeded permutation, `most` at most.
+
+    As the task-vectors code does it (arXiv 2212.04089): 10 % of train, at most 5000, seed 0.
+    """
+
+    of: str = "train"
+    fraction: Fraction = 0.1
+    most: Annotated[int, Field(gt=0)] | None = 5000
+    seed: int = 0
+
+
+class SplitsSpec(Spec):
+    """Which rows are for training, for choosing (validation) and for reporting (test)."""
+
+    train: str = "train"
+    validation: str | Carve = Carve()
+    test: str | Carve = "test"
+
+
+class TaskSpec(Spec):
+    """An image classification task: data, splits, and the words of its frozen zero-shot head.
+
+    Empty `classes` means the data set's own label names.
+    """
+
+    name: str
+    version: Annotated[int, Field(ge=1)] = 1
+    title: str = ""
+    source: str = ""
+    licence: str = ""
+    metric: Literal["accuracy"] = "accuracy"
+    data: DataSpec
+    splits: SplitsSpec = SplitsSpec()
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {}.",)
+    classes: tuple[str, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        return _sound(check_label, name, "task")
+
+    @field_validator("templates")
+    @classmethod
+    def _one_gap(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [template for template in templates if template.count("{}") != 1]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} needs exactly one {{}} for the class name")
+        return templates
+
+
+class TrainSpec(Spec):
+    """One training run of one expert; the defaults are the paper's for full fine-tuning.
+
+    `steps` optimizer steps of `batch` examples; `lr` is the peak; `warmup` counts steps if whole
+    and is a share of the run if below 1; `push_every` is `2^k`, a number, or a list of steps.
+    """
+
+    base: str
+    task: str
+    to: str
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 2048
+    push_every: str = "2^k"
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    batch: Annotated[int, Field(ge=1)] = 128
+    augment: bool = True
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @field_validator("to")
+    @classmethod
+    def _a_repository(cls, to: str) -> str:
+        return _sound(check_repo_id, to)
+
+    @field_validator("push_every", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return ",".join(str(step) for step in value)
+        return str(value) if isinstance(value, int) else value
+
+    @property
+    def warmup_steps(self) -> int:
+        """Warm-up in steps, whichever way it was written."""
+        return int(self.warmup * self.steps if self.warmup < 1 else self.warmup)
+
+
+def validated(model: type[SpecT], values: Mapping[str, Any], what: str) -> SpecT:
+    """Build a spec from plain values, or raise UsageError with all problems and near names."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [_sentence(model, dict(problem)) for problem in error.errors()]
+        together(UsageError, [f"{what}: {problem}" for problem in problems])
+        raise
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping without running or expanding anything; raises UsageError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+    # An alias lets ten lines grow to gigabytes, and no spec of ours needs one.
+    if len(text) > _YAML_BYTES or any(
+        isinstance(token, yaml.AliasToken) for token in _tokens(text, path)
+    ):
+        raise UsageError(f"{path} is larger than {_YAML_BYTES} characters or uses YAML aliases.")
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not a list of `key: value` lines.")
+    return values
+
+
+def _tokens(text: str, path: Path) -> list[object]:
+    try:
+        return list(yaml.scan(text, Loader=yaml.SafeLoader)) if len(text) <= _YAML_BYTES else []
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+
+
+def _sound(check: Callable[..., str], *values: str) -> str:
+    """Let pydantic collect a refusal among the other problems, instead of ending at the first."""
+    try:
+        return check(*values)
+    except UsageError as error:
+        raise ValueError(f"{error.message} {error.hint}".strip()) from error
+
+
+def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(problem["loc"][-1]), _keys(model), n=1)
+        return f"unknown key {printable(place)!r}" + (
+            f"; did you mean {near[0]!r}?" if near else ""
+        )
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    keys = list(model.model_fields)
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation)
+    return keys

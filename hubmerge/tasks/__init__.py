@@ -1,0 +1,1 @@
+"""Tasks: what is classified, from which data, in which words, measured how."""
