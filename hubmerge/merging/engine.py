@@ -1,0 +1,158 @@
+"""The engine: stream checkpoints through a method, tensor by tensor, into a new folder.
+
+Everything that makes merging fast or safe is behind `merge`; methods see arrays, callers see
+folders. In memory at once: one tensor of each expert. Arithmetic is in float32 (float64 for F64)
+and is rounded once, to nearest even, to the dtype that is written. (From float64 to bfloat16 or
+float8 it is rounded twice, by way of float32.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hubmerge.errors import CheckpointError, UsageError, together
+from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.plan import Expert, MergePlan, canonical, check
+from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
+from hubmerge.weights.header import Tensor, shown
+from hubmerge.weights.task_vector import subtract
+from hubmerge.weights.writer import copy_side_files, mirror, whole_folder, write_tensor
+
+__all__ = ["Expert", "MergePlan", "Progress", "check", "merge"]
+
+Progress = Callable[[str, int, int], None]  # what is being done, tensors done, tensors in all
+
+
+def merge(
+    plan: MergePlan,
+    out: Path,
+    replace: bool = False,
+    progress: Progress | None = None,
+    finish: Callable[[Path], None] | None = None,
+) -> Checkpoint:
+    """Merge into the folder `out`, which appears whole or not at all, and open it.
+
+    It has the base's files: weights of the same names and order, configuration, tokenizer. `finish`
+    is called on the folder when all of them are written and it is still beside its place, to add a
+    manifest and a card. A folder that is there already is replaced only if `replace`. Raises what
+    `check` raises, and CheckpointError for values that are not finite (unless allowed), for tensors
+    of whole numbers that differ, and for a disk that refuses.
+    """
+    check(plan)
+    _check_apart(plan, out)
+    plan, tell = canonical(plan), progress or _silent
+    with whole_folder(out, replace) as folder:
+        _check_fixed(plan)
+        found = _survey(plan, tell)
+        places = mirror(plan.base, folder, plan.dtype)
+        copy_side_files(plan.base.folder, folder)
+        for done, (name, place) in enumerate(places.items()):
+            tell("merge", done, len(places))
+            write_tensor(place, _merged(plan, name, place, found))
+        tell("merge", len(places), len(places))
+        if finish is not None:
+            finish(folder)
+    return open_checkpoint(out)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    return None
+
+
+def _check_apart(plan: MergePlan, out: Path) -> None:
+    """Replacing a folder that is an input, or holds one, would delete what is being read."""
+    place = out.resolve()
+    for checkpoint in (plan.base, *(expert.checkpoint for expert in plan.experts)):
+        folder = checkpoint.folder.resolve()
+        if place == folder or place in folder.parents:
+            raise UsageError(f"{out} is or holds {folder}, which is to be merged.")
+
+
+def _check_fixed(plan: MergePlan) -> None:
+    """Positions, counters and masks are not weights: they must be the same everywhere."""
+    fixed = [name for name, tensor in plan.base.index.items() if not is_float(tensor.dtype)]
+    problems = [
+        f"Expert {expert.name} has other values than the base in tensor {shown(name)!r}, whose "
+        f"dtype {plan.base.index[name].dtype} cannot be merged."
+        for name in fixed
+        for expert in plan.experts
+        if not _same_bytes(plan.base.read(name), expert.checkpoint.read(name))
+    ]
+    together(CheckpointError, problems)
+
+
+def _survey(plan: MergePlan, tell: Progress) -> Any:
+    if plan.method.survey is None:
+        return None
+    names = [name for name, tensor in plan.base.index.items() if is_float(tensor.dtype)]
+    walks = 0
+
+    def passes() -> Iterator[Deltas]:
+        nonlocal walks
+        walks += 1
+        for done, name in enumerate(names):
+            tell(f"survey {walks}", done, len(names))
+            yield _deltas(plan, name, plan.base.read(name))
+        tell(f"survey {walks}", len(names), len(names))
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        return plan.method.survey(passes, plan.params)
+
+
+def _merged(plan: MergePlan, name: str, place: Tensor, found: Any) -> Array:
+    """The values of one tensor of the result, in the dtype it is written in."""
+    base, dtype = plan.base.read(name), DTYPES[place.dtype]
+    if not is_float(place.dtype):
+        return base
+    deltas = _deltas(plan, name, base)
+    if not deltas.changed():
+        return _finite(plan, cast(base, dtype), name, "The base")  # bit for bit, if dtypes agree
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = plan.method.combine(deltas, plan.params, found)
+        total = np.asarray(cast(base, compute_dtype(plan.base.index[name].dtype)) + change)
+    return _finite(plan, cast(total, dtype), name, "The result")
+
+
+def _deltas(plan: MergePlan, name: str, base: Array) -> Deltas:
+    return Deltas(
+        tensor=name,
+        values=[_delta(plan, expert, name, base) for expert in plan.experts],
+        weights=tuple(expert.weight for expert in plan.experts),
+        shas=tuple(expert.sha for expert in plan.experts),
+    )
+
+
+def _delta(plan: MergePlan, expert: Expert, name: str, base: Array) -> Array:
+    theirs = expert.checkpoint.read(name)
+    dtype = compute_dtype(plan.base.index[name].dtype)
+    if _same_bytes(base, theirs):  # also where both are infinite, which would give NaN
+        return np.zeros(base.shape, dtype)
+    delta = subtract(theirs, base, dtype)
+    if not plan.allow_nonfinite and not np.isfinite(delta).all():
+        _finite(plan, base, name, "The base")
+        _finite(plan, theirs, name, f"Expert {expert.name}")
+        _finite(plan, delta, name, f"The difference of expert {expert.name} and the base")
+    return delta
+
+
+def _finite(plan: MergePlan, values: Array, name: str, who: str) -> Array:
+    """The values, if all are numbers or the plan does not mind; else CheckpointError."""
+    if plan.allow_nonfinite or (sound := np.isfinite(values)).all():
+        return values
+    count = np.count_nonzero(~sound)
+    raise CheckpointError(
+        f"{who} has {count:,} values that are not finite in tensor {shown(name)!r}.",
+        "A smaller scale, a wider dtype or another step of the expert may help.",
+    )
+
+
+def _same_bytes(one: Array, other: Array) -> bool:
+    if one.dtype != other.dtype:
+        return False
+    whole = f"u{one.dtype.itemsize}"
+    return bool(np.array_equal(one.reshape(-1).view(whole), other.reshape(-1).view(whole)))

@@ -1,0 +1,105 @@
+"""TIES-Merging: trim, elect a sign, average those who agree.
+
+The rules are those of the authors' code (`topk20_mass_dis-mean` of
+https://github.com/prateeky2806/ties-merging), to the bit where weights are 1: ranks over the whole
+model, ties at the threshold kept, exact zero sums given the majority sign. Paper:
+https://arxiv.org/abs/2306.01708
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hubmerge.merging.deltas import Deltas, Passes
+from hubmerge.merging.methods import weighted_sum
+from hubmerge.merging.params import TiesParams
+from hubmerge.merging.trim import kth_magnitudes, magnitudes
+from hubmerge.weights.dtypes import Array
+
+
+@dataclass(frozen=True)
+class TiesSurvey:
+    """What TIES must know of the whole model before it can merge one tensor.
+
+    `thresholds`: per expert, the smallest magnitude that is kept, or None if each tensor has its
+    own. `majority`: the sign (-1, 0 or 1) that most entries of the model elect.
+    """
+
+    thresholds: tuple[np.float32, ...] | None
+    majority: int
+
+
+def ties(deltas: Deltas, params: TiesParams, found: TiesSurvey) -> Array:
+    """scale * the weighted mean of those trimmed changes that have the elected sign.
+
+    Weights, which the paper does not have, count in the mean: sum(w_i d_i) / sum(w_i) over the
+    experts that agree and are not zero; in the election only with sign=weighted. All must be > 0.
+    """
+    trimmed = trim(deltas, params, found.thresholds)
+    sums = elected_sums(trimmed, deltas.weights, params)
+    # Where all sums are zero and so is the majority, the authors' code takes the negative ones.
+    positive = (sums > 0) | ((sums == 0) & (found.majority > 0))
+    agreeing = [delta * np.where(positive, delta > 0, delta < 0) for delta in trimmed]
+    total = weighted_sum(agreeing, deltas.weights)
+    weight = weighted_sum((delta != 0 for delta in agreeing), deltas.weights).astype(total.dtype)
+    return np.asarray(params.scale * (total / np.where(weight == 0, 1, weight)))
+
+
+def survey_ties(passes: Passes, params: TiesParams) -> TiesSurvey:
+    """Walk over the model for the trim thresholds (two passes), then for the majority sign."""
+    by_model = params.trim == "model"
+    thresholds = model_thresholds(passes, params) if by_model else None
+    balance = 0
+    for deltas in passes():
+        trimmed = trim(deltas, params, thresholds)
+        sums = elected_sums(trimmed, deltas.weights, params)
+        balance += int(np.count_nonzero(sums > 0)) - int(np.count_nonzero(sums < 0))
+    return TiesSurvey(thresholds, (balance > 0) - (balance < 0))
+
+
+def trim(
+    deltas: Deltas, params: TiesParams, thresholds: Sequence[np.float32] | None
+) -> list[Array]:
+    """Each expert's delta with the entries below its threshold set to zero."""
+    if thresholds is None:
+        thresholds = [tensor_threshold(delta, params.density) for delta in deltas.values]
+    # A product and not a choice, so that a NaN that was let in is not quietly trimmed away.
+    return [
+        np.asarray(delta * (magnitudes(delta) >= threshold))
+        for delta, threshold in zip(deltas.values, thresholds, strict=True)
+    ]
+
+
+def elected_sums(trimmed: Sequence[Array], weights: Sequence[float], params: TiesParams) -> Array:
+    """The sums whose signs are the elected ones."""
+    return weighted_sum(trimmed, weights if params.sign == "weighted" else [1.0] * len(trimmed))
+
+
+def rank(count: int, density: float) -> int:
+    """Which smallest magnitude, counted from 1, is the threshold; 0 to keep everything.
+
+    As in the authors' code, where the threshold itself is kept: int(count * density) + 1 entries
+    stay, and all that tie with the last of them.
+    """
+    return count - int(count * density)
+
+
+def tensor_threshold(delta: Array, density: float) -> np.float32:
+    """The smallest magnitude that is kept when a tensor is ranked by itself."""
+    place = rank(delta.size, density)
+    ordered = magnitudes(delta).reshape(-1)
+    return np.float32(np.partition(ordered, place - 1)[place - 1] if place else 0)
+
+
+def model_thresholds(passes: Passes, params: TiesParams) -> tuple[np.float32, ...]:
+    """The smallest magnitude that is kept of each expert when the model is ranked as one vector."""
+
+    def ranked() -> Iterator[list[Array]]:
+        for deltas in passes():
+            counts = params.scope == "all" or deltas.changed()
+            yield deltas.values if counts else [delta.reshape(-1)[:0] for delta in deltas.values]
+
+    return kth_magnitudes(ranked, lambda count: rank(count, params.density))

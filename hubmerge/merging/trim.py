@@ -1,0 +1,72 @@
+"""The exact k-th smallest magnitude of a model that does not fit in memory.
+
+Floats that are not negative are ordered as their bits are, read as whole numbers. So one pass
+counts magnitudes by their high 16 bits, which tells the bin the k-th is in, and a second counts the
+low 16 bits within that bin, which tells the k-th itself. Memory is two tables of 65,536 counts per
+expert, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubmerge.weights.dtypes import Array, cast
+
+_BINS = 1 << 16
+_BLOCK = 1 << 18  # entries: what numpy copies on the way stays in cache, and memory stays flat
+
+
+def kth_magnitudes(
+    passes: Callable[[], Iterable[Sequence[Array]]], rank_of: Callable[[int], int]
+) -> tuple[np.float32, ...]:
+    """The k-th smallest magnitude of every column of a stream, exactly, in two passes.
+
+    `passes()` walks the stream: per tensor one array per column (expert), each time the same.
+    `rank_of(count)` says which one is wanted, counted from 1, of a column of `count` entries; 0
+    asks for none, and gets 0.0. Magnitudes are compared as float32.
+    """
+    coarse = _count(passes(), lambda _, bits: bits >> 16)
+    wanted = [_find(counts, rank_of(int(counts.sum()))) for counts in coarse]
+    bins = [found for found, _ in wanted]
+    fine = _count(passes(), lambda column, bits: bits[bits >> 16 == bins[column]] & 0xFFFF)
+    lows = [_find(counts, rest)[0] for counts, (_, rest) in zip(fine, wanted, strict=True)]
+    bits = [(high << 16) | low for high, low in zip(bins, lows, strict=True)]
+    return tuple(np.array(bits, np.uint32).view(np.float32))
+
+
+def magnitudes(values: Array) -> NDArray[np.float32]:
+    """The magnitudes of values as float32, in which they are ranked."""
+    return cast(np.abs(values), np.dtype(np.float32))
+
+
+def _count(
+    stream: Iterable[Sequence[Array]],
+    key: Callable[[int, NDArray[np.uint32]], NDArray[Any]],
+) -> list[NDArray[np.int64]]:
+    """Per column, how many entries have each of the 65,536 keys."""
+    counts: list[NDArray[np.int64]] = []
+    for arrays in stream:
+        counts = counts or [np.zeros(_BINS, np.int64) for _ in arrays]
+        for column, array in enumerate(arrays):
+            for bits in _blocks(array):
+                counts[column] += np.bincount(key(column, bits), minlength=_BINS)
+    return counts
+
+
+def _blocks(array: Array) -> Iterator[NDArray[np.uint32]]:
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        yield magnitudes(flat[start : start + _BLOCK]).view(np.uint32)
+
+
+def _find(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
+    """The bin that holds the entry of a rank, and its rank within the bin, counted from 1."""
+    if rank <= 0:
+        return 0, 0
+    below = np.cumsum(counts)
+    found = int(np.searchsorted(below, rank))
+    return found, rank - int(below[found] - counts[found])

@@ -1,0 +1,110 @@
+"""A checkpoint: a folder of safetensors files, of which one tensor at a time is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from hubmerge.errors import CheckpointError
+from hubmerge.weights.dtypes import DTYPES, Array
+from hubmerge.weights.folder import hash_file
+from hubmerge.weights.header import Tensor, read_header, shown
+from hubmerge.weights.layout import Kind, Layout, find_layout, plain_file
+
+__all__ = ["Checkpoint", "Kind", "Tensor", "open_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights on disk, of which only the headers have been read: `index` is name -> where it lies.
+
+    `kind` is "full" for all weights of a model, "lora" for an adapter beside a base.
+    """
+
+    folder: Path
+    kind: Kind
+    index: Mapping[str, Tensor] = field(repr=False, hash=False)
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all tensors, in the order they lie on disk, file after file."""
+        return tuple(self.index)
+
+    def tensor(self, name: str) -> Tensor:
+        """Where a tensor lies; CheckpointError if there is none of that name."""
+        if name not in self.index:
+            raise CheckpointError(f"{self.folder} has no tensor {shown(name)!r}.")
+        return self.index[name]
+
+    def read(self, name: str) -> Array:
+        """The values of one tensor, in its own dtype and shape, as an array of our own.
+
+        Raises CheckpointError if there is no such tensor, or its bytes are gone.
+        """
+        tensor = self.tensor(name)
+        raw = np.empty(tensor.nbytes, np.uint8)
+        try:
+            _read_into(raw, tensor)
+        except (OSError, EOFError) as error:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {shown(name)!r} cannot be read: {error}."
+            ) from error
+        return raw.view(DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors, sorted by name."""
+        return tuple(sorted({tensor.file for tensor in self.index.values()}))
+
+    def digest(self) -> str:
+        """64 hex digits that name these weights wherever they lie; reads every byte of them.
+
+        SHA-256 over one line "<sha256 of the file>  <file name>" per weight file, sorted by name.
+        """
+        lines = (f"{hash_file(file)}  {file.name}\n" for file in self.weight_files())
+        return sha256("".join(lines).encode()).hexdigest()
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a folder in any layout that `find_layout` knows, reading only headers.
+
+    Raises CheckpointError, naming folder, file and tensor, where anything is missing, damaged, in
+    a format that can run code, or outside the folder.
+    """
+    layout = find_layout(folder)
+    headers = {name: read_header(plain_file(folder, name)) for name in layout.files}
+    if layout.weight_map is not None:
+        _check_index(folder, layout, headers)
+    index = {name: tensor for header in headers.values() for name, tensor in header.items()}
+    if not index:
+        raise CheckpointError(f"{folder} has weight files, but no tensor in them.")
+    return Checkpoint(folder, layout.kind, MappingProxyType(index))
+
+
+def _check_index(folder: Path, layout: Layout, headers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Index and shards must say the same: a tensor in only one of them would be lost silently."""
+    said = {(file, name) for name, file in (layout.weight_map or {}).items()}
+    held = {(file, name) for file, header in headers.items() for name in header}
+    for file, name in sorted(said - held):
+        raise CheckpointError(
+            f"{folder / file} lacks tensor {shown(name)!r}, which the index puts there."
+        )
+    for file, name in sorted(held - said):
+        raise CheckpointError(
+            f"{folder / file} has tensor {shown(name)!r}, which the index does not put there."
+        )
+
+
+def _read_into(raw: Array, tensor: Tensor) -> None:
+    view, done = raw.data, 0
+    with tensor.file.open("rb", buffering=0) as stream:
+        # One call returns at most 2 GiB.
+        while done < tensor.nbytes:
+            got = os.preadv(stream.fileno(), [view[done:]], tensor.start + done)
+            if got == 0:
+                raise EOFError("the file ends before it")
+            done += got

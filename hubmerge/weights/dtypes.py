@@ -1,0 +1,65 @@
+"""Number formats under the names safetensors gives them, as numpy knows them.
+
+bfloat16 and the two float8 come from ml_dtypes, whose casts round to nearest, ties to even. Formats
+that pack two values in a byte (F4), or that numpy cannot hold, are not listed and so are refused.
+Source: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from hubmerge.errors import UnknownName
+
+Array = NDArray[Any]
+
+FLOATS: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+_WHOLE: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+}
+DTYPES: dict[str, np.dtype[Any]] = FLOATS | _WHOLE
+
+
+def is_float(dtype: str) -> bool:
+    """Whether values of this safetensors dtype can be subtracted and averaged."""
+    return dtype in FLOATS
+
+
+def float_dtype(dtype: str) -> np.dtype[Any]:
+    """The numpy dtype of a floating-point safetensors dtype; UnknownName if it is not one."""
+    if dtype not in FLOATS:
+        raise UnknownName("floating-point dtype", dtype, FLOATS)
+    return FLOATS[dtype]
+
+
+def compute_dtype(dtype: str) -> np.dtype[Any]:
+    """What arithmetic on this dtype is done in: float64 for F64, float32 for everything else."""
+    return np.dtype(np.float64 if dtype == "F64" else np.float32)
+
+
+def cast(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Round values to a dtype (nearest, ties to even); what does not fit becomes inf or NaN.
+
+    numpy's warnings are silenced here because the caller looks for such values itself.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return values.astype(dtype, copy=False)

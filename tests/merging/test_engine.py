@@ -1,0 +1,286 @@
+"""The engine, from folders to a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hubmerge.errors import CheckpointError, HubmergeError, UsageError
+from hubmerge.merging.engine import Expert, MergePlan, merge
+from hubmerge.merging.registry import method, parse_params
+from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.writer import hash_file
+
+World = Callable[..., Callable[..., Any]]
+METHODS = ["average", "task_arithmetic", "ties", "dare"]
+f32 = np.float32
+
+
+def values(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_from_folders_to_a_folder(world: World, here: Path) -> None:
+    plan = world(
+        {"w": f32([1, 2]), "n": np.array([5])},
+        {"w": f32([2, 2]), "n": np.array([5])},
+        {"w": f32([1, 4]), "n": np.array([5])},
+    )
+    found = merge(plan("task_arithmetic", [1.0, 0.5]), here / "out")
+    assert found.folder == here / "out"
+    assert values(here / "out")["w"].tolist() == [2, 3]  # 1 + 1 * 1;  2 + 0.5 * 2
+    assert values(here / "out")["n"].tolist() == [5]
+    assert (here / "out" / "config.json").read_text() == '{"of": "base"}'
+    assert sorted(os.listdir(here)) == ["base", "e0", "e1", "out"]
+
+
+def test_progress_counts_tensors_of_each_stage(world: World, here: Path) -> None:
+    plan = world({"a": f32([1]), "n": np.array([5])}, {"a": f32([2]), "n": np.array([5])})
+    seen: list[tuple[str, int, int]] = []
+    merge(plan("ties"), here / "out", progress=lambda *step: seen.append(step))
+    assert seen[:2] == [("survey 1", 0, 1), ("survey 1", 1, 1)]
+    assert seen[-3:] == [("merge", 0, 2), ("merge", 1, 2), ("merge", 2, 2)]
+
+
+def test_finish_sees_the_whole_folder_before_it_is_in_place(world: World, here: Path) -> None:
+    plan = world({"a": f32([1])}, {"a": f32([2])})("average")
+
+    def finish(folder: Path) -> None:
+        assert not (here / "out").exists()
+        (folder / "hubmerge.json").write_text(hash_file(folder / "model.safetensors"))
+
+    merge(plan, here / "out", finish=finish)
+    said = (here / "out" / "hubmerge.json").read_text()
+    assert said == hash_file(here / "out" / "model.safetensors")
+
+
+def test_finish_that_fails_leaves_nothing(world: World, here: Path) -> None:
+    plan = world({"a": f32([1])}, {"a": f32([2])})("average")
+
+    def finish(folder: Path) -> None:
+        raise HubmergeError("no card")
+
+    with pytest.raises(HubmergeError, match="no card"):
+        merge(plan, here / "out", finish=finish)
+    assert sorted(os.listdir(here)) == ["base", "e0"]
+
+
+def test_replaces_only_when_told_and_never_an_input(world: World, here: Path) -> None:
+    plan = world({"a": f32([1])}, {"a": f32([2])})("average")
+    merge(plan, here / "out")
+    (here / "out" / "stale.safetensors").touch()
+    with pytest.raises(CheckpointError, match="not empty"):
+        merge(plan, here / "out")
+    merge(plan, here / "out", replace=True)
+    assert sorted(os.listdir(here / "out")) == ["config.json", "model.safetensors"]
+    for place in (here / "base", here / "e0", here, here / "out" / ".." / "e0"):
+        with pytest.raises(UsageError, match="is to be merged"):
+            merge(plan, place, replace=True)
+
+
+# bfloat16 has 8 bits of mantissa: between 1 and 2 its step is 2^-7.
+BF = ml_dtypes.bfloat16
+
+
+def test_bfloat16_is_computed_in_float32_and_rounded_once(world: World, here: Path) -> None:
+    one, step = np.array([1, 1, 1], BF), 2.0**-7
+    plan = world(
+        {"w": one},
+        {"w": np.array([1, 1 + step, 1 + step], BF)},
+        {"w": np.array([1 + step, 1 + 2 * step, 1 + step], BF)},
+    )("average")
+    merge(plan, here / "out")
+    found = values(here / "out")["w"]
+    assert found.dtype == BF
+    # means: 1 + step/2 is halfway and goes to even, down; 1 + 1.5 step goes to even, up; 1 + step
+    assert found.astype(float).tolist() == [1, 1 + 2 * step, 1 + step]
+
+
+def test_sums_that_bfloat16_would_lose_are_kept(world: World, here: Path) -> None:
+    # Each expert adds 2^-9 to 1 in float32; in bfloat16 each addition would vanish.
+    experts = [{"w": f32([1 + 2.0**-9])} for _ in range(4)]
+    plan = world({"w": np.array([1], BF)}, *experts)("task_arithmetic")
+    merge(plan, here / "out")
+    assert values(here / "out")["w"].astype(float).tolist() == [1 + 2.0**-7]
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
+def test_written_in_another_dtype(dtype: str, world: World, here: Path) -> None:
+    plan = world(
+        {"w": f32([1]), "same": f32([3]), "n": np.array([1])},
+        {"w": f32([2]), "same": f32([3]), "n": np.array([1])},
+    )("average", dtype=dtype)
+    found = merge(plan, here / "out")
+    assert {name: t.dtype for name, t in found.index.items()} == {
+        "w": dtype,
+        "same": dtype,
+        "n": "I64",
+    }
+    assert found.read("w").astype(float).tolist() == [2]
+    assert found.read("same").astype(float).tolist() == [3]
+
+
+def test_float64_is_not_narrowed(world: World, here: Path) -> None:
+    plan = world({"w": np.array([1.0])}, {"w": np.array([1 + 1e-12])})("average")
+    merge(plan, here / "out")
+    assert values(here / "out")["w"][0] == 1 + ((1 + 1e-12) - 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_value_that_is_not_finite_is_refused_by_name(
+    method: str, bad: float, world: World, here: Path
+) -> None:
+    plan = world(
+        {"v": f32([0]), "w": f32([1, 2])},
+        {"v": f32([0]), "w": f32([1, 3])},
+        {"v": f32([0]), "w": f32([1, bad])},
+    )
+    with pytest.raises(
+        CheckpointError, match=r"Expert e1 has 1 values .* not finite in tensor 'w'"
+    ):
+        merge(plan(method), here / "out")
+    assert not (here / "out").exists()
+    merge(plan(method, allow_nonfinite=True), here / "out")
+
+
+@pytest.mark.parametrize("expert", [[1, np.inf], [1, 2]])
+def test_base_that_is_not_finite(expert: list[float], world: World, here: Path) -> None:
+    plan = world({"w": f32([1, np.inf])}, {"w": f32(expert)})
+    with pytest.raises(CheckpointError, match="The base has 1 values"):
+        merge(plan("average"), here / "out")
+
+
+def test_untouched_infinity_that_is_allowed_stays(world: World, here: Path) -> None:
+    base = {"mask": f32([0, -np.inf]), "w": f32([1])}
+    plan = world(base, base | {"w": f32([2])})
+    for name in METHODS:
+        merge(plan(name, allow_nonfinite=True), here / name)
+        assert values(here / name)["mask"].tolist() == [0, -np.inf]
+
+
+@pytest.mark.parametrize(
+    ("options", "who"),
+    [({"scale": 3e38}, "The result"), ({"dtype": "F16", "scale": 1e5}, "The result")],
+)
+def test_result_that_overflows_is_refused(
+    options: dict[str, Any], who: str, world: World, here: Path
+) -> None:
+    plan = world({"w": f32([1])}, {"w": f32([3])})("task_arithmetic", **options)
+    with pytest.raises(CheckpointError, match=f"{who} has 1 values .* 'w'"):
+        merge(plan, here / "out")
+    assert not (here / "out").exists()
+
+
+def test_difference_that_overflows_is_refused(world: World, here: Path) -> None:
+    plan = world({"w": f32([3e38])}, {"w": f32([-3e38])})("average")
+    with pytest.raises(CheckpointError, match="difference of expert e0 and the base"):
+        merge(plan, here / "out")
+
+
+def test_whole_numbers_that_differ_are_refused(world: World, here: Path) -> None:
+    plan = world({"w": f32([1]), "n": np.array([1])}, {"w": f32([1]), "n": np.array([2])})
+    with pytest.raises(CheckpointError, match="e0 has other values than the base in tensor 'n'"):
+        merge(plan("average"), here / "out")
+    assert not (here / "out").exists()
+
+
+def test_shards_or_one_file_same_result(world: World, here: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = {name: rng.normal(size=(4, 5)).astype(f32) for name in ("a", "b", "c")}
+    expert = {name: v + rng.normal(size=v.shape).astype(f32) for name, v in base.items()}
+    plan = world(base, expert)
+    whole = merge(plan("ties"), here / "whole")
+    for name, tensors in (("base", base), ("e0", expert)):
+        split(here / name, tensors)
+    sharded = merge(plan("ties"), here / "sharded")
+    assert [file.name for file in sharded.weight_files()] == ["one.safetensors", "two.safetensors"]
+    for name in whole.names():
+        assert whole.read(name).tobytes() == sharded.read(name).tobytes()
+
+
+def split(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    (folder / "model.safetensors").unlink()
+    shards = {"one.safetensors": ["c"], "two.safetensors": ["b", "a"]}
+    for file, names in shards.items():
+        save_file({name: tensors[name] for name in names}, folder / file)
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from worlds import make_world
+from hubmerge.merging.engine import merge
+from hubmerge.merging.registry import method, parse_params
+from hubmerge.weights.checkpoint import open_checkpoint
+import numpy as np
+root = Path({root!r})
+tensors = [{{n: np.full(3, v, np.float32) for n in "abcd"}} for v in (1, 2)]
+plan = make_world(root, *tensors)("ties")
+def die(stage, done, total):
+    if (stage, done) == ("merge", 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+merge(plan, root / "out", progress=die)
+"""
+
+
+def test_killed_midway_leaves_no_half_and_no_hindrance(here: Path) -> None:
+    script = KILLED.format(path=[str(Path(__file__).parent)], root=str(here))
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert sorted(os.listdir(here)) == [".out.partial", "base", "e0"]
+    expert = Expert(open_checkpoint(here / "e0"), sha="0" * 40)
+    ties = method("ties")
+    plan = MergePlan(open_checkpoint(here / "base"), (expert,), ties, parse_params(ties, {}))
+    merge(plan, here / "out")
+    merge(plan, here / "again")
+    assert sorted(os.listdir(here)) == ["again", "base", "e0", "out"]
+    assert values(here / "out")["a"].tolist() == [2, 2, 2]
+    for name in os.listdir(here / "out"):
+        assert hash_file(here / "out" / name) == hash_file(here / "again" / name)
+
+
+def test_merging_never_imports_torch() -> None:
+    script = (
+        "import sys, hubmerge.merging.engine, hubmerge.weights.writer;"
+        "print(*{'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert ended.stdout.strip() == b""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_order_of_experts_is_not_the_order_of_sums(name: str, world: World, here: Path) -> None:
+    # In float32 (2^30 + 1) - 2^30 is 0 and (2^30 - 2^30) + 1 is 1.
+    plan = world({"w": f32([0])}, *({"w": f32([v])} for v in (2.0**30, 1, -(2.0**30))))(
+        name, **({"density": 1} if name in ("ties", "dare") else {})
+    )
+    results = {
+        merge(replace(plan, experts=experts), here / f"{i}").digest()
+        for i, experts in enumerate(permutations(plan.experts))
+    }
+    assert len(results) == 1
+
+
+def test_plan_is_checked_before_anything_is_written(world: World, here: Path) -> None:
+    plan = world({"a": f32([1]), "b": f32([1])}, {"a": f32([1])})("average")
+    stages: list[str] = []
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensor \(b\)"):
+        merge(plan, here / "out", progress=lambda stage, *_: stages.append(stage))
+    assert stages == []

@@ -1,0 +1,122 @@
+"""What must hold for any numbers, by hypothesis."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from hubmerge.merging.engine import merge
+from hubmerge.weights.checkpoint import Checkpoint
+
+from .worlds import make_world
+
+few = settings(max_examples=40, deadline=None)
+NUMBERS = st.floats(-100, 100, width=16).map(np.float32)
+DTYPES = st.sampled_from([np.float32, ml_dtypes.bfloat16, np.float16])
+METHODS = st.sampled_from(["average", "task_arithmetic", "ties", "dare"])
+Tensors = dict[str, np.ndarray]
+
+
+@st.composite
+def models(draw: Any, experts: int) -> list[Tensors]:
+    """A base and its experts: two tensors of one dtype."""
+    dtype = draw(DTYPES)
+    shapes = {"a": draw(st.sampled_from([(), (3,), (2, 4)])), "b": (5,)}
+    return [
+        {
+            name: draw(arrays(np.float32, shape, elements=NUMBERS)).astype(dtype)
+            for name, shape in shapes.items()
+        }
+        for _ in range(experts + 1)
+    ]
+
+
+@contextmanager
+def merging(tensors: list[Tensors]) -> Any:
+    with tempfile.TemporaryDirectory() as root:
+        yield make_world(Path(root), *tensors), Path(root)
+
+
+def everything(checkpoint: Checkpoint) -> dict[str, bytes]:
+    return {name: checkpoint.read(name).tobytes() for name in checkpoint.names()}
+
+
+def ulps(dtype: Any, *values: np.ndarray) -> np.ndarray:
+    """Two units in the last place of the largest value at each entry, in the coarser of the
+    computing and the written dtype."""
+    largest = np.max([np.abs(v.astype(np.float64)) for v in values], axis=0)
+    return 2 * largest * float(ml_dtypes.finfo(dtype).eps)
+
+
+@few
+@given(models(1), st.sampled_from(["average", "task_arithmetic", "ties", "dare"]))
+def test_one_whole_expert_is_itself(tensors: list[Tensors], method: str) -> None:
+    options = {"density": 1} if method in ("ties", "dare") else {}
+    with merging(tensors) as (plan, root):
+        found = merge(plan(method, **options), root / "out")
+        for name, expert in tensors[1].items():
+            gap = np.abs(found.read(name).astype(np.float64) - expert.astype(np.float64))
+            assert (gap <= ulps(np.float32, tensors[0][name], expert)).all()
+
+
+@few
+@given(models(1), st.integers(1, 3))
+def test_average_of_one_expert_many_times_is_the_expert(tensors: list[Tensors], more: int) -> None:
+    with merging(tensors + [tensors[1]] * more) as (plan, root):
+        found = merge(plan("average", weights=[0.3] * (1 + more)), root / "out")
+        for name, expert in tensors[1].items():
+            gap = np.abs(found.read(name).astype(np.float64) - expert.astype(np.float64))
+            assert (gap <= ulps(expert.dtype, tensors[0][name], expert)).all()
+
+
+@few
+@given(models(3), METHODS, st.permutations(range(3)))
+def test_order_of_experts_changes_no_byte(
+    tensors: list[Tensors], method: str, order: list[int]
+) -> None:
+    with merging(tensors) as (make, root):
+        plan = make(method, weights=[0.5, 1.0, 2.0])
+        turned = replace(plan, experts=tuple(plan.experts[i] for i in order))
+        one, other = merge(plan, root / "one"), merge(turned, root / "other")
+        assert everything(one) == everything(other)
+
+
+@few
+@given(models(2), METHODS)
+def test_untouched_tensors_are_the_base_to_the_bit(tensors: list[Tensors], method: str) -> None:
+    base = tensors[0] | {"a": np.array([-0.0, 1e-3, 5], tensors[0]["a"].dtype)}
+    with merging([base, *(expert | {"a": base["a"]} for expert in tensors[1:])]) as (plan, root):
+        found = merge(plan(method, weights=[0.3, 0.7]), root / "out")
+        assert found.read("a").tobytes() == base["a"].tobytes()
+
+
+@few
+@given(models(2), METHODS)
+def test_other_tensors_and_experts_do_not_move_a_dare_mask(
+    tensors: list[Tensors], method: str
+) -> None:
+    """The same expert, alone and beside one of weight zero and a tensor more."""
+    more = np.ones(7, np.float32)
+    added = [model | {"0": more * i} for i, model in enumerate(tensors)]
+    with merging(tensors[:2]) as (plan, root), merging(added) as (wider, other):
+        alone = merge(plan("dare", density=0.5), root / "out")
+        beside = merge(wider("dare", weights=[1.0, 0.0], density=0.5), other / "out")
+        for name in tensors[0]:
+            assert (alone.read(name) == beside.read(name)).all()
+
+
+@few
+@given(models(2), st.sampled_from(["ties", "dare"]), st.floats(0.1, 1))
+def test_same_plan_same_bytes(tensors: list[Tensors], method: str, density: float) -> None:
+    with merging(tensors) as (plan, root):
+        one, two = (merge(plan(method, density=density), root / name) for name in ("one", "two"))
+        assert one.digest() == two.digest()

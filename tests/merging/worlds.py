@@ -1,0 +1,46 @@
+"""Small worlds: checkpoints of a few numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from hubmerge.merging.engine import Expert, MergePlan
+from hubmerge.merging.registry import method, parse_params
+from hubmerge.weights.checkpoint import open_checkpoint
+
+Tensors = dict[str, np.ndarray]
+
+
+def make_world(root: Path, base: Tensors, *experts: Tensors) -> Callable[..., MergePlan]:
+    """Save a base and its experts below root; returns a function (method, **options) -> plan."""
+    for name, tensors in {"base": base, **{f"e{i}": e for i, e in enumerate(experts)}}.items():
+        (root / name).mkdir(parents=True)
+        save_file(tensors, root / name / "model.safetensors")
+        (root / name / "config.json").write_text(f'{{"of": "{name}"}}')
+
+    def plan(name: str, weights: Any = None, **options: Any) -> MergePlan:
+        chosen = method(name)
+        fixed = {key: options.pop(key) for key in ("dtype", "allow_nonfinite") if key in options}
+        return MergePlan(
+            base=open_checkpoint(root / "base"),
+            experts=tuple(
+                Expert(
+                    open_checkpoint(root / f"e{i}"),
+                    sha=hashlib.sha1(f"e{i}".encode()).hexdigest(),
+                    weight=weights[i] if weights else 1.0,
+                    label=f"e{i}",
+                )
+                for i in range(len(experts))
+            ),
+            method=chosen,
+            params=parse_params(chosen, options),
+            **fixed,
+        )
+
+    return plan

@@ -1,0 +1,186 @@
+"""A folder is there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hubmerge.errors import CheckpointError
+from hubmerge.weights.folder import whole_folder
+
+
+def write(folder: Path, text: str = "new") -> None:
+    (folder / "model.safetensors").write_text(text)
+    (folder / "sub").mkdir(exist_ok=True)
+    (folder / "sub" / "x.json").write_text("{}")
+
+
+def write_and_fail(out: Path, error: BaseException) -> None:
+    with whole_folder(out, replace=True) as folder:
+        write(folder)
+        raise error
+
+
+def write_twice(folder: Path, other: Path) -> None:
+    write(folder)
+    other.mkdir()
+    write(other, "theirs")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_appears_whole(here: Path) -> None:
+    with whole_folder(here / "deep" / "out") as folder:
+        write(folder)
+        assert not (here / "deep" / "out").exists()
+    assert names(here / "deep") == ["out"]
+    assert names(here / "deep" / "out") == ["model.safetensors", "sub"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_error_leaves_nothing(error: BaseException, here: Path) -> None:
+    with pytest.raises(type(error)):
+        write_and_fail(here / "out", error)
+    assert names(here) == []
+
+
+def test_error_leaves_the_old_folder_as_it_was(here: Path) -> None:
+    old = here / "out"
+    old.mkdir()
+    write(old, "old")
+    with pytest.raises(ValueError, match="no"):
+        write_and_fail(old, ValueError("no"))
+    assert names(here) == ["out"]
+    assert (old / "model.safetensors").read_text() == "old"
+
+
+def test_replaces_only_when_told(here: Path) -> None:
+    old = here / "out"
+    old.mkdir()
+    write(old, "old")
+    (old / "stale.safetensors").touch()
+    with pytest.raises(CheckpointError, match="not empty"), whole_folder(old):
+        pytest.fail("the block must not run")
+    with whole_folder(old, replace=True) as folder:
+        write(folder)
+    assert names(here) == ["out"]
+    assert names(old) == ["model.safetensors", "sub"]
+
+
+def test_empty_folder_is_taken(here: Path) -> None:
+    (here / "out").mkdir()
+    with whole_folder(here / "out") as folder:
+        write(folder)
+    assert names(here / "out") == ["model.safetensors", "sub"]
+
+
+def test_what_appears_meanwhile_is_not_overwritten(here: Path) -> None:
+    with (
+        pytest.raises(CheckpointError, match="not empty"),
+        whole_folder(here / "out") as folder,
+    ):
+        write_twice(folder, here / "out")
+    assert names(here) == ["out"]
+    assert (here / "out" / "model.safetensors").read_text() == "theirs"
+
+
+def test_folder_of_something_else_is_never_replaced(here: Path) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "thesis.tex").touch()
+    with (
+        pytest.raises(CheckpointError, match="no checkpoint"),
+        whole_folder(here / "out", True),
+    ):
+        pytest.fail("the block must not run")
+    assert names(here / "out") == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path.parent)])
+def test_place_that_is_no_folder(make: object, here: Path) -> None:
+    make(here / "out")  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match="not a folder"), whole_folder(here / "out", True):
+        pytest.fail("the block must not run")
+
+
+def test_second_writer_is_told(here: Path) -> None:
+    with whole_folder(here / "out") as folder:
+        write(folder)
+        with (
+            pytest.raises(CheckpointError, match="another process"),
+            whole_folder(here / "out"),
+        ):
+            pytest.fail("the block must not run")
+        assert names(folder) == ["model.safetensors", "sub"]
+    assert names(here) == ["out"]
+
+
+def test_leavings_of_a_killed_writer_are_cleared(here: Path) -> None:
+    left = here / ".out.partial"
+    left.mkdir()
+    write(left)
+    (left / "other.safetensors").touch()
+    with whole_folder(here / "out") as folder:
+        assert names(folder) == []
+        write(folder)
+    assert names(here) == ["out"]
+
+
+def test_trap_laid_in_its_place_is_not_stepped_into(here: Path) -> None:
+    (here / "precious").mkdir()
+    (here / "precious" / "file").touch()
+    (here / ".out.partial").symlink_to("precious")
+    with pytest.raises(CheckpointError), whole_folder(here / "out"):
+        pytest.fail("the block must not run")
+    assert names(here / "precious") == ["file"]
+
+
+def test_full_disk_is_a_sentence_and_leaves_nothing(here: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"out could not be written: No space left"):
+        write_and_fail(here / "out", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert names(here) == []
+
+
+def test_failed_rename_puts_the_old_one_back(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = here / "out"
+    old.mkdir()
+    write(old, "old")
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if str(source).endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(CheckpointError), whole_folder(old, replace=True) as folder:
+        write(folder)
+    assert names(here) == ["out"]
+    assert (old / "model.safetensors").read_text() == "old"
+
+
+def test_everything_is_durable_before_it_is_renamed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        events.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    with whole_folder(here / "out") as folder:
+        write(folder)
+    before = events[: events.index("rename")]
+    assert set(before) == {"model.safetensors", "x.json", "sub", ".out.partial"}
+    assert events[events.index("rename") :] == ["rename", here.name]

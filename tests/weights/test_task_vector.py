@@ -1,0 +1,60 @@
+"""An expert minus its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from hubmerge.errors import CheckpointError
+from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.weights.task_vector import TaskVector, subtract
+
+
+def put(folder: Path, name: str = "model.safetensors", **tensors: np.ndarray) -> Checkpoint:
+    folder.mkdir()
+    save_file(tensors, folder / name)
+    return open_checkpoint(folder)
+
+
+def test_delta_of_each_dtype(tmp_path: Path) -> None:
+    base = put(tmp_path / "base", a=np.float32([1, 2]), d=np.float64([1]), n=np.array([1]))
+    expert = put(
+        tmp_path / "expert", a=np.float32([1.5, 0]), d=np.float64([1 + 1e-12]), n=np.array([1])
+    )
+    vector = TaskVector(base, expert)
+    assert set(vector.names()) == {"a", "d"}
+    assert vector.delta("a").tolist() == [0.5, -2]
+    assert vector.delta("a").dtype == np.float32
+    assert vector.delta("d").dtype == np.float64
+    assert vector.delta("d")[0] == (1 + 1e-12) - 1
+
+
+def test_dtypes_may_differ_and_nothing_is_rounded_before_the_difference(tmp_path: Path) -> None:
+    base = put(tmp_path / "base", a=np.array([1.0], ml_dtypes.bfloat16))
+    expert = put(tmp_path / "expert", a=np.array([1 + 2**-30], np.float64))
+    assert TaskVector(base, expert).delta("a").tolist() == [2**-30]
+
+
+def test_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    base = put(tmp_path / "base", a=np.zeros((2, 3), np.float32), b=np.zeros(1, np.float32))
+    expert = put(tmp_path / "expert", a=np.zeros((3, 2), np.float32))
+    with pytest.raises(CheckpointError, match=r"'a' is F32 \[3, 2\], and F32 \[2, 3\] in the base"):
+        TaskVector(base, expert).delta("a")
+    with pytest.raises(CheckpointError, match="expert has no tensor 'b'"):
+        TaskVector(base, expert).delta("b")
+
+
+def test_adapters_are_for_later(tmp_path: Path) -> None:
+    base = put(tmp_path / "base", a=np.zeros(1, np.float32))
+    adapter = put(tmp_path / "lora", "adapter_model.safetensors", a=np.zeros(1, np.float32))
+    with pytest.raises(CheckpointError, match=r"lora is a LoRA adapter.* later version"):
+        TaskVector(base, adapter)
+
+
+def test_difference_that_overflows_is_infinite_and_silent() -> None:
+    most = np.float32([3e38])
+    assert subtract(most, -most, np.dtype(np.float32)).tolist() == [np.inf]

@@ -1,0 +1,170 @@
+"""Files that mirror the base's, value by value."""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from hubmerge.errors import CheckpointError
+from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.writer import copy_side_files, hash_file, mirror, side_files, write_tensor
+
+TENSORS = {
+    "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "steps": np.array([3], np.int64),
+    "mask": np.array([True, False]),
+    "scalar": np.array(2.5, np.float32),
+    "none": np.zeros((0, 2), np.float32),
+    "half": np.array([1.5, -2, 3], ml_dtypes.bfloat16),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "new").mkdir()
+    return tmp_path
+
+
+def copied(folder: Path, dtype: str | None = None) -> Path:
+    """Mirror base/ into new/ with the same values."""
+    base = open_checkpoint(folder / "base")
+    places = mirror(base, folder / "new", dtype)
+    for name in reversed(list(places)):  # in any order
+        values = base.read(name)
+        write_tensor(
+            places[name], values.astype(np.float16) if places[name].dtype == "F16" else values
+        )
+    return folder / "new"
+
+
+def test_same_values_same_bytes_same_order(folder: Path) -> None:
+    save_file(TENSORS, folder / "base" / "model.safetensors")
+    new = copied(folder)
+    again = open_checkpoint(new)
+    assert again.names() == open_checkpoint(folder / "base").names()
+    for name, values in load_file(new / "model.safetensors").items():
+        assert values.tobytes() == TENSORS[name].tobytes()
+        assert values.shape == TENSORS[name].shape
+    with safe_open(new / "model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}
+    first = hash_file(new / "model.safetensors")
+    assert hash_file(copied(folder) / "model.safetensors") == first
+
+
+def test_shards_and_index_are_mirrored(folder: Path) -> None:
+    weight_map = {"w": "b.safetensors", "steps": "a.safetensors"}
+    for name, file in weight_map.items():
+        save_file({name: TENSORS[name]}, folder / "base" / file)
+    index = {"metadata": {"total_size": 1, "other": "x"}, "weight_map": weight_map}
+    (folder / "base" / "model.safetensors.index.json").write_text(json.dumps(index))
+    new = copied(folder)
+    assert json.loads((new / "model.safetensors.index.json").read_text()) == {
+        "metadata": {"total_size": 6 * 4 + 8},
+        "weight_map": weight_map,
+    }
+    assert open_checkpoint(new).names() == open_checkpoint(folder / "base").names()
+
+
+def test_another_dtype_for_floats_only_and_all_aligned(folder: Path) -> None:
+    # F32 [3] then I64: as F16 the first would end at byte 6, where no int64 may start.
+    header = {
+        "odd": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
+        "odder": {"dtype": "F32", "shape": [1], "data_offsets": [16, 20]},
+        "steps": {"dtype": "I64", "shape": [1], "data_offsets": [20, 28]},
+    }
+    raw = json.dumps(header).encode()
+    data = np.arange(5, dtype=np.float32).tobytes() + np.array([9], np.int64).tobytes()
+    file = folder / "base" / "model.safetensors"
+    file.write_bytes(len(raw).to_bytes(8, "little") + raw + data)
+    new = copied(folder, "F16")
+    found = open_checkpoint(new)
+    assert {name: t.dtype for name, t in found.index.items()} == {
+        "odd": "F16",
+        "odder": "F16",
+        "steps": "I64",
+    }
+    assert found.index["steps"].start % 8 == 0
+    assert load_file(new / "model.safetensors")["odder"].tolist() == [4.0]
+    assert load_file(new / "model.safetensors")["steps"].tolist() == [9]
+
+
+def test_values_of_another_kind_are_not_written(folder: Path) -> None:
+    save_file(TENSORS, folder / "base" / "model.safetensors")
+    places = mirror(open_checkpoint(folder / "base"), folder / "new")
+    with pytest.raises(ValueError, match="float64"):
+        write_tensor(places["w"], np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"\(3, 2\)"):
+        write_tensor(places["w"], np.zeros((3, 2), np.float32))
+
+
+def test_strided_values_are_written_in_order(folder: Path) -> None:
+    save_file(TENSORS, folder / "base" / "model.safetensors")
+    places = mirror(open_checkpoint(folder / "base"), folder / "new")
+    write_tensor(places["w"], np.arange(6, dtype=np.float32).reshape(3, 2).T)
+    written = load_file(folder / "new" / "model.safetensors")["w"]
+    assert written.tolist() == [[0, 2, 4], [1, 3, 5]]
+
+
+def test_full_disk_is_told_before_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(TENSORS, folder / "base" / "model.safetensors")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100, 90, 10))
+    with pytest.raises(CheckpointError, match="10 bytes left, and the weights need"):
+        mirror(open_checkpoint(folder / "base"), folder / "new")
+    assert list((folder / "new").iterdir()) == []
+
+
+WANTED = [
+    "bpe.txt.gz",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "open_clip_config.json",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.bpe",
+    "vocab.json",
+]
+UNWANTED = [
+    "README.md",
+    "hubmerge.json",
+    ".gitattributes",
+    "modeling.py",
+    "tokenizer.py",
+    "tokenizer.pkl",
+    "training_args.bin",
+    "optimizer.pt",
+    "trainer_state.json",
+    "other.json",
+    "model.safetensors",
+    "run.sh",
+]
+
+
+def test_side_files_by_list(folder: Path) -> None:
+    for name in WANTED + UNWANTED:
+        (folder / "base" / name).write_text(name)
+    (folder / "base" / "tokenizer_files").mkdir()
+    assert list(side_files(folder / "base")) == WANTED
+    copy_side_files(folder / "base", folder / "new")
+    assert sorted(path.name for path in (folder / "new").iterdir()) == WANTED
+    assert (folder / "new" / "vocab.bpe").read_text() == "vocab.bpe"
+
+
+def test_side_file_that_points_elsewhere_is_not_copied(folder: Path) -> None:
+    (folder / "token").write_text("secret")
+    (folder / "base" / "tokenizer.json").symlink_to("../token")
+    with pytest.raises(CheckpointError, match="symbolic link"):
+        copy_side_files(folder / "base", folder / "new")
+    assert list((folder / "new").iterdir()) == []
