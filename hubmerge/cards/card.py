@@ -84,7 +84,7 @@ def _front_matter(told: Told) -> str:
     if index := _model_index(told):
         said["model-index"] = index
     dumped = yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{dumped}---"
+    return f"---\n{_no_marker(dumped)}---"
 
 
 def _model_index(told: Told) -> list[dict[str, Any]]:
@@ -206,7 +206,12 @@ def _plain(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    return printable(text.replace("\\\n", "\0")).replace("\\x00", "\\\n").replace("```", "'''")
+    return _no_marker(printable(text).replace("```", "'''"))
+
+
+def _no_marker(text: str) -> str:
+    """Where characters cannot be escaped, a forged marker must at least not be one."""
+    return text.replace("<!--", "<! --")
 
 
 def _kept_around(text: str, before: str) -> str:

@@ -13,6 +13,7 @@ def draw_curves(curves: Mapping[str, Curve], title: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "hubmerge"
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
@@ -26,6 +27,7 @@ def draw_curves(curves: Mapping[str, Curve], title: str, path: Path) -> None:
         high = [value + error for value, error in zip(values, errors, strict=True)]
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({step for curve in curves.values() for step in curve}))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:.0f}")
     axes.set_xlabel("expert training steps")
     axes.set_ylabel("accuracy, mean over tasks (%)")

@@ -78,8 +78,6 @@ def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
         raise UsageError("A merge needs at least two experts.", "Name them: owner/a@step64 ...")
     pinned = [pin(hub, ref) for ref in request.experts]
     base_ref = request.base or _common_base(pinned)
-    if request.push is not None:
-        ensure_repo(hub, str(request.push.repo_id))
     base = open_pinned(hub, pin(hub, base_ref))
     _check_bases(pinned, base)
     opened = [open_pinned(hub, one) for one in pinned]
@@ -105,6 +103,8 @@ def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
 def merge_and_publish(hub: Hub, prepared: Prepared, progress: Progress) -> Merged:
     """Merge into the folder, unless just this merge lies there already, and push it if asked."""
     request, out = prepared.request, prepared.out
+    if request.push is not None:
+        ensure_repo(hub, str(request.push.repo_id))
     if not _is_there(prepared):
         merge(
             prepared.plan,

@@ -1,0 +1,45 @@
+"""Write docs/commands.md from the commands' own --help; with --check, only say whether it is true."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from hubmerge.cli.app import app
+
+PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
+COMMANDS = (
+    "", "train", "steps", "merge", "eval", "card", "report", "tasks", "methods", "hub",
+    "hub serve", "hub status",
+)  # fmt: skip
+HEAD = """# Commands
+
+Written by `make docs` from what each command says of itself; a test compares.
+
+Exit codes: 0 done, 1 error, 2 usage, 3 bytes or bases are not what was promised, 75 try again
+later. Every error is one sentence and a way out; `--debug` adds the traceback.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    return "\n".join([HEAD, *(_section(words) for words in COMMANDS)])
+
+
+def _section(words: str) -> str:
+    said = CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "100"}).stdout
+    text = "\n".join(line.rstrip() for line in said.strip().splitlines())
+    return f"## hubmerge {words}".rstrip() + f"\n\n```\n{text}\n```\n"
+
+
+def main() -> None:
+    """Write the page, or compare it."""
+    if "--check" in sys.argv:
+        sys.exit(PAGE.read_text() != page() and "docs/commands.md is stale: run `make docs`.")
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

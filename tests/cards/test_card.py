@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hubmerge.cards.card import BEGIN, END, Told, render_card
+from hubmerge.cards.figures import draw_curves
+from hubmerge.manifest import Manifest, Source, last_recipe
+from hubmerge.scores import Score
+
+BASE = Source("o/base@" + "b" * 12, "b" * 40, "d" * 64)
+FILES = {"model.safetensors": "f" * 64}
+
+
+def source(name: str, step: int) -> Source:
+    digest, last = (name * 64)[:64], f"{name}512".ljust(40, "0")
+    return Source(
+        f"o/{name}@step{step}", f"{name}{step}".ljust(40, "0"), digest, step, name, 1.0, 512, last
+    )
+
+
+def merged(step: int) -> Manifest:
+    experts = (source("cats", step), source("dogs", step))
+    manifest = Manifest(
+        kind="merge", base=BASE, experts=experts, method="ties", params={"density": 0.2},
+        layout="open_clip", command="hubmerge merge o/cats@step64 o/dogs@step64",
+        versions={"hubmerge": "0.1.0"},
+    )  # fmt: skip
+    return manifest.with_files({"model.safetensors": str(step).rjust(64, "0")})
+
+
+def score(model: str, task: str, value: float, recipe: str | None = None) -> Score:
+    stderr = math.sqrt(value * (1 - value) / 1000)
+    return Score("label", model, f"{task}@1", "test", "accuracy", value, 1000, stderr, recipe)
+
+
+def scores() -> list[Score]:
+    early, last = merged(64), merged(512)
+    assert last_recipe(early) == last.recipe
+    return [
+        score(early.digest, "cats", 0.80, early.recipe),
+        score(early.digest, "dogs", 0.70, early.recipe),
+        score(last.digest, "cats", 0.60, last.recipe),
+        score(last.digest, "dogs", 0.70, last.recipe),
+        score(BASE.digest, "cats", 0.50),
+        score(BASE.digest, "dogs", 0.40),
+        score(source("cats", 64).digest, "cats", 0.90),
+    ]
+
+
+def front(card: str) -> dict[str, object]:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_upcycling_score_leads_with_its_gains() -> None:
+    card = render_card(Told(merged(64), scores()))
+    # (80 + 70) / 2 = 75; the last steps give 65 and the base 45.
+    assert "**Upcycling score 75.00 %**" in card
+    assert "+10.00 against merging the last steps; +30.00 against the base" in card
+    assert "| cats | o/cats | 64 | `cats64000000` | 90.00 | 50.00 | 80.00 | 1000 | 1.26 |" in card
+    assert "| dogs | o/dogs | 64 | `dogs64000000` | - | 40.00 | 70.00 | 1000 | 1.45 |" in card
+
+
+def test_the_merge_of_last_steps_claims_no_gain_over_itself() -> None:
+    assert "against merging the last steps" not in render_card(Told(merged(512), scores()))
+
+
+def test_gains_need_the_same_tasks() -> None:
+    partly = [s for s in scores() if not (s.recipe == merged(512).recipe and s.task == "dogs@1")]
+    assert "against merging the last steps" not in render_card(Told(merged(64), partly))
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    said = front(render_card(Told(merged(64), scores())))
+    assert said["base_model"] == ["o/cats", "o/dogs"]
+    assert said["base_model_relation"] == "merge"
+    assert {"hubmerge", "merge", "ties", "arxiv:2506.14126"} <= set(said["tags"])  # type: ignore[call-overload]
+    result = said["model-index"][0]["results"][0]  # type: ignore[index]
+    assert result["dataset"] == {"name": "cats", "type": "cats", "split": "test"}
+    assert result["metrics"][0]["value"] == 0.8
+
+
+def test_a_card_without_scores_says_so() -> None:
+    card = render_card(Told(merged(64), []))
+    assert "Not evaluated yet." in card
+    assert "model-index" not in front(card)
+
+
+def test_the_same_manifest_and_scores_give_the_same_card() -> None:
+    once = render_card(Told(merged(64), scores()))
+    assert render_card(Told(merged(64), scores()), once) == once
+
+
+def test_what_a_human_wrote_around_it_stays() -> None:
+    once = render_card(Told(merged(64), []))
+    edited = once.replace(BEGIN, f"Read this first.\n{BEGIN}") + "\n## Thanks\nTo the cats.\n"
+    again = render_card(Told(merged(64), scores()), edited)
+    assert "Read this first.\n" + BEGIN in again
+    assert again.endswith("## Thanks\nTo the cats.\n")
+    assert "Upcycling score 75.00" in again
+    assert again.count(BEGIN) == again.count(END) == again.count("library_name:") == 1
+
+
+HOSTILE = [
+    "a|b", "`rm`", "</script><script>alert(1)</script>", "---", "{{7*7}}", "{% raw %}", "<!-- x -->",
+    "[click](javascript:alert(1))", "a\nb", "\x1b[31mred", "**bold**", END,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_name_is_text(text: str) -> None:
+    bad = dataclasses.replace(source("cats", 64), task=text, label=f"{text}@x", sha=text)
+    manifest = dataclasses.replace(merged(64), experts=(bad,), command=f"hubmerge {text}")
+    told = Told(manifest, [score(manifest.digest, text, 0.5)])
+    card = render_card(told)
+    body = card.split(BEGIN)[1]
+    assert "49" not in body.replace("2506.14126", "")
+    assert "<script" not in body.split("```")[0]
+    assert card.count(BEGIN) == card.count(END) == 1
+    assert "\x1b" not in card
+    assert isinstance(front(card), dict)
+    table = [line for line in body.splitlines() if line.startswith("|") and "1000" in line]
+    assert all(line.replace("\\|", "").count("|") == 10 for line in table)
+
+
+def test_an_experts_card_tells_its_curve() -> None:
+    points = (
+        {"step": 0, "loss": None, "accuracy": 0.5, "lr": 1e-5, "count": 400},
+        {"step": 8, "loss": 1.25, "accuracy": 0.75, "lr": 1e-5, "count": 400},
+    )
+    manifest = Manifest(
+        kind="expert", base=BASE, step=8, last_step=16, task={"name": "cats"}, validation=points,
+        training={"lr": 1e-5}, layout="transformers", command="hubmerge train", files=FILES,
+    )  # fmt: skip
+    card = render_card(Told(manifest, []))
+    assert "| 8 | 1.2500 | 75.00 | 1.00e-05 |" in card
+    assert front(card)["base_model"] == ["o/base"]
+    assert front(card)["base_model_relation"] == "finetune"
+
+
+def test_a_base_that_is_a_folder_is_no_base_model() -> None:
+    local = dataclasses.replace(BASE, label="/home/me/base")
+    manifest = Manifest(kind="expert", base=local, step=8, last_step=8, task={"name": "cats"})
+    assert "base_model" not in front(render_card(Told(manifest, [])))
+
+
+@pytest.mark.parametrize("name", ["curve.png", "curve.svg"])
+def test_a_figure_is_the_same_bytes_again(tmp_path: Path, name: str) -> None:
+    curves = {"ties": {1: (0.5, 0.01), 64: (0.7, 0.01)}, "experts": {1: (0.5, 0.01)}}
+    for folder in ("a", "b"):
+        draw_curves(curves, "accuracy", tmp_path / folder / name)
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

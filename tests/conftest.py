@@ -1,0 +1,27 @@
+"""Every test gets a home of its own: no account, no cache, no network but loopback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Two workers on two cores: more threads than that only wait for each other. Before torch is there.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+_LEAVE_OUT = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB", "HF_HOME")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home folder, where hubmerge and the Hub's client keep what they keep."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in _LEAVE_OUT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("HUBMERGE_HOME", str(folder / "hubmerge"))
+    yield folder

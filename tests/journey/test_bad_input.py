@@ -1,0 +1,209 @@
+"""Bad input: one sentence, a way out, the contract's exit code, and nothing lost or left behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import HfApi
+from safetensors.numpy import load_file, save_file
+
+from hubmerge.server.tokens import Tokens
+from tests.journey.conftest import TRAIN, Command, World
+
+WEIGHTS = "open_clip_model.safetensors"
+TO = ("--to", "demo/never")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("train", *TRAIN, *TO, "--task", "mini-mnits"), 2, "Did you mean mini-mnist"),
+        (("train", *TRAIN, *TO, "--task", "missing/folder"), 1, "no folder missing/folder"),
+        (("train", *TRAIN, *TO, "--task", "mini-mnist", "--schedule", "cosin"), 2, "'cosine'"),
+        (("train", *TRAIN, *TO, "--task", "mini-mnist", "--push-every", "3^"), 2, "Write 2^k"),
+        (("train", *TRAIN, *TO, "--task", "mini-mnist", "--push-every", "4,99"), 2, "--steps 99"),
+        (("train", *TRAIN, "--task", "mini-mnist", "--to", "../x"), 2, "not a repository id"),
+        (("train", *TRAIN, "--task", "mini-mnist", "--to", "o/" + "n" * 300), 2, "too long"),
+        (("train", "--task", "mini-mnist"), 2, "base: Field required"),
+        (("merge", "demo/mnist@step8", "demo/hebrew@step8", "--method", "tise"), 2, "mean ties"),
+        (
+            ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--set", "densty=1"),
+            2,
+            "mean density",
+        ),
+        (
+            ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--set", "density=2"),
+            2,
+            "density='2'",
+        ),
+        (("merge", "demo/mnist@step8", "demo/hebrew@step8", "--set", "density"), 2, "name=value"),
+        (
+            ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--set", "weight=1,2,3"),
+            2,
+            "3 weights",
+        ),
+        (("merge", "demo/mnist@step8", "demo/hebrew@step16"), 1, "steps 2, 4, 8"),
+        (("merge", "demo/mnist@step8", "demo/nobody@step8"), 1, "no such repository"),
+        (("merge", "demo/mnist@step8", "-rf/x@step8"), 2, ""),
+        (("merge", "demo/mnist@step8", "demo/x\x1b[31m@step8"), 2, "\\x1b"),
+        (("eval", "demo/mnist@step8", "--tasks", "mnits"), 2, "Did you mean mnist"),
+        (("eval", "hubmerge/tiny-clip"), 2, "--tasks"),
+        (("eval", "demo/mnist@step8", "--every-step"), 2, "owner/name alone"),
+        (("card", "hubmerge/tiny-clip"), 2, "no hubmerge.json"),
+        (("report", "demo/mnist", "--split", "train"), 1, "hubmerge eval"),
+        (("steps", "demo/nobody"), 1, "no such repository"),
+        (("steps", "demo/mnist", "--hub", "lokal"), 2, "--hub local"),
+        (
+            ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--push", "./x"),
+            2,
+            "not a repository",
+        ),
+    ],
+)
+def test_one_sentence_and_a_way_out(
+    hubmerge: Command, words: tuple[str, ...], code: int, said: str
+) -> None:
+    answer = hubmerge(*words)
+    assert answer.code == code, answer.err
+    assert said in answer.err
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+    assert "\x1b" not in answer.err
+
+
+def test_all_problems_of_a_spec_arrive_together(hubmerge: Command, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("base: o/b\ntask: mini-mnist\nto: bad\nstep: 8\nlr: -1\n")
+    answer = hubmerge("train", spec)
+    assert answer.code == 2
+    for part in ("did you mean 'steps'", "lr:", "to: 'bad' is not a repository id"):
+        assert part in answer.err
+
+
+def test_a_repository_holds_one_run(hubmerge: Command) -> None:
+    answer = hubmerge("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/mnist", "--seed", "1")
+    assert answer.code == 3
+    assert "another run" in answer.err
+    assert "--to" in answer.err
+
+
+def test_a_repository_has_one_base(hubmerge: Command, world: World, tmp_path: Path) -> None:
+    base = other_base(tmp_path)
+    words = [*TRAIN]
+    words[1] = str(base)
+    answer = hubmerge("train", *words, "--task", "mini-mnist", "--to", "demo/mnist")
+    assert answer.code == 3
+    assert "from another base: hubmerge/tiny-clip" in answer.err
+
+
+def test_experts_of_different_bases_do_not_merge(
+    hubmerge: Command, tmp_path: Path, world: World
+) -> None:
+    words = [*TRAIN]
+    words[1] = str(other_base(tmp_path))
+    out = tmp_path / "run"
+    assert (
+        hubmerge("train", *words, "--task", "mini-kana", "--to", "demo/kana", "--out", out).code
+        == 0
+    )
+    answer = hubmerge("merge", "demo/mnist@step8", "demo/kana@step8", "--out", tmp_path / "m")
+    assert answer.code == 3
+    assert "different bases" in answer.err
+    forced = hubmerge(
+        "merge", "demo/mnist@step8", "demo/kana@step8", "--base", "hubmerge/tiny-clip"
+    )
+    assert forced.code == 3
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_token_that_may_only_read_trains_nothing(
+    hubmerge: Command, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = Tokens(world.server.data).mint("reader", "read")
+    monkeypatch.setenv("HF_ENDPOINT", world.server.url)
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HUBMERGE_HUB", "default")
+    from typer.testing import CliRunner
+
+    from hubmerge.cli.app import app
+
+    for to in ("demo/forbidden", "demo/mnist"):
+        words = ["train", *TRAIN, "--task", "mini-mnist", "--to", to, "--out", str(tmp_path)]
+        answer = CliRunner().invoke(app, words)
+        assert answer.exit_code == 1, answer.stderr
+        assert "does not allow it" in answer.stderr
+        assert "hf auth login" in answer.stderr
+        assert token not in answer.output
+        assert not (tmp_path / "steps").exists()
+
+
+def test_a_hub_that_is_not_there(hubmerge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HUBMERGE_HUB", "default")
+    from typer.testing import CliRunner
+
+    from hubmerge.cli.app import app
+
+    answer = CliRunner().invoke(app, ["steps", "demo/mnist"])
+    assert answer.exit_code == 75
+    assert "does not answer" in answer.stderr
+    assert "--hub local" in answer.stderr
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_step(
+    hubmerge: Command, world: World, tmp_path: Path
+) -> None:
+    words = (
+        "train", "--base", "hubmerge/tiny-clip", "--task", "mini-mnist", "--to", "demo/diverged",
+        "--steps", "64", "--push-every", "1,64", "--lr", "1e30", "--warmup", "0", "--batch", "16",
+        "--schedule", "constant", "--clip", "1e30", "--out", tmp_path / "run",
+    )  # fmt: skip
+    answer = hubmerge(*words)
+    assert answer.code == 1
+    assert "no longer a number at step" in answer.err
+    assert "--lr" in answer.err
+    tags = HfApi(endpoint=world.server.url).list_repo_refs("demo/diverged").tags
+    assert [tag.name for tag in tags] == ["step1"]
+
+
+def test_a_broken_expert_is_named(hubmerge: Command, world: World, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    assert hubmerge("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", good).code == 0
+    broken = tmp_path / "broken"
+    shutil.copytree(good, broken)
+    weights = load_file(broken / WEIGHTS)
+    weights["visual.proj"] = np.full_like(weights["visual.proj"], np.nan)
+    save_file(weights, broken / WEIGHTS)
+    words = ("merge", "demo/mnist@step8", str(broken), "--base", "hubmerge/tiny-clip")
+    answer = hubmerge(*words, "--out", tmp_path / "m")
+    assert answer.code == 1
+    assert "broken" in answer.err
+    assert "visual.proj" in answer.err
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_lies_there_is_not_overwritten(hubmerge: Command, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    assert hubmerge("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", out).code == 0
+    before = (out / WEIGHTS).read_bytes()
+    other = ("merge", "demo/mnist@step2", "demo/hebrew@step2", "--out", out)
+    answer = hubmerge(*other)
+    assert answer.code == 1
+    assert (out / WEIGHTS).read_bytes() == before
+    assert hubmerge(*other, "--replace").code == 0
+    assert (out / WEIGHTS).read_bytes() != before
+
+
+def other_base(folder: Path) -> Path:
+    """The packaged base with one number changed: another model, and the same shape."""
+    import hubmerge
+
+    base = folder / "base"
+    shutil.copytree(Path(hubmerge.__file__).parent / "mini" / "base", base)
+    weights = load_file(base / WEIGHTS)
+    weights["visual.proj"][0, 0] += 1
+    save_file(weights, base / WEIGHTS)
+    return base

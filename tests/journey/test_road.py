@@ -1,0 +1,196 @@
+"""The main road, command by command, on a real Hub: train, steps, merge, eval, card, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard, snapshot_download
+from safetensors.numpy import load_file
+
+from hubmerge.manifest import NAME, parse_manifest
+from tests.journey.conftest import TRAIN, Command, World
+
+WEIGHTS = "open_clip_model.safetensors"
+
+
+@pytest.fixture
+def api(world: World) -> HfApi:
+    return HfApi(endpoint=world.server.url, token=world.server.token)
+
+
+def fetched(world: World, repo: str, revision: str, into: Path) -> Path:
+    folder = into / f"{repo.replace('/', '-')}-{revision}"
+    snapshot_download(
+        repo, revision=revision, endpoint=world.server.url, token=False, local_dir=folder
+    )
+    return folder
+
+
+def test_each_step_is_one_commit_and_one_tag(world: World, hubmerge: Command, api: HfApi) -> None:
+    refs = api.list_repo_refs("demo/mnist")
+    assert {tag.name for tag in refs.tags} == {"step2", "step4", "step8"}
+    commits = api.list_repo_commits("demo/mnist")
+    assert [c.title for c in commits[:3]] == [f"Step {n} of mini-mnist" for n in (8, 4, 2)]
+    tags = {tag.name: tag.target_commit for tag in refs.tags}
+    assert [c.commit_id for c in commits[:3]] == [tags["step8"], tags["step4"], tags["step2"]]
+    assert "hubmerge-run:" in commits[0].message
+
+
+def test_a_step_is_whole_and_its_manifest_true(
+    world: World, hubmerge: Command, tmp_path: Path
+) -> None:
+    folder = fetched(world, "demo/mnist", "step4", tmp_path)
+    manifest = parse_manifest((folder / NAME).read_bytes(), "step4")
+    assert (manifest.kind, manifest.step, manifest.last_step) == ("expert", 4, 8)
+    assert [point["step"] for point in manifest.validation] == [0, 2, 4]
+    assert set(manifest.files) == {WEIGHTS, "open_clip_config.json", "bpe.txt.gz"}
+    assert manifest.base.label.startswith("hubmerge/tiny-clip@")
+
+
+def test_a_step_loads_with_open_clip_alone(world: World, hubmerge: Command, tmp_path: Path) -> None:
+    folder = fetched(world, "demo/mnist", "step8", tmp_path)
+    model = open_clip.create_model(f"local-dir:{folder}")
+    stored = load_file(folder / WEIGHTS)
+    for name, tensor in model.state_dict().items():
+        assert np.array_equal(tensor.numpy(), stored[name])
+    assert model.encode_image(torch.zeros(1, 3, 28, 28)).shape == (1, 64)
+
+
+def test_only_the_image_tower_is_trained(world: World, hubmerge: Command, tmp_path: Path) -> None:
+    early = load_file(fetched(world, "demo/mnist", "step2", tmp_path) / WEIGHTS)
+    late = load_file(fetched(world, "demo/mnist", "step8", tmp_path) / WEIGHTS)
+    moved = {name for name in early if not np.array_equal(early[name], late[name])}
+    assert moved == {name for name in early if name.startswith("visual.")}
+
+
+def test_training_again_changes_nothing(world: World, hubmerge: Command, api: HfApi) -> None:
+    before = [c.commit_id for c in api.list_repo_commits("demo/mnist")]
+    said = hubmerge("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/mnist", "--json")
+    assert said.code == 0, said.err
+    assert said.data["commits"]["step8"] == before[0]
+    assert [c.commit_id for c in api.list_repo_commits("demo/mnist")] == before
+
+
+def test_training_elsewhere_gives_the_same_weights(
+    world: World, hubmerge: Command, tmp_path: Path
+) -> None:
+    words = ("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/again", "--out", tmp_path)
+    assert hubmerge(*words).code == 0
+    one = fetched(world, "demo/mnist", "step8", tmp_path) / WEIGHTS
+    other = tmp_path / "steps" / "step8" / WEIGHTS
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_steps_are_listed_with_what_they_are(hubmerge: Command) -> None:
+    rows = hubmerge("steps", "demo/mnist", "demo/hebrew", "--json").data
+    assert [(row["repo_id"], row["step"]) for row in rows] == [
+        (repo, step) for repo in ("demo/mnist", "demo/hebrew") for step in (2, 4, 8)
+    ]
+    assert {row["found"] for row in rows} == {"tag"}
+    assert rows[0]["task"] == "mini-mnist"
+    assert 0 < rows[0]["validation"] < 1
+
+
+def test_merge_eval_card_report(
+    world: World, hubmerge: Command, api: HfApi, tmp_path: Path
+) -> None:
+    for step in (8, 2):
+        experts = [f"demo/mnist@step{step}", f"demo/hebrew@step{step}"]
+        said = hubmerge(
+            "merge", *experts, "--method", "ties", "--out", tmp_path / f"step{step}", "--json"
+        )
+        assert said.code == 0, said.err
+        assert said.data["params"]["density"] == 0.2
+
+    merges = [str(tmp_path / "step8"), str(tmp_path / "step2")]
+    scores = hubmerge(
+        "eval", *merges, "hubmerge/tiny-clip", "--tasks", "mini-mnist,mini-hebrew", "--json"
+    )
+    assert scores.code == 0, scores.err
+    assert {s["count"] for s in scores.data} == {1000}
+    assert hubmerge("eval", "demo/mnist", "demo/hebrew", "--every-step").code == 0
+
+    card = hubmerge("card", merges[1], "--push", "demo/early")
+    assert card.code == 0, card.err
+    assert "against merging the last steps" in card.out
+    assert "against the base" in card.out
+    pushed = ModelCard(
+        Path(api.hf_hub_download("demo/early", "README.md", local_dir=tmp_path / "c")).read_text()
+    )
+    assert pushed.data.base_model == ["demo/mnist", "demo/hebrew"]
+    mine = {s["task"].split("@")[0]: s["value"] for s in scores.data if s["label"] == merges[1]}
+    told = {r.dataset_name: r.metric_value for r in pushed.data.eval_results}
+    assert told == pytest.approx(mine)
+
+    figure = tmp_path / "figure.png"
+    report = hubmerge("report", "demo/mnist", "demo/hebrew", *merges, "--out", figure, "--json")
+    assert report.code == 0, report.err
+    curves = report.data["curves"]
+    assert [point["step"] for point in curves["ties"]] == [2, 8]
+    assert [point["step"] for point in curves["experts, each on its own task"]] == [2, 4, 8]
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_measured_is_not_measured_again(hubmerge: Command, world: World) -> None:
+    words = ("eval", "demo/mnist@step4", "--split", "validation", "--json")
+    first = hubmerge(*words)
+    size = (world.home / "scores.jsonl").stat().st_size
+    assert hubmerge(*words).data == first.data
+    assert (world.home / "scores.jsonl").stat().st_size == size
+
+
+def test_a_merge_again_is_the_same_bytes(hubmerge: Command, tmp_path: Path) -> None:
+    words = (
+        "merge",
+        "demo/mnist@step8",
+        "demo/hebrew@step4",
+        "--method",
+        "dare",
+        "--set",
+        "seed=3",
+    )
+    for name in ("one", "two"):
+        assert hubmerge(*words, "--out", tmp_path / name).code == 0
+    swapped = (words[0], words[2], words[1], *words[3:])
+    assert hubmerge(*swapped, "--out", tmp_path / "swapped").code == 0
+    one = (tmp_path / "one" / WEIGHTS).read_bytes()
+    assert one == (tmp_path / "two" / WEIGHTS).read_bytes()
+    assert one == (tmp_path / "swapped" / WEIGHTS).read_bytes()
+
+
+def test_a_merge_can_be_pushed_to_a_tag_once(hubmerge: Command, api: HfApi, tmp_path: Path) -> None:
+    words = (
+        "merge",
+        "demo/mnist@step4",
+        "demo/hebrew@step4",
+        "--push",
+        "demo/uniform@step4",
+        "--json",
+    )
+    said = hubmerge(*words, "--out", tmp_path / "a")
+    assert said.code == 0, said.err
+    again = hubmerge(*words, "--out", tmp_path / "b")
+    assert again.data["commit"] == said.data["commit"]
+    other = hubmerge(*words, "--out", tmp_path / "c", "--method", "average")
+    assert other.code == 3
+    assert "demo/uniform@step4 already stands for other bytes" in other.err
+
+
+def test_a_dry_run_writes_nothing(hubmerge: Command, api: HfApi, tmp_path: Path) -> None:
+    merge = ("merge", "demo/mnist@step4", "demo/hebrew@step4", "--out", tmp_path / "m", "--dry-run")
+    assert hubmerge(*merge, "--push", "demo/dry").code == 0
+    train = ("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/dry", "--out", tmp_path / "t")
+    said = hubmerge(*train, "--dry-run", "--json")
+    assert said.data["steps"] == [2, 4, 8]
+    assert list(tmp_path.glob("[mt]*")) == []
+    assert not api.repo_exists("demo/dry")
+
+
+def test_json_is_all_there_is_on_standard_output(hubmerge: Command) -> None:
+    assert json.loads(hubmerge("methods", "--json").out)
+    assert len(json.loads(hubmerge("tasks", "--json").out)) == 16

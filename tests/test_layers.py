@@ -1,0 +1,116 @@
+"""The floors of the architecture: a file imports only from floors below its own."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hubmerge"
+FLOORS = [
+    {"errors"},
+    {"refs", "specs", "server"},
+    {"weights", "tasks", "hub", "scores"},
+    {"merging", "manifest"},
+    {"models", "cards"},
+    {"evaluation"},
+    {"training"},
+    {"flows"},
+    {"cli"},
+]
+# A file may also use its own room, and refs is the alphabet specs is written in.
+SIDEWAYS = {("specs", "refs")}
+LIGHT = ("errors", "refs", "specs", "scores", "manifest", "hub", "server", "cards", "cli")
+HEAVY = {"torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def floor(name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def imported(path: Path, everywhere: bool = True) -> set[str]:
+    """Modules a file imports; with everywhere=False only those at its top, met at import time."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if everywhere else iter(tree.body)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms_used(path: Path) -> set[str]:
+    inner = {name.split(".")[1] for name in imported(path) if name.startswith("hubmerge.")}
+    return inner & {name for rooms in FLOORS for name in rooms}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward(path: Path) -> None:
+    mine = room(path)
+    if mine.startswith("__"):
+        return
+    above = {
+        other
+        for other in rooms_used(path) - {mine}
+        if floor(other) >= floor(mine) and (mine, other) not in SIDEWAYS
+    }
+    assert not above, f"{mine} imports from its own floor or above: {above}"
+
+
+def test_every_file_has_a_floor() -> None:
+    rooms = {room(path) for path in FILES if not room(path).startswith("__")}
+    assert rooms == {name for rooms in FLOORS for name in rooms}
+
+
+def users(module: str) -> set[str]:
+    return {
+        room(path)
+        for path in FILES
+        if any(name == module or name.startswith(f"{module}.") for name in imported(path))
+    }
+
+
+def test_only_hub_imports_huggingface_hub() -> None:
+    assert users("huggingface_hub") == {"hub"}
+
+
+def test_only_the_command_line_and_hub_read_the_environment() -> None:
+    reads = re.compile(r"os\.environ|getenv")
+    readers = {room(path) for path in FILES if reads.search(path.read_text(encoding="utf-8"))}
+    assert readers <= {"cli", "hub"}
+
+
+def test_a_merge_method_knows_no_files_and_no_hub() -> None:
+    for name in ("methods.py", "ties.py", "trim.py", "deltas.py", "params.py"):
+        used = imported(PACKAGE / "merging" / name)
+        assert not used & {"pathlib", "os", "open"}
+        assert not {u for u in used if u.startswith(("hubmerge.hub", "hubmerge.weights.writer"))}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_light_rooms_import_nothing_heavy_at_their_top(name: str) -> None:
+    for path in FILES:
+        if room(path) == name:
+            tops = {module.split(".")[0] for module in imported(path, everywhere=False)}
+            assert not tops & HEAVY, path
+
+
+def test_nothing_unpickles_or_trusts_remote_code() -> None:
+    for path in FILES:
+        calls = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ]
+        for call in calls:
+            assert not any(keyword.arg == "trust_remote_code" for keyword in call.keywords), path
+        assert not imported(path) & {"pickle", "dill", "joblib", "marshal", "shelve"}, path
+        assert "torch.load(" not in path.read_text()

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubmerge.errors import UsageError
+from hubmerge.refs import (
+    ModelRef,
+    check_inner_path,
+    check_label,
+    check_repo_id,
+    check_revision,
+    parse_ref,
+    printable,
+    step_of,
+    step_tag,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("owner/name", ModelRef("owner/name")),
+        ("owner/name@step64", ModelRef("owner/name", revision="step64")),
+        ("owner/name@refs/pr/1", ModelRef("owner/name", revision="refs/pr/1")),
+        ("hf://owner/name@step64", ModelRef("owner/name", revision="step64")),
+        ("hf://models/owner/name", ModelRef("owner/name")),
+        (
+            "hf://owner/name@main/checkpoint-8",
+            ModelRef("owner/name", revision="main", subfolder="checkpoint-8"),
+        ),
+        ("hf://owner/name@a%2Fb/c", ModelRef("owner/name", revision="a/b", subfolder="c")),
+        ("https://huggingface.co/owner/name", ModelRef("owner/name")),
+        (
+            "https://huggingface.co/owner/name/tree/step8",
+            ModelRef("owner/name", revision="step8"),
+        ),
+        ("./runs/checkpoint-256", ModelRef(path=Path("runs/checkpoint-256"))),
+        ("/data/model", ModelRef(path=Path("/data/model"))),
+    ],
+)
+def test_a_reference_is_read(text: str, expected: ModelRef) -> None:
+    assert parse_ref(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["owner/name", "owner/name@step64", "hf://owner/name@a%2Fb/c", "/data/model"]
+)
+def test_a_reference_prints_what_was_parsed(text: str) -> None:
+    assert str(parse_ref(text)) == text
+    assert parse_ref(str(parse_ref(text))) == parse_ref(text)
+
+
+def test_a_folder_that_exists_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "merged").mkdir(parents=True)
+    assert parse_ref("out/merged").is_local
+    assert not parse_ref("out/other").is_local
+
+
+HOSTILE = [
+    "",
+    "name",
+    "owner/",
+    "/../etc",
+    "../owner/name/..",
+    "owner/name/extra",
+    "owner/../name",
+    "owner/na..me",
+    "owner/name.git",
+    "-rf/name",
+    "owner/--config=x",
+    "owner/name\x00",
+    "owner/na\nme",
+    "owner/\x1b[31mred",
+    "owner/\u202ename",
+    "owner/name\u200b",
+    "öwner/name",
+    "owner\\name",
+    "C:\\x",
+    "\\\\host\\share",
+    "owner/%2e%2e",
+    ".owner/name",
+    "owner/" + "n" * 300,
+    "owner/name;rm",
+    "owner/<script>",
+]
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if not text.startswith(("/", "."))])
+def test_a_hostile_repository_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        check_repo_id(parse_ref(text).name)
+    assert refusal.value.message.isprintable()
+    assert len(refusal.value.message) < 500
+
+
+@pytest.mark.parametrize(
+    "text", ["", "..", "a/../b", "-x", "a b", "a\x00", ".hidden", "a.lock", "a//b"]
+)
+def test_a_hostile_revision_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        check_revision(text)
+    with pytest.raises(UsageError):
+        parse_ref(f"owner/name@{text}")
+
+
+@pytest.mark.parametrize("text", ["../x", "/etc/passwd", "a/../b", "a\\b", "-rf", "a//b", "a\x1b"])
+def test_a_path_that_leaves_its_repository_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        check_inner_path(text)
+
+
+@given(st.text(max_size=300))
+def test_whatever_is_accepted_is_safe_as_a_path(text: str) -> None:
+    for check in (check_repo_id, check_revision, check_inner_path):
+        try:
+            name = check(text)
+        except UsageError:
+            continue
+        assert name.isprintable()
+        assert not name.startswith(("/", "-", "."))
+        assert ".." not in name.split("/")
+
+
+@given(st.text(max_size=300))
+def test_a_label_is_one_plain_name(text: str) -> None:
+    try:
+        assert set(check_label(text, "task")).isdisjoint("/\\<>|&\"' \n")
+    except UsageError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("step64", 64),
+        ("step-000125", 125),
+        ("global_step1000", 1000),
+        ("stage1-step140000-tokens294B", 140000),
+        ("step1000-tokens4B", 1000),
+        ("checkpoint-256", 256),
+        ("runs/checkpoint-8", 8),
+        ("extension_step0001220", 1220),
+        ("main", None),
+        ("v1.0", None),
+        ("ckpt_356", None),
+        ("checkpoint-best", None),
+        ("footstep3", None),
+    ],
+)
+def test_the_step_in_a_name(name: str, step: int | None) -> None:
+    assert step_of(name) == step
+
+
+@given(st.integers(min_value=0, max_value=10**11))
+def test_a_step_tag_says_its_step(step: int) -> None:
+    assert step_of(step_tag(step)) == step
+
+
+def test_what_cannot_be_printed_is_escaped() -> None:
+    assert printable("a\x1b[31mb\u202e") == "a\\x1b[31mb\\u202e"

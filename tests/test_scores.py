@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubmerge.scores import Score, ScoreLog, upcycling
+
+
+def score(value: float = 0.5, task: str = "mnist@1", model: str = "m", **more: object) -> Score:
+    stderr = math.sqrt(value * (1 - value) / 100)
+    said = {"label": "a/b@step1", "model": model, "task": task, "split": "test"}
+    return Score(
+        **{**said, "metric": "accuracy", "value": value, "count": 100, "stderr": stderr, **more}
+    )  # type: ignore[arg-type]
+
+
+def test_the_upcycling_score_is_the_raw_mean() -> None:
+    # (0.9 + 0.5) / 2 = 0.7; sqrt(0.03^2 + 0.05^2) / 2 = sqrt(0.0034) / 2 = 0.02915...
+    said = upcycling([score(0.9, "a@1"), score(0.5, "b@1")])
+    assert said is not None
+    assert said.value == pytest.approx(0.7)
+    assert said.stderr == pytest.approx(math.sqrt(0.0034) / 2)
+    assert said.tasks == 2
+    assert upcycling([]) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_the_upcycling_score_lies_between_its_tasks(values: list[float]) -> None:
+    said = upcycling([score(value, f"t{i}@1") for i, value in enumerate(values)])
+    assert said is not None
+    assert min(values) - 1e-12 <= said.value <= max(values) + 1e-12
+
+
+def test_the_log_keeps_what_was_measured(tmp_path: Path) -> None:
+    log = ScoreLog(tmp_path / "deep" / "scores.jsonl")
+    assert log.read() == []
+    log.append([score(0.5), score(0.6, "other@1")])
+    assert ScoreLog(log.path).read() == [score(0.5), score(0.6, "other@1")]
+
+
+def test_the_last_line_of_a_key_counts(tmp_path: Path) -> None:
+    log = ScoreLog(tmp_path / "scores.jsonl")
+    log.append([score(0.5)])
+    log.append([score(0.8)])
+    assert [s.value for s in log.read()] == [0.8]
+    assert len(log.path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("torn", ['{"label": "a', "not json", '{"other": 1}', "\x00\xff"])
+def test_half_a_line_swallows_nothing(tmp_path: Path, torn: str) -> None:
+    log = ScoreLog(tmp_path / "scores.jsonl")
+    log.append([score(0.5)])
+    with log.path.open("a") as file:
+        file.write(torn)
+    log.append([score(0.6, "other@1")])
+    assert [s.value for s in log.read()] == [0.5, 0.6]
+
+
+def test_writers_side_by_side_lose_nothing(tmp_path: Path) -> None:
+    log = ScoreLog(tmp_path / "scores.jsonl")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: ScoreLog(log.path).append([score(0.5, f"t{n}@1")]), range(64)))
+    assert len(log.read()) == 64
+    assert all(json.loads(line) for line in log.path.read_text().splitlines())
