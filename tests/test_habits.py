@@ -67,7 +67,9 @@ def test_actions_are_pinned_and_may_only_read(file: Path) -> None:
     assert [use for use in used if not re.fullmatch(r"[\w-]+/[\w./-]+@[0-9a-f]{40}", use)] == []
     lines = [line for line in file.read_text().splitlines() if "uses:" in line]
     assert [line for line in lines if not re.search(r" # v\d+\.\d+\.\d+$", line)] == []
-    assert yaml.safe_load(file.read_text())["permissions"] == {"contents": "read"}
+    workflow = yaml.safe_load(file.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    assert not any("permissions" in job for job in workflow["jobs"].values())
 
 
 def test_one_action_has_one_version() -> None:
