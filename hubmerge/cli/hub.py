@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -58,7 +59,8 @@ def status(
     if env:
         # Xet cannot be refused by a server, so a client must be told not to use it.
         print(f"export HF_ENDPOINT={state.url} HF_HUB_DISABLE_XET=1")
-        print(f"export HF_HUB_CACHE={folder / 'cache'} HF_TOKEN=$(hubmerge hub token)")
+        print(f"export HF_HUB_CACHE={quote(str(folder / 'cache'))}")
+        print(f"export HF_TOKEN_PATH={quote(str(state.token_file))}")
         return
     said = {"url": state.url, "pid": state.pid, "data": str(folder), **ask_status(state.url)}
     session.show(table(("", ""), list(said.items())), said)

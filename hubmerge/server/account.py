@@ -1,0 +1,82 @@
+"""Who am I, what is this Hub, and the small questions that clients ask in passing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from hubmerge.server.access import asker, hub
+from hubmerge.server.cards import card_problem
+from hubmerge.server.exchange import Json, with_json
+from hubmerge.server.names import KINDS
+from hubmerge.server.refusals import NotSignedIn
+
+
+def whoami(request: Request) -> Response:
+    """The bearer of the token."""
+    user = asker(request)
+    if user is None:
+        raise NotSignedIn("Invalid username or password.")
+    token = {"displayName": f"{user.name} ({user.role})", "role": user.role}
+    owners = {repo.id.owner for kind in KINDS for repo in hub(request).store.all(kind)}
+    return JSONResponse(
+        {
+            "type": "user",
+            "id": user.name,
+            "name": user.name,
+            "fullname": user.name,
+            "canPay": False,
+            "isPro": False,
+            "orgs": [{"type": "org", "name": owner} for owner in sorted(owners - {user.name})],
+            "auth": {"type": "access_token", "accessToken": token},
+        }
+    )
+
+
+def status(request: Request) -> Response:
+    """What this Hub is and holds; `read_state` asks this."""
+    store = hub(request).store
+    packages = ("hubmerge", "starlette", "uvicorn", "dulwich")
+    versions = {name: _version(name) for name in packages}
+    return JSONResponse(
+        {
+            "data": str(store.data),
+            "repos": store.count(),
+            "versions": {"python": sys.version.split()[0], **versions},
+        }
+    )
+
+
+def validate_yaml(request: Request, body: Json) -> Response:
+    """Whether a card's front matter can be read; asked before each README.md is sent."""
+    problem = card_problem(str(body.get("content", "")))
+    errors = [{"message": problem}] if problem else []
+    return JSONResponse({"errors": errors, "warnings": []}, 400 if errors else 200)
+
+
+def nothing(request: Request) -> Response:
+    """The answer to telemetry and other hits in passing."""
+    return JSONResponse({})
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+routes = [
+    Route("/api/whoami-v2", whoami),
+    Route("/api/hubmerge/status", status),
+    Route("/api/validate-yaml", with_json(validate_yaml), methods=["POST"]),
+    Route("/api/telemetry/{topic:path}", nothing, methods=["GET", "POST"]),
+    Route("/api/agent-harnesses", nothing),
+    Route("/api/models-tags-by-type", nothing),
+    Route("/api/datasets-tags-by-type", nothing),
+    Route("/v1/telemetry", nothing, methods=["GET", "POST"]),
+]

@@ -1,0 +1,102 @@
+"""The front matter of a README: what a repository says about itself, read with care."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import yaml
+
+_FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_LARGEST = 256 << 10
+_DEEPEST = 40
+
+# Keys of the front matter that become tags of the repository, as on the Hub.
+_TAGGED = ("license", "dataset", "language", "base_model")
+_KEY_OF_TAG = {"dataset": "datasets"}
+
+
+class BadCard(Exception):
+    """The front matter cannot be read; the message says why."""
+
+
+def card_data(readme: str) -> dict[str, Any]:
+    """The front matter as plain JSON values; nothing if it is missing or cannot be read."""
+    try:
+        return _load(readme)
+    except BadCard:
+        return {}
+
+
+def card_problem(readme: str) -> str:
+    """Why the front matter cannot be read, or nothing."""
+    try:
+        _load(readme)
+    except BadCard as problem:
+        return str(problem)
+    return ""
+
+
+def card_tags(card: dict[str, Any]) -> list[str]:
+    """The tags that a card stands for: its own, its library and language, license:x and so on."""
+    own = [*_texts(card.get("tags")), *_texts(card.get("library_name"))]
+    own += _texts(card.get("pipeline_tag"))
+    keyed = [
+        text if tag == "language" else f"{tag}:{text}"
+        for tag in _TAGGED
+        for text in _texts(card.get(_KEY_OF_TAG.get(tag, tag)))
+    ]
+    relation = card.get("base_model_relation")
+    related = [f"base_model:{relation}:{base}" for base in _texts(card.get("base_model"))]
+    return list(dict.fromkeys([*own, *keyed, *(related if relation else [])]))
+
+
+def _load(readme: str) -> dict[str, Any]:
+    found = _FRONT_MATTER.match(readme)
+    if found is None:
+        return {}
+    if len(found[1]) > _LARGEST:
+        raise BadCard(f"The front matter is larger than {_LARGEST >> 10} KiB.")
+    try:
+        _check(found[1])
+        value = yaml.safe_load(found[1])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadCard(f"The front matter is not valid YAML: {error}") from error
+    if value is not None and not isinstance(value, dict):
+        raise BadCard("The front matter must be a mapping of keys to values.")
+    return {str(key): _plain(inner) for key, inner in (value or {}).items()}
+
+
+def _check(text: str) -> None:
+    """Refuse what grows when it is read: aliases multiply, and deep nesting overflows."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise BadCard("The front matter uses a YAML alias: write the value out.")
+        if depth > _DEEPEST:
+            raise BadCard(f"The front matter is nested more than {_DEEPEST} levels deep.")
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | set() | tuple():
+            return [_plain(inner) for inner in value]
+        case date():
+            return value.isoformat()
+        case float() if not math.isfinite(value):
+            return None
+        case bytes():
+            return value.decode(errors="replace")
+    return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    values = value if isinstance(value, list) else [value]
+    return (str(text) for text in values if isinstance(text, str | int | float))

@@ -1,0 +1,51 @@
+"""Files that are either whole or not there: write beside, flush to disk, rename."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import IO
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Replace a file in one step; only its owner may read it."""
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        settle(file)
+    os.replace(beside, target)
+    fsync_folder(target.parent)
+
+
+def place(whole: Path, target: Path) -> None:
+    """Rename a settled file or folder to its place, so that the name survives a power cut too."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(whole, target)
+    for folder in (target.parent, *target.parent.parents[:2]):
+        fsync_folder(folder)
+
+
+def settle(file: IO[bytes]) -> None:
+    """Force what was written to disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def try_lock(file: IO[bytes], shared: bool = False) -> bool:
+    """Lock a file for as long as it stays open, or say that somebody else holds it."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

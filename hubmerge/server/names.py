@@ -1,0 +1,120 @@
+"""What repositories, refs and files may be called; everything else is refused with a sentence."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from hubmerge.server.refusals import BadPath, BadRequest
+
+KINDS = ("models", "datasets", "spaces")
+
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@/-]{0,199}")
+_SHA = re.compile(r"[0-9a-f]{40}")
+_LONGEST_PATH = 1024
+_LONGEST_SEGMENT = 255
+# Bidirectional overrides let "exe.fdp" be read as "pdf.exe": they have no place in a file name.
+_BIDI = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
+
+
+@dataclass(frozen=True)
+class RepoId:
+    """One repository: its kind (models, datasets, spaces), its owner and its name."""
+
+    kind: str
+    owner: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+    @property
+    def web_path(self) -> str:
+        """The path of the repository in URLs for people: models stand at the root."""
+        return str(self) if self.kind == "models" else f"{self.kind}/{self}"
+
+    @property
+    def problem(self) -> str:
+        """Why this cannot be a repository, or nothing."""
+        if self.kind not in KINDS:
+            return f"Unknown kind of repository {self.kind!r}: use model, dataset or space."
+        return _problem_of_part("owner", self.owner) or _problem_of_part("name", self.name)
+
+
+def check_repo(repo: RepoId) -> RepoId:
+    """Promise an id that is safe as a folder name and that clients accept too."""
+    if repo.problem:
+        raise BadRequest(repo.problem)
+    return repo
+
+
+def check_ref(name: str) -> str:
+    """Promise a branch or tag name that git takes and that is never mistaken for a commit."""
+    if not _REF.fullmatch(name) or _git_minds(name):
+        raise BadRequest(
+            f"{name!r} cannot name a branch or a tag: use up to 200 letters, digits and . _ - / "
+            "with no '..', '//', '@{', leading or trailing dot."
+        )
+    if _SHA.fullmatch(name) or name == "HEAD" or name.startswith("refs/"):
+        raise BadRequest(f"{name!r} would be mistaken for a commit or a full ref name.")
+    return name
+
+
+def check_path(path: str) -> str:
+    """Promise a relative path that stays inside whatever folder it is joined to."""
+    problem = _problem_of_path(path)
+    if problem:
+        raise BadPath(f"Invalid file path {path[:120]!r}: {problem}.")
+    return path
+
+
+def is_sha(text: str) -> bool:
+    """Whether this is the full name of a commit."""
+    return _SHA.fullmatch(text) is not None
+
+
+def _problem_of_part(what: str, part: str) -> str:
+    if not _PART.fullmatch(part):
+        return (
+            f"Invalid repository {what} {part[:120]!r}: use 1 to 96 letters, digits, '-', '_' "
+            "and '.', not starting with '-' or '.'."
+        )
+    if "--" in part or ".." in part or part.endswith((".", "-")):
+        return f"Invalid repository {what} {part!r}: no '--' or '..', and no '-' or '.' at the end."
+    if part.lower().endswith((".git", ".ipynb")):
+        return f"Invalid repository {what} {part!r}: it must not end with .git or .ipynb."
+    return ""
+
+
+def _git_minds(name: str) -> bool:
+    segments = name.split("/")
+    return (
+        ".." in name
+        or "@{" in name
+        or name.endswith(".")
+        or any(not s or s.startswith((".", "-")) or s.endswith(".lock") for s in segments)
+    )
+
+
+def _problem_of_path(path: str) -> str:
+    if not path or len(path.encode("utf-8", "surrogatepass")) > _LONGEST_PATH:
+        return f"it must have 1 to {_LONGEST_PATH} bytes"
+    if any(unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI for c in path):
+        return "it holds a control character"
+    if "\\" in path:
+        return "it holds a backslash"
+    if path.startswith("-"):
+        return "it starts with a dash, like an option"
+    return next(filter(None, map(_problem_of_segment, path.split("/"))), "")
+
+
+def _problem_of_segment(segment: str) -> str:
+    if segment in ("", ".", ".."):
+        return "it has an empty, '.' or '..' part"
+    if segment.lower() == ".git":
+        return "it has a part named .git"
+    if len(segment.encode()) > _LONGEST_SEGMENT:
+        return f"it has a part of more than {_LONGEST_SEGMENT} bytes"
+    return ""

@@ -1,0 +1,172 @@
+"""One repository: its branches and tags, and the commits that change its files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hubmerge.server.blobs import Blobs
+from hubmerge.server.changes import AddFile, AddLarge, Change
+from hubmerge.server.git import Edit, Git
+from hubmerge.server.names import RepoId, check_path, check_ref
+from hubmerge.server.pointers import Pointer, parse_pointer
+from hubmerge.server.refusals import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    RevisionMissing,
+    Stale,
+)
+from hubmerge.server.settings import Settings, read_settings, write_settings
+from hubmerge.server.snapshot import Snapshot
+
+BRANCH, TAG = "refs/heads/", "refs/tags/"
+
+_SHORTEST_PARENT = 5
+_SHORTEST_SHA = 7
+_MOVED_ON = "The branch was updated since you opened this page. Please refresh and try again."
+
+
+class Repository:
+    """A repository on disk. Readers need no lock; writers take turns: objects first, ref last."""
+
+    def __init__(self, id: RepoId, folder: Path, blobs: Blobs, turn: threading.RLock) -> None:
+        self.id = id
+        self.folder = folder
+        self._blobs = blobs
+        self._turn = turn
+
+    @property
+    def settings(self) -> Settings:
+        """Who may see it, and since when it is."""
+        return read_settings(self.folder)
+
+    def configure(self, settings: Settings) -> None:
+        """Replace the settings."""
+        with self._turn:
+            write_settings(self.folder, settings)
+
+    def at(self, revision: str) -> Snapshot:
+        """The commit that a branch, a tag, a full ref or a commit id means."""
+        with Git(self.folder) as git:
+            return Snapshot(self.folder, self._blobs, _resolve(git, revision))
+
+    def branches(self) -> dict[str, str]:
+        """Branch names and their commits."""
+        with Git(self.folder) as git:
+            return git.refs(BRANCH)
+
+    def tags(self) -> dict[str, str]:
+        """Tag names and their commits."""
+        with Git(self.folder) as git:
+            return git.refs(TAG)
+
+    def create_branch(self, name: str, start: str) -> None:
+        """Start a branch at a revision."""
+        with Git(self.folder) as git, self._turn:
+            sha = _resolve(git, start)
+            _add_ref(git, BRANCH + check_ref(name), sha)
+
+    def create_tag(self, name: str, revision: str, message: str = "", author: str = "hub") -> None:
+        """Tag a revision; a tag that exists never moves."""
+        with Git(self.folder) as git, self._turn:
+            sha = _resolve(git, revision)
+            tag = git.annotate(sha, check_ref(name), message, author) if message else sha
+            _add_ref(git, TAG + check_ref(name), tag)
+
+    def delete_branch(self, name: str) -> None:
+        """Remove a branch other than main."""
+        if name == "main":
+            raise Forbidden("The main branch cannot be deleted.")
+        self._delete(BRANCH, name)
+
+    def delete_tag(self, name: str) -> None:
+        """Remove a tag; what it named stays."""
+        self._delete(TAG, name)
+
+    def commit(
+        self,
+        branch: str,
+        changes: Iterable[Change],
+        message: str,
+        *,
+        author: str,
+        parent: str = "",
+        when: datetime | None = None,
+    ) -> str:
+        """Add one commit to a branch, or nothing at all; `parent` must still be its head."""
+        if parent and len(parent) < _SHORTEST_PARENT:
+            raise BadRequest(f"The parent commit {parent!r} is too short: 5 characters or more.")
+        with Git(self.folder) as git, self._turn:
+            head = _head(git, branch, parent)
+            tree = git.edit(git.version(head).tree, self._write(git, changes))
+            sha = git.commit(tree, head, message, author, when or datetime.now(UTC))
+            if not git.move_ref(BRANCH + branch, head, sha):
+                raise Stale(_MOVED_ON)
+            return sha
+
+    def begin(self, changes: Iterable[Change], message: str, author: str, when: datetime) -> None:
+        """Write the first commit, and the branch main that holds it."""
+        with Git(self.folder) as git:
+            tree = git.edit(None, self._write(git, changes))
+            sha = git.commit(tree, None, message, author, when)
+            _add_ref(git, BRANCH + "main", sha)
+
+    def _delete(self, prefix: str, name: str) -> None:
+        with Git(self.folder) as git, self._turn:
+            if git.ref(prefix + name) is None:
+                raise RevisionMissing(f"Invalid rev id: {name}")
+            git.drop_ref(prefix + name)
+
+    def _write(self, git: Git, changes: Iterable[Change]) -> list[Edit]:
+        return [(check_path(change.path), self._blob(git, change)) for change in changes]
+
+    def _blob(self, git: Git, change: Change) -> str | None:
+        match change:
+            case AddFile(content=content):
+                # A small file that reads as a pointer is one, and must point to something too.
+                self._check(parse_pointer(content))
+                return git.write(content)
+            case AddLarge(path, oid, size):
+                pointer = Pointer(oid, self._size(path, oid) if size is None else size)
+                self._check(pointer)
+                return git.write(pointer.text)
+        return None
+
+    def _size(self, path: str, oid: str) -> int:
+        if not self._blobs.has(oid):
+            raise BadRequest(f"The content of {path!r} was never uploaded (sha256 {oid}).")
+        return self._blobs.size(oid)
+
+    def _check(self, pointer: Pointer | None) -> None:
+        if pointer and not self._blobs.has(pointer.oid):
+            raise BadRequest(f"LFS pointer points to a file that does not exist: {pointer.oid}")
+        if pointer and self._blobs.size(pointer.oid) != pointer.size:
+            raise BadRequest(f"The LFS file {pointer.oid} does not have {pointer.size} bytes.")
+
+
+def _resolve(git: Git, revision: str) -> str:
+    for name in (BRANCH + revision, TAG + revision, revision):
+        if name.startswith("refs/") and (sha := git.ref(name)):
+            return sha
+    if revision == "HEAD":
+        return _resolve(git, "main")
+    if len(revision) >= _SHORTEST_SHA and (sha := git.expand(revision)):
+        return sha
+    raise RevisionMissing(f"Invalid rev id: {revision}")
+
+
+def _head(git: Git, branch: str, parent: str) -> str:
+    head = git.ref(BRANCH + branch)
+    if head is None:
+        raise RevisionMissing(f"Invalid rev id: {branch}")
+    if not head.startswith(parent):
+        raise Stale(_MOVED_ON)
+    return head
+
+
+def _add_ref(git: Git, name: str, sha: str) -> None:
+    if not git.add_ref(name, sha):
+        raise Conflict(f"Reference {name} already exists")

@@ -1,0 +1,50 @@
+"""The shape of the package: what stands on what, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hubmerge.server
+
+FOLDER = Path(hubmerge.server.__file__).parent
+STORE = {
+    "blobs", "changes", "durable", "git", "names", "patterns", "pointers", "refusals",
+    "repository", "seed", "settings", "snapshot", "store", "tokens", "trees",
+}  # fmt: skip
+
+
+def imports(file: Path) -> set[str]:
+    found = set[str]()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: str(file.stem))
+def test_a_file_stays_on_its_floor(file: Path) -> None:
+    tops = {name.partition(".")[0] for name in imports(file)}
+    ours = {n for n in imports(file) if n.startswith("hubmerge") and "server" not in n}
+    assert ours <= {"hubmerge.errors"}
+    assert not tops & {"huggingface_hub", "torch", "requests"}
+    assert "environ" not in file.read_text()
+    assert "getenv" not in file.read_text()
+    if file.stem in STORE:
+        assert not tops & {"starlette", "uvicorn"}
+        inside = {n.split(".")[2] for n in imports(file) if n.startswith("hubmerge.server.")}
+        assert inside <= STORE
+    if file.stem not in {"git", "trees", "patterns"}:
+        assert "dulwich" not in tops
+
+
+def test_the_package_is_light() -> None:
+    code = "import sys, hubmerge.server; print(*{m.partition('.')[0] for m in sys.modules})"
+    loaded = subprocess.check_output([sys.executable, "-c", code], cwd=FOLDER.parents[1], text=True)
+    assert not set(loaded.split()) & {"starlette", "uvicorn", "dulwich", "yaml", "torch"}
