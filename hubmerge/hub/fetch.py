@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import RepoFile, hf_hub_download, snapshot_download
 
-from hubmerge.errors import IntegrityError, NotOnHub
-from hubmerge.hub.client import Hub, seconds_for
+from hubmerge.errors import IntegrityError, NotOnHub, UsageError, together
+from hubmerge.hub.client import Hub
 from hubmerge.refs import Revision, check_inner_path
 
 # Weights, configs and words; never code, never a pickle.
@@ -20,6 +20,8 @@ ALLOWED = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.txt.gz", "*.model",
     "README.md",
 )  # fmt: skip
+# A manifest is some kilobytes; whoever publishes more wants to fill our memory.
+_LARGEST_READ = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -35,64 +37,84 @@ class HubFile:
 def list_files(hub: Hub, revision: Revision) -> dict[str, HubFile]:
     """Every file of a revision by its path; a path that leaves the repository is refused."""
     repo_id, sha, folder = str(revision.ref.repo_id), revision.sha, revision.ref.subfolder
-    entries = hub.ask(
+    entries = hub.ask_once(
         f"listing {revision.label}",
         lambda api: list(api.list_repo_tree(repo_id, folder, revision=sha, recursive=True)),
     )
-    files = [entry for entry in entries if isinstance(entry, RepoFile)]
     return {
-        check_inner_path(file.path): HubFile(
-            file.path, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id
-        )
-        for file in files
+        entry.path: _hub_file(entry, revision.label)
+        for entry in entries
+        if isinstance(entry, RepoFile)
     }
 
 
 def fetch(hub: Hub, revision: Revision) -> Path:
-    """Download the allowed files of a revision once, check each, return their folder.
+    """Download the allowed files of a revision's folder once, check each, return the folder.
 
-    Raises IntegrityError when a file's bytes are not those the Hub lists.
+    Raises NotOnHub if it holds none, IntegrityError when a file's bytes are not those the Hub
+    lists: that file is gone then, so that the next try fetches it anew.
     """
-    repo_id, inner = str(revision.ref.repo_id), revision.ref.subfolder
-    listed = {
-        path: file for path, file in list_files(hub, revision).items() if _wanted(path, inner)
-    }
-    size = sum(file.size for file in listed.values())
-    snapshot = hub.ask(
+    inner = revision.ref.subfolder or ""
+    files = list_files(hub, revision)
+    listed = {path: file for path, file in files.items() if _wanted(path, inner)}
+    if not listed:
+        raise NotOnHub(f"{revision.label} holds no model: none of {', '.join(ALLOWED)}.")
+    root = hub.ask(
         f"downloading {revision.label}",
         lambda api: snapshot_download(
-            repo_id,
+            str(revision.ref.repo_id),
             revision=revision.sha,
             allow_patterns=[escape(path) for path in listed],
             endpoint=hub.endpoint,
             token=hub.token or False,
             cache_dir=hub.cache,
         ),
-        deadline_s=seconds_for(size),
+        size=sum(file.size for file in listed.values()),
     )
-    root = Path(str(snapshot))
-    verify(root, listed, revision.label)
-    return root / inner if inner else root
+    verify(Path(root), listed, revision.label)
+    return Path(root) / inner
 
 
-def _wanted(path: str, folder: str | None) -> bool:
-    """Files of the folder itself only: a repository may hold every checkpoint-N below it."""
-    parent, _, name = path.rpartition("/")
-    return parent == (folder or "") and any(fnmatch(name, pattern) for pattern in ALLOWED)
+def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
+    """The bytes of one small file of a revision, checked; None if it is not there."""
+    repo_id, sha, folder = str(revision.ref.repo_id), revision.sha, revision.ref.subfolder
+    path = f"{folder}/{name}" if folder else name
+    what = f"reading {path} of {revision.label}"
+    entries = hub.ask(what, lambda api: api.get_paths_info(repo_id, path, revision=sha))
+    if not entries or not isinstance(entries[0], RepoFile):
+        return None
+    file = _hub_file(entries[0], revision.label)
+    if file.path != path or file.size > _LARGEST_READ:
+        raise IntegrityError(f"{path} of {revision.label} is no small file ({file.size} bytes).")
+    here = hub.ask(
+        what,
+        lambda api: hf_hub_download(
+            repo_id,
+            path,
+            revision=sha,
+            endpoint=hub.endpoint,
+            token=hub.token or False,
+            cache_dir=hub.cache,
+        ),
+    )
+    root = Path(here).parents[path.count("/")]
+    verify(root, {path: file}, revision.label)
+    return Path(here).read_bytes()
 
 
 def verify(root: Path, listed: Mapping[str, HubFile], label: str) -> None:
-    """Check every listed file that lies under root; IntegrityError for the first wrong one."""
-    for path, file in listed.items():
-        here = root / path
-        if here.is_file() and not same_bytes(here, file):
-            # Gone, so that the next try fetches it anew: a wrong file is not worth keeping.
-            here.resolve().unlink()
-            here.unlink(missing_ok=True)
-            raise IntegrityError(
-                f"{path} of {label} is not what the Hub lists: its SHA differs.",
-                "Run the command again to fetch it anew; if it differs again, trust neither.",
-            )
+    """Check that every listed file lies whole under `root`; remove and name those that do not.
+
+    Raises IntegrityError.
+    """
+    wrong = [path for path, file in listed.items() if not _is_whole(root / path, file)]
+    for path in wrong:
+        _remove(root, path)
+    together(
+        IntegrityError,
+        [f"{path} of {label} is not what the Hub lists: its SHA differs." for path in wrong],
+        "Run the command again to fetch it anew; if it differs again, trust neither.",
+    )
 
 
 def same_bytes(path: Path, file: HubFile) -> bool:
@@ -104,33 +126,32 @@ def same_bytes(path: Path, file: HubFile) -> bool:
     return _digest(path, hashlib.sha1(f"blob {file.size}\0".encode())) == file.blob
 
 
-def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
-    """The bytes of one small file of a revision, None if it is not there."""
-    inner = f"{revision.ref.subfolder}/{name}" if revision.ref.subfolder else name
+def _remove(root: Path, path: str) -> None:
+    """Remove a file of a snapshot and what it links to, if that lies in the cache as well."""
+    target, repository = (root / path).resolve(), root.resolve().parents[1]
+    if target.is_relative_to(repository):
+        target.unlink(missing_ok=True)
+    (root / path).unlink(missing_ok=True)
+
+
+def _is_whole(path: Path, file: HubFile) -> bool:
+    return path.is_file() and same_bytes(path, file)
+
+
+def _wanted(path: str, folder: str) -> bool:
+    """Files of the folder itself only: a repository may hold every checkpoint-N below it."""
+    parent, _, name = path.rpartition("/")
+    return parent == folder and any(fnmatch(name, pattern) for pattern in ALLOWED)
+
+
+def _hub_file(entry: RepoFile, label: str) -> HubFile:
     try:
-        path = hub.ask(
-            f"reading {inner} of {revision.label}",
-            lambda api: hf_hub_download(
-                str(revision.ref.repo_id),
-                inner,
-                revision=revision.sha,
-                endpoint=hub.endpoint,
-                token=hub.token or False,
-                cache_dir=hub.cache,
-            ),
-        )
-    except NotOnHub:
-        return None
-    return Path(str(path)).read_bytes()
+        path = check_inner_path(entry.path)
+    except UsageError as error:
+        raise IntegrityError(f"{label} lists a file that no folder may hold: {error}") from error
+    return HubFile(path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
 
 
 def _digest(path: Path, hash_: hashlib._Hash) -> str:
-    for block in _blocks(path):
-        hash_.update(block)
-    return hash_.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            yield block
+        return hashlib.file_digest(file, lambda: hash_).hexdigest()

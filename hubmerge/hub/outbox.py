@@ -6,18 +6,21 @@ A crash loses nothing, and the next run over the same outbox sends what this one
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 from hubmerge.errors import HubmergeError, HubUnreachable
+from hubmerge.hub.answers import retry_after_s
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import Publication, publish
 from hubmerge.refs import step_of, step_tag
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-_LAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,22 @@ class Outbox:
 
     def saved(self) -> tuple[int, ...]:
         """The steps whose folders are whole, rising."""
-        if not self.steps.is_dir():
-            return ()
-        steps = [step_of(path.name) for path in self.steps.iterdir() if path.name[0] != "."]
-        return tuple(sorted(step for step in steps if step is not None))
+        names = {path.name for path in self.steps.iterdir()} if self.steps.is_dir() else set()
+        steps = {step for name in names if (step := step_of(name)) is not None}
+        return tuple(sorted(step for step in steps if step_tag(step) in names))
 
 
 class Publisher:
-    """Publishes an outbox in the background; a Hub that fails for a while only delays it."""
+    """Publishes an outbox in the background; nothing that happens on the Hub stops training.
+
+    A Hub that fails for a while only delays it; what waiting cannot mend is told by `close`.
+    """
 
     def __init__(self, hub: Hub, outbox: Outbox, describe: Callable[[int], Publication]) -> None:
         self._hub, self._outbox, self._describe = hub, outbox, describe
         self._published: dict[int, str] = {}
         self._news, self._closing = threading.Event(), threading.Event()
+        self._patience_s = self._give_up_at = math.inf  # while training goes on
         self._failure: HubmergeError | None = None
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
@@ -59,53 +65,59 @@ class Publisher:
         return tuple(step for step in self._outbox.saved() if step not in self._published)
 
     def notify(self) -> None:
-        """Tell that a step folder was saved; raises what waiting cannot mend."""
-        if self._failure and not isinstance(self._failure, HubUnreachable):
-            raise self._failure
+        """Tell that a step folder was saved."""
         self._news.set()
 
     def close(self, patience_s: float) -> dict[int, str]:
-        """Wait until all is published and return step -> commit; raises what stood in the way."""
+        """Wait until all is published and return step -> commit; raises what stood in the way.
+
+        A Hub that does not answer is given up once `patience_s` pass without a step landing.
+        """
+        self._patience_s, self._give_up_at = patience_s, time.monotonic() + patience_s
         self._closing.set()
         self._news.set()
-        self._thread.join(timeout=patience_s)
-        if self._failure and not isinstance(self._failure, HubUnreachable):
-            raise self._failure
-        if waiting := self.waiting:
-            reason = self._failure.message if self._failure else "The Hub is slow."
-            raise HubUnreachable(
-                f"{len(waiting)} of {len(self._outbox.saved())} steps wait in "
-                f"{self._outbox.steps}: {reason}",
-                "They are safe there: run the same command again to publish them.",
-            )
-        return dict(sorted(self._published.items()))
+        self._thread.join()
+        if self._failure is None:
+            return dict(sorted(self._published.items()))
+        steps = f"{len(self.waiting)} of {len(self._outbox.saved())} steps"
+        raise type(self._failure)(
+            f"{steps} wait in {self._outbox.steps}: {self._failure.message}", self._failure.hint
+        ) from self._failure
 
     def _run(self) -> None:
-        pauses, last_rounds = iter(_PAUSES_S), _LAST_ROUNDS
-        while True:
-            self._failure = self._round()
-            if self._failure and not isinstance(self._failure, HubUnreachable):
-                return
-            if not self.waiting:
-                pauses = iter(_PAUSES_S)
-                if self._closing.is_set():
+        try:
+            while True:
+                self._news.clear()
+                last_round = self._closing.is_set()  # asked first: it sees all that was saved
+                for step in self.waiting:
+                    self._published[step] = self._publish(step)
+                if last_round:
                     return
                 self._news.wait()
-                self._news.clear()
-                continue
-            if self._closing.is_set():
-                last_rounds -= 1
-                if last_rounds == 0:
-                    return
-            self._closing.wait(next(pauses, _PAUSES_S[-1]))
-
-    def _round(self) -> HubmergeError | None:
-        """Publish whatever waits; the error that stopped it, if one did."""
-        try:
-            for step in self.waiting:
-                self._published[step] = publish(self._hub, self._describe(step))
         except HubmergeError as error:
-            return error
+            self._failure = error
         except Exception as error:  # a bug must not end the thread unseen
-            return HubmergeError(f"Publishing failed: {type(error).__name__}: {error}")
-        return None
+            self._failure = HubmergeError(f"Publishing failed: {type(error).__name__}: {error}")
+
+    def _publish(self, step: int) -> str:
+        """Publish one step, again and again while the Hub does not answer."""
+        pauses = chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
+        while True:
+            try:
+                commit = publish(self._hub, self._describe(step))
+            except HubUnreachable as error:
+                self._wait(error, next(pauses))
+            else:
+                self._give_up_at = time.monotonic() + self._patience_s
+                return commit
+
+    def _wait(self, error: HubUnreachable, pause_s: float) -> None:
+        """Wait before the next try; out of patience, raise the error."""
+        left_s, asked_s = self._give_up_at - time.monotonic(), retry_after_s(error) or 0.0
+        if left_s <= 0 or asked_s > left_s:
+            raise error
+        seconds = asked_s or min(pause_s, left_s)
+        if self._closing.is_set():
+            time.sleep(seconds)
+        else:
+            self._closing.wait(seconds)

@@ -68,6 +68,6 @@ def _configured() -> Hub:
 
     from hubmerge.hub.client import Hub
 
-    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
-    name = endpoint.removeprefix("https://")
-    return Hub(endpoint.rstrip("/"), get_token(), Path(constants.HF_HUB_CACHE), name)
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    name = endpoint.partition("://")[2]
+    return Hub(endpoint, get_token(), Path(constants.HF_HUB_CACHE), name)

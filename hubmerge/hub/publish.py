@@ -1,28 +1,34 @@
 """Publishing one immutable folder: one commit, checked, then the tag, which is the commit point.
 
-Whatever a crash or a lost answer left behind, publishing the same folder again ends in the same
-place: a commit is recognised by its trailer and its files, a tag is never moved.
+Whatever a crash, a rival or a lost answer left behind, publishing the same folder again ends in
+the same place: a commit is recognised by its trailer and its files, a tag is never moved.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.utils import build_hf_headers, paginate  # type: ignore[attr-defined]
 
-from hubmerge.errors import HubError, HubUnreachable, IntegrityError
-from hubmerge.hub.client import PAUSES_S, Hub, seconds_for
+from hubmerge.errors import HubUnreachable, IntegrityError, NotOnHub, UsageError
+from hubmerge.hub.answers import no_token, wait_out
+from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import HubFile, list_files, same_bytes
 from hubmerge.hub.resolve import list_refs
-from hubmerge.refs import ModelRef, Revision
+from hubmerge.refs import ModelRef, Revision, check_inner_path
 
-_TRIES = 6
-_SEARCHED_COMMITS = 200
+# Long enough for a dozen rivals on one branch, each of whom wins once.
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, *[3.0] * 7)
+_LONGEST_PAUSE_S = 60.0
+# One page: the commit that a crash left untagged is young.
+_SEARCHED_COMMITS = 50
+# The Hub makes it with the repository, and decides by it what goes to LFS.
+_ATTRIBUTES = ".gitattributes"
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,37 @@ class Publication:
     def description(self) -> str:
         return "\n".join(f"hubmerge-{key}: {value}" for key, value in sorted(self.trailer.items()))
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files of the folder by their path inside it; hidden files and links stay behind."""
+        paths = sorted(path for path in self.folder.rglob("*") if not path.is_symlink())
+        named = {path.relative_to(self.folder).as_posix(): path for path in paths if path.is_file()}
+        files = {name: path for name, path in named.items() if not f"/{name}".count("/.")}
+        if not files:
+            raise UsageError(f"There is nothing to publish in {self.folder}.")
+        return {check_inner_path(name): path for name, path in files.items()}
+
 
 def ensure_repo(hub: Hub, repo_id: str, private: bool = False) -> None:
-    """The repository exists and may be written to; raises NoAccess before any work is done."""
-    hub.ask(
-        f"creating {repo_id}",
-        lambda api: api.create_repo(repo_id, exist_ok=True, private=private or None),
-    )
+    """The repository exists and may be written to; raises NoAccess before any work is done.
+
+    Raises UsageError if it should be private and is public already.
+    """
+    if not hub.token:
+        raise no_token(f"opening {repo_id} for writing")
+    try:
+        # Asked first: creating what exists succeeds with a token that may only read.
+        hub.ask(f"opening {repo_id} for writing", lambda api: api.auth_check(repo_id, write=True))
+    except NotOnHub:
+        hub.ask(
+            f"creating {repo_id}",
+            lambda api: api.create_repo(repo_id, exist_ok=True, private=private or None),
+        )
+    if private and not hub.ask(f"reading {repo_id}", lambda api: api.model_info(repo_id)).private:
+        raise UsageError(
+            f"{repo_id} exists already and is public.",
+            "Make it private on its page, or choose another repository.",
+        )
 
 
 def publish(hub: Hub, publication: Publication) -> str:
@@ -58,34 +88,103 @@ def publish(hub: Hub, publication: Publication) -> str:
 
     Raises IntegrityError when the tag already stands for other bytes.
     """
-    standing = _standing_tag(hub, publication)
-    if standing:
-        return _checked(hub, publication, standing)
-    commit = _landed(hub, publication) or _commit(hub, publication)
-    _checked(hub, publication, commit)
-    if publication.tag:
-        _tag(hub, publication, commit)
+    if standing := _tagged(hub, publication):
+        return standing
+    commit = _settle(lambda: _landed(hub, publication), lambda: _commit(hub, publication))
+    if publication.tag is None:
+        return commit
+    return _settle(lambda: _tagged(hub, publication), lambda: _tag(hub, publication, commit))
+
+
+def manifest_digest(data: bytes) -> str:
+    """The SHA-256 that a commit's trailer carries for a manifest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _settle(look: Callable[[], str | None], send: Callable[[], str]) -> str:
+    """Bring about what must happen exactly once: look, send, and after any doubt look again."""
+    for pause_s in _PAUSES_S:
+        if found := look():
+            return found
+        try:
+            return send()
+        except HubUnreachable as error:
+            wait_out(error, pause_s, _LONGEST_PAUSE_S)
+    return look() or send()
+
+
+def _tagged(hub: Hub, publication: Publication) -> str | None:
+    """The commit that the tag stands for, if it stands."""
+    if publication.tag is None:
+        return None
+    commit = list_refs(hub, publication.repo_id).tags.get(publication.tag)
+    return _checked(hub, publication, commit) if commit else None
+
+
+def _tag(hub: Hub, publication: Publication, commit: str) -> str:
+    tag, message = str(publication.tag), publication.tag_message or None
+    hub.ask_once(
+        f"tagging {publication.repo_id}@{tag}",
+        lambda api: api.create_tag(
+            publication.repo_id, tag=tag, tag_message=message, revision=commit
+        ),
+    )
     return commit
 
 
-def holds(hub: Hub, publication: Publication, commit: str) -> bool:
-    """Whether the commit holds exactly the folder's files."""
-    listed = list_files(hub, _at(publication, commit))
-    listed.pop(".gitattributes", None)
-    files = _files(publication.folder)
-    return listed.keys() == files.keys() and all(
-        same_bytes(path, listed[name]) for name, path in files.items()
+def _landed(hub: Hub, publication: Publication) -> str | None:
+    """The young commit on main that is this publication already, after a crash or a lost answer.
+
+    Without a tag, main is what a reader gets: then only its newest commit will do.
+    """
+    searched = _SEARCHED_COMMITS if publication.tag else 1
+    address = f"{hub.endpoint}/api/models/{publication.repo_id}/commits/main"
+    headers = build_hf_headers(token=hub.token or False)
+    # HfApi.list_repo_commits reads all pages, however long the history.
+    commits = hub.ask_once(
+        f"reading the commits of {publication.repo_id}",
+        lambda api: list(islice(paginate(address, {}, headers), searched)),
     )
+    for commit in commits:
+        same = commit["message"].strip() == publication.description
+        if same and _holds(hub, publication, commit["id"]):
+            return str(commit["id"])
+    return None
 
 
-def _standing_tag(hub: Hub, publication: Publication) -> str | None:
-    if publication.tag is None:
-        return None
-    return list_refs(hub, publication.repo_id).tags.get(publication.tag)
+def _commit(hub: Hub, publication: Publication) -> str:
+    """One commit that makes main the folder and nothing else, on top of what was read there."""
+    repo_id, files = publication.repo_id, publication.files
+    head = list_refs(hub, repo_id).branches.get("main")
+    listed = list_files(hub, _at(publication, head)) if head else {}
+    if head and _same_files(listed, files):
+        return head
+    # New in each try: an addition remembers what main held when it was uploaded.
+    additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+    deletions = [CommitOperationDelete(name) for name in listed.keys() - {_ATTRIBUTES, *files}]
+    size = sum(path.stat().st_size for path in files.values())
+    # Uploaded first: that the client may repeat, a commit nobody may.
+    hub.ask_once(
+        f"uploading {publication.title!r} to {repo_id}",
+        lambda api: api.preupload_lfs_files(repo_id, additions, free_memory=False),
+        size=size,
+    )
+    info = hub.ask_once(
+        f"committing {publication.title!r} to {repo_id}",
+        lambda api: api.create_commit(
+            repo_id,
+            [*additions, *deletions],
+            commit_message=publication.title,
+            commit_description=publication.description,
+            parent_commit=head,
+        ),
+        size=size,
+    )
+    return _checked(hub, publication, str(info.oid))
 
 
 def _checked(hub: Hub, publication: Publication, commit: str) -> str:
-    if holds(hub, publication, commit):
+    if _holds(hub, publication, commit):
         return commit
     where = f"{publication.repo_id}@{publication.tag or commit[:12]}"
     raise IntegrityError(
@@ -95,119 +194,15 @@ def _checked(hub: Hub, publication: Publication, commit: str) -> str:
     )
 
 
-def _landed(hub: Hub, publication: Publication) -> str | None:
-    """The commit that already carries this folder, after a crash or a lost answer; newest first."""
-    commits = hub.ask(
-        f"reading the commits of {publication.repo_id}",
-        lambda api: [
-            (commit.commit_id, commit.message)
-            for commit, _ in zip(
-                api.list_repo_commits(publication.repo_id), range(_SEARCHED_COMMITS), strict=False
-            )
-        ],
-    )
-    for commit, message in commits:
-        if message.strip() == publication.description and holds(hub, publication, commit):
-            return commit
-    return None
+def _holds(hub: Hub, publication: Publication, commit: str) -> bool:
+    """Whether the commit holds exactly the folder's files."""
+    return _same_files(list_files(hub, _at(publication, commit)), publication.files)
 
 
-def _commit(hub: Hub, publication: Publication) -> str:
-    """One commit on main with the whole folder, on top of whatever is there.
-
-    The commit itself is never sent again blindly: after a refusal or a silence we look first.
-    """
-    what = f"committing {publication.title!r} to {publication.repo_id}"
-    last: HubError | None = None
-    for attempt in range(_TRIES):
-        head = list_refs(hub, publication.repo_id).branches.get("main")
-        additions = _additions(hub, publication)
-        operations = [*additions, *_deletions(hub, publication, head)]
-        try:
-            info = hub.ask_once(
-                what,
-                lambda api, head=head, operations=operations: api.create_commit(  # type: ignore[misc]
-                    publication.repo_id,
-                    operations,
-                    commit_message=publication.title,
-                    commit_description=publication.description,
-                    parent_commit=head,
-                ),
-                deadline_s=seconds_for(0),
-            )
-            return str(info.oid)
-        except HubError as error:
-            if not (isinstance(error, HubUnreachable) or _lost_the_race(error)):
-                raise
-            last = error
-        if landed := _landed(hub, publication):
-            return landed
-        time.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
-    raise last or HubUnreachable(f"{hub.name} does not answer, {what}.")
-
-
-def _lost_the_race(error: HubError) -> bool:
-    """412: the branch moved since we read it; 409: another commit is under way."""
-    return re.search(r"HTTP (409|412)", error.message) is not None
-
-
-def _additions(hub: Hub, publication: Publication) -> list[CommitOperationAdd]:
-    """The folder's files, large ones uploaded already: an upload may be repeated, a commit not."""
-    files = _files(publication.folder)
-    additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-    hub.ask(
-        f"uploading {publication.title!r} to {publication.repo_id}",
-        lambda api: api.preupload_lfs_files(publication.repo_id, additions, free_memory=False),
-        deadline_s=seconds_for(sum(path.stat().st_size for path in files.values())),
-    )
-    return additions
-
-
-def _deletions(hub: Hub, publication: Publication, head: str | None) -> list[CommitOperationDelete]:
-    """Whatever main holds that the folder does not: a revision is the folder and nothing else."""
-    if head is None:
-        return []
-    listed = list_files(hub, _at(publication, head))
-    kept = {".gitattributes", *_files(publication.folder)}
-    return [CommitOperationDelete(name) for name in sorted(listed.keys() - kept)]
-
-
-def _tag(hub: Hub, publication: Publication, commit: str) -> None:
-    tag = str(publication.tag)
-    what = f"tagging {publication.repo_id}@{tag}"
-    create: Callable[..., None] = lambda api: api.create_tag(  # noqa: E731
-        publication.repo_id, tag=tag, tag_message=publication.tag_message or None, revision=commit
-    )
-    try:
-        hub.ask(what, create)
-    except HubError as error:
-        # 409 after a lost answer is our own tag; anybody else's on another commit is a conflict.
-        target = list_refs(hub, publication.repo_id).tags.get(tag)
-        if target is None:
-            raise
-        if target != commit:
-            _checked(hub, publication, target)
-        del error
+def _same_files(listed: Mapping[str, HubFile], files: Mapping[str, Path]) -> bool:
+    same_names = listed.keys() - {_ATTRIBUTES} == files.keys()
+    return same_names and all(same_bytes(path, listed[name]) for name, path in files.items())
 
 
 def _at(publication: Publication, commit: str) -> Revision:
-    return Revision(ModelRef(repo_id=publication.repo_id, revision=publication.tag), commit)
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their path inside it; hidden files and links stay behind."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    named = {path.relative_to(folder).as_posix(): path for path in files}
-    return {name: path for name, path in named.items() if not _hidden(name)}
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
-
-
-def manifest_digest(data: bytes) -> str:
-    """The SHA-256 that a commit's trailer carries for a manifest."""
-    return hashlib.sha256(data).hexdigest()
-
-
-__all__ = ["HubFile", "Publication", "ensure_repo", "holds", "manifest_digest", "publish"]
+    return Revision(ModelRef(publication.repo_id, revision=publication.tag), commit)

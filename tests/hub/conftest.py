@@ -1,0 +1,105 @@
+"""A real Hub for all tests, a proxy before it for each, and folders to publish."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from hubmerge.hub import client, outbox, publish
+from hubmerge.hub.client import Hub
+from hubmerge.hub.publish import Publication
+from hubmerge.server import ServerState, lease
+from tests.hub.proxy import Proxy, proxied
+
+Folder = Callable[..., Path]
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses for machines in one room; as many of them as ever."""
+    for module in (client, publish, outbox):
+        pauses = [pause_s / 20 for pause_s in module._PAUSES_S]
+        monkeypatch.setattr(module, "_PAUSES_S", tuple(pauses))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerState]:
+    with lease(tmp_path_factory.mktemp("hub")) as state:
+        yield state
+
+
+@pytest.fixture(scope="session")
+def api(server: ServerState) -> HfApi:
+    """Straight to the Hub, past the proxy and past our code."""
+    return HfApi(endpoint=server.url, token=server.token)
+
+
+@pytest.fixture
+def proxy(server: ServerState) -> Iterator[Proxy]:
+    with proxied(server.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def hub(proxy: Proxy, server: ServerState, tmp_path: Path) -> Hub:
+    return Hub(proxy.url, server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
+
+
+@pytest.fixture
+def repo(api: HfApi) -> str:
+    """The id of a new repository."""
+    repo_id = f"hub-tests/repo-{next(_numbers)}"
+    api.create_repo(repo_id)
+    return repo_id
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Make the folder of a step; `seed` decides the weights, `extra` adds files."""
+
+    def make(step: int, seed: int = 0, **extra: str) -> Path:
+        return step_folder(tmp_path / f"folder-{next(_numbers)}", step, seed, extra)
+
+    return make
+
+
+def step_folder(path: Path, step: int, seed: int = 0, extra: dict[str, str] | None = None) -> Path:
+    """Write weights (large to the Hub), a config, a card and a manifest (small to it)."""
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(bytes([step % 251, seed]) * 1024)
+    (path / "config.json").write_text('{"model_type": "test"}')
+    (path / "README.md").write_text(f"---\nlicense: mit\n---\n# Step {step}\n")
+    (path / "hubmerge.json").write_text(json.dumps({"step": step, "seed": seed}))
+    for name, text in (extra or {}).items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+    return path
+
+
+def step_of_run(repo: str, folder: Path, step: int, run: str = "r1") -> Publication:
+    """The folder as the revision of a step, as `hubmerge train` words it."""
+    return Publication(
+        repo_id=repo,
+        folder=folder,
+        title=f"Step {step}",
+        trailer={"run": run, "step": str(step)},
+        tag=f"step{step}",
+        tag_message=json.dumps({"step": step}),
+    )
+
+
+def commits_with(api: HfApi, publication: Publication) -> list[str]:
+    """The commits on main that carry the trailer of a publication."""
+    commits = api.list_repo_commits(publication.repo_id)
+    return [one.commit_id for one in commits if one.message == publication.description]
+
+
+def tags(api: HfApi, repo: str) -> dict[str, str]:
+    """The tags of a repository and their commits."""
+    return {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}

@@ -1,0 +1,57 @@
+"""Which Hub: the embedded one, the configured one, or a word that is neither."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hubmerge.errors import UsageError
+from hubmerge.hub.place import connect, hub_folder
+from hubmerge.hub.publish import ensure_repo
+from hubmerge.server import read_state
+
+_SET = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `connect` tells other libraries is taken back after the test."""
+    for name in _SET:
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("choice", ["local", None])
+def test_the_embedded_hub_starts_and_may_be_written_to(
+    choice: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUBMERGE_HUB", "local")
+    with connect(choice) as hub:
+        state = read_state(hub_folder())
+        assert state is not None
+        assert hub.endpoint == state.url == os.environ["HF_ENDPOINT"]
+        assert hub.cache == hub_folder() / "cache"
+        ensure_repo(hub, "demo/new")
+
+
+def test_the_configured_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.org/")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with connect() as hub:
+        assert (hub.endpoint, hub.name) == ("https://hub.example.org", "hub.example.org")
+        assert hub.token == "hf_secret"
+        assert "hf_secret" not in repr(hub)
+
+
+def test_the_home_decides_where_the_hub_lives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HUBMERGE_HOME", str(tmp_path / "elsewhere"))
+    assert hub_folder() == tmp_path / "elsewhere" / "hub"
+
+
+def test_no_such_hub() -> None:
+    with pytest.raises(UsageError, match="'lokal' is no Hub"), connect("lokal"):
+        pass
