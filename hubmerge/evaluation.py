@@ -1,14 +1,18 @@
-"""Model x task x split -> Score: raw accuracy through the frozen zero-shot head."""
+"""Model x task x split -> raw accuracy through the frozen zero-shot head.
+
+Shapes: B images of a batch, H x W pixels, D embedding, C classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from hubmerge.errors import CheckpointError
 from hubmerge.models.preprocess import Transform
 from hubmerge.models.vision_text import VisionText
 from hubmerge.tasks.data import Split
@@ -16,6 +20,9 @@ from hubmerge.tasks.heads import zero_shot_head
 from hubmerge.tasks.metrics import metric
 
 BATCH = 256
+KEEP_BYTES = 500_000_000
+
+Batch = tuple[Tensor, Tensor]  # images [B, 3, H, W], labels [B]
 
 
 class ImageClassifier(nn.Module):
@@ -41,15 +48,22 @@ def classifier(model: VisionText, split: Split) -> ImageClassifier:
 
 @torch.inference_mode()
 def accuracy(
-    network: ImageClassifier, batches: Iterator[tuple[Tensor, Tensor]], metric_name: str
+    network: ImageClassifier, batches: Iterable[Batch], metric_name: str
 ) -> dict[str, float]:
-    """Value in [0, 1], count and standard error over all batches, in evaluation mode."""
+    """Value in [0, 1], count and standard error over all batches, in evaluation mode.
+
+    Raises CheckpointError for logits that are no numbers: argmax would take them for a class.
+    """
     was_training, device = network.training, network.head.device
     network.eval()
     measure = metric(metric_name)
     for images, labels in batches:
-        guesses = network(images.to(device)).argmax(dim=-1)
-        measure.add_batch(predictions=guesses.cpu(), references=labels)
+        logits = network(images.to(device))
+        if not logits.isfinite().all():
+            raise CheckpointError(
+                "The model's logits are not numbers.", "Some of its weights are infinite or NaN."
+            )
+        measure.add_batch(predictions=logits.argmax(dim=-1).cpu(), references=labels)
     network.train(was_training)
     return cast(dict[str, float], measure.compute())
 
@@ -57,27 +71,31 @@ def accuracy(
 class Examples:
     """The images of a split as the model sees them when evaluated.
 
-    They are prepared once and kept if they take no more than `keep` bytes, else at each pass.
+    Each is prepared when first asked for, and kept while all that are kept take at most
+    `keep_bytes`.
     """
 
-    def __init__(self, transform: Transform, split: Split, keep: int = 500_000_000) -> None:
-        self._rows, self._transform = split.rows, transform
-        self._keep = keep
-        self._kept: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, transform: Transform, split: Split, keep_bytes: int = KEEP_BYTES) -> None:
+        self.split, self._transform = split, transform
+        self.kept_bytes, self._keep_bytes = 0, keep_bytes
+        self._kept: dict[int, tuple[Tensor, int]] = {}
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of images [B, 3, H, W] and labels [B], in the split's order."""
-        if self._kept:
-            yield from self._kept
-            return
-        prepared = (self._batch(start) for start in range(0, len(self._rows), BATCH))
-        if self._transform(self._rows[0]["image"]).nbytes * len(self._rows) <= self._keep:
-            self._kept = list(prepared)
-            yield from self._kept
-        else:
-            yield from prepared
+    def batches(self) -> Iterator[Batch]:
+        """All examples in the split's order, BATCH at a time."""
+        for start in range(0, len(self.split), BATCH):
+            yield self.batch(range(start, min(start + BATCH, len(self.split))))
 
-    def _batch(self, start: int) -> tuple[Tensor, Tensor]:
-        rows = self._rows[start : start + BATCH]
-        images = torch.stack([self._transform(image) for image in rows["image"]])
-        return images, torch.tensor(rows["label"])
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The examples of these rows."""
+        images, labels = zip(*map(self._example, rows), strict=True)
+        return torch.stack(images), torch.tensor(labels)
+
+    def _example(self, row: int) -> tuple[Tensor, int]:
+        if row in self._kept:
+            return self._kept[row]
+        picture, label = self.split.example(row)
+        image = self._transform(picture)
+        if self.kept_bytes + image.nbytes <= self._keep_bytes:
+            self.kept_bytes += image.nbytes
+            self._kept[row] = image, label
+        return image, label

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hubmerge.errors import UsageError, together
 from hubmerge.refs import check_label, check_repo_id, printable
@@ -60,12 +70,35 @@ class Carve(Spec):
     seed: int = 0
 
 
+def _way_of_naming(value: object) -> str:
+    return "name" if isinstance(value, str) else "carve"
+
+
+# Told apart beforehand, so that a mistake in one way is not reported as two mistakes.
+Source = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Carve, Tag("carve")], Discriminator(_way_of_naming)
+]
+
+
 class SplitsSpec(Spec):
     """Which rows are for training, for choosing (validation) and for reporting (test)."""
 
     train: str = "train"
-    validation: str | Carve = Carve()
-    test: str | Carve = "test"
+    validation: Source = Carve()
+    test: Source = "test"
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Split -> the split of the data that it is, or is carved from."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: said if isinstance(said, str) else said.of for name, said in named.items()}
+
+    @model_validator(mode="after")
+    def _apart(self) -> SplitsSpec:
+        whole = [said for said in (self.train, self.validation, self.test) if isinstance(said, str)]
+        if len(set(whole)) < len(whole):
+            raise ValueError("two of train, validation and test are the same rows; carve one")
+        return self
 
 
 class TaskSpec(Spec):
@@ -97,6 +130,23 @@ class TaskSpec(Spec):
         if wrong:
             raise ValueError(f"{wrong[0]!r} needs exactly one {{}} for the class name")
         return templates
+
+    @field_validator("classes")
+    @classmethod
+    def _tellable(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        again = [name for name, count in Counter(classes).items() if count > 1]
+        if again:
+            raise ValueError(f"{again[0]!r} is listed twice; the head could not tell them apart")
+        if len(classes) == 1:
+            raise ValueError("one class leaves nothing to tell apart")
+        return classes
+
+    @model_validator(mode="after")
+    def _files_of_every_split(self) -> TaskSpec:
+        missing = sorted(set(self.splits.sources.values()) - set(self.data.files or ()))
+        if self.data.files is not None and missing:
+            raise ValueError(f"`data.files` has no files for split {missing[0]!r}")
+        return self
 
 
 class TrainSpec(Spec):
@@ -154,22 +204,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
-    # An alias lets ten lines grow to gigabytes, and no spec of ours needs one.
-    if len(text) > _YAML_BYTES or any(
-        isinstance(token, yaml.AliasToken) for token in _tokens(text, path)
-    ):
-        raise UsageError(f"{path} is larger than {_YAML_BYTES} characters or uses YAML aliases.")
-    values = yaml.safe_load(text)
+    if len(text) > _YAML_BYTES:
+        raise UsageError(f"{path} is larger than {_YAML_BYTES} characters.")
+    values = _parsed(text, path)
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a list of `key: value` lines.")
     return values
 
 
-def _tokens(text: str, path: Path) -> list[object]:
+def _parsed(text: str, path: Path) -> object:
     try:
-        return list(yaml.scan(text, Loader=yaml.SafeLoader)) if len(text) <= _YAML_BYTES else []
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+        tokens = list(yaml.scan(text, Loader=yaml.SafeLoader))
+        # An alias lets ten lines grow to gigabytes, and no spec of ours needs one.
+        if any(isinstance(token, yaml.AliasToken) for token in tokens):
+            raise UsageError(f"{path} uses YAML aliases; write the values out.")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is not YAML: {printable(reason)}.") from error
 
 
 def _sound(check: Callable[..., str], *values: str) -> str:
@@ -191,9 +243,11 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
     return f"{place}: {message}" if place else message
 
 
-def _keys(model: type[BaseModel]) -> list[str]:
-    keys = list(model.model_fields)
-    for field in model.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation)
-    return keys
+def _keys(kind: object) -> Iterator[str]:
+    """The keys of a model and of every model inside it."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for name, field in kind.model_fields.items():
+            yield name
+            yield from _keys(field.annotation)
+    for inner in get_args(kind):
+        yield from _keys(inner)

@@ -11,10 +11,13 @@ from typing import Any, cast
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel
+from transformers.utils.logging import disable_progress_bar
 
 from hubmerge.models.preprocess import Transform, image_transform
 
-_INTERPOLATION = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+disable_progress_bar()  # type: ignore[no-untyped-call]
+
+_INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, and all that open_clip has
 
 
 class ImageTower(nn.Module):
@@ -38,11 +41,11 @@ class TransformersClip:
     encoder: nn.Module
     tokenizer: Any
     preprocess: PreprocessCfg
-    length: int  # words the text tower takes
+    length: int  # tokens the text tower takes
     layout: str = "transformers"
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        words = self.tokenizer(
+        tokens = self.tokenizer(
             list(prompts),
             padding=True,
             truncation=True,
@@ -50,7 +53,7 @@ class TransformersClip:
             return_tensors="pt",
         )
         hidden = self.model.text_model(
-            input_ids=words["input_ids"], attention_mask=words["attention_mask"]
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )
         return cast(Tensor, self.model.text_projection(hidden.pooler_output))
 
@@ -64,28 +67,49 @@ class TransformersClip:
         self.model.save_pretrained(folder)
 
 
-def open_clip_transformers(folder: Path, config: dict[str, Any]) -> TransformersClip:
+def open_transformers_clip(folder: Path, config: dict[str, Any]) -> TransformersClip:
     """Open the folder with transformers; no file outside it and no pickle is looked at."""
     model = CLIPModel.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, dtype="float32"
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        dtype="float32",
+        attn_implementation="sdpa",  # a config may name a kernel on the Hub instead
     )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # False rather than nothing: transformers would ask on the terminal.
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     length = model.text_model.embeddings.position_embedding.num_embeddings
-    return TransformersClip(
-        model, ImageTower(model), tokenizer, _preprocess(folder, config), length
-    )
+    preprocess = _preprocess(folder, config["vision_config"]["image_size"])
+    return TransformersClip(model, ImageTower(model), tokenizer, preprocess, length)
 
 
-def _preprocess(folder: Path, config: dict[str, Any]) -> PreprocessCfg:
+def _preprocess(folder: Path, image_size: int) -> PreprocessCfg:
+    """CLIPImageProcessor's settings in open_clip's words; ValueError for those it cannot say."""
     path = folder / "preprocessor_config.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    size = said.get("crop_size") or config["vision_config"]["image_size"]
-    if isinstance(size, dict):
-        size = (size["height"], size["width"])
+    crops = said.get("do_center_crop", True)
+    resized = _sides(said.get("size", image_size))
+    size = _sides(said.get("crop_size", image_size)) if crops else resized
+    if resized != size:
+        raise ValueError(f"{path} resizes to {resized} and crops {size}; they must be the same")
+    if said.get("resample", 3) not in _INTERPOLATION:
+        raise ValueError(f"{path} resamples in way {said['resample']}, which is not supported")
     defaults = PreprocessCfg()
     return PreprocessCfg(
         size=size,
         mean=tuple(said.get("image_mean", defaults.mean)),
         std=tuple(said.get("image_std", defaults.std)),
-        interpolation=_INTERPOLATION.get(said.get("resample", 3), "bicubic"),
+        interpolation=_INTERPOLATION[said.get("resample", 3)],
+        resize_mode="shortest" if crops else "squash",
     )
+
+
+def _sides(size: int | dict[str, int]) -> tuple[int, int]:
+    """Height and width, however the processor's config writes them."""
+    if isinstance(size, int):
+        return size, size
+    if "shortest_edge" in size:
+        return size["shortest_edge"], size["shortest_edge"]
+    return size["height"], size["width"]

@@ -49,15 +49,32 @@ class OpenClip:
 
 
 def open_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
-    """Open the folder; the config decides the activation, so QuickGELU weights keep QuickGELU."""
+    """Open the folder; the config decides the activation, so QuickGELU weights keep QuickGELU.
+
+    Raises ValueError for a config whose parts lie elsewhere.
+    """
+    _check_whole(config["model_cfg"])
     # The weights are loaded apart from open_clip, whose own search would also take a pickle.
     with _without_warnings():
         model = open_clip.create_model(
             f"local-dir:{folder}", load_weights=False, pretrained_text=False
         )
     model.load_state_dict(load_file(folder / WEIGHTS))
-    preprocess = PreprocessCfg(**_tuples(config.get("preprocess_cfg", {})))
+    model.eval()
+    preprocess = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
     return OpenClip(model, model.visual, _tokenizer(folder, config), preprocess)
+
+
+def _check_whole(model_cfg: dict[str, Any]) -> None:
+    """Only a name of timm's own is whole: others are looked up on the Hub when the model is made.
+
+    `hf_tokenizer_name` is no such name; open_clip reads the tokenizer beside the config instead.
+    """
+    text = model_cfg["text_cfg"].get("hf_model_name")
+    image = model_cfg["vision_cfg"].get("timm_model_name")
+    elsewhere = text or (image if image and {":", "/"} & set(image) else None)
+    if elsewhere:
+        raise ValueError(f"its config takes a tower from elsewhere, {elsewhere!r}")
 
 
 def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
@@ -78,7 +95,3 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}

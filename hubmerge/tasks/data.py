@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
+from PIL.Image import Image
 
-from hubmerge.errors import DataError
+from hubmerge.errors import DataError, UnknownName
 from hubmerge.refs import printable
-from hubmerge.specs import Carve
-from hubmerge.tasks.task import Task
+from hubmerge.specs import Carve, SplitsSpec
+from hubmerge.tasks.image_folder import read_image_folder
+from hubmerge.tasks.task import Task, local_folder
 
 datasets.disable_progress_bars()
 
@@ -21,16 +22,31 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split, columns `image` (PIL) and `label` (int), with the task's class names."""
+    """Rows of one split, columns `image` and `label` (int), with the task's class names."""
 
     task: Task
     name: str
     rows: datasets.Dataset
     classes: tuple[str, ...]
-    revision: str
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def example(self, row: int) -> tuple[Image, int]:
+        """The image and label of one row; raises DataError, naming the row, if it is no image."""
+        try:
+            said = self.rows[row]
+        except Exception as error:  # PIL and datasets raise many kinds for a broken image
+            raise self._unreadable(row, str(error)) from error
+        if not isinstance(said["image"], Image):
+            raise self._unreadable(row, "there is none")
+        return said["image"], int(said["label"])
+
+    def _unreadable(self, row: int, reason: str) -> DataError:
+        return DataError(
+            f"Task {self.task.name}: the image of {self.name} row {row} cannot be read: "
+            f"{_line(reason)}."
+        )
 
 
 def load_split(task: Task, name: str) -> Split:
@@ -39,13 +55,31 @@ def load_split(task: Task, name: str) -> Split:
     Raises DataError when data, split or columns are missing, a split is empty, or the class names
     do not fit the labels.
     """
-    spec = task.spec
-    source = getattr(spec.splits, name)
-    rows = _carved(task, source, name) if isinstance(source, Carve) else _whole(task, source)
-    rows = _columns(task, _without_other_carves(task, rows, name, source))
+    if name not in SPLITS:
+        raise UnknownName("split", name, SPLITS)
+    splits = task.spec.splits
+    whole = _columns(task, _load(task, splits.sources[name]))
+    rows = whole.select(places(splits, name, len(whole)))
     if len(rows) == 0:
         raise DataError(f"Task {task.name} has no {name} examples.", _where(task))
-    return Split(task, name, rows, _classes(task, rows), spec.data.revision)
+    return Split(task, name, rows, _classes(task, rows))
+
+
+def places(splits: SplitsSpec, name: str, count: int) -> list[int]:
+    """Which of the `count` rows of its source belong to a split, such that no two splits share one.
+
+    What test carves from that source goes first, then validation, and the rest stays.
+    """
+    left = list(range(count))
+    for carver in ("test", "validation"):
+        share = getattr(splits, carver)
+        if not isinstance(share, Carve) or share.of != splits.sources[name]:
+            continue
+        kept, carved = carve(len(left), share)
+        if carver == name:
+            return [left[place] for place in carved]
+        left = [left[place] for place in kept]
+    return left
 
 
 def carve(count: int, share: Carve) -> tuple[list[int], list[int]]:
@@ -55,92 +89,93 @@ def carve(count: int, share: Carve) -> tuple[list[int], list[int]]:
     return order[: count - carved], order[count - carved :]
 
 
-def _carved(task: Task, share: Carve, name: str) -> datasets.Dataset:
-    whole = _whole(task, share.of)
-    if name == "validation" and isinstance(task.spec.splits.test, Carve):
-        whole = whole.select(carve(len(whole), task.spec.splits.test)[0])
-    return whole.select(carve(len(whole), share)[1])
-
-
-def _without_other_carves(
-    task: Task, rows: datasets.Dataset, name: str, source: str | Carve
-) -> datasets.Dataset:
-    """Training rows without those carved from them: test first, then validation."""
-    splits = task.spec.splits
-    for share in (splits.test, splits.validation):
-        if name == "train" and isinstance(share, Carve) and share.of == source:
-            rows = rows.select(carve(len(rows), share)[0])
-    return rows
-
-
-def _whole(task: Task, split: str) -> datasets.Dataset:
+def _load(task: Task, split: str) -> datasets.Dataset:
+    """All rows of one split of the data; of its files only these are fetched and prepared."""
     data = task.spec.data
-    files = data.files
-    if files is not None and split not in files:
-        raise DataError(f"Task {task.name} names no files for split {split!r}.", _where(task))
+    if data.id is None and data.files is None:
+        return read_image_folder(local_folder(task), split)
+    place = data.id or str(local_folder(task))
+    files = {split: data.files[split]} if data.files else None
+    revision = data.revision if data.id else None
     try:
-        if task.data_path is None:
-            loaded = datasets.load_dataset(
-                data.id, data.config, split=split, revision=data.revision, data_files=files
-            )
-        else:
-            loaded = _local(task.data_path, files, split)
-    except DataError:
-        raise
+        return datasets.load_dataset(
+            place, data.config, data_files=files, split=split, revision=revision
+        )
     except Exception as error:  # datasets raises many kinds; each means that the data cannot be had
+        reason = _line(str(error)) or type(error).__name__
         raise DataError(
-            f"Task {task.name}: its {split!r} data cannot be loaded: "
-            f"{printable(str(error)).splitlines()[0][:300]}",
-            _where(task),
+            f"Task {task.name}: its {split!r} data cannot be loaded: {reason}", _where(task)
         ) from error
-    return loaded
-
-
-def _local(folder: Path, files: dict[str, str] | None, split: str) -> datasets.Dataset:
-    if files is not None:
-        kind = Path(files[split]).suffix.lstrip(".")
-        builder = {"jsonl": "json"}.get(kind, kind)
-        return datasets.load_dataset(builder, data_files=str(folder / files[split]), split="train")
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}.")
-    return datasets.load_dataset("imagefolder", data_dir=str(folder), split=split)
 
 
 def _columns(task: Task, rows: datasets.Dataset) -> datasets.Dataset:
+    """The rows with just the columns `image`, decoded when read, and `label`."""
     data = task.spec.data
     missing = [column for column in (data.image, data.label) if column not in rows.column_names]
     if missing:
         raise DataError(
             f"Task {task.name}: the data have no column {missing[0]!r}, "
-            f"only {', '.join(rows.column_names)}.",
+            f"only {', '.join(map(printable, rows.column_names))}.",
             "Name the columns by `image:` and `label:` under `data:` in the task's YAML.",
         )
     rows = rows.select_columns([data.image, data.label])
     renames = {data.image: "image", data.label: "label"}
-    return rows.rename_columns({old: new for old, new in renames.items() if old != new})
+    rows = rows.rename_columns({old: new for old, new in renames.items() if old != new})
+    if isinstance(rows.features["image"], datasets.Image):
+        return rows
+    try:  # a parquet file that `datasets` did not write does not say that its bytes are images
+        return rows.cast_column("image", datasets.Image())
+    except Exception as error:  # whatever arrow has against it, they are no images
+        raise DataError(f"Task {task.name}: column {data.image!r} holds no images.") from error
 
 
 def _classes(task: Task, rows: datasets.Dataset) -> tuple[str, ...]:
-    label = rows.features["label"]
-    known = getattr(label, "names", None)
-    classes = task.spec.classes or tuple(name.replace("_", " ") for name in known or ())
+    """The class names in label order, the task's own or else the data's."""
+    known = tuple(getattr(rows.features["label"], "names", None) or ())
+    classes = task.spec.classes or tuple(name.replace("_", " ") for name in known)
     if not classes:
         raise DataError(
-            f"Task {task.name}: column `label` has no class names.",
+            f"Task {task.name}: column {task.spec.data.label!r} has no class names.",
             "List them in label order under `classes:` in the task's YAML.",
         )
-    if known is not None and len(known) != len(classes):
-        raise DataError(
-            f"Task {task.name} lists {len(classes)} classes, but the data have {len(known)}."
-        )
-    labels = rows.with_format("numpy")["label"][:]
-    if not _fits(labels, len(classes)):
-        raise DataError(f"Task {task.name}: some labels are not in 0..{len(classes) - 1}.")
+    if len(classes) == 1:
+        raise DataError(f"Task {task.name} has one class only, {classes[0]!r}.")
+    if known:
+        _check_names(task, classes, known)
+    _check_labels(task, rows, len(classes))
     return classes
 
 
-def _fits(labels: Any, classes: int) -> bool:
-    return bool(labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < classes)
+def _check_names(task: Task, classes: Sequence[str], known: Sequence[str]) -> None:
+    """The task may word its classes as it likes, but not put a label's own name elsewhere."""
+    if len(known) != len(classes):
+        raise DataError(
+            f"Task {task.name} lists {len(classes)} classes, but the data have {len(known)}.",
+            _where(task),
+        )
+    label_of = {_plain(name): label for label, name in enumerate(known)}
+    for label, name in enumerate(classes):
+        if label_of.get(_plain(name), label) != label:
+            raise DataError(
+                f"Task {task.name} lists class {name!r} as label {label}, but in the data it is "
+                f"label {label_of[_plain(name)]}.",
+                "List `classes:` in the order of the data's labels.",
+            )
+
+
+def _check_labels(task: Task, rows: datasets.Dataset, classes: int) -> None:
+    labels = rows.with_format("numpy")["label"][:]
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"Task {task.name}: some labels are not whole numbers in 0..{classes - 1}.")
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def _line(text: str) -> str:
+    """What another library said, as one line that fits a terminal."""
+    return printable(" ".join(text.split()))[:300].rstrip(".")
 
 
 def _where(task: Task) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -38,4 +39,6 @@ def metric(name: str) -> evaluate.Metric:
     """The metric of that name, working in memory; raises UnknownName."""
     if name not in METRICS:
         raise UnknownName("metric", name, METRICS)
-    return METRICS[name](keep_in_memory=True)
+    # evaluate insists on making a folder that a metric in memory never uses.
+    with TemporaryDirectory() as unused:
+        return METRICS[name](keep_in_memory=True, cache_dir=unused)

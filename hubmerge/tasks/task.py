@@ -7,8 +7,10 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hubmerge.errors import DataError, UnknownName
 from hubmerge.specs import TaskSpec, read_yaml, validated
@@ -30,14 +32,36 @@ class Task:
     @property
     def data_path(self) -> Path | None:
         """The local folder of the data, or None if they come from the Hub."""
-        return (self.folder / self.spec.data.path).resolve() if self.spec.data.path else None
+        path = self.spec.data.path
+        return (self.folder / path.expanduser()).resolve() if path else None
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """16 hex digits over everything that can change a score, the place of local data aside."""
-        said = self.spec.model_dump(mode="json", exclude={"title", "source", "licence"})
-        said["data"].pop("path")
+        """16 hex digits over everything that can change a score.
+
+        Of local data that is every byte, but not the place. Raises DataError if they are not there.
+        """
+        said: dict[str, Any] = self.spec.model_dump(
+            mode="json", exclude={"title", "source", "licence"}
+        )
+        if said["data"].pop("path"):
+            said["bytes"] = {file.as_posix(): _sha256(path) for file, path in self._files()}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _files(self) -> Iterator[tuple[Path, Path]]:
+        """Name inside the data folder -> path of every local file of the data."""
+        root = local_folder(self)
+        patterns = (self.spec.data.files or {"": "**/*"}).values()
+        for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+            if path.is_file():
+                yield path.relative_to(root), path
+
+
+def local_folder(task: Task) -> Path:
+    """The folder of a task's local data; raises DataError if it is not there."""
+    if task.data_path is None or not task.data_path.is_dir():
+        raise DataError(f"Task {task.name}: there is no folder {task.data_path}.")
+    return task.data_path
 
 
 def catalog() -> dict[str, Path]:
@@ -53,10 +77,11 @@ def find_task(text: str) -> Task:
     """
     if text in (shipped := catalog()):
         return read_task(shipped[text])
+    path = Path(text).expanduser()
     if text.endswith((".yaml", ".yml")):
-        return read_task(Path(text))
-    if "/" in text or Path(text).is_dir():
-        return folder_task(Path(text))
+        return read_task(path)
+    if "/" in text or path.is_dir():
+        return folder_task(path)
     raise UnknownName("task", text, shipped)
 
 
@@ -66,15 +91,27 @@ def read_task(path: Path) -> Task:
 
 
 def folder_task(folder: Path) -> Task:
-    """A task over an image folder as `datasets` reads it, with the template "a photo of a {}."."""
-    if not folder.is_dir():
+    """A task over images in train/CLASS/, under the template "a photo of a {}.".
+
+    Without a test/ folder a fifth of train becomes test; without validation/, a tenth of the rest.
+    """
+    if not (folder / "train").is_dir():
         raise DataError(
-            f"There is no folder {folder}.", "Give a folder of images, or a task's YAML."
+            f"There is no folder {folder / 'train'}.",
+            "Give a folder of images as train/CLASS/*.png, or a task's YAML.",
         )
     name = re.sub(r"[^A-Za-z0-9-]+", "-", folder.resolve().name).strip("-").lower() or "images"
-    said = {"name": name, "title": f"images of {folder.name}", "data": {"path": "."}}
+    splits: dict[str, object] = {}
+    if (folder / "validation").is_dir():
+        splits["validation"] = "validation"
     if not (folder / "test").is_dir():
-        said["splits"] = {"test": {"of": "train", "fraction": 0.2, "most": None, "seed": 1}}
+        splits["test"] = {"of": "train", "fraction": 0.2, "most": None, "seed": 1}
+    said = {
+        "name": name,
+        "title": f"images of {folder.name}",
+        "data": {"path": "."},
+        "splits": splits,
+    }
     return Task(validated(TaskSpec, said, str(folder)), folder)
 
 
@@ -82,3 +119,8 @@ def all_tasks() -> Iterator[Task]:
     """Every shipped task, in name order."""
     for path in catalog().values():
         yield read_task(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

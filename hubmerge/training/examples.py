@@ -1,15 +1,19 @@
-"""Training batches that are the same whatever the number of workers: randomness has an address."""
+"""Training batches whose randomness has an address: (seed, what for, epoch, row), never an order
+of draws, so that they are the same whatever else was drawn, skipped or kept before.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
+from hubmerge.evaluation import Batch, Examples
 from hubmerge.models.preprocess import Transform
+from hubmerge.models.vision_text import VisionText
+from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 
 Place = tuple[int, int]  # epoch, row
@@ -21,43 +25,37 @@ def seed_at(*address: object) -> int:
     return int.from_bytes(hashlib.sha256(said).digest()[:8], "big") >> 1
 
 
-class Shuffled(Sampler[list[Place]]):
-    """`batches` batches of `size` places; each epoch is a permutation seeded by (seed, epoch)."""
-
-    def __init__(self, rows: int, size: int, batches: int, seed: int) -> None:
-        self._rows, self._size, self._batches, self._seed = rows, size, batches, seed
-
-    def __len__(self) -> int:
-        return self._batches
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        places = self._places()
-        for _ in range(self._batches):
-            yield [next(places) for _ in range(self._size)]
-
-    def _places(self) -> Iterator[Place]:
-        epoch = 0
-        while True:
-            generator = torch.Generator().manual_seed(seed_at(self._seed, "order", epoch))
-            for row in torch.randperm(self._rows, generator=generator).tolist():
-                yield epoch, row
-            epoch += 1
+def training_batches(model: VisionText, split: Split, spec: TrainSpec) -> Iterator[Batch]:
+    """The `spec.steps` batches of a run; images are cropped at random if `spec.augment`."""
+    transform = model.transform(spec.augment)
+    plain = Examples(transform, split)
+    places = shuffled(len(split), spec.seed)
+    for _ in range(spec.steps):
+        chosen = list(islice(places, spec.batch))
+        if spec.augment:
+            yield cropped(split, transform, spec.seed, chosen)
+        else:
+            yield plain.batch([row for _, row in chosen])
 
 
-class TrainingImages(Dataset[tuple[Tensor, int]]):
-    """The image [3, H, W] and label at a place, its random crop seeded by (seed, epoch, row).
+def shuffled(rows: int, seed: int) -> Iterator[Place]:
+    """Places without end: each epoch is another permutation of all rows."""
+    epoch = 0
+    while True:
+        generator = torch.Generator().manual_seed(seed_at(seed, "order", epoch))
+        for row in torch.randperm(rows, generator=generator).tolist():
+            yield epoch, row
+        epoch += 1
 
-    A seed of None says that the transform draws nothing, which saves seeding for every image.
-    """
 
-    def __init__(self, split: Split, transform: Transform, seed: int | None) -> None:
-        self._rows, self._transform, self._seed = split.rows, transform, seed
-
-    def __getitem__(self, place: Place) -> tuple[Tensor, int]:
-        epoch, index = place
-        row = self._rows[index]
-        if self._seed is None:
-            return self._transform(row["image"]), int(row["label"])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_at(self._seed, "crop", epoch, index))
-            return self._transform(row["image"]), int(row["label"])
+def cropped(split: Split, transform: Transform, seed: int, places: Sequence[Place]) -> Batch:
+    """The examples at these places, each image cropped by its own seed (seed, epoch, row)."""
+    images, labels = [], []
+    # torchvision draws from torch's global generator, which is put back as it was.
+    with torch.random.fork_rng(devices=[]):
+        for epoch, row in places:
+            picture, label = split.example(row)
+            torch.default_generator.manual_seed(seed_at(seed, "crop", epoch, row))
+            images.append(transform(picture))
+            labels.append(label)
+    return torch.stack(images), torch.tensor(labels)

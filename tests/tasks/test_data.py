@@ -1,0 +1,204 @@
+"""Splits: which rows, in which order, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hubmerge.errors import DataError, UnknownName
+from hubmerge.specs import Carve, DataSpec, SplitsSpec, TaskSpec
+from hubmerge.tasks.data import SPLITS, carve, load_split, places
+from hubmerge.tasks.task import Task, find_task
+from tests.tasks.worlds import (
+    moved,
+    parquet_task,
+    picture,
+    png,
+    rows_of,
+    write_parquet,
+    write_repo,
+)
+
+PAPER = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
+
+
+def test_carving_is_the_public_codes() -> None:
+    # The first row of MNIST's training split in the task-vectors code, computed with torch itself.
+    kept, carved = carve(60_000, Carve())
+    assert kept[0] == 36_044
+    assert len(carved) == 5_000
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.utils.data.random_split(range(60_000), [55_000, 5_000], generator)  # type: ignore[arg-type]
+    assert [list(part.indices) for part in parts] == [kept, carved]
+
+
+def test_a_tenth_is_carved_where_it_is_below_the_cap() -> None:
+    assert len(carve(3_760, Carve())[1]) == 376
+    assert len(carve(100_000, Carve(most=None))[1]) == 10_000
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        SplitsSpec(),
+        SplitsSpec(test=Carve(fraction=0.2, seed=1)),
+        SplitsSpec(validation=Carve(of="test", fraction=0.5)),
+        SplitsSpec(validation="validation", test=Carve(fraction=0.3)),
+    ],
+)
+def test_no_row_is_in_two_splits_and_none_is_lost(splits: SplitsSpec) -> None:
+    sources = splits.sources
+    taken = [(sources[name], row) for name in SPLITS for row in places(splits, name, 50)]
+    assert len(taken) == len(set(taken)) == 50 * len(set(sources.values()))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_tasks_load_from_a_repository_like_theirs(name: str, tmp_path: Path) -> None:
+    task = find_task(name)
+    classes = task.spec.classes
+    count = max(60, 2 * len(classes))
+    names = [text.replace(" ", "_") for text in classes]
+    write_repo(tmp_path, task, names, {"train": count, "test": 30})
+    here = moved(task, tmp_path)
+    train, validation, test = (load_split(here, split) for split in SPLITS)
+    assert (len(train), len(validation), len(test)) == (count - count // 10, count // 10, 30)
+    assert train.classes == validation.classes == test.classes == classes
+    assert (
+        rows_of(train) + rows_of(validation)
+        == torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    )
+    assert rows_of(test) == list(range(30))
+    for row in range(5):
+        assert validation.example(row)[1] == rows_of(validation)[row] % len(classes)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_mini_task_has_its_own_splits(split: str) -> None:
+    counts = {"train": 4000, "validation": 400, "test": 1000}
+    assert len(load_split(find_task("mini-kana"), split)) == counts[split]
+
+
+def test_columns_by_other_names(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}.parquet", 20, ["a", "b"], "img", "fine_label")
+    files = {"train": "train.parquet", "test": "test.parquet"}
+    data = DataSpec(path=tmp_path, files=files, image="img", label="fine_label")
+    split = load_split(Task(TaskSpec(name="other", data=data), tmp_path), "test")
+    assert split.rows.column_names == ["image", "label"]
+    assert [split.example(row)[1] for row in range(4)] == [0, 1, 0, 1]
+
+
+def test_parquet_files_that_datasets_did_not_write(tmp_path: Path) -> None:
+    said = {"image": [{"bytes": png(row), "path": None} for row in range(20)], "label": [0, 1] * 10}
+    for split in ("train", "test"):
+        pq.write_table(pa.table(said), tmp_path / f"{split}.parquet")
+    split = load_split(parquet_task(tmp_path, classes=("a", "b")), "test")
+    assert rows_of(split) == list(range(20))
+    with pytest.raises(DataError, match="column 'label' has no class names"):
+        load_split(parquet_task(tmp_path), "test")
+
+
+def test_class_names_are_the_datas_where_the_task_has_none(tmp_path: Path) -> None:
+    task = parquet_task(tmp_path, names=["hot_dog", "no_hot_dog"])
+    assert load_split(task, "test").classes == ("hot dog", "no hot dog")
+
+
+def test_classes_may_be_worded_otherwise(tmp_path: Path) -> None:
+    task = parquet_task(tmp_path, names=["cat", "dog"], classes=("a house cat", "Dog"))
+    assert load_split(task, "test").classes == ("a house cat", "Dog")
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        (("a", "b", "c"), "lists 3 classes, but the data have 2"),
+        (("b", "a"), "lists class 'b' as label 0, but in the data it is label 1"),
+        (("c", "A"), "lists class 'A' as label 1, but in the data it is label 0"),
+    ],
+)
+def test_classes_that_do_not_fit(tmp_path: Path, classes: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        load_split(parquet_task(tmp_path, classes=classes), "test")
+
+
+def test_one_class_is_no_task(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has one class only, 'a'"):
+        load_split(parquet_task(tmp_path, names=["a"]), "test")
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0, 2], [0, None], [0.5, 1.0], ["a", "b"]])
+def test_labels_that_are_none(tmp_path: Path, labels: list[object]) -> None:
+    said = {"image": [{"bytes": png(row), "path": None} for row in range(2)], "label": labels}
+    pq.write_table(pa.table(said), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match=r"some labels are not whole numbers in 0\.\.1"):
+        load_split(parquet_task(tmp_path, classes=("a", "b")), "test")
+
+
+@pytest.mark.parametrize(("image", "label"), [("picture", "label"), ("image", "class")])
+def test_a_missing_column_is_named(tmp_path: Path, image: str, label: str) -> None:
+    write_parquet(tmp_path / "test.parquet", 4, "ab", image, label)
+    missing = "image" if image != "image" else "label"
+    with pytest.raises(DataError, match=f"no column '{missing}', only {image}, {label}"):
+        load_split(parquet_task(tmp_path), "test")
+
+
+def test_a_column_of_no_images(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [1.5, 2.5], "label": [0, 1]}), tmp_path / "test.parquet")
+    with pytest.raises(DataError, match="column 'image' holds no images"):
+        load_split(parquet_task(tmp_path, classes=("a", "b")), "test")
+
+
+def test_an_empty_split(tmp_path: Path) -> None:
+    task = parquet_task(tmp_path, count=9)  # a tenth of nine is none
+    with pytest.raises(DataError, match="small has no validation examples"):
+        load_split(task, "validation")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    empty = datasets.Dataset.from_dict({"image": [], "label": []}, features=features)
+    empty.to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(DataError, match="corresponds to no data"):
+        load_split(parquet_task(tmp_path), "test")
+
+
+def test_unknown_splits_are_usage_errors(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="Unknown split 'tset'"):
+        load_split(parquet_task(tmp_path), "tset")
+
+
+def test_what_datasets_says_is_one_sentence(tmp_path: Path) -> None:
+    task = parquet_task(tmp_path)
+    (tmp_path / "train.parquet").write_bytes(b"no parquet")
+    (tmp_path / "test.parquet").unlink()
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=f"its '{split}' data cannot be loaded: ") as refused:
+            load_split(task, split)
+        assert "\n" not in refused.value.message
+        assert len(refused.value.message) < 400
+        assert str(tmp_path) in refused.value.hint
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    data = DataSpec(path=Path("nowhere"), files={"train": "a.parquet", "test": "b.parquet"})
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+        load_split(Task(TaskSpec(name="lost", data=data), tmp_path), "test")
+
+
+@pytest.mark.parametrize("broken", [b"no png", png(1)[:60], None])
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, broken: bytes | None) -> None:
+    images = [{"bytes": png(0), "path": None}, {"bytes": broken, "path": None}]
+    said = {"image": images if broken else [images[0], None], "label": [0, 1]}
+    pq.write_table(pa.table(said), tmp_path / "test.parquet")
+    split = load_split(parquet_task(tmp_path, classes=("a", "b")), "test")
+    assert split.example(0)[0].tobytes() == picture(0).tobytes()
+    with pytest.raises(DataError, match="small: the image of test row 1 cannot be read: ") as said_:
+        split.example(1)
+    assert "\n" not in said_.value.message

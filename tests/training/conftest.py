@@ -1,0 +1,20 @@
+"""Two splits of one shipped task, loaded once."""
+
+import dataclasses
+
+import pytest
+
+from hubmerge.tasks.data import Split, load_split
+from hubmerge.tasks.task import find_task
+
+
+@pytest.fixture(scope="session")
+def training() -> Split:
+    return load_split(find_task("mini-mnist"), "train")
+
+
+@pytest.fixture(scope="session")
+def validation() -> Split:
+    """A hundred rows: enough for a curve."""
+    split = load_split(find_task("mini-mnist"), "validation")
+    return dataclasses.replace(split, rows=split.rows.select(range(100)))

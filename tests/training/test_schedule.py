@@ -1,0 +1,76 @@
+"""Which steps are pushed, and how the learning rate goes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubmerge.errors import UsageError
+from hubmerge.training.schedule import push_steps, rate
+
+TOTALS = st.integers(1, 5000)
+
+
+@pytest.mark.parametrize(
+    ("rule", "total", "steps"),
+    [
+        ("2^k", 16, (1, 2, 4, 8, 16)),
+        ("2^k", 20, (1, 2, 4, 8, 16, 20)),
+        ("3^k", 10, (1, 3, 9, 10)),
+        ("100", 250, (100, 200, 250)),
+        ("100", 50, (50,)),
+        ("8, 64,16", 100, (8, 16, 64, 100)),
+    ],
+)
+def test_steps_by_hand(rule: str, total: int, steps: tuple[int, ...]) -> None:
+    assert push_steps(rule, total) == steps
+
+
+@pytest.mark.parametrize("rule", ["", "0", "1^k", "0^k", "-4", "2^", "often", "8,", "8,x", "0,8"])
+def test_no_rules(rule: str) -> None:
+    with pytest.raises(UsageError, match="is no rule for steps"):
+        push_steps(rule, 100)
+
+
+def test_steps_beyond_the_run() -> None:
+    with pytest.raises(UsageError, match="asks for step 128, but the run has 100") as refused:
+        push_steps("64,128,256", 100)
+    assert "--steps 256" in refused.value.hint
+
+
+@given(
+    TOTALS,
+    st.one_of(
+        st.integers(2, 9).map("{}^k".format),
+        st.integers(1, 6000).map(str),
+        st.lists(st.integers(1, 5000), min_size=2).map(lambda said: ",".join(map(str, said))),
+    ),
+)
+def test_steps_rise_within_the_run_and_end_with_it(total: int, rule: str) -> None:
+    try:
+        steps = push_steps(rule, total)
+    except UsageError:
+        assert max(map(int, rule.split(","))) > total
+        return
+    assert list(steps) == sorted(set(steps))
+    assert steps[0] >= 1
+    assert steps[-1] == total
+
+
+def test_rate_by_hand() -> None:
+    # Two steps up, then half a cosine over eight: 1/2 (1 + cos(pi k/8)).
+    cosine = [rate(step, 10, 2, "cosine") for step in range(10)]
+    expected = [0.5, 1, 1, 0.96194, 0.85355, 0.69134, 0.5, 0.30866, 0.14645, 0.03806]
+    assert cosine == pytest.approx(expected, abs=1e-5)
+    assert [rate(step, 4, 2, "constant") for step in range(4)] == [0.5, 1, 1, 1]
+
+
+@given(TOTALS, st.integers(0, 6000), st.sampled_from(["cosine", "constant"]))
+def test_the_rate_rises_to_its_peak_and_never_after(total: int, warmup: int, kind: str) -> None:
+    rates = [rate(step, total, warmup, kind) for step in range(total)]
+    assert all(0 < share <= 1 for share in rates)
+    up, after = rates[:warmup], rates[warmup:]
+    assert up == sorted(up)
+    assert after == sorted(after, reverse=True)
+    assert not after or after[0] == 1
