@@ -8,7 +8,7 @@ demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
 
 test: .venv/installed-dev
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
@@ -23,6 +23,7 @@ bench: .venv/installed-dev
 
 docs: .venv/installed-dev
 	$(BIN)/python scripts/help_pages.py
+	$(BIN)/python scripts/model_cards.py
 
 clean:
 	rm -rf .venv build dist

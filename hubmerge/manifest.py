@@ -37,7 +37,8 @@ class Source:
     @property
     def name(self) -> str:
         """The repository or folder, without revision."""
-        return self.label.partition("@")[0]
+        local = self.label.startswith((".", "/", "~"))
+        return self.label if local else self.label.partition("@")[0]
 
 
 @dataclass(frozen=True)

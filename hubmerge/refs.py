@@ -61,10 +61,13 @@ class Revision:
 
     @property
     def label(self) -> str:
-        """The shortest name a human recognises it by: owner/name@step64, or @ and 12 hex digits."""
+        """The shortest name a human knows it by: owner/name@step64, or @ and 12 hex digits."""
         if self.ref.is_local:
             return str(self.ref)
-        return f"{self.ref.name}@{self.ref.revision or self.sha[:12]}"
+        asked = self.ref.revision
+        named = asked if asked and not is_sha(asked) else self.sha[:12]
+        inner = f"/{self.ref.subfolder}" if self.ref.subfolder else ""
+        return f"{self.ref.name}@{named}{inner}"
 
 
 def parse_ref(text: str) -> ModelRef:

@@ -17,7 +17,8 @@ class Score:
     """One measured number: `value` in [0, 1] over `count` examples, binomial standard error.
 
     `model` is the digest of the weights, `task` carries the digest of its definition behind an
-    @, and `recipe` identifies a merge before it is made; `data` is the commit of a Hub data set.
+    @, `recipe` identifies a merge before it is made, and `data` is a Hub data set and its commit,
+    as owner/name@sha.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the commands' own --help; with --check, only say whether it is true."""
+"""Write docs/commands.md from the commands' own --help; with --check, only compare."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _section(words: str) -> str:
 def main() -> None:
     """Write the page, or compare it."""
     if "--check" in sys.argv:
-        sys.exit(PAGE.read_text() != page() and "docs/commands.md is stale: run `make docs`.")
+        sys.exit(0 if PAGE.read_text() == page() else "docs/commands.md is stale: `make docs`.")
     PAGE.write_text(page())
 
 

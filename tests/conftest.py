@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,15 @@ import pytest
 # Two workers on two cores: more threads than that only wait for each other. Before torch is there.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Read once, when the libraries are imported: one cache for the whole run, and not the user's.
+_cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
+os.environ["HF_HOME"] = _cache.name
 
-_LEAVE_OUT = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB", "HF_HOME")
+_LEAVE_OUT = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home folder, where hubmerge and the Hub's client keep what they keep."""
     folder = tmp_path / "home"
     folder.mkdir()
@@ -24,4 +27,4 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("HUBMERGE_HOME", str(folder / "hubmerge"))
-    yield folder
+    return folder

@@ -30,8 +30,8 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules], "CODE", code
         ["methods", "ties"],
         ["hub", "status"],
         ["steps", "hubmerge/tiny-clip", "--hub", "local"],
-        ["merge", "hubmerge/tiny-clip", "hubmerge/tiny-clip", "--method", "average", "--hub", "local",
-         "--base", "hubmerge/tiny-clip"],
+        ["merge", "hubmerge/tiny-clip", "hubmerge/tiny-clip", "--base", "hubmerge/tiny-clip",
+         "--method", "average", "--hub", "local"],
     ],
     ids=" ".join,
 )  # fmt: skip

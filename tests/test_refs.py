@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hubmerge.errors import UsageError
 from hubmerge.refs import (
     ModelRef,
+    Revision,
     check_inner_path,
     check_label,
     check_repo_id,
@@ -128,10 +130,8 @@ def test_whatever_is_accepted_is_safe_as_a_path(text: str) -> None:
 
 @given(st.text(max_size=300))
 def test_a_label_is_one_plain_name(text: str) -> None:
-    try:
+    with suppress(UsageError):
         assert set(check_label(text, "task")).isdisjoint("/\\<>|&\"' \n")
-    except UsageError:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -163,3 +163,14 @@ def test_a_step_tag_says_its_step(step: int) -> None:
 
 def test_what_cannot_be_printed_is_escaped() -> None:
     assert printable("a\x1b[31mb\u202e") == "a\\x1b[31mb\\u202e"
+
+
+def test_a_label_is_short_and_says_the_folder() -> None:
+    sha = "a" * 40
+    labels = {
+        Revision(ModelRef("o/n", revision="step8"), sha).label,
+        Revision(ModelRef("o/n", revision=sha), sha).label,
+        Revision(ModelRef("o/n"), sha).label,
+        Revision(ModelRef("o/n", subfolder="checkpoint-8"), sha).label,
+    }
+    assert labels == {"o/n@step8", f"o/n@{'a' * 12}", f"o/n@{'a' * 12}/checkpoint-8"}

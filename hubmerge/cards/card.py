@@ -91,17 +91,19 @@ def _model_index(told: Told) -> list[dict[str, Any]]:
     results = [
         {
             "task": {"type": "image-classification", "name": "Image classification"},
-            "dataset": {
-                "name": score.task_name,
-                "type": score.task_name,
-                "split": score.split,
-                **({"revision": score.data} if score.data else {}),
-            },
+            "dataset": _dataset(score),
             "metrics": [{"type": score.metric, "value": round(score.value, 6), "name": "Accuracy"}],
         }
         for score in told.own
     ]
     return [{"name": _title(told.manifest), "results": results}] if results else []
+
+
+def _dataset(score: Score) -> dict[str, str]:
+    """The data set as the Hub links it; one of our own has no id, so its task stands for it."""
+    dataset_id, _, revision = (score.data or score.task_name).partition("@")
+    said = {"name": score.task_name, "type": dataset_id, "split": score.split}
+    return {**said, "revision": revision} if revision else said
 
 
 def _title(manifest: Manifest) -> str:

@@ -93,7 +93,7 @@ class Bench:
             count=int(said["count"]),
             stderr=said["stderr"],
             recipe=manifest.recipe if manifest and manifest.kind == "merge" else None,
-            data=data.revision if data.id else None,
+            data=f"{data.id}@{data.revision}" if data.id else None,
         )
 
     def _prepared(self, model: VisionText, split: Split) -> Examples:

@@ -176,7 +176,14 @@ def _common_base(pinned: Sequence[Pinned]) -> ModelRef:
         )
     base = next(iter(bases.values()))
     named = parse_ref(base.name)
-    return named if named.is_local else ModelRef(repo_id=named.repo_id, revision=base.sha)
+    if named.path is None:
+        return ModelRef(repo_id=named.repo_id, revision=base.sha)
+    if not named.path.is_dir():
+        raise UsageError(
+            f"The experts' base is the folder {base.name}, and it is not here.",
+            "Name it with --base.",
+        )
+    return named
 
 
 def _check_bases(pinned: Sequence[Pinned], base: Opened) -> None:

@@ -77,7 +77,7 @@ def prepare(hub: Hub, spec: TrainSpec, runs: Path, out: Path | None = None) -> R
 
 
 def train(
-    hub: Hub, run: Run, device: str | None, progress: Progress, patience_s: float = 600.0
+    hub: Hub, run: Run, device: str | None, progress: Progress, patience_s: float = 60.0
 ) -> Trained:
     """Train what is not trained yet, publish what is not published yet; rerun to finish either.
 
@@ -119,7 +119,8 @@ def _train_and_save(run: Run, device: str | None, progress: Progress) -> Iterato
 
     model = open_model(run.base.folder)
     training, validation = load_split(run.task, "train"), load_split(run.task, "validation")
-    accelerator = Accelerator(cpu=device == "cpu")
+    # Said here, so that no ACCELERATE_* variable changes the bits.
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     curve: list[dict[str, object]] = []
     saved = set(run.outbox.saved())
     run.outbox.folder.mkdir(parents=True, exist_ok=True)

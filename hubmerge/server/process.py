@@ -42,7 +42,7 @@ def serve(
         _hold(lock, data)
         server = _server(data, seed_from)
         with _listen(port) as listening:
-            state = _state(data, listening)
+            state = _state(data, listening, leased)
             try:
                 asyncio.run(_run(server, listening, state, lease_file if leased else None))
             finally:
@@ -53,7 +53,9 @@ def _hold(lock: IO[bytes], data: Path) -> None:
     deadline = time.monotonic() + _WAIT_S
     while not try_lock(lock):
         running = read_state(data)
-        if running or time.monotonic() > deadline:
+        # A leased one goes within seconds, once the command that it was started for has ended.
+        stays = running is not None and not running.leased
+        if stays or time.monotonic() > deadline:
             raise HubmergeError(
                 f"Another Hub already serves {data}: {running or 'it does not answer'}.",
                 "Use that one, stop it first, or choose another data folder.",
@@ -88,9 +90,9 @@ def _listen(port: int) -> socket.socket:
     return listening
 
 
-def _state(data: Path, listening: socket.socket) -> ServerState:
+def _state(data: Path, listening: socket.socket, leased: bool) -> ServerState:
     port = int(listening.getsockname()[1])
-    return ServerState(f"http://{_HOST}:{port}", port, os.getpid(), data)
+    return ServerState(f"http://{_HOST}:{port}", port, os.getpid(), data, leased)
 
 
 async def _run(

@@ -17,12 +17,16 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class ServerState:
-    """A running server: its address, its process and its data folder."""
+    """A running server: its address, its process, its data folder.
+
+    `leased` says that it was started for its clients and goes when the last of them is gone.
+    """
 
     url: str
     port: int
     pid: int
     data: Path
+    leased: bool = False
 
     @property
     def token_file(self) -> Path:
@@ -51,6 +55,7 @@ def write_state(state: ServerState) -> None:
         "pid": state.pid,
         "data": str(state.data),
         "token_file": str(state.token_file),
+        "leased": state.leased,
     }
     write_whole(state_file(state.data), json.dumps(told).encode())
 
@@ -60,7 +65,7 @@ def read_state(data: Path) -> ServerState | None:
     data = data.resolve()
     try:
         told = json.loads(state_file(data).read_text())
-        state = ServerState(told["url"], told["port"], told["pid"], data)
+        state = ServerState(told["url"], told["port"], told["pid"], data, told["leased"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return state if ask_status(state.url).get("data") == str(data) else None

@@ -56,7 +56,7 @@ def _check_place(out: Path, replace: bool) -> None:
     if held and not replace:
         raise CheckpointError(
             f"{out} exists and is not empty.",
-            "Choose another place, or say that it may be replaced.",
+            "Choose another place, or say --replace.",
         )
     # A folder of something else (a home, a repository) was surely not meant.
     if held and not any(name.endswith(".safetensors") for name in held):

@@ -106,7 +106,8 @@ def test_what_a_human_wrote_around_it_stays() -> None:
 
 
 HOSTILE = [
-    "a|b", "`rm`", "</script><script>alert(1)</script>", "---", "{{7*7}}", "{% raw %}", "<!-- x -->",
+    "a|b", "`rm`", "</script><script>alert(1)</script>", "---", "{{7*7}}", "{% raw %}",
+    "<!-- x -->",
     "[click](javascript:alert(1))", "a\nb", "\x1b[31mred", "**bold**", END,
 ]  # fmt: skip
 
@@ -154,3 +155,11 @@ def test_a_figure_is_the_same_bytes_again(tmp_path: Path, name: str) -> None:
     for folder in ("a", "b"):
         draw_curves(curves, "accuracy", tmp_path / folder / name)
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_hub_data_set_is_linked_with_its_commit() -> None:
+    manifest = merged(64)
+    measured = dataclasses.replace(score(manifest.digest, "cats", 0.5), data="o/cats@" + "a" * 40)
+    said = front(render_card(Told(manifest, [measured])))
+    dataset = said["model-index"][0]["results"][0]["dataset"]  # type: ignore[index]
+    assert dataset == {"name": "cats", "type": "o/cats", "split": "test", "revision": "a" * 40}

@@ -158,7 +158,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_step(
 ) -> None:
     words = (
         "train", "--base", "hubmerge/tiny-clip", "--task", "mini-mnist", "--to", "demo/diverged",
-        "--steps", "64", "--push-every", "1,64", "--lr", "1e30", "--warmup", "0", "--batch", "16",
+        "--steps", "64", "--push-every", "1,64", "--lr", "100", "--warmup", "0", "--batch", "16",
         "--schedule", "constant", "--clip", "1e30", "--out", tmp_path / "run",
     )  # fmt: skip
     answer = hubmerge(*words)
