@@ -19,10 +19,9 @@ _LEAVE_OUT = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home folder, where hubmerge and the Hub's client keep what they keep."""
-    folder = tmp_path / "home"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("home")
     for name in _LEAVE_OUT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder))

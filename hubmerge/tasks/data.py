@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
 import torch
@@ -92,15 +93,17 @@ def carve(count: int, share: Carve) -> tuple[list[int], list[int]]:
 def _load(task: Task, split: str) -> datasets.Dataset:
     """All rows of one split of the data; of its files only these are fetched and prepared."""
     data = task.spec.data
-    if data.id is None and data.files is None:
-        return read_image_folder(local_folder(task), split)
     place = data.id or str(local_folder(task))
     files = {split: data.files[split]} if data.files else None
     revision = data.revision if data.id else None
     try:
+        if data.id is None and files is None:
+            return read_image_folder(Path(place), split)
         return datasets.load_dataset(
             place, data.config, data_files=files, split=split, revision=revision
         )
+    except DataError:
+        raise
     except Exception as error:  # datasets raises many kinds; each means that the data cannot be had
         reason = _line(str(error)) or type(error).__name__
         raise DataError(

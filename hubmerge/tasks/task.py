@@ -91,20 +91,21 @@ def read_task(path: Path) -> Task:
 
 
 def folder_task(folder: Path) -> Task:
-    """A task over images in train/CLASS/, under the template "a photo of a {}.".
+    """A task over images in train/CLASS/ or just CLASS/, under the template "a photo of a {}.".
 
     Without a test/ folder a fifth of train becomes test; without validation/, a tenth of the rest.
     """
-    if not (folder / "train").is_dir():
+    if not folder.is_dir() or not any(path.is_dir() for path in folder.iterdir()):
         raise DataError(
-            f"There is no folder {folder / 'train'}.",
-            "Give a folder of images as train/CLASS/*.png, or a task's YAML.",
+            f"There is no folder of images by class at {folder}.",
+            "Give one as CLASS/*.png or train/CLASS/*.png, or a task's YAML.",
         )
     name = re.sub(r"[^A-Za-z0-9-]+", "-", folder.resolve().name).strip("-").lower() or "images"
     splits: dict[str, object] = {}
-    if (folder / "validation").is_dir():
+    by_split = (folder / "train").is_dir()  # else every folder is a class, whatever its name
+    if by_split and (folder / "validation").is_dir():
         splits["validation"] = "validation"
-    if not (folder / "test").is_dir():
+    if not (by_split and (folder / "test").is_dir()):
         splits["test"] = {"of": "train", "fraction": 0.2, "most": None, "seed": 1}
     said = {
         "name": name,

@@ -21,7 +21,11 @@ TO = ("--to", "demo/never")
     ("words", "code", "said"),
     [
         (("train", *TRAIN, *TO, "--task", "mini-mnits"), 2, "Did you mean mini-mnist"),
-        (("train", *TRAIN, *TO, "--task", "missing/folder"), 1, "no folder missing/folder"),
+        (
+            ("train", *TRAIN, *TO, "--task", "missing/folder"),
+            1,
+            "images by class at missing/folder",
+        ),
         (("train", *TRAIN, *TO, "--task", "mini-mnist", "--schedule", "cosin"), 2, "'cosine'"),
         (("train", *TRAIN, *TO, "--task", "mini-mnist", "--push-every", "3^"), 2, "Write 2^k"),
         (("train", *TRAIN, *TO, "--task", "mini-mnist", "--push-every", "4,99"), 2, "--steps 99"),

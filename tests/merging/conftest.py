@@ -13,14 +13,6 @@ from .worlds import make_world
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """An empty folder; the test's own also holds its home."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def world(here: Path) -> Callable[..., Callable[..., MergePlan]]:
+def world(tmp_path: Path) -> Callable[..., Callable[..., MergePlan]]:
     """make_world below an empty folder."""
-    return lambda base, *experts: make_world(here, base, *experts)
+    return lambda base, *experts: make_world(tmp_path, base, *experts)

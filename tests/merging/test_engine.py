@@ -33,60 +33,60 @@ def values(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "model.safetensors")
 
 
-def test_from_folders_to_a_folder(world: World, here: Path) -> None:
+def test_from_folders_to_a_folder(world: World, tmp_path: Path) -> None:
     plan = world(
         {"w": f32([1, 2]), "n": np.array([5])},
         {"w": f32([2, 2]), "n": np.array([5])},
         {"w": f32([1, 4]), "n": np.array([5])},
     )
-    found = merge(plan("task_arithmetic", [1.0, 0.5]), here / "out")
-    assert found.folder == here / "out"
-    assert values(here / "out")["w"].tolist() == [2, 3]  # 1 + 1 * 1;  2 + 0.5 * 2
-    assert values(here / "out")["n"].tolist() == [5]
-    assert (here / "out" / "config.json").read_text() == '{"of": "base"}'
-    assert sorted(os.listdir(here)) == ["base", "e0", "e1", "out"]
+    found = merge(plan("task_arithmetic", [1.0, 0.5]), tmp_path / "out")
+    assert found.folder == tmp_path / "out"
+    assert values(tmp_path / "out")["w"].tolist() == [2, 3]  # 1 + 1 * 1;  2 + 0.5 * 2
+    assert values(tmp_path / "out")["n"].tolist() == [5]
+    assert (tmp_path / "out" / "config.json").read_text() == '{"of": "base"}'
+    assert sorted(os.listdir(tmp_path)) == ["base", "e0", "e1", "out"]
 
 
-def test_progress_counts_tensors_of_each_stage(world: World, here: Path) -> None:
+def test_progress_counts_tensors_of_each_stage(world: World, tmp_path: Path) -> None:
     plan = world({"a": f32([1]), "n": np.array([5])}, {"a": f32([2]), "n": np.array([5])})
     seen: list[tuple[str, int, int]] = []
-    merge(plan("ties"), here / "out", progress=lambda *step: seen.append(step))
+    merge(plan("ties"), tmp_path / "out", progress=lambda *step: seen.append(step))
     assert seen[:2] == [("survey 1", 0, 1), ("survey 1", 1, 1)]
     assert seen[-3:] == [("merge", 0, 2), ("merge", 1, 2), ("merge", 2, 2)]
 
 
-def test_finish_sees_the_whole_folder_before_it_is_in_place(world: World, here: Path) -> None:
+def test_finish_sees_the_whole_folder_before_it_is_in_place(world: World, tmp_path: Path) -> None:
     plan = world({"a": f32([1])}, {"a": f32([2])})("average")
 
     def finish(folder: Path) -> None:
-        assert not (here / "out").exists()
+        assert not (tmp_path / "out").exists()
         (folder / "hubmerge.json").write_text(hash_file(folder / "model.safetensors"))
 
-    merge(plan, here / "out", finish=finish)
-    said = (here / "out" / "hubmerge.json").read_text()
-    assert said == hash_file(here / "out" / "model.safetensors")
+    merge(plan, tmp_path / "out", finish=finish)
+    said = (tmp_path / "out" / "hubmerge.json").read_text()
+    assert said == hash_file(tmp_path / "out" / "model.safetensors")
 
 
-def test_finish_that_fails_leaves_nothing(world: World, here: Path) -> None:
+def test_finish_that_fails_leaves_nothing(world: World, tmp_path: Path) -> None:
     plan = world({"a": f32([1])}, {"a": f32([2])})("average")
 
     def finish(folder: Path) -> None:
         raise HubmergeError("no card")
 
     with pytest.raises(HubmergeError, match="no card"):
-        merge(plan, here / "out", finish=finish)
-    assert sorted(os.listdir(here)) == ["base", "e0"]
+        merge(plan, tmp_path / "out", finish=finish)
+    assert sorted(os.listdir(tmp_path)) == ["base", "e0"]
 
 
-def test_replaces_only_when_told_and_never_an_input(world: World, here: Path) -> None:
+def test_replaces_only_when_told_and_never_an_input(world: World, tmp_path: Path) -> None:
     plan = world({"a": f32([1])}, {"a": f32([2])})("average")
-    merge(plan, here / "out")
-    (here / "out" / "stale.safetensors").touch()
+    merge(plan, tmp_path / "out")
+    (tmp_path / "out" / "stale.safetensors").touch()
     with pytest.raises(CheckpointError, match="not empty"):
-        merge(plan, here / "out")
-    merge(plan, here / "out", replace=True)
-    assert sorted(os.listdir(here / "out")) == ["config.json", "model.safetensors"]
-    for place in (here / "base", here / "e0", here, here / "out" / ".." / "e0"):
+        merge(plan, tmp_path / "out")
+    merge(plan, tmp_path / "out", replace=True)
+    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
+    for place in (tmp_path / "base", tmp_path / "e0", tmp_path, tmp_path / "out" / ".." / "e0"):
         with pytest.raises(UsageError, match="is to be merged"):
             merge(plan, place, replace=True)
 
@@ -95,35 +95,35 @@ def test_replaces_only_when_told_and_never_an_input(world: World, here: Path) ->
 BF = ml_dtypes.bfloat16
 
 
-def test_bfloat16_is_computed_in_float32_and_rounded_once(world: World, here: Path) -> None:
+def test_bfloat16_is_computed_in_float32_and_rounded_once(world: World, tmp_path: Path) -> None:
     one, step = np.array([1, 1, 1], BF), 2.0**-7
     plan = world(
         {"w": one},
         {"w": np.array([1, 1 + step, 1 + step], BF)},
         {"w": np.array([1 + step, 1 + 2 * step, 1 + step], BF)},
     )("average")
-    merge(plan, here / "out")
-    found = values(here / "out")["w"]
+    merge(plan, tmp_path / "out")
+    found = values(tmp_path / "out")["w"]
     assert found.dtype == BF
     # means: 1 + step/2 is halfway and goes to even, down; 1 + 1.5 step goes to even, up; 1 + step
     assert found.astype(float).tolist() == [1, 1 + 2 * step, 1 + step]
 
 
-def test_sums_that_bfloat16_would_lose_are_kept(world: World, here: Path) -> None:
+def test_sums_that_bfloat16_would_lose_are_kept(world: World, tmp_path: Path) -> None:
     # Each expert adds 2^-9 to 1 in float32; in bfloat16 each addition would vanish.
     experts = [{"w": f32([1 + 2.0**-9])} for _ in range(4)]
     plan = world({"w": np.array([1], BF)}, *experts)("task_arithmetic")
-    merge(plan, here / "out")
-    assert values(here / "out")["w"].astype(float).tolist() == [1 + 2.0**-7]
+    merge(plan, tmp_path / "out")
+    assert values(tmp_path / "out")["w"].astype(float).tolist() == [1 + 2.0**-7]
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
-def test_written_in_another_dtype(dtype: str, world: World, here: Path) -> None:
+def test_written_in_another_dtype(dtype: str, world: World, tmp_path: Path) -> None:
     plan = world(
         {"w": f32([1]), "same": f32([3]), "n": np.array([1])},
         {"w": f32([2]), "same": f32([3]), "n": np.array([1])},
     )("average", dtype=dtype)
-    found = merge(plan, here / "out")
+    found = merge(plan, tmp_path / "out")
     assert {name: t.dtype for name, t in found.index.items()} == {
         "w": dtype,
         "same": dtype,
@@ -133,16 +133,16 @@ def test_written_in_another_dtype(dtype: str, world: World, here: Path) -> None:
     assert found.read("same").astype(float).tolist() == [3]
 
 
-def test_float64_is_not_narrowed(world: World, here: Path) -> None:
+def test_float64_is_not_narrowed(world: World, tmp_path: Path) -> None:
     plan = world({"w": np.array([1.0])}, {"w": np.array([1 + 1e-12])})("average")
-    merge(plan, here / "out")
-    assert values(here / "out")["w"][0] == 1 + ((1 + 1e-12) - 1)
+    merge(plan, tmp_path / "out")
+    assert values(tmp_path / "out")["w"][0] == 1 + ((1 + 1e-12) - 1)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_value_that_is_not_finite_is_refused_by_name(
-    method: str, bad: float, world: World, here: Path
+    method: str, bad: float, world: World, tmp_path: Path
 ) -> None:
     plan = world(
         {"v": f32([0]), "w": f32([1, 2])},
@@ -152,24 +152,24 @@ def test_value_that_is_not_finite_is_refused_by_name(
     with pytest.raises(
         CheckpointError, match=r"Expert e1 has 1 values .* not finite in tensor 'w'"
     ):
-        merge(plan(method), here / "out")
-    assert not (here / "out").exists()
-    merge(plan(method, allow_nonfinite=True), here / "out")
+        merge(plan(method), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merge(plan(method, allow_nonfinite=True), tmp_path / "out")
 
 
 @pytest.mark.parametrize("expert", [[1, np.inf], [1, 2]])
-def test_base_that_is_not_finite(expert: list[float], world: World, here: Path) -> None:
+def test_base_that_is_not_finite(expert: list[float], world: World, tmp_path: Path) -> None:
     plan = world({"w": f32([1, np.inf])}, {"w": f32(expert)})
     with pytest.raises(CheckpointError, match="The base has 1 values"):
-        merge(plan("average"), here / "out")
+        merge(plan("average"), tmp_path / "out")
 
 
-def test_untouched_infinity_that_is_allowed_stays(world: World, here: Path) -> None:
+def test_untouched_infinity_that_is_allowed_stays(world: World, tmp_path: Path) -> None:
     base = {"mask": f32([0, -np.inf]), "w": f32([1])}
     plan = world(base, base | {"w": f32([2])})
     for name in METHODS:
-        merge(plan(name, allow_nonfinite=True), here / name)
-        assert values(here / name)["mask"].tolist() == [0, -np.inf]
+        merge(plan(name, allow_nonfinite=True), tmp_path / name)
+        assert values(tmp_path / name)["mask"].tolist() == [0, -np.inf]
 
 
 @pytest.mark.parametrize(
@@ -177,36 +177,36 @@ def test_untouched_infinity_that_is_allowed_stays(world: World, here: Path) -> N
     [({"scale": 3e38}, "The result"), ({"dtype": "F16", "scale": 1e5}, "The result")],
 )
 def test_result_that_overflows_is_refused(
-    options: dict[str, Any], who: str, world: World, here: Path
+    options: dict[str, Any], who: str, world: World, tmp_path: Path
 ) -> None:
     plan = world({"w": f32([1])}, {"w": f32([3])})("task_arithmetic", **options)
     with pytest.raises(CheckpointError, match=f"{who} has 1 values .* 'w'"):
-        merge(plan, here / "out")
-    assert not (here / "out").exists()
+        merge(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_difference_that_overflows_is_refused(world: World, here: Path) -> None:
+def test_difference_that_overflows_is_refused(world: World, tmp_path: Path) -> None:
     plan = world({"w": f32([3e38])}, {"w": f32([-3e38])})("average")
     with pytest.raises(CheckpointError, match="difference of expert e0 and the base"):
-        merge(plan, here / "out")
+        merge(plan, tmp_path / "out")
 
 
-def test_whole_numbers_that_differ_are_refused(world: World, here: Path) -> None:
+def test_whole_numbers_that_differ_are_refused(world: World, tmp_path: Path) -> None:
     plan = world({"w": f32([1]), "n": np.array([1])}, {"w": f32([1]), "n": np.array([2])})
     with pytest.raises(CheckpointError, match="e0 has other values than the base in tensor 'n'"):
-        merge(plan("average"), here / "out")
-    assert not (here / "out").exists()
+        merge(plan("average"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_shards_or_one_file_same_result(world: World, here: Path) -> None:
+def test_shards_or_one_file_same_result(world: World, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     base = {name: rng.normal(size=(4, 5)).astype(f32) for name in ("a", "b", "c")}
     expert = {name: v + rng.normal(size=v.shape).astype(f32) for name, v in base.items()}
     plan = world(base, expert)
-    whole = merge(plan("ties"), here / "whole")
+    whole = merge(plan("ties"), tmp_path / "whole")
     for name, tensors in (("base", base), ("e0", expert)):
-        split(here / name, tensors)
-    sharded = merge(plan("ties"), here / "sharded")
+        split(tmp_path / name, tensors)
+    sharded = merge(plan("ties"), tmp_path / "sharded")
     assert [file.name for file in sharded.weight_files()] == ["one.safetensors", "two.safetensors"]
     for name in whole.names():
         assert whole.read(name).tobytes() == sharded.read(name).tobytes()
@@ -240,20 +240,20 @@ merge(plan, root / "out", progress=die)
 """
 
 
-def test_killed_midway_leaves_no_half_and_no_hindrance(here: Path) -> None:
-    script = KILLED.format(path=[str(Path(__file__).parent)], root=str(here))
+def test_killed_midway_leaves_no_half_and_no_hindrance(tmp_path: Path) -> None:
+    script = KILLED.format(path=[str(Path(__file__).parent)], root=str(tmp_path))
     ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert sorted(os.listdir(here)) == [".out.partial", "base", "e0"]
-    expert = Expert(open_checkpoint(here / "e0"), sha="0" * 40)
+    assert sorted(os.listdir(tmp_path)) == [".out.partial", "base", "e0"]
+    expert = Expert(open_checkpoint(tmp_path / "e0"), sha="0" * 40)
     ties = method("ties")
-    plan = MergePlan(open_checkpoint(here / "base"), (expert,), ties, parse_params(ties, {}))
-    merge(plan, here / "out")
-    merge(plan, here / "again")
-    assert sorted(os.listdir(here)) == ["again", "base", "e0", "out"]
-    assert values(here / "out")["a"].tolist() == [2, 2, 2]
-    for name in os.listdir(here / "out"):
-        assert hash_file(here / "out" / name) == hash_file(here / "again" / name)
+    plan = MergePlan(open_checkpoint(tmp_path / "base"), (expert,), ties, parse_params(ties, {}))
+    merge(plan, tmp_path / "out")
+    merge(plan, tmp_path / "again")
+    assert sorted(os.listdir(tmp_path)) == ["again", "base", "e0", "out"]
+    assert values(tmp_path / "out")["a"].tolist() == [2, 2, 2]
+    for name in os.listdir(tmp_path / "out"):
+        assert hash_file(tmp_path / "out" / name) == hash_file(tmp_path / "again" / name)
 
 
 def test_merging_never_imports_torch() -> None:
@@ -266,21 +266,21 @@ def test_merging_never_imports_torch() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_order_of_experts_is_not_the_order_of_sums(name: str, world: World, here: Path) -> None:
+def test_order_of_experts_is_not_the_order_of_sums(name: str, world: World, tmp_path: Path) -> None:
     # In float32 (2^30 + 1) - 2^30 is 0 and (2^30 - 2^30) + 1 is 1.
     plan = world({"w": f32([0])}, *({"w": f32([v])} for v in (2.0**30, 1, -(2.0**30))))(
         name, **({"density": 1} if name in ("ties", "dare") else {})
     )
     results = {
-        merge(replace(plan, experts=experts), here / f"{i}").digest()
+        merge(replace(plan, experts=experts), tmp_path / f"{i}").digest()
         for i, experts in enumerate(permutations(plan.experts))
     }
     assert len(results) == 1
 
 
-def test_plan_is_checked_before_anything_is_written(world: World, here: Path) -> None:
+def test_plan_is_checked_before_anything_is_written(world: World, tmp_path: Path) -> None:
     plan = world({"a": f32([1]), "b": f32([1])}, {"a": f32([1])})("average")
     stages: list[str] = []
     with pytest.raises(CheckpointError, match=r"lacks 1 tensor \(b\)"):
-        merge(plan, here / "out", progress=lambda stage, *_: stages.append(stage))
+        merge(plan, tmp_path / "out", progress=lambda stage, *_: stages.append(stage))
     assert stages == []

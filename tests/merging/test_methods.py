@@ -71,11 +71,11 @@ def test_ties_gives_exact_zero_sums_the_majority_sign(rest: float, expected: flo
 
 
 def test_ties_majority_is_over_all_tensors() -> None:
-    here, there = given([2], [-2], tensor="a"), given([1, 1], [1, 1], tensor="b")
+    tmp_path, there = given([2], [-2], tensor="a"), given([1, 1], [1, 1], tensor="b")
     params = TiesParams(density=1)
-    found = survey_ties(lambda: [here, there], params)
+    found = survey_ties(lambda: [tmp_path, there], params)
     assert found.majority == 1
-    assert ties(here, params, found).tolist() == [2]
+    assert ties(tmp_path, params, found).tolist() == [2]
 
 
 def test_ties_rank_is_the_authors() -> None:

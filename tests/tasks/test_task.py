@@ -39,10 +39,9 @@ def test_a_yaml_with_a_path_beside_it(tmp_path: Path) -> None:
 def test_what_cannot_be_found_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.yaml cannot be read"):
         find_task(str(tmp_path / "none.yaml"))
-    with pytest.raises(DataError, match=r"There is no folder .*/nowhere/train"):
+    with pytest.raises(DataError, match=r"no folder of images by class at .*/nowhere"):
         find_task(str(tmp_path / "nowhere"))
-    (tmp_path / "cats").mkdir()
-    with pytest.raises(DataError, match=r"There is no folder .*/train"):
+    with pytest.raises(DataError, match="no folder of images by class"):
         find_task(str(tmp_path))
 
 
@@ -64,6 +63,17 @@ def test_a_folder_of_images(tmp_path: Path, native: tuple[str, ...]) -> None:
     left = 60 - (0 if "test" in native else 12)
     expected["validation"] = 8 if "validation" in native else left // 10
     assert {name: len(splits[name]) for name in expected} == expected
+
+
+def test_a_folder_of_classes_alone_is_all_for_training(tmp_path: Path) -> None:
+    write_images(tmp_path, ".", ["test", "validation", "dog"], 20, start=0)
+    splits = {split: load_split(find_task(str(tmp_path)), split) for split in SPLITS}
+    assert {name: len(split) for name, split in splits.items()} == {
+        "test": 12, "validation": 4, "train": 44,
+    }  # fmt: skip
+    assert splits["train"].classes == ("dog", "test", "validation")
+    rows = [row for split in splits.values() for row in rows_of(split)]
+    assert len(set(rows)) == 60
 
 
 def test_a_folder_is_read_the_same_each_time(tmp_path: Path) -> None:

@@ -34,33 +34,33 @@ def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-def test_appears_whole(here: Path) -> None:
-    with whole_folder(here / "deep" / "out") as folder:
+def test_appears_whole(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "deep" / "out") as folder:
         write(folder)
-        assert not (here / "deep" / "out").exists()
-    assert names(here / "deep") == ["out"]
-    assert names(here / "deep" / "out") == ["model.safetensors", "sub"]
+        assert not (tmp_path / "deep" / "out").exists()
+    assert names(tmp_path / "deep") == ["out"]
+    assert names(tmp_path / "deep" / "out") == ["model.safetensors", "sub"]
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
-def test_error_leaves_nothing(error: BaseException, here: Path) -> None:
+def test_error_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
     with pytest.raises(type(error)):
-        write_and_fail(here / "out", error)
-    assert names(here) == []
+        write_and_fail(tmp_path / "out", error)
+    assert names(tmp_path) == []
 
 
-def test_error_leaves_the_old_folder_as_it_was(here: Path) -> None:
-    old = here / "out"
+def test_error_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
+    old = tmp_path / "out"
     old.mkdir()
     write(old, "old")
     with pytest.raises(ValueError, match="no"):
         write_and_fail(old, ValueError("no"))
-    assert names(here) == ["out"]
+    assert names(tmp_path) == ["out"]
     assert (old / "model.safetensors").read_text() == "old"
 
 
-def test_replaces_only_when_told(here: Path) -> None:
-    old = here / "out"
+def test_replaces_only_when_told(tmp_path: Path) -> None:
+    old = tmp_path / "out"
     old.mkdir()
     write(old, "old")
     (old / "stale.safetensors").touch()
@@ -68,85 +68,87 @@ def test_replaces_only_when_told(here: Path) -> None:
         pytest.fail("the block must not run")
     with whole_folder(old, replace=True) as folder:
         write(folder)
-    assert names(here) == ["out"]
+    assert names(tmp_path) == ["out"]
     assert names(old) == ["model.safetensors", "sub"]
 
 
-def test_empty_folder_is_taken(here: Path) -> None:
-    (here / "out").mkdir()
-    with whole_folder(here / "out") as folder:
+def test_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with whole_folder(tmp_path / "out") as folder:
         write(folder)
-    assert names(here / "out") == ["model.safetensors", "sub"]
+    assert names(tmp_path / "out") == ["model.safetensors", "sub"]
 
 
-def test_what_appears_meanwhile_is_not_overwritten(here: Path) -> None:
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     with (
         pytest.raises(CheckpointError, match="not empty"),
-        whole_folder(here / "out") as folder,
+        whole_folder(tmp_path / "out") as folder,
     ):
-        write_twice(folder, here / "out")
-    assert names(here) == ["out"]
-    assert (here / "out" / "model.safetensors").read_text() == "theirs"
+        write_twice(folder, tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "model.safetensors").read_text() == "theirs"
 
 
-def test_folder_of_something_else_is_never_replaced(here: Path) -> None:
-    (here / "out").mkdir()
-    (here / "out" / "thesis.tex").touch()
+def test_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
     with (
         pytest.raises(CheckpointError, match="no checkpoint"),
-        whole_folder(here / "out", True),
+        whole_folder(tmp_path / "out", True),
     ):
         pytest.fail("the block must not run")
-    assert names(here / "out") == ["thesis.tex"]
+    assert names(tmp_path / "out") == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path.parent)])
-def test_place_that_is_no_folder(make: object, here: Path) -> None:
-    make(here / "out")  # type: ignore[operator]
-    with pytest.raises(CheckpointError, match="not a folder"), whole_folder(here / "out", True):
+def test_place_that_is_no_folder(make: object, tmp_path: Path) -> None:
+    make(tmp_path / "out")  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match="not a folder"), whole_folder(tmp_path / "out", True):
         pytest.fail("the block must not run")
 
 
-def test_second_writer_is_told(here: Path) -> None:
-    with whole_folder(here / "out") as folder:
+def test_second_writer_is_told(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as folder:
         write(folder)
         with (
             pytest.raises(CheckpointError, match="another process"),
-            whole_folder(here / "out"),
+            whole_folder(tmp_path / "out"),
         ):
             pytest.fail("the block must not run")
         assert names(folder) == ["model.safetensors", "sub"]
-    assert names(here) == ["out"]
+    assert names(tmp_path) == ["out"]
 
 
-def test_leavings_of_a_killed_writer_are_cleared(here: Path) -> None:
-    left = here / ".out.partial"
+def test_leavings_of_a_killed_writer_are_cleared(tmp_path: Path) -> None:
+    left = tmp_path / ".out.partial"
     left.mkdir()
     write(left)
     (left / "other.safetensors").touch()
-    with whole_folder(here / "out") as folder:
+    with whole_folder(tmp_path / "out") as folder:
         assert names(folder) == []
         write(folder)
-    assert names(here) == ["out"]
+    assert names(tmp_path) == ["out"]
 
 
-def test_trap_laid_in_its_place_is_not_stepped_into(here: Path) -> None:
-    (here / "precious").mkdir()
-    (here / "precious" / "file").touch()
-    (here / ".out.partial").symlink_to("precious")
-    with pytest.raises(CheckpointError), whole_folder(here / "out"):
+def test_trap_laid_in_its_place_is_not_stepped_into(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    (tmp_path / ".out.partial").symlink_to("precious")
+    with pytest.raises(CheckpointError), whole_folder(tmp_path / "out"):
         pytest.fail("the block must not run")
-    assert names(here / "precious") == ["file"]
+    assert names(tmp_path / "precious") == ["file"]
 
 
-def test_full_disk_is_a_sentence_and_leaves_nothing(here: Path) -> None:
+def test_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"out could not be written: No space left"):
-        write_and_fail(here / "out", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    assert names(here) == []
+        write_and_fail(tmp_path / "out", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert names(tmp_path) == []
 
 
-def test_failed_rename_puts_the_old_one_back(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = here / "out"
+def test_failed_rename_puts_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "out"
     old.mkdir()
     write(old, "old")
     rename = os.rename
@@ -159,12 +161,12 @@ def test_failed_rename_puts_the_old_one_back(here: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(CheckpointError), whole_folder(old, replace=True) as folder:
         write(folder)
-    assert names(here) == ["out"]
+    assert names(tmp_path) == ["out"]
     assert (old / "model.safetensors").read_text() == "old"
 
 
 def test_everything_is_durable_before_it_is_renamed(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     fsync, rename = os.fsync, os.rename
@@ -179,8 +181,8 @@ def test_everything_is_durable_before_it_is_renamed(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "rename", renamed)
-    with whole_folder(here / "out") as folder:
+    with whole_folder(tmp_path / "out") as folder:
         write(folder)
     before = events[: events.index("rename")]
     assert set(before) == {"model.safetensors", "x.json", "sub", ".out.partial"}
-    assert events[events.index("rename") :] == ["rename", here.name]
+    assert events[events.index("rename") :] == ["rename", tmp_path.name]
