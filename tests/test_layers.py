@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 FLOORS = [
-    {"errors"},
+    {"errors", "durable"},
     {"refs", "specs", "server"},
     {"weights", "tasks", "hub", "scores"},
     {"merging", "manifest"},
@@ -22,7 +22,18 @@ FLOORS = [
 ]
 # A file may also use its own room, and refs is the alphabet specs is written in.
 SIDEWAYS = {("specs", "refs")}
-LIGHT = ("errors", "refs", "specs", "scores", "manifest", "hub", "server", "cards", "cli")
+LIGHT = (
+    "errors",
+    "durable",
+    "refs",
+    "specs",
+    "scores",
+    "manifest",
+    "hub",
+    "server",
+    "cards",
+    "cli",
+)
 HEAVY = {"torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from hubmerge.server.durable import place, settle
+from hubmerge.durable import place, settle
 from hubmerge.server.refusals import BadRequest
 
 _OID = re.compile(r"[0-9a-f]{64}")

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from hubmerge.durable import try_lock
 from hubmerge.errors import HubUnreachable
-from hubmerge.server.durable import try_lock
 from hubmerge.server.state import ServerState, read_state
 
 _WAIT_S = 30.0

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from hubmerge.durable import try_lock
 from hubmerge.errors import HubmergeError
-from hubmerge.server.durable import try_lock
 from hubmerge.server.leases import lease as lease
 from hubmerge.server.state import ServerState, read_state, state_file, write_state
 

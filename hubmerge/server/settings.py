@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from hubmerge.server.durable import write_whole
+from hubmerge.durable import write_whole
 
 Gate = Literal["auto", "manual", False]
 

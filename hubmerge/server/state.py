@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hubmerge.server.durable import write_whole
+from hubmerge.durable import write_whole
 from hubmerge.server.tokens import OWN_TOKEN
 
 STATUS_PATH = "/api/hubmerge/status"

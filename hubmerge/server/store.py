@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
+from hubmerge.durable import place
 from hubmerge.server.blobs import Blobs
 from hubmerge.server.changes import AddFile, Change
-from hubmerge.server.durable import place
 from hubmerge.server.git import create_git
 from hubmerge.server.names import KINDS, RepoId, check_repo
 from hubmerge.server.patterns import GITATTRIBUTES

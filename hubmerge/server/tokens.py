@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hubmerge.server.durable import write_whole
+from hubmerge.durable import write_whole
 
 Role = Literal["write", "read"]
 

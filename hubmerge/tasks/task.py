@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hubmerge.durable import hash_file
 from hubmerge.errors import DataError, UnknownName
 from hubmerge.specs import TaskSpec, read_yaml, validated
 
@@ -45,7 +46,7 @@ class Task:
             mode="json", exclude={"title", "source", "licence"}
         )
         if said["data"].pop("path"):
-            said["bytes"] = {file.as_posix(): _sha256(path) for file, path in self._files()}
+            said["bytes"] = {file.as_posix(): hash_file(path) for file, path in self._files()}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def _files(self) -> Iterator[tuple[Path, Path]]:
@@ -120,8 +121,3 @@ def all_tasks() -> Iterator[Task]:
     """Every shipped task, in name order."""
     for path in catalog().values():
         yield read_task(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

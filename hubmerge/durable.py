@@ -1,8 +1,9 @@
-"""Files that are either whole or not there: write beside, flush to disk, rename."""
+"""Files that are either whole or not there: write beside, flush to disk, rename; locks, hashes."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -49,3 +50,9 @@ def try_lock(file: IO[bytes], shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
