@@ -2,14 +2,14 @@
 
     process, leases, state    one server per data folder: run, shared, found
     app                       the routes put together
-    account, repos, revisions, files, lfs, commits, resolve      one file per group of endpoints
+    account, repos, revisions, files, lfs, commits      one file per group of endpoints
     access                    who asks, and what they may do
-    exchange, convertors, info, cards      how requests are read and answers worded
+    exchange, info, cards     how requests are read and answers worded
     ------------------------------------------------------------ below: no HTTP, only files
-    seed, store               all repositories of a data folder
+    store                     all repositories of a data folder, and the first one
     repository, snapshot      one repository, and one commit of it
-    git, trees, patterns      the only users of dulwich
-    blobs, tokens, settings, durable, pointers, changes, names, refusals
+    git, trees, content       the only users of dulwich
+    blobs, tokens, names, refusals
 
 Importing this package costs no web server and no git; `serve` loads them.
 """

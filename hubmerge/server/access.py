@@ -23,7 +23,6 @@ class Hub:
 
 
 def hub(request: Request) -> Hub:
-    """The hub behind a request."""
     found = request.app.state.hub
     assert isinstance(found, Hub)
     return found

@@ -11,9 +11,11 @@ from starlette.routing import Route
 
 from hubmerge.server.access import asker, hub
 from hubmerge.server.cards import card_problem
-from hubmerge.server.exchange import Json, with_json
+from hubmerge.server.exchange import Json, flag, with_json
 from hubmerge.server.names import KINDS
 from hubmerge.server.refusals import NotSignedIn
+
+_PACKAGES = ("hubmerge", "starlette", "uvicorn", "dulwich")
 
 
 def whoami(request: Request) -> Response:
@@ -23,32 +25,25 @@ def whoami(request: Request) -> Response:
         raise NotSignedIn("Invalid username or password.")
     token = {"displayName": f"{user.name} ({user.role})", "role": user.role}
     owners = {repo.id.owner for kind in KINDS for repo in hub(request).store.all(kind)}
-    return JSONResponse(
-        {
-            "type": "user",
-            "id": user.name,
-            "name": user.name,
-            "fullname": user.name,
-            "canPay": False,
-            "isPro": False,
-            "orgs": [{"type": "org", "name": owner} for owner in sorted(owners - {user.name})],
-            "auth": {"type": "access_token", "accessToken": token},
-        }
-    )
+    told: Json = {
+        "type": "user",
+        **dict.fromkeys(("id", "name", "fullname"), user.name),
+        **dict.fromkeys(("canPay", "isPro"), False),
+        "orgs": [{"type": "org", "name": owner} for owner in sorted(owners - {user.name})],
+        "auth": {"type": "access_token", "accessToken": token},
+    }
+    return JSONResponse(told)
 
 
 def status(request: Request) -> Response:
-    """What this Hub is and holds; `read_state` asks this."""
+    """Which folder this Hub serves, asked by `read_state`; in full, also what it is and holds."""
     store = hub(request).store
-    packages = ("hubmerge", "starlette", "uvicorn", "dulwich")
-    versions = {name: _version(name) for name in packages}
-    return JSONResponse(
-        {
-            "data": str(store.data),
-            "repos": store.count(),
-            "versions": {"python": sys.version.split()[0], **versions},
-        }
-    )
+    told: Json = {"data": str(store.data)}
+    if flag(request, "full"):
+        versions = {name: _version(name) for name in _PACKAGES}
+        versions["python"] = sys.version.split()[0]
+        told |= {"repos": store.count(), "versions": versions}
+    return JSONResponse(told)
 
 
 def validate_yaml(request: Request, body: Json) -> Response:

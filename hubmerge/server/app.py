@@ -10,13 +10,11 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hubmerge.server import account, commits, files, lfs, repos, resolve, revisions
+from hubmerge.server import account, commits, files, lfs, repos, revisions
 from hubmerge.server.access import Hub
-from hubmerge.server.convertors import RawPaths
-from hubmerge.server.exchange import not_unicode, refused
+from hubmerge.server.exchange import RawPaths, not_unicode, refused
 from hubmerge.server.refusals import Refusal
-from hubmerge.server.seed import seed
-from hubmerge.server.store import Store
+from hubmerge.server.store import Store, seed
 from hubmerge.server.tokens import Signer, Tokens
 
 FIRST_USER = "local"
@@ -28,7 +26,6 @@ _ROUTES = [
     *files.routes,
     *lfs.routes,
     *commits.routes,
-    *resolve.routes,
 ]
 
 
@@ -40,11 +37,6 @@ def build(data: Path, seed_from: Path | None) -> Starlette:
     tokens.ensure_writer(FIRST_USER)
     if seed_from:
         seed(store, seed_from)
-    return application(Hub(store, tokens, Signer(data)))
-
-
-def application(hub: Hub) -> Starlette:
-    """The routes, for a hub that is open."""
     app = Starlette(
         routes=_ROUTES,
         middleware=[
@@ -59,7 +51,7 @@ def application(hub: Hub) -> Starlette:
             500: _broken,
         },
     )
-    app.state.hub = hub
+    app.state.hub = Hub(store, tokens, Signer(data))
     return app
 
 

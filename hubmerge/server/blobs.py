@@ -30,15 +30,12 @@ class Blobs:
         return self.folder / oid[:2] / oid[2:4] / oid
 
     def has(self, oid: str) -> bool:
-        """Whether the content is here."""
         return self.path(oid).is_file()
 
     def size(self, oid: str) -> int:
-        """Bytes of a content that is here."""
         return self.path(oid).stat().st_size
 
     def open(self, oid: str) -> BinaryIO:
-        """Open a content that is here for reading."""
         return self.path(oid).open("rb")
 
     @contextmanager
@@ -51,10 +48,10 @@ class Blobs:
             finally:
                 Path(file.name).unlink(missing_ok=True)
 
-    def add(self, source: BinaryIO, oid: str, size: int) -> None:
+    def add(self, source: Path, oid: str, size: int) -> None:
         """Copy a whole file in, under a name that its bytes must bear out."""
-        with self.receive() as incoming:
-            while piece := source.read(1 << 20):
+        with source.open("rb") as content, self.receive() as incoming:
+            while piece := content.read(1 << 20):
                 incoming.write(piece)
             incoming.keep(oid, size)
 
@@ -69,7 +66,6 @@ class Incoming:
         self.size = 0
 
     def write(self, piece: bytes | bytearray) -> None:
-        """Append a piece."""
         self._file.write(piece)
         self._digest.update(piece)
         self.size += len(piece)

@@ -7,7 +7,6 @@ import binascii
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO
 
 from starlette.concurrency import run_in_threadpool
@@ -16,9 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import hub, writable, writer
-from hubmerge.server.changes import AddFile, AddLarge, Change, Delete
-from hubmerge.server.convertors import REPO
-from hubmerge.server.exchange import Json, origin
+from hubmerge.server.content import AddFile, AddLarge, Change, Delete
+from hubmerge.server.exchange import REPO, Json, origin
 from hubmerge.server.lfs import LARGEST_SMALL_FILE, refuse_pull_request
 from hubmerge.server.refusals import BadRequest, TooLarge
 
@@ -26,14 +24,6 @@ _IN_MEMORY = 4 << 20
 _LARGEST_BODY = 1 << 30
 # A small file in base64, and room for its path.
 _LONGEST_LINE = LARGEST_SMALL_FILE * 4 // 3 + (64 << 10)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the commit is called, and the commit that it must follow."""
-
-    message: str
-    parent: str
 
 
 async def commit(request: Request) -> Response:
@@ -52,13 +42,13 @@ async def commit(request: Request) -> Response:
 
 def _commit(request: Request, body: IO[bytes]) -> Response:
     repository, lines = writable(request), _lines(body)
-    header = _header(next(lines, ("", {})))
+    message, parent = _header(*next(lines, ("", {})))
     sha = repository.commit(
         request.path_params["revision"],
         (_change(key, value) for key, value in lines),
-        header.message,
+        message,
         author=writer(request).name,
-        parent=header.parent,
+        parent=parent,
     )
     url = f"{origin(request)}/{repository.id.web_path}/commit/{sha}"
     return JSONResponse({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
@@ -84,16 +74,15 @@ def _parsed(line: bytes) -> tuple[str, Json]:
     return str(key), value
 
 
-def _header(line: tuple[str, Json]) -> Header:
-    key, value = line
+def _header(key: str, value: Json) -> tuple[str, str]:
+    """What the commit is called, and the commit that it must follow."""
     if key != "header":
         raise BadRequest("The first line of a commit must be its header.")
     title = str(value.get("summary") or "").strip()
     if not title:
         raise BadRequest("A commit needs a summary.")
     body = str(value.get("description") or "").strip()
-    message = f"{title}\n\n{body}" if body else title
-    return Header(message, str(value.get("parentCommit") or ""))
+    return f"{title}\n\n{body}" if body else title, str(value.get("parentCommit") or "")
 
 
 def _change(key: str, value: Json) -> Change:

@@ -7,20 +7,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from posixpath import join
 
-from dulwich.errors import RefFormatError
+from dulwich.errors import NotTreeError, RefFormatError
 from dulwich.file import FileLocked
+from dulwich.object_store import tree_lookup_path
 from dulwich.objects import Blob, Commit, ObjectID, Tag
 from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
 from hubmerge.server.refusals import Conflict
-from hubmerge.server.trees import Entry, Folder, find, walk
+from hubmerge.server.trees import FOLDER, Folder, read_tree
 
 # A path, and the blob to put there; None drops the path.
 Edit = tuple[str, str | None]
 
 _HEX = re.compile(r"[0-9a-f]{4,40}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A path in a tree and the git object under it."""
+
+    path: str
+    oid: str
+    is_folder: bool
 
 
 @dataclass(frozen=True)
@@ -36,12 +47,10 @@ class Version:
 
     @property
     def title(self) -> str:
-        """The first line of the message."""
         return self.message.split("\n", 1)[0]
 
     @property
     def body(self) -> str:
-        """What follows the title."""
         return self.message.partition("\n")[2].strip()
 
 
@@ -107,7 +116,6 @@ class Git:
         return found[0].decode() if len(found) == 1 else None
 
     def version(self, sha: str) -> Version:
-        """Read a commit."""
         commit = self._repo[_oid(sha)]
         assert isinstance(commit, Commit)
         return Version(
@@ -129,20 +137,28 @@ class Git:
 
     def find(self, tree: str, path: str) -> Entry | None:
         """Look a path up in a tree; the empty path is the tree itself."""
-        return find(self._objects, _oid(tree), path)
+        if path and "" in path.split("/"):
+            return None
+        try:
+            mode, oid = tree_lookup_path(self._objects.__getitem__, _oid(tree), path.encode())
+        except (KeyError, NotTreeError):
+            return None
+        return Entry(path, oid.decode(), is_folder=mode == FOLDER)
 
     def walk(self, folder: Entry, recursive: bool) -> Iterator[Entry]:
-        """List a folder of a tree."""
-        return walk(self._objects, folder, recursive)
+        """List a folder in git's order, parents before their children."""
+        for name, mode, oid in read_tree(self._objects, _oid(folder.oid)).iteritems():
+            entry = Entry(join(folder.path, name.decode()), oid.decode(), mode == FOLDER)
+            yield entry
+            if recursive and entry.is_folder:
+                yield from self.walk(entry, recursive)
 
     def read(self, oid: str) -> bytes:
-        """The content of a blob."""
         blob = self._objects[_oid(oid)]
         assert isinstance(blob, Blob)
         return blob.data
 
     def write(self, content: bytes) -> str:
-        """Store a blob."""
         blob = Blob.from_string(content)
         self._objects.add_object(blob)
         return blob.id.decode()
@@ -181,8 +197,8 @@ class Git:
 
 
 def create_git(folder: Path) -> None:
-    """Make an empty bare repository in an empty folder, durable and without reflogs."""
-    with Repo.init_bare(str(folder), default_branch=b"main") as repo:
+    """Make an empty bare repository in a new folder, durable and without reflogs."""
+    with Repo.init_bare(str(folder), mkdir=True, default_branch=b"main") as repo:
         config = repo.get_config()
         config.set((b"core",), b"fsyncObjectFiles", True)
         config.set((b"core",), b"logAllRefUpdates", False)

@@ -10,9 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import hub, repo_id, writable
-from hubmerge.server.convertors import REPO, WEB
-from hubmerge.server.exchange import Json, flag, objects, origin, with_json
-from hubmerge.server.patterns import is_ignored, is_tracked, lfs_patterns
+from hubmerge.server.content import is_ignored, is_tracked, lfs_patterns
+from hubmerge.server.exchange import REPO, WEB, Json, flag, objects, origin, with_json
 from hubmerge.server.refusals import BadRequest, EntryMissing, Forbidden, TooLarge
 from hubmerge.server.snapshot import File
 

@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING
 
 from hubmerge.durable import try_lock
 from hubmerge.errors import HubmergeError
-from hubmerge.server.leases import lease as lease
 from hubmerge.server.state import ServerState, read_state, state_file, write_state
 
 if TYPE_CHECKING:
@@ -42,9 +41,11 @@ def serve(
         _hold(lock, data)
         server = _server(data, seed_from)
         with _listen(port) as listening:
-            state = _state(data, listening, leased)
+            url = f"http://{_HOST}:{listening.getsockname()[1]}"
             try:
-                asyncio.run(_run(server, listening, state, lease_file if leased else None))
+                # Who asks too early waits in the socket's queue until the server answers.
+                write_state(ServerState(url, os.getpid(), data, leased))
+                asyncio.run(_run(server, listening, lease_file if leased else None))
             finally:
                 state_file(data).unlink(missing_ok=True)
 
@@ -90,31 +91,19 @@ def _listen(port: int) -> socket.socket:
     return listening
 
 
-def _state(data: Path, listening: socket.socket, leased: bool) -> ServerState:
-    port = int(listening.getsockname()[1])
-    return ServerState(f"http://{_HOST}:{port}", port, os.getpid(), data, leased)
-
-
 async def _run(
-    server: uvicorn.Server,
-    listening: socket.socket,
-    state: ServerState,
-    lease_file: IO[bytes] | None,
+    server: uvicorn.Server, listening: socket.socket, lease_file: IO[bytes] | None
 ) -> None:
     _stop_on_signals(server)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.005)
-    if server.started:
-        write_state(state)
-    watching = asyncio.create_task(_watch(server, lease_file)) if lease_file else None
-    await serving
-    if watching:
-        watching.cancel()
+    watching = asyncio.create_task(_watch(server, lease_file))
+    await server.serve(sockets=[listening])
+    watching.cancel()
 
 
-async def _watch(server: uvicorn.Server, lease_file: IO[bytes]) -> None:
-    """Stop the server once nobody leases it; the lock stays held while it goes."""
+async def _watch(server: uvicorn.Server, lease_file: IO[bytes] | None) -> None:
+    """Stop a leased server once nobody leases it; the lock stays held while it goes."""
+    if lease_file is None:
+        return
     await asyncio.sleep(_GRACE_S)
     while not try_lock(lease_file):
         await asyncio.sleep(_POLL_S)

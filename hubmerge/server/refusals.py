@@ -3,8 +3,8 @@
 Refusal
 |-- BadRequest         400   the request cannot be meant
 |-- NotSignedIn        401   no token, or one that is not known
-|-- HiddenRepo         401   no such repository, or none for the anonymous
-|-- GatedRepo          401   visible, but its files need a token
+|   |-- HiddenRepo           no such repository, or a private one: strangers are not told which
+|   `-- GatedRepo            visible, but its files need a token
 |-- Forbidden          403   the token may only read
 |-- RepoMissing        404
 |-- RevisionMissing    404
@@ -31,73 +31,48 @@ class Refusal(Exception):
 
 
 class BadRequest(Refusal):
-    """The request cannot be meant."""
+    status = 400
 
 
 class NotSignedIn(Refusal):
-    """No token was sent, or one that is not known here."""
-
     status = 401
 
 
 class HiddenRepo(NotSignedIn):
-    """No such repository, or a private one: the anonymous are not told which."""
-
     code = "RepoNotFound"
 
 
 class GatedRepo(NotSignedIn):
-    """The repository is visible, but its files need a token."""
-
     code = "GatedRepo"
 
 
 class Forbidden(Refusal):
-    """The token is known, and may only read."""
-
     status = 403
 
 
 class RepoMissing(Refusal):
-    """No such repository."""
-
-    status = 404
-    code = "RepoNotFound"
+    status, code = 404, "RepoNotFound"
 
 
 class RevisionMissing(Refusal):
-    """The repository is here, the branch, tag or commit is not."""
-
-    status = 404
-    code = "RevisionNotFound"
+    status, code = 404, "RevisionNotFound"
 
 
 class EntryMissing(Refusal):
-    """The revision is here, the file or folder is not."""
-
-    status = 404
-    code = "EntryNotFound"
+    status, code = 404, "EntryNotFound"
 
 
 class Conflict(Refusal):
-    """A thing of this name exists already."""
-
     status = 409
 
 
 class Stale(Refusal):
-    """The branch is not where the sender believes it to be."""
-
     status = 412
 
 
 class TooLarge(Refusal):
-    """More bytes than this door lets in."""
-
     status = 413
 
 
 class BadPath(Refusal):
-    """A file path that could hurt whoever checks it out."""
-
     status = 422

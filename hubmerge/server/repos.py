@@ -10,8 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import asker, hub, visible, writable, writer
-from hubmerge.server.convertors import REPO
-from hubmerge.server.exchange import Json, flag, link_to, number, origin, with_json
+from hubmerge.server.exchange import REPO, Json, flag, origin, page, with_json
 from hubmerge.server.info import describe, pick
 from hubmerge.server.names import RepoId
 from hubmerge.server.refusals import BadRequest, Conflict
@@ -35,7 +34,6 @@ def create(request: Request, body: Json) -> Response:
 
 
 def delete(request: Request, body: Json) -> Response:
-    """Remove a repository."""
     user = writer(request)
     hub(request).store.delete(_named(body, user.name))
     return JSONResponse({})
@@ -65,12 +63,8 @@ def listing(request: Request) -> Response:
     """Tell about all repositories of a kind that the asker may see and that fit the query."""
     kind, names = request.path_params["kind"], request.query_params.getlist("expand")
     found = _sorted(request, list(_fitting(request)))
-    start = number(request, "cursor", 1, most=1 << 30) - 1
-    end = start + number(request, "limit", _PAGE, most=_PAGE)
-    page = [pick(kind, told, names) if names else told for told in found[start:end]]
-    more = len(found) > end
-    headers = link_to(request, f"/api/{kind}", cursor=str(end + 1)) if more else {}
-    return JSONResponse(page, headers=headers)
+    told, headers = page(request, found, _PAGE, f"/api/{kind}")
+    return JSONResponse([pick(kind, t, names) if names else t for t in told], headers=headers)
 
 
 def auth_check(request: Request) -> Response:

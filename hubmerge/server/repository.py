@@ -1,25 +1,21 @@
-"""One repository: its branches and tags, and the commits that change its files."""
+"""One repository: its settings, its branches and tags, and the commits that change its files."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
+from hubmerge.durable import write_whole
 from hubmerge.server.blobs import Blobs
-from hubmerge.server.changes import AddFile, AddLarge, Change
+from hubmerge.server.content import AddFile, AddLarge, Change, Pointer, parse_pointer
 from hubmerge.server.git import Edit, Git
 from hubmerge.server.names import RepoId, check_path, check_ref
-from hubmerge.server.pointers import Pointer, parse_pointer
-from hubmerge.server.refusals import (
-    BadRequest,
-    Conflict,
-    Forbidden,
-    RevisionMissing,
-    Stale,
-)
-from hubmerge.server.settings import Settings, read_settings, write_settings
+from hubmerge.server.refusals import BadRequest, Conflict, Forbidden, RevisionMissing, Stale
 from hubmerge.server.snapshot import Snapshot
 
 BRANCH, TAG = "refs/heads/", "refs/tags/"
@@ -29,62 +25,62 @@ _SHORTEST_SHA = 7
 _MOVED_ON = "The branch was updated since you opened this page. Please refresh and try again."
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Private: only seen with a token. Gated: seen by all, its files need a token."""
+
+    created: datetime
+    private: bool = False
+    gated: Literal["auto", "manual", False] = False
+
+
 class Repository:
     """A repository on disk. Readers need no lock; writers take turns: objects first, ref last."""
 
-    def __init__(self, id: RepoId, folder: Path, blobs: Blobs, turn: threading.RLock) -> None:
+    def __init__(self, id: RepoId, folder: Path, blobs: Blobs, turn: threading.Lock) -> None:
         self.id = id
         self.folder = folder
         self._blobs = blobs
         self._turn = turn
+        self._settings_file = folder / "hub.json"
 
     @property
     def settings(self) -> Settings:
         """Who may see it, and since when it is."""
-        return read_settings(self.folder)
+        kept = json.loads(self._settings_file.read_text())
+        return Settings(**{**kept, "created": datetime.fromisoformat(kept["created"])})
 
     def configure(self, settings: Settings) -> None:
-        """Replace the settings."""
-        with self._turn:
-            write_settings(self.folder, settings)
+        kept = {**asdict(settings), "created": settings.created.isoformat()}
+        write_whole(self._settings_file, json.dumps(kept).encode())
 
     def at(self, revision: str) -> Snapshot:
         """The commit that a branch, a tag, a full ref or a commit id means."""
         with Git(self.folder) as git:
             return Snapshot(self.folder, self._blobs, _resolve(git, revision))
 
-    def branches(self) -> dict[str, str]:
-        """Branch names and their commits."""
+    def refs(self, prefix: str) -> dict[str, str]:
+        """The names of branches or tags (BRANCH or TAG), and their commits."""
         with Git(self.folder) as git:
-            return git.refs(BRANCH)
+            return git.refs(prefix)
 
-    def tags(self) -> dict[str, str]:
-        """Tag names and their commits."""
-        with Git(self.folder) as git:
-            return git.refs(TAG)
-
-    def create_branch(self, name: str, start: str) -> None:
-        """Start a branch at a revision."""
-        with Git(self.folder) as git, self._turn:
-            sha = _resolve(git, start)
-            _add_ref(git, BRANCH + check_ref(name), sha)
-
-    def create_tag(self, name: str, revision: str, message: str = "", author: str = "hub") -> None:
-        """Tag a revision; a tag that exists never moves."""
+    def create_ref(
+        self, prefix: str, name: str, revision: str, message: str = "", author: str = "hub"
+    ) -> None:
+        """Start a branch, or tag a revision with or without a message; what exists stays put."""
         with Git(self.folder) as git, self._turn:
             sha = _resolve(git, revision)
-            tag = git.annotate(sha, check_ref(name), message, author) if message else sha
-            _add_ref(git, TAG + check_ref(name), tag)
+            ref = prefix + check_ref(name)
+            _add_ref(git, ref, git.annotate(sha, name, message, author) if message else sha)
 
-    def delete_branch(self, name: str) -> None:
-        """Remove a branch other than main."""
-        if name == "main":
+    def delete_ref(self, prefix: str, name: str) -> None:
+        """Remove a tag, or a branch other than main; what it named stays."""
+        if prefix + name == BRANCH + "main":
             raise Forbidden("The main branch cannot be deleted.")
-        self._delete(BRANCH, name)
-
-    def delete_tag(self, name: str) -> None:
-        """Remove a tag; what it named stays."""
-        self._delete(TAG, name)
+        with Git(self.folder) as git, self._turn:
+            if git.ref(prefix + name) is None:
+                raise RevisionMissing(f"Invalid rev id: {name}")
+            git.drop_ref(prefix + name)
 
     def commit(
         self,
@@ -111,14 +107,7 @@ class Repository:
         """Write the first commit, and the branch main that holds it."""
         with Git(self.folder) as git:
             tree = git.edit(None, self._write(git, changes))
-            sha = git.commit(tree, None, message, author, when)
-            _add_ref(git, BRANCH + "main", sha)
-
-    def _delete(self, prefix: str, name: str) -> None:
-        with Git(self.folder) as git, self._turn:
-            if git.ref(prefix + name) is None:
-                raise RevisionMissing(f"Invalid rev id: {name}")
-            git.drop_ref(prefix + name)
+            _add_ref(git, BRANCH + "main", git.commit(tree, None, message, author, when))
 
     def _write(self, git: Git, changes: Iterable[Change]) -> list[Edit]:
         return [(check_path(change.path), self._blob(git, change)) for change in changes]

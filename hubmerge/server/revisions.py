@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from html import escape
 
 from starlette.requests import Request
@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import readable, repo_id, visible, writable, writer
-from hubmerge.server.convertors import REPO
-from hubmerge.server.exchange import Json, link_to, number, with_json
+from hubmerge.server.exchange import REPO, Json, link_to, number, with_json
 from hubmerge.server.git import Version
 from hubmerge.server.info import stamp
+from hubmerge.server.repository import BRANCH, TAG, Repository
 
 _PAGE = 50
 _LARGEST_PAGE = 1000
@@ -22,61 +22,46 @@ _LARGEST_PAGE = 1000
 def refs(request: Request) -> Response:
     """All branches and tags, and the commits that they mean."""
     repository = visible(request)
-    told: Json = {
-        "branches": _named("refs/heads/", repository.branches()),
-        "tags": _named("refs/tags/", repository.tags()),
-        "converts": [],
-    }
+    told: Json = {"branches": _named(repository, BRANCH), "tags": _named(repository, TAG)}
     if request.query_params.get("include_prs"):
         told["pullRequests"] = []
-    return JSONResponse(told)
+    return JSONResponse({**told, "converts": []})
 
 
 def commits(request: Request) -> Response:
     """Commits from a revision back; the next page starts at a commit, so it cannot shift."""
-    snapshot = readable(request).at(request.path_params["revision"])
+    snapshot, id = readable(request).at(request.path_params["revision"]), repo_id(request)
     limit = number(request, "limit", _PAGE, most=_LARGEST_PAGE)
     found = snapshot.history(limit + 1)
-    headers = _next(request, found[limit]) if len(found) > limit else {}
+    more = f"/api/{id.kind}/{id}/commits/{found[limit].id}" if len(found) > limit else ""
     formatted = "formatted" in request.query_params.getlist("expand[]")
-    return JSONResponse([_told(v, formatted) for v in found[:limit]], headers=headers)
+    told = [_told(version, formatted) for version in found[:limit]]
+    return JSONResponse(told, headers=link_to(request, more) if more else {})
 
 
 def create_branch(request: Request, body: Json) -> Response:
     """Start a branch, at main unless told otherwise."""
     start = str(body.get("startingPoint") or "main")
-    writable(request).create_branch(request.path_params["branch"], start)
-    return JSONResponse({})
-
-
-def delete_branch(request: Request) -> Response:
-    """Remove a branch."""
-    writable(request).delete_branch(request.path_params["branch"])
+    writable(request).create_ref(BRANCH, request.path_params["ref"], start)
     return JSONResponse({})
 
 
 def create_tag(request: Request, body: Json) -> Response:
-    """Tag a revision."""
     name, message = str(body.get("tag") or ""), str(body.get("message") or "")
-    revision, author = request.path_params["revision"], writer(request).name
-    writable(request).create_tag(name, revision, message, author)
+    revision, author = request.path_params["ref"], writer(request).name
+    writable(request).create_ref(TAG, name, revision, message, author)
     return JSONResponse({})
 
 
-def delete_tag(request: Request) -> Response:
-    """Remove a tag."""
-    writable(request).delete_tag(request.path_params["revision"])
+def delete_ref(prefix: str, request: Request) -> Response:
+    writable(request).delete_ref(prefix, request.path_params["ref"])
     return JSONResponse({})
 
 
-def _next(request: Request, version: Version) -> Mapping[str, str]:
-    id = repo_id(request)
-    return link_to(request, f"/api/{id.kind}/{id}/commits/{version.id}")
-
-
-def _named(prefix: str, found: dict[str, str]) -> list[Json]:
+def _named(repository: Repository, prefix: str) -> list[Json]:
     return [
-        {"name": name, "ref": prefix + name, "targetCommit": sha} for name, sha in found.items()
+        {"name": name, "ref": prefix + name, "targetCommit": sha}
+        for name, sha in repository.refs(prefix).items()
     ]
 
 
@@ -94,11 +79,13 @@ def _told(version: Version, formatted: bool) -> Json:
     return told
 
 
+_BRANCH_PATH, _TAG_PATH = REPO + "/branch/{ref:quoted}", REPO + "/tag/{ref:quoted}"
+
 routes = [
     Route(REPO + "/refs", refs),
     Route(REPO + "/commits/{revision:quoted}", commits),
-    Route(REPO + "/branch/{branch:quoted}", with_json(create_branch), methods=["POST"]),
-    Route(REPO + "/branch/{branch:quoted}", delete_branch, methods=["DELETE"]),
-    Route(REPO + "/tag/{revision:quoted}", with_json(create_tag), methods=["POST"]),
-    Route(REPO + "/tag/{revision:quoted}", delete_tag, methods=["DELETE"]),
+    Route(_BRANCH_PATH, with_json(create_branch), methods=["POST"]),
+    Route(_BRANCH_PATH, partial(delete_ref, BRANCH), methods=["DELETE"]),
+    Route(_TAG_PATH, with_json(create_tag), methods=["POST"]),
+    Route(_TAG_PATH, partial(delete_ref, TAG), methods=["DELETE"]),
 ]

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hubmerge.server.blobs import Blobs
-from hubmerge.server.git import Git, Version
-from hubmerge.server.pointers import Pointer, parse_pointer
+from hubmerge.server.content import Pointer, parse_pointer
+from hubmerge.server.git import Entry, Git, Version
 from hubmerge.server.refusals import EntryMissing
-from hubmerge.server.trees import Entry
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Snapshot:
 
     @property
     def version(self) -> Version:
-        """The commit itself."""
         with Git(self.folder) as git:
             return git.version(self.sha)
 
@@ -60,7 +58,6 @@ class Snapshot:
             return [_describe(git, entry) for entry in git.walk(folder, recursive)]
 
     def files(self) -> list[File]:
-        """Every file."""
         return [file for file in self.entries(recursive=True) if not file.is_folder]
 
     def look_up(self, paths: Iterable[str]) -> list[File]:
@@ -108,10 +105,10 @@ class Snapshot:
 
 def _describe(git: Git, entry: Entry) -> File:
     if entry.is_folder:
-        return File(entry.path, entry.oid.decode(), is_folder=True)
-    content = git.read(entry.oid.decode())
+        return File(entry.path, entry.oid, is_folder=True)
+    content = git.read(entry.oid)
     lfs = parse_pointer(content)
-    return File(entry.path, entry.oid.decode(), lfs.size if lfs else len(content), lfs)
+    return File(entry.path, entry.oid, lfs.size if lfs else len(content), lfs)
 
 
 def _differs(git: Git, path: str, tree: str, older: str | None) -> bool:

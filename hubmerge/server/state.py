@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hubmerge.durable import write_whole
 from hubmerge.server.tokens import OWN_TOKEN
 
-STATUS_PATH = "/api/hubmerge/status"
 _TIMEOUT_S = 5.0
 
 
@@ -23,7 +22,6 @@ class ServerState:
     """
 
     url: str
-    port: int
     pid: int
     data: Path
     leased: bool = False
@@ -38,6 +36,10 @@ class ServerState:
         """A token that may write."""
         return self.token_file.read_text()
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     def __str__(self) -> str:
         return f"{self.url} (process {self.pid}, data in {self.data})"
 
@@ -49,34 +51,25 @@ def state_file(data: Path) -> Path:
 
 def write_state(state: ServerState) -> None:
     """Tell others that this server listens; only its owner may know."""
-    told = {
-        "url": state.url,
-        "port": state.port,
-        "pid": state.pid,
-        "data": str(state.data),
-        "token_file": str(state.token_file),
-        "leased": state.leased,
-    }
-    write_whole(state_file(state.data), json.dumps(told).encode())
+    write_whole(state_file(state.data), json.dumps(asdict(state), default=str).encode())
 
 
 def read_state(data: Path) -> ServerState | None:
     """The server that runs on a data folder; asked, not merely believed from the file."""
     data = data.resolve()
     try:
-        told = json.loads(state_file(data).read_text())
-        state = ServerState(told["url"], told["port"], told["pid"], data, told["leased"])
-    except (OSError, ValueError, KeyError, TypeError):
+        state = ServerState(**{**json.loads(state_file(data).read_text()), "data": data})
+    except (OSError, ValueError, TypeError):
         return None
     return state if ask_status(state.url).get("data") == str(data) else None
 
 
-def ask_status(url: str) -> dict[str, object]:
-    """What a server says of itself; nothing if it does not answer."""
+def ask_status(url: str, full: bool = False) -> dict[str, object]:
+    """What a server says of itself: its data folder, or all; nothing if it does not answer."""
     # http.client, because no proxy may ever stand between us and loopback.
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", STATUS_PATH)
+        connection.request("GET", f"/api/hubmerge/status?full={full}")
         answer = json.loads(connection.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException):
         return {}

@@ -7,20 +7,31 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
-from hubmerge.durable import place
+from hubmerge.durable import hash_file, place
+from hubmerge.errors import HubmergeError
 from hubmerge.server.blobs import Blobs
-from hubmerge.server.changes import AddFile, Change
+from hubmerge.server.content import (
+    GITATTRIBUTES,
+    AddFile,
+    AddLarge,
+    Change,
+    is_tracked,
+    lfs_patterns,
+)
 from hubmerge.server.git import create_git
 from hubmerge.server.names import KINDS, RepoId, check_repo
-from hubmerge.server.patterns import GITATTRIBUTES
 from hubmerge.server.refusals import Conflict, RepoMissing
-from hubmerge.server.repository import Repository
-from hubmerge.server.settings import Settings, write_settings
+from hubmerge.server.repository import Repository, Settings
+
+TINY_CLIP = RepoId("models", "hubmerge", "tiny-clip")
+
+# Author, date and message are part of a commit's id, so they are part of the promise.
+_SEED_AUTHOR = "hubmerge"
+_SEED_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Store:
@@ -35,7 +46,7 @@ class Store:
         self.data = data
         self.tmp = data / "tmp"
         self.blobs = Blobs(data / "blobs", self.tmp)
-        self._turns: dict[str, threading.RLock] = {}
+        self._turns: dict[str, threading.Lock] = {}
 
     def create(
         self,
@@ -51,11 +62,16 @@ class Store:
         folder = self._folder(check_repo(id))
         if folder.exists():
             raise Conflict(f"You already created this {id.kind.removesuffix('s')} repo: {id}")
-        with self._draft(id) as draft:
-            write_settings(draft.folder, Settings(created=created, private=private))
+        draft = Repository(id, self.tmp / secrets.token_hex(8), self.blobs, self._turn(id))
+        try:
+            create_git(draft.folder)
+            draft.configure(Settings(created, private))
             first = chain([AddFile(".gitattributes", GITATTRIBUTES)], changes)
             draft.begin(first, "initial commit", author, created)
-            self._publish(draft, folder)
+            _publish(draft, folder)
+        finally:
+            # Once it is published it lies elsewhere.
+            shutil.rmtree(draft.folder, ignore_errors=True)
         return self.find(id)
 
     def find(self, id: RepoId) -> Repository:
@@ -92,24 +108,35 @@ class Store:
     def _folder(self, id: RepoId) -> Path:
         return self.data / "repos" / id.kind / id.owner / id.name
 
-    def _turn(self, id: RepoId) -> threading.RLock:
+    def _turn(self, id: RepoId) -> threading.Lock:
         # setdefault, because two threads must never get two locks.
-        return self._turns.setdefault(f"{id.kind}/{id}", threading.RLock())
+        return self._turns.setdefault(f"{id.kind}/{id}", threading.Lock())
 
-    @contextmanager
-    def _draft(self, id: RepoId) -> Iterator[Repository]:
-        folder = self.tmp / secrets.token_hex(8)
-        folder.mkdir()
-        try:
-            create_git(folder)
-            yield Repository(id, folder, self.blobs, threading.RLock())
-        finally:
-            # Once it is published it lies elsewhere.
-            shutil.rmtree(folder, ignore_errors=True)
 
-    def _publish(self, draft: Repository, folder: Path) -> None:
-        try:
-            place(draft.folder, folder)
-        except OSError as error:
-            # Two creators at once: a folder cannot be renamed over one that is not empty.
-            raise Conflict(f"You already created this repo: {draft.id}") from error
+def seed(store: Store, folder: Path) -> None:
+    """Fill an empty store with the tiny CLIP model in a folder: the same commit everywhere."""
+    if store.count():
+        return
+    if not folder.is_dir():
+        raise HubmergeError(
+            f"The model to seed the Hub with is missing: {folder}.",
+            "Reinstall hubmerge, or serve an empty Hub with --no-seed.",
+        )
+    changes = (_taken_in(store.blobs, file) for file in sorted(folder.iterdir()) if file.is_file())
+    store.create(TINY_CLIP, changes, author=_SEED_AUTHOR, when=_SEED_DATE)
+
+
+def _taken_in(blobs: Blobs, file: Path) -> Change:
+    if not is_tracked(file.name, lfs_patterns(GITATTRIBUTES)):
+        return AddFile(file.name, file.read_bytes())
+    oid, size = hash_file(file), file.stat().st_size
+    blobs.add(file, oid, size)
+    return AddLarge(file.name, oid, size)
+
+
+def _publish(draft: Repository, folder: Path) -> None:
+    try:
+        place(draft.folder, folder)
+    except OSError as error:
+        # Two creators at once: a folder cannot be renamed over one that is not empty.
+        raise Conflict(f"You already created this repo: {draft.id}") from error

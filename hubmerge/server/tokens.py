@@ -8,7 +8,7 @@ import json
 import secrets
 import string
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +16,8 @@ from hubmerge.durable import write_whole
 
 Role = Literal["write", "read"]
 
-FILE_NAME = "tokens.json"
 OWN_TOKEN = "token"
 _LETTERS = 34
-_KEY_FILE_NAME = "signing.key"
 _HREF_LIFE_S = 24 * 3600
 
 
@@ -32,7 +30,6 @@ class User:
 
     @property
     def may_write(self) -> bool:
-        """Whether the token may change anything."""
         return self.role == "write"
 
 
@@ -40,25 +37,29 @@ class Tokens:
     """The file of tokens, read at each request so that an edit counts at once."""
 
     def __init__(self, data: Path) -> None:
-        self.file = data / FILE_NAME
+        self.file = data / "tokens.json"
 
     def user(self, token: str) -> User | None:
         """The bearer of a token, if it is known."""
-        return read_tokens(self.file).get(token)
+        return self._users().get(token)
 
     def mint(self, name: str, role: Role) -> str:
-        """Make a new token and keep it."""
+        """Make a token and keep it."""
         token = "hf_" + "".join(secrets.choice(string.ascii_letters) for _ in range(_LETTERS))
-        users = {**read_tokens(self.file), token: User(name, role)}
-        kept = {t: {"name": user.name, "role": user.role} for t, user in users.items()}
+        users = {**self._users(), token: User(name, role)}
+        kept = {key: asdict(user) for key, user in users.items()}
         write_whole(self.file, json.dumps(kept, indent=1).encode())
         return token
 
     def ensure_writer(self, name: str) -> None:
         """Mint a first write token, unless there is one, and leave it where clients can read it."""
-        writers = [token for token, user in read_tokens(self.file).items() if user.may_write]
+        writers = [token for token, user in self._users().items() if user.may_write]
         token = writers[0] if writers else self.mint(name, "write")
         write_whole(self.file.with_name(OWN_TOKEN), token.encode())
+
+    def _users(self) -> dict[str, User]:
+        kept = json.loads(self.file.read_text()) if self.file.exists() else {}
+        return {token: User(bearer["name"], bearer["role"]) for token, bearer in kept.items()}
 
 
 class Signer:
@@ -66,7 +67,7 @@ class Signer:
 
     def __init__(self, data: Path, life_s: int = _HREF_LIFE_S) -> None:
         self._life_s = life_s
-        file = data / _KEY_FILE_NAME
+        file = data / "signing.key"
         if not file.exists():
             # Kept, so that a client's own retries still fit after a restart.
             write_whole(file, secrets.token_bytes(32))
@@ -84,11 +85,3 @@ class Signer:
 
     def _sign(self, *parts: str) -> str:
         return hmac.new(self._key, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
-
-
-def read_tokens(file: Path) -> dict[str, User]:
-    """The tokens in a file and their bearers; none if there is no file."""
-    if not file.exists():
-        return {}
-    kept = json.loads(file.read_text())
-    return {token: User(bearer["name"], bearer["role"]) for token, bearer in kept.items()}

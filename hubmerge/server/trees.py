@@ -1,9 +1,6 @@
-"""Git trees: looking into them, and writing a changed one."""
+"""Writing a changed git tree."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from dulwich.object_store import BaseObjectStore
 from dulwich.objects import ObjectID, Tree
@@ -14,40 +11,12 @@ FILE = 0o100644
 FOLDER = 0o40000
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A path in a tree and the git object under it."""
-
-    path: str
-    oid: ObjectID
-    is_folder: bool
-
-
-def find(objects: BaseObjectStore, root: ObjectID, path: str) -> Entry | None:
-    """Look one path up; the empty path is the root itself."""
-    entry = Entry("", root, is_folder=True)
-    for name in filter(None, path.split("/")):
-        below = _child(objects, entry, name)
-        if below is None:
-            return None
-        entry = below
-    return entry if entry.path == path else None
-
-
-def walk(objects: BaseObjectStore, folder: Entry, recursive: bool) -> Iterator[Entry]:
-    """List a folder in git's order, parents before their children."""
-    for entry in _children(objects, folder):
-        yield entry
-        if recursive and entry.is_folder:
-            yield from walk(objects, entry, recursive)
-
-
 class Folder:
     """A folder being rewritten: read when it is touched, written once at the end."""
 
     def __init__(self, objects: BaseObjectStore, oid: ObjectID | None) -> None:
         self._objects = objects
-        self._tree = _tree(objects, oid) if oid else Tree()
+        self._tree = read_tree(objects, oid) if oid else Tree()
         self._open: dict[bytes, Folder] = {}
 
     def put(self, path: str, oid: ObjectID) -> None:
@@ -100,24 +69,7 @@ class Folder:
         return name in self._open or (name in self._tree and self._tree[name][0] == FOLDER)
 
 
-def _child(objects: BaseObjectStore, folder: Entry, name: str) -> Entry | None:
-    if not folder.is_folder:
-        return None
-    key = name.encode("utf-8", "surrogateescape")
-    tree = _tree(objects, folder.oid)
-    return _entry(folder, key, *tree[key]) if key in tree else None
-
-
-def _children(objects: BaseObjectStore, folder: Entry) -> Iterator[Entry]:
-    for name, mode, oid in _tree(objects, folder.oid).iteritems():
-        yield _entry(folder, name, mode, oid)
-
-
-def _entry(folder: Entry, name: bytes, mode: int, oid: ObjectID) -> Entry:
-    path = f"{folder.path}/{name.decode()}" if folder.path else name.decode()
-    return Entry(path, oid, is_folder=mode == FOLDER)
-
-
-def _tree(objects: BaseObjectStore, oid: ObjectID) -> Tree:
+def read_tree(objects: BaseObjectStore, oid: ObjectID) -> Tree:
+    """A tree of one's own, fit to be changed."""
     # Parsed anew each time: an object store may hand out the same object twice.
     return Tree.from_string(objects.get_raw(oid)[1])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from pathlib import Path
 
 import pytest
 
 from hubmerge.server.blobs import Blobs
-from hubmerge.server.pointers import Pointer, parse_pointer
+from hubmerge.server.content import Pointer, parse_pointer
 from hubmerge.server.refusals import BadRequest
 
 CONTENT = b"weights" * 1000
@@ -23,17 +22,26 @@ def blobs(tmp_path: Path) -> Blobs:
     return Blobs(tmp_path / "blobs", tmp_path / "tmp")
 
 
-def test_a_content_lies_under_its_sha256(blobs: Blobs) -> None:
-    blobs.add(io.BytesIO(CONTENT), OID, len(CONTENT))
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    file = tmp_path / "source"
+    file.write_bytes(CONTENT)
+    return file
+
+
+def test_a_content_lies_under_its_sha256(blobs: Blobs, source: Path) -> None:
+    blobs.add(source, OID, len(CONTENT))
     assert blobs.has(OID)
     assert blobs.size(OID) == len(CONTENT)
     assert (blobs.folder / OID[:2] / OID[2:4] / OID).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(("oid", "size"), [("0" * 64, len(CONTENT)), (OID, len(CONTENT) - 1)])
-def test_a_content_under_a_false_name_is_refused(blobs: Blobs, oid: str, size: int) -> None:
+def test_a_content_under_a_false_name_is_refused(
+    blobs: Blobs, source: Path, oid: str, size: int
+) -> None:
     with pytest.raises(BadRequest, match="expected"):
-        blobs.add(io.BytesIO(CONTENT), oid, size)
+        blobs.add(source, oid, size)
     assert not blobs.has(oid)
     assert list(blobs.spool.iterdir()) == []
 

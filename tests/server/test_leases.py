@@ -112,6 +112,17 @@ def test_a_client_that_comes_while_the_server_goes_gets_a_new_one(tmp_path: Path
         assert second.token == first.token
 
 
+def test_a_server_of_the_user_waits_for_a_leased_one_to_go(
+    tmp_path: Path, spawn: Callable[..., ServerState]
+) -> None:
+    with lease(tmp_path / "data") as leased:
+        pass
+    state = spawn("--no-seed")
+    assert leased.leased
+    assert not state.leased
+    assert state.token == leased.token
+
+
 def test_a_stopped_server_leaves_no_lease_behind(tmp_path: Path) -> None:
     with lease(tmp_path) as first:
         kill(first.pid, signal.SIGKILL)

@@ -20,6 +20,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from hubmerge.server import ServerState, read_state
+from hubmerge.server.state import ask_status
 
 from .conftest import ROOT, kill, wait_for
 
@@ -33,9 +34,14 @@ def api_of(state: ServerState) -> HfApi:
 def test_the_state_says_where_the_server_listens(spawn: Spawn) -> None:
     state = spawn("--no-seed")
     told = json.loads((state.data / "state.json").read_text())
-    assert told["url"] == f"http://127.0.0.1:{told['port']}"
-    assert told["pid"] == state.pid
-    assert Path(told["token_file"]) == state.token_file
+    assert told == {
+        "url": f"http://127.0.0.1:{state.port}",
+        "pid": state.pid,
+        "data": str(state.data),
+        "leased": False,
+    }
+    assert ask_status(state.url) == {"data": str(state.data)}
+    assert set(ask_status(state.url, full=True)) == {"data", "repos", "versions"}
     for secret in ("state.json", "tokens.json", "signing.key"):
         assert stat.S_IMODE((state.data / secret).stat().st_mode) == 0o600
     assert state.token.startswith("hf_")

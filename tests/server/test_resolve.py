@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_hf_file_metadata, hf_
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from hubmerge.server import ServerState
-from hubmerge.server.resolve import Span, parse_range
+from hubmerge.server.files import parse_range
 
 LARGE, SMALL = os.urandom(3_000_001), b"0123456789"
 
@@ -27,22 +27,22 @@ def full(api: HfApi, repo: str) -> str:
 @pytest.mark.parametrize(
     ("header", "span"),
     [
-        ("", Span(0, 10)),
-        ("bytes=0-3", Span(0, 4)),
-        ("bytes=4-", Span(4, 10)),
-        ("bytes=8-99", Span(8, 10)),
-        ("bytes=-3", Span(7, 10)),
-        ("bytes=-99", Span(0, 10)),
-        ("bytes=0-0", Span(0, 1)),
-        ("bytes=0-1,3-4", Span(0, 10)),
-        ("lines=0-1", Span(0, 10)),
-        ("bytes=-", Span(0, 10)),
+        ("", range(0, 10)),
+        ("bytes=0-3", range(0, 4)),
+        ("bytes=4-", range(4, 10)),
+        ("bytes=8-99", range(8, 10)),
+        ("bytes=-3", range(7, 10)),
+        ("bytes=-99", range(0, 10)),
+        ("bytes=0-0", range(0, 1)),
+        ("bytes=0-1,3-4", range(0, 10)),
+        ("lines=0-1", range(0, 10)),
+        ("bytes=-", range(0, 10)),
         ("bytes=10-", None),
         ("bytes=5-4", None),
         ("bytes=-0", None),
     ],
 )
-def test_a_range_means_a_span(header: str, span: Span | None) -> None:
+def test_a_range_means_a_span(header: str, span: range | None) -> None:
     assert parse_range(header, 10) == span
 
 

@@ -10,7 +10,7 @@ import pytest
 from dulwich.repo import Repo
 
 from hubmerge.errors import HubmergeError
-from hubmerge.server.changes import AddFile, AddLarge, Change, Delete
+from hubmerge.server.content import AddFile, AddLarge, Change, Delete
 from hubmerge.server.names import RepoId
 from hubmerge.server.process import TINY_CLIP_FOLDER
 from hubmerge.server.refusals import (
@@ -22,9 +22,8 @@ from hubmerge.server.refusals import (
     RevisionMissing,
     Stale,
 )
-from hubmerge.server.repository import Repository
-from hubmerge.server.seed import TINY_CLIP, seed
-from hubmerge.server.store import Store
+from hubmerge.server.repository import TAG, Repository
+from hubmerge.server.store import TINY_CLIP, Store, seed
 
 ID = RepoId("models", "me", "model")
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
@@ -99,29 +98,29 @@ def test_a_small_file_that_reads_as_a_pointer_must_point_to_something(
 
 def test_a_tag_never_moves(repository: Repository) -> None:
     first = put(repository, AddFile("a", b"1"))
-    repository.create_tag("step1", first)
+    repository.create_ref(TAG, "step1", first)
     second = put(repository, AddFile("a", b"2"))
     with pytest.raises(Conflict, match="refs/tags/step1 already exists"):
-        repository.create_tag("step1", second)
-    assert repository.tags() == {"step1": first}
+        repository.create_ref(TAG, "step1", second)
+    assert repository.refs(TAG) == {"step1": first}
 
 
 def test_a_tag_with_a_message_means_its_commit(repository: Repository) -> None:
     sha = put(repository, AddFile("a", b"1"))
-    repository.create_tag("step1", "main", "hello", "me")
-    assert repository.tags() == {"step1": sha}
+    repository.create_ref(TAG, "step1", "main", "hello", "me")
+    assert repository.refs(TAG) == {"step1": sha}
     assert repository.at("step1").sha == sha
 
 
 def test_a_tag_cannot_lie_below_a_tag(repository: Repository) -> None:
-    repository.create_tag("step", "main")
+    repository.create_ref(TAG, "step", "main")
     with pytest.raises(Conflict):
-        repository.create_tag("step/1", "main")
+        repository.create_ref(TAG, "step/1", "main")
 
 
 def test_a_revision_is_a_branch_a_tag_a_ref_or_a_commit(repository: Repository) -> None:
     sha = put(repository, AddFile("a", b"1"))
-    repository.create_tag("t", "main")
+    repository.create_ref(TAG, "t", "main")
     for revision in ("main", "HEAD", "t", "refs/heads/main", "refs/tags/t", sha, sha[:7]):
         assert repository.at(revision).sha == sha
     tree = repository.at("main").version.tree
