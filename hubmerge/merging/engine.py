@@ -14,18 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from hubmerge.errors import CheckpointError, UsageError, together
+from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import Expert, MergePlan, canonical, check
+from hubmerge.progress import Progress
+from hubmerge.weights.blocks import blocks
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
+from hubmerge.weights.folder import check_place, whole_folder
 from hubmerge.weights.header import Tensor, shown
-from hubmerge.weights.task_vector import subtract
-from hubmerge.weights.writer import copy_side_files, mirror, whole_folder, write_tensor
-
-__all__ = ["Expert", "MergePlan", "Progress", "check", "merge"]
-
-Progress = Callable[[str, int, int], None]  # what is being done, tensors done, tensors in all
+from hubmerge.weights.task_vector import TaskVector
+from hubmerge.weights.writer import check_room, copy_side_files, mirror, side_files, write_tensor
 
 
 def merge(
@@ -39,12 +38,13 @@ def merge(
 
     It has the base's files: weights of the same names and order, configuration, tokenizer. `finish`
     is called on the folder when all of them are written and it is still beside its place, to add a
-    manifest and a card. A folder that is there already is replaced only if `replace`. Raises what
-    `check` raises, and CheckpointError for values that are not finite (unless allowed), for tensors
-    of whole numbers that differ, and for a disk that refuses.
+    manifest and a card. A folder that is there already is replaced only if `replace`. `progress` is
+    told how many tensors are done. Raises what `check` and `check_out` raise, and CheckpointError
+    for values that are not finite (unless allowed), for tensors of whole numbers that differ, and
+    for a disk that refuses.
     """
     check(plan)
-    _check_apart(plan, out)
+    check_out(plan, out, replace)
     plan, tell = canonical(plan), progress or _silent
     with whole_folder(out, replace) as folder:
         _check_fixed(plan)
@@ -58,6 +58,18 @@ def merge(
         if finish is not None:
             finish(folder)
     return open_checkpoint(out)
+
+
+def check_out(plan: MergePlan, out: Path, replace: bool = False) -> None:
+    """Raise for everything that keeps the result of a plan from being written to `out`.
+
+    UsageError where `out` is an input or holds one; CheckpointError where it is taken, has too
+    little room, or the base's other files cannot be copied. Nothing is written, no value is read.
+    """
+    _check_apart(plan, out)
+    check_place(out, replace)
+    check_room(plan.base, out, plan.dtype)
+    side_files(plan.base.folder)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -81,9 +93,9 @@ def _check_fixed(plan: MergePlan) -> None:
         f"dtype {plan.base.index[name].dtype} cannot be merged."
         for name in fixed
         for expert in plan.experts
-        if not _same_bytes(plan.base.read(name), expert.checkpoint.read(name))
+        if not np.array_equal(plan.base.read(name), expert.checkpoint.read(name))
     ]
-    together(CheckpointError, problems)
+    raise_together(CheckpointError, problems)
 
 
 def _survey(plan: MergePlan, tell: Progress) -> Any:
@@ -128,31 +140,24 @@ def _deltas(plan: MergePlan, name: str, base: Array) -> Deltas:
 
 
 def _delta(plan: MergePlan, expert: Expert, name: str, base: Array) -> Array:
-    theirs = expert.checkpoint.read(name)
-    dtype = compute_dtype(plan.base.index[name].dtype)
-    if _same_bytes(base, theirs):  # also where both are infinite, which would give NaN
-        return np.zeros(base.shape, dtype)
-    delta = subtract(theirs, base, dtype)
-    if not plan.allow_nonfinite and not np.isfinite(delta).all():
+    delta = TaskVector(plan.base, expert.checkpoint).delta_from(base, name)
+    if not plan.allow_nonfinite and not _all_finite(delta):
         _finite(plan, base, name, "The base")
-        _finite(plan, theirs, name, f"Expert {expert.name}")
+        _finite(plan, expert.checkpoint.read(name), name, f"Expert {expert.name}")
         _finite(plan, delta, name, f"The difference of expert {expert.name} and the base")
     return delta
 
 
 def _finite(plan: MergePlan, values: Array, name: str, who: str) -> Array:
     """The values, if all are numbers or the plan does not mind; else CheckpointError."""
-    if plan.allow_nonfinite or (sound := np.isfinite(values)).all():
+    if plan.allow_nonfinite or _all_finite(values):
         return values
-    count = np.count_nonzero(~sound)
+    count = np.count_nonzero(~np.isfinite(values))
     raise CheckpointError(
         f"{who} has {count:,} values that are not finite in tensor {shown(name)!r}.",
         "A smaller scale, a wider dtype or another step of the expert may help.",
     )
 
 
-def _same_bytes(one: Array, other: Array) -> bool:
-    if one.dtype != other.dtype:
-        return False
-    whole = f"u{one.dtype.itemsize}"
-    return bool(np.array_equal(one.reshape(-1).view(whole), other.reshape(-1).view(whole)))
+def _all_finite(values: Array) -> bool:
+    return all(np.isfinite(block).all() for (block,) in blocks(values))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
-from hubmerge.errors import CheckpointError, UnknownName, UsageError, together
+from hubmerge.errors import CheckpointError, UnknownName, UsageError, raise_together
 from hubmerge.merging.registry import Method
-from hubmerge.weights.checkpoint import Checkpoint, Tensor
+from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import float_dtype, is_float
-from hubmerge.weights.header import shown
-from hubmerge.weights.task_vector import no_lora
+from hubmerge.weights.header import Tensor, shown
+from hubmerge.weights.task_vector import LORA_HINT, no_lora
 
 _LISTED = 3  # names spelled out in one problem; the rest are counted
 # What frameworks put before every name of one and the same model.
@@ -62,8 +62,10 @@ def check(plan: MergePlan) -> None:
     many, of another shape, or no numbers to merge. (Whether tensors that are not floating-point are
     the same everywhere can only be read; `merge` looks before it writes.)
     """
-    together(UsageError, list(_usage_problems(plan)))
-    together(CheckpointError, list(_weight_problems(plan)), _HINT)
+    raise_together(UsageError, list(_usage_problems(plan)))
+    adapters, misfits = list(_adapter_problems(plan)), list(_misfits(plan))
+    hints = [*([LORA_HINT] if adapters else []), *([_HINT] if misfits else [])]
+    raise_together(CheckpointError, adapters + misfits, " ".join(hints))
 
 
 def canonical(plan: MergePlan) -> MergePlan:
@@ -85,22 +87,24 @@ def _usage_problems(plan: MergePlan) -> Iterator[str]:
         return
     weights = [expert.weight for expert in plan.experts]
     unsound = [expert.name for expert in plan.experts if not math.isfinite(expert.weight)]
-    problem = "" if unsound else plan.method.weight_problem(weights)
     if unsound:
         yield f"The weight of {', '.join(unsound)} is not a finite number."
-    if problem:
+    elif plan.method.weight_problem and (problem := plan.method.weight_problem(weights)):
         yield f"Weights {weights} do not suit {plan.method.name}: {problem}."
 
 
-def _weight_problems(plan: MergePlan) -> Iterator[str]:
-    checkpoints = [plan.base, *(expert.checkpoint for expert in plan.experts)]
-    adapters = [checkpoint for checkpoint in checkpoints if checkpoint.kind != "full"]
-    yield from (no_lora(checkpoint) for checkpoint in adapters)
-    if plan.base in adapters:
+def _adapter_problems(plan: MergePlan) -> Iterator[str]:
+    for checkpoint in (plan.base, *(expert.checkpoint for expert in plan.experts)):
+        if checkpoint.kind != "full":
+            yield no_lora(checkpoint)
+
+
+def _misfits(plan: MergePlan) -> Iterator[str]:
+    if plan.base.kind != "full":
         return  # no base to compare with
     yield from _quantised("The base", plan.base)
     for expert in plan.experts:
-        if expert.checkpoint not in adapters:
+        if expert.checkpoint.kind == "full":
             yield from _name_problems(plan.base, expert)
             yield from _tensor_problems(plan.base, expert)
             yield from _quantised(f"Expert {expert.name}", expert.checkpoint)

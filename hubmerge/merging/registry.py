@@ -8,17 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hubmerge.errors import UnknownName, UsageError, together
+from hubmerge.errors import UnknownName, UsageError, raise_together
 from hubmerge.merging.deltas import Deltas, Passes
 from hubmerge.merging.methods import average, dare, task_arithmetic
 from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams, TiesParams
 from hubmerge.merging.ties import survey_ties, ties
 from hubmerge.weights.dtypes import Array
-
-
-def any_weights(weights: Sequence[float]) -> str:
-    """Weights that only multiply may be anything."""
-    return ""
 
 
 def positive_sum(weights: Sequence[float]) -> str:
@@ -37,7 +32,8 @@ class Method:
 
     `survey`, if there is one, walks the whole model first, as often as it must; what it returns is
     given to every `combine` (None otherwise). `weight_problem` says in half a sentence what is
-    wrong with the experts' weights, or "". `arxiv` is the paper's id.
+    wrong with the experts' weights, or ""; without one they may be anything. `arxiv` is the paper's
+    id.
     """
 
     name: str
@@ -47,7 +43,7 @@ class Method:
     params: type[BaseModel]
     combine: Callable[[Deltas, Any, Any], Array]
     survey: Callable[[Passes, Any], Any] | None = None
-    weight_problem: Callable[[Sequence[float]], str] = any_weights
+    weight_problem: Callable[[Sequence[float]], str] | None = None
 
 
 _ALL = (
@@ -107,7 +103,7 @@ def parse_params(method: Method, values: Mapping[str, object]) -> BaseModel:
         return method.params.model_validate(dict(values))
     except ValidationError as error:
         problems = [_sentence(method, problem) for problem in error.errors()]
-    together(UsageError, problems, f"hubmerge methods {method.name} shows what can be set.")
+    raise_together(UsageError, problems, f"hubmerge methods {method.name} shows what can be set.")
     raise AssertionError("pydantic refused without a reason")
 
 

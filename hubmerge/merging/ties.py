@@ -17,6 +17,7 @@ from hubmerge.merging.deltas import Deltas, Passes
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
 from hubmerge.merging.trim import kth_magnitudes, magnitudes
+from hubmerge.weights.blocks import blocks
 from hubmerge.weights.dtypes import Array
 
 
@@ -38,38 +39,53 @@ def ties(deltas: Deltas, params: TiesParams, found: TiesSurvey) -> Array:
     Weights, which the paper does not have, count in the mean: sum(w_i d_i) / sum(w_i) over the
     experts that agree and are not zero; in the election only with sign=weighted. All must be > 0.
     """
-    trimmed = trim(deltas, params, found.thresholds)
-    sums = elected_sums(trimmed, deltas.weights, params)
-    # Where all sums are zero and so is the majority, the authors' code takes the negative ones.
-    positive = (sums > 0) | ((sums == 0) & (found.majority > 0))
-    agreeing = [delta * np.where(positive, delta > 0, delta < 0) for delta in trimmed]
-    total = weighted_sum(agreeing, deltas.weights)
-    weight = weighted_sum((delta != 0 for delta in agreeing), deltas.weights).astype(total.dtype)
-    return np.asarray(params.scale * (total / np.where(weight == 0, 1, weight)))
+    limits = thresholds(deltas, params, found.thresholds)
+    merged = np.empty_like(deltas.values[0])
+    for place, *values in blocks(merged, *deltas.values):
+        trimmed = trim(values, limits)
+        sums = elected_sums(trimmed, deltas.weights, params)
+        # Where all sums are zero and so is the majority, the authors' code takes the negative ones.
+        positive = sums >= 0 if found.majority > 0 else sums > 0
+        place[:] = params.scale * mean_of_agreeing(trimmed, positive, deltas.weights)
+    return merged
+
+
+def mean_of_agreeing(trimmed: Sequence[Array], positive: Array, weights: Sequence[float]) -> Array:
+    """The weighted mean of the entries that are not zero and have the elected sign, or zero."""
+    agreeing = [delta * ((delta > 0) == positive) for delta in trimmed]
+    total = weighted_sum(agreeing, weights)
+    weight = weighted_sum((delta != 0 for delta in agreeing), weights).astype(total.dtype)
+    return np.asarray(total / np.where(weight == 0, 1, weight))
 
 
 def survey_ties(passes: Passes, params: TiesParams) -> TiesSurvey:
     """Walk over the model for the trim thresholds (two passes), then for the majority sign."""
     by_model = params.trim == "model"
-    thresholds = model_thresholds(passes, params) if by_model else None
+    of_model = model_thresholds(passes, params) if by_model else None
     balance = 0
     for deltas in passes():
-        trimmed = trim(deltas, params, thresholds)
-        sums = elected_sums(trimmed, deltas.weights, params)
-        balance += int(np.count_nonzero(sums > 0)) - int(np.count_nonzero(sums < 0))
-    return TiesSurvey(thresholds, (balance > 0) - (balance < 0))
+        limits = thresholds(deltas, params, of_model)
+        for values in blocks(*deltas.values):
+            sums = elected_sums(trim(values, limits), deltas.weights, params)
+            balance += int(np.count_nonzero(sums > 0)) - int(np.count_nonzero(sums < 0))
+    return TiesSurvey(of_model, (balance > 0) - (balance < 0))
 
 
-def trim(
-    deltas: Deltas, params: TiesParams, thresholds: Sequence[np.float32] | None
-) -> list[Array]:
-    """Each expert's delta with the entries below its threshold set to zero."""
-    if thresholds is None:
-        thresholds = [tensor_threshold(delta, params.density) for delta in deltas.values]
+def thresholds(
+    deltas: Deltas, params: TiesParams, of_model: Sequence[np.float32] | None
+) -> Sequence[np.float32]:
+    """Per expert, the smallest magnitude of this tensor that is kept."""
+    if of_model is not None:
+        return of_model
+    return [tensor_threshold(delta, params.density) for delta in deltas.values]
+
+
+def trim(values: Sequence[Array], thresholds: Sequence[np.float32]) -> list[Array]:
+    """Each expert's changes with those below its threshold set to zero."""
     # A product and not a choice, so that a NaN that was let in is not quietly trimmed away.
     return [
         np.asarray(delta * (magnitudes(delta) >= threshold))
-        for delta, threshold in zip(deltas.values, thresholds, strict=True)
+        for delta, threshold in zip(values, thresholds, strict=True)
     ]
 
 

@@ -8,16 +8,16 @@ expert, whatever the size of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hubmerge.weights.blocks import blocks
 from hubmerge.weights.dtypes import Array, cast
 
 _BINS = 1 << 16
-_BLOCK = 1 << 18  # entries: what numpy copies on the way stays in cache, and memory stays flat
 
 
 def kth_magnitudes(
@@ -52,15 +52,10 @@ def _count(
     for arrays in stream:
         counts = counts or [np.zeros(_BINS, np.int64) for _ in arrays]
         for column, array in enumerate(arrays):
-            for bits in _blocks(array):
+            for (values,) in blocks(array):
+                bits = magnitudes(values).view(np.uint32)
                 counts[column] += np.bincount(key(column, bits), minlength=_BINS)
     return counts
-
-
-def _blocks(array: Array) -> Iterator[NDArray[np.uint32]]:
-    flat = array.reshape(-1)
-    for start in range(0, flat.size, _BLOCK):
-        yield magnitudes(flat[start : start + _BLOCK]).view(np.uint32)
 
 
 def _find(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:

@@ -11,13 +11,11 @@ from types import MappingProxyType
 
 import numpy as np
 
+from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.dtypes import DTYPES, Array
-from hubmerge.weights.folder import hash_file
 from hubmerge.weights.header import Tensor, read_header, shown
 from hubmerge.weights.layout import Kind, Layout, find_layout, plain_file
-
-__all__ = ["Checkpoint", "Kind", "Tensor", "open_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,9 @@ class Checkpoint:
         """64 hex digits that name these weights wherever they lie; reads every byte of them.
 
         SHA-256 over one line "<sha256 of the file>  <file name>" per weight file, sorted by name.
+        Raises CheckpointError if a file cannot be read.
         """
-        lines = (f"{hash_file(file)}  {file.name}\n" for file in self.weight_files())
+        lines = (f"{_hash(file)}  {file.name}\n" for file in self.weight_files())
         return sha256("".join(lines).encode()).hexdigest()
 
 
@@ -97,6 +96,13 @@ def _check_index(folder: Path, layout: Layout, headers: Mapping[str, Mapping[str
         raise CheckpointError(
             f"{folder / file} has tensor {shown(name)!r}, which the index does not put there."
         )
+
+
+def _hash(file: Path) -> str:
+    try:
+        return hash_file(file)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def _read_into(raw: Array, tensor: Tensor) -> None:

@@ -5,24 +5,14 @@ POSIX only: the lock is flock(2), and a folder is made durable by fsync(2) on it
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hubmerge.errors import CheckpointError
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hex digits; CheckpointError if it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+from hubmerge.durable import fsync_folder, settle, try_lock
+from hubmerge.errors import Busy, CheckpointError
 
 
 @contextmanager
@@ -30,29 +20,38 @@ def whole_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder beside `out`; when the block ends well, it becomes `out`.
 
     Until then `out` is as it was, whatever happens: an error removes what was written, and what a
-    killed process left is removed by the next one. A folder that is not empty is replaced only if
-    `replace`, and only if it holds safetensors files. Raises CheckpointError if `out` is taken,
-    if another process is writing it, or if the disk refuses.
+    killed process left is removed by the next one. Raises what `check_place` raises, Busy if
+    another process is writing `out`, and CheckpointError if the disk refuses what is done here; an
+    error of the block is the block's own.
     """
     out = Path(os.path.abspath(out))
-    try:
-        _check_place(out, replace)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(out) as partial:
+    check_place(out, replace)
+    with _locked(out) as partial:
+        try:
+            with blamed(out):
+                _empty(partial)
             yield partial
-            _sync(partial)
-            _check_place(out, replace)
-            _put(partial, out)
-    except OSError as error:
-        raise CheckpointError(
-            f"{out} could not be written: {error.strerror or error}.", "Nothing was left behind."
-        ) from error
+            with blamed(out):
+                _sync(partial)
+                check_place(out, replace)
+                _put(partial, out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
-def _check_place(out: Path, replace: bool) -> None:
-    if out.is_symlink() or (out.exists() and not out.is_dir()) or not out.name:
-        raise CheckpointError(f"{out} is not a folder that can be written.")
-    held = os.listdir(out) if out.exists() else []
+def check_place(out: Path, replace: bool = False) -> None:
+    """Raise CheckpointError unless a checkpoint can be put at `out`.
+
+    A folder that is not empty is replaced only if `replace`, and only if it holds safetensors.
+    """
+    with blamed(out):
+        if out.is_symlink() or (out.exists() and not out.is_dir()) or not out.name:
+            raise CheckpointError(f"{out} is not a folder that can be written.")
+        above = existing(out.absolute().parent)
+        if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+            raise CheckpointError(f"{above} is not a folder that can be written.")
+        held = os.listdir(out) if out.exists() else []
     if held and not replace:
         raise CheckpointError(
             f"{out} exists and is not empty.",
@@ -63,20 +62,33 @@ def _check_place(out: Path, replace: bool) -> None:
         raise CheckpointError(f"{out} holds no checkpoint, so it is not replaced.")
 
 
+def existing(path: Path) -> Path:
+    """The path itself, or the nearest thing above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+@contextmanager
+def blamed(place: Path) -> Iterator[None]:
+    """Say which place could not be written, when the disk refuses what the block asks of it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{place} could not be written: {reason}.") from error
+
+
 @contextmanager
 def _locked(out: Path) -> Iterator[Path]:
     """The partial folder is its own lock: whoever holds it writes, and its contents are his."""
     partial = out.parent / f".{out.name}.partial"
-    partial.mkdir(exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    with blamed(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        _lock(descriptor, partial, out)
-        _empty(partial)
-        try:
-            yield partial
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        with blamed(out):
+            _lock(descriptor, partial, out)
+        yield partial
     finally:
         os.close(descriptor)
 
@@ -84,14 +96,15 @@ def _locked(out: Path) -> Iterator[Path]:
 def _lock(descriptor: int, partial: Path, out: Path) -> None:
     """Take the folder, or raise; it may have been renamed away between opening and locking."""
     mine = os.fstat(descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = os.path.samestat(mine, os.lstat(partial))
-    except (BlockingIOError, FileNotFoundError):
-        same = False
     # In a shared folder such as /tmp someone else could have made it, and read or change our bytes.
-    if not same or mine.st_uid != os.geteuid():
-        raise CheckpointError(
+    if mine.st_uid != os.geteuid():
+        raise CheckpointError(f"{partial} belongs to another user.", "Choose another place.")
+    try:
+        held = try_lock(descriptor) and os.path.samestat(mine, os.lstat(partial))
+    except FileNotFoundError:
+        held = False
+    if not held:
+        raise Busy(
             f"{out} is being written by another process.", "Wait for it, or choose another place."
         )
 
@@ -120,7 +133,7 @@ def _put(partial: Path, out: Path) -> None:
         if old.exists():
             os.rename(old, out)
         raise
-    _sync_one(out.parent)
+    fsync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -128,13 +141,6 @@ def _sync(folder: Path) -> None:
     """Make a folder and all in it durable: a name must never outlive its bytes."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            _sync_one(Path(parent) / name)
-        _sync_one(Path(parent))
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            with (Path(parent) / name).open("rb") as file:
+                settle(file)
+        fsync_folder(Path(parent))

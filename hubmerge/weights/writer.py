@@ -20,11 +20,9 @@ import numpy as np
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, is_float
-from hubmerge.weights.folder import hash_file, whole_folder
+from hubmerge.weights.folder import blamed, existing
 from hubmerge.weights.header import Tensor
 from hubmerge.weights.layout import PICKLES, find_layout, plain_file
-
-__all__ = ["copy_side_files", "hash_file", "mirror", "side_files", "whole_folder", "write_tensor"]
 
 # What a model needs beside its weights. A card, a manifest or code of the base would be a lie or a
 # danger beside other weights, so nothing is copied that is not named here.
@@ -66,17 +64,25 @@ def mirror(base: Checkpoint, folder: Path, dtype: str | None = None) -> dict[str
             if base.index[tensor].file.name == name
         ]
         placed |= _place(folder / name, specs)
-    total = sum(tensor.nbytes for tensor in placed.values())
-    free = shutil.disk_usage(folder).free
-    if total > free:
-        raise CheckpointError(
-            f"{folder.parent} has {free:,} bytes left, and the weights need {total:,}."
-        )
+    check_room(base, folder, dtype)
     for name in layout.files:
         _create(folder / name, {n: t for n, t in placed.items() if t.file.name == name})
     if layout.index is not None:
-        _write_index(folder / layout.index, placed, total)
+        _write_index(folder / layout.index, placed)
     return placed
+
+
+def check_room(base: Checkpoint, folder: Path, dtype: str | None = None) -> None:
+    """Raise CheckpointError if the disk of a folder, which need not be there, cannot hold `mirror`.
+
+    The header comes on top, but so little is not foretold.
+    """
+    specs = (_spec(base, name, dtype) for name in base.names())
+    total = sum(_nbytes(spec) for spec in specs)
+    place = existing(folder.absolute().parent)
+    free = shutil.disk_usage(place).free
+    if total > free:
+        raise CheckpointError(f"{place} has {free:,} bytes left, and the weights need {total:,}.")
 
 
 def write_tensor(place: Tensor, values: Array) -> None:
@@ -88,15 +94,22 @@ def write_tensor(place: Tensor, values: Array) -> None:
 
 
 def side_files(folder: Path) -> tuple[str, ...]:
-    """The names of the files beside the weights that a model of the same shape needs, sorted."""
+    """The names of the files beside the weights that a model of the same shape needs, sorted.
+
+    Raises CheckpointError where one of them is a link that leaves the folder, or no plain file.
+    """
     names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
-    return tuple(name for name in names if _is_side_file(name))
+    found = tuple(name for name in names if _is_side_file(name))
+    for name in found:
+        plain_file(folder, name)
+    return found
 
 
 def copy_side_files(source: Path, folder: Path) -> None:
     """Copy configuration and tokenizer, byte for byte, and nothing that is not on the list."""
     for name in side_files(source):
-        shutil.copyfile(plain_file(source, name), folder / name)
+        with blamed(folder / name):
+            shutil.copyfile(source / name, folder / name)
 
 
 def _is_side_file(name: str) -> bool:
@@ -106,6 +119,11 @@ def _is_side_file(name: str) -> bool:
 def _spec(base: Checkpoint, name: str, dtype: str | None) -> Spec:
     tensor = base.index[name]
     return name, dtype if dtype and is_float(tensor.dtype) else tensor.dtype, tensor.shape
+
+
+def _nbytes(spec: Spec) -> int:
+    _, dtype, shape = spec
+    return prod(shape) * DTYPES[dtype].itemsize
 
 
 def _place(file: Path, specs: list[Spec]) -> dict[str, Tensor]:
@@ -125,7 +143,7 @@ def _in_order(file: Path, specs: Iterable[Spec]) -> dict[str, Tensor]:
     placed: dict[str, Tensor] = {}
     position = 0
     for name, dtype, shape in specs:
-        end = position + prod(shape) * DTYPES[dtype].itemsize
+        end = position + _nbytes((name, dtype, shape))
         placed[name] = Tensor(file, dtype, shape, position, end)
         position = end
     return placed
@@ -145,20 +163,24 @@ def _create(file: Path, placed: Mapping[str, Tensor]) -> None:
     begin = min((tensor.start for tensor in placed.values()), default=0)
     header = _header(placed, begin)
     _write_at(file, memoryview(header), 0)
-    os.truncate(file, max((tensor.end for tensor in placed.values()), default=len(header)))
+    with blamed(file):
+        os.truncate(file, max((tensor.end for tensor in placed.values()), default=len(header)))
 
 
-def _write_index(file: Path, placed: Mapping[str, Tensor], total: int) -> None:
+def _write_index(file: Path, placed: Mapping[str, Tensor]) -> None:
+    total = sum(tensor.nbytes for tensor in placed.values())
     files = {name: placed[name].file.name for name in sorted(placed)}
     text = json.dumps({"metadata": {"total_size": total}, "weight_map": files}, indent=2)
-    file.write_text(text + "\n", encoding="utf-8")
+    with blamed(file):
+        file.write_text(text + "\n", encoding="utf-8")
 
 
 def _write_at(file: Path, data: memoryview, position: int) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        done = 0
-        while done < len(data):  # one call writes at most 2 GiB
-            done += os.pwrite(descriptor, data[done:], position + done)
-    finally:
-        os.close(descriptor)
+    with blamed(file):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            done = 0
+            while done < len(data):  # one call writes at most 2 GiB
+                done += os.pwrite(descriptor, data[done:], position + done)
+        finally:
+            os.close(descriptor)

@@ -16,8 +16,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hubmerge.merging.deltas import Deltas
-from hubmerge.merging.engine import Expert, MergePlan, merge
+from hubmerge.merging.engine import merge
 from hubmerge.merging.params import TiesParams
+from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.merging.ties import survey_ties, trim
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
@@ -84,7 +85,7 @@ def test_official_ties_keeps_as_many(case: str) -> None:
     found = survey_ties(lambda: vectors, params)
     kept = np.zeros(len(EXPERTS), int)
     for deltas in vectors:
-        kept += [np.count_nonzero(delta) for delta in trim(deltas, params, found.thresholds)]
+        kept += [np.count_nonzero(delta) for delta in trim(deltas.values, found.thresholds or ())]
     assert kept.tolist() == said["kept"]
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from hubmerge.merging.engine import Expert, MergePlan, merge
+from hubmerge.merging.engine import merge
+from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.merging.engine import MergePlan
+from hubmerge.merging.plan import MergePlan
 
 from .worlds import make_world
 

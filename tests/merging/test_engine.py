@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubmergeError, UsageError
-from hubmerge.merging.engine import Expert, MergePlan, merge
+from hubmerge.merging.engine import check_out, merge
+from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method, parse_params
-from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.writer import hash_file
+from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 
 World = Callable[..., Callable[..., Any]]
 METHODS = ["average", "task_arithmetic", "ties", "dare"]
@@ -89,6 +91,30 @@ def test_replaces_only_when_told_and_never_an_input(world: World, tmp_path: Path
     for place in (tmp_path / "base", tmp_path / "e0", tmp_path, tmp_path / "out" / ".." / "e0"):
         with pytest.raises(UsageError, match="is to be merged"):
             merge(plan, place, replace=True)
+
+
+def test_place_is_checked_without_a_value_read_or_a_byte_written(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = world({"a": f32([1])}, {"a": f32([2])})("average")
+    merge(plan, tmp_path / "out")
+    before = sorted(os.listdir(tmp_path))
+    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a value was read"))
+    check_out(plan, tmp_path / "deep" / "new")
+    check_out(plan, tmp_path / "out", replace=True)
+    with pytest.raises(CheckpointError, match="not empty"):
+        check_out(plan, tmp_path / "out")
+    with pytest.raises(UsageError, match="is to be merged"):
+        check_out(plan, tmp_path / "e0", replace=True)
+    (tmp_path / "base" / "vocab.json").symlink_to("/etc/passwd")
+    with pytest.raises(CheckpointError, match="symbolic link"):
+        check_out(plan, tmp_path / "new")
+    (tmp_path / "base" / "vocab.json").unlink()
+    usage = shutil.disk_usage(tmp_path)._replace(free=3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CheckpointError, match="has 3 bytes left, and the weights need 4"):
+        check_out(plan, tmp_path / "new")
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 # bfloat16 has 8 bits of mantissa: between 1 and 2 its step is 2^-7.

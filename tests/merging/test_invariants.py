@@ -58,7 +58,7 @@ def ulps(dtype: Any, *values: np.ndarray) -> np.ndarray:
 
 
 @few
-@given(models(1), st.sampled_from(["average", "task_arithmetic", "ties", "dare"]))
+@given(models(1), METHODS)
 def test_one_whole_expert_is_itself(tensors: list[Tensors], method: str) -> None:
     options = {"density": 1} if method in ("ties", "dare") else {}
     with merging(tensors) as (plan, root):
@@ -100,10 +100,8 @@ def test_untouched_tensors_are_the_base_to_the_bit(tensors: list[Tensors], metho
 
 
 @few
-@given(models(2), METHODS)
-def test_other_tensors_and_experts_do_not_move_a_dare_mask(
-    tensors: list[Tensors], method: str
-) -> None:
+@given(models(2))
+def test_other_tensors_and_experts_do_not_move_a_dare_mask(tensors: list[Tensors]) -> None:
     """The same expert, alone and beside one of weight zero and a tensor more."""
     more = np.ones(7, np.float32)
     added = [model | {"0": more * i} for i, model in enumerate(tensors)]

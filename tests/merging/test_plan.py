@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.merging.plan import canonical, check
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.weights.task_vector import LORA_HINT
 
 A = np.zeros((2, 3), np.float32)
 World = Callable[..., Callable[..., object]]
@@ -58,10 +59,26 @@ def test_adapter_is_refused_with_a_way_out(world: World, tmp_path: Path) -> None
     (tmp_path / "lora").mkdir()
     save_file({"x": A}, tmp_path / "lora" / "adapter_model.safetensors")
     lora = replace(plan.experts[0], checkpoint=open_checkpoint(tmp_path / "lora"))
-    with pytest.raises(CheckpointError, match=r"LoRA adapter.*later version"):
+    with pytest.raises(CheckpointError, match=r"LoRA adapter.*later version") as caught:
         check(replace(plan, experts=(lora,)))
-    with pytest.raises(CheckpointError, match="LoRA adapter"):
+    assert caught.value.hint == LORA_HINT
+    with pytest.raises(CheckpointError, match="LoRA adapter") as caught:
         check(replace(plan, base=lora.checkpoint))
+    assert caught.value.hint == LORA_HINT
+
+
+def test_each_kind_of_problem_has_its_way_out(world: World, tmp_path: Path) -> None:
+    plan = world({"a": A, "b": A}, {"a": A}, {"a": A, "b": A})("average")
+    with pytest.raises(CheckpointError) as caught:
+        check(plan)
+    whole = caught.value.hint
+    assert "whole fine-tunes" in whole
+    (tmp_path / "lora").mkdir()
+    save_file({"x": A}, tmp_path / "lora" / "adapter_model.safetensors")
+    lora = replace(plan.experts[1], checkpoint=open_checkpoint(tmp_path / "lora"))
+    with pytest.raises(CheckpointError, match="2 problems") as caught:
+        check(replace(plan, experts=(plan.experts[0], lora)))
+    assert caught.value.hint == f"{LORA_HINT} {whole}"
 
 
 def test_quantised_weights_are_not_numbers(world: World) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from hubmerge.merging.engine import Expert, MergePlan
+from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.weights.checkpoint import open_checkpoint
 

@@ -95,6 +95,13 @@ def test_digest_names_weights_wherever_they_lie(tmp_path: Path) -> None:
     assert one.digest() != other.digest()
 
 
+def test_digest_of_a_file_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
+    found = open_checkpoint(put(tmp_path, "model.safetensors"))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read: No such file"):
+        found.digest()
+
+
 def test_unknown_tensor_and_vanished_bytes(tmp_path: Path) -> None:
     found = open_checkpoint(put(tmp_path, "model.safetensors"))
     with pytest.raises(CheckpointError, match="no tensor 'b'"):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.errors import CheckpointError
-from hubmerge.weights.folder import whole_folder
+from hubmerge.errors import Busy, CheckpointError
+from hubmerge.weights.folder import check_place, whole_folder
 
 
 def write(folder: Path, text: str = "new") -> None:
@@ -111,7 +111,7 @@ def test_second_writer_is_told(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "out") as folder:
         write(folder)
         with (
-            pytest.raises(CheckpointError, match="another process"),
+            pytest.raises(Busy, match="out is being written by another process"),
             whole_folder(tmp_path / "out"),
         ):
             pytest.fail("the block must not run")
@@ -139,10 +139,39 @@ def test_trap_laid_in_its_place_is_not_stepped_into(tmp_path: Path) -> None:
     assert names(tmp_path / "precious") == ["file"]
 
 
-def test_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"out could not be written: No space left"):
-        write_and_fail(tmp_path / "out", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_is_a_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise NO_SPACE
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(CheckpointError, match=r"out could not be written: No space left"),
+        whole_folder(tmp_path / "out") as folder,
+    ):
+        write(folder)
     assert names(tmp_path) == []
+
+
+def test_error_of_the_block_is_not_blamed_on_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_and_fail(tmp_path / "out", NO_SPACE)
+    assert caught.value is NO_SPACE
+    assert names(tmp_path) == []
+
+
+def test_place_is_checked_without_writing(tmp_path: Path) -> None:
+    check_place(tmp_path / "deep" / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="file is not a folder"):
+        check_place(tmp_path / "file" / "deep" / "out")
+    with pytest.raises(CheckpointError, match="not empty"):
+        check_place(tmp_path)
+    assert names(tmp_path) == ["file"]
 
 
 def test_failed_rename_puts_the_old_one_back(

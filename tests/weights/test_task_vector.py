@@ -33,6 +33,25 @@ def test_delta_of_each_dtype(tmp_path: Path) -> None:
     assert vector.delta("d")[0] == (1 + 1e-12) - 1
 
 
+def test_infinities_are_left_alone_only_if_all_of_the_tensor_is(tmp_path: Path) -> None:
+    mask = np.float32([0, -np.inf, np.nan])
+    base = put(tmp_path / "base", a=mask, b=mask)
+    vector = TaskVector(base, put(tmp_path / "expert", a=mask, b=mask + np.float32(1)))
+    assert vector.delta("a").tolist() == [0, 0, 0]
+    assert vector.delta("b")[0] == 1
+    assert np.isnan(vector.delta("b")[1:]).all()
+
+
+def test_base_is_read_once_for_many_experts(tmp_path: Path) -> None:
+    base = put(tmp_path / "base", a=np.float32([1, 2]))
+    values = base.read("a")
+    for number in range(2):
+        expert = put(tmp_path / f"{number}", a=np.float32([number, 5]))
+        delta = TaskVector(base, expert).delta_from(values, "a")
+        assert delta.tolist() == TaskVector(base, expert).delta("a").tolist() == [number - 1, 3]
+    assert values.tolist() == [1, 2]
+
+
 def test_dtypes_may_differ_and_nothing_is_rounded_before_the_difference(tmp_path: Path) -> None:
     base = put(tmp_path / "base", a=np.array([1.0], ml_dtypes.bfloat16))
     expert = put(tmp_path / "expert", a=np.array([1 + 2**-30], np.float64))

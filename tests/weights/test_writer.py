@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections import namedtuple
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.writer import copy_side_files, hash_file, mirror, side_files, write_tensor
+from hubmerge.weights.writer import copy_side_files, mirror, side_files, write_tensor
 
 TENSORS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -120,6 +123,19 @@ def test_full_disk_is_told_before_writing(folder: Path, monkeypatch: pytest.Monk
     with pytest.raises(CheckpointError, match="10 bytes left, and the weights need"):
         mirror(open_checkpoint(folder / "base"), folder / "new")
     assert list((folder / "new").iterdir()) == []
+
+
+def test_disk_that_fills_up_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(TENSORS, folder / "base" / "model.safetensors")
+    base = open_checkpoint(folder / "base")
+    place = mirror(base, folder / "new")["w"]
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(CheckpointError, match=r"model.safetensors could not be written: No space"):
+        write_tensor(place, base.read("w"))
 
 
 WANTED = [
