@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import IO
 
 
-def write_whole(target: Path, content: bytes) -> None:
-    """Replace a file in one step; only its owner may read it."""
+def write_whole(target: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace a file in one step; unless `mode` says otherwise, only its owner may read it."""
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         settle(file)
     os.replace(beside, target)
@@ -43,8 +43,11 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def try_lock(file: IO[bytes], shared: bool = False) -> bool:
-    """Lock a file for as long as it stays open, or say that somebody else holds it."""
+def try_lock(file: IO[bytes] | int, shared: bool = False) -> bool:
+    """Lock a file for as long as it stays open, or say that somebody else holds it.
+
+    A folder is locked by its descriptor.
+    """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -6,6 +6,7 @@
     |-- CheckpointError           exit 1   weights that cannot be read, or do not fit together
     |-- DataError                 exit 1   a data set or a task that cannot be used
     |-- TrainingDiverged          exit 1   a loss that is no longer a number
+    |-- Busy                      exit 75  another process is at it; the same command may work later
     |-- HubError                  exit 1   the Hub answered no
     |   |-- NotOnHub              exit 1   no such repository, revision or file
     |   |-- NoAccess              exit 1   the token may not do this
@@ -58,7 +59,13 @@ class DataError(HubmergeError):
 
 
 class TrainingDiverged(HubmergeError):
-    """A loss that is no longer a number; the last good step is kept."""
+    """A loss that is no longer a number."""
+
+
+class Busy(HubmergeError):
+    """Another process is at it: the same command may work when that one is done."""
+
+    exit_code = 75
 
 
 class HubError(HubmergeError):
@@ -91,7 +98,7 @@ def either(names: Sequence[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def together(error: type[HubmergeError], problems: Sequence[str], hint: str = "") -> None:
+def raise_together(error: type[HubmergeError], problems: Sequence[str], hint: str = "") -> None:
     """Raise all problems as one error, so that they are mended in one go; nothing for none."""
     if len(problems) == 1:
         raise error(problems[0], hint)

@@ -7,7 +7,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hubmerge.errors import IntegrityError
 from hubmerge.refs import printable
@@ -15,38 +17,64 @@ from hubmerge.refs import printable
 NAME = "hubmerge.json"
 FORMAT = 1
 _BYTES = 5_000_000
+Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a training curve.
+
+    `loss` is the mean since the last point, `accuracy` and `count` are of the validation split, and
+    `lr` is the learning rate of the update that led here, 0 before the first.
+    """
+
+    step: Count
+    loss: float | None
+    accuracy: float
+    count: Count
+    lr: float
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint something was made from: its label, commit, weights digest, and part in it.
+    """A checkpoint something was made from: its label, its digest, and its part in it.
 
-    `last_step` is the last step its repository had at the time, with `last_sha` its commit: what
-    the gain over merging the last steps is measured against.
+    `sha` is its commit, or again the digest for a local folder. `task` is the id of the task it
+    was trained for. `last_step` is the last step its repository had at the time, with `last_sha`
+    its commit: what the gain over merging the last steps is measured against.
     """
 
     label: str
     sha: str
     digest: str
-    step: int | None = None
+    step: Count | None = None
     task: str | None = None
     weight: float = 1.0
-    last_step: int | None = None
+    last_step: Count | None = None
     last_sha: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return self.sha == self.digest
 
     @property
     def name(self) -> str:
         """The repository or folder, without revision."""
-        local = self.label.startswith((".", "/", "~"))
-        return self.label if local else self.label.partition("@")[0]
+        return self.label if self.is_local else self.label.partition("@")[0]
+
+    @property
+    def task_name(self) -> str | None:
+        """The task's name, without the digest of its definition."""
+        return self.task.partition("@")[0] if self.task else None
 
 
 @dataclass(frozen=True)
 class Manifest:
     """How a checkpoint came to be.
 
-    `files` maps each of its files to its SHA-256, except this one and the card, which is told
-    anew whenever there are new scores.
+    `task` is the id of an expert's task, its name and the digest of its definition as name@digest.
+    `files` maps each of its files to its SHA-256, except this one and the card, which is told anew
+    whenever there are new scores.
     """
 
     kind: Literal["expert", "merge"]
@@ -54,13 +82,13 @@ class Manifest:
     experts: tuple[Source, ...] = ()
     method: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
-    task: Mapping[str, Any] | None = None
-    step: int | None = None
-    last_step: int | None = None
-    training: Mapping[str, Any] | None = None
-    validation: tuple[Mapping[str, Any], ...] = ()
+    task: str | None = None
+    step: Count | None = None
+    last_step: Count | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    validation: tuple[Point, ...] = ()
     run: str | None = None
-    layout: str | None = None
+    layout: str = "transformers"
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -72,11 +100,14 @@ class Manifest:
         return recipe_id(self.base, self.experts, self.method or "", self.params)
 
     @property
+    def task_name(self) -> str:
+        """The name of an expert's task."""
+        return (self.task or "").partition("@")[0]
+
+    @property
     def digest(self) -> str:
-        """The digest of the weights it vouches for, as `Checkpoint.digest` computes it."""
-        weights = sorted(name for name in self.files if name.endswith(".safetensors"))
-        lines = "".join(f"{self.files[name]}  {name}\n" for name in weights)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        """The digest of the model it vouches for."""
+        return files_digest(self.files)
 
     def with_files(self, files: Mapping[str, str]) -> Manifest:
         """The same manifest, vouching for these files."""
@@ -86,6 +117,15 @@ class Manifest:
         """Canonical JSON: the same manifest is the same bytes."""
         said = dataclasses.asdict(self)
         return (json.dumps(said, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def files_digest(files: Mapping[str, str]) -> str:
+    """64 hex digits that name a model wherever it lies: over the SHA-256 of each file by its name.
+
+    The files are weights and whatever decides what is made of them: configuration and tokenizer.
+    """
+    lines = "".join(f"{files[name]}  {name}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def recipe_id(
@@ -108,35 +148,26 @@ def last_recipe(manifest: Manifest) -> str | None:
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Read a manifest that anybody may have written; raises IntegrityError naming `where`."""
+    """Read a manifest that anybody may have written; raises IntegrityError naming `where`.
+
+    Keys that this version does not know are passed over.
+    """
     if len(data) > _BYTES:
         raise IntegrityError(f"{NAME} of {where} is larger than {_BYTES} bytes.")
     try:
         said = json.loads(data)
-        if said.get("format", FORMAT) > FORMAT:
+        if isinstance(said, dict) and said.get("format", FORMAT) != FORMAT:
             raise IntegrityError(
-                f"{NAME} of {where} has format {said['format']}, newer than this hubmerge knows.",
+                f"{NAME} of {where} has format {printable(str(said['format']))[:20]}, and this "
+                f"hubmerge knows {FORMAT}.",
                 "Install a newer hubmerge.",
             )
-        known = {f.name for f in dataclasses.fields(Manifest)}
-        values = {key: value for key, value in said.items() if key in known}
-        values["base"] = Source(**said["base"])
-        values["experts"] = tuple(Source(**expert) for expert in said.get("experts", ()))
-        values["validation"] = tuple(said.get("validation", ()))
-        manifest = Manifest(**values)
-        _check(manifest)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = printable(str(error))[:200]
-        raise IntegrityError(f"{NAME} of {where} is not a manifest: {reason}.") from error
-    return manifest
-
-
-def _check(manifest: Manifest) -> None:
-    if manifest.kind not in ("expert", "merge"):
-        raise ValueError(f"kind is {manifest.kind!r}")
-    for name, value in (("step", manifest.step), ("last_step", manifest.last_step)):
-        if not (value is None or (isinstance(value, int) and value >= 0)):
-            raise ValueError(f"{name} is {value!r}")
-    for source in (manifest.base, *manifest.experts):
-        if not all(isinstance(text, str) for text in (source.label, source.sha, source.digest)):
-            raise ValueError("a source lacks label, sha or digest")
+        # Strict, so that "9" is no step and 1 no label.
+        return TypeAdapter(Manifest).validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = f"{place}: {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise IntegrityError(f"{NAME} of {where} is not a manifest: {printable(reason)[:200]}.")

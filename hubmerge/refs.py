@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -34,9 +34,13 @@ class ModelRef:
     @property
     def name(self) -> str:
         """The repository id or the folder, without revision."""
-        return str(self.path) if self.path is not None else str(self.repo_id)
+        return str(self) if self.path is not None else str(self.repo_id)
 
     def __str__(self) -> str:
+        if self.path is not None:
+            # A relative folder must not read like a repository.
+            plain = str(self.path).startswith((".", "/", "~"))
+            return str(self.path) if plain else f"./{self.path}"
         revision = f"@{self.revision}" if self.revision else ""
         if not self.subfolder:
             return f"{self.name}{revision}"
@@ -49,7 +53,7 @@ class Revision:
     """A model pinned to one commit: everything after resolving works on the SHA.
 
     `found` says how: tag, branch, folder, commit or local; `confidence` is 1.0 where the name is
-    proof and less where it is a guess from a commit's title.
+    proof, and less for a folder, whose commit holds other steps as well.
     """
 
     ref: ModelRef
@@ -57,7 +61,6 @@ class Revision:
     step: int | None = None
     found: str = "branch"
     confidence: float = 1.0
-    last_step: int | None = field(default=None, compare=False)
 
     @property
     def label(self) -> str:

@@ -16,9 +16,9 @@ from pathlib import Path
 class Score:
     """One measured number: `value` in [0, 1] over `count` examples, binomial standard error.
 
-    `model` is the digest of the weights, `task` carries the digest of its definition behind an
-    @, `recipe` identifies a merge before it is made, and `data` is a Hub data set and its commit,
-    as owner/name@sha.
+    `model` is the digest of the model's files, `task` has the digest of its definition behind an @,
+    `recipe` identifies a merge before it is made, and `data` is a Hub data set and its commit, as
+    owner/name@sha.
     """
 
     label: str
@@ -60,6 +60,11 @@ def upcycling(scores: Sequence[Score]) -> Upcycling | None:
     return Upcycling(value, stderr, tasks)
 
 
+def by_task(scores: Iterable[Score]) -> dict[str, Score]:
+    """Task name -> score; where a task was measured in two versions, the newest counts."""
+    return {score.task_name: score for score in scores}
+
+
 class ScoreLog:
     """Scores in a JSON Lines file that only grows; the last line for a key counts."""
 
@@ -79,18 +84,23 @@ class ScoreLog:
             os.fsync(file.fileno())
 
     def read(self) -> list[Score]:
-        """Every score that is whole, the newest for each model, task and split."""
+        """Every score that is whole, the newest for each model, task and split, newest last."""
         if not self.path.is_file():
             return []
         newest: dict[tuple[str, str, str], Score] = {}
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             if score := _parsed(line):
-                newest[score.model, score.task, score.split] = score
+                key = (score.model, score.task, score.split)
+                newest.pop(key, None)
+                newest[key] = score
         return list(newest.values())
 
     def _ends_whole(self) -> bool:
-        data = self.path.read_bytes()
-        return not data or data.endswith(b"\n")
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return True
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
 
 
 def _parsed(line: str) -> Score | None:

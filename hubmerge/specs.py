@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from hubmerge.errors import UsageError, together
+from hubmerge.errors import UsageError, raise_together
 from hubmerge.refs import check_label, check_repo_id, printable
 
 _YAML_BYTES = 1_000_000
@@ -55,6 +55,9 @@ class DataSpec(Spec):
     def _one_source(self) -> DataSpec:
         if (self.id is None) == (self.path is None):
             raise ValueError("give either `id` (a Hub data set) or `path` (a folder)")
+        outside = [p for p in (self.files or {}).values() if not p or p[0] in "/~" or ".." in p]
+        if outside:
+            raise ValueError(f"files: {outside[0]!r} is not a pattern inside the data")
         return self
 
 
@@ -152,8 +155,8 @@ class TaskSpec(Spec):
 class TrainSpec(Spec):
     """One training run of one expert; the defaults are the paper's for full fine-tuning.
 
-    `steps` optimizer steps of `batch` examples; `lr` is the peak; `warmup` counts steps if whole
-    and is a share of the run if below 1; `push_every` is `2^k`, a number, or a list of steps.
+    `steps` optimizer steps of `batch` examples; `lr` is the peak; `warmup` is a share of the run,
+    or else `warmup_steps` says how many; `push_every` is `2^k`, a number, or a list of steps.
     """
 
     base: str
@@ -163,7 +166,8 @@ class TrainSpec(Spec):
     push_every: str = "2^k"
     lr: Annotated[float, Field(gt=0)] = 1e-5
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: Annotated[float, Field(ge=0)] = 0.1
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     clip: Annotated[float, Field(gt=0)] = 1.0
     batch: Annotated[int, Field(ge=1)] = 128
@@ -183,9 +187,9 @@ class TrainSpec(Spec):
         return str(value) if isinstance(value, int) else value
 
     @property
-    def warmup_steps(self) -> int:
+    def warmup_length(self) -> int:
         """Warm-up in steps, whichever way it was written."""
-        return int(self.warmup * self.steps if self.warmup < 1 else self.warmup)
+        return int(self.warmup * self.steps) if self.warmup_steps is None else self.warmup_steps
 
 
 def validated(model: type[SpecT], values: Mapping[str, Any], what: str) -> SpecT:
@@ -194,7 +198,7 @@ def validated(model: type[SpecT], values: Mapping[str, Any], what: str) -> SpecT
         return model.model_validate(values)
     except ValidationError as error:
         problems = [_sentence(model, dict(problem)) for problem in error.errors()]
-        together(UsageError, [f"{what}: {problem}" for problem in problems])
+        raise_together(UsageError, [f"{what}: {problem}" for problem in problems])
         raise
 
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from hubmerge.cards.card import Told, render_card
+from hubmerge.cards.card import CardInput, render_card
 from hubmerge.manifest import NAME, Manifest, parse_manifest
 from hubmerge.scores import ScoreLog
 
@@ -22,7 +22,7 @@ PUBLISHED = ("ties-step256", "ties-step1024")
 def told(folder: Path) -> str:
     """The card of one folder."""
     manifest = parse_manifest((folder / NAME).read_bytes(), str(folder))
-    return render_card(Told(manifest, ScoreLog(folder / "scores.jsonl").read()))
+    return render_card(CardInput(manifest, ScoreLog(folder / "scores.jsonl").read()))
 
 
 def take(demo: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from hubmerge.manifest import NAME, Manifest, Source
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate")
 PROGRAM = """
@@ -26,6 +29,8 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules], "CODE", code
         ["--help"],
         ["train", "--help"],
         ["merge", "--help"],
+        ["card", "--help"],
+        ["report", "--help"],
         ["tasks"],
         ["methods", "ties"],
         ["hub", "status"],
@@ -36,8 +41,23 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules], "CODE", code
     ids=" ".join,
 )  # fmt: skip
 def test_a_light_command_imports_nothing_heavy(words: list[str]) -> None:
+    answer = run(words)
+    assert "HEAVY [] CODE" in answer, answer
+
+
+def test_telling_a_card_imports_nothing_heavy(tmp_path: Path) -> None:
+    base, *experts = (Source(name, name * 64, name * 64) for name in "abc")
+    manifest = Manifest(kind="merge", base=base, experts=tuple(experts), method="average")
+    (tmp_path / NAME).write_bytes(manifest.with_files({}).to_bytes())
+    answer = run(["card", str(tmp_path), "--hub", "local"])
+    assert "HEAVY [] CODE 0" in answer, answer
+    assert (tmp_path / "README.md").is_file()
+
+
+def run(words: list[str]) -> str:
+    """What a command prints, and then whether anything heavy was imported for it."""
     program = PROGRAM.format(words=words, heavy=HEAVY)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
-    assert "HEAVY [] CODE" in done.stdout, done.stdout + done.stderr
+    return done.stdout + done.stderr

@@ -49,7 +49,7 @@ def test_a_reference_is_read(text: str, expected: ModelRef) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["owner/name", "owner/name@step64", "hf://owner/name@a%2Fb/c", "/data/model"]
+    "text", ["owner/name", "owner/name@step64", "hf://owner/name@a%2Fb/c", "/data/model", "./a/b"]
 )
 def test_a_reference_prints_what_was_parsed(text: str) -> None:
     assert str(parse_ref(text)) == text
@@ -124,7 +124,8 @@ def test_whatever_is_accepted_is_safe_as_a_path(text: str) -> None:
         except UsageError:
             continue
         assert name.isprintable()
-        assert not name.startswith(("/", "-", "."))
+        hidden = () if check is check_inner_path else (".",)  # .gitattributes lies in every one
+        assert not name.startswith(("/", "-", *hidden))
         assert ".." not in name.split("/")
 
 

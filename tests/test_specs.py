@@ -81,15 +81,15 @@ def test_the_defaults_are_the_papers() -> None:
     spec = validated(TrainSpec, RUN, "run")
     said = (spec.steps, spec.lr, spec.schedule, spec.weight_decay, spec.clip, spec.batch)
     assert said == (2048, 1e-5, "cosine", 0.1, 1.0, 128)
-    assert (spec.push_every, spec.warmup_steps, spec.augment) == ("2^k", 204, True)
+    assert (spec.push_every, spec.warmup_length, spec.augment) == ("2^k", 204, True)
 
 
 @pytest.mark.parametrize(
-    ("warmup", "steps", "expected"), [(0.1, 2, 0), (0.1, 64, 6), (50, 2048, 50), (0, 8, 0)]
+    ("said", "expected"),
+    [({}, 6), ({"warmup": 0.5}, 32), ({"warmup_steps": 50}, 50), ({"warmup_steps": 0}, 0)],
 )
-def test_warmup_is_a_share_or_a_count(warmup: float, steps: int, expected: int) -> None:
-    run = validated(TrainSpec, {**RUN, "warmup": warmup, "steps": steps}, "run")
-    assert run.warmup_steps == expected
+def test_warmup_is_a_share_or_a_count(said: dict[str, float], expected: int) -> None:
+    assert validated(TrainSpec, {**RUN, "steps": 64, **said}, "run").warmup_length == expected
 
 
 @pytest.mark.parametrize(("said", "rule"), [([8, 64], "8,64"), (100, "100"), ("2^k", "2^k")])
@@ -101,7 +101,8 @@ def test_push_every_as_yaml_writes_it(said: object, rule: str) -> None:
     "wrong",
     [
         {"steps": 0}, {"lr": 0}, {"lr": float("nan")}, {"batch": 0}, {"seed": -1},
-        {"warmup": -1}, {"schedule": "linear"}, {"to": "no owner"}, {"clip": float("inf")},
+        {"warmup": -1}, {"warmup": 50}, {"warmup_steps": 0.5},
+        {"schedule": "linear"}, {"to": "no owner"}, {"clip": float("inf")},
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_be(wrong: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from hubmerge.cards.rows import expert_rows, merge_rows, percent, summary_rows
-from hubmerge.manifest import Manifest
+from hubmerge.manifest import Manifest, Source
 from hubmerge.refs import ModelRef, check_repo_id, printable
-from hubmerge.scores import Score, upcycling
+from hubmerge.scores import Score, by_task, upcycling
 
 BEGIN, END = "<!-- hubmerge:begin -->", "<!-- hubmerge:end -->"
 _FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
@@ -23,7 +23,7 @@ _TEMPLATE = files("hubmerge") / "cards" / "card.md"
 
 
 @dataclass(frozen=True)
-class Told:
+class CardInput:
     """What a card is told from: a manifest, and the log in which its scores are looked up."""
 
     manifest: Manifest
@@ -32,12 +32,13 @@ class Told:
 
     @property
     def own(self) -> list[Score]:
-        """The scores of this very model on the split."""
+        """The scores of this very model on the split, one per task."""
         digest = self.manifest.digest
-        return [s for s in self.scores if s.model == digest and s.split == self.split]
+        mine = (s for s in self.scores if s.model == digest and s.split == self.split)
+        return list(by_task(mine).values())
 
 
-def render_card(told: Told, before: str = "") -> str:
+def render_card(told: CardInput, before: str = "") -> str:
     """The card as Markdown; text that a human wrote outside the markers of `before` stays.
 
     Every string from outside is escaped: it can neither break the front matter nor a table.
@@ -68,12 +69,12 @@ def render_card(told: Told, before: str = "") -> str:
     return _kept_around(text, before)
 
 
-def _front_matter(told: Told) -> str:
+def _front_matter(told: CardInput) -> str:
     manifest = told.manifest
     merge = manifest.kind == "merge"
-    sources = manifest.experts if merge else (manifest.base,)
+    sources = [s for s in (manifest.experts if merge else [manifest.base]) if not s.is_local]
     said: dict[str, Any] = {
-        "library_name": {"open_clip": "open_clip"}.get(manifest.layout or "", "transformers"),
+        "library_name": manifest.layout,
         "pipeline_tag": "zero-shot-image-classification",
         "base_model": [name for source in sources if (name := _hub_name(source.name))],
         "base_model_relation": "merge" if merge else "finetune",
@@ -87,7 +88,7 @@ def _front_matter(told: Told) -> str:
     return f"---\n{_no_marker(dumped)}---"
 
 
-def _model_index(told: Told) -> list[dict[str, Any]]:
+def _model_index(told: CardInput) -> list[dict[str, Any]]:
     results = [
         {
             "task": {"type": "image-classification", "name": "Image classification"},
@@ -108,13 +109,12 @@ def _dataset(score: Score) -> dict[str, str]:
 
 def _title(manifest: Manifest) -> str:
     if manifest.kind == "merge":
-        tasks = ", ".join(expert.task or expert.name for expert in manifest.experts)
+        tasks = ", ".join(expert.task_name or expert.name for expert in manifest.experts)
         return f"{manifest.method} merge of {len(manifest.experts)} experts: {tasks}"
-    task = (manifest.task or {}).get("name", "one task")
-    return f"Expert for {task} at step {manifest.step}"
+    return f"Expert for {manifest.task_name or 'one task'} at step {manifest.step}"
 
 
-def _headline(told: Told) -> str:
+def _headline(told: CardInput) -> str:
     manifest, score = told.manifest, upcycling(told.own)
     if manifest.kind == "expert":
         base = _plain(manifest.base.label)
@@ -137,7 +137,7 @@ def _headline(told: Told) -> str:
     )
 
 
-def _own_rows(told: Told) -> list[dict[str, str]]:
+def _own_rows(told: CardInput) -> list[dict[str, str]]:
     manifest = told.manifest
     own = [s for s in told.scores if s.model == manifest.digest]
     return [
@@ -152,19 +152,23 @@ def _own_rows(told: Told) -> list[dict[str, str]]:
 
 
 def _provenance(manifest: Manifest) -> list[str]:
-    base = manifest.base
-    lines = [f"base: {base.label}, commit {base.sha}"]
+    lines = [f"base: {_pinned(manifest.base)}"]
     for expert in manifest.experts:
-        lines.append(f"expert: {expert.label}, commit {expert.sha}, weight {expert.weight:g}")
+        lines.append(f"expert: {_pinned(expert)}, weight {expert.weight:g}")
     if manifest.method:
         params = ", ".join(f"{key} = {value}" for key, value in sorted(manifest.params.items()))
         lines.append(f"method: {manifest.method}" + (f", {params}" if params else ""))
-    for key, value in sorted((manifest.training or {}).items()):
+    for key, value in sorted(manifest.training.items()):
         lines.append(f"{key}: {value}")
     if manifest.run:
         lines.append(f"run: {manifest.run}")
     versions = ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))
     return [*lines, f"versions: {versions}", "weights and files: SHA-256 of each in hubmerge.json"]
+
+
+def _pinned(source: Source) -> str:
+    kind = "weights" if source.is_local else "commit"
+    return f"{source.label}, {kind} {source.sha}"
 
 
 def _loading(manifest: Manifest) -> str:

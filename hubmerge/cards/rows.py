@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hubmerge.manifest import Manifest, Source, last_recipe
-from hubmerge.scores import Score, upcycling
+from hubmerge.scores import Score, by_task, upcycling
 
 MISSING = "-"
 
@@ -41,22 +41,22 @@ def merge_rows(
     manifest: Manifest, own: Sequence[Score], scores: Sequence[Score]
 ) -> list[dict[str, str]]:
     """One row per task: its expert, the step chosen, and three accuracies."""
-    by_task = {score.task_name: score for score in own}
+    left = by_task(own)
     rows = []
     for expert in manifest.experts:
-        score = by_task.pop(expert.task or "", None)
+        score = left.pop(expert.task_name or "", None)
         rows.append(_merge_row(expert, score, manifest, scores))
-    return rows + [_merge_row(None, score, manifest, scores) for score in by_task.values()]
+    return rows + [_merge_row(None, score, manifest, scores) for score in left.values()]
 
 
 def expert_rows(manifest: Manifest) -> list[dict[str, str]]:
     """The validation curve up to the manifest's step."""
     return [
         {
-            "step": str(point["step"]),
-            "loss": MISSING if point["loss"] is None else f"{point['loss']:.4f}",
-            "accuracy": percent(point["accuracy"]),
-            "lr": f"{point['lr']:.2e}",
+            "step": str(point.step),
+            "loss": MISSING if point.loss is None else f"{point.loss:.4f}",
+            "accuracy": percent(point.accuracy),
+            "lr": f"{point.lr:.2e}",
         }
         for point in manifest.validation
     ]
@@ -72,8 +72,8 @@ def _rivals(
     ]
     rivals = []
     for name, versus, key, value in found:
-        theirs = [s for s in scores if value and getattr(s, key) == value and s.split == split]
-        same = [s for s in theirs if s.task in {o.task for o in own}]
+        theirs = (s for s in scores if value and getattr(s, key) == value and s.split == split)
+        same = list(by_task(s for s in theirs if s.task in {o.task for o in own}).values())
         if len(same) == len(own) and value != manifest.recipe:
             rivals.append((name, versus, same))
     return rivals
@@ -96,9 +96,9 @@ def _merge_row(
     expert: Source | None, score: Score | None, manifest: Manifest, scores: Sequence[Score]
 ) -> dict[str, str]:
     return {
-        "task": score.task_name if score else (expert.task if expert else None) or MISSING,
+        "task": score.task_name if score else (expert.task_name if expert else None) or MISSING,
         "expert": expert.name if expert else MISSING,
-        "step": str(expert.step) if expert and expert.step is not None else MISSING,
+        "step": _step(expert) if expert else MISSING,
         "sha": expert.sha[:12] if expert else MISSING,
         "own": _accuracy_of(expert.digest if expert else None, score, scores),
         "base": _accuracy_of(manifest.base.digest, score, scores),
@@ -106,6 +106,13 @@ def _merge_row(
         "count": str(score.count) if score else MISSING,
         "stderr": percent(score.stderr) if score else MISSING,
     }
+
+
+def _step(expert: Source) -> str:
+    """The step that was chosen, and of how many."""
+    if expert.step is None:
+        return MISSING
+    return f"{expert.step} of {expert.last_step}" if expert.last_step else str(expert.step)
 
 
 def _accuracy_of(digest: str | None, like: Score | None, scores: Sequence[Score]) -> str:

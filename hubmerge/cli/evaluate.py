@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from hubmerge.cli.options import Device, Split
 from hubmerge.cli.session import Session, verb
-from hubmerge.cli.tables import percent, table
+from hubmerge.cli.tables import measured, table
 from hubmerge.errors import UsageError
-from hubmerge.refs import ModelRef, parse_ref
+from hubmerge.refs import parse_ref
 from hubmerge.scores import Score, upcycling
-
-Option = typer.Option
-SplitName = Literal["test", "validation", "train"]
 
 
 @verb
@@ -23,50 +21,50 @@ def evaluate(
     session: Session,
     models: Annotated[list[str], typer.Argument(help="Models: owner/name@step64, folders ...")],
     tasks: Annotated[
-        str | None, Option(help="Tasks, separated by commas; default: those it was trained for.")
+        str | None,
+        typer.Option(help="Tasks, separated by commas; default: those it was trained for."),
     ] = None,
-    split: Annotated[SplitName, Option(help="Choose on validation, report on test.")] = "test",
+    split: Split = "test",
     every_step: Annotated[
-        bool, Option("--every-step", help="All step revisions of the repositories named.")
+        bool, typer.Option("--every-step", help="All step revisions of the repositories named.")
     ] = False,
-    device: Annotated[str | None, Option(help="Where to run: cpu, cuda ...")] = None,
+    device: Device = None,
 ) -> None:
     """Measure raw accuracy per task, with count and standard error; measured once, then known."""
     refs = [parse_ref(text) for text in models]
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
-    if every_step and any(ref.is_local or ref.revision for ref in refs):
+    repos = [ref.repo_id for ref in refs if ref.repo_id and not ref.revision]
+    if every_step and len(repos) < len(refs):
         raise UsageError("--every-step goes with repositories.", "Write owner/name alone.")
     with session.connected() as hub:
         from hubmerge.flows.evaluate import evaluate as measure
-        from hubmerge.flows.sources import with_every_step
+        from hubmerge.flows.sources import every_step as all_steps
+        from hubmerge.flows.sources import pin, pin_revision
 
         if every_step:
-            refs = [step for ref in refs for step in with_every_step(hub, ref)]
+            revisions = [step for repo in repos for step in all_steps(hub, repo)]
+            pinned = [pin_revision(hub, revision) for revision in revisions]
+        else:
+            pinned = [pin(hub, ref) for ref in refs]
         with session.progress() as progress:
-            scores = measure(hub, refs, names, split, session.log, progress, device)
-    session.show(_table(scores, refs, split), [dataclasses.asdict(score) for score in scores])
+            scores = measure(hub, pinned, names, split, session.log, progress, device)
+    session.show(_table(scores, split), [dataclasses.asdict(score) for score in scores])
 
 
-def _table(scores: Sequence[Score], refs: Sequence[ModelRef], split: str) -> object:
-    """One row a model; the mean only where there are several tasks."""
-    tasks = list(dict.fromkeys(score.task_name for score in scores))
-    by_model: dict[str, list[Score]] = {}
+def _table(scores: Sequence[Score], split: str) -> object:
+    """One row a model; a mean only where all have the same tasks, or it would compare nothing."""
+    rows_of: dict[str, list[Score]] = {}
     for score in scores:
-        by_model.setdefault(score.label, []).append(score)
+        rows_of.setdefault(score.label, []).append(score)
+    tasks = list(dict.fromkeys(score.task for score in scores))
+    comparable = len(tasks) > 1 and all(len(own) == len(tasks) for own in rows_of.values())
     rows = []
-    for label, own in by_model.items():
-        by_task = {score.task_name: score for score in own}
-        cells = [_cell(by_task.get(task)) for task in tasks]
-        mean = upcycling(own)
-        rows.append((label, *cells, *([_mean(mean)] if len(tasks) > 1 else [])))
-    means = ["mean>"] if len(tasks) > 1 else []
-    columns = ("model", *(f"{task}>" for task in tasks), *means)
+    for label, own in rows_of.items():
+        known = {score.task: score for score in own}
+        means = [measured(upcycling(own))] if comparable else []
+        rows.append((label, *(measured(known.get(task)) for task in tasks), *means))
+    names = [task.partition("@")[0] for task in tasks]
+    # Two tasks of one name are told apart by what defines them.
+    heads = [t if names.count(n) > 1 else n for t, n in zip(tasks, names, strict=True)]
+    columns = ("model", *(f"{head}>" for head in heads), *(["mean>"] if comparable else []))
     return table(columns, rows, title=f"accuracy on {split}, % ± standard error")
-
-
-def _cell(score: Score | None) -> str:
-    return f"{percent(score.value)} ± {percent(score.stderr)}" if score else "-"
-
-
-def _mean(mean: object) -> str:
-    return f"{percent(mean.value)} ± {percent(mean.stderr)}"  # type: ignore[attr-defined]

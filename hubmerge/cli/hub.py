@@ -24,7 +24,9 @@ app = typer.Typer(
 @verb
 def serve(
     session: Session,
-    port: Annotated[int, Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+    ] = 0,
     data: Annotated[Path | None, Option(help="Data folder. [~/.hubmerge/hub]")] = None,
 ) -> None:
     """Run the embedded Hub until Ctrl-C; `--hub local` uses it, and any other client may."""
@@ -62,5 +64,10 @@ def status(
         print(f"export HF_HUB_CACHE={quote(str(folder / 'cache'))}")
         print(f"export HF_TOKEN_PATH={quote(str(state.token_file))}")
         return
-    said = {"url": state.url, "pid": state.pid, "data": str(folder), **ask_status(state.url)}
+    said = {
+        "url": state.url,
+        "pid": state.pid,
+        "data": str(folder),
+        **ask_status(state.url, full=True),
+    }
     session.show(table(("", ""), list(said.items())), said)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubmerge.cli.options import DryRun, Private, repository
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import table
 from hubmerge.errors import UsageError
-from hubmerge.refs import ModelRef, parse_ref
+from hubmerge.refs import parse_ref
+
+if TYPE_CHECKING:
+    from hubmerge.flows.merge import Merged, Prepared
+    from hubmerge.manifest import Manifest
 
 Option = typer.Option
 
@@ -35,7 +40,8 @@ def merge(
     allow_nonfinite: Annotated[
         bool, Option("--allow-nonfinite", help="Merge even NaN and infinity.")
     ] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="Check everything, write nothing.")] = False,
+    private: Private = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Merge experts of one base into one model, in a folder and, if asked, on the Hub."""
     with session.connected() as hub:
@@ -47,7 +53,8 @@ def merge(
             settings=_settings(settings or []),
             base=parse_ref(base) if base else None,
             out=out,
-            push=_hub_ref(push) if push else None,
+            push=repository(push),
+            private=private,
             dtype=dtype,
             replace=replace,
             allow_nonfinite=allow_nonfinite,
@@ -55,11 +62,17 @@ def merge(
         with session.progress() as progress:
             prepared = flow.prepare(hub, request, session.home / "merges")
             if dry_run:
-                session.show(_table(prepared.manifest, f"would merge into {prepared.out}"), {})
+                session.show(
+                    _table(prepared.manifest, f"would merge into {prepared.folder}"),
+                    _data(prepared),
+                )
                 return
             merged = flow.merge_and_publish(hub, prepared, progress)
         where = f"{merged.folder}" + (f", {push} at {merged.commit[:12]}" if merged.commit else "")
-        session.show(_table(merged.manifest, f"merged into {where}"), _data(merged))
+        session.show(
+            _table(merged.manifest, f"merged into {where}"),
+            {**_data(merged), "commit": merged.commit, "digest": merged.manifest.digest},
+        )
 
 
 def _settings(texts: list[str]) -> dict[str, str]:
@@ -68,21 +81,16 @@ def _settings(texts: list[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise UsageError(f"--set {text!r} is not name=value.", "Write --set density=0.2.")
+        if name.strip() in settings:
+            raise UsageError(f"--set {name.strip()} is given twice.", "Give it once.")
         settings[name.strip()] = value.strip()
     return settings
 
 
-def _hub_ref(text: str) -> ModelRef:
-    ref = parse_ref(text)
-    if ref.is_local or ref.subfolder:
-        raise UsageError(f"--push {text!r} is not a repository.", "Write owner/name.")
-    return ref
-
-
-def _table(manifest: Any, title: str) -> object:
+def _table(manifest: Manifest, title: str) -> object:
     params = ", ".join(f"{name}={value}" for name, value in sorted(manifest.params.items()))
     rows = [
-        (source.label, source.sha[:12], source.task or "-", f"{source.weight:g}")
+        (source.label, source.sha[:12], source.task_name or "-", f"{source.weight:g}")
         for source in manifest.experts
     ]
     rows.append((f"base {manifest.base.name}", manifest.base.sha[:12], "", ""))
@@ -90,15 +98,12 @@ def _table(manifest: Any, title: str) -> object:
     return table(("expert", "commit", "task", "weight>"), rows, title=f"{title}: {said}")
 
 
-def _data(merged: Any) -> dict[str, object]:
+def _data(merge: Prepared | Merged) -> dict[str, object]:
+    manifest = merge.manifest
     return {
-        "folder": str(merged.folder),
-        "commit": merged.commit,
-        "recipe": merged.manifest.recipe,
-        "digest": merged.manifest.digest,
-        "method": merged.manifest.method,
-        "params": dict(merged.manifest.params),
-        "experts": [
-            {"label": s.label, "sha": s.sha, "weight": s.weight} for s in merged.manifest.experts
-        ],
+        "folder": str(merge.folder),
+        "recipe": manifest.recipe,
+        "method": manifest.method,
+        "params": dict(manifest.params),
+        "experts": [{"label": s.label, "sha": s.sha, "weight": s.weight} for s in manifest.experts],
     }

@@ -7,10 +7,11 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,11 @@ _COMMON = {
     "hub": (
         Annotated[
             str | None,
-            typer.Option("--hub", help="`local` is the embedded Hub; default: huggingface.co."),
+            typer.Option(
+                "--hub",
+                help="`local` is the embedded Hub. [HUBMERGE_HUB, else HF_ENDPOINT or "
+                "huggingface.co]",
+            ),
         ],
         None,
     ),
@@ -100,12 +105,15 @@ class Session:
     def say(self, text: str) -> None:
         """A sentence for a human, on standard error."""
         if not self.quiet:
-            print(printable_lines(text), file=sys.stderr)
+            with suppress(BrokenPipeError):  # nobody listens, and the work goes on
+                print(printable_lines(text), file=sys.stderr)
 
     def show(self, table: object, data: object) -> None:
         """The result: a table for humans, or its data as JSON."""
         if self.as_json:
             print(json.dumps(data, indent=1, sort_keys=True))
+        elif isinstance(table, str):
+            print(_without_tokens(printable_lines(table)))
         else:
             self.out.print(table)
 
@@ -122,7 +130,7 @@ def verb(work: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(work)
     def run(**values: Any) -> None:
         session = Session(**{name: values.pop(name) for name in _COMMON})
-        with _told(session.debug):
+        with _reporting(session.debug):
             work(session, **values)
 
     del run.__wrapped__  # typer would look through it and see `session`
@@ -133,13 +141,13 @@ def verb(work: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def _told(debug: bool) -> Iterator[None]:
+def _reporting(debug: bool) -> Iterator[None]:
     """Turn whatever goes wrong into one sentence, a way out and the contract's exit code."""
     try:
         yield
     except HubmergeError as error:
         if debug:
-            traceback.print_exc()
+            _complain_at_length()
         _complain(error.message, error.hint)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
@@ -148,10 +156,16 @@ def _told(debug: bool) -> Iterator[None]:
     except BrokenPipeError:
         # `hubmerge steps ... | head` closed the pipe; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
+        raise typer.Exit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        if debug:
+            _complain_at_length()
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"{place}{error.strerror or error}.", "Mend it and run the same command again.")
+        raise typer.Exit(1) from error
     except Exception as error:
         if debug:
-            raise
+            _complain_at_length()
         _complain(
             f"hubmerge failed in a way it should not: {type(error).__name__}: {error}",
             "Please report it with what --debug prints.",
@@ -161,7 +175,15 @@ def _told(debug: bool) -> Iterator[None]:
 
 def _complain(message: str, hint: str) -> None:
     lines = [f"Error: {message}", *([hint] if hint else [])]
-    print(_TOKEN.sub("hf_***", printable_lines("\n".join(lines))), file=sys.stderr)
+    print(_without_tokens(printable_lines("\n".join(lines))), file=sys.stderr)
+
+
+def _complain_at_length() -> None:
+    print(_without_tokens(traceback.format_exc()), file=sys.stderr)
+
+
+def _without_tokens(text: str) -> str:
+    return _TOKEN.sub("hf_***", text)
 
 
 def printable_lines(text: str) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubmerge.cards.card import Told, render_card
-from hubmerge.errors import IntegrityError, UsageError, together
+from hubmerge.errors import IntegrityError, UsageError, raise_together
+from hubmerge.flows.publication import check_room, folder_publication, seal
 from hubmerge.flows.sources import (
     Opened,
     Pinned,
+    is_sealed,
     open_pinned,
     pin,
     read_local_manifest,
@@ -20,16 +21,15 @@ from hubmerge.flows.sources import (
     versions,
 )
 from hubmerge.hub.client import Hub
-from hubmerge.hub.publish import Publication, ensure_repo, manifest_digest, publish
+from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.hub.resolve import list_steps
-from hubmerge.manifest import NAME, Manifest, Source
-from hubmerge.merging.engine import Expert, MergePlan, merge
+from hubmerge.manifest import Manifest, Source
+from hubmerge.merging.engine import check_out, merge
+from hubmerge.merging.plan import Expert, MergePlan, check
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
-from hubmerge.refs import ModelRef, parse_ref
-from hubmerge.weights.writer import hash_file
-
-Progress = Callable[[str, int, int], None]
+from hubmerge.progress import Progress
+from hubmerge.refs import ModelRef, Revision, parse_ref
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class MergeRequest:
     base: ModelRef | None = None
     out: Path | None = None
     push: ModelRef | None = None
+    private: bool = False
     dtype: str | None = None
     replace: bool = False
     allow_nonfinite: bool = False
@@ -54,7 +55,17 @@ class Prepared:
     request: MergeRequest
     plan: MergePlan
     manifest: Manifest
-    out: Path
+    folder: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether just this merge lies in the folder already, whole."""
+        try:
+            there = read_local_manifest(self.folder)
+        except IntegrityError:
+            return False  # what is broken is not done
+        same = there is not None and (there.kind, there.recipe) == ("merge", self.manifest.recipe)
+        return there is not None and same and is_sealed(self.folder, there)
 
 
 @dataclass(frozen=True)
@@ -74,15 +85,12 @@ def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
     method = find_method(request.method)
     weights, settings = _weights(request)
     params = parse_params(method, settings)
-    if len(request.experts) < 2 and not request.settings:
-        raise UsageError("A merge needs at least two experts.", "Name them: owner/a@step64 ...")
     pinned = [pin(hub, ref) for ref in request.experts]
-    base_ref = request.base or _common_base(pinned)
-    base = open_pinned(hub, pin(hub, base_ref))
+    base = open_pinned(hub, pin(hub, request.base or _common_base(pinned)))
     _check_bases(pinned, base)
     opened = [open_pinned(hub, one) for one in pinned]
     experts = tuple(
-        source_of(one, weight, _last_step(hub, one))
+        source_of(one, weight, _last_step(hub, one.revision))
         for one, weight in zip(opened, weights, strict=True)
     )
     plan = MergePlan(
@@ -96,50 +104,39 @@ def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
         dtype=request.dtype,
         allow_nonfinite=request.allow_nonfinite,
     )
-    manifest = _manifest(request, base, experts, {**params.model_dump(), **_dtype(request)})
-    return Prepared(request, plan, manifest, request.out or merges / manifest.recipe[:12])
+    manifest = _manifest(request, base, experts, params.model_dump())
+    prepared = Prepared(request, plan, manifest, request.out or merges / manifest.recipe[:12])
+    check(plan)
+    if not prepared.is_done:
+        check_out(plan, prepared.folder, request.replace)
+    if request.push is not None:
+        check_room(hub, str(request.push.repo_id), "merge")
+    return prepared
 
 
 def merge_and_publish(hub: Hub, prepared: Prepared, progress: Progress) -> Merged:
     """Merge into the folder, unless just this merge lies there already, and push it if asked."""
-    request, out = prepared.request, prepared.out
+    request, out = prepared.request, prepared.folder
     if request.push is not None:
-        ensure_repo(hub, str(request.push.repo_id))
-    if not _is_there(prepared):
+        ensure_repo(hub, str(request.push.repo_id), request.private)
+    if not prepared.is_done:
         merge(
             prepared.plan,
             out,
             replace=request.replace,
             progress=progress,
-            finish=lambda folder: _describe(folder, prepared.manifest),
+            finish=lambda folder: seal(folder, prepared.manifest),
         )
     manifest = read_local_manifest(out)
-    assert manifest is not None
-    commit = publish(hub, publication(out, manifest, request.push)) if request.push else None
+    assert manifest is not None  # sealed above
+    commit = publish(hub, folder_publication(out, manifest, request.push)) if request.push else None
     return Merged(out, manifest, commit)
-
-
-def publication(folder: Path, manifest: Manifest, to: ModelRef) -> Publication:
-    """The folder of a merge or an expert as a revision of `to`, tagged if `to` names a revision."""
-    data, card = (folder / NAME).read_bytes(), hash_file(folder / "README.md")
-    what = manifest.recipe if manifest.kind == "merge" else str(manifest.run)
-    return Publication(
-        repo_id=str(to.repo_id),
-        folder=folder,
-        title=f"Merge by {manifest.method}"
-        if manifest.kind == "merge"
-        else f"Step {manifest.step}",
-        trailer={"recipe": what, "manifest": manifest_digest(data), "card": card},
-        tag=to.revision,
-    )
 
 
 def _weights(request: MergeRequest) -> tuple[list[float], dict[str, str]]:
     """`weight=1,0.5` is one weight per expert; everything else belongs to the method."""
     settings = dict(request.settings)
-    said = settings.pop("weight", None)
-    if said is None:
-        return [1.0] * len(request.experts), settings
+    said = settings.pop("weight", "1")
     try:
         weights = [float(part) for part in said.split(",")]
     except ValueError:
@@ -162,19 +159,17 @@ def _common_base(pinned: Sequence[Pinned]) -> ModelRef:
             f"{', '.join(silent)} does not say which base it was fine-tuned from.",
             "Name it with --base owner/name.",
         )
-    bases = {one.manifest.base.digest: one.manifest.base for one in pinned if one.manifest}
-    if len(bases) > 1:
+    said = [(one.revision.label, one.manifest.base) for one in pinned if one.manifest]
+    if len({base.digest for _, base in said}) > 1:
+        each = ", ".join(f"{label} from {base.label} ({base.sha[:12]})" for label, base in said)
         raise IntegrityError(
-            "The experts were fine-tuned from different bases: "
-            + ", ".join(
-                f"{one.revision.label} from {one.manifest.base.label} "
-                f"({one.manifest.base.sha[:12]})"
-                for one in pinned
-                if one.manifest
-            ),
+            f"The experts were fine-tuned from different bases: {each}.",
             "Only experts of one base can be merged.",
         )
-    base = next(iter(bases.values()))
+    return _located(said[0][1])
+
+
+def _located(base: Source) -> ModelRef:
     named = parse_ref(base.name)
     if named.path is None:
         return ModelRef(repo_id=named.repo_id, revision=base.sha)
@@ -187,72 +182,48 @@ def _common_base(pinned: Sequence[Pinned]) -> ModelRef:
 
 
 def _check_bases(pinned: Sequence[Pinned], base: Opened) -> None:
-    digest = base.checkpoint.digest()
     problems = [
         f"{one.revision.label} was fine-tuned from {one.manifest.base.label} "
         f"({one.manifest.base.sha[:12]}), not from {base.revision.label}."
         for one in pinned
-        if one.manifest and one.manifest.base.digest != digest
+        if one.manifest and one.manifest.base.digest != base.digest
     ]
-    together(IntegrityError, problems, "Only experts of one base can be merged.")
+    raise_together(IntegrityError, problems, "Only experts of one base can be merged.")
 
 
-def _last_step(hub: Hub, opened: Opened) -> tuple[int, str] | None:
-    if opened.revision.ref.is_local:
+def _last_step(hub: Hub, revision: Revision) -> Revision | None:
+    if revision.ref.repo_id is None:
         return None
-    steps = list_steps(hub, str(opened.revision.ref.repo_id))
-    return (int(steps[-1].step or 0), steps[-1].sha) if steps else None
-
-
-def _dtype(request: MergeRequest) -> dict[str, Any]:
-    return {"dtype": request.dtype} if request.dtype else {}
+    steps = list_steps(hub, revision.ref.repo_id)
+    return steps[-1] if steps else None
 
 
 def _manifest(
     request: MergeRequest, base: Opened, experts: tuple[Source, ...], params: Mapping[str, Any]
 ) -> Manifest:
-    layout = next(
-        (layout for layout in ("open_clip",) if (base.folder / f"{layout}_config.json").is_file()),
-        "transformers",
-    )
-    # The base's label is its name and commit: "main" of a base means something else tomorrow.
-    source = source_of(base)
+    open_clip = (base.folder / "open_clip_config.json").is_file()
     return Manifest(
         kind="merge",
-        base=source,
+        base=source_of(base),
         experts=experts,
         method=request.method,
-        params=params,
-        layout=layout,
-        command=_command(request),
+        params={**params, **({"dtype": request.dtype} if request.dtype else {})},
+        layout="open_clip" if open_clip else "transformers",
+        command=_command(request, experts),
         versions=versions(),
     )
 
 
-def _command(request: MergeRequest) -> str:
-    words = ["hubmerge", "merge", *map(str, request.experts), "--method", request.method]
+def _command(request: MergeRequest, experts: Sequence[Source]) -> str:
+    """The command that repeats the merge, by labels that do not move."""
+    words = ["hubmerge", "merge", *(expert.label for expert in experts)]
+    words += ["--method", request.method]
     for name, value in sorted(request.settings.items()):
         words += ["--set", f"{name}={value}"]
     if request.base:
         words += ["--base", str(request.base)]
     if request.dtype:
         words += ["--dtype", request.dtype]
+    if request.allow_nonfinite:
+        words.append("--allow-nonfinite")
     return shlex.join(words)
-
-
-def _is_there(prepared: Prepared) -> bool:
-    """Whether the folder holds just this merge, whole: then a rerun has nothing to do."""
-    there = read_local_manifest(prepared.out) if prepared.out.is_dir() else None
-    if there is None or there.recipe != prepared.manifest.recipe or there.kind != "merge":
-        return False
-    return all(
-        (prepared.out / name).is_file() and hash_file(prepared.out / name) == digest
-        for name, digest in there.files.items()
-    )
-
-
-def _describe(folder: Path, manifest: Manifest) -> None:
-    files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
-    whole = manifest.with_files(files)
-    (folder / NAME).write_bytes(whole.to_bytes())
-    (folder / "README.md").write_text(render_card(Told(whole, ())), encoding="utf-8")

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hubmerge.errors import DataError
-from hubmerge.flows.sources import Pinned, pin, with_every_step
+from hubmerge.flows.sources import Pinned, every_step, pin, pin_revision
 from hubmerge.hub.client import Hub
+from hubmerge.manifest import Manifest
 from hubmerge.refs import ModelRef
-from hubmerge.scores import Score, ScoreLog, Upcycling, upcycling
+from hubmerge.scores import Score, ScoreLog, Upcycling, by_task, upcycling
 
 EXPERTS = "experts, each on its own task"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
-    """Curve name -> step -> mean raw accuracy over the tasks, with its standard error."""
+    """Curve name -> step -> mean raw accuracy over `tasks`, with its standard error.
+
+    `left_out` tells, one line each, which models have no point and why.
+    """
 
     split: str
-    curves: dict[str, dict[int, Upcycling]] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str, ...]
+    curves: dict[str, dict[int, Upcycling]]
+    left_out: tuple[str, ...]
 
     @property
     def steps(self) -> list[int]:
@@ -31,56 +35,71 @@ class Report:
 def report(hub: Hub, refs: Sequence[ModelRef], log: ScoreLog, split: str) -> Report:
     """Gather what was measured of step revisions and of merges of one common step.
 
-    A repository without revision stands for all its steps. A step where some expert was not
-    measured is left out. Raises DataError if nothing was measured at all.
+    A repository without revision stands for all its steps. A point needs a score on every task of
+    the experts. Raises DataError if nothing was measured at all.
     """
     scores = [score for score in log.read() if score.split == split]
-    experts: dict[str, dict[int, Score]] = {}
-    merges: dict[str, dict[int, list[Score]]] = defaultdict(dict)
-    for pinned in _models(hub, refs):
-        manifest = pinned.manifest
-        own = [s for s in scores if manifest and s.model == manifest.digest]
-        if manifest is None or not own:
-            continue
-        if manifest.kind == "expert" and manifest.step is not None:
-            task = str((manifest.task or {}).get("name"))
-            mine = [score for score in own if score.task_name == task]
-            if mine:
-                experts.setdefault(task, {})[manifest.step] = mine[0]
-        elif (step := _common_step(pinned)) is not None:
-            merges[str(manifest.method)][step] = own
-    return _report(split, experts, merges)
+    models = _models(hub, refs)
+    experts = [(one, m) for one in models if (m := one.manifest) and m.kind == "expert"]
+    merges = [(one, m) for one in models if (m := one.manifest) and m.kind == "merge"]
+    tasks = tuple(sorted({str(m.task) for _, m in experts})) or _tasks_of(merges)
+    left_out = [f"{one.revision.label}: no manifest" for one in models if one.manifest is None]
 
+    found: dict[tuple[str, int], list[Score]] = {}
+    for one, manifest in (*experts, *merges):
+        own = by_task(s for s in scores if s.model == manifest.digest and s.task in tasks)
+        step = manifest.step if manifest.kind == "expert" else _common_step(manifest)
+        if step is None:
+            left_out.append(f"{one.revision.label}: its experts are at different steps")
+        elif not own:
+            left_out.append(f"{one.revision.label}: not measured on {split}")
+        elif manifest.kind == "expert":
+            mine = [s for s in own.values() if s.task == manifest.task]
+            found.setdefault((EXPERTS, step), []).extend(mine)
+        else:
+            found[_curve_name(manifest, merges), step] = list(own.values())
 
-def _report(
-    split: str,
-    experts: dict[str, dict[int, Score]],
-    merges: dict[str, dict[int, list[Score]]],
-) -> Report:
-    found = Report(split, tasks=tuple(sorted(experts)))
-    steps = set.intersection(*(set(curve) for curve in experts.values())) if experts else set()
-    rows = {step: [curve[step] for curve in experts.values()] for step in sorted(steps)}
-    for name, curve in ((EXPERTS, rows), *sorted(merges.items())):
-        points = {step: point for step in sorted(curve) if (point := upcycling(curve[step]))}
-        if points:
-            found.curves[name] = points
-    if not found.curves:
+    curves: dict[str, dict[int, Upcycling]] = {}
+    for (name, step), own_scores in sorted(found.items(), key=lambda item: item[0]):
+        point = upcycling(own_scores)
+        if point and point.tasks == len(tasks):
+            curves.setdefault(name, {})[step] = point
+        else:
+            left_out.append(f"{name}, step {step}: {len(own_scores)} of {len(tasks)} tasks")
+    if not curves:
         raise DataError(
             f"None of these was measured on {split}.", "Run `hubmerge eval` on them first."
         )
-    return found
+    names = tuple(task.partition("@")[0] for task in tasks)
+    return Report(split, names, curves, tuple(left_out))
 
 
 def _models(hub: Hub, refs: Sequence[ModelRef]) -> list[Pinned]:
-    found = []
+    found: list[Pinned] = []
     for ref in refs:
-        if ref.is_local or ref.revision:
+        if ref.repo_id is None or ref.revision:
             found.append(pin(hub, ref))
         else:
-            found += [pin(hub, step) for step in with_every_step(hub, ref)]
+            found += [pin_revision(hub, step) for step in every_step(hub, ref.repo_id)]
     return found
 
 
-def _common_step(pinned: Pinned) -> int | None:
-    steps = {expert.step for expert in pinned.manifest.experts} if pinned.manifest else set()
+def _tasks_of(merges: Sequence[tuple[Pinned, Manifest]]) -> tuple[str, ...]:
+    """Without experts among the models, the tasks are those of the merged ones."""
+    return tuple(sorted({str(e.task) for _, manifest in merges for e in manifest.experts}))
+
+
+def _common_step(manifest: Manifest) -> int | None:
+    steps = {expert.step for expert in manifest.experts}
     return steps.pop() if len(steps) == 1 else None
+
+
+def _curve_name(manifest: Manifest, merges: Sequence[tuple[Pinned, Manifest]]) -> str:
+    """The method, and the parameters in which merges of the method differ here."""
+    alike = [other.params for _, other in merges if other.method == manifest.method]
+    differing = [
+        f"{name}={value}"
+        for name, value in sorted(manifest.params.items())
+        if any(params.get(name) != value for params in alike)
+    ]
+    return " ".join([str(manifest.method), *differing])

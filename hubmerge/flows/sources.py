@@ -1,23 +1,36 @@
-"""A reference followed to the end: resolved, its manifest read, its files fetched."""
+"""A reference followed to the end: resolved, its manifest read, its files fetched and checked."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import hubmerge
-from hubmerge.errors import NotOnHub
+from hubmerge.durable import hash_file
+from hubmerge.errors import IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
-from hubmerge.manifest import NAME, Manifest, Source, parse_manifest
+from hubmerge.manifest import NAME, Manifest, Source, files_digest, parse_manifest
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.tasks.task import Task
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.weights.writer import side_files
 
-_NAMED = ("torch", "numpy", "transformers", "open_clip_torch", "accelerate", "datasets")
+_NAMED = (
+    "torch", "numpy", "ml_dtypes", "transformers", "open_clip_torch", "accelerate", "datasets",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A model by name and commit, before its weights are fetched."""
+
+    revision: Revision
+    manifest: Manifest | None
 
 
 @dataclass(frozen=True)
@@ -32,30 +45,46 @@ class Opened:
     def folder(self) -> Path:
         return self.checkpoint.folder
 
-
-@dataclass(frozen=True)
-class Pinned:
-    """A model by name, before its weights are fetched."""
-
-    revision: Revision
-    manifest: Manifest | None
+    @cached_property
+    def digest(self) -> str:
+        """What names the model wherever it lies; computed once, as it reads every byte."""
+        if self.manifest:
+            return self.manifest.digest  # compared with the bytes when it was opened
+        weights = [file.name for file in self.checkpoint.weight_files()]
+        names = {*weights, *side_files(self.folder)}
+        return files_digest({name: hash_file(self.folder / name) for name in names})
 
 
 def pin(hub: Hub, ref: ModelRef) -> Pinned:
     """Resolve a reference to a commit and read its manifest; no weights are fetched."""
-    if ref.path is not None:
-        return Pinned(_local(ref), read_local_manifest(ref.path))
-    revision = resolve(hub, ref)
+    if ref.path is None:
+        return pin_revision(hub, resolve(hub, ref))
+    if not ref.path.is_dir():
+        raise UsageError(f"There is no folder {ref.path}.", "A repository is written owner/name.")
+    manifest = read_local_manifest(ref.path)
+    step = manifest.step if manifest else None
+    return Pinned(Revision(ref, sha="", step=step, found="local"), manifest)
+
+
+def pin_revision(hub: Hub, revision: Revision) -> Pinned:
+    """Read the manifest of a revision; what it says of its step counts more than its name."""
     data = read_file(hub, revision, NAME)
-    manifest = parse_manifest(data, revision.label) if data is not None else None
-    step = manifest.step if manifest and manifest.kind == "expert" else revision.step
+    if data is None:
+        return Pinned(revision, None)
+    manifest = parse_manifest(data, revision.label)
+    step = manifest.step if manifest.kind == "expert" else revision.step
     return Pinned(dataclasses.replace(revision, step=step), manifest)
 
 
 def open_pinned(hub: Hub, pinned: Pinned) -> Opened:
-    """Fetch what was pinned, check its bytes, and open it from its headers."""
+    """Fetch what was pinned, check its bytes, and open it from its headers.
+
+    Raises IntegrityError if the weights are not those that its manifest vouches for.
+    """
     ref = pinned.revision.ref
     folder = ref.path if ref.path is not None else fetch(hub, pinned.revision)
+    if pinned.manifest:
+        check_sealed(folder, pinned.manifest, pinned.revision.label)
     return Opened(pinned.revision, open_checkpoint(folder), pinned.manifest)
 
 
@@ -64,30 +93,47 @@ def open_ref(hub: Hub, ref: ModelRef) -> Opened:
     return open_pinned(hub, pin(hub, ref))
 
 
-def source_of(opened: Opened, weight: float = 1.0, last: tuple[int, str] | None = None) -> Source:
-    """An opened checkpoint as a manifest names it."""
-    revision, manifest = opened.revision, opened.manifest
-    digest = opened.checkpoint.digest()
-    return Source(
-        label=revision.label,
-        sha=revision.sha or digest[:40],
-        digest=digest,
-        step=revision.step,
-        task=(manifest.task or {}).get("name") if manifest else None,
-        weight=weight,
-        last_step=last[0] if last else None,
-        last_sha=last[1] if last else None,
+def every_step(hub: Hub, repo_id: str) -> tuple[Revision, ...]:
+    """All step revisions of a repository; raises NotOnHub if it has none."""
+    steps = list_steps(hub, repo_id)
+    if not steps:
+        raise NotOnHub(
+            f"{repo_id} has no step revisions.", "Train it with --push-every, or name a commit."
+        )
+    return steps
+
+
+def is_sealed(folder: Path, manifest: Manifest) -> bool:
+    """Whether the folder holds every file that its manifest vouches for, and no other weights."""
+    weights = {path.name for path in folder.glob("*.safetensors")}
+    return weights <= manifest.files.keys() and all(
+        (folder / name).is_file() and hash_file(folder / name) == digest
+        for name, digest in manifest.files.items()
     )
 
 
-def with_every_step(hub: Hub, ref: ModelRef) -> tuple[ModelRef, ...]:
-    """The references of all step revisions of a repository; raises NotOnHub if it has none."""
-    steps = list_steps(hub, str(ref.repo_id))
-    if not steps:
-        raise NotOnHub(
-            f"{ref.repo_id} has no step revisions.", "Train it with --push-every, or name a commit."
+def check_sealed(folder: Path, manifest: Manifest, label: str) -> None:
+    """Raise IntegrityError for a folder whose files are not those its manifest vouches for."""
+    if not is_sealed(folder, manifest):
+        raise IntegrityError(
+            f"The files of {label} are not those that its {NAME} vouches for.",
+            f"Fetch or make it anew; to use other files on purpose, remove {NAME}.",
         )
-    return tuple(revision.ref for revision in steps)
+
+
+def source_of(opened: Opened, weight: float = 1.0, last: Revision | None = None) -> Source:
+    """An opened checkpoint as a manifest names it; `last` is its repository's last step."""
+    revision, manifest = opened.revision, opened.manifest
+    return Source(
+        label=revision.label,
+        sha=revision.sha or opened.digest,
+        digest=opened.digest,
+        step=revision.step,
+        task=manifest.task if manifest else None,
+        weight=weight,
+        last_step=last.step if last else None,
+        last_sha=last.sha if last else None,
+    )
 
 
 def pin_task(hub: Hub, task: Task) -> Task:
@@ -114,10 +160,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _local(ref: ModelRef) -> Revision:
-    folder = Path(str(ref.path))
-    manifest = read_local_manifest(folder) if folder.is_dir() else None
-    step = manifest.step if manifest else None
-    return Revision(ref, sha="", step=step, found="local")

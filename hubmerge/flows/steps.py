@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hubmerge.flows.sources import pin_revision
 from hubmerge.hub.client import Hub
-from hubmerge.hub.fetch import read_file
 from hubmerge.hub.resolve import list_steps
-from hubmerge.manifest import NAME, parse_manifest
+from hubmerge.progress import Progress
 from hubmerge.refs import Revision
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,7 @@ def describe_steps(hub: Hub, repos: Sequence[str], progress: Progress) -> list[S
 
 
 def _described(hub: Hub, repo: str, revision: Revision) -> Step:
-    data = read_file(hub, revision, NAME)
-    manifest = parse_manifest(data, revision.label) if data else None
+    manifest = pin_revision(hub, revision).manifest
     points = manifest.validation if manifest else ()
     return Step(
         repo_id=repo,
@@ -49,6 +46,6 @@ def _described(hub: Hub, repo: str, revision: Revision) -> Step:
         sha=revision.sha,
         found=revision.found,
         confidence=revision.confidence,
-        task=str((manifest.task or {}).get("name")) if manifest and manifest.task else None,
-        validation=float(points[-1]["accuracy"]) if points else None,
+        task=(manifest.task_name or None) if manifest else None,
+        validation=points[-1].accuracy if points else None,
     )

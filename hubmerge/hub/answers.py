@@ -42,13 +42,14 @@ _ASK_FOR_ACCESS = "Ask for access on its page, then run `hf auth login` or set H
 _LATER = "Nothing is lost: run the same command again, or use --hub local."
 
 
-def told(error: Exception, what: str, hub: str, token: str | None) -> Exception:
+def as_ours(error: Exception, what: str, hub: str, token: str | None) -> Exception:
     """An error met while `what`, as one of ours; what no Hub said, such as a bug, stays as it is.
 
     Whatever the Hub says, the token is not repeated.
     """
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        # Downloads wrap whatever went wrong as "not in the cache".
+    wrapped = (LocalEntryNotFoundError, RuntimeError)
+    while isinstance(error, wrapped) and isinstance(error.__cause__, Exception):
+        # Downloads wrap whatever went wrong as "not in the cache", uploads as a bare RuntimeError.
         error = error.__cause__
     if _is_silence(error):
         return HubUnreachable(f"{hub} does not answer ({type(error).__name__}), {what}.", _LATER)

@@ -18,7 +18,7 @@ from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from hubmerge.errors import HubUnreachable
-from hubmerge.hub.answers import told, wait_out
+from hubmerge.hub.answers import as_ours, wait_out
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class Hub:
         try:
             return _within(end - time.monotonic(), lambda: question(self.api))
         except Exception as error:
-            raise told(error, what, self.name, self.token) from error
+            raise as_ours(error, what, self.name, self.token) from error
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:

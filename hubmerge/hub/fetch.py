@@ -11,14 +11,14 @@ from pathlib import Path
 
 from huggingface_hub import RepoFile, hf_hub_download, snapshot_download
 
-from hubmerge.errors import IntegrityError, NotOnHub, UsageError, together
+from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.refs import Revision, check_inner_path
 
 # Weights, configs and words; never code, never a pickle.
 ALLOWED = (
-    "*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.txt.gz", "*.model",
-    "README.md",
+    "*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.gz", "*.model",
+    "chat_template.jinja", "README.md",
 )  # fmt: skip
 # A manifest is some kilobytes; whoever publishes more wants to fill our memory.
 _LARGEST_READ = 16 << 20
@@ -110,7 +110,7 @@ def verify(root: Path, listed: Mapping[str, HubFile], label: str) -> None:
     wrong = [path for path, file in listed.items() if not _is_whole(root / path, file)]
     for path in wrong:
         _remove(root, path)
-    together(
+    raise_together(
         IntegrityError,
         [f"{path} of {label} is not what the Hub lists: its SHA differs." for path in wrong],
         "Run the command again to fetch it anew; if it differs again, trust neither.",

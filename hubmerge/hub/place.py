@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from hubmerge.errors import UsageError
 from hubmerge.server.leases import lease
@@ -56,6 +57,7 @@ def _embedded(server: ServerState) -> Hub:
         HF_HUB_CACHE=str(cache),
         HF_HUB_DISABLE_XET="1",
         HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_OFFLINE="0",  # no network is needed to reach it
     )
     from hubmerge.hub.client import Hub
 
@@ -69,5 +71,9 @@ def _configured() -> Hub:
     from hubmerge.hub.client import Hub
 
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-    name = endpoint.partition("://")[2]
-    return Hub(endpoint, get_token(), Path(constants.HF_HUB_CACHE), name)
+    address = urlsplit(endpoint)
+    if address.scheme not in ("http", "https") or not address.hostname or address.username:
+        raise UsageError(
+            "HF_ENDPOINT is not the address of a Hub.", "Write https://host, without a password."
+        )
+    return Hub(endpoint, get_token(), Path(constants.HF_HUB_CACHE), address.netloc)

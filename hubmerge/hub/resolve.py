@@ -117,9 +117,7 @@ def _steps(found: list[Revision]) -> tuple[Revision, ...]:
     for revision in found:
         kinds.setdefault(revision.step or 0, revision.found)
     kept = [one for one in found if kinds[one.step or 0] == one.found]
-    last = max(kinds, default=None)
-    ranked = sorted(kept, key=lambda one: (one.step or 0, str(one.ref.revision)))
-    return tuple(dataclasses.replace(one, last_step=last) for one in ranked)
+    return tuple(sorted(kept, key=lambda one: (one.step or 0, str(one.ref.revision))))
 
 
 def _all_steps(hub: Hub, repo_id: str, refs: Refs) -> list[Revision]:

@@ -28,6 +28,10 @@ def read_image_folder(folder: Path, split: str) -> datasets.Dataset:
     if not place.is_dir():
         raise DataError(f"There is no folder {place}.")
     classes = _classes(train)
+    if empty := [name for name in classes if not any((train / name).iterdir())]:
+        raise DataError(f"{train / empty[0]} is a class without an image.")
+    if nested := [name for name in _classes(place) if _classes(place / name)]:
+        raise DataError(f"{place / nested[0]} holds folders; images lie in their class's folder.")
     if strange := sorted(set(_classes(place)) - set(classes)):
         raise DataError(f"{place / strange[0]} is a class that train does not have.")
     label = datasets.ClassLabel(names=classes)

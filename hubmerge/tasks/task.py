@@ -31,6 +31,11 @@ class Task:
         return self.spec.name
 
     @property
+    def id(self) -> str:
+        """What scores and manifests call it: the name, and behind an @ the digest."""
+        return f"{self.name}@{self.digest}"
+
+    @property
     def data_path(self) -> Path | None:
         """The local folder of the data, or None if they come from the Hub."""
         path = self.spec.data.path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,28 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from hubmerge.errors import CheckpointError, TrainingDiverged, UsageError
 from hubmerge.evaluation import Batch, Examples, ImageClassifier, accuracy, classifier
+from hubmerge.manifest import Point
 from hubmerge.models.vision_text import VisionText
+from hubmerge.progress import Progress
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 from hubmerge.training.examples import seed_at, training_batches
 from hubmerge.training.schedule import push_steps, rate
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of the training curve.
-
-    `loss` is the mean since the last point, `accuracy` and `count` are of the validation split, and
-    `lr` is the learning rate of the update that led here, 0 before the first.
-    """
-
-    step: int
-    loss: float | None
-    accuracy: float
-    count: int
-    lr: float
 
 
 def train(
@@ -106,7 +91,7 @@ class _Fit:
     def lr(self, step: int) -> float:
         """The learning rate of update number `step`; 0 before the first."""
         spec = self.spec
-        share = rate(step - 1, spec.steps, spec.warmup_steps, spec.schedule) if step else 0.0
+        share = rate(step - 1, spec.steps, spec.warmup_length, spec.schedule) if step else 0.0
         return spec.lr * share
 
 
@@ -136,5 +121,5 @@ def _finite(what: str, value: float, step: int) -> float:
 def _diverged(what: str, step: int) -> TrainingDiverged:
     return TrainingDiverged(
         f"The {what} is no longer a number at step {step}.",
-        "Every step saved before it is kept. Lower --lr, or raise --warmup.",
+        "Every step saved before it is kept. Lower --lr, or warm up for longer.",
     )

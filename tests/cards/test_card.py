@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hubmerge.cards.card import BEGIN, END, Told, render_card
+from hubmerge.cards.card import BEGIN, END, CardInput, render_card
 from hubmerge.cards.figures import draw_curves
-from hubmerge.manifest import Manifest, Source, last_recipe
+from hubmerge.manifest import Manifest, Point, Source, last_recipe
 from hubmerge.scores import Score
 
 BASE = Source("o/base@" + "b" * 12, "b" * 40, "d" * 64)
@@ -57,25 +57,30 @@ def front(card: str) -> dict[str, object]:
 
 
 def test_the_upcycling_score_leads_with_its_gains() -> None:
-    card = render_card(Told(merged(64), scores()))
+    card = render_card(CardInput(merged(64), scores()))
     # (80 + 70) / 2 = 75; the last steps give 65 and the base 45.
     assert "**Upcycling score 75.00 %**" in card
     assert "+10.00 against merging the last steps; +30.00 against the base" in card
-    assert "| cats | o/cats | 64 | `cats64000000` | 90.00 | 50.00 | 80.00 | 1000 | 1.26 |" in card
-    assert "| dogs | o/dogs | 64 | `dogs64000000` | - | 40.00 | 70.00 | 1000 | 1.45 |" in card
+    assert (
+        "| cats | o/cats | 64 of 512 | `cats64000000` | 90.00 | 50.00 | 80.00 | 1000 | 1.26 |"
+        in card
+    )
+    assert (
+        "| dogs | o/dogs | 64 of 512 | `dogs64000000` | - | 40.00 | 70.00 | 1000 | 1.45 |" in card
+    )
 
 
 def test_the_merge_of_last_steps_claims_no_gain_over_itself() -> None:
-    assert "against merging the last steps" not in render_card(Told(merged(512), scores()))
+    assert "against merging the last steps" not in render_card(CardInput(merged(512), scores()))
 
 
 def test_gains_need_the_same_tasks() -> None:
     partly = [s for s in scores() if not (s.recipe == merged(512).recipe and s.task == "dogs@1")]
-    assert "against merging the last steps" not in render_card(Told(merged(64), partly))
+    assert "against merging the last steps" not in render_card(CardInput(merged(64), partly))
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
-    said = front(render_card(Told(merged(64), scores())))
+    said = front(render_card(CardInput(merged(64), scores())))
     assert said["base_model"] == ["o/cats", "o/dogs"]
     assert said["base_model_relation"] == "merge"
     assert {"hubmerge", "merge", "ties", "arxiv:2506.14126"} <= set(said["tags"])  # type: ignore[call-overload]
@@ -85,20 +90,20 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 
 
 def test_a_card_without_scores_says_so() -> None:
-    card = render_card(Told(merged(64), []))
+    card = render_card(CardInput(merged(64), []))
     assert "Not evaluated yet." in card
     assert "model-index" not in front(card)
 
 
 def test_the_same_manifest_and_scores_give_the_same_card() -> None:
-    once = render_card(Told(merged(64), scores()))
-    assert render_card(Told(merged(64), scores()), once) == once
+    once = render_card(CardInput(merged(64), scores()))
+    assert render_card(CardInput(merged(64), scores()), once) == once
 
 
 def test_what_a_human_wrote_around_it_stays() -> None:
-    once = render_card(Told(merged(64), []))
+    once = render_card(CardInput(merged(64), []))
     edited = once.replace(BEGIN, f"Read this first.\n{BEGIN}") + "\n## Thanks\nTo the cats.\n"
-    again = render_card(Told(merged(64), scores()), edited)
+    again = render_card(CardInput(merged(64), scores()), edited)
     assert "Read this first.\n" + BEGIN in again
     assert again.endswith("## Thanks\nTo the cats.\n")
     assert "Upcycling score 75.00" in again
@@ -114,9 +119,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_name_is_text(text: str) -> None:
-    bad = dataclasses.replace(source("cats", 64), task=text, label=f"{text}@x", sha=text)
+    bad = dataclasses.replace(source("cats", 64), task=f"{text}@1", label=f"{text}@x", sha=text)
     manifest = dataclasses.replace(merged(64), experts=(bad,), command=f"hubmerge {text}")
-    told = Told(manifest, [score(manifest.digest, text, 0.5)])
+    told = CardInput(manifest, [score(manifest.digest, text, 0.5)])
     card = render_card(told)
     body = card.split(BEGIN)[1]
     assert "49" not in body.replace("2506.14126", "")
@@ -125,28 +130,26 @@ def test_a_hostile_name_is_text(text: str) -> None:
     assert "\x1b" not in card
     assert isinstance(front(card), dict)
     table = [line for line in body.splitlines() if line.startswith("|") and "1000" in line]
+    assert table
     assert all(line.replace("\\|", "").count("|") == 10 for line in table)
 
 
 def test_an_experts_card_tells_its_curve() -> None:
-    points = (
-        {"step": 0, "loss": None, "accuracy": 0.5, "lr": 1e-5, "count": 400},
-        {"step": 8, "loss": 1.25, "accuracy": 0.75, "lr": 1e-5, "count": 400},
-    )
+    points = (Point(0, None, 0.5, 400, 0.0), Point(8, 1.25, 0.75, 400, 1e-5))
     manifest = Manifest(
-        kind="expert", base=BASE, step=8, last_step=16, task={"name": "cats"}, validation=points,
+        kind="expert", base=BASE, step=8, last_step=16, task="cats@1", validation=points,
         training={"lr": 1e-5}, layout="transformers", command="hubmerge train", files=FILES,
     )  # fmt: skip
-    card = render_card(Told(manifest, []))
+    card = render_card(CardInput(manifest, []))
     assert "| 8 | 1.2500 | 75.00 | 1.00e-05 |" in card
     assert front(card)["base_model"] == ["o/base"]
     assert front(card)["base_model_relation"] == "finetune"
 
 
 def test_a_base_that_is_a_folder_is_no_base_model() -> None:
-    local = dataclasses.replace(BASE, label="/home/me/base")
-    manifest = Manifest(kind="expert", base=local, step=8, last_step=8, task={"name": "cats"})
-    assert "base_model" not in front(render_card(Told(manifest, [])))
+    local = dataclasses.replace(BASE, label="./base", sha=BASE.digest)
+    manifest = Manifest(kind="expert", base=local, step=8, last_step=8, task="cats@1")
+    assert "base_model" not in front(render_card(CardInput(manifest, [])))
 
 
 @pytest.mark.parametrize("name", ["curve.png", "curve.svg"])
@@ -160,6 +163,14 @@ def test_a_figure_is_the_same_bytes_again(tmp_path: Path, name: str) -> None:
 def test_a_hub_data_set_is_linked_with_its_commit() -> None:
     manifest = merged(64)
     measured = dataclasses.replace(score(manifest.digest, "cats", 0.5), data="o/cats@" + "a" * 40)
-    said = front(render_card(Told(manifest, [measured])))
+    said = front(render_card(CardInput(manifest, [measured])))
     dataset = said["model-index"][0]["results"][0]["dataset"]  # type: ignore[index]
     assert dataset == {"name": "cats", "type": "o/cats", "split": "test", "revision": "a" * 40}
+
+
+def test_only_the_newest_version_of_a_task_counts() -> None:
+    manifest = merged(64)
+    old = dataclasses.replace(score(manifest.digest, "cats", 0.2), task="cats@0")
+    card = render_card(CardInput(manifest, [old, score(manifest.digest, "cats", 0.8)]))
+    assert "**Upcycling score 80.00 %**" in card
+    assert "over 1 tasks" in card

@@ -17,7 +17,7 @@ from hubmerge.server import ServerState, lease
 
 TRAIN = (
     "--base", "hubmerge/tiny-clip", "--steps", "8", "--push-every", "2,4,8", "--lr", "5e-4",
-    "--schedule", "constant", "--warmup", "2", "--batch", "16",
+    "--schedule", "constant", "--warmup-steps", "2", "--batch", "16",
 )  # fmt: skip
 
 

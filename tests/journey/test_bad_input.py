@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import HfApi
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from hubmerge.server.tokens import Tokens
@@ -56,6 +57,8 @@ TO = ("--to", "demo/never")
         (("eval", "demo/mnist@step8", "--tasks", "mnits"), 2, "Did you mean mnist"),
         (("eval", "hubmerge/tiny-clip"), 2, "--tasks"),
         (("eval", "demo/mnist@step8", "--every-step"), 2, "owner/name alone"),
+        (("eval", "demo/mnist@step8", "--device", "foo"), 2, "--device cpu"),
+        (("merge", "./nowhere", "demo/mnist@step8"), 2, "There is no folder nowhere"),
         (("card", "hubmerge/tiny-clip"), 2, "no hubmerge.json"),
         (("report", "demo/mnist", "--split", "train"), 1, "hubmerge eval"),
         (("steps", "demo/nobody"), 1, "no such repository"),
@@ -162,8 +165,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_step(
 ) -> None:
     words = (
         "train", "--base", "hubmerge/tiny-clip", "--task", "mini-mnist", "--to", "demo/diverged",
-        "--steps", "64", "--push-every", "1,64", "--lr", "100", "--warmup", "0", "--batch", "16",
-        "--schedule", "constant", "--clip", "1e30", "--out", tmp_path / "run",
+        "--steps", "64", "--push-every", "1,64", "--lr", "100", "--warmup-steps", "0",
+        "--batch", "16", "--schedule", "constant", "--clip", "1e30", "--out", tmp_path / "run",
     )  # fmt: skip
     answer = hubmerge(*words)
     assert answer.code == 1
@@ -178,6 +181,7 @@ def test_a_broken_expert_is_named(hubmerge: Command, world: World, tmp_path: Pat
     assert hubmerge("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", good).code == 0
     broken = tmp_path / "broken"
     shutil.copytree(good, broken)
+    (broken / "hubmerge.json").unlink()
     weights = load_file(broken / WEIGHTS)
     weights["visual.proj"] = np.full_like(weights["visual.proj"], np.nan)
     save_file(weights, broken / WEIGHTS)
@@ -187,6 +191,81 @@ def test_a_broken_expert_is_named(hubmerge: Command, world: World, tmp_path: Pat
     assert "broken" in answer.err
     assert "visual.proj" in answer.err
     assert not (tmp_path / "m").exists()
+
+
+def test_other_push_rules_are_another_run(hubmerge: Command, tmp_path: Path) -> None:
+    words = ["train", *TRAIN, "--task", "mini-mnist", "--to", "demo/rules", "--out", tmp_path / "r"]
+    assert hubmerge(*words).code == 0
+    words[words.index("2,4,8")] = "2,8"
+    answer = hubmerge(*words)
+    assert answer.code == 3
+    assert "another run" in answer.err
+
+
+def test_the_folder_of_another_run_is_not_published(hubmerge: Command, tmp_path: Path) -> None:
+    words = ["train", *TRAIN, "--out", tmp_path / "run"]
+    assert hubmerge(*words, "--task", "mini-mnist", "--to", "demo/mine").code == 0
+    answer = hubmerge(*words, "--task", "mini-hebrew", "--to", "demo/other")
+    assert answer.code == 3
+    assert "--out" in answer.err
+
+
+def test_bad_data_make_no_repository(hubmerge: Command, world: World, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    answer = hubmerge("train", *TRAIN, "--task", tmp_path / "photos", "--to", "demo/nothing")
+    assert answer.code == 1
+    assert "photos" in answer.err
+    assert not HfApi(endpoint=world.server.url).repo_exists("demo/nothing")
+
+
+def test_weights_that_a_manifest_does_not_vouch_for(hubmerge: Command, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    assert hubmerge("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", out).code == 0
+    weights = load_file(out / WEIGHTS)
+    weights["visual.proj"] += 1
+    save_file(weights, out / WEIGHTS)
+    for words in (("eval", out, "--tasks", "mini-mnist"), ("card", out, "--push", "demo/forged")):
+        answer = hubmerge(*words)
+        assert answer.code == 3, answer.err
+        assert "vouches for" in answer.err
+
+
+def test_what_is_on_main_already_is_not_replaced(
+    hubmerge: Command, world: World, tmp_path: Path
+) -> None:
+    api = HfApi(endpoint=world.server.url, token=world.server.token)
+    api.create_repo("demo/notes")
+    api.upload_file(path_or_fileobj=b"dear", path_in_repo="diary.txt", repo_id="demo/notes")
+    merge = ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", tmp_path / "m", "--push")
+    train = ("train", *TRAIN, "--task", "mini-mnist", "--to")
+    for words in ((*merge, "demo/notes"), (*merge, "demo/mnist"), (*train, "demo/notes")):
+        answer = hubmerge(*words)
+        assert answer.code == 3, answer.err
+        assert "would be replaced" in answer.err
+    assert api.file_exists("demo/notes", "diary.txt")
+    assert not (tmp_path / "m").exists()
+
+
+def test_two_tasks_of_one_name_are_two_tasks(hubmerge: Command, tmp_path: Path) -> None:
+    for place, classes in (("one", "ab"), ("two", "abc")):
+        for number, name in enumerate(classes):
+            folder = tmp_path / place / "photos" / name
+            folder.mkdir(parents=True)
+            for n in range(10):
+                Image.new("L", (28, 28), 80 * number + n).save(folder / f"{n}.png")
+    tasks = ",".join(str(tmp_path / place / "photos") for place in ("one", "two"))
+    scores = hubmerge("eval", "demo/mnist@step2", "--tasks", tasks, "--json").data
+    assert [score["count"] for score in scores] == [4, 6]
+    assert len({score["task"] for score in scores}) == 2
+
+
+def test_a_dry_run_sees_what_a_merge_would_refuse(hubmerge: Command, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mine.txt").write_text("mine")
+    merge = ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", tmp_path / "m", "--dry-run")
+    assert hubmerge(*merge).code == 1
+    assert hubmerge(*merge[:-1], "--out", tmp_path / "n", "--dtype", "BF61", "--dry-run").code == 2
 
 
 def test_what_lies_there_is_not_overwritten(hubmerge: Command, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_step_is_whole_and_its_manifest_true(
     folder = fetched(world, "demo/mnist", "step4", tmp_path)
     manifest = parse_manifest((folder / NAME).read_bytes(), "step4")
     assert (manifest.kind, manifest.step, manifest.last_step) == ("expert", 4, 8)
-    assert [point["step"] for point in manifest.validation] == [0, 2, 4]
+    assert [point.step for point in manifest.validation] == [0, 2, 4]
     assert set(manifest.files) == {WEIGHTS, "open_clip_config.json", "bpe.txt.gz"}
     assert manifest.base.label.startswith("hubmerge/tiny-clip@")
 
@@ -136,6 +136,21 @@ def test_merge_eval_card_report(
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_known_score_goes_by_the_name_it_was_asked_for(hubmerge: Command, tmp_path: Path) -> None:
+    experts = ("demo/mnist@step4", "demo/hebrew@step2")
+    for name in ("one", "two"):
+        assert hubmerge("merge", *experts, "--out", tmp_path / name).code == 0
+    labels = [str(tmp_path / name) for name in ("one", "two")]
+    said = hubmerge("eval", *labels, "--tasks", "mini-mnist", "--json").data
+    assert [score["label"] for score in said] == labels
+    assert said[0]["value"] == said[1]["value"]
+
+
+def test_a_model_is_measured_on_the_tasks_it_was_trained_for(hubmerge: Command) -> None:
+    said = hubmerge("eval", "demo/hebrew@step2", "--json").data
+    assert [score["task"].partition("@")[0] for score in said] == ["mini-hebrew"]
+
+
 def test_what_was_measured_is_not_measured_again(hubmerge: Command, world: World) -> None:
     words = ("eval", "demo/mnist@step4", "--split", "validation", "--json")
     first = hubmerge(*words)
@@ -183,7 +198,8 @@ def test_a_merge_can_be_pushed_to_a_tag_once(hubmerge: Command, api: HfApi, tmp_
 
 def test_a_dry_run_writes_nothing(hubmerge: Command, api: HfApi, tmp_path: Path) -> None:
     merge = ("merge", "demo/mnist@step4", "demo/hebrew@step4", "--out", tmp_path / "m", "--dry-run")
-    assert hubmerge(*merge, "--push", "demo/dry").code == 0
+    said = hubmerge(*merge, "--push", "demo/dry", "--json")
+    assert [expert["label"] for expert in said.data["experts"]] == list(merge[1:3])
     train = ("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/dry", "--out", tmp_path / "t")
     said = hubmerge(*train, "--dry-run", "--json")
     assert said.data["steps"] == [2, 4, 8]

@@ -91,6 +91,16 @@ def test_a_class_that_only_the_test_has(tmp_path: Path) -> None:
         load_split(find_task(str(tmp_path)), "test")
 
 
+def test_images_that_would_be_lost_are_an_error(tmp_path: Path) -> None:
+    write_images(tmp_path, "train", ["a", "b"], 10, start=0)
+    (tmp_path / "train" / "empty").mkdir()
+    with pytest.raises(DataError, match="train/empty is a class without an image"):
+        load_split(find_task(str(tmp_path)), "train")
+    write_images(tmp_path, "train/empty", ["deeper"], 2, start=50)
+    with pytest.raises(DataError, match="train/empty holds folders"):
+        load_split(find_task(str(tmp_path)), "train")
+
+
 def test_a_broken_image_of_a_folder_is_named(tmp_path: Path) -> None:
     write_images(tmp_path, "train", ["a", "b"], 10, start=0)
     write_images(tmp_path, "test", ["a", "b"], 1, start=100)

@@ -28,7 +28,7 @@ from tests.training.worlds import MINI, running, spec, trained, weights
 
 
 def test_thirty_steps_help(training: Split, validation: Split) -> None:
-    asked = spec(steps=30, batch=32, warmup=5, push_every="30")
+    asked = spec(steps=30, batch=32, warmup_steps=5, push_every="30")
     _, (before, after) = trained(asked, training, validation)
     assert after.accuracy > before.accuracy + 0.05
     assert (before.step, before.loss, before.lr) == (0, None, 0.0)
@@ -83,7 +83,7 @@ def test_points_come_at_the_pushed_steps_with_their_weights(
 
 
 def test_updates_are_plain_adamw(training: Split, validation: Split) -> None:
-    asked = spec(steps=3, warmup=2, clip=0.5, weight_decay=0.3)
+    asked = spec(steps=3, warmup_steps=2, clip=0.5, weight_decay=0.3)
     ours, (_, *points) = trained(asked, training, validation)
     theirs = open_model(MINI)
     network = classifier(theirs, training)
