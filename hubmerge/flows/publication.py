@@ -32,16 +32,15 @@ def check_room(hub: Hub, repo_id: str, kind: str) -> None:
 
     Raises IntegrityError; a repository that does not exist, or is as good as empty, is fine.
     """
-    ref = ModelRef(repo_id)
     try:
-        pinned = pin(hub, ref)
+        pinned = pin(hub, ModelRef(repo_id))
         held = list_files(hub, pinned.revision).keys() - _OF_ANY_REPOSITORY
     except NotOnHub:
         return
     if held and (pinned.manifest is None or pinned.manifest.kind != kind):
-        what = "files of another kind" if pinned.manifest is None else f"an {pinned.manifest.kind}"
+        whose = pinned.manifest.kind if pinned.manifest else "other"
         raise IntegrityError(
-            f"{repo_id} holds {what} on main ({min(held)} ...), which would be replaced.",
+            f"{repo_id} holds {whose} files on main ({min(held)} ...), which would be replaced.",
             "Choose another repository.",
         )
 
