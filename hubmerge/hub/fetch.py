@@ -20,6 +20,7 @@ ALLOWED = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.gz", "*.model",
     "chat_template.jinja", "README.md",
 )  # fmt: skip
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A manifest is some kilobytes; whoever publishes more wants to fill our memory.
 _LARGEST_READ = 16 << 20
 
@@ -57,6 +58,13 @@ def fetch(hub: Hub, revision: Revision) -> Path:
     inner = revision.ref.subfolder or ""
     files = list_files(hub, revision)
     listed = {path: file for path, file in files.items() if _wanted(path, inner)}
+    beside = [path for path in files if path.rpartition("/")[0] == inner]
+    weights = [path for path in listed if path.endswith(".safetensors")]
+    if not weights and (pickles := [path for path in beside if path.endswith(_PICKLES)]):
+        raise NotOnHub(
+            f"{revision.label} holds its weights only as pickles ({pickles[0]}).",
+            "A pickle can run code: name a revision with safetensors files.",
+        )
     if not listed:
         raise NotOnHub(f"{revision.label} holds no model: none of {', '.join(ALLOWED)}.")
     root = hub.ask(

@@ -159,6 +159,14 @@ def test_a_revision_without_a_model(hub: Hub, repo: str, api: HfApi) -> None:
         fetch(hub, resolve(hub, parse_ref(repo)))
 
 
+def test_pickles_alone_are_named(hub: Hub, repo: str, folder: Folder) -> None:
+    pickled = folder(4, **{"pytorch_model.bin": "pickle"})
+    (pickled / "model.safetensors").unlink()
+    publish(hub, step_of_run(repo, pickled, 4))
+    with pytest.raises(NotOnHub, match=r"only as pickles \(pytorch_model.bin\)"):
+        fetch(hub, resolve(hub, parse_ref(f"{repo}@step4")))
+
+
 def test_a_folder_that_is_not_there(hub: Hub, repo: str, revision: Revision) -> None:
     with pytest.raises(HubmergeError, match="no such revision or file"):
         fetch(hub, resolve(hub, parse_ref(f"hf://{repo}@step4/nowhere")))
