@@ -12,8 +12,9 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from hubmerge.cards.rows import expert_rows, merge_rows, percent, summary_rows
+from hubmerge.errors import UsageError
 from hubmerge.manifest import Manifest, Source
-from hubmerge.refs import ModelRef, check_repo_id, printable
+from hubmerge.refs import check_repo_id, printable
 from hubmerge.scores import Score, by_task, upcycling
 
 BEGIN, END = "<!-- hubmerge:begin -->", "<!-- hubmerge:end -->"
@@ -139,15 +140,16 @@ def _headline(told: CardInput) -> str:
 
 def _own_rows(told: CardInput) -> list[dict[str, str]]:
     manifest = told.manifest
-    own = [s for s in told.scores if s.model == manifest.digest]
+    mine = [s for s in told.scores if s.model == manifest.digest]
+    newest = {f"{score.task_name}, {score.split}": score for score in mine}
     return [
         {
-            "task": f"{score.task_name}, {score.split}",
+            "task": name,
             "value": percent(score.value),
             "count": str(score.count),
             "stderr": percent(score.stderr),
         }
-        for score in own
+        for name, score in newest.items()
     ]
 
 
@@ -197,8 +199,8 @@ def _method_tags(manifest: Manifest) -> list[str]:
 
 def _hub_name(name: str) -> str | None:
     try:
-        return check_repo_id(ModelRef(repo_id=name).name)
-    except Exception:
+        return check_repo_id(name)
+    except UsageError:
         return None
 
 

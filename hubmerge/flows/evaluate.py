@@ -59,14 +59,15 @@ def own_tasks(hub: Hub, model: Opened) -> list[Task]:
     manifest = model.manifest
     sources = manifest.experts if manifest else ()
     said = [source.task for source in sources] or [manifest.task if manifest else None]
-    shipped = {name: find_task(name) for name in catalog() if f"{name}@" in f"{said}"}
+    names = {str(task_id).partition("@")[0] for task_id in said}
+    shipped = {name: find_task(name) for name in names & catalog().keys()}
     found = [_same(hub, shipped, task_id) for task_id in dict.fromkeys(said)]
     tasks = [task for task in found if task]
     if len(tasks) < len(found):
-        names = ", ".join(str(task_id).partition("@")[0] for task_id in said if task_id)
+        trained_for = f" but for {', '.join(sorted(names))}" if any(said) else ""
         raise UsageError(
             f"{model.revision.label} was not trained for tasks that come with hubmerge"
-            + (f" ({names})." if names else "."),
+            f"{trained_for}.",
             "Write --tasks with names of `hubmerge tasks`, YAML files or image folders, separated "
             "by commas.",
         )

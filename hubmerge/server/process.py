@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -115,5 +114,4 @@ def _stop_on_signals(server: uvicorn.Server) -> None:
     # the default one, or the process dies before it can tidy up.
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError):
-            loop.add_signal_handler(number, setattr, server, "should_exit", True)
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)

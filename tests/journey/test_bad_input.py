@@ -193,10 +193,16 @@ def test_a_broken_expert_is_named(hubmerge: Command, world: World, tmp_path: Pat
     assert not (tmp_path / "m").exists()
 
 
-def test_other_push_rules_are_another_run(hubmerge: Command, tmp_path: Path) -> None:
-    words = ["train", *TRAIN, "--task", "mini-mnist", "--to", "demo/rules", "--out", tmp_path / "r"]
+@pytest.mark.parametrize(("first", "then"), [("2,4,8", "2,8"), ("4,8", "2,4,8")])
+def test_other_push_rules_are_another_run(
+    hubmerge: Command, tmp_path: Path, first: str, then: str
+) -> None:
+    to = f"demo/rules-{len(first)}"
+    words = ["train", *TRAIN, "--task", "mini-mnist", "--to", to, "--out", tmp_path / "r"]
+    rule = words.index("2,4,8")
+    words[rule] = first
     assert hubmerge(*words).code == 0
-    words[words.index("2,4,8")] = "2,8"
+    words[rule] = then
     answer = hubmerge(*words)
     assert answer.code == 3
     assert "another run" in answer.err
