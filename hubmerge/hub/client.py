@@ -28,9 +28,14 @@ _BYTES_PER_S = 100_000
 
 
 def _client() -> httpx2.Client:
-    """huggingface_hub's own client waits for ever; ours gives up on a silent server."""
+    """huggingface_hub's own client waits for ever; ours gives up on a silent server.
+
+    All threads share it, and huggingface_hub closes it when one of them finds nobody listening;
+    another would lose its answer halfway. Dropped instead, it goes with its last user.
+    """
     client = default_client_factory()
     client.timeout = httpx2.Timeout(30.0, connect=10.0)
+    client.close = lambda: None  # type: ignore[method-assign]
     return client
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -17,7 +19,7 @@ from hubmerge.hub.publish import ensure_repo
 from hubmerge.hub.resolve import list_refs
 from hubmerge.server import ServerState
 from hubmerge.server.tokens import Tokens
-from tests.hub.proxy import Fault, Proxy, cut_short, hang, lose_answer, reset, say, status
+from tests.hub.proxy import Fault, Proxy, cut_short, first, hang, lose_answer, reset, say, status
 
 REAL_PAUSES_S = client._PAUSES_S
 
@@ -110,6 +112,25 @@ def test_a_connection_pool_that_another_thread_closed(hub: Hub) -> None:
         return session.get(f"{api.endpoint}/api/hubmerge/status").status_code
 
     assert hub.ask("asking for the status", question) == 200
+
+
+def test_a_thread_that_finds_nobody_leaves_the_others_their_answers(hub: Hub, proxy: Proxy) -> None:
+    asked, told = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        asked.set()
+        told.wait()
+
+    def question(api: HfApi) -> int:
+        return get_session().get(f"{api.endpoint}/api/hubmerge/status").status_code
+
+    proxy.fail("/api/hubmerge/status", first(slow))
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(question, hub.api)
+        asked.wait()
+        close_session()  # what huggingface_hub does after a refused connection
+        told.set()
+        assert answer.result() == 200
 
 
 def test_the_token_is_never_told(hub: Hub, repo: str, proxy: Proxy) -> None:
