@@ -66,6 +66,38 @@ def test_what_a_task_cannot_be(values: dict[str, Any], sentence: str) -> None:
     assert "\n" not in message
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "image": {},
+    "text": {},
+    "rank": {"prompt": "{{ q }}", "choices": "[a, b]", "answer": "0"},
+    "target": {"prompt": "{{ q }}", "target": "{{ a }}"},
+}
+
+
+def test_every_kind_needs_little() -> None:
+    specs = {kind: validated(TaskSpec, {**TASK, "kind": kind, **said}, "t")
+             for kind, said in KINDS.items()}  # fmt: skip
+    assert [kind for kind, spec in specs.items() if spec.classifies] == ["image", "text"]
+    assert specs["image"].templates == ("a photo of a {}.",)
+    assert specs["text"].templates == ("This text is about {}.",)
+    assert [spec.metric for spec in specs.values()] == ["accuracy"] * 3 + ["token_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "sentence"),
+    [
+        ("rank", {"target": "{{ a }}"}, "`target` is for kind target, not rank"),
+        ("image", {"max_tokens": 9}, "`max_tokens` is for kind text or rank or target, not image"),
+        ("rank", {"prompt": ""}, "kind rank needs `prompt`"),
+        ("target", {"metric": "accuracy"}, "kind target is measured by token_accuracy"),
+        ("text", {"metric": "token_accuracy"}, "kind text is measured by accuracy"),
+        ("poem", {}, "kind: "),
+    ],
+)
+def test_what_belongs_to_another_kind(kind: str, said: dict[str, Any], sentence: str) -> None:
+    assert sentence in refusal({"kind": kind, **KINDS.get(kind, {}), **said})
+
+
 def test_problems_arrive_together() -> None:
     message = refusal({"templates": ["x"], "version": 0, "colour": 1})
     assert message.startswith("3 problems:")
@@ -79,9 +111,9 @@ def test_specs_are_frozen() -> None:
 
 def test_the_defaults_are_the_papers() -> None:
     spec = validated(TrainSpec, RUN, "run")
-    said = (spec.steps, spec.lr, spec.schedule, spec.weight_decay, spec.clip, spec.batch)
+    said = (spec.steps, spec.peak, spec.shape, spec.weight_decay, spec.clip, spec.batch)
     assert said == (2048, 1e-5, "cosine", 0.1, 1.0, 128)
-    assert (spec.push_every, spec.warmup_length, spec.augment) == ("2^k", 204, True)
+    assert (spec.push_every, spec.warmup_length(2048), spec.augment) == ("2^k", 204, True)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +121,7 @@ def test_the_defaults_are_the_papers() -> None:
     [({}, 6), ({"warmup": 0.5}, 32), ({"warmup_steps": 50}, 50), ({"warmup_steps": 0}, 0)],
 )
 def test_warmup_is_a_share_or_a_count(said: dict[str, float], expected: int) -> None:
-    assert validated(TrainSpec, {**RUN, "steps": 64, **said}, "run").warmup_length == expected
+    assert validated(TrainSpec, {**RUN, **said}, "run").warmup_length(64) == expected
 
 
 @pytest.mark.parametrize(("said", "rule"), [([8, 64], "8,64"), (100, "100"), ("2^k", "2^k")])
@@ -102,7 +134,7 @@ def test_push_every_as_yaml_writes_it(said: object, rule: str) -> None:
     [
         {"steps": 0}, {"lr": 0}, {"lr": float("nan")}, {"batch": 0}, {"seed": -1},
         {"warmup": -1}, {"warmup": 50}, {"warmup_steps": 0.5},
-        {"schedule": "linear"}, {"to": "no owner"}, {"clip": float("inf")},
+        {"schedule": "circular"}, {"to": "no owner"}, {"clip": float("inf")},
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_be(wrong: dict[str, Any]) -> None:

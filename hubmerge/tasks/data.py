@@ -1,53 +1,92 @@
-"""The examples of a task's split, through `datasets`: images, labels, class names."""
+"""The examples of a task: a split of rows, each of them an example, or a stream of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import datasets
 import torch
-from PIL.Image import Image
 
 from hubmerge.errors import DataError, UnknownName
-from hubmerge.refs import printable
-from hubmerge.specs import Carve, SplitsSpec
-from hubmerge.tasks.image_folder import read_image_folder
-from hubmerge.tasks.task import Task, local_folder
+from hubmerge.tasks.examples import Example, Paired, Ranked, example_of
+from hubmerge.tasks.labels import Labels, Numbers, labels_of
+from hubmerge.tasks.rows import told, with_columns
+from hubmerge.tasks.source import read_rows, where
+from hubmerge.tasks.splits import SPLITS, places
+from hubmerge.tasks.stream import Stream, load_stream
+from hubmerge.tasks.task import Task
 
-datasets.disable_progress_bars()
-
-SPLITS = ("train", "validation", "test")
+__all__ = [
+    "SPLITS",
+    "Example",
+    "Paired",
+    "Ranked",
+    "Split",
+    "Stream",
+    "load_split",
+    "load_stream",
+    "read_split",
+]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split, columns `image` and `label` (int), with the task's class names."""
+    """Rows of one split, with the columns that its examples are made of.
+
+    These are `image` or `text`, and `label`, where the task classifies; else the columns that its
+    prompts name, and there are no classes.
+    """
 
     task: Task
     name: str
     rows: datasets.Dataset
-    classes: tuple[str, ...]
+    named: Labels
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def example(self, row: int) -> tuple[Image, int]:
-        """The image and label of one row; raises DataError, naming the row, if it is no image."""
-        try:
-            said = self.rows[row]
-        except Exception as error:  # PIL and datasets raise many kinds for a broken image
-            raise self._unreadable(row, str(error)) from error
-        if not isinstance(said["image"], Image):
-            raise self._unreadable(row, "there is none")
-        return said["image"], int(said["label"])
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in label order."""
+        return self.named.classes
 
-    def _unreadable(self, row: int, reason: str) -> DataError:
-        return DataError(
-            f"Task {self.task.name}: the image of {self.name} row {row} cannot be read: "
-            f"{_line(reason)}."
-        )
+    def example(self, row: int) -> Example:
+        """An image or a text, and its label; a Ranked or a Paired where the task's kind says so.
+
+        Raises DataError, naming the row, if it is broken.
+        """
+        at = f"{self.name} row {row}"
+        with told(self.task, f"the {self.task.spec.kind} of {at} cannot be read"):
+            return example_of(self.task.spec, self.named, self.rows[row], at)
+
+    def labels(self) -> Numbers:
+        """The labels of all rows, in their order."""
+        with told(self.task, "its labels cannot be read"):
+            return self.named.numbers(self.rows["label"][:], self.name)
+
+    def absent(self) -> tuple[str, ...]:
+        """The classes without an example."""
+        return tuple(name for name, count in self.per_class().items() if count == 0)
+
+    def per_class(self) -> dict[str, int]:
+        """Class -> how many examples it has; rows without a label count for none."""
+        found = Counter(self.found().tolist())
+        return {name: found[label] for label, name in enumerate(self.classes)}
+
+    def found(self) -> Numbers:
+        """The labels of all rows, -1 where there is none; empty for a task without classes."""
+        return self.named.found(self.rows["label"][:] if self.classes else [])
+
+    def sample(self, count: int, seed: int) -> Split:
+        """The first `count` rows of a seeded permutation; the split itself if it has no more."""
+        if count >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return replace(self, rows=self.rows.select(order[:count].tolist()))
 
 
 def load_split(task: Task, name: str) -> Split:
@@ -56,131 +95,30 @@ def load_split(task: Task, name: str) -> Split:
     Raises DataError when data, split or columns are missing, a split is empty, or the class names
     do not fit the labels.
     """
+    split = read_split(task, name)
+    if split.classes:
+        split.labels()  # raises for a row without one
+    return split
+
+
+def read_split(task: Task, name: str) -> Split:
+    """The same rows before their labels were looked at; raises DataError for all else."""
     if name not in SPLITS:
         raise UnknownName("split", name, SPLITS)
-    splits = task.spec.splits
-    whole = _columns(task, _load(task, splits.sources[name]))
-    rows = whole.select(places(splits, name, len(whole)))
+    source = task.spec.splits.sources[name]
+    whole = with_columns(task, read_rows(task, source))
+    rows = whole.select(places(task.spec.splits, name, len(whole)))
     if len(rows) == 0:
-        raise DataError(f"Task {task.name} has no {name} examples.", _where(task))
-    return Split(task, name, rows, _classes(task, rows))
+        raise DataError(f"Task {task.name} has no {name} examples.", where(task))
+    if not task.spec.classifies:
+        return Split(task, name, rows, Labels())
+    with told(task, "its labels cannot be read"):
+        distinct = partial(_distinct, task, whole if source == task.spec.splits.train else None)
+        return Split(task, name, rows, labels_of(task.spec, rows.features["label"], distinct))
 
 
-def places(splits: SplitsSpec, name: str, count: int) -> list[int]:
-    """Which of the `count` rows of its source belong to a split, such that no two splits share one.
-
-    What test carves from that source goes first, then validation, and the rest stays.
-    """
-    left = list(range(count))
-    for carver in ("test", "validation"):
-        share = getattr(splits, carver)
-        if not isinstance(share, Carve) or share.of != splits.sources[name]:
-            continue
-        kept, carved = carve(len(left), share)
-        if carver == name:
-            return [left[place] for place in carved]
-        left = [left[place] for place in kept]
-    return left
-
-
-def carve(count: int, share: Carve) -> tuple[list[int], list[int]]:
-    """Indices kept and carved, as torch's `random_split([count - n, n])` gives them."""
-    carved = min(int(count * share.fraction), share.most or count)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(share.seed)).tolist()
-    return order[: count - carved], order[count - carved :]
-
-
-def _load(task: Task, split: str) -> datasets.Dataset:
-    """All rows of one split of the data; of its files only these are fetched and prepared."""
-    data = task.spec.data
-    place = data.id or str(local_folder(task))
-    files = {split: data.files[split]} if data.files else None
-    revision = data.revision if data.id else None
-    try:
-        if data.id is None and files is None:
-            return read_image_folder(Path(place), split)
-        return datasets.load_dataset(
-            place, data.config, data_files=files, split=split, revision=revision
-        )
-    except DataError:
-        raise
-    except Exception as error:  # datasets raises many kinds; each means that the data cannot be had
-        reason = _line(str(error)) or type(error).__name__
-        raise DataError(
-            f"Task {task.name}: its {split!r} data cannot be loaded: {reason}", _where(task)
-        ) from error
-
-
-def _columns(task: Task, rows: datasets.Dataset) -> datasets.Dataset:
-    """The rows with just the columns `image`, decoded when read, and `label`."""
-    data = task.spec.data
-    missing = [column for column in (data.image, data.label) if column not in rows.column_names]
-    if missing:
-        raise DataError(
-            f"Task {task.name}: the data have no column {missing[0]!r}, "
-            f"only {', '.join(map(printable, rows.column_names))}.",
-            "Name the columns by `image:` and `label:` under `data:` in the task's YAML.",
-        )
-    rows = rows.select_columns([data.image, data.label])
-    renames = {data.image: "image", data.label: "label"}
-    rows = rows.rename_columns({old: new for old, new in renames.items() if old != new})
-    if isinstance(rows.features["image"], datasets.Image):
-        return rows
-    try:  # a parquet file that `datasets` did not write does not say that its bytes are images
-        return rows.cast_column("image", datasets.Image())
-    except Exception as error:  # whatever arrow has against it, they are no images
-        raise DataError(f"Task {task.name}: column {data.image!r} holds no images.") from error
-
-
-def _classes(task: Task, rows: datasets.Dataset) -> tuple[str, ...]:
-    """The class names in label order, the task's own or else the data's."""
-    known = tuple(getattr(rows.features["label"], "names", None) or ())
-    classes = task.spec.classes or tuple(name.replace("_", " ") for name in known)
-    if not classes:
-        raise DataError(
-            f"Task {task.name}: column {task.spec.data.label!r} has no class names.",
-            "List them in label order under `classes:` in the task's YAML.",
-        )
-    if len(classes) == 1:
-        raise DataError(f"Task {task.name} has one class only, {classes[0]!r}.")
-    if known:
-        _check_names(task, classes, known)
-    _check_labels(task, rows, len(classes))
-    return classes
-
-
-def _check_names(task: Task, classes: Sequence[str], known: Sequence[str]) -> None:
-    """The task may word its classes as it likes, but not put a label's own name elsewhere."""
-    if len(known) != len(classes):
-        raise DataError(
-            f"Task {task.name} lists {len(classes)} classes, but the data have {len(known)}.",
-            _where(task),
-        )
-    label_of = {_plain(name): label for label, name in enumerate(known)}
-    for label, name in enumerate(classes):
-        if label_of.get(_plain(name), label) != label:
-            raise DataError(
-                f"Task {task.name} lists class {name!r} as label {label}, but in the data it is "
-                f"label {label_of[_plain(name)]}.",
-                "List `classes:` in the order of the data's labels.",
-            )
-
-
-def _check_labels(task: Task, rows: datasets.Dataset, classes: int) -> None:
-    labels = rows.with_format("numpy")["label"][:]
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"Task {task.name}: some labels are not whole numbers in 0..{classes - 1}.")
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").lower().split())
-
-
-def _line(text: str) -> str:
-    """What another library said, as one line that fits a terminal."""
-    return printable(" ".join(text.split()))[:300].rstrip(".")
-
-
-def _where(task: Task) -> str:
-    place = task.data_path or f"data set {task.spec.data.id}@{task.spec.data.revision}"
-    return f"Its data should be in {place}."
+def _distinct(task: Task, whole: datasets.Dataset | None) -> Iterable[Any]:
+    """What labels the rows of train, before anything is carved from them."""
+    train = whole or with_columns(task, read_rows(task, task.spec.splits.train))
+    values: list[Any] = train.unique("label")
+    return values

@@ -32,7 +32,17 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no type
         return {"value": value, "count": count, "stderr": math.sqrt(value * (1 - value) / count)}
 
 
-METRICS = {"accuracy": Accuracy}
+class TokenAccuracy(Accuracy):
+    """Raw share of the target's tokens that were predicted, every token counting alike."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        said = super()._info()
+        said.description = "Share of the target's tokens that are predicted from those before them."
+        said.inputs_description = "predictions and references: one token per place in a target."
+        return said
+
+
+METRICS = {"accuracy": Accuracy, "token_accuracy": TokenAccuracy}
 
 
 def metric(name: str) -> evaluate.Metric:

@@ -1,11 +1,10 @@
-"""A task by name, by YAML file or by image folder."""
+"""A task by name, by YAML file, or by the data it is about."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hubmerge.durable import hash_file
-from hubmerge.errors import DataError, UnknownName
+from hubmerge.errors import DataError, UnknownName, UsageError
 from hubmerge.specs import TaskSpec, read_yaml, validated
+from hubmerge.tasks.files import is_rows
 
 CATALOG = Path(str(files("hubmerge") / "tasks" / "catalog"))
 
@@ -37,7 +37,7 @@ class Task:
 
     @property
     def data_path(self) -> Path | None:
-        """The local folder of the data, or None if they come from the Hub."""
+        """The local folder or file of the data, or None if they come from the Hub."""
         path = self.spec.data.path
         return (self.folder / path.expanduser()).resolve() if path else None
 
@@ -56,16 +56,19 @@ class Task:
 
     def _files(self) -> Iterator[tuple[Path, Path]]:
         """Name inside the data folder -> path of every local file of the data."""
-        root = local_folder(self)
+        root = local_data(self)
+        if root.is_file():
+            yield Path(root.name), root
+            return
         patterns = (self.spec.data.files or {"": "**/*"}).values()
         for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
             if path.is_file():
                 yield path.relative_to(root), path
 
 
-def local_folder(task: Task) -> Path:
-    """The folder of a task's local data; raises DataError if it is not there."""
-    if task.data_path is None or not task.data_path.is_dir():
+def local_data(task: Task) -> Path:
+    """The folder or file of a task's local data; raises DataError if it is not there."""
+    if task.data_path is None or not task.data_path.exists():
         raise DataError(f"Task {task.name}: there is no folder {task.data_path}.")
     return task.data_path
 
@@ -75,51 +78,40 @@ def catalog() -> dict[str, Path]:
     return {path.stem: path for path in sorted(CATALOG.glob("*.yaml"))}
 
 
-def find_task(text: str) -> Task:
-    """The task of that catalog name, YAML file, or folder of images (one folder per class).
+def find_task(text: str, columns: Mapping[str, str] | None = None) -> Task:
+    """The task of that catalog name, YAML file, folder, file of rows, or `hf://datasets/...`.
 
-    Raises UnknownName with near names, UsageError for a YAML that is no task, DataError for a
-    folder that is not there.
+    A folder holds images by class, or train.csv and such. `columns` says which columns of rows are
+    `image` or `text`, and `label`, or `prompt` and `target`; what it leaves out is guessed from
+    their names. Raises UnknownName with near names, UsageError for what is no task or cannot be
+    guessed, DataError for data that are not there.
     """
-    if text in (shipped := catalog()):
-        return read_task(shipped[text])
+    shipped = catalog()
+    if names_its_columns(text):
+        if columns:
+            raise UsageError(f"Task {text} names its columns itself.", "Leave --columns out.")
+        return read_task(shipped.get(text, Path(text).expanduser()))
+    # Asks `datasets`, which the shipped tasks can be listed without.
+    from hubmerge.tasks import own
+
     path = Path(text).expanduser()
-    if text.endswith((".yaml", ".yml")):
-        return read_task(path)
+    if text.startswith("hf://"):
+        return own.hub_task(text, columns or {})
+    if is_rows(path) and not path.is_dir():
+        return own.file_task(path, columns or {})
     if "/" in text or path.is_dir():
-        return folder_task(path)
+        return own.folder_task(path, columns or {})
     raise UnknownName("task", text, shipped)
+
+
+def names_its_columns(text: str) -> bool:
+    """Whether that task comes with hubmerge or is a YAML, and so says all there is to say."""
+    return text in catalog() or text.endswith((".yaml", ".yml"))
 
 
 def read_task(path: Path) -> Task:
     """The task that a YAML file describes."""
     return Task(validated(TaskSpec, read_yaml(path), path.name), path.parent)
-
-
-def folder_task(folder: Path) -> Task:
-    """A task over images in train/CLASS/ or just CLASS/, under the template "a photo of a {}.".
-
-    Without a test/ folder a fifth of train becomes test; without validation/, a tenth of the rest.
-    """
-    if not folder.is_dir() or not any(path.is_dir() for path in folder.iterdir()):
-        raise DataError(
-            f"There is no folder of images by class at {folder}.",
-            "Give one as CLASS/*.png or train/CLASS/*.png, or a task's YAML.",
-        )
-    name = re.sub(r"[^A-Za-z0-9-]+", "-", folder.resolve().name).strip("-").lower() or "images"
-    splits: dict[str, object] = {}
-    by_split = (folder / "train").is_dir()  # else every folder is a class, whatever its name
-    if by_split and (folder / "validation").is_dir():
-        splits["validation"] = "validation"
-    if not (by_split and (folder / "test").is_dir()):
-        splits["test"] = {"of": "train", "fraction": 0.2, "most": None, "seed": 1}
-    said = {
-        "name": name,
-        "title": f"images of {folder.name}",
-        "data": {"path": "."},
-        "splits": splits,
-    }
-    return Task(validated(TaskSpec, said, str(folder)), folder)
 
 
 def all_tasks() -> Iterator[Task]:

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, constants
 from hubmerge.server import lease
 from hubmerge.tasks.data import SPLITS
 from hubmerge.tasks.task import find_task
-from tests.tasks.worlds import write_repo
+from tests.tasks.worlds import write_repo, write_rows
 
 # A process of its own: `datasets` reads the Hub's address when it is imported.
 LOAD = """
@@ -26,6 +26,19 @@ task = find_task("svhn")
 data = task.spec.data.model_copy(update={"id": "me/svhn", "revision": sys.argv[1]})
 task = dataclasses.replace(task, spec=task.spec.model_copy(update={"data": data}))
 print(json.dumps([rows_of(load_split(task, split)) for split in SPLITS]))
+"""
+
+OWN = """
+import json, sys
+from hubmerge.tasks.data import SPLITS, load_split, load_stream
+from hubmerge.tasks.task import find_task
+task = find_task("hf://datasets/me/svhn@" + sys.argv[1])
+spec = task.spec
+print(json.dumps([spec.name, spec.kind, spec.data.revision, spec.splits.sources]))
+task = find_task("hf://datasets/me/Re.views", {"label": "stars"})
+splits = [load_split(task, split) for split in SPLITS]
+epoch = [text for text, _ in load_stream(task, 20, 5).epoch(1)]
+print(json.dumps([task.name, [len(split) for split in splits], splits[2].classes, sorted(epoch)]))
 """
 
 
@@ -46,13 +59,21 @@ def test_data_are_read_at_their_commit(
                     repo_id="me/svhn", folder_path=tmp_path / "repo", repo_type="dataset"
                 )
             ]
+        api.create_repo("me/Re.views", repo_type="dataset")
+        for name, count in (("train.jsonl", 40), ("dev.jsonl", 10), ("test.jsonl", 20)):
+            rows = [{"text": f"{row:02}", "stars": "ab"[row % 2]} for row in range(count)]
+            write_rows(tmp_path / "own" / name, rows)
+        api.upload_folder(repo_id="me/Re.views", folder_path=tmp_path / "own", repo_type="dataset")
         env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HOME": str(home)}
         said = subprocess.run(
-            [sys.executable, "-c", LOAD, commits[0].oid],
+            [sys.executable, "-c", LOAD + OWN, commits[0].oid],
             cwd=Path(__file__).parents[2], env={**env, "HF_HUB_DISABLE_XET": "1"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert said.returncode == 0, said.stderr
-    train, validation, test = json.loads(said.stdout)
+    (train, validation, test), found, own = map(json.loads, said.stdout.splitlines())
     assert sorted(train + validation) == list(range(40))
     assert (len(validation), test) == (4, list(range(40)))
+    by_name = {"train": "train", "validation": "train", "test": "test"}
+    assert found == ["svhn", "image", commits[0].oid, by_name]
+    assert own == ["re-views", [40, 10, 20], ["a", "b"], [f"{row:02}" for row in range(20)]]

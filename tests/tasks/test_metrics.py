@@ -25,6 +25,14 @@ def test_all_right_has_no_error() -> None:
     assert said == {"value": 1.0, "count": 2, "stderr": 0.0}
 
 
+def test_every_token_counts_alike() -> None:
+    measure = metric("token_accuracy")
+    measure.add_batch(predictions=[7, 8, 9], references=[7, 8, 1])
+    measure.add_batch(predictions=[5], references=[5])
+    assert measure.compute() == {"value": 0.75, "count": 4, "stderr": pytest.approx(0.2165064)}
+    assert "token" in measure.description
+
+
 def test_it_combines() -> None:
     both = evaluate.combine([metric("accuracy")])
     both.add_batch(predictions=[0, 1], references=[0, 0])

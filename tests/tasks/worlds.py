@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
@@ -105,3 +109,35 @@ def png(row: int) -> bytes:
     stream = io.BytesIO()
     picture(row).save(stream, "PNG")
     return stream.getvalue()
+
+
+def rows_task(
+    folder: Path,
+    train: Sequence[dict[str, Any]],
+    suffix: str = "jsonl",
+    test: Sequence[dict[str, Any]] | None = None,
+    **said: Any,
+) -> Task:
+    """A task over train and test files of rows, the same rows unless `test` says otherwise."""
+    write_rows(folder / f"train.{suffix}", train)
+    write_rows(folder / f"test.{suffix}", train if test is None else test)
+    files = {"train": f"train.{suffix}", "test": f"test.{suffix}"}
+    values = {"name": "small", "data": {"path": folder, "files": files}, **said}
+    return Task(TaskSpec.model_validate(values), folder)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as a file of the kind its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    elif path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="") as file:
+            between = "," if path.suffix == ".csv" else "\t"
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=between)
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        lines = [json.dumps(row) for row in rows]
+        whole = f"[{', '.join(lines)}]" if path.suffix == ".json" else "\n".join(lines)
+        path.write_text(whole)

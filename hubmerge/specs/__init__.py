@@ -1,0 +1,20 @@
+"""What users write: tasks and training runs."""
+
+from hubmerge.specs.reading import Spec, read_yaml, validated
+from hubmerge.specs.task import Carve, DataSpec, Head, Kind, SplitsSpec, TaskSpec
+from hubmerge.specs.train import Anneal, TrainSpec, Tune
+
+__all__ = [
+    "Anneal",
+    "Carve",
+    "DataSpec",
+    "Head",
+    "Kind",
+    "Spec",
+    "SplitsSpec",
+    "TaskSpec",
+    "TrainSpec",
+    "Tune",
+    "read_yaml",
+    "validated",
+]

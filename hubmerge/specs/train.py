@@ -1,0 +1,155 @@
+"""A training run as its YAML or its options say it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hubmerge.refs import check_repo_id
+from hubmerge.specs.reading import Spec, sound
+
+Tune = Literal["full", "lora", "dora", "ia3", "prefix"]
+Anneal = Literal["trajectory", "independent", "branch"]
+Schedule = Literal["constant", "cosine", "linear", "wsd", "plateau"]
+EarlyStop = Literal["off", "plateau", "noise"]
+Precision = Literal["fp32", "bf16"]
+_NOISE_PATIENCE = 10  # evaluations; docs/early-stopping.md compares others
+_EVALUATE_EVERY = 5  # steps, where a schedule or a stopping rule watches the validation accuracy
+
+
+class TrainSpec(Spec):
+    """One training run of one expert; the defaults are the paper's (arXiv 2506.14126).
+
+    Every field is an option of `hubmerge train`; its description is the option's help.
+    """
+
+    base: str = Field(description="Model to start from: owner/name or a folder.")
+    task: str = Field(
+        description="Name from `hubmerge tasks`, a task's YAML, a folder or file of examples, or "
+        "hf://datasets/owner/name."
+    )
+    to: str = Field(description="Repository of the steps: owner/name.")
+    steps: int = Field(2048, ge=1, le=10_000_000, description="Optimizer steps.")
+    push_every: str = Field(
+        "2^k", description="Steps that become revisions: 2^k, a number N, or a list a,b,c."
+    )
+    anneal: Anneal = Field(
+        "trajectory",
+        description="What a pushed step is: a snapshot of one run, a run of its own (independent), "
+        "or a constant trunk with a short cool-down before it (branch).",
+    )
+
+    tune: Tune = Field(
+        "full", description="Train all weights, or an adapter on every linear layer."
+    )
+    rank: int = Field(8, ge=1, le=4096, description="Rank of LoRA; virtual tokens of prefix.")
+    alpha: float | None = Field(
+        None, gt=0, description="LoRA's alpha. [32 sqrt(rank / 8), the paper's scaling]"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before LoRA's A.")
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(rank).")
+
+    lr: float | None = Field(None, gt=0, description="Peak learning rate. [1e-5, adapters 1e-4]")
+    schedule: Schedule | None = Field(
+        None, description="Learning rate after warm-up. [cosine; branch has a constant trunk]"
+    )
+    warmup: float = Field(0.1, ge=0, le=1, description="Warm-up as a share of the run.")
+    warmup_steps: int | None = Field(
+        None, ge=0, description="Warm-up in steps, instead of a share. [none]"
+    )
+    cooldown: float = Field(
+        0.2, gt=0, le=1, description="Cool-down of wsd and branch, as a share of the steps to it."
+    )
+    early_stop: EarlyStop = Field(
+        "off",
+        description="End the run when its plateaus have used up the learning rate (the paper's), "
+        "or when nothing beyond the noise of validation comes any more.",
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Steps between evaluations. [pushed steps; 5 for plateau and noise]"
+    )
+    patience: int | None = Field(
+        None, ge=1, description=f"Bad evaluations to a plateau. [3; noise {_NOISE_PATIENCE}]"
+    )
+    factor: float = Field(0.5, gt=0, lt=1, description="What a plateau leaves of the rate.")
+    min_lr: float = Field(
+        0.0625, ge=0, le=1, description="Share of the peak below which plateaus end the run."
+    )
+    band: float = Field(1.0, ge=0, description="Width of the noise, in standard errors.")
+
+    batch: int = Field(128, ge=1, description="Examples a step, over all processes.")
+    accumulate: int = Field(1, ge=1, description="Parts a step's batch is computed in.")
+    precision: Precision = Field("fp32", description="Arithmetic of the network.")
+    recompute: bool = Field(False, description="Trade time for memory (gradient checkpointing).")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay.")
+    clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
+    augment: bool = Field(True, description="Random crops of 90 to 100 % of an image.")
+    bucket: bool = Field(False, description="Put texts of like length into one batch.")
+    max_examples: int | None = Field(None, ge=1, description="Train on so many examples. [all]")
+    stream: bool = Field(False, description="Read training data as they come, keeping none.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of order, crops and adapters.")
+
+    @field_validator("to")
+    @classmethod
+    def _a_repository(cls, to: str) -> str:
+        return sound(check_repo_id, to)
+
+    @field_validator("push_every", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return ",".join(str(step) for step in value)
+        return str(value) if isinstance(value, int) else value
+
+    @field_validator("early_stop", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSpec:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} does not split into accumulate {self.accumulate}")
+        if self.anneal == "branch" and self.schedule not in (None, "constant"):
+            raise ValueError("anneal: branch cools a constant trunk down; leave `schedule` out")
+        if self.anneal != "trajectory" and self.early_stop != "off":
+            raise ValueError(f"early_stop ends one run; anneal: {self.anneal} has several")
+        if self.early_stop == "plateau" and self.schedule not in (None, "plateau"):
+            raise ValueError("early_stop: plateau sets the schedule; leave `schedule` out")
+        if self.stream and self.bucket:
+            raise ValueError("bucket sorts texts by length, and a stream cannot be sorted")
+        return self
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate."""
+        return self.lr or (1e-5 if self.tune == "full" else 1e-4)
+
+    @property
+    def scaling(self) -> float:
+        """LoRA's alpha."""
+        return self.alpha or float(math.floor(32 * math.sqrt(self.rank / 8)))
+
+    @property
+    def shape(self) -> Schedule:
+        """The schedule of the learning rate."""
+        if self.early_stop == "plateau":
+            return "plateau"
+        return self.schedule or ("constant" if self.anneal == "branch" else "cosine")
+
+    @property
+    def cadence(self) -> int | None:
+        """Steps between evaluations; None where only pushed steps are evaluated."""
+        watched = self.shape == "plateau" or self.early_stop != "off"
+        return self.evaluate_every or (_EVALUATE_EVERY if watched else None)
+
+    @property
+    def evaluations(self) -> int:
+        """The patience of the plateau or of the stopping rule, in evaluations."""
+        return self.patience or (_NOISE_PATIENCE if self.early_stop == "noise" else 3)
+
+    def warmup_length(self, steps: int) -> int:
+        """Warm-up of a run of that many steps, whichever way it was written."""
+        return int(self.warmup * steps) if self.warmup_steps is None else self.warmup_steps

@@ -1,0 +1,247 @@
+"""Texts, rankings and targets: one example of each, and the rows that are none."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubmerge.errors import DataError
+from hubmerge.specs import Carve, SplitsSpec
+from hubmerge.tasks.data import SPLITS, Paired, Ranked, load_split, load_stream
+from hubmerge.tasks.splits import carve, places
+from tests.tasks.worlds import rows_task
+
+RANK = {
+    "kind": "rank",
+    "prompt": "{{ q | trim }}?",
+    "choices": "[a, b]",
+    "answer": "'ab'.index(key)",
+}
+TARGET = {"kind": "target", "prompt": "{{ q }}", "target": "{{ a }}"}
+OWN_TEST = {"validation": {"of": "test", "fraction": 0.5}}
+
+
+def texts(labels: list[Any]) -> list[dict[str, Any]]:
+    return [{"text": f"text {row}", "label": label} for row, label in enumerate(labels)]
+
+
+def asked(count: int) -> list[dict[str, Any]]:
+    return [
+        {"q": f" q{row} ", "a": f"a{row}", "b": "no", "key": "ab"[row % 2]} for row in range(count)
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet", "json"])
+def test_words_are_labels(tmp_path: Path, suffix: str) -> None:
+    labels = ["None", "a_b", "NA"] * 10
+    task = rows_task(tmp_path, texts(labels), suffix, kind="text")
+    train = load_split(task, "train")
+    assert train.classes == ("NA", "None", "a b")
+    assert (len(train), train.labels().tolist().count(1) <= 10) == (27, True)
+    test = load_split(task, "test")
+    assert (test.example(1), test.labels()[:3].tolist()) == (("text 1", 2), [1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([5, 1, 10], ("1", "5", "10")),
+        ([1.0, 3.0, 2.0], ("1", "2", "3")),
+        ([True, False, True], ("false", "true")),
+    ],
+)
+def test_numbers_label_texts_as_words_do(
+    tmp_path: Path, labels: list[Any], classes: tuple[str, ...]
+) -> None:
+    for suffix in ("csv", "jsonl"):
+        task = rows_task(tmp_path / suffix, texts(labels * 10), suffix, kind="text")
+        split = load_split(task, "test")
+        assert split.classes == classes
+        said = [classes[label] for label in split.labels()[:3]]
+        assert said == [str(v).lower().removesuffix(".0") for v in labels]
+
+
+def test_listed_classes_are_the_labels_in_order(tmp_path: Path) -> None:
+    task = rows_task(tmp_path, texts(["Neg", "pos_itive"] * 10), kind="text",
+                     classes=("pos itive", "neg", "never"))  # fmt: skip
+    split = load_split(task, "test")
+    assert split.labels()[:2].tolist() == [1, 0]
+    assert split.absent() == ("never",)
+    numbered = rows_task(tmp_path / "n", texts([1.0, 0.0] * 10), kind="text", classes=("a", "b"))
+    assert load_split(numbered, "test").labels()[:2].tolist() == [1, 0]
+
+
+def test_a_word_that_train_does_not_know(tmp_path: Path) -> None:
+    strange = texts(["a", "b", "c", "c"] * 5)
+    task = rows_task(tmp_path, texts(["a", "b"] * 10), test=strange, kind="text", splits=OWN_TEST)
+    with pytest.raises(DataError, match=r"small: the labels of test rows .* not 'a' or 'b'"):
+        load_split(task, "test")
+    listed = rows_task(tmp_path / "listed", texts(["good", "bad"] * 9), kind="text",
+                       classes=("Good", "Bed"))  # fmt: skip
+    with pytest.raises(DataError, match="'bad' labels rows of train and is none of") as refused:
+        load_split(listed, "train")
+    assert "Bed" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"text": None}, "the text of test row 2 is empty"),
+        ({"text": " \n"}, "the text of test row 2 is empty"),
+    ],
+)
+def test_a_text_that_is_none(tmp_path: Path, broken: dict[str, Any], reason: str) -> None:
+    rows = texts(["a", "b"] * 5)
+    task = rows_task(tmp_path, rows, test=[*rows[:2], {**rows[2], **broken}], kind="text")
+    split = load_split(task, "test")
+    assert split.example(1) == ("text 1", 1)
+    with pytest.raises(DataError, match=f"Task small: {reason}"):
+        split.example(2)
+
+
+def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
+    task = rows_task(
+        tmp_path, [{"text": 5, "label": "ab"[row % 2]} for row in range(9)], kind="text"
+    )
+    with pytest.raises(DataError, match="the text of test row 0 is no text but 5"):
+        load_split(task, "test").example(0)
+
+
+def test_labels_that_are_lists(tmp_path: Path) -> None:
+    task = rows_task(tmp_path, texts([["a"], ["b"]]), kind="text")
+    with pytest.raises(DataError, match="column 'label' holds no labels"):
+        load_split(task, "test")
+
+
+def test_a_ranking(tmp_path: Path) -> None:
+    split = load_split(rows_task(tmp_path, asked(20), **RANK), "test")
+    assert split.example(3) == Ranked("q3?", ("a3", "no"), 1)
+    assert split.example(2).target == "a2"
+    assert (split.classes, split.rows.column_names) == ((), ["q", "a", "b", "key"])
+    fixed = rows_task(tmp_path / "fixed", asked(20), **{**RANK, "choices": ("No", "Yes")})
+    assert load_split(fixed, "test").example(3) == Ranked("q3?", ("No", "Yes"), 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"answer": "2"}, "the answer of test row 0, 2, is no index of its 2 choices"),
+        ({"answer": "-1"}, "is no index"),
+        ({"answer": "a"}, "is no index"),
+        ({"answer": "0.5"}, "is no index"),
+        ({"answer": "none"}, "is no index"),
+        ({"answer": "'x'.index(key)"}, "the answer of test row 0 cannot be made"),
+        ({"answer": "row.nowhere"}, "the answer of test row 0 cannot be made: .*nowhere"),
+        ({"choices": "[a]"}, "the choices of test row 0 are 1"),
+        ({"choices": "[]"}, "the choices of test row 0 are 0"),
+        ({"choices": "a"}, "the choices of test row 0, 'a0', are no list"),
+        ({"choices": "[a, none]"}, "the choice of test row 0 is empty"),
+        ({"choices": "[a, 1]"}, "the choice of test row 0 is no text but 1"),
+        ({"prompt": "{{ q.nowhere }}"}, "the prompt of test row 0 cannot be made: .*nowhere"),
+        ({"prompt": "{{ q | replace('q0', '') }}"}, "the prompt of test row 0 is empty"),
+    ],
+)
+def test_a_ranking_that_is_none(tmp_path: Path, said: dict[str, str], reason: str) -> None:
+    split = load_split(rows_task(tmp_path, asked(9), **{**RANK, **said}), "test")
+    with pytest.raises(DataError, match=f"Task small: .*{reason}"):
+        split.example(0)
+
+
+def test_a_pair(tmp_path: Path) -> None:
+    rows = [{"q": f"q{row}", "a": "a" * 5000} for row in range(20)]
+    split = load_split(rows_task(tmp_path, rows, **TARGET), "validation")
+    assert split.example(0) == Paired(split.rows[0]["q"], "a" * 5000)
+
+
+def test_a_pair_without_a_target(tmp_path: Path) -> None:
+    rows = [*({"q": "q", "a": "a"} for _ in range(3)), {"q": "q", "a": None}]
+    split = load_split(rows_task(tmp_path, rows, **TARGET), "test")
+    with pytest.raises(DataError, match="the target of test row 3 is empty"):
+        split.example(3)
+
+
+@pytest.mark.parametrize(
+    "said", [{"prompt": "{{ kee }}"}, {"choices": "[a, kee]"}, {"answer": "kee"}], ids=str
+)
+def test_a_name_that_is_no_column(tmp_path: Path, said: dict[str, str]) -> None:
+    with pytest.raises(DataError, match="no column 'kee', only q, a, b, key") as refused:
+        load_split(rows_task(tmp_path, asked(9), **{**RANK, **said}), "test")
+    assert "Did you mean 'key'?" in refused.value.hint
+
+
+def test_pythons_shuffle_is_the_public_codes() -> None:
+    # random.seed(42); random.shuffle(rows); validation = rows[:32]; test = rows[32:]
+    rows = list(range(926))
+    random.seed(42)
+    random.shuffle(rows)
+    kept, carved = carve(926, Carve(count=32, seed=42, order="python"))
+    assert (carved, kept) == (rows[:32], rows[32:])
+    assert carve(4, Carve(count=1, order="python")) == ([0, 1, 3], [2])  # by hand
+
+
+def test_a_count_is_taken_as_it_is_said() -> None:
+    assert len(carve(20_000, Carve(count=6000))[1]) == 6000
+    assert carve(3, Carve(count=9))[0] == []
+
+
+def test_the_splits_of_the_papers_language_tasks() -> None:
+    few = Carve(of="validation", count=32, seed=42, order="python")
+    qasc = SplitsSpec(validation=few, test="validation")
+    chosen, reported = places(qasc, "validation", 926), places(qasc, "test", 926)
+    assert (len(chosen), sorted(chosen + reported)) == (32, list(range(926)))
+    assert places(qasc, "train", 50) == list(range(50))
+    cloze = SplitsSpec(train="validation", validation=few.model_copy(update={"of": "test"}))
+    assert (len(places(cloze, "test", 100)), len(places(cloze, "train", 70))) == (68, 70)
+
+
+def test_a_sample_is_the_start_of_a_permutation(tmp_path: Path) -> None:
+    split = load_split(rows_task(tmp_path, asked(40), **RANK), "test")
+    prompts = [[split.sample(n, seed).example(row).prompt for row in range(5)]
+               for n, seed in ((5, 0), (10, 0), (5, 1))]  # fmt: skip
+    assert prompts[0] == prompts[1] != prompts[2]
+    assert len(split.sample(5, 0)) == 5
+    assert split.sample(40, 0) is split
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_stream_depends_on_its_seed_alone(tmp_path: Path, suffix: str) -> None:
+    task = rows_task(tmp_path, texts(["b", "a"] * 10), suffix, kind="text", splits=OWN_TEST)
+    stream, again = load_stream(task, 12, buffer=4), load_stream(task, 12, buffer=4)
+    assert stream.classes == ("a", "b")
+    one = list(stream.epoch(1))
+    assert one == list(again.epoch(1)) == list(stream.epoch(1))
+    assert one != list(stream.epoch(2))
+    assert set(one) == {(f"text {row}", 1 - row % 2) for row in range(12)}
+
+
+def test_a_stream_of_prompts(tmp_path: Path) -> None:
+    stream = load_stream(rows_task(tmp_path, asked(20), splits=OWN_TEST, **RANK))
+    assert stream.classes == ()
+    assert {example.prompt for example in stream.epoch(0)} == {f"q{row}?" for row in range(20)}
+
+
+def test_a_stream_names_what_is_broken(tmp_path: Path) -> None:
+    task = rows_task(tmp_path, [{"q": "q", "a": ""}], splits=OWN_TEST, **TARGET)
+    with pytest.raises(DataError, match="the target of train, 0 rows into the stream, is empty"):
+        next(load_stream(task).epoch(0))
+
+
+def test_what_is_carved_cannot_be_streamed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="its validation examples are carved from 'train'") as no:
+        load_stream(rows_task(tmp_path, asked(9), **RANK))
+    assert "`splits:`" in no.value.hint
+
+
+def test_one_file_is_all_train(tmp_path: Path) -> None:
+    task = rows_task(tmp_path, asked(9), data={"path": tmp_path / "train.jsonl"}, **RANK)
+    assert len(load_split(task, "train")) == 9
+    with pytest.raises(DataError, match=r"train\.jsonl is one file, all of it train"):
+        load_split(task, "test")
+
+
+def test_a_folder_whose_name_is_a_pattern(tmp_path: Path) -> None:
+    task = rows_task(tmp_path / "odd [1]* {a}", texts(["a", "b"] * 10), kind="text")
+    assert [len(load_split(task, split)) for split in SPLITS] == [18, 2, 20]

@@ -1,0 +1,177 @@
+"""Tasks made of data alone: what is guessed from column names, and what is asked back."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hubmerge.errors import DataError, HubmergeError, UnknownName, UsageError
+from hubmerge.specs import TaskSpec, validated
+from hubmerge.tasks.data import SPLITS, Paired, load_split
+from hubmerge.tasks.own import read_columns
+from hubmerge.tasks.task import find_task
+from tests.tasks.worlds import write_images, write_parquet, write_rows
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def rows(*columns: str, count: int = 60) -> list[dict[str, Any]]:
+    return [{name: f"{name} {row % 3}" for name in columns} for row in range(count)]
+
+
+def file_of(folder: Path, *columns: str, name: str = "My reviews.csv") -> str:
+    write_rows(folder / name, rows(*columns))
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_a_file_of_rows(tmp_path: Path, suffix: str) -> None:
+    task = find_task(file_of(tmp_path, "id", "Sentence", "intent", name=f"My reviews.{suffix}"))
+    assert (task.name, task.spec.kind) == ("my-reviews", "text")
+    splits = [load_split(task, name) for name in SPLITS]
+    assert [len(split) for split in splits] == [44, 4, 12]  # a fifth, then a tenth of 48
+    assert splits[2].classes == ("intent 0", "intent 1", "intent 2")
+    assert splits[2].example(0)[0].startswith("Sentence ")
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "taken"),
+    [
+        (("text", "label"), "text", ("text", "label")),
+        (("review", "Category", "id"), "text", ("review", "Category")),
+        (("content", "class", "labels"), "text", ("content", "labels")),
+        (("prompt", "response", "id"), "target", ("{{ prompt }}", "{{ response }}")),
+        (("question", "answer"), "target", ("{{ question }}", "{{ answer }}")),
+        (("input", "output"), "target", ("{{ input }}", "{{ output }}")),
+    ],
+)
+def test_what_is_guessed(
+    tmp_path: Path, columns: tuple[str, ...], kind: str, taken: tuple[str, str]
+) -> None:
+    spec = find_task(file_of(tmp_path, *columns)).spec
+    assert spec.kind == kind
+    said = (spec.prompt, spec.target) if kind == "target" else (spec.data.text, spec.data.label)
+    assert said == taken
+
+
+def test_columns_that_are_said_come_first(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "text", "label", "stars", "a", "b")
+    assert find_task(path, {"label": "stars"}).spec.data.label == "stars"
+    assert find_task(path, {"prompt": "a", "target": "b"}).spec.prompt == "{{ a }}"
+
+
+def test_what_cannot_be_guessed_is_asked(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "a", "b")
+    with pytest.raises(UsageError, match="has the columns a, b: which of them") as refused:
+        find_task(path)
+    assert "--columns text=COLUMN,label=COLUMN" in refused.value.hint
+    for said in ({"text": "a"}, {"text": "a", "target": "b"}):
+        with pytest.raises(UsageError, match="has the columns a, b"):
+            find_task(path, said)
+    with pytest.raises(UnknownName, match="Unknown column 'c'"):
+        find_task(path, {"text": "c"})
+
+
+def test_a_column_whose_name_is_no_word(tmp_path: Path) -> None:
+    names = ('my "q" \x1b[31m\n\\', "row", "range", "true", "müde 😀")
+    write_rows(tmp_path / "odd.jsonl", rows(*names))
+    for name in names:
+        task = find_task(str(tmp_path / "odd.jsonl"), {"prompt": name, "target": "range"})
+        example = load_split(task, "train").example(0)
+        assert isinstance(example, Paired)
+        assert example.prompt.startswith(name)
+        assert example.target.startswith("range")
+
+
+@pytest.mark.parametrize("text", ["text", "text=", "text=a,,", "=a"])
+def test_columns_that_are_no_list(text: str) -> None:
+    with pytest.raises(UsageError, match="--columns"):
+        read_columns(text)
+
+
+def test_columns_as_they_are_typed() -> None:
+    assert read_columns("text=my review, label=a=b") == {"text": "my review", "label": "a=b"}
+    with pytest.raises(UnknownName) as refused:
+        read_columns("txt=a")
+    assert refused.value.near == ["text"]
+
+
+def test_what_has_no_columns_to_name(tmp_path: Path) -> None:
+    write_images(tmp_path, ".", ["a", "b"], 3, start=0)
+    with pytest.raises(UsageError, match="images by class, which have no columns"):
+        find_task(str(tmp_path), {"image": "a", "label": "b"})
+    with pytest.raises(UsageError, match="names its columns itself"):
+        find_task("mini-mnist", {"image": "a"})
+
+
+def test_a_folder_of_rows(tmp_path: Path) -> None:
+    for name in ("train-0.csv", "train-1.csv", "dev.csv", "other.csv"):
+        file_of(tmp_path, "text", "label", name=name)
+    task = find_task(str(tmp_path))
+    assert task.spec.data.files == {"train": "train-*.csv", "validation": "dev.csv"}
+    assert [len(load_split(task, name)) for name in SPLITS] == [96, 60, 24]
+    file_of(tmp_path, "text", "label", name="valid.jsonl")
+    with pytest.raises(
+        DataError, match=r"two kinds of validation files: valid\.jsonl and dev\.csv"
+    ):
+        find_task(str(tmp_path))
+
+
+def test_images_in_parquet(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", 60, ["a", "b"])
+    task = find_task(str(tmp_path / "train.parquet"))
+    assert (task.spec.kind, load_split(task, "test").classes) == ("image", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("nowhere.csv", "There is no file nowhere.csv"),
+        ("hf://me/reviews", "is no data set"),
+        ("hf://datasets/reviews", "is not a repository id"),
+        ("hf://datasets/me/reviews@a..b", "is not a revision"),
+    ],
+)
+def test_data_that_are_not_there(text: str, sentence: str) -> None:
+    with pytest.raises(HubmergeError, match=sentence):
+        find_task(text)
+
+
+def test_local_data_ask_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *words, **_: asked.append(words) or [])
+    write_images(tmp_path, "train", ["a", "b"], 20, start=0)
+    for text in (str(tmp_path), file_of(tmp_path, "text", "label")):
+        load_split(find_task(text), "test")
+    assert asked == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00\xfe", b'{"text": ', b"[[[[["])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
+def test_a_file_that_is_none(tmp_path: Path, suffix: str, content: bytes) -> None:
+    (tmp_path / f"own.{suffix}").write_bytes(content)
+    with pytest.raises((DataError, UsageError)) as refused:
+        find_task(str(tmp_path / f"own.{suffix}"))
+    assert "\n" not in refused.value.message
+
+
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    one = find_task(file_of(tmp_path, "text", "label")).digest
+    for place in ("same", "other"):
+        (tmp_path / place).mkdir()
+    assert find_task(file_of(tmp_path / "same", "text", "label")).digest == one
+    other = Path(file_of(tmp_path / "other", "text", "label"))
+    other.write_text(other.read_text().replace("text 0", "text 9", 1))
+    assert find_task(str(other)).digest != one
+    assert find_task(str(other), {"text": "label", "label": "text"}).digest != one
+
+
+def test_the_tasks_of_the_readme_are_tasks() -> None:
+    said = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    specs = [validated(TaskSpec, yaml.safe_load(text), "README.md") for text in said]
+    assert [spec.kind for spec in specs] == ["image", "text", "rank", "target"]
