@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hubmerge.models.preprocess import Transform, image_transform
+from hubmerge.models.tensor_names import TensorNames
 
 WEIGHTS = "open_clip_model.safetensors"
 BPE = "bpe.txt.gz"
@@ -26,26 +27,28 @@ BPE = "bpe.txt.gz"
 class OpenClip:
     """An open_clip model; its whole `encode_image` path is the encoder, `proj` included."""
 
-    model: CLIP
+    module: CLIP
+    names: TensorNames
     encoder: nn.Module
     tokenizer: Any
     preprocess: PreprocessCfg
+    width: int
     layout: str = "open_clip"
+    name: str = "CLIP"
+    embeds_labels: bool = True
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        return cast(Tensor, self.model.encode_text(self.tokenizer(list(prompts))))
+        return cast(Tensor, self.module.encode_text(self.tokenizer(list(prompts))))
 
     def scale(self) -> float:
-        return float(self.model.logit_scale.exp().item())
+        return float(self.module.logit_scale.exp().item())
 
     def transform(self, augment: bool) -> Transform:
         return image_transform(self.preprocess, augment)
 
-    def save(self, folder: Path) -> None:
-        state = {
-            name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()
-        }
-        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        tensors = self.names.tensors(self.module, state)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def open_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
@@ -59,10 +62,14 @@ def open_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
         model = open_clip.create_model(
             f"local-dir:{folder}", load_weights=False, pretrained_text=False
         )
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    state = load_file(folder / WEIGHTS)
+    model.load_state_dict(state)
     model.eval()
     preprocess = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-    return OpenClip(model, model.visual, _tokenizer(folder, config), preprocess)
+    image_transform(preprocess, augment=False)  # raises for what it cannot do
+    names = TensorNames({name: name for name in state}, {})
+    width = config["model_cfg"]["embed_dim"]
+    return OpenClip(model, names, model.visual, _tokenizer(folder, config), preprocess, width)
 
 
 def _check_whole(model_cfg: dict[str, Any]) -> None:

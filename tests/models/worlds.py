@@ -1,4 +1,7 @@
-"""One tiny CLIP with random weights, written as transformers and as open_clip write it."""
+"""Tiny models with random weights, written as their libraries write them.
+
+One CLIP as transformers and as open_clip have it; one encoder or language model of each family.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,37 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
 
 WORDS = ["a", "photo", "of", "the", "zero", "one", "two", "three", "digit", "."]
 SIZE, LAYERS, WIDTH, LENGTH = 16, 2, 32, 12
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+SENTENCES = [
+    "a photo of the digit one, two or three",
+    "Is this true? Yes or no?",
+    "good films are fun and bad films are dull",
+    "the cat sat on the mat and the dog did not",
+    "question: which of the two? answer: the first",
+]
 
 
 def write_transformers(folder: Path, activation: str = "quick_gelu", seed: int = 0) -> CLIPModel:
@@ -40,9 +67,7 @@ def write_transformers(folder: Path, activation: str = "quick_gelu", seed: int =
         projection_dim=24,
     )
     model = CLIPModel(config).eval()
-    with torch.no_grad():  # transformers starts so small that every image looks alike
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.1)
+    _stir(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor = {
@@ -80,6 +105,139 @@ def write_open_clip(folder: Path, model: CLIPModel) -> None:
         "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic"},
     }
     (folder / "open_clip_config.json").write_text(json.dumps(config))
+
+
+def tiny_bert(
+    folder: Path, kind: type[PreTrainedModel] = BertModel, seed: int = 0
+) -> BertModel | BertForMaskedLM:
+    """A BERT folder: weights, config and a tokenizer that frames texts with [CLS] and [SEP]."""
+    tokenizer = _subwords("[PAD]", "[SEP]", "[CLS]")
+    config = BertConfig(**_SIZES, vocab_size=len(tokenizer), max_position_embeddings=64)
+    return _written(folder, kind, config, tokenizer, seed)
+
+
+def tiny_t5(folder: Path, seed: int = 0) -> T5ForConditionalGeneration:
+    """A T5 folder with tied embeddings; a text ends with </s>."""
+    tokenizer = _subwords("<pad>", "</s>")
+    config = T5Config(
+        d_model=WIDTH,
+        d_kv=8,
+        d_ff=2 * WIDTH,
+        num_layers=LAYERS,
+        num_heads=4,
+        vocab_size=len(tokenizer),
+        decoder_start_token_id=0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return _written(folder, T5ForConditionalGeneration, config, tokenizer, seed)
+
+
+def tiny_gpt2(folder: Path, seed: int = 0) -> GPT2LMHeadModel:
+    """A GPT-2 folder with a tied head; as in the real one, nothing to pad with."""
+    tokenizer = _subwords(None, "<|endoftext|>")
+    config = GPT2Config(
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=4,
+        n_positions=128,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return _written(folder, GPT2LMHeadModel, config, tokenizer, seed)
+
+
+def tiny_llama(folder: Path, tied: bool = False, seed: int = 0) -> LlamaForCausalLM:
+    """A Llama folder with fewer keys than queries; nothing to pad with."""
+    tokenizer = _subwords(None, "</s>")
+    config = LlamaConfig(
+        **_SIZES,
+        num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return _written(folder, LlamaForCausalLM, config, tokenizer, seed)
+
+
+def tiny_vit(
+    folder: Path, kind: type[PreTrainedModel] = ViTModel, seed: int = 0
+) -> ViTModel | ViTForImageClassification:
+    """A ViT folder: weights, config and image processor."""
+    config = ViTConfig(**_SIZES, image_size=SIZE, patch_size=8)
+    model = _written(folder, kind, config, None, seed)
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": MEAN,
+        "image_std": STD,
+        "resample": 2,
+        "size": {"height": SIZE, "width": SIZE},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return model
+
+
+_SIZES = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+}
+
+
+def _written(
+    folder: Path, kind: type, config: object, tokenizer: PreTrainedTokenizerFast | None, seed: int
+) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    model = kind(config).eval()
+    _stir(model)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return model
+
+
+def _stir(model: PreTrainedModel) -> None:
+    """transformers starts so small that every example looks alike."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+
+
+def _subwords(pad: str | None, end: str, start: str | None = None) -> PreTrainedTokenizerFast:
+    """Byte-level pairs learned from a few sentences, so that any text can be written."""
+    special = [name for name in (pad, end, start) if name]
+    pairs = Tokenizer(models.BPE())
+    pairs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pairs.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    pairs.train_from_iterator(SENTENCES, trainer)
+    if pad:  # those that pad also frame their texts
+        pairs.post_processor = processors.TemplateProcessing(
+            single=f"{start or ''} $A {end}".strip(),
+            special_tokens=[(name, special.index(name)) for name in special],
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pairs,
+        pad_token=pad,
+        eos_token=None if start else end,
+        cls_token=start,
+        sep_token=end if start else None,
+        model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def change_json(path: Path, *keys: str, value: object) -> None:

@@ -1,0 +1,24 @@
+"""Memory for time: activations that are computed again on the way back."""
+
+from __future__ import annotations
+
+from hubmerge.models.clip_folder import TransformersClip
+from hubmerge.models.language_model import LanguageModel
+from hubmerge.models.open_clip_folder import OpenClip
+from hubmerge.models.opening import Model
+
+
+def recompute(model: Model) -> None:
+    """Keep only the inputs of each layer of the trained part while training (arXiv 1604.06174).
+
+    Gradients stay the same, with and without adapters; a step takes about a third longer.
+    """
+    if isinstance(model, OpenClip):
+        model.module.visual.set_grad_checkpointing(True)
+        return
+    if isinstance(model, TransformersClip):
+        body = model.module.vision_model
+    else:
+        body = model.module if isinstance(model, LanguageModel) else model.module.base_model
+    # Not reentrant: that kind gives no gradients where the inputs need none, as under an adapter.
+    body.activation_checkpointing_enable({"use_reentrant": False})
