@@ -83,6 +83,7 @@ class Manifest:
     method: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     task: str | None = None
+    task_kind: str = "image"
     step: Count | None = None
     last_step: Count | None = None
     training: Mapping[str, Any] = field(default_factory=dict)

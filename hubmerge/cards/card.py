@@ -11,15 +11,18 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from hubmerge.cards.rows import expert_rows, merge_rows, percent, summary_rows
+from hubmerge.cards.curve import CSV, PICTURE, curve_rows, curve_words, thinned
+from hubmerge.cards.making import adapter_name, annealed, notes, provenance, stopped_early
+from hubmerge.cards.markdown import code, no_marker, plain
+from hubmerge.cards.rows import merge_rows, percent, summary_rows
+from hubmerge.cards.usage import kind_of, loading, relation
 from hubmerge.errors import UsageError
-from hubmerge.manifest import Manifest, Source
-from hubmerge.refs import check_repo_id, printable
+from hubmerge.manifest import Manifest
+from hubmerge.refs import check_repo_id
 from hubmerge.scores import Score, by_task, upcycling
 
 BEGIN, END = "<!-- hubmerge:begin -->", "<!-- hubmerge:end -->"
 _FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#])")
 _TEMPLATE = files("hubmerge") / "cards" / "card.md"
 
 
@@ -54,18 +57,21 @@ def render_card(told: CardInput, before: str = "") -> str:
         front_matter=_front_matter(told),
         begin=BEGIN,
         end=END,
-        title=_plain(_title(manifest)),
+        title=plain(_title(manifest)),
         headline=_headline(told),
         merge=merge,
         split=told.split,
         summary=summary_rows(manifest, told.own, told.scores, told.split),
         rows=_escaped(merge_rows(manifest, told.own, told.scores) if merge else _own_rows(told)),
-        curve=expert_rows(manifest),
-        provenance=[_plain(line) for line in _provenance(manifest)],
-        command=_code(manifest.command),
-        loading=_loading(manifest),
+        curve=curve_rows(manifest.validation),
+        picture=_picture(manifest),
+        csv=CSV,
+        thinned=len(thinned(manifest.validation)) < len(manifest.validation),
+        provenance=[plain(line) for line in provenance(manifest)],
+        command=code(manifest.command),
+        loading=loading(manifest),
         limits=_limits(manifest),
-        version=_plain(str(manifest.versions.get("hubmerge", ""))),
+        version=plain(str(manifest.versions.get("hubmerge", ""))),
     )
     return _kept_around(text, before)
 
@@ -76,29 +82,32 @@ def _front_matter(told: CardInput) -> str:
     sources = [s for s in (manifest.experts if merge else [manifest.base]) if not s.is_local]
     said: dict[str, Any] = {
         "library_name": manifest.layout,
-        "pipeline_tag": "zero-shot-image-classification",
+        "pipeline_tag": kind_of(manifest).pipeline,
         "base_model": [name for source in sources if (name := _hub_name(source.name))],
-        "base_model_relation": "merge" if merge else "finetune",
-        "tags": ["hubmerge", "model-upcycling", *_method_tags(manifest), "arxiv:2506.14126"],
+        "base_model_relation": relation(manifest),
+        "tags": ["hubmerge", "model-upcycling", *_own_tags(manifest), "arxiv:2506.14126"],
+        "model-index": _model_index(told),
     }
     if not said["base_model"]:
-        del said["base_model"], said["base_model_relation"]
-    if index := _model_index(told):
-        said["model-index"] = index
-    dumped = yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{_no_marker(dumped)}---"
+        del said["base_model_relation"]
+    known = {key: value for key, value in said.items() if value}
+    dumped = yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{no_marker(dumped)}---"
 
 
 def _model_index(told: CardInput) -> list[dict[str, Any]]:
+    kind = kind_of(told.manifest).task
+    if kind is None or not told.own:
+        return []
     results = [
         {
-            "task": {"type": "image-classification", "name": "Image classification"},
+            "task": {"type": kind, "name": kind.replace("-", " ").capitalize()},
             "dataset": _dataset(score),
             "metrics": [{"type": score.metric, "value": round(score.value, 6), "name": "Accuracy"}],
         }
         for score in told.own
     ]
-    return [{"name": _title(told.manifest), "results": results}] if results else []
+    return [{"name": _title(told.manifest), "results": results}]
 
 
 def _dataset(score: Score) -> dict[str, str]:
@@ -118,12 +127,7 @@ def _title(manifest: Manifest) -> str:
 def _headline(told: CardInput) -> str:
     manifest, score = told.manifest, upcycling(told.own)
     if manifest.kind == "expert":
-        base = _plain(manifest.base.label)
-        return (
-            f"Step {manifest.step} of a run of {manifest.last_step}, fine-tuned from {base}. "
-            "Every pushed step of the run is a tag of this repository: an early one often merges "
-            "better than the last."
-        )
+        return _expert_headline(manifest)
     if score is None:
         return "Not evaluated yet."
     gains = [
@@ -136,6 +140,26 @@ def _headline(told: CardInput) -> str:
         f"**Upcycling score {percent(score.value)} %** ± {percent(score.stderr)}, raw mean "
         f"{told.split} accuracy over {score.tasks} tasks{versus}."
     )
+
+
+def _expert_headline(manifest: Manifest) -> str:
+    adapter = adapter_name(manifest)
+    an_adapter = f"an adapter ({plain(adapter)}) on" if adapter else "an adapter on"
+    made = an_adapter if manifest.layout == "peft" else "fine-tuned from"
+    mode = f": {said}" if (said := annealed(manifest)) else ""
+    stop = f"The run was stopped early at step {manifest.step}. " if stopped_early(manifest) else ""
+    return (
+        f"Step {manifest.step} of {manifest.last_step}, {made} {plain(manifest.base.label)}{mode}. "
+        f"{stop}Every pushed step is a tag of this repository: an early one often merges better "
+        "than the last."
+    )
+
+
+def _picture(manifest: Manifest) -> str:
+    """The curve that lies beside the card, with what it shows in words."""
+    if not manifest.validation:
+        return ""
+    return f"![{curve_words(manifest.validation)}]({PICTURE})"
 
 
 def _own_rows(told: CardInput) -> list[dict[str, str]]:
@@ -153,48 +177,21 @@ def _own_rows(told: CardInput) -> list[dict[str, str]]:
     ]
 
 
-def _provenance(manifest: Manifest) -> list[str]:
-    lines = [f"base: {_pinned(manifest.base)}"]
-    for expert in manifest.experts:
-        lines.append(f"expert: {_pinned(expert)}, weight {expert.weight:g}")
-    if manifest.method:
-        params = ", ".join(f"{key} = {value}" for key, value in sorted(manifest.params.items()))
-        lines.append(f"method: {manifest.method}" + (f", {params}" if params else ""))
-    for key, value in sorted(manifest.training.items()):
-        lines.append(f"{key}: {value}")
-    if manifest.run:
-        lines.append(f"run: {manifest.run}")
-    versions = ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))
-    return [*lines, f"versions: {versions}", "weights and files: SHA-256 of each in hubmerge.json"]
-
-
-def _pinned(source: Source) -> str:
-    kind = "weights" if source.is_local else "commit"
-    return f"{source.label}, {kind} {source.sha}"
-
-
-def _loading(manifest: Manifest) -> str:
-    if manifest.layout == "open_clip":
-        return (
-            "Load it with open_clip alone: download the folder and call "
-            '`open_clip.create_model("local-dir:FOLDER")`.'
-        )
-    return "Load it with transformers alone: `CLIPModel.from_pretrained(REPO, revision=TAG)`."
-
-
 def _limits(manifest: Manifest) -> str:
-    if manifest.kind == "merge":
-        return (
-            "Scores are on test splits of the very tasks the experts were trained for; nothing is "
-            "claimed beyond them. The licence is bound by those of the base and of every expert."
-        )
-    return "An expert for one task; on other tasks it may be worse than its base."
+    if manifest.kind == "expert":
+        return "An expert for one task; on other tasks it may be worse than its base."
+    said = (
+        "Scores are on test splits of the very tasks the experts were trained for; nothing is "
+        "claimed beyond them. The licence is bound by those of the base and of every expert."
+    )
+    return " ".join([said, *map(plain, notes(manifest))])
 
 
-def _method_tags(manifest: Manifest) -> list[str]:
+def _own_tags(manifest: Manifest) -> list[str]:
     if manifest.kind == "merge":
         return ["merge", str(manifest.method)]
-    return ["expert", f"step-{manifest.step}"]
+    adapter = [str(manifest.training.get("tune") or "lora")] if manifest.layout == "peft" else []
+    return ["expert", f"step-{manifest.step}", *adapter]
 
 
 def _hub_name(name: str) -> str | None:
@@ -205,21 +202,7 @@ def _hub_name(name: str) -> str | None:
 
 
 def _escaped(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    return [{key: _plain(value) for key, value in row.items()} for row in rows]
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown, HTML and tables take as text."""
-    return _MARKDOWN.sub(r"\\\1", printable(text)).replace("\\<", "&lt;").replace("\\>", "&gt;")
-
-
-def _code(text: str) -> str:
-    return _no_marker(printable(text).replace("```", "'''"))
-
-
-def _no_marker(text: str) -> str:
-    """Where characters cannot be escaped, a forged marker must at least not be one."""
-    return text.replace("<!--", "<! --")
+    return [{key: plain(value) for key, value in row.items()} for row in rows]
 
 
 def _kept_around(text: str, before: str) -> str:

@@ -49,19 +49,6 @@ def merge_rows(
     return rows + [_merge_row(None, score, manifest, scores) for score in left.values()]
 
 
-def expert_rows(manifest: Manifest) -> list[dict[str, str]]:
-    """The validation curve up to the manifest's step."""
-    return [
-        {
-            "step": str(point.step),
-            "loss": MISSING if point.loss is None else f"{point.loss:.4f}",
-            "accuracy": percent(point.accuracy),
-            "lr": f"{point.lr:.2e}",
-        }
-        for point in manifest.validation
-    ]
-
-
 def _rivals(
     manifest: Manifest, own: Sequence[Score], scores: Sequence[Score], split: str
 ) -> list[tuple[str, str, list[Score]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -10,6 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hubmerge.refs import printable
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDEST = 40
 
 
 class Measured(Protocol):
@@ -47,3 +51,27 @@ def percent(value: float | None) -> str:
 def measured(score: Measured | None) -> str:
     """A score as percent with its standard error, a dash for none."""
     return f"{percent(score.value)} ± {percent(score.stderr)}" if score else "-"
+
+
+def line(text: str) -> Text:
+    """A line of text as it is, below a table."""
+    return Text(printable(text))
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Finite values, one or more, as bars from the lowest to the highest; of many, 40 of them."""
+    shown = min(len(values), _WIDEST)
+    apart = (len(values) - 1) / max(shown - 1, 1)
+    kept = [values[round(place * apart)] for place in range(shown)]
+    low, high = min(values), max(values)
+    height = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * height)] for value in kept)
+
+
+def can_print(text: str) -> bool:
+    """Whether standard output has the characters; a terminal without them shows question marks."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 from hubmerge.cards.card import CardInput, render_card
+from hubmerge.cards.curve import CSV, PICTURE, curve_csv
+from hubmerge.cards.figures import training_picture
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, NotOnHub
 from hubmerge.flows.sources import pin
@@ -20,11 +22,25 @@ _OF_ANY_REPOSITORY = {".gitattributes", CARD, "LICENSE"}
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Add manifest and card to a folder that holds all its other files; the manifest vouches."""
+    """Add manifest, card and curve to a folder that holds all its other files.
+
+    The manifest vouches for those that make up the model. Card and curve are told from it alone,
+    so it vouches for neither: what a model is must not hang on a drawing.
+    """
     files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     whole = manifest.with_files(files)
     (folder / NAME).write_bytes(whole.to_bytes())
     (folder / CARD).write_text(render_card(CardInput(whole, ())), encoding="utf-8")
+    add_curve(folder, whole)
+
+
+def add_curve(folder: Path, manifest: Manifest) -> None:
+    """Write an expert's curve, as a picture and as CSV, where its card expects it and it is not."""
+    points = manifest.validation
+    if points and not (folder / CSV).is_file():
+        (folder / CSV).write_text(curve_csv(points), encoding="utf-8")
+    if points and not (folder / PICTURE).is_file():
+        (folder / PICTURE).write_bytes(training_picture(points))
 
 
 def check_room(hub: Hub, repo_id: str, kind: str) -> None:
@@ -65,7 +81,12 @@ def step_publication(folder: Path, manifest: Manifest, to: str) -> Publication:
 
 
 def folder_publication(folder: Path, manifest: Manifest, to: ModelRef) -> Publication:
-    """A folder with its card of today as main of `to`, tagged if `to` names a revision."""
+    """A folder with its card of today as main of `to`, tagged if `to` names a revision.
+
+    The curve that the card shows is added if it is missing: it is no file one downloads to load a
+    model, and an older hubmerge drew none.
+    """
+    add_curve(folder, manifest)
     merge = manifest.kind == "merge"
     made = {"recipe": manifest.recipe} if merge else {"run": str(manifest.run)}
     seals = {

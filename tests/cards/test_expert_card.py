@@ -1,0 +1,207 @@
+"""The card of a step: its curve, how it was made and annealed, and how others load it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from hubmerge.cards.card import BEGIN, END, CardInput, render_card
+from hubmerge.manifest import Manifest, Point
+from tests.cards.test_card import BASE, FILES, HOSTILE, front, merged, score
+
+LORA = {
+    "tune": "lora", "rank": 8, "alpha": 32.0, "anneal": "trajectory", "steps": 16,
+    "push_every": "2^k", "lr": 1e-4, "schedule": "cosine", "warmup": 0.1, "warmup_steps": None,
+    "early_stop": "noise", "patience": 3, "stopped": "early", "batch": 32, "seed": 0,
+    "augment": True, "future": "thing",
+}  # fmt: skip
+POINTS = (Point(0, None, 0.5, 400, 0.0), Point(8, 1.25, 0.75, 400, 1e-5))
+
+
+def expert(training: Mapping[str, Any] | None = None, **said: Any) -> Manifest:
+    manifest = Manifest(
+        kind="expert", base=BASE, step=8, last_step=16, task="cats@1", validation=POINTS,
+        training=training or {}, command="hubmerge train", files=FILES,
+        versions={"hubmerge": "0.1"},
+    )  # fmt: skip
+    return dataclasses.replace(manifest, **said)
+
+
+def told(manifest: Manifest) -> str:
+    return render_card(CardInput(manifest, []))
+
+
+def test_an_adapters_card() -> None:
+    card = told(expert(LORA, layout="peft"))
+    said = front(card)
+    assert (said["library_name"], said["base_model_relation"]) == ("peft", "adapter")
+    assert said["tags"] == [
+        "hubmerge", "model-upcycling", "expert", "step-8", "lora", "arxiv:2506.14126",
+    ]  # fmt: skip
+    body = card.split("---\n", 2)[2]
+    assert body == GOLDEN_ADAPTER
+
+
+GOLDEN_ADAPTER = f"""{BEGIN}
+# Expert for cats at step 8
+
+Step 8 of 16, an adapter (LoRA) on o/base@bbbbbbbbbbbb: a snapshot of one run. The run was stopped \
+early at step 8. Every pushed step is a tag of this repository: an early one often merges better \
+than the last.
+
+## Accuracy
+
+| split | accuracy | n | s.e. |
+|---|---:|---:|---:|
+
+## Curve
+
+![Validation accuracy and training loss against training steps on a log axis: accuracy goes from \
+50.00 % at step 0 to 75.00 % at step 8, and is highest at step 8 with 75.00 %.](curve.png)
+
+Validation accuracy and training loss up to this step; every point is in
+[curve.csv](curve.csv).
+
+| step | loss | accuracy | learning rate |
+|---:|---:|---:|---:|
+| 0 | - | 50.00 | 0.00e+00 |
+| 8 | 1.2500 | 75.00 | 1.00e-05 |
+
+## How it was made
+
+- base: o/base@bbbbbbbbbbbb, commit {"b" * 40}
+- tuned: LoRA, rank 8, alpha 32
+- annealing: trajectory, a snapshot of one run
+- steps: 16, pushed at 2^k
+- learning rate: peak 0.0001, schedule cosine, warm-up share 0.1
+- early stopping: noise, patience 3, stopped at this step
+- updates: batch 32
+- data: augmented yes
+- seed: 0
+- future: thing
+- versions: hubmerge 0.1
+- weights and files: SHA-256 of each in hubmerge.json
+
+Reproduce it with
+
+```
+hubmerge train
+```
+
+Load it with peft alone: open the base, o/base@bbbbbbbbbbbb, commit {"b" * 40}, with \
+`CLIPModel.from_pretrained`, then call `PeftModel.from_pretrained(base, REPO, revision=TAG)`.
+
+## Limits
+
+An expert for one task; on other tasks it may be worse than its base.
+
+## Citation
+
+"Less is More: Undertraining Experts Improves Model Upcycling", arXiv
+[2506.14126](https://arxiv.org/abs/2506.14126). Made with hubmerge 0.1.
+{END}
+"""
+
+
+def test_an_adapter_of_no_known_kind_is_still_one() -> None:
+    card = told(expert(layout="peft"))
+    assert "Step 8 of 16, an adapter on o/base@bbbbbbbbbbbb. Every" in card
+    assert "lora" in front(card)["tags"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("anneal", "words"),
+    [
+        ("trajectory", "o/base@bbbbbbbbbbbb: a snapshot of one run."),
+        ("independent", ": a run of its own, annealed to this step."),
+        ("branch", ": a constant trunk, annealed by a short cool-down before this step."),
+        ("of a later version", "o/base@bbbbbbbbbbbb. Every"),
+    ],
+)
+def test_the_headline_says_how_it_was_annealed(anneal: str, words: str) -> None:
+    headline = told(expert({"anneal": anneal})).split("\n## ")[0]
+    assert words in headline
+    assert "stopped" not in headline
+
+
+def test_full_fine_tuning_is_told_without_the_settings_of_adapters() -> None:
+    card = told(expert({**LORA, "tune": "full"}))
+    assert "- tuned: all weights\n" in card
+    assert "rank" not in card
+    assert front(card)["base_model_relation"] == "finetune"
+    assert "lora" not in front(card)["tags"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pipeline", "task", "call"),
+    [
+        ("image", "zero-shot-image-classification", "image-classification", "CLIPModel"),
+        ("text", "text-classification", "text-classification", "AutoModel"),
+        ("rank", "text-generation", "text-generation", "AutoModelForSeq2SeqLM"),
+        ("target", "text-generation", "text-generation", "AutoModelForSeq2SeqLM"),
+    ],
+)
+def test_the_kind_of_the_task_decides_what_the_hub_calls_it(
+    kind: str, pipeline: str, task: str, call: str
+) -> None:
+    manifest = expert(task_kind=kind)
+    card = render_card(CardInput(manifest, [score(manifest.digest, "cats", 0.5)]))
+    said = front(card)
+    assert said["pipeline_tag"] == pipeline
+    assert said["model-index"][0]["results"][0]["task"]["type"] == task  # type: ignore[index]
+    assert f"`{call}.from_pretrained(REPO, revision=TAG)`" in card
+
+
+def test_of_a_kind_not_known_here_nothing_is_claimed() -> None:
+    manifest = expert(task_kind="poetry")
+    said = front(render_card(CardInput(manifest, [score(manifest.digest, "cats", 0.5)])))
+    assert not {"pipeline_tag", "model-index"} & said.keys()
+
+
+def test_a_long_curve_is_thinned_in_the_table() -> None:
+    points = tuple(Point(step, 1.0, 0.5, 400, 1e-5) for step in range(0, 2001, 5))
+    card = told(expert(validation=points))
+    rows = [line for line in card.splitlines() if line.endswith("| 1.0000 | 50.00 | 1.00e-05 |")]
+    assert [row.split()[1] for row in rows] == [
+        "0", "5", "10", "20", "35", "65", "130", "260", "515", "1025", "2000",
+    ]  # fmt: skip
+    assert "the first point of each doubling and the last" in card
+
+
+def test_without_a_curve_no_picture_is_promised() -> None:
+    card = told(expert(validation=()))
+    assert "curve." not in card
+    assert "## Curve" not in card
+
+
+def test_a_merge_says_what_its_experts_have_to_be_told_of() -> None:
+    noted = dataclasses.replace(merged(64), training={"notes": ["Modes differ.", "<b>Mixed</b>."]})
+    card = told(noted)
+    limits = card.split("## Limits")[1].split("## Citation")[0]
+    assert limits.rstrip().endswith("every expert. Modes differ. &lt;b&gt;Mixed&lt;/b&gt;.")
+    assert "notes" not in card
+    assert "curve." not in card
+    assert told(dataclasses.replace(merged(64), training={"notes": 7})) == told(merged(64))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_settings_are_text(text: str) -> None:
+    training = {
+        "tune": text, "anneal": text, "stopped": text, text: text, "rank": {text: [text]},
+        "notes": [text],
+    }  # fmt: skip
+    bad = dataclasses.replace(BASE, label=f"{text}@x", sha=text)
+    for layout in ("peft", text):
+        manifest = expert(training, layout=layout, task_kind=text, base=bad, run=text)
+        noted = dataclasses.replace(merged(64), training=training, layout=layout, base=bad)
+        for card in (told(manifest), told(noted)):
+            body = card.split(BEGIN)[1]
+            assert card.count(BEGIN) == card.count(END) == 1
+            assert isinstance(front(card), dict)
+            assert "<script" not in body
+            assert "[click]" not in body
+            assert "\x1b" not in card
+            assert "**bold**" not in body
