@@ -5,7 +5,8 @@
     |   `-- UnknownName           exit 2   a name we do not have, with the nearest ones we do
     |-- CheckpointError           exit 1   weights that cannot be read, or do not fit together
     |-- DataError                 exit 1   a data set or a task that cannot be used
-    |-- TrainingDiverged          exit 1   a loss that is no longer a number
+    |-- TrainingDiverged          exit 1   a loss that is no longer a number, or explodes
+    |-- OutOfMemory               exit 1   a training step that does not fit
     |-- Busy                      exit 75  another process is at it; the same command may work later
     |-- HubError                  exit 1   the Hub answered no
     |   |-- NotOnHub              exit 1   no such repository, revision or file
@@ -59,7 +60,11 @@ class DataError(HubmergeError):
 
 
 class TrainingDiverged(HubmergeError):
-    """A loss that is no longer a number."""
+    """A loss that is no longer a number, or explodes."""
+
+
+class OutOfMemory(HubmergeError):
+    """A training step that does not fit into memory."""
 
 
 class Busy(HubmergeError):

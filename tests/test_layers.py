@@ -15,6 +15,7 @@ FLOORS = [
     {"weights", "tasks", "hub", "scores"},
     {"merging", "manifest"},
     {"models", "cards"},
+    {"learners"},
     {"evaluation"},
     {"training"},
     {"flows"},

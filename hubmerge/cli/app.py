@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.command("train")(train.train)
+app.command("train")(train.train_command)
 app.command("steps")(steps.steps)
 app.command("merge")(merge.merge)
 app.command("eval")(evaluate.evaluate)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hubmerge.cli.options import Device, Split
+from hubmerge.cli.options import Columns, Device, Split
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import measured, table
 from hubmerge.errors import UsageError
@@ -28,6 +28,7 @@ def evaluate(
     every_step: Annotated[
         bool, typer.Option("--every-step", help="All step revisions of the repositories named.")
     ] = False,
+    columns: Columns = None,
     device: Device = None,
 ) -> None:
     """Measure raw accuracy per task, with count and standard error; measured once, then known."""
@@ -40,14 +41,19 @@ def evaluate(
         from hubmerge.flows.evaluate import evaluate as measure
         from hubmerge.flows.sources import every_step as all_steps
         from hubmerge.flows.sources import pin, pin_revision
+        from hubmerge.tasks.own import read_columns
+        from hubmerge.tasks.task import find_task, names_its_columns
 
         if every_step:
             revisions = [step for repo in repos for step in all_steps(hub, repo)]
             pinned = [pin_revision(hub, revision) for revision in revisions]
         else:
             pinned = [pin(hub, ref) for ref in refs]
+        # Tasks that come with hubmerge, or in a YAML, name their columns themselves.
+        said = read_columns(columns) if columns else None
+        named = [find_task(name, None if names_its_columns(name) else said) for name in names]
         with session.progress() as progress:
-            scores = measure(hub, pinned, names, split, session.log, progress, device)
+            scores = measure(hub, pinned, named, split, session.log, progress, device)
     session.show(_table(scores, split), [dataclasses.asdict(score) for score in scores])
 
 

@@ -61,17 +61,24 @@ def merge(
         )
         with session.progress() as progress:
             prepared = flow.prepare(hub, request, session.home / "merges")
+            for note in prepared.notes:
+                session.say(note)
             if dry_run:
                 session.show(
                     _table(prepared.manifest, f"would merge into {prepared.folder}"),
-                    _data(prepared),
+                    {**_data(prepared), "notes": prepared.notes},
                 )
                 return
             merged = flow.merge_and_publish(hub, prepared, progress)
         where = f"{merged.folder}" + (f", {push} at {merged.commit[:12]}" if merged.commit else "")
         session.show(
             _table(merged.manifest, f"merged into {where}"),
-            {**_data(merged), "commit": merged.commit, "digest": merged.manifest.digest},
+            {
+                **_data(merged),
+                "notes": prepared.notes,
+                "commit": merged.commit,
+                "digest": merged.manifest.digest,
+            },
         )
 
 

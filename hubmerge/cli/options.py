@@ -17,6 +17,11 @@ Device = Annotated[
     str | None, typer.Option(help="Where to compute: cpu, cuda ... [a GPU if there is one]")
 ]
 
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Columns of the data, where they are not guessed: text=review,label=stars."),
+]
+
 
 def repository(text: str | None) -> ModelRef | None:
     """What --push names: a repository, perhaps with a tag; raises UsageError for a folder."""

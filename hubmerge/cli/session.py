@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,10 +118,14 @@ class Session:
             self.out.print(table)
 
 
-def verb(work: Callable[..., None]) -> Callable[..., None]:
-    """Make `work(session, ...)` a command: its own options first, then those that all share."""
+def verb(work: Callable[..., None], more: Sequence[inspect.Parameter] = ()) -> Callable[..., None]:
+    """Make `work(session, ...)` a command: its own options first, then those that all share.
+
+    `more` are options that it takes by `**`.
+    """
     signature = inspect.signature(work, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.name != "session"]
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [*more, *named[1:]]
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in _COMMON.items()

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from hubmerge.errors import UsageError
-from hubmerge.evaluation import Examples, accuracy, classifier
-from hubmerge.flows.device import pick_device
+from hubmerge.evaluation import Examples, accuracy
+from hubmerge.flows.bases import base_of
+from hubmerge.flows.machine import pick_device
 from hubmerge.flows.sources import Opened, Pinned, open_pinned, pin_task
 from hubmerge.hub.client import Hub
-from hubmerge.models.vision_text import VisionText, open_model
+from hubmerge.learners.learner import Learner
+from hubmerge.learners.making import first_head, make_learner, trained_head
+from hubmerge.models.adapter import apply_adapter
+from hubmerge.models.opening import Model, open_model
 from hubmerge.progress import Progress
 from hubmerge.scores import Score, ScoreLog
+from hubmerge.specs import Kind
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task, catalog, find_task
 
@@ -22,7 +29,7 @@ from hubmerge.tasks.task import Task, catalog, find_task
 def evaluate(
     hub: Hub,
     models: Sequence[Pinned],
-    task_names: Sequence[str],
+    tasks: Sequence[Task],
     split: str,
     log: ScoreLog,
     progress: Progress,
@@ -30,17 +37,17 @@ def evaluate(
 ) -> list[Score]:
     """Raw accuracy of every model on every task; without tasks, on those it was trained for.
 
-    What the log knows already is not measured again. All models are opened, and all tasks found,
-    before the first is measured.
+    What the log knows already is not measured again. All models are opened before the
+    first is measured.
     """
-    bench = Bench(split, pick_device(device))
+    bench = Bench(hub, split, pick_device(device))
     opened = [open_pinned(hub, model) for model in models]
-    named = {name: pin_task(hub, find_task(name)) for name in task_names}
-    wanted = [(model, list(named.values()) or own_tasks(hub, model)) for model in opened]
-    total, scores = sum(len(tasks) for _, tasks in wanted), list[Score]()
+    named = [pin_task(hub, task) for task in tasks]
+    wanted = [(model, named or own_tasks(hub, model)) for model in opened]
+    total, scores = sum(len(its) for _, its in wanted), list[Score]()
     known = {(score.model, score.task, score.split): score for score in log.read()}
-    for model, tasks in wanted:
-        for task in tasks:
+    for model, its in wanted:
+        for task in its:
             progress(f"{model.revision.label} on {task.name}", len(scores), total)
             key = (model.digest, task.id, split)
             if key not in known:
@@ -82,23 +89,26 @@ def _same(hub: Hub, shipped: dict[str, Task], task_id: str | None) -> Task | Non
 
 
 class Bench:
-    """Measures models on one split, with its images loaded and prepared once for all of them."""
+    """Measures models on one split, with its rows loaded and prepared once for all of them."""
 
-    def __init__(self, split: str, device: torch.device) -> None:
-        self._split, self._device = split, device
+    def __init__(self, hub: Hub, split: str, device: torch.device) -> None:
+        self._hub, self._split, self._device = hub, split, device
         self._splits: dict[str, Split] = {}
         self._examples: dict[tuple[str, str], Examples] = {}
-        self._last: tuple[str, VisionText] | None = None
+        self._last: tuple[tuple[str, Kind], Model] | None = None
+        self._heads: dict[tuple[str, str], nn.Module | None] = {}
 
     def measure(self, model: Opened, task: Task) -> Score:
         """The score of one model on one task."""
-        vision_text = self._opened(model)
         if task.id not in self._splits:
             self._splits[task.id] = load_split(task, self._split)
-        split = self._splits[task.id]
-        network = classifier(vision_text, split).to(self._device)
-        batches = self._prepared(vision_text, split).batches()
-        said = accuracy(network, batches, task.spec.metric)
+        split, opened = self._splits[task.id], self._opened(model, task.spec.kind)
+        head = self._head(model, opened, split)
+        learner = make_learner(opened, task, head, augment=False)
+        network = learner.network.to(self._device)
+        examples = self._prepared(learner, opened, split)
+        batches = examples.batches(learner.collate)
+        said = accuracy(learner, network, batches, task.spec.metric, self._device)
         manifest, data = model.manifest, task.spec.data
         return Score(
             label=model.revision.label,
@@ -113,14 +123,59 @@ class Bench:
             data=f"{data.id}@{data.revision}" if data.id else None,
         )
 
-    def _opened(self, model: Opened) -> VisionText:
+    def _opened(self, model: Opened, kind: Kind) -> Model:
         """The model as a module; the last one stays open for its next task."""
-        if self._last is None or self._last[0] != model.digest:
-            self._last = model.digest, open_model(model.folder)
+        if self._last is None or self._last[0] != (model.digest, kind):
+            self._last = (model.digest, kind), open_expert(self._hub, model, kind)
         return self._last[1]
 
-    def _prepared(self, model: VisionText, split: Split) -> Examples:
-        key = (split.task.id, repr(model.preprocess))
+    def _head(self, model: Opened, opened: Model, split: Split) -> nn.Module | None:
+        """The head of a classification task: a trained one from the model's folder, or labels.
+
+        A text encoder that was trained embeds labels anew, so theirs are embedded by its base.
+        """
+        spec = split.task.spec
+        if not spec.classifies:
+            return None
+        if spec.head == "trained":
+            return trained_head(opened, split.task, split.classes, model.folder)
+        if spec.kind == "image":
+            return first_head(opened, split.task, split.classes)
+        base = base_of(self._hub, model) or model
+        key = (base.digest, split.task.id)
+        if key not in self._heads:
+            anew = open_model(base.folder, spec.kind)
+            self._heads[key] = first_head(anew, split.task, split.classes)
+        return self._heads[key]
+
+    def _prepared(self, learner: Learner, model: Model, split: Split) -> Examples:
+        """The rows of the split as this learner takes them, prepared once for all that agree."""
+        key = (split.task.id, how_it_reads(model))
         if key not in self._examples:
-            self._examples[key] = Examples(model.transform(augment=False), split)
+            self._examples[key] = Examples(learner.for_evaluation, split)
         return self._examples[key]
+
+
+def how_it_reads(model: Model) -> str:
+    """Two models of which this is the same prepare an example alike."""
+    if hasattr(model, "preprocess"):
+        return repr(model.preprocess)
+    tokenizer = model.tokenizer
+    said = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
+    return hashlib.sha256(f"{said}/{tokenizer.model_max_length}".encode()).hexdigest()
+
+
+def open_expert(hub: Hub, model: Opened, kind: Kind) -> Model:
+    """A model of any kind as a module: whole weights, or an adapter upon its base.
+
+    Raises UsageError for an adapter whose base is not told.
+    """
+    if model.checkpoint.kind == "full":
+        return open_model(model.folder, kind)
+    base = base_of(hub, model)
+    if base is None:
+        raise UsageError(
+            f"{model.revision.label} is an adapter and does not say of which base.",
+            "Merge it with --base, and evaluate the result.",
+        )
+    return apply_adapter(open_model(base.folder, kind), model.folder).model

@@ -3,69 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubmerge.durable import try_lock
-from hubmerge.errors import Busy, CheckpointError, IntegrityError, NotOnHub
-from hubmerge.flows.publication import check_room, seal, step_publication
-from hubmerge.flows.sources import (
-    Opened,
-    open_ref,
-    pin_revision,
-    pin_task,
-    read_local_manifest,
-    source_of,
-    versions,
-)
+from hubmerge.errors import Busy, IntegrityError
+from hubmerge.flows.publication import seal, step_publication
+from hubmerge.flows.run import Run, check_repository, train_command
+from hubmerge.flows.sources import source_of, versions
 from hubmerge.hub.client import Hub
-from hubmerge.hub.outbox import Outbox, Publisher
+from hubmerge.hub.outbox import Publisher
 from hubmerge.hub.publish import Publication, ensure_repo
-from hubmerge.hub.resolve import list_steps
 from hubmerge.manifest import Manifest, Point
 from hubmerge.progress import Progress
-from hubmerge.refs import parse_ref, step_tag
-from hubmerge.specs import TrainSpec
-from hubmerge.tasks.task import Task, find_task
-from hubmerge.training.schedule import push_steps
+from hubmerge.refs import step_tag
 from hubmerge.weights.folder import whole_folder
-from hubmerge.weights.writer import copy_side_files
 
 if TYPE_CHECKING:
-    from hubmerge.models.vision_text import VisionText
+    from accelerate import Accelerator
+
+    from hubmerge.flows.trainee import Trainee
+    from hubmerge.tasks.data import Split
+    from hubmerge.tasks.stream import Stream
+    from hubmerge.training.fit import Fit
+    from hubmerge.training.loop import Moment, Position
 
 CURVE = "validation.jsonl"
-_WAY_OUT = "Choose another repository with --to."
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run: what was asked, from which base, and the folder where it happens.
-
-    `id` is 64 hex digits over all that decides the weights and which of them are kept: the same
-    command is the same run.
-    """
-
-    spec: TrainSpec
-    base: Opened
-    task: Task
-    outbox: Outbox
-    id: str
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        return push_steps(self.spec.push_every, self.spec.steps)
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """The steps that are not saved yet."""
-        return tuple(sorted(set(self.steps) - set(self.outbox.saved())))
 
 
 @dataclass(frozen=True)
@@ -78,54 +45,30 @@ class Trained:
     curve: tuple[Point, ...]
 
 
-def prepare(hub: Hub, spec: TrainSpec, runs: Path, out: Path | None = None) -> Run:
-    """Check everything that can be checked before training: names, base, data, what lies where.
-
-    Writes nothing, here or there. Raises IntegrityError if folder or repository hold another run.
-    """
-    steps = push_steps(spec.push_every, spec.steps)
-    task = find_task(spec.task)
-    base = open_ref(hub, parse_ref(spec.base))
-    task = pin_task(hub, task)
-    said = spec.model_dump(mode="json", exclude={"base", "task", "to", "push_every"})
-    identity = [said, steps, spec.to, base.digest, task.digest]
-    run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    run = Run(spec, base, task, Outbox(out or runs / spec.to / run_id[:12]), run_id)
-    _check_repository(hub, run)
-    for step in run.outbox.saved():
-        _check_saved(run, step)
-    if run.missing:
-        _check_model_and_data(run)
-    return run
-
-
 def train(
-    hub: Hub,
-    run: Run,
-    device: str | None,
-    progress: Progress,
-    *,
-    private: bool = False,
-    patience_s: float = 60.0,
-) -> Trained:
+    hub: Hub, run: Run, progress: Progress, *, private: bool = False, patience_s: float = 60.0
+) -> Trained | None:
     """Train what is not trained yet, publish what is not published yet; rerun to finish either.
 
     A Hub that goes away stops neither training nor saving: steps wait on disk and the error at the
-    end says so, once `patience_s` pass in vain.
+    end says so, once `patience_s` pass in vain. None in processes that only help.
     """
+    if not run.machine.leads:
+        for _ in _train_and_save(run, progress):
+            pass
+        return None
     ensure_repo(hub, run.spec.to, private)
     with _alone(run.outbox.folder):
         publisher = Publisher(hub, run.outbox, lambda step: _publication(hub, run, step))
         try:
             if run.missing:
-                for step in _train_and_save(run, device, progress):
+                for _ in _train_and_save(run, _with_queue(progress, publisher)):
                     publisher.notify()
-                    progress(f"saved {step_tag(step)}", step, run.spec.steps)
         except BaseException:
             _leave(publisher, patience_s)
             raise
         commits = publisher.close(patience_s)
-    return Trained(run.spec.to, run.id, commits, _manifest(run, run.steps[-1]).validation)
+    return Trained(run.spec.to, run.id, commits, run.manifest(run.steps[-1]).validation)
 
 
 def _leave(publisher: Publisher, patience_s: float) -> None:
@@ -136,148 +79,167 @@ def _leave(publisher: Publisher, patience_s: float) -> None:
         return
 
 
-def _train_and_save(run: Run, device: str | None, progress: Progress) -> Iterator[int]:
-    """Run the loop; each pushed step becomes a folder, whole, before its number is yielded."""
-    import torch
-    from accelerate import Accelerator
+def _with_queue(progress: Progress, publisher: Publisher) -> Progress:
+    """Progress that also tells how many saved steps wait to be pushed."""
 
-    from hubmerge.flows.device import pick_device
-    from hubmerge.models.vision_text import open_model
+    def tell(what: str, done: int, total: int) -> None:
+        waiting = publisher.waiting
+        progress(f"{what}, {len(waiting)} to push" if waiting else what, done, total)
+
+    return tell
+
+
+def _train_and_save(run: Run, progress: Progress) -> Iterator[int]:
+    """Train line after line; each pushed step is a folder, whole, before its number is yielded."""
+    from hubmerge.flows.machine import make_accelerator
+    from hubmerge.training.position import drop_position, read_position
+
+    folder, missing = run.outbox.folder, run.missing
+    settings = run.spec.model_dump(mode="json")
+    accelerator = make_accelerator(run.machine, run.spec.precision, folder, settings)
+    found = read_position(folder, run.id)
+    accelerator.wait_for_everyone()  # all have looked before the first one writes
+    for line in _lines(run, missing):
+        start = found[1] if found is not None and found[0] == line[-1] else None
+        if start is not None and not _leads_to(start, missing, run):
+            start = None
+        yield from _line(run, line, missing, accelerator, progress, start)
+        accelerator.free_memory()
+    accelerator.end_training()
+    if run.machine.leads:
+        drop_position(folder)
+
+
+def _lines(run: Run, missing: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The pushed steps of each line of training that is still to be done."""
+    independent = run.spec.anneal == "independent"
+    return [(step,) for step in missing] if independent else [run.planned]
+
+
+def _leads_to(position: Position, missing: tuple[int, ...], run: Run) -> bool:
+    """Whether every missing step lies ahead; a user may have removed one that does not."""
+    from hubmerge.training.schedule import cooldown_length
+
+    if run.spec.anneal != "branch":
+        return all(step > position.step for step in missing)
+    left = (step - cooldown_length(step, run.spec.cooldown) for step in missing)
+    return all(step >= position.step for step in left)
+
+
+def _line(
+    run: Run,
+    line: tuple[int, ...],
+    missing: tuple[int, ...],
+    accelerator: Accelerator,
+    progress: Progress,
+    start: Position | None,
+) -> Iterator[int]:
+    """Train one line, keep its pushed steps, and yield each when it is kept."""
+    from hubmerge.evaluation import Examples
+    from hubmerge.flows.trainee import make_trainee
+    from hubmerge.training.fit import freeze_idle, make_fit
+    from hubmerge.training.loop import Data, Watch
+    from hubmerge.training.loop import train as train_line
+    from hubmerge.training.position import write_position
+
+    training, validation = _rows(run)
+    trainee = make_trainee(run.base, run.task, validation.classes, run.spec)
+    if accelerator.num_processes > 1:
+        first = trainee.learner.for_training(validation.example(0), 0)
+        freeze_idle(trainee.learner, trainee.learner.collate([first]))
+    fit = make_fit(trainee.learner, run.spec, accelerator)
+
+    def keep(position: Callable[[], Position]) -> None:
+        if run.machine.leads or fit.is_spread:
+            standing = position()
+            if run.machine.leads and standing.state:
+                write_position(run.outbox.folder, run.id, line[-1], standing)
+
+    def keep_often(step: int, position: Callable[[], Position]) -> None:
+        if run.machine.state_every and step % run.machine.state_every == 0:
+            keep(position)
+
+    watch = Watch(progress, lambda said, step: accelerator.log(dict(said), step), keep_often)
+    data = Data(training, Examples(trainee.learner.for_evaluation, validation), run.machine.workers)
+    for moment in train_line(fit, data, line, watch, start):
+        if run.machine.leads:
+            _write_curve(run.outbox.folder, moment.curve)
+        if moment.pushed:
+            _keep_step(run, trainee, fit, moment, moment.step in missing or moment.stopped)
+            keep(moment.position)
+            yield moment.step
+
+
+def _rows(run: Run) -> tuple[Split | Stream, Split]:
     from hubmerge.tasks.data import load_split
-    from hubmerge.training.loop import train as train_loop
+    from hubmerge.tasks.stream import load_stream
 
-    chosen = pick_device(device)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    # Precision is said here, so that no ACCELERATE_* variable changes the bits.
-    accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="no")
-    model = open_model(run.base.folder)
-    training, validation = load_split(run.task, "train"), load_split(run.task, "validation")
-    curve: tuple[Point, ...] = ()
-    run.outbox.folder.mkdir(parents=True, exist_ok=True)
-    with (run.outbox.folder / CURVE).open("w") as lines:
-        for point in train_loop(model, run.spec, training, validation, accelerator, progress):
-            curve += (point,)
-            lines.write(json.dumps(dataclasses.asdict(point), sort_keys=True) + "\n")
-            lines.flush()
-            if point.step == 0:
-                continue
-            if point.step in run.missing:
-                with whole_folder(run.outbox.step_folder(point.step)) as folder:
-                    _save(model, folder)
-                    copy_side_files(run.base.folder, folder)
-                    seal(folder, _described(run, curve, model.layout))
-            else:
-                _check_retraced(run, point.step, curve)
-            yield point.step
+    spec, validation = run.spec, load_split(run.task, "validation")
+    if spec.stream:
+        return load_stream(run.task, spec.max_examples), validation
+    training = load_split(run.task, "train")
+    if spec.max_examples is not None:
+        training = training.sample(spec.max_examples, spec.seed)
+    return training, validation
 
 
-def _save(model: VisionText, folder: Path) -> None:
-    from safetensors import SafetensorError
-
-    try:
-        model.save(folder)
-    except SafetensorError as error:  # its way to say that the disk refuses
-        raise CheckpointError(
-            f"{folder} could not be written: {error}", "Make room, then run the same command again."
-        ) from error
+def _write_curve(folder: Path, curve: tuple[Point, ...]) -> None:
+    lines = (json.dumps(dataclasses.asdict(point), sort_keys=True) + "\n" for point in curve)
+    (folder / CURVE).write_text("".join(lines), encoding="utf-8")
 
 
-def _described(run: Run, curve: tuple[Point, ...], layout: str) -> Manifest:
-    spec = run.spec.model_dump(mode="json", exclude={"base", "task", "to"})
+def _keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment, is_new: bool) -> None:
+    """Save a pushed step as a folder; one that is there must be the very same."""
+    weights = fit.weights() if fit.is_spread else None
+    if not run.machine.leads:
+        return
+    if not is_new:
+        _check_retraced(run, moment)
+        return
+    with whole_folder(run.outbox.step_folder(moment.step)) as folder:
+        trainee.save(folder, weights)
+        seal(folder, _described(run, moment, trainee.layout))
+
+
+def _described(run: Run, moment: Moment, layout: str) -> Manifest:
+    spec = run.spec
+    said = spec.model_dump(mode="json", exclude={"base", "task", "to"}, exclude_none=True)
+    said |= {"lr": spec.peak, "schedule": spec.shape}
+    if spec.tune in ("lora", "dora"):
+        said |= {"alpha": spec.scaling}
+    if moment.stopped:
+        said |= {"stopped": "early"}
+    if run.machine.world > 1:
+        said |= {"processes": run.machine.world}
     return Manifest(
         kind="expert",
         base=source_of(run.base),
         task=run.task.id,
-        step=curve[-1].step,
-        last_step=run.spec.steps,
-        training={**spec, "anneal": "trajectory", "data_revision": run.task.spec.data.revision},
-        validation=curve,
+        task_kind=run.task.spec.kind,
+        step=moment.step,
+        last_step=moment.step if moment.stopped else spec.steps,
+        training={**said, "data_revision": run.task.spec.data.revision},
+        validation=moment.curve,
         run=run.id,
         layout=layout,
-        command=train_command(run.spec),
+        command=train_command(spec),
         versions=versions(),
     )
 
 
-def _publication(hub: Hub, run: Run, step: int) -> Publication:
-    _check_repository(hub, run)  # another run may have begun to publish there since
-    return step_publication(run.outbox.step_folder(step), _manifest(run, step), run.spec.to)
-
-
-def _manifest(run: Run, step: int) -> Manifest:
-    folder = run.outbox.step_folder(step)
-    manifest = read_local_manifest(folder)
-    if manifest is None:
-        raise IntegrityError(f"{folder} is no step that hubmerge saved.", "Remove the folder.")
-    return manifest
-
-
-def _check_repository(hub: Hub, run: Run) -> None:
-    """A repository holds the steps of one run from one base: two would mislead every reader."""
-    try:
-        steps = list_steps(hub, run.spec.to)
-    except NotOnHub:
-        return
-    if not steps:
-        check_room(hub, run.spec.to, "expert")
-        return
-    label, manifest = steps[-1].label, pin_revision(hub, steps[-1]).manifest
-    if manifest is None:
-        raise IntegrityError(f"{label} is there already, and hubmerge did not make it.", _WAY_OUT)
-    if manifest.base.digest != run.base.digest:
-        raise IntegrityError(
-            f"{run.spec.to} was trained from another base: {manifest.base.label} "
-            f"({manifest.base.sha[:12]}), not {run.base.revision.label}.",
-            _WAY_OUT,
-        )
-    if manifest.run != run.id:
-        raise IntegrityError(
-            f"{label} is there already and belongs to another run ({str(manifest.run)[:12]}, "
-            f"this is {run.id[:12]}): other options, data or task.",
-            f"{_WAY_OUT} That run was made with: {manifest.command}",
-        )
-
-
-def _check_saved(run: Run, step: int) -> None:
-    manifest = _manifest(run, step)
-    if manifest.run != run.id or step not in run.steps:
-        raise IntegrityError(
-            f"{run.outbox.folder} holds {step_tag(step)} of another run "
-            f"({str(manifest.run)[:12]}, this is {run.id[:12]}).",
-            "Choose another folder with --out.",
-        )
-
-
-def _check_model_and_data(run: Run) -> None:
-    from hubmerge.models.vision_text import open_model
-    from hubmerge.tasks.data import load_split
-
-    open_model(run.base.folder)
-    for split in ("train", "validation"):
-        load_split(run.task, split)
-
-
-def _check_retraced(run: Run, step: int, curve: tuple[Point, ...]) -> None:
+def _check_retraced(run: Run, moment: Moment) -> None:
     """A rerun after a crash must retrace the steps already saved, or the run is two runs."""
-    if _manifest(run, step).validation != curve:
+    if run.manifest(moment.step).validation != moment.curve:
         raise IntegrityError(
-            f"This run does not repeat {step_tag(step)} as saved in {run.outbox.folder}.",
+            f"This run does not repeat {step_tag(moment.step)} as saved in {run.outbox.folder}.",
             "Threads, libraries or hardware have changed since: train into another folder with "
             "--out, and another repository with --to.",
         )
 
 
-def train_command(spec: TrainSpec) -> str:
-    """The command that repeats a run: every option that is not the default."""
-    words = ["hubmerge", "train"]
-    for name, value in spec.model_dump(exclude_defaults=True).items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", str(value)]
-    return shlex.join(words)
+def _publication(hub: Hub, run: Run, step: int) -> Publication:
+    check_repository(hub, run)  # another run may have begun to publish there since
+    return step_publication(run.outbox.step_folder(step), run.manifest(step), run.spec.to)
 
 
 @contextmanager

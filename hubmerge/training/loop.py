@@ -2,124 +2,241 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-import torch
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
-from hubmerge.errors import CheckpointError, TrainingDiverged, UsageError
-from hubmerge.evaluation import Batch, Examples, ImageClassifier, accuracy, classifier
+from hubmerge.errors import CheckpointError
+from hubmerge.evaluation import Examples, accuracy
 from hubmerge.manifest import Point
-from hubmerge.models.vision_text import VisionText
 from hubmerge.progress import Progress
-from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
-from hubmerge.training.examples import seed_at, training_batches
-from hubmerge.training.schedule import push_steps, rate
+from hubmerge.tasks.stream import Stream
+from hubmerge.training.batches import Batches, Share
+from hubmerge.training.fit import EXPLOSIVE, Fit, check_bounded, diverged
+from hubmerge.training.schedule import branch_points, cooldown_length, cooling, rate
+from hubmerge.training.stopping import outlasted, plateau
 
-
-def train(
-    model: VisionText,
-    spec: TrainSpec,
-    training: Split,
-    validation: Split,
-    accelerator: Accelerator,
-    progress: Progress,
-) -> Iterator[Point]:
-    """Fine-tune the image encoder under its frozen head; yields at step 0 and at every pushed step.
-
-    While the consumer holds a yielded point, `model` has exactly that step's weights. The same
-    spec, data and machine give the same weights. Raises TrainingDiverged at the first loss or
-    gradient that is not a number, before it reaches the weights.
-    """
-    _check_alone(accelerator)
-    fit = _prepare(model, spec, training, accelerator)
-    examples = Examples(model.transform(augment=False), validation)
-    losses: list[float] = []
-    yield fit.point(0, losses, examples)
-    kept = set(push_steps(spec.push_every, spec.steps))
-    for step, batch in enumerate(training_batches(model, training, spec), start=1):
-        losses.append(fit.update(step, batch))
-        progress(f"loss {losses[-1]:.3f}", step, spec.steps)
-        if step in kept:
-            yield fit.point(step, losses, examples)
-            losses.clear()
+Track = Callable[[Mapping[str, float], int], None]
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """A network and all it takes to update it."""
+class Watch:
+    """Who is told of what happens: a progress bar, trackers, and whoever keeps positions."""
 
-    network: ImageClassifier
-    optimizer: AcceleratedOptimizer
-    accelerator: Accelerator
-    spec: TrainSpec
+    progress: Progress = lambda what, done, total: None
+    track: Track = lambda said, step: None
+    keep: Callable[[int, Callable[[], Position]], None] = lambda step, position: None
 
-    def update(self, step: int, batch: Batch) -> float:
-        """Make update number `step`, counted from 1; returns the loss before it."""
-        images, labels = (tensor.to(self.accelerator.device) for tensor in batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(step)
-        torch.manual_seed(seed_at(self.spec.seed, "dropout", step))
-        self.network.train()
-        loss = cross_entropy(self.network(images), labels)
-        value = _finite("loss", loss.item(), step)
-        self.accelerator.backward(loss)
-        weights = self.network.encoder.parameters()
-        norm = self.accelerator.clip_grad_norm_(weights, self.spec.clip)
-        _finite("gradient", float(norm), step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return value
 
-    def point(self, step: int, losses: list[float], examples: Examples) -> Point:
-        """The point of the curve after update number `step`."""
+@dataclass(frozen=True)
+class Data:
+    """What a run is trained on and watched by, and how many processes prepare its batches."""
+
+    training: Split | Stream
+    validation: Examples
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a line of training stands: updates made, its curve, and what `Fit.state` gave.
+
+    `losses` are those since the last point of the curve, `first` is the first of all.
+    """
+
+    step: int
+    curve: tuple[Point, ...]
+    losses: tuple[float, ...]
+    first: float | None
+    state: Mapping[str, Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point of the curve, with all points before it, and what becomes of it.
+
+    `pushed`: it becomes a revision. `stopped`: early stopping ends the run here. While the consumer
+    holds the moment, the network has just this step's weights, and `position` tells from where the
+    line can be gone on with.
+    """
+
+    curve: tuple[Point, ...]
+    pushed: bool
+    stopped: bool
+    position: Callable[[], Position]
+
+    @property
+    def step(self) -> int:
+        return self.curve[-1].step
+
+
+def train(
+    fit: Fit,
+    data: Data,
+    pushed: tuple[int, ...],
+    watch: Watch = Watch(),
+    start: Position | None = None,
+) -> Iterator[Moment]:
+    """Train one line from its beginning, or on from a position, annealed as the spec says.
+
+    Yields at step 0, at every pushed step, and every `evaluate_every` steps. (For `independent`,
+    each pushed step is a line of its own.) The same spec, data and machine give the same weights,
+    wherever the line was interrupted. Raises TrainingDiverged and OutOfMemory.
+    """
+    line = _Line(fit, data, pushed, watch)
+    if start is None:
+        line.measure()
+        yield line.moment()
+    else:
+        line.go_to(start)
+    yield from line.branches() if fit.spec.anneal == "branch" else line.along()
+
+
+class _Line:
+    """Where a line of training stands, and how it goes on."""
+
+    def __init__(self, fit: Fit, data: Data, pushed: tuple[int, ...], watch: Watch) -> None:
+        self.fit, self.spec, self.data, self.pushed = fit, fit.spec, data, pushed
+        self.watch = watch
+        accelerator = fit.accelerator
+        self.share = Share(accelerator.process_index, accelerator.num_processes)
+        self.batches = Batches(fit.learner, data.training, fit.spec, self.share, data.workers)
+        self.step, self.rate = 0, 0.0
+        self.curve: list[Point] = []
+        self.losses: list[float] = []
+        self.first: float | None = None
+        self.recent: deque[float] = deque(maxlen=EXPLOSIVE)
+        self.made, self.began = 0, time.monotonic()
+
+    def along(self) -> Iterator[Moment]:
+        """One run under its schedule, until its end or until early stopping."""
+        for _ in self.updates(self.pushed[-1], self.lr):
+            if self.step in self.pushed or self.is_due():
+                self.measure()
+                stopped = self.stops() and self.step < self.pushed[-1]
+                yield self.moment(self.step in self.pushed or stopped, stopped)
+                if stopped:
+                    return
+            self.watch.keep(self.step, self.position)
+
+    def branches(self) -> Iterator[Moment]:
+        """A trunk at constant rate, left before each pushed step for a short cool-down."""
+        for at, steps in branch_points(self.pushed, self.spec.cooldown).items():
+            if at < self.step:
+                continue  # gone on from a later position
+            for _ in self.updates(at, self.lr):
+                if self.is_due():
+                    self.measure()
+                    yield self.moment()
+                self.watch.keep(self.step, self.position)
+            trunk = self.position()
+            for step in steps:
+                for _ in self.updates(step, partial(self.cooled, step)):
+                    pass
+                self.measure()
+                yield replace(self.moment(pushed=True), position=partial(_same, trunk))
+                self.go_to(trunk)
+
+    def updates(self, to: int, lr: Callable[[int], float]) -> Iterator[None]:
+        """Make the updates up to step `to`, each under its rate."""
+        for micros in self.batches.of(range(self.step + 1, to + 1)):
+            self.rate = lr(self.step + 1)
+            loss = self.fit.update(self.step + 1, micros, self.rate)
+            self.step, self.made = self.step + 1, self.made + 1
+            self.first = loss if self.first is None else self.first
+            self.losses.append(loss)
+            self.recent.append(loss)
+            check_bounded(self.recent, self.first, self.step)
+            self.watch.track({"loss": loss, "lr": self.rate}, self.step)
+            self.watch.progress(self.told(loss), self.step, self.pushed[-1])
+            yield
+
+    def measure(self) -> None:
+        """Add a point to the curve."""
+        said = self.accuracy()
+        loss = sum(self.losses) / len(self.losses) if self.losses else None
+        self.curve.append(Point(self.step, loss, said["value"], int(said["count"]), self.rate))
+        self.losses.clear()
+        self.watch.track({"validation_accuracy": said["value"]}, self.step)
+
+    def accuracy(self) -> dict[str, float]:
+        fit, examples = self.fit, self.data.validation
+        batches = examples.batches(fit.learner.collate, self.share.rank, self.share.world)
         metric = examples.split.task.spec.metric
         try:
-            said = accuracy(self.network, examples.batches(), metric)
+            return accuracy(
+                fit.learner, fit.network, batches, metric, fit.accelerator.device, self.gathered
+            )
         except CheckpointError as error:
-            if step == 0:
+            if self.step == 0:
                 raise  # the base came like that
-            raise _diverged("model's answer", step) from error
-        loss = sum(losses) / len(losses) if losses else None
-        return Point(step, loss, said["value"], int(said["count"]), self.lr(step))
+            raise diverged(f"The model's answer is no number at step {self.step}.") from error
+
+    def gathered(self, told: Tensor) -> Tensor:
+        """Answers [B, K, 2] of all processes."""
+        if self.share.world == 1:
+            return told
+        accelerator = self.fit.accelerator
+        padded = accelerator.pad_across_processes(told, dim=1, pad_index=-1)
+        return Tensor(accelerator.gather(padded))
 
     def lr(self, step: int) -> float:
-        """The learning rate of update number `step`; 0 before the first."""
-        spec = self.spec
-        share = rate(step - 1, spec.steps, spec.warmup_length, spec.schedule) if step else 0.0
-        return spec.lr * share
+        """The learning rate of update number `step` under the schedule."""
+        spec, total = self.spec, self.pushed[-1]
+        warmup, cooldown = spec.warmup_length(total), cooldown_length(total, spec.cooldown)
+        share = rate(step - 1, total, warmup, spec.shape, cooldown)
+        if spec.shape == "plateau":
+            share *= plateau(self.watched(), spec.evaluations, spec.factor)
+        return spec.peak * share
+
+    def cooled(self, end: int, step: int) -> float:
+        """The learning rate of update number `step` of the cool-down that ends at step `end`."""
+        length = cooldown_length(end, self.spec.cooldown)
+        return self.lr(step) * cooling(step - 1 - (end - length), length)
+
+    def is_due(self) -> bool:
+        return bool(self.spec.cadence) and self.step % (self.spec.cadence or 1) == 0
+
+    def watched(self) -> list[float]:
+        """The accuracies that slow down or stop: after warm-up, and those of the cadence alone, so
+        that a run does not depend on which of its steps are pushed.
+        """
+        warmup, cadence = self.spec.warmup_length(self.pushed[-1]), self.spec.cadence or 1
+        return [p.accuracy for p in self.curve if p.step >= warmup and p.step % cadence == 0]
+
+    def stops(self) -> bool:
+        """Whether early stopping ends the run here."""
+        spec, watched = self.spec, self.watched()
+        if spec.early_stop == "plateau":
+            return plateau(watched, spec.evaluations, spec.factor) < spec.min_lr
+        if spec.early_stop == "noise":
+            return outlasted(watched, self.curve[-1].count, spec.evaluations, spec.band)
+        return False
+
+    def moment(self, pushed: bool = False, stopped: bool = False) -> Moment:
+        return Moment(tuple(self.curve), pushed, stopped, self.position)
+
+    def position(self) -> Position:
+        losses = tuple(self.losses)
+        return Position(self.step, tuple(self.curve), losses, self.first, self.fit.state())
+
+    def go_to(self, position: Position) -> None:
+        """Stand where the line stood then."""
+        self.fit.restore(position.state)
+        self.step, self.first = position.step, position.first
+        self.curve, self.losses = list(position.curve), list(position.losses)
+
+    def told(self, loss: float) -> str:
+        """What a watcher reads beside the bar."""
+        speed = self.made / max(1e-9, time.monotonic() - self.began)
+        accuracy = 100 * self.curve[-1].accuracy
+        return f"loss {loss:.3f}, lr {self.rate:.1e}, val {accuracy:.1f} %, {speed:.1f} steps/s"
 
 
-def _prepare(model: VisionText, spec: TrainSpec, training: Split, accelerator: Accelerator) -> _Fit:
-    """AdamW with decoupled weight decay over the whole image encoder; the head is frozen."""
-    network = classifier(model, training)
-    weights = network.encoder.parameters()
-    optimizer = torch.optim.AdamW(weights, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
-    network, optimizer = accelerator.prepare(network, optimizer)
-    return _Fit(network, optimizer, accelerator, spec)
-
-
-def _check_alone(accelerator: Accelerator) -> None:
-    if accelerator.num_processes > 1:
-        raise UsageError(
-            "hubmerge trains one expert in one process; several would each push its steps.",
-            "Start it without `accelerate launch`.",
-        )
-
-
-def _finite(what: str, value: float, step: int) -> float:
-    if not math.isfinite(value):
-        raise _diverged(what, step)
-    return value
-
-
-def _diverged(what: str, step: int) -> TrainingDiverged:
-    return TrainingDiverged(
-        f"The {what} is no longer a number at step {step}.",
-        "Every step saved before it is kept. Lower --lr, or warm up for longer.",
-    )
+def _same(position: Position) -> Position:
+    return position

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from hubmerge.errors import UsageError
 
@@ -50,15 +51,36 @@ def _listed(rule: str, total: int) -> set[int]:
     return {int(part) for part in parts}
 
 
-def rate(step: int, total: int, warmup: int, schedule: str) -> float:
+def rate(step: int, total: int, warmup: int, schedule: str, cooldown: int) -> float:
     """The share of the peak learning rate used for update number `step` (from 0), in [0, 1].
 
-    Linear warm-up, then constant or half a cosine to zero, as the task-vectors code does
-    (arXiv 2212.04089).
+    Linear warm-up, then constant (what a plateau leaves of it is not decided here), half a cosine
+    or a line to zero, or warm-up-stable-decay (arXiv 2404.06395): constant until the last
+    `cooldown` updates. Warm-up and cosine as the task-vectors code has them (arXiv 2212.04089).
     """
     if step < warmup:
         return (step + 1) / warmup
-    if schedule == "constant":
+    if schedule == "wsd":
+        return cooling(step - (total - cooldown), cooldown)
+    if schedule in ("constant", "plateau"):
         return 1.0
     done = (step - warmup) / max(1, total - warmup)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def cooling(step: int, length: int) -> float:
+    """The share left at update number `step` (from 0) of a cool-down: a line that ends above 0."""
+    return min(1.0, (length - step) / (length + 1))
+
+
+def cooldown_length(steps: int, share: float) -> int:
+    """A cool-down's part of so many steps, at least one."""
+    return max(1, round(share * steps))
+
+
+def branch_points(pushed: Sequence[int], share: float) -> dict[int, list[int]]:
+    """Where a constant trunk is left: its step -> the pushed steps whose cool-down starts there."""
+    points: dict[int, list[int]] = {}
+    for step in pushed:
+        points.setdefault(step - cooldown_length(step, share), []).append(step)
+    return points

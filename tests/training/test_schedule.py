@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubmerge.errors import UsageError
-from hubmerge.training.schedule import push_steps, rate
+from hubmerge.training.schedule import branch_points, cooldown_length, cooling, push_steps, rate
 
 TOTALS = st.integers(1, 5000)
 
@@ -58,19 +58,46 @@ def test_steps_rise_within_the_run_and_end_with_it(total: int, rule: str) -> Non
     assert steps[-1] == total
 
 
-def test_rate_by_hand() -> None:
+def test_rates_by_hand() -> None:
     # Two steps up, then half a cosine over eight: 1/2 (1 + cos(pi k/8)).
-    cosine = [rate(step, 10, 2, "cosine") for step in range(10)]
+    cosine = [rate(step, 10, 2, "cosine", 2) for step in range(10)]
     expected = [0.5, 1, 1, 0.96194, 0.85355, 0.69134, 0.5, 0.30866, 0.14645, 0.03806]
     assert cosine == pytest.approx(expected, abs=1e-5)
-    assert [rate(step, 4, 2, "constant") for step in range(4)] == [0.5, 1, 1, 1]
+    for kind in ("constant", "plateau"):
+        assert [rate(step, 4, 2, kind, 2) for step in range(4)] == [0.5, 1, 1, 1]
+    assert [rate(step, 6, 2, "linear", 2) for step in range(6)] == [0.5, 1, 1, 0.75, 0.5, 0.25]
+    assert [rate(step, 7, 2, "wsd", 3) for step in range(7)] == [0.5, 1, 1, 1, 0.75, 0.5, 0.25]
 
 
-@given(TOTALS, st.integers(0, 6000), st.sampled_from(["cosine", "constant"]))
-def test_the_rate_rises_to_its_peak_and_never_after(total: int, warmup: int, kind: str) -> None:
-    rates = [rate(step, total, warmup, kind) for step in range(total)]
+@given(
+    TOTALS,
+    st.integers(0, 6000),
+    st.sampled_from(["cosine", "constant", "linear", "wsd"]),
+    st.floats(0.001, 1),
+)
+def test_the_rate_rises_to_its_peak_and_never_after(
+    total: int, warmup: int, kind: str, cooldown: float
+) -> None:
+    length = cooldown_length(total, cooldown)
+    rates = [rate(step, total, warmup, kind, length) for step in range(total)]
     assert all(0 < share <= 1 for share in rates)
     up, after = rates[:warmup], rates[warmup:]
     assert up == sorted(up)
     assert after == sorted(after, reverse=True)
-    assert not after or after[0] == 1
+
+
+def test_branches_by_hand() -> None:
+    # A fifth of each step, at least one: 1, 1, 1, 2, 3, 6.
+    assert branch_points((1, 2, 4, 8, 16, 32), 0.2) == {
+        0: [1], 1: [2], 3: [4], 6: [8], 13: [16], 26: [32]
+    }  # fmt: skip
+    assert branch_points((10, 9), 0.5) == {5: [10, 9]}
+    assert [cooling(step, 3) for step in range(3)] == [0.75, 0.5, 0.25]
+
+
+@given(st.sets(st.integers(1, 3000), min_size=1), st.floats(0.01, 1))
+def test_every_pushed_step_has_one_branch(steps: set[int], share: float) -> None:
+    points = branch_points(tuple(sorted(steps)), share)
+    assert sorted(step for many in points.values() for step in many) == sorted(steps)
+    assert all(0 <= at < step for at, many in points.items() for step in many)
+    assert list(points) == sorted(points)

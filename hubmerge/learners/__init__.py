@@ -1,0 +1,1 @@
+"""A model at a task: what it is shown, what it loses, what it answers."""

@@ -1,0 +1,131 @@
+"""Classification of images and texts: an encoder under a frozen or a trained head.
+
+Shapes: B examples, L tokens, D features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize, pad
+
+from hubmerge.errors import CheckpointError
+from hubmerge.learners.learner import Batch, Example
+from hubmerge.models.preprocess import Transform
+
+
+class LabelHead(nn.Module):
+    """Scaled cosines to frozen label embeddings [C, D]: features [B, D] -> logits [B, C]."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return normalize(features, dim=-1) @ self.weight.T
+
+
+class Classifier(nn.Module):
+    """An encoder under a head: inputs -> logits [B, C]."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.encoder(*inputs)))
+
+
+class Classifies:
+    """What image and text classification share: the loss of a batch and its answers."""
+
+    inputs: tuple[str, ...]
+
+    def count(self, batch: Batch) -> int:
+        return len(batch["label"])
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(self._logits(network, batch), batch["label"], reduction="sum")
+
+    def answers(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = self._logits(network, batch)
+        check_numbers(logits)
+        return logits.argmax(dim=-1, keepdim=True), batch["label"].unsqueeze(-1)
+
+    def _logits(self, network: nn.Module, batch: Batch) -> Tensor:
+        return cast(Tensor, network(*(batch[name] for name in self.inputs)))
+
+
+@dataclass(frozen=True)
+class ImageLearner(Classifies):
+    """Images under a head; `augmented` crops them at random in training."""
+
+    network: Classifier
+    plain: Transform
+    augmented: Transform | None = None
+    inputs: tuple[str, ...] = ("image",)
+
+    def for_training(self, example: Any, seed: int) -> Example:
+        if self.augmented is None:
+            return self.for_evaluation(example)
+        picture, label = example
+        # torchvision draws from torch's global generator, which is put back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return {"image": self.augmented(picture), "label": label}
+
+    def for_evaluation(self, example: Any) -> Example:
+        picture, label = example
+        return {"image": self.plain(picture), "label": label}
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        images = torch.stack([example["image"] for example in examples])
+        return {"image": images, "label": labels_of(examples)}
+
+
+@dataclass(frozen=True)
+class TextLearner(Classifies):
+    """Texts of at most `max_tokens` tokens under a head."""
+
+    network: Classifier
+    tokenizer: Any
+    max_tokens: int
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+
+    def for_training(self, example: Any, seed: int) -> Example:
+        return self.for_evaluation(example)
+
+    def for_evaluation(self, example: Any) -> Example:
+        text, label = example
+        ids = self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"]
+        return {"input_ids": torch.tensor(ids), "label": label}
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        ids = [example["input_ids"] for example in examples]
+        padded = pad_right(ids, self.tokenizer.pad_token_id)
+        mask = pad_right([torch.ones_like(row) for row in ids], 0)
+        return {"input_ids": padded, "attention_mask": mask, "label": labels_of(examples)}
+
+
+def pad_right(rows: Sequence[Tensor], value: int) -> Tensor:
+    """Rows of different lengths as one matrix [N, longest]."""
+    longest = max(len(row) for row in rows)
+    return torch.stack([pad(row, (0, longest - len(row)), value=value) for row in rows])
+
+
+def labels_of(examples: Sequence[Example]) -> Tensor:
+    return torch.tensor([example["label"] for example in examples])
+
+
+def check_numbers(values: Tensor) -> None:
+    """Raise CheckpointError for what is infinite or NaN."""
+    if not values.isfinite().all():
+        raise CheckpointError(
+            "The model's answers are not numbers.", "Some of its weights are infinite or NaN."
+        )

@@ -1,0 +1,120 @@
+"""Training batches: the rows of each step as tensors, shared out over processes and micro-batches.
+
+What a step trains on does not depend on how many processes or data workers share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from hubmerge.evaluation import Examples
+from hubmerge.learners.learner import Batch, Learner
+from hubmerge.specs import TrainSpec
+from hubmerge.tasks.data import Split
+from hubmerge.tasks.stream import Stream
+from hubmerge.training.order import Order, seed_at
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of each step this process does: process `rank` of `world`."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, rows: Sequence[Any], accumulate: int) -> list[Sequence[Any]]:
+        """This process's rows of a step, one list per micro-batch."""
+        size = len(rows) // accumulate
+        micros = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [micro[self.rank :: self.world] for micro in micros]
+
+
+class Batches:
+    """The micro-batches of any steps of a run, prepared by so many worker processes."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        rows: Split | Stream,
+        spec: TrainSpec,
+        share: Share = Share(),
+        workers: int = 0,
+    ) -> None:
+        self._seed, self._workers = spec.seed, workers
+        self._split = _OfSplit(learner, rows, spec, share) if isinstance(rows, Split) else None
+        self._stream = None if isinstance(rows, Split) else _OfStream(learner, rows, spec, share)
+
+    def of(self, steps: range) -> Iterator[list[Batch]]:
+        """The micro-batches of each of these steps, in their order."""
+        # A generator of its own, as the loader would draw from torch's global one.
+        loader = partial(
+            DataLoader[list[Batch]],
+            batch_size=None,
+            generator=torch.Generator().manual_seed(self._seed),
+        )
+        if self._split is not None:
+            return iter(loader(self._split, sampler=steps, num_workers=self._workers))
+        assert self._stream is not None
+        # Several workers would each read the whole stream.
+        return iter(loader(self._stream.of(steps), num_workers=min(self._workers, 1)))
+
+
+class _OfSplit(Dataset[list[Batch]]):
+    """Item n is step n: known by its number, so that any process can make it."""
+
+    def __init__(self, learner: Learner, split: Split, spec: TrainSpec, share: Share) -> None:
+        self._learner, self._split, self._spec, self._share = learner, split, spec, share
+        self._kept = Examples(lambda example: learner.for_training(example, 0), split)
+        lengths = tuple(map(self._length, range(len(split)))) if spec.bucket else None
+        self._order = Order(len(split), spec.batch, spec.seed, lengths)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        micros = self._share.of(self._order.step(step), self._spec.accumulate)
+        return [self._learner.collate([self._example(place) for place in m]) for m in micros]
+
+    def _length(self, row: int) -> int:
+        return len(self._kept[row]["input_ids"])
+
+    def _example(self, place: tuple[int, int]) -> Any:
+        epoch, row = place
+        if not self._spec.augment:
+            return self._kept[row]
+        seed = seed_at(self._spec.seed, "crop", epoch, row)
+        return self._learner.for_training(self._split.example(row), seed)
+
+
+@dataclass(frozen=True)
+class _OfStream(IterableDataset[list[Batch]]):
+    """Steps in order; those before the first wanted are read and passed over."""
+
+    learner: Learner
+    stream: Stream
+    spec: TrainSpec
+    share: Share
+    steps: range = range(0)
+
+    def of(self, steps: range) -> _OfStream:
+        return replace(self, steps=steps)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        examples = islice(self._endless(), (self.steps.start - 1) * self.spec.batch, None)
+        for _ in self.steps:
+            step = [
+                self.learner.for_training(example, seed)
+                for example, seed in islice(examples, self.spec.batch)
+            ]
+            yield [self.learner.collate(m) for m in self.share.of(step, self.spec.accumulate)]
+
+    def _endless(self) -> Iterator[tuple[Any, int]]:
+        """Examples with the seed of what is random in them, epoch after epoch."""
+        for epoch in count():
+            seed = seed_at(self.spec.seed, "order", epoch)
+            for number, example in enumerate(self.stream.epoch(seed)):
+                yield example, seed_at(self.spec.seed, "crop", epoch, number)

@@ -1,0 +1,65 @@
+"""Which rows a step trains on: addressed by (seed, epoch), never by an order of draws, so that any
+step's rows are known without those before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+Place = tuple[int, int]  # epoch, row
+_WINDOW = 50  # batches that are sorted by length together
+
+
+def seed_at(*address: object) -> int:
+    """A 63-bit seed that depends on the address alone, such as (seed, "crop", epoch, row)."""
+    said = "/".join(map(str, address)).encode()
+    return int.from_bytes(hashlib.sha256(said).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True, eq=False)  # by identity, as `lengths` would be hashed at every step
+class Order:
+    """Every epoch another permutation of `rows` rows, cut into batches without regard to epochs.
+
+    With `lengths`, one per row, rows of like length come together (length bucketing): windows of
+    the permutation are sorted by length, and their batches shuffled.
+    """
+
+    rows: int
+    batch: int
+    seed: int
+    lengths: tuple[int, ...] | None = None
+
+    def step(self, number: int) -> list[Place]:
+        """The places of step `number`, counted from 1."""
+        position, end = (number - 1) * self.batch, number * self.batch
+        places: list[Place] = []
+        while position < end:
+            epoch, offset = divmod(position, self.rows)
+            chosen = _permuted(self, epoch)[offset : offset + end - position]
+            places += [(epoch, row) for row in chosen]
+            position += len(chosen)
+        return places
+
+
+@lru_cache(maxsize=4)
+def _permuted(order: Order, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed_at(order.seed, "order", epoch))
+    rows: list[int] = torch.randperm(order.rows, generator=generator).tolist()
+    if order.lengths is None:
+        return rows
+    batches = [
+        batch
+        for window in _cut(rows, order.batch * _WINDOW)
+        for batch in _cut(sorted(window, key=order.lengths.__getitem__), order.batch)
+    ]
+    mixed = torch.randperm(len(batches), generator=generator).tolist()
+    return [row for number in mixed for row in batches[number]]
+
+
+def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
