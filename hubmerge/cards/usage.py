@@ -27,11 +27,14 @@ _GENERATION = Kind(
     "AutoModelForSeq2SeqLM", " (`AutoModelForCausalLM` where its config.json names a decoder)",
 )  # fmt: skip
 _KINDS = {
-    "image": Kind("zero-shot-image-classification", "image-classification", "CLIPModel"),
+    "image": Kind(
+        "zero-shot-image-classification", "image-classification",
+        "CLIPModel", " (or the class that its config.json names)",
+    ),
     "text": Kind("text-classification", "text-classification", "AutoModel"),
     "rank": _GENERATION,
     "target": _GENERATION,
-}
+}  # fmt: skip
 _UNKNOWN = Kind(None, None, "AutoModel", " (or the class that its config.json names)")
 
 
@@ -55,6 +58,16 @@ def pinned(source: Source) -> str:
 
 def loading(manifest: Manifest) -> str:
     """How to load it without hubmerge."""
+    heads = [plain(name) for name in manifest.files if name.startswith("head-")]
+    if not heads:
+        return _loading(manifest)
+    return (
+        f"{_loading(manifest)} Trained heads lie beside it, each a linear layer as `weight` and "
+        f"`bias`: {', '.join(heads)}."
+    )
+
+
+def _loading(manifest: Manifest) -> str:
     kind = kind_of(manifest)
     if manifest.layout == "open_clip":
         return (

@@ -94,7 +94,7 @@ def _plan(run: Run) -> object:
 
 
 def _result(trained: Trained) -> object:
-    points = {point.step: point for point in trained.curve}
+    points = trained.points
     rows = [
         (
             step, step_tag(step), commit[:12], f"{points[step].loss:.3f}",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hubmerge.errors import IntegrityError, UsageError, raise_together
+from hubmerge.flows.bases import common_base
+from hubmerge.flows.combination import copy_heads, heads_of, kind_of_tasks, notes_on
 from hubmerge.flows.publication import check_room, folder_publication, seal
 from hubmerge.flows.sources import (
     Opened,
@@ -29,7 +32,7 @@ from hubmerge.merging.plan import Expert, MergePlan, check
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef, Revision, parse_ref
+from hubmerge.refs import ModelRef, Revision
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,18 @@ class MergeRequest:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A merge that is known to be possible: nothing has been written yet."""
+    """A merge that is known to be possible: nothing has been written yet.
+
+    `heads` are the experts' trained heads, which go with the merge; `notes` are sentences on what
+    experts have not in common, though they can be merged.
+    """
 
     request: MergeRequest
     plan: MergePlan
     manifest: Manifest
     folder: Path
+    heads: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -86,7 +95,7 @@ def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
     weights, settings = _weights(request)
     params = parse_params(method, settings)
     pinned = [pin(hub, ref) for ref in request.experts]
-    base = open_pinned(hub, pin(hub, request.base or _common_base(pinned)))
+    base = open_pinned(hub, pin(hub, request.base or common_base(hub, pinned)))
     _check_bases(pinned, base)
     opened = [open_pinned(hub, one) for one in pinned]
     experts = tuple(
@@ -104,8 +113,14 @@ def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
         dtype=request.dtype,
         allow_nonfinite=request.allow_nonfinite,
     )
-    manifest = _manifest(request, base, experts, params.model_dump())
-    prepared = Prepared(request, plan, manifest, request.out or merges / manifest.recipe[:12])
+    notes = tuple(notes_on(opened))
+    manifest = dataclasses.replace(
+        _manifest(request, base, experts, params.model_dump()),
+        task_kind=kind_of_tasks(opened),
+        training={"notes": notes} if notes else {},
+    )
+    folder = request.out or merges / manifest.recipe[:12]
+    prepared = Prepared(request, plan, manifest, folder, heads_of(opened), notes)
     check(plan)
     if not prepared.is_done:
         check_out(plan, prepared.folder, request.replace)
@@ -125,12 +140,17 @@ def merge_and_publish(hub: Hub, prepared: Prepared, progress: Progress) -> Merge
             out,
             replace=request.replace,
             progress=progress,
-            finish=lambda folder: seal(folder, prepared.manifest),
+            finish=lambda folder: _finish(folder, prepared),
         )
     manifest = read_local_manifest(out)
     assert manifest is not None  # sealed above
     commit = publish(hub, folder_publication(out, manifest, request.push)) if request.push else None
     return Merged(out, manifest, commit)
+
+
+def _finish(folder: Path, prepared: Prepared) -> None:
+    copy_heads(prepared.heads, folder)
+    seal(folder, prepared.manifest)
 
 
 def _weights(request: MergeRequest) -> tuple[list[float], dict[str, str]]:
@@ -149,36 +169,6 @@ def _weights(request: MergeRequest) -> tuple[list[float], dict[str, str]]:
             "Give one weight for all, or one per expert, in their order.",
         )
     return weights, settings
-
-
-def _common_base(pinned: Sequence[Pinned]) -> ModelRef:
-    """The base that every expert's manifest names; raises if they are silent or disagree."""
-    silent = [one.revision.label for one in pinned if one.manifest is None]
-    if silent:
-        raise UsageError(
-            f"{', '.join(silent)} does not say which base it was fine-tuned from.",
-            "Name it with --base owner/name.",
-        )
-    said = [(one.revision.label, one.manifest.base) for one in pinned if one.manifest]
-    if len({base.digest for _, base in said}) > 1:
-        each = ", ".join(f"{label} from {base.label} ({base.sha[:12]})" for label, base in said)
-        raise IntegrityError(
-            f"The experts were fine-tuned from different bases: {each}.",
-            "Only experts of one base can be merged.",
-        )
-    return _located(said[0][1])
-
-
-def _located(base: Source) -> ModelRef:
-    named = parse_ref(base.name)
-    if named.path is None:
-        return ModelRef(repo_id=named.repo_id, revision=base.sha)
-    if not named.path.is_dir():
-        raise UsageError(
-            f"The experts' base is the folder {base.name}, and it is not here.",
-            "Name it with --base.",
-        )
-    return named
 
 
 def _check_bases(pinned: Sequence[Pinned], base: Opened) -> None:

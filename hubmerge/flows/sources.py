@@ -17,6 +17,8 @@ from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
 from hubmerge.manifest import NAME, Manifest, Source, files_digest, parse_manifest
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.tasks.task import Task
+from hubmerge.weights.adapter_config import config_bytes
+from hubmerge.weights.adapter_fields import FILE
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.writer import side_files
 
@@ -51,7 +53,8 @@ class Opened:
         if self.manifest:
             return self.manifest.digest  # compared with the bytes when it was opened
         weights = [file.name for file in self.checkpoint.weight_files()]
-        names = {*weights, *side_files(self.folder)}
+        settings = [FILE] if self.checkpoint.kind == "lora" else []  # alpha is half of the weights
+        names = {*weights, *settings, *side_files(self.folder)}
         return files_digest({name: hash_file(self.folder / name) for name in names})
 
 
@@ -86,6 +89,14 @@ def open_pinned(hub: Hub, pinned: Pinned) -> Opened:
     if pinned.manifest:
         check_sealed(folder, pinned.manifest, pinned.revision.label)
     return Opened(pinned.revision, open_checkpoint(folder), pinned.manifest)
+
+
+def adapter_config(hub: Hub, pinned: Pinned) -> bytes | None:
+    """The adapter_config.json of a pinned model, before its weights are fetched; None without."""
+    path = pinned.revision.ref.path
+    if path is None:
+        return read_file(hub, pinned.revision, FILE)
+    return config_bytes(path) if (path / FILE).exists() else None
 
 
 def open_ref(hub: Hub, ref: ModelRef) -> Opened:

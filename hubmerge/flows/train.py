@@ -37,11 +37,12 @@ CURVE = "validation.jsonl"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run left on the Hub: step -> commit, and the validation curve of the whole run."""
+    """What a run left on the Hub: step -> commit, step -> its point, and the last step's curve."""
 
     repo_id: str
     run: str
     commits: dict[int, str]
+    points: dict[int, Point]
     curve: tuple[Point, ...]
 
 
@@ -68,7 +69,9 @@ def train(
             _leave(publisher, patience_s)
             raise
         commits = publisher.close(patience_s)
-    return Trained(run.spec.to, run.id, commits, run.manifest(run.steps[-1]).validation)
+    curves = {step: run.manifest(step).validation for step in run.steps}
+    points = {step: curve[-1] for step, curve in curves.items()}
+    return Trained(run.spec.to, run.id, commits, points, curves[run.steps[-1]])
 
 
 def _leave(publisher: Publisher, patience_s: float) -> None:

@@ -1,9 +1,9 @@
 """The engine: stream checkpoints through a method, tensor by tensor, into a new folder.
 
 Everything that makes merging fast or safe is behind `merge`; methods see arrays, callers see
-folders. In memory at once: one tensor of each expert. Arithmetic is in float32 (float64 for F64)
-and is rounded once, to nearest even, to the dtype that is written. (From float64 to bfloat16 or
-float8 it is rounded twice, by way of float32.)
+folders. In memory at once: one tensor of each expert (of an adapter, its whole change to one).
+Arithmetic is in float32 (float64 for F64) and is rounded once, to nearest even, to the dtype that
+is written. (From float64 to bfloat16 or float8 it is rounded twice, by way of float32.)
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def _check_fixed(plan: MergePlan) -> None:
         f"Expert {expert.name} has other values than the base in tensor {shown(name)!r}, whose "
         f"dtype {plan.base.index[name].dtype} cannot be merged."
         for name in fixed
-        for expert in plan.experts
-        if not np.array_equal(plan.base.read(name), expert.checkpoint.read(name))
+        for expert, vector in zip(plan.experts, plan.vectors, strict=True)
+        if not vector.agrees(name)
     ]
     raise_together(CheckpointError, problems)
 
@@ -133,17 +133,21 @@ def _merged(plan: MergePlan, name: str, place: Tensor, found: Any) -> Array:
 def _deltas(plan: MergePlan, name: str, base: Array) -> Deltas:
     return Deltas(
         tensor=name,
-        values=[_delta(plan, expert, name, base) for expert in plan.experts],
+        values=[
+            _delta(plan, expert, vector, name, base)
+            for expert, vector in zip(plan.experts, plan.vectors, strict=True)
+        ],
         weights=tuple(expert.weight for expert in plan.experts),
         shas=tuple(expert.sha for expert in plan.experts),
     )
 
 
-def _delta(plan: MergePlan, expert: Expert, name: str, base: Array) -> Array:
-    delta = TaskVector(plan.base, expert.checkpoint).delta_from(base, name)
+def _delta(plan: MergePlan, expert: Expert, vector: TaskVector, name: str, base: Array) -> Array:
+    delta = vector.delta_from(base, name)
     if not plan.allow_nonfinite and not _all_finite(delta):
         _finite(plan, base, name, "The base")
-        _finite(plan, expert.checkpoint.read(name), name, f"Expert {expert.name}")
+        if expert.checkpoint.kind == "full":
+            _finite(plan, expert.checkpoint.read(name), name, f"Expert {expert.name}")
         _finite(plan, delta, name, f"The difference of expert {expert.name} and the base")
     return delta
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pydantic import BaseModel
 
 from hubmerge.errors import CheckpointError, UnknownName, UsageError, raise_together
 from hubmerge.merging.registry import Method
+from hubmerge.weights.adapter_fields import Problem
+from hubmerge.weights.adapter_match import match
 from hubmerge.weights.checkpoint import Checkpoint
-from hubmerge.weights.dtypes import float_dtype, is_float
-from hubmerge.weights.header import Tensor, shown
-from hubmerge.weights.task_vector import LORA_HINT, no_lora
+from hubmerge.weights.dtypes import float_dtype
+from hubmerge.weights.header import Tensor, listed, shown
+from hubmerge.weights.task_vector import WHOLE_BASE, TaskVector, no_base
 
-_LISTED = 3  # names spelled out in one problem; the rest are counted
 # What frameworks put before every name of one and the same model.
 _PREFIXES = ("base_model.model.", "model.", "module.", "_orig_mod.")
 _HINT = "Experts must be whole fine-tunes of this base, saved under the base's tensor names."
@@ -54,18 +56,24 @@ class MergePlan:
     dtype: str | None = None
     allow_nonfinite: bool = False
 
+    @cached_property
+    def vectors(self) -> tuple[TaskVector, ...]:
+        """What each expert changed, in their order; an adapter is matched with the base once."""
+        return tuple(TaskVector(self.base, expert.checkpoint) for expert in self.experts)
+
 
 def check(plan: MergePlan) -> None:
     """Raise for everything that is wrong with a plan, all at once, from headers alone.
 
     UsageError for weights, parameters and dtype; CheckpointError for tensors that are missing, too
-    many, of another shape, or no numbers to merge. (Whether tensors that are not floating-point are
-    the same everywhere can only be read; `merge` looks before it writes.)
+    many, of another shape, or no numbers to merge, and for adapters whose change to the base is not
+    known exactly. (Whether tensors that are not floating-point are the same everywhere can only be
+    read; `merge` looks before it writes.)
     """
     raise_together(UsageError, list(_usage_problems(plan)))
-    adapters, misfits = list(_adapter_problems(plan)), list(_misfits(plan))
-    hints = [*([LORA_HINT] if adapters else []), *([_HINT] if misfits else [])]
-    raise_together(CheckpointError, adapters + misfits, " ".join(hints))
+    problems = list(_problems(plan))
+    hints = dict.fromkeys(hint for _, hint in problems)
+    raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
 
 
 def canonical(plan: MergePlan) -> MergePlan:
@@ -93,21 +101,23 @@ def _usage_problems(plan: MergePlan) -> Iterator[str]:
         yield f"Weights {weights} do not suit {plan.method.name}: {problem}."
 
 
-def _adapter_problems(plan: MergePlan) -> Iterator[str]:
-    for checkpoint in (plan.base, *(expert.checkpoint for expert in plan.experts)):
-        if checkpoint.kind != "full":
-            yield no_lora(checkpoint)
-
-
-def _misfits(plan: MergePlan) -> Iterator[str]:
+def _problems(plan: MergePlan) -> Iterator[Problem]:
+    """What is wrong with the checkpoints, each with its way out."""
     if plan.base.kind != "full":
+        yield no_base(plan.base), WHOLE_BASE
         return  # no base to compare with
-    yield from _quantised("The base", plan.base)
+    yield from ((problem, _HINT) for problem in _quantised("The base", plan.base))
     for expert in plan.experts:
-        if expert.checkpoint.kind == "full":
-            yield from _name_problems(plan.base, expert)
-            yield from _tensor_problems(plan.base, expert)
-            yield from _quantised(f"Expert {expert.name}", expert.checkpoint)
+        if expert.checkpoint.kind == "lora":
+            yield from match(plan.base, expert.checkpoint, f"Adapter {expert.name}").problems
+        else:
+            yield from ((problem, _HINT) for problem in _misfits(plan.base, expert))
+
+
+def _misfits(base: Checkpoint, expert: Expert) -> Iterator[str]:
+    yield from _name_problems(base, expert)
+    yield from _tensor_problems(base, expert)
+    yield from _quantised(f"Expert {expert.name}", expert.checkpoint)
 
 
 def _name_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
@@ -118,9 +128,9 @@ def _name_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
         yield f"Tensor names of expert {expert.name} and the base differ by the prefix {prefix!r}."
         return
     if missing:
-        yield f"Expert {expert.name} lacks {_listed(missing)} of the base."
+        yield f"Expert {expert.name} lacks {listed(missing)} of the base."
     if extra:
-        yield f"Expert {expert.name} has {_listed(extra)} that the base does not have."
+        yield f"Expert {expert.name} has {listed(extra)} that the base does not have."
 
 
 def _prefix(missing: set[str], extra: set[str]) -> str:
@@ -136,16 +146,10 @@ def _tensor_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
     found = [
         f"{shown(name)} ({_described(theirs)}, in the base {_described(ours)})"
         for name, ours in base.index.items()
-        if (theirs := expert.checkpoint.index.get(name)) and not _fits(ours, theirs)
+        if (theirs := expert.checkpoint.index.get(name)) and not theirs.fits(ours)
     ]
     if found:
-        yield f"Expert {expert.name} does not fit the base in {_listed(found, 'tensor')}."
-
-
-def _fits(ours: Tensor, theirs: Tensor) -> bool:
-    """Same shape, and both floating-point (of any width) or both exactly the same kind."""
-    alike = ours.dtype == theirs.dtype or (is_float(ours.dtype) and is_float(theirs.dtype))
-    return ours.shape == theirs.shape and alike
+        yield f"Expert {expert.name} does not fit the base in {listed(found, 'tensor')}."
 
 
 def _quantised(who: str, checkpoint: Checkpoint) -> Iterator[str]:
@@ -157,16 +161,8 @@ def _quantised(who: str, checkpoint: Checkpoint) -> Iterator[str]:
         if tensor.dtype.startswith("F8") and {f"{name}_scale", f"{name}_scale_inv"} & set(index)
     ]
     if found:
-        yield f"{who} is quantised: {_listed(found)} must be multiplied by scales first."
+        yield f"{who} is quantised: {listed(found)} must be multiplied by scales first."
 
 
 def _described(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
-
-
-def _listed(names: Iterable[str], noun: str = "tensor") -> str:
-    """ "2 tensors (a, b)", with no more than a few spelled out."""
-    ordered = [shown(name) for name in sorted(names)]
-    rest = ", ..." if len(ordered) > _LISTED else ""
-    plural = "" if len(ordered) == 1 else "s"
-    return f"{len(ordered)} {noun}{plural} ({', '.join(ordered[:_LISTED])}{rest})"

@@ -19,13 +19,14 @@ from typing import Any, NoReturn
 
 from hubmerge.errors import CheckpointError
 from hubmerge.refs import printable
-from hubmerge.weights.dtypes import DTYPES
+from hubmerge.weights.dtypes import DTYPES, is_float
 
 HEADER_CAP = 100_000_000  # bytes, the format's own
 # A value costs Python far more memory than its few characters of JSON, so their number is capped
 # too; a tensor has about six, and no real file comes near 300,000 tensors.
 _COMMA_CAP = 2_000_000
 _DIMENSION_CAP = 32
+_LISTED = 3  # names spelled out in one problem; the rest are counted
 _KEYS = {"dtype", "shape", "data_offsets"}
 
 
@@ -45,6 +46,11 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         return self.end - self.start
+
+    def fits(self, base: Tensor) -> bool:
+        """Same shape, and both floating-point (of any width) or both exactly the same kind."""
+        alike = self.dtype == base.dtype or (is_float(self.dtype) and is_float(base.dtype))
+        return self.shape == base.shape and alike
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
@@ -88,6 +94,14 @@ def shown(name: str) -> str:
     """A tensor's or file's name, short and safe to print."""
     text = printable(name)
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def listed(names: Iterable[str], noun: str = "tensor") -> str:
+    """ "2 tensors (a, b)", with no more than a few spelled out."""
+    ordered = [shown(name) for name in sorted(names)]
+    rest = ", ..." if len(ordered) > _LISTED else ""
+    plural = "" if len(ordered) == 1 else "s"
+    return f"{len(ordered)} {noun}{plural} ({', '.join(ordered[:_LISTED])}{rest})"
 
 
 def _read_raw(file: Path) -> tuple[bytes, int]:

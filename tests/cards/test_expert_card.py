@@ -92,7 +92,8 @@ hubmerge train
 ```
 
 Load it with peft alone: open the base, o/base@bbbbbbbbbbbb, commit {"b" * 40}, with \
-`CLIPModel.from_pretrained`, then call `PeftModel.from_pretrained(base, REPO, revision=TAG)`.
+`CLIPModel.from_pretrained` (or the class that its config.json names), then call \
+`PeftModel.from_pretrained(base, REPO, revision=TAG)`.
 
 ## Limits
 

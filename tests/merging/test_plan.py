@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from hubmerge.errors import CheckpointError, UsageError
-from hubmerge.merging.plan import canonical, check
-from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
-from hubmerge.weights.task_vector import LORA_HINT
+from hubmerge.merging.plan import MergePlan, canonical, check
+from hubmerge.weights.checkpoint import Checkpoint
+from tests.weights.adapters import put_adapter
 
 A = np.zeros((2, 3), np.float32)
 World = Callable[..., Callable[..., object]]
@@ -54,31 +54,50 @@ def test_floats_of_other_width_fit(world: World) -> None:
     check(world({"a": A}, {"a": A.astype(ml_dtypes.bfloat16)}, {"a": A.astype("f8")})("average"))
 
 
-def test_adapter_is_refused_with_a_way_out(world: World, tmp_path: Path) -> None:
-    plan = world({"a": A}, {"a": A})("average")
-    (tmp_path / "lora").mkdir()
-    save_file({"x": A}, tmp_path / "lora" / "adapter_model.safetensors")
-    lora = replace(plan.experts[0], checkpoint=open_checkpoint(tmp_path / "lora"))
-    with pytest.raises(CheckpointError, match=r"LoRA adapter.*later version") as caught:
-        check(replace(plan, experts=(lora,)))
-    assert caught.value.hint == LORA_HINT
-    with pytest.raises(CheckpointError, match="LoRA adapter") as caught:
-        check(replace(plan, base=lora.checkpoint))
-    assert caught.value.hint == LORA_HINT
+Q = {"q.lora_A.weight": A[:1], "q.lora_B.weight": A[:, :1]}
 
 
-def test_each_kind_of_problem_has_its_way_out(world: World, tmp_path: Path) -> None:
-    plan = world({"a": A, "b": A}, {"a": A}, {"a": A, "b": A})("average")
+def adapted(plan: Any, number: int, folder: Path, **config: Any) -> MergePlan:
+    """The plan with an adapter of `q` in place of one expert."""
+    adapter = replace(plan.experts[number], checkpoint=put_adapter(folder, Q, **config))
+    experts = [*plan.experts[:number], adapter, *plan.experts[number + 1 :]]
+    return replace(plan, experts=tuple(experts))
+
+
+def test_adapters_and_whole_experts_of_one_base_go_together(world: World, tmp_path: Path) -> None:
+    plan = world({"q.weight": A, "n": np.array([1])}, *[{"q.weight": A, "n": np.array([1])}] * 2)
+    mixed = adapted(plan("average"), 1, tmp_path / "lora")
+    check(mixed)
+    check(replace(mixed, experts=mixed.experts[1:]))
+    assert [vector.adapter is None for vector in mixed.vectors] == [True, False]
+
+
+def test_an_adapter_is_no_base(world: World, tmp_path: Path) -> None:
+    plan = adapted(world({"q.weight": A}, {"q.weight": A})("average"), 0, tmp_path / "lora")
+    with pytest.raises(
+        CheckpointError, match="lora is an adapter, and a base is a whole"
+    ) as caught:
+        check(replace(plan, base=plan.experts[0].checkpoint))
+    assert "--base" in caught.value.hint
+
+
+def test_each_kind_of_problem_has_its_way_out(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experts = [{"a": A}, {"a": A, "b": A}, {"a": A, "b": A}]
+    plan = adapted(world({"a": A, "b": A}, *experts)("average"), 1, tmp_path / "1")
+    plan = adapted(plan, 2, tmp_path / "2", use_dora=True, init_lora_weights="pissa")
+    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a value was read"))
     with pytest.raises(CheckpointError) as caught:
         check(plan)
-    whole = caught.value.hint
-    assert "whole fine-tunes" in whole
-    (tmp_path / "lora").mkdir()
-    save_file({"x": A}, tmp_path / "lora" / "adapter_model.safetensors")
-    lora = replace(plan.experts[1], checkpoint=open_checkpoint(tmp_path / "lora"))
-    with pytest.raises(CheckpointError, match="2 problems") as caught:
-        check(replace(plan, experts=(plan.experts[0], lora)))
-    assert caught.value.hint == f"{LORA_HINT} {whole}"
+    assert caught.value.message.splitlines()[1:] == [
+        "  - Expert e0 lacks 1 tensor (b) of the base.",
+        "  - Adapter e1 has 1 tensor (q.weight) that the base does not have.",
+        "  - Adapter e2 starts from a base whose weights were changed "
+        "(init_lora_weights is 'pissa').",
+    ]
+    for hint in ("whole fine-tunes", "trained on, under the tensor names", "plain LoRA with peft"):
+        assert hint in caught.value.hint
 
 
 def test_quantised_weights_are_not_numbers(world: World) -> None:

@@ -11,12 +11,13 @@ from safetensors.numpy import save_file
 
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
-from hubmerge.weights.task_vector import TaskVector, subtract
+from hubmerge.weights.difference import subtract
+from hubmerge.weights.task_vector import TaskVector
 
 
-def put(folder: Path, name: str = "model.safetensors", **tensors: np.ndarray) -> Checkpoint:
+def put(folder: Path, **tensors: np.ndarray) -> Checkpoint:
     folder.mkdir()
-    save_file(tensors, folder / name)
+    save_file(tensors, folder / "model.safetensors")
     return open_checkpoint(folder)
 
 
@@ -65,13 +66,6 @@ def test_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
         TaskVector(base, expert).delta("a")
     with pytest.raises(CheckpointError, match="expert has no tensor 'b'"):
         TaskVector(base, expert).delta("b")
-
-
-def test_adapters_are_for_later(tmp_path: Path) -> None:
-    base = put(tmp_path / "base", a=np.zeros(1, np.float32))
-    adapter = put(tmp_path / "lora", "adapter_model.safetensors", a=np.zeros(1, np.float32))
-    with pytest.raises(CheckpointError, match=r"lora is a LoRA adapter.* later version"):
-        TaskVector(base, adapter)
 
 
 def test_difference_that_overflows_is_infinite_and_silent() -> None:
