@@ -67,12 +67,12 @@ def train(
         machine = Machine(device, workers, state_every, trackers, rank, world)
         task = find_task(asked.task, read_columns(columns) if columns else None)
         run = runs.prepare(hub, asked, task, session.home / "runs", out, machine)
+        for note in run.notes:
+            session.say(f"Note: {note}")
         if dry_run:
             said = {"run": run.id, "steps": list(run.steps), "to": asked.to, "notes": run.notes}
             session.show(_plan(run), said)
             return
-        for note in run.notes:
-            session.say(f"Note: {note}")
         session.say(
             f"{run.task.name}: {asked.steps} steps from {run.base.revision.label}, "
             f"{len(run.steps)} revisions to {asked.to}, run {run.id[:12]}"

@@ -41,14 +41,19 @@ def check_machine(machine: Machine) -> None:
     """Raise UsageError for a device or a tracker that is not to be had here."""
     if machine.world == 1:  # else `accelerate launch` decides
         pick_device(machine.device)
+    for name in machine.track:
+        _check_tracker(name)
+
+
+def _check_tracker(name: str) -> None:
+    if name not in _TRACKERS:
+        raise UnknownName("tracker", name, _TRACKERS)
     from accelerate.tracking import get_available_trackers
 
-    here = {str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()}
-    for name in machine.track:
-        if name not in _TRACKERS:
-            raise UnknownName("tracker", name, _TRACKERS)
-        if name not in here:
-            raise UsageError(f"The tracker {name} is not installed.", f"pip install {name}")
+    if name not in {
+        str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()
+    }:
+        raise UsageError(f"The tracker {name} is not installed.", f"pip install {name}")
 
 
 def make_accelerator(

@@ -106,7 +106,7 @@ def _train_and_save(run: Run, progress: Progress) -> Iterator[int]:
         start = found[1] if found is not None and found[0] == line[-1] else None
         if start is not None and not _leads_to(start, missing, run):
             start = None
-        yield from _line(run, line, missing, accelerator, progress, start)
+        yield from _line(run, line, accelerator, progress, start)
         accelerator.free_memory()
     accelerator.end_training()
     if run.machine.leads:
@@ -132,7 +132,6 @@ def _leads_to(position: Position, missing: tuple[int, ...], run: Run) -> bool:
 def _line(
     run: Run,
     line: tuple[int, ...],
-    missing: tuple[int, ...],
     accelerator: Accelerator,
     progress: Progress,
     start: Position | None,
@@ -168,7 +167,7 @@ def _line(
         if run.machine.leads:
             _write_curve(run.outbox.folder, moment.curve)
         if moment.pushed:
-            _keep_step(run, trainee, fit, moment, moment.step in missing or moment.stopped)
+            _keep_step(run, trainee, fit, moment)
             keep(moment.position)
             yield moment.step
 
@@ -191,12 +190,12 @@ def _write_curve(folder: Path, curve: tuple[Point, ...]) -> None:
     (folder / CURVE).write_text("".join(lines), encoding="utf-8")
 
 
-def _keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment, is_new: bool) -> None:
+def _keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment) -> None:
     """Save a pushed step as a folder; one that is there must be the very same."""
     weights = fit.weights() if fit.is_spread else None
     if not run.machine.leads:
         return
-    if not is_new:
+    if moment.step in run.outbox.saved():
         _check_retraced(run, moment)
         return
     with whole_folder(run.outbox.step_folder(moment.step)) as folder:
@@ -207,7 +206,8 @@ def _keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment, is_new: boo
 def _described(run: Run, moment: Moment, layout: str) -> Manifest:
     spec = run.spec
     said = spec.model_dump(mode="json", exclude={"base", "task", "to"}, exclude_none=True)
-    said |= {"lr": spec.peak, "schedule": spec.shape}
+    length = moment.step if spec.anneal == "independent" else spec.steps
+    said |= {"lr": spec.peak, "schedule": spec.shape, "warmup_steps": spec.warmup_length(length)}
     if spec.tune in ("lora", "dora"):
         said |= {"alpha": spec.scaling}
     if moment.stopped:

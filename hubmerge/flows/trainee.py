@@ -110,10 +110,9 @@ def _names(saved: nn.Module, network: nn.Module) -> dict[str, str]:
 
 
 def _check_kind(task: Task, spec: TrainSpec) -> None:
-    if spec.bucket and task.spec.kind != "text":
+    if spec.bucket and task.spec.kind == "image":
         raise UsageError(
-            f"--bucket sorts texts by length, and {task.name} is a task of kind {task.spec.kind}.",
-            "Leave it out.",
+            f"--bucket sorts texts by length, and {task.name} is a task of images.", "Leave it out."
         )
 
 

@@ -71,6 +71,10 @@ class ImageLearner(Classifies):
     augmented: Transform | None = None
     inputs: tuple[str, ...] = ("image",)
 
+    @property
+    def varies(self) -> bool:
+        return self.augmented is not None
+
     def for_training(self, example: Any, seed: int) -> Example:
         if self.augmented is None:
             return self.for_evaluation(example)
@@ -97,6 +101,7 @@ class TextLearner(Classifies):
     tokenizer: Any
     max_tokens: int
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    varies: bool = False
 
     def for_training(self, example: Any, seed: int) -> Example:
         return self.for_evaluation(example)

@@ -21,6 +21,10 @@ class Learner(Protocol):
     def network(self) -> nn.Module:
         """What runs; those of its parameters that require gradients are trained."""
 
+    @property
+    def varies(self) -> bool:
+        """Whether a row is trained on differently from epoch to epoch."""
+
     def for_training(self, example: Any, seed: int) -> Example:
         """A row as it is trained on; what is random in it hangs on `seed` alone."""
 

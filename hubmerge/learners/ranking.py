@@ -74,6 +74,7 @@ class LanguageLearner:
     tokenizer: Any
     is_seq2seq: bool
     max_tokens: int
+    varies: bool = False
 
     def for_training(self, example: Ranked | Paired, seed: int) -> Example:
         return self._read(example.prompt, [example.target], 0)

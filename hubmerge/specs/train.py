@@ -16,6 +16,7 @@ Schedule = Literal["constant", "cosine", "linear", "wsd", "plateau"]
 EarlyStop = Literal["off", "plateau", "noise"]
 Precision = Literal["fp32", "bf16"]
 _NOISE_PATIENCE = 10  # evaluations; docs/early-stopping.md compares others
+_PLATEAU_WARMUP = 50  # steps, the paper's
 _EVALUATE_EVERY = 5  # steps, where a schedule or a stopping rule watches the validation accuracy
 
 
@@ -55,7 +56,9 @@ class TrainSpec(Spec):
     schedule: Schedule | None = Field(
         None, description="Learning rate after warm-up. [cosine; branch has a constant trunk]"
     )
-    warmup: float = Field(0.1, ge=0, le=1, description="Warm-up as a share of the run.")
+    warmup: float | None = Field(
+        None, ge=0, le=1, description="Warm-up as a share of the run. [0.1; plateau 50 steps]"
+    )
     warmup_steps: int | None = Field(
         None, ge=0, description="Warm-up in steps, instead of a share. [none]"
     )
@@ -152,4 +155,8 @@ class TrainSpec(Spec):
 
     def warmup_length(self, steps: int) -> int:
         """Warm-up of a run of that many steps, whichever way it was written."""
-        return int(self.warmup * steps) if self.warmup_steps is None else self.warmup_steps
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        if self.warmup is None and self.shape == "plateau":
+            return _PLATEAU_WARMUP
+        return int((0.1 if self.warmup is None else self.warmup) * steps)

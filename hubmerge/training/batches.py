@@ -84,7 +84,7 @@ class _OfSplit(Dataset[list[Batch]]):
 
     def _example(self, place: tuple[int, int]) -> Any:
         epoch, row = place
-        if not self._spec.augment:
+        if not self._learner.varies:
             return self._kept[row]
         seed = seed_at(self._spec.seed, "crop", epoch, row)
         return self._learner.for_training(self._split.example(row), seed)

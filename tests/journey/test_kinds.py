@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from peft import PeftModel
 from safetensors.numpy import load_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from hubmerge.manifest import NAME, parse_manifest
 from tests.journey.conftest import TRAIN, Command, World
@@ -230,3 +230,53 @@ def test_other_ways_to_anneal(hubmerge: Command, tmp_path: Path, anneal: str) ->
     said = hubmerge(*merge)
     assert said.code == 0, said.err
     assert "annealed in different ways" in said.err
+
+
+@pytest.mark.parametrize("tune", ["dora", "ia3", "prefix"])
+def test_other_adapters_are_published_and_merge_or_say_why(
+    world: World, hubmerge: Command, tmp_path: Path, tune: str
+) -> None:
+    tiny_t5(tmp_path / "base")
+    (tmp_path / "echo.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"say {n}", "target": str(n % 3)}) + "\n" for n in range(40))
+    )
+    train = ("train", "--base", tmp_path / "base", "--task", tmp_path / "echo.jsonl", *FEW)
+    said = hubmerge(*train, "--tune", tune, "--rank", 2, "--to", f"kinds/{tune}")
+    assert said.code == 0, said.err
+    step = fetched(world, f"kinds/{tune}", "step4", tmp_path / "step")
+    plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base")
+    PeftModel.from_pretrained(plain, str(step))
+    scores = hubmerge("eval", f"kinds/{tune}@step4", "--tasks", tmp_path / "echo.jsonl", "--json")
+    assert scores.code == 0, scores.err
+    assert scores.data[0]["metric"] == "token_accuracy"
+    merge = hubmerge("merge", f"kinds/{tune}@step2", f"kinds/{tune}@step4", "--out", tmp_path / "m")
+    if tune == "prefix":
+        assert merge.code == 1
+        assert "no weights to merge" in merge.err
+    else:
+        assert merge.code == 0, merge.err
+
+
+def test_a_stream_a_tracker_and_a_part_of_the_data(hubmerge: Command, tmp_path: Path) -> None:
+    words = ("train", *TRAIN, "--task", "mini-texture", "--max-examples", "64")
+    said = hubmerge(*words, "--to", "demo/streamed", "--stream", "--track", "tensorboard",
+                    "--out", tmp_path / "run", "--workers", "1", "--json")  # fmt: skip
+    assert said.code == 0, said.err
+    assert list((tmp_path / "run" / "hubmerge").rglob("*tfevents*"))
+    whole = hubmerge(*words, "--to", "demo/sampled", "--json")
+    assert whole.code == 0, whole.err
+    assert whole.data["validation"] != said.data["validation"]
+    refused = hubmerge(*words, "--to", "demo/never", "--track", "trackio")
+    assert refused.code == 2
+    assert "pip install trackio" in refused.err
+
+
+def test_a_class_without_a_validation_example_is_told(hubmerge: Command, tmp_path: Path) -> None:
+    tiny_bert(tmp_path / "base")
+    data = rows(tmp_path / "reviews.csv", {"good": "film", "bad": "cat"})
+    data.write_text(data.read_text() + "the dog is odd,odd\n")
+    said = hubmerge("train", "--base", tmp_path / "base", "--task", data, "--columns",
+                    "text=review,label=stars", *FEW, "--to", "texts/odd", "--dry-run")  # fmt: skip
+    assert said.code == 0, said.err
+    assert "of 3 classes of reviews are not in its validation split" in said.err
+    assert "odd" in said.err

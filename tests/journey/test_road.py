@@ -209,4 +209,4 @@ def test_a_dry_run_writes_nothing(hubmerge: Command, api: HfApi, tmp_path: Path)
 
 def test_json_is_all_there_is_on_standard_output(hubmerge: Command) -> None:
     assert json.loads(hubmerge("methods", "--json").out)
-    assert len(json.loads(hubmerge("tasks", "--json").out)) == 16
+    assert len(json.loads(hubmerge("tasks", "--json").out)) == 28
