@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -152,7 +154,9 @@ class Bench:
         """The rows of the split as this learner takes them, prepared once for all that agree."""
         key = (split.task.id, how_it_reads(model))
         if key not in self._examples:
-            self._examples[key] = Examples(learner.for_evaluation, split)
+            # Rows are read without the network, which must not be held by those that are kept.
+            reader = dataclasses.replace(cast(Any, learner), network=None)
+            self._examples[key] = Examples(reader.for_evaluation, split)
         return self._examples[key]
 
 
@@ -160,9 +164,13 @@ def how_it_reads(model: Model) -> str:
     """Two models of which this is the same prepare an example alike."""
     if hasattr(model, "preprocess"):
         return repr(model.preprocess)
-    tokenizer = model.tokenizer
-    said = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
-    return hashlib.sha256(f"{said}/{tokenizer.model_max_length}".encode()).hexdigest()
+    tokenizer, limit = model.tokenizer, getattr(model.module.config, "max_position_embeddings", 0)
+    said = repr(tokenizer)
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        # How it cut and padded last is no part of how it reads.
+        said = json.dumps({k: v for k, v in state.items() if k not in ("truncation", "padding")})
+    return hashlib.sha256(f"{model.name}/{limit}/{said}".encode()).hexdigest()
 
 
 def open_expert(hub: Hub, model: Opened, kind: Kind) -> Model:

@@ -28,7 +28,9 @@ class LabelHead(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        return normalize(features, dim=-1) @ self.weight.T
+        # In bfloat16 two classes would often tie.
+        with torch.autocast(features.device.type, enabled=False):
+            return normalize(features.float(), dim=-1) @ self.weight.T
 
 
 class Classifier(nn.Module):

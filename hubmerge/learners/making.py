@@ -26,7 +26,9 @@ def make_learner(model: Model, task: Task, head: nn.Module | None, augment: bool
     longest = task.spec.max_tokens
     if isinstance(model, LanguageModel):
         reader = Reader(model.runs, model.is_seq2seq, model.shares_encoder)
-        return LanguageLearner(reader, model.tokenizer, model.is_seq2seq, longest)
+        config = model.module.config
+        positions = None if model.is_seq2seq else getattr(config, "max_position_embeddings", None)
+        return LanguageLearner(reader, model.tokenizer, model.is_seq2seq, longest, positions)
     assert head is not None
     network = Classifier(model.encoder, head)
     if isinstance(model, TextEncoder):

@@ -68,12 +68,16 @@ class Reader(nn.Module):
 
 @dataclass(frozen=True)
 class LanguageLearner:
-    """Prompts of at most `max_tokens` tokens, and targets of at most as many."""
+    """Prompts of at most `max_tokens` tokens, and targets of at most as many.
+
+    `positions` is how many tokens a decoder can read in all, None for any number.
+    """
 
     network: Reader
     tokenizer: Any
     is_seq2seq: bool
     max_tokens: int
+    positions: int | None = None
     varies: bool = False
 
     def for_training(self, example: Ranked | Paired, seed: int) -> Example:
@@ -118,15 +122,16 @@ class LanguageLearner:
         return cast("tuple[Tensor, Tensor]", network(*(batch[name] for name in names)))
 
     def _read(self, prompt: str, targets: Sequence[str], answer: int) -> Example:
-        return {
-            "input_ids": torch.tensor(self._prompt_ids(prompt)),
-            "targets": [torch.tensor(self.target_ids(target)) for target in targets],
-            "answer": answer,
-        }
+        ids = [torch.tensor(self.target_ids(target)) for target in targets]
+        room = self.max_tokens
+        if self.positions is not None:
+            room = min(room, self.positions - max(map(len, ids)))
+        return {"input_ids": torch.tensor(self._prompt_ids(prompt, room)), "targets": ids,
+                "answer": answer}  # fmt: skip
 
-    def _prompt_ids(self, prompt: str) -> list[int]:
+    def _prompt_ids(self, prompt: str, room: int) -> list[int]:
         if self.is_seq2seq:
-            said = self.tokenizer(prompt, truncation=True, max_length=self.max_tokens)
+            said = self.tokenizer(prompt, truncation=True, max_length=room)
             return cast("list[int]", said["input_ids"])
         # A decoder reads on from the prompt's end, so that end stays, and no end of sequence is
         # put there; what the tokenizer puts before every text stays as well.
@@ -134,16 +139,19 @@ class LanguageLearner:
         framed = list(zip(said["input_ids"], said["special_tokens_mask"], strict=True))
         start = [token for token, _ in takewhile(itemgetter(1), framed)]
         text = [token for token, is_frame in framed if not is_frame]
-        return start + text[max(0, len(text) + len(start) - self.max_tokens) :]
+        return start + text[max(0, len(text) + len(start) - room) :]
 
     def target_ids(self, target: str) -> list[int]:
         """The tokens of a target with end of sequence; raises DataError if they are too many."""
-        ids = self.tokenizer(text_target=target, add_special_tokens=False)["input_ids"]
+        # A decoder goes on after the prompt's last word, as people write.
+        text = target if self.is_seq2seq else f" {target}"
+        ids = self.tokenizer(text_target=text, add_special_tokens=False)["input_ids"]
         ids = [*ids, self.tokenizer.eos_token_id]
-        if len(ids) > self.max_tokens:
+        most = min(self.max_tokens, (self.positions or self.max_tokens + 1) - 1)
+        if len(ids) > most:
             raise DataError(
-                f"The answer {target[:40]!r} ... has {len(ids)} tokens, and only {self.max_tokens} "
-                "would be read.",
+                f"The answer {target[:40]!r} ... has {len(ids)} tokens, and only {most} would be "
+                "read.",
                 "Raise `max_tokens:` in the task's YAML, or shorten the answer.",
             )
         return ids

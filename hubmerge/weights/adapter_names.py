@@ -22,9 +22,7 @@ _VIT_PARTS = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
-_VIT = re.compile(
-    rf"((?:\w+\.)?)layers\.(\d+)\.({'|'.join(map(re.escape, _VIT_PARTS))})(\.\w+)"
-)
+_VIT = re.compile(rf"((?:\w+\.)?)layers\.(\d+)\.({'|'.join(map(re.escape, _VIT_PARTS))})(\.\w+)")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task
 from hubmerge.training.batches import Batches
 from hubmerge.training.fit import make_fit
+from hubmerge.training.loop import Watch
 from tests.models import worlds
 from tests.training.worlds import curve, running, spec, weights
 
-ROWS = 32
+ROWS, FILMS = 32, ("dull films are bad, bad, bad", "fun fun fun good films")
 # World -> the family of its model, and what its task says beside name, data and splits.
 ASKED: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "text": (worlds.tiny_bert, {"kind": "text", "templates": ["{} films"]}),
@@ -41,7 +43,9 @@ PROMPTS = {
     "rank": {"prompt": "{{ text }}?", "choices": ["bad", "good and fun"], "answer": "label"},
     "target": {"prompt": "{{ text }}?", "target": "{{ ['dull', 'good'][label] }}"},
 }
+ATTENTION = (".attention", ".attn", ".self_attn", ".SelfAttention")
 World = tuple[Path, Split, Split]
+Worlds = Callable[[str], World]
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +54,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     labels = [row % 2 for row in range(ROWS)]
     said = {
-        "text": [f"{('bad', 'good')[n % 2]} films" + n % 5 * " and the cat" for n in range(ROWS)],
+        "text": [FILMS[n % 2] + n % 5 * " of the cat" for n in range(ROWS)],
         "image": [Image.new("L", (16, 16), 60 + 130 * (n % 2) + n) for n in range(ROWS)],
         "label": labels,
     }
@@ -63,7 +67,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def of(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], World]:
+def of(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Worlds:
     """The folder of a tiny model, and the training and validation rows of its task; made once."""
     made: dict[str, World] = {}
     files = {name: f"{name}.parquet" for name in ("train", "validation", "test")}
@@ -75,8 +79,8 @@ def of(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
             make, said = ASKED[name]
             make(folder)
             data = DataSpec(path=rows, files=files)
-            values = {"name": "films", "data": data, "splits": splits, "max_tokens": 32}
-            task = Task(TaskSpec(**values, **said, **PROMPTS.get(said["kind"], {})), rows)
+            values = {"name": "films", "data": data, "splits": splits, **said}
+            task = Task(TaskSpec(**values, **PROMPTS.get(said["kind"], {})), rows)
             made[name] = folder, load_split(task, "train"), load_split(task, "validation")
         return made[name]
 
@@ -84,9 +88,8 @@ def of(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 
 
 @pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """Accelerate remembers the precision of its first user."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+def forgetful() -> Iterator[None]:
+    """Accelerate would hold those who come later to the precision of its first user."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -102,64 +105,90 @@ def learner(world: World, asked: TrainSpec) -> Learner:
     return made
 
 
-def trained(world: World, **said: Any) -> tuple[list[Point], bytes]:
-    """The curve of a run and what it leaves."""
-    asked = spec(**{"steps": 12, "push_every": "4", "lr": 3e-3, "warmup": 0.0, **said})
+@dataclass(frozen=True)
+class Run:
+    """The loss at every step, the curve, and the weights that it left."""
+
+    losses: list[float]
+    points: list[Point]
+    weights: bytes
+
+    @property
+    def gain(self) -> float:
+        """What is left of the loss of the first two steps in the last two."""
+        return sum(self.losses[-2:]) / sum(self.losses[:2])
+
+
+def trained(world: World, **said: Any) -> Run:
+    lr = {"lora": 1e-2, "prefix": 0.2}.get(said.get("tune", "full"), 3e-3)
+    asked = spec(**{"steps": 10, "push_every": "10", "lr": lr, "warmup": 0.0, **said})
+    AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if asked.precision == "bf16" else "no"
     fit = make_fit(learner(world, asked), asked, Accelerator(cpu=True, mixed_precision=mixed))
-    return curve(list(running(fit, *world[1:]))), weights(fit)
-
-
-def losses(points: list[Point]) -> list[float]:
-    return [point.loss for point in points if point.loss is not None]
+    losses: list[float] = []
+    watch = Watch(track=lambda told, _: losses.extend(told[n] for n in told if n == "loss"))
+    points = curve(list(running(fit, *world[1:], watch=watch)))
+    return Run(losses, points, weights(fit))
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
 @pytest.mark.parametrize("name", ASKED)
-def test_every_kind_learns_and_repeats_itself(
-    of: Callable[[str], World], name: str, tune: str
-) -> None:
-    asked = {"tune": tune, "lr": 3e-3 if tune == "full" else 1e-2}
-    points, held = trained(of(name), **asked)
-    told = losses(points)
-    assert told[2] < 0.9 * told[0]
+def test_every_kind_learns_and_repeats_itself(of: Worlds, name: str, tune: str) -> None:
+    run = trained(of(name), tune=tune)
+    assert run.gain < 0.9
     torch.rand(3)
-    assert trained(of(name), **asked) == (points, held)
+    assert trained(of(name), tune=tune) == run
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_every_kind_trains_in_bf16(of: Callable[[str], World], name: str) -> None:
-    wide, narrow = (trained(of(name), precision=one) for one in ("fp32", "bf16"))
-    assert wide[1] != narrow[1]
-    assert len(wide[1]) == len(narrow[1])  # the weights themselves stay in float32
-    assert losses(narrow[0]) == pytest.approx(losses(wide[0]), rel=0.1, abs=0.1)
+def test_every_kind_trains_in_bf16(of: Worlds, name: str) -> None:
+    wide, narrow = (trained(of(name), precision=each) for each in ("fp32", "bf16"))
+    assert narrow.losses == pytest.approx(wide.losses, rel=0.1, abs=0.05)
+    assert wide.losses != narrow.losses
+    assert len(wide.weights) == len(narrow.weights)  # the weights themselves stay in float32
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
 @pytest.mark.parametrize("name", ASKED)
-def test_recomputing_changes_no_loss(of: Callable[[str], World], name: str, tune: str) -> None:
-    told = [
-        losses(trained(of(name), recompute=each, tune=tune, steps=3, push_every="1")[0])
-        for each in (False, True)
-    ]
-    assert told[0] == pytest.approx(told[1], rel=1e-5)
-    assert len(told[0]) == 3
+def test_recomputing_changes_no_loss(of: Worlds, name: str, tune: str) -> None:
+    asked = {"tune": tune, "steps": 3, "push_every": "3"}
+    plain, again = (trained(of(name), recompute=each, **asked) for each in (False, True))
+    assert again.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("name", ASKED)
+def test_recomputing_runs_layers_again(of: Worlds, name: str, tune: str) -> None:
+    """Every attention is asked twice: on the way there and on the way back."""
+
+    def calls(asked: TrainSpec) -> int:
+        made = learner(of(name), asked)
+        called: list[str] = []
+        for layer, module in made.network.train().named_modules():
+            if layer.endswith(ATTENTION):
+                module.register_forward_hook(lambda *_, layer=layer: called.append(layer))
+        (batch,) = next(Batches(made, of(name)[1], asked).of(range(1, 2)))
+        torch.autograd.backward(made.loss(made.network, batch))
+        assert len(set(called)) >= worlds.LAYERS
+        return len(called)
+
+    plain, again = (calls(spec(recompute=each, tune=tune)) for each in (False, True))
+    assert again == 2 * plain
 
 
 @pytest.mark.parametrize("name", ["rank, T5", "rank, GPT-2"])
-def test_a_prefix_learns(of: Callable[[str], World], name: str) -> None:
-    points, held = trained(of(name), tune="prefix", rank=4, lr=3e-2)
-    told = losses(points)
-    assert told[2] < 0.98 * told[0]
-    assert trained(of(name), tune="prefix", rank=4, lr=3e-2) == (points, held)
+def test_a_prefix_learns(of: Worlds, name: str) -> None:
+    run = trained(of(name), tune="prefix", rank=4)
+    assert run.gain < 0.95
+    assert trained(of(name), tune="prefix", rank=4) == run
 
 
-def test_texts_of_like_length_come_together(of: Callable[[str], World]) -> None:
+def test_texts_of_like_length_come_together(of: Worlds) -> None:
     world = of("text")
-    points, held = trained(world, bucket=True)
-    assert losses(points)[2] < 0.9 * losses(points)[0]
-    assert trained(world, bucket=True) == (points, held)
-    assert trained(world)[1] != held
+    run = trained(world, bucket=True)
+    assert run.gain < 0.9
+    assert trained(world, bucket=True) == run
+    assert trained(world).losses != run.losses
 
     def padding(bucket: bool) -> int:
         asked = spec(bucket=bucket)
@@ -169,14 +198,14 @@ def test_texts_of_like_length_come_together(of: Callable[[str], World]) -> None:
     assert padding(bucket=True) < padding(bucket=False) / 2
 
 
-def test_only_the_encoder_of_a_text_under_labels_is_trained(of: Callable[[str], World]) -> None:
+def test_only_the_encoder_of_a_text_under_labels_is_trained(of: Worlds) -> None:
     made = learner(of("text"), spec())
     names = [name for name, weight in made.network.named_parameters() if weight.requires_grad]
     assert names
     assert all(name.startswith("encoder.") for name in names)
 
 
-def test_a_trained_head_is_trained_with_an_adapter(of: Callable[[str], World]) -> None:
+def test_a_trained_head_is_trained_with_an_adapter(of: Worlds) -> None:
     made = learner(of("text, trained head"), spec(tune="lora"))
     names = {name for name, weight in made.network.named_parameters() if weight.requires_grad}
     assert {name for name in names if "lora_" not in name} == {"head.weight", "head.bias"}

@@ -1,0 +1,132 @@
+"""Heads: of labels as the models themselves would say them, and trained ones on disk."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import BertModel, CLIPModel
+
+from hubmerge.errors import CheckpointError, UsageError
+from hubmerge.learners.heads import head_file, label_head, load_head, new_head, save_head
+from hubmerge.models.opening import open_model
+from hubmerge.tasks.heads import zero_shot_head
+from tests.learners.worlds import CLASSES, batch_of, opened, task
+
+Folders = dict[str, Path]
+TWO = ("a photo of the {}.", "the digit {}")
+
+
+def test_the_labels_of_a_clip_are_its_zero_shot_head(folders: Folders) -> None:
+    model = open_model(folders["clip"], "image")
+    assert model.embeds_labels
+    head = label_head(model, task("image", templates=TWO), CLASSES)
+    expected = zero_shot_head(model.encode_text, model.scale(), CLASSES, TWO)
+    assert torch.equal(head.weight, expected)
+
+
+@torch.no_grad()
+def test_a_clip_says_the_same_of_an_image_as_transformers_does(folders: Folders) -> None:
+    model, learner = opened(folders["clip"], "image")
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    batch = batch_of(learner, (Image.fromarray(pixels), 0))
+    prompts = [f"a photo of a {name}." for name in CLASSES]
+    theirs = CLIPModel.from_pretrained(folders["clip"]).eval()
+    tokens = model.tokenizer(prompts, padding=True, return_tensors="pt")
+    said = theirs(**tokens, pixel_values=batch["image"])
+    ours = learner.network(batch["image"])
+    torch.testing.assert_close(ours, said.logits_per_image, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_labels_of_a_text_encoder_are_pooled_by_hand(folders: Folders) -> None:
+    model: Any = open_model(folders["bert"], "text")
+    body = BertModel.from_pretrained(folders["bert"]).eval()
+
+    def embedded(prompt: str) -> Tensor:
+        ids = model.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        return normalize(body(ids).last_hidden_state[0].mean(dim=0), dim=-1)
+
+    each = [sum(embedded(words.replace("{}", name)) for words in TWO) for name in CLASSES]
+    expected = 20 * normalize(torch.stack(each), dim=-1)
+    head = label_head(model, task("text", templates=TWO), CLASSES)
+    torch.testing.assert_close(head.weight, expected, atol=1e-5, rtol=1e-5)
+    assert not head.weight.requires_grad
+
+
+def stirred(width: int = 5, classes: int = 3) -> nn.Linear:
+    head = new_head(width, classes)
+    with torch.no_grad():
+        for number, weight in enumerate(head.parameters()):
+            weight.normal_(generator=torch.Generator().manual_seed(number))
+    return head
+
+
+def test_a_trained_head_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    head = stirred()
+    save_head(head, tmp_path, task("text"))
+    assert [file.name for file in tmp_path.iterdir()] == ["head-small.safetensors"]
+    again = load_head(tmp_path, task("text"), 5, 3)
+    assert all(torch.equal(w, again.state_dict()[n]) for n, w in head.state_dict().items())
+    first = head_file(tmp_path, task("text")).read_bytes()
+    save_head(again, tmp_path, task("text"))
+    assert head_file(tmp_path, task("text")).read_bytes() == first
+
+
+def test_tasks_keep_their_heads_apart(tmp_path: Path) -> None:
+    save_head(stirred(), tmp_path, task("text", name="one"))
+    save_head(new_head(5, 2), tmp_path, task("text", name="two"))
+    assert load_head(tmp_path, task("text", name="one"), 5, 3).weight.any()
+    assert not load_head(tmp_path, task("text", name="two"), 5, 2).weight.any()
+
+
+def test_a_missing_head_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no head for task small") as refused:
+        load_head(tmp_path, task("text"), 5, 3)
+    assert "an expert that was trained for it" in refused.value.hint
+
+
+@pytest.mark.parametrize(("width", "classes"), [(5, 4), (4, 3), (3, 5)])
+def test_a_head_of_another_shape_is_refused(tmp_path: Path, width: int, classes: int) -> None:
+    save_head(stirred(), tmp_path, task("text"))
+    with pytest.raises(CheckpointError, match=f"no head of {classes} classes over {width} feat"):
+        load_head(tmp_path, task("text"), width, classes)
+
+
+def pickled(file: Path) -> None:
+    file.write_bytes(pickle.dumps({"weight": [1.0]}))
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def with_more_behind(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"#!/bin/sh")
+
+
+def with_another_tensor(file: Path) -> None:
+    save_file({**load_file(file), "more": torch.zeros(1)}, file)
+
+
+def without_bias(file: Path) -> None:
+    save_file({"weight": load_file(file)["weight"]}, file)
+
+
+@pytest.mark.parametrize(
+    "spoil", [pickled, cut_short, with_more_behind, with_another_tensor, without_bias]
+)
+def test_a_file_that_is_no_head_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    save_head(stirred(), tmp_path, task("text"))
+    spoil(head_file(tmp_path, task("text")))
+    with pytest.raises(CheckpointError, match=r"head-small\.safetensors"):
+        load_head(tmp_path, task("text"), 5, 3)
