@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from hubmerge.learners.learner import Batch, Example, Learner
@@ -90,4 +91,6 @@ def _nbytes(value: Any) -> int:
         return value.nbytes
     if isinstance(value, dict):
         return sum(map(_nbytes, value.values()))
-    return sum(map(_nbytes, value)) if isinstance(value, list) else 8
+    if isinstance(value, Image):
+        return value.width * value.height * len(value.getbands())
+    return sum(map(_nbytes, value)) if isinstance(value, (list, tuple)) else 8

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from hubmerge.flows.bases import base_of
 from hubmerge.flows.machine import pick_device
 from hubmerge.flows.sources import Opened, Pinned, open_pinned, pin_task
 from hubmerge.hub.client import Hub
-from hubmerge.learners.learner import Learner
+from hubmerge.learners.learner import Learner, without_network
 from hubmerge.learners.making import first_head, make_learner, trained_head
 from hubmerge.models.adapter import apply_adapter
 from hubmerge.models.opening import Model, open_model
@@ -154,9 +153,7 @@ class Bench:
         """The rows of the split as this learner takes them, prepared once for all that agree."""
         key = (split.task.id, how_it_reads(model))
         if key not in self._examples:
-            # Rows are read without the network, which must not be held by those that are kept.
-            reader = dataclasses.replace(cast(Any, learner), network=None)
-            self._examples[key] = Examples(reader.for_evaluation, split)
+            self._examples[key] = Examples(without_network(learner).for_evaluation, split)
         return self._examples[key]
 
 

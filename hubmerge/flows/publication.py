@@ -8,7 +8,7 @@ from pathlib import Path
 from hubmerge.cards.card import CardInput, render_card
 from hubmerge.cards.curve import CSV, PICTURE, curve_csv
 from hubmerge.cards.figures import training_picture
-from hubmerge.durable import hash_file
+from hubmerge.durable import hash_file, write_whole
 from hubmerge.errors import IntegrityError, NotOnHub
 from hubmerge.flows.sources import pin
 from hubmerge.hub.client import Hub
@@ -22,25 +22,24 @@ _OF_ANY_REPOSITORY = {".gitattributes", CARD, "LICENSE"}
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Add manifest, card and curve to a folder that holds all its other files.
-
-    The manifest vouches for those that make up the model. Card and curve are told from it alone,
-    so it vouches for neither: what a model is must not hang on a drawing.
-    """
+    """Add manifest and card to a folder that holds all its other files, for which it vouches."""
     files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     whole = manifest.with_files(files)
     (folder / NAME).write_bytes(whole.to_bytes())
     (folder / CARD).write_text(render_card(CardInput(whole, ())), encoding="utf-8")
-    add_curve(folder, whole)
 
 
 def add_curve(folder: Path, manifest: Manifest) -> None:
-    """Write an expert's curve, as a picture and as CSV, where its card expects it and it is not."""
+    """Write an expert's curve, as a picture and as CSV, where its card expects it and it is not.
+
+    It is told from the manifest, which does not vouch for it: what a model is must not hang on a
+    drawing. Drawn when published, as training should not wait for it.
+    """
     points = manifest.validation
     if points and not (folder / CSV).is_file():
-        (folder / CSV).write_text(curve_csv(points), encoding="utf-8")
+        write_whole(folder / CSV, curve_csv(points).encode(), mode=0o644)
     if points and not (folder / PICTURE).is_file():
-        (folder / PICTURE).write_bytes(training_picture(points))
+        write_whole(folder / PICTURE, training_picture(points), mode=0o644)
 
 
 def check_room(hub: Hub, repo_id: str, kind: str) -> None:
@@ -62,7 +61,8 @@ def check_room(hub: Hub, repo_id: str, kind: str) -> None:
 
 
 def step_publication(folder: Path, manifest: Manifest, to: str) -> Publication:
-    """A step of a run as a tagged revision of the repository `to`."""
+    """A step of a run as a tagged revision of the repository `to`, with its curve."""
+    add_curve(folder, manifest)
     digest, last = manifest_digest((folder / NAME).read_bytes()), manifest.validation[-1]
     message = {
         "step": manifest.step,

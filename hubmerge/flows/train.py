@@ -168,7 +168,8 @@ def _line(
             _write_curve(run.outbox.folder, moment.curve)
         if moment.pushed:
             _keep_step(run, trainee, fit, moment)
-            keep(moment.position)
+            if not run.machine.state_every:
+                keep(moment.position)
             yield moment.step
 
 

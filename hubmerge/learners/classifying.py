@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize, pad
+from torch.nn.functional import cross_entropy, normalize
+from torch.nn.utils.rnn import pad_sequence
 
 from hubmerge.errors import CheckpointError
 from hubmerge.learners.learner import Batch, Example
@@ -122,8 +123,7 @@ class TextLearner(Classifies):
 
 def pad_right(rows: Sequence[Tensor], value: int) -> Tensor:
     """Rows of different lengths as one matrix [N, longest]."""
-    longest = max(len(row) for row in rows)
-    return torch.stack([pad(row, (0, longest - len(row)), value=value) for row in rows])
+    return pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
 def labels_of(examples: Sequence[Example]) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -45,3 +46,8 @@ class Learner(Protocol):
 
         Raises CheckpointError for answers that are no numbers: argmax would take them for a class.
         """
+
+
+def without_network(learner: Learner) -> Learner:
+    """The learner as far as rows and batches go: light to keep, and to send to other processes."""
+    return cast(Learner, dataclasses.replace(cast(Any, learner), network=None))

@@ -47,9 +47,9 @@ class Reader(nn.Module):
             out = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
             logits, labels = out.logits[:, -labels.shape[1] : -1], labels[:, 1:]
         flat = cross_entropy(
-            logits.float().transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none"
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none"
         )
-        return -flat, logits.argmax(dim=-1)
+        return -flat.view_as(labels), logits.argmax(dim=-1)
 
     def _decoded(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, owner: Tensor
@@ -60,9 +60,10 @@ class Reader(nn.Module):
             encode = cast(Any, self.model).get_encoder()
             hidden = encode(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             asked = {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[owner])}
-        out = self.model(
-            **asked, attention_mask=attention_mask[owner], labels=labels, use_cache=False
-        )
+        # Given labels, a model would take their loss as well, which nobody asks for.
+        shifted = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+        asked |= {"decoder_input_ids": shifted(labels)} if shifted else {"labels": labels}
+        out = self.model(**asked, attention_mask=attention_mask[owner], use_cache=False)
         return cast(Tensor, out.logits)
 
 

@@ -12,10 +12,11 @@ from itertools import count, islice
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hubmerge.evaluation import Examples
-from hubmerge.learners.learner import Batch, Learner
+from hubmerge.learners.learner import Batch, Learner, without_network
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 from hubmerge.tasks.stream import Stream
@@ -47,7 +48,7 @@ class Batches:
         share: Share = Share(),
         workers: int = 0,
     ) -> None:
-        self._seed, self._workers = spec.seed, workers
+        self._seed, self._workers, learner = spec.seed, workers, without_network(learner)
         self._split = _OfSplit(learner, rows, spec, share) if isinstance(rows, Split) else None
         self._stream = None if isinstance(rows, Split) else _OfStream(learner, rows, spec, share)
 
@@ -71,7 +72,9 @@ class _OfSplit(Dataset[list[Batch]]):
 
     def __init__(self, learner: Learner, split: Split, spec: TrainSpec, share: Share) -> None:
         self._learner, self._split, self._spec, self._share = learner, split, spec, share
-        self._kept = Examples(lambda example: learner.for_training(example, 0), split)
+        # What is cropped at random is kept as it is before: at least it is read only once.
+        prepare = _decoded if learner.varies else partial(learner.for_training, seed=0)
+        self._kept = Examples(prepare, split)
         lengths = tuple(map(self._length, range(len(split)))) if spec.bucket else None
         self._order = Order(len(split), spec.batch, spec.seed, lengths)
 
@@ -87,7 +90,14 @@ class _OfSplit(Dataset[list[Batch]]):
         if not self._learner.varies:
             return self._kept[row]
         seed = seed_at(self._spec.seed, "crop", epoch, row)
-        return self._learner.for_training(self._split.example(row), seed)
+        return self._learner.for_training(self._kept[row], seed)
+
+
+def _decoded(example: Any) -> Any:
+    """The example with its picture decoded, which PIL puts off until somebody looks."""
+    if isinstance(example[0], Image):
+        return example[0].copy(), example[1]
+    return example
 
 
 @dataclass(frozen=True)

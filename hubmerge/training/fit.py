@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -51,8 +52,7 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         accelerator = self.accelerator
-        torch.manual_seed(seed_at(self.spec.seed, "dropout", step, accelerator.process_index))
-        self.network.train()
+        _seed(seed_at(self.spec.seed, "dropout", step, accelerator.process_index))
         terms = self._everywhere(sum(map(self.learner.count, micros)))
         total = 0.0
         with _enough_memory(step, self.spec):
@@ -60,17 +60,27 @@ class Fit:
                 batch = {name: tensor.to(accelerator.device) for name, tensor in micro.items()}
                 with nullcontext() if number == len(micros) else accelerator.no_sync(self.network):
                     loss = self.learner.loss(self.network, batch)
-                    total += loss.item()
-                    if math.isfinite(total):
-                        # Processes average their gradients; the mean is over all terms of a step.
-                        accelerator.backward(loss * (accelerator.num_processes / terms))
+                    # Processes average their gradients; the mean is over all terms of a step.
+                    accelerator.backward(loss * (accelerator.num_processes / terms))
+                    total += loss.item()  # waits for the device, which has all its work by now
         value = finite("loss", self._everywhere(total) / terms, step)
-        norm = accelerator.clip_grad_norm_(self.network.parameters(), self.spec.clip)
+        norm = self._clipped()
         if norm is not None:  # DeepSpeed clips by itself
             finite("gradient", float(whole(norm)), step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        # Accelerate's own step is for scaled gradients and DeepSpeed; it takes longer to find out.
+        optimizer = self.optimizer if self.is_spread else self.optimizer.optimizer
+        optimizer.step()
+        optimizer.zero_grad()
         return value
+
+    def _clipped(self) -> Tensor | None:
+        """Clip the gradients; returns their norm before."""
+        if self.is_spread:
+            parameters = self.network.parameters()
+            norm = self.accelerator.clip_grad_norm_(parameters, self.spec.clip)
+            return cast("Tensor | None", norm)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return nn.utils.clip_grad_norm_(trained, self.spec.clip)
 
     def weights(self) -> dict[str, Tensor]:
         """Every tensor of the network by name, whole, on the CPU; all processes must ask."""
@@ -127,10 +137,19 @@ def make_fit(learner: Learner, spec: TrainSpec, accelerator: Accelerator) -> Fit
     """
     _check_plugins(spec, accelerator)
     _check_even(spec, accelerator)
+    learner.network.train()  # which evaluation goes back to
     trained = [p for p in learner.network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=spec.peak, weight_decay=spec.weight_decay, fused=True)
     network, optimizer = accelerator.prepare(learner.network, optimizer)
     return Fit(learner, network, optimizer, accelerator, spec)
+
+
+def _seed(seed: int) -> None:
+    """As torch.manual_seed, which formats the stack three times where there is no accelerator."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def freeze_idle(learner: Learner, batch: Batch) -> None:
