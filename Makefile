@@ -20,6 +20,7 @@ check: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.merge
+	$(BIN)/python -m benchmarks.train
 
 docs: .venv/installed-dev
 	$(BIN)/python scripts/help_pages.py

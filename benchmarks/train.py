@@ -1,0 +1,239 @@
+"""How fast is `hubmerge train`? Ratios, measured side by side in one run.
+
+speed    steps a second over a bare PyTorch loop and over transformers' Trainer: the same network,
+         rows, AdamW, clipping, fp32, batch of 32, and the loss read at every step; in CPU seconds
+         of the one thread, preparing the rows included. Above 1 hubmerge is the faster one.
+publish  wall time of a run that pushes its steps 2^k to the embedded Hub over the same run, with
+         the same evaluations, that saves nothing; and what of it holds the training thread up.
+evaluate examples a second of evaluation over a bare loop, rows prepared beforehand.
+wait     share of the wall time of training that is spent waiting for the next batch.
+
+    make bench                                    everything, 20 minutes on an idle machine
+    python -m benchmarks.train --only t5/speed    one part of one model
+    python -m benchmarks.train --quick            a minute, to see that it runs
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there; the demo trains so, too
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+import hubmerge.training.loop
+from benchmarks.cases import BUILD, Case, cases
+from benchmarks.loops import bare_accuracy, evaluated, loops, ours, side_by_side
+from benchmarks.publishing import HOLDING_UP, PARTS, embedded_hub, overhead
+from hubmerge.evaluation import Examples, accuracy
+from hubmerge.tasks.data import load_split
+from hubmerge.training.batches import Batches
+
+OUT = BUILD / "bench-train.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: medians of both sides, and the median of the ratios of each repeat."""
+
+    model: str
+    what: str
+    ours: float
+    theirs: float
+    ratio: float
+    goal: float
+    at_least: bool = True  # whether the ratio should be at least the goal, or at most
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.goal if self.at_least else self.ratio <= self.goal
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: how often, and which share of the steps."""
+
+    repeats: int
+    share: float
+
+    def steps(self, steps: int) -> int:
+        return max(2, round(steps * self.share))
+
+
+def speed(case: Case, sizes: Sizes) -> Iterator[Row]:
+    """Steps a second, of the three loops in turn."""
+    steps = sizes.steps(case.steps)
+    runs = [side_by_side(loops(case, steps)) for _ in range(sizes.repeats)]
+    for _, losses in runs:
+        _check_same_work(case, losses)
+    per_second = {name: [steps / run[name] for run, _ in runs] for name in runs[0][0]}
+    for rival, goal in (("bare", 0.95), ("Trainer", 1.0)):
+        yield _row(
+            case, f"speed: steps/s over {rival}", per_second["hubmerge"], per_second[rival], goal
+        )
+
+
+def _check_same_work(case: Case, losses: dict[str, list[float]]) -> None:
+    """The loops see the same rows, so that but for dropout and crops their losses are the same."""
+    means = [statistics.mean(values) for values in losses.values()]
+    if len({len(values) for values in losses.values()}) > 1 or max(means) > 1.2 * min(means):
+        raise SystemExit(f"{case.name}: the loops do not do the same work: {losses}")
+
+
+def publish(case: Case, sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """Wall time with pushes over without; prints where the difference goes."""
+    steps = sizes.steps(case.full)
+    with embedded_hub(folder / f"home-{case.name}") as hub:
+        runs = [overhead(hub, case, steps, number) for number in range(sizes.repeats)]
+    published, nothing, spent = zip(*runs, strict=True)
+    print(f"\n{case.name}, {steps} steps, seconds of one run in which steps are published:")
+    for what in [*PARTS, *sorted(spent[0].keys() - PARTS.keys())]:
+        print(f"  {what:38}{statistics.median(seconds[what] for seconds in spent):8.2f}")
+    what = f"publish: s of {steps} steps"
+    yield _row(case, what, published, nothing, 1.05, at_least=False)
+    held = [sum(seconds[what] for what in HOLDING_UP) for seconds in spent]
+    yield _row(case, "publish: s that hold training up", held, nothing, 0.05, at_least=False)
+
+
+def evaluate(case: Case, sizes: Sizes) -> Iterator[Row]:
+    """Examples a second."""
+    learner, split = case.learner(), load_split(case.task, "test")
+    kept, rows = Examples(learner.for_evaluation, split), evaluated(learner, split)
+    device, metric = torch.device("cpu"), case.task.spec.metric
+
+    def by_us() -> float:
+        batches = kept.batches(learner.collate)
+        return accuracy(learner, learner.network, batches, metric, device)["value"]
+
+    ours_s, theirs_s = [], []
+    for _ in range(sizes.repeats + 1):
+        seconds, said = _cpu_seconds(by_us)
+        ours_s.append(len(split) / seconds)
+        seconds, again = _cpu_seconds(lambda: bare_accuracy(learner, rows))
+        theirs_s.append(len(split) / seconds)
+        if abs(said - again) > 0.01:
+            raise SystemExit(f"{case.name}: the evaluations do not agree: {said}, {again}")
+    # The first time rows are prepared, which is done once a run.
+    yield _row(case, "evaluate: examples/s over bare", ours_s[1:], theirs_s[1:], 0.95)
+
+
+def wait(case: Case, sizes: Sizes) -> Iterator[Row]:
+    """Seconds spent waiting for batches, and in all."""
+    for workers in (0, 2) if case.augment else (0,):
+        runs = [_waited(case, sizes.steps(case.steps), workers) for _ in range(sizes.repeats)]
+        waited, whole = zip(*runs, strict=True)
+        what = f"wait: s for batches, {workers} workers"
+        yield _row(case, what, waited, whole, 0.1, at_least=False)
+
+
+def _waited(case: Case, steps: int, workers: int) -> tuple[float, float]:
+    waits, ticks = [0.0], list[float]()
+
+    class Clocked(Batches):
+        def of(self, steps: range) -> Iterator[Any]:
+            batches, end = super().of(steps), object()
+            while True:
+                began = time.perf_counter()
+                batch = next(batches, end)
+                waits[0] += time.perf_counter() - began
+                if batch is end:
+                    return
+                yield batch
+
+    with mock.patch.object(hubmerge.training.loop, "Batches", Clocked):
+        ours(case, steps, case.training(), lambda: ticks.append(time.perf_counter()), workers)
+    return waits[0], ticks[-1] - ticks[0]
+
+
+def _cpu_seconds(work: Callable[[], float]) -> tuple[float, float]:
+    began = time.thread_time()
+    result = work()
+    return time.thread_time() - began, result
+
+
+def _row(
+    case: Case,
+    what: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    goal: float,
+    at_least: bool = True,
+) -> Row:
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    medians = statistics.median(ours), statistics.median(theirs)
+    return Row(case.name, what, *medians, ratio, goal, at_least)
+
+
+def _measured(sizes: Sizes, only: str, folder: Path) -> Iterator[Row]:
+    for case in cases(folder):
+        parts = {
+            "speed": lambda case=case: speed(case, sizes),
+            "evaluate": lambda case=case: evaluate(case, sizes),
+            "wait": lambda case=case: wait(case, sizes),
+            "publish": lambda case=case: publish(case, sizes, folder),
+        }
+        if case.augment:  # the same model once more: only its batches differ
+            del parts["evaluate"], parts["publish"]
+        if case.name == "t5":
+            del parts["publish"]
+        for name, part in parts.items():
+            if only in f"{case.name}/{name}":
+                yield from part()
+
+
+def main() -> None:
+    """Measure, print a line as soon as it is known, and write all of them as JSON."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--quick", action="store_true", help="few steps, once")
+    options.add_argument("--only", default="", help="part of MODEL/PART, such as clip/ or /wait")
+    options.add_argument("--repeats", type=int, default=3)
+    asked = options.parse_args()
+    sizes = Sizes(1, 1 / 16) if asked.quick else Sizes(asked.repeats, 1.0)
+    print(f"{'model':12}{'what':34}{'ours':>9}{'theirs':>9}{'ratio':>8}{'goal':>9}")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for row in _measured(sizes, asked.only, Path(folder)):
+            rows.append(row)
+            print(_line(row), flush=True)
+    BUILD.mkdir(exist_ok=True)
+    said = {**_settings(sizes), "rows": [{**asdict(row), "met": row.met} for row in rows]}
+    OUT.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def _line(row: Row) -> str:
+    goal = f"{'>=' if row.at_least else '<='} {row.goal:.2f}"
+    return (
+        f"{row.model:12}{row.what:34}{row.ours:9.2f}{row.theirs:9.2f}{row.ratio:8.3f}{goal:>9}"
+        f"  {'met' if row.met else 'NOT MET'}"
+    )
+
+
+def _settings(sizes: Sizes) -> dict[str, object]:
+    return {
+        "sizes": asdict(sizes),
+        "load": os.getloadavg(),
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
+    }
+
+
+if __name__ == "__main__":
+    main()
