@@ -178,3 +178,31 @@ def test_any_mapping_is_a_spec_or_a_usage_error(values: dict[str, Any]) -> None:
     for model in (TaskSpec, TrainSpec):
         with pytest.raises(UsageError):
             validated(model, values, "any")
+
+
+@pytest.mark.parametrize(
+    ("said", "there", "silent"),
+    [
+        ({}, {"lr": 1e-5, "schedule": "cosine"}, {"alpha", "rank", "factor", "band", "cooldown"}),
+        ({"tune": "lora"}, {"lr": 1e-4, "alpha": 32.0, "rank": 8}, {"band"}),
+        ({"anneal": "branch"}, {"schedule": "constant", "cooldown": 0.2}, {"patience"}),
+        ({"early_stop": "plateau"}, {"schedule": "plateau", "patience": 3, "factor": 0.5,
+                                     "evaluate_every": 5}, {"band"}),
+        ({"early_stop": "noise"}, {"patience": 10, "band": 1.0}, {"factor", "min_lr"}),
+    ],
+)  # fmt: skip
+def test_a_run_tells_what_had_a_say(
+    said: dict[str, object], there: dict[str, object], silent: set[str]
+) -> None:
+    settings = TrainSpec.model_validate({"base": "b", "task": "t", "to": "o/n", **said}).settings
+    assert there.items() <= settings.items()
+    assert not silent & settings.keys()
+
+
+@pytest.mark.parametrize(
+    ("said", "steps"),
+    [({}, 204), ({"early_stop": "plateau"}, 50), ({"schedule": "plateau", "warmup": 0.5}, 1024)],
+)
+def test_a_plateau_is_warmed_up_as_the_paper_does(said: dict[str, object], steps: int) -> None:
+    spec = TrainSpec.model_validate({"base": "b", "task": "t", "to": "o/n", **said})
+    assert spec.warmup_length(2048) == steps

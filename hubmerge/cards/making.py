@@ -41,7 +41,7 @@ _LINES: Mapping[str, Mapping[str, str]] = {
     "seed": {"seed": ""},
 }  # fmt: skip
 _OF_AN_ADAPTER = {*_LINES["tuned"]} - {"tune"}
-_NOT_SETTINGS = {"notes"}
+_NOT_SETTINGS = {"notes", "base_layout"}
 
 
 def adapter_name(manifest: Manifest) -> str:

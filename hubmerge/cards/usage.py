@@ -75,10 +75,12 @@ def _loading(manifest: Manifest) -> str:
             '`open_clip.create_model("local-dir:FOLDER")`.'
         )
     if manifest.layout == "peft":
+        opening = f"`{kind.loader}.from_pretrained`{kind.unless}"
+        if manifest.training.get("base_layout") == "open_clip":
+            opening = '`open_clip.create_model("local-dir:FOLDER")`'
         return (
             f"Load it with peft alone: open the base, {plain(pinned(manifest.base))}, with "
-            f"`{kind.loader}.from_pretrained`{kind.unless}, then call "
-            "`PeftModel.from_pretrained(base, REPO, revision=TAG)`."
+            f"{opening}, then call `PeftModel.from_pretrained(base, REPO, revision=TAG)`."
         )
     call = f"`{kind.loader}.from_pretrained(REPO, revision=TAG)`{kind.unless}"
     return f"Load it with transformers alone: {call}."

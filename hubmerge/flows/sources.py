@@ -23,7 +23,8 @@ from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.writer import side_files
 
 _NAMED = (
-    "torch", "numpy", "ml_dtypes", "transformers", "open_clip_torch", "accelerate", "datasets",
+    "torch", "numpy", "ml_dtypes", "transformers", "open_clip_torch", "peft", "accelerate",
+    "datasets",
 )  # fmt: skip
 
 

@@ -201,16 +201,15 @@ def _keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment) -> None:
         return
     with whole_folder(run.outbox.step_folder(moment.step)) as folder:
         trainee.save(folder, weights)
-        seal(folder, _described(run, moment, trainee.layout))
+        seal(folder, _described(run, moment, trainee))
 
 
-def _described(run: Run, moment: Moment, layout: str) -> Manifest:
+def _described(run: Run, moment: Moment, trainee: Trainee) -> Manifest:
     spec = run.spec
-    said = spec.model_dump(mode="json", exclude={"base", "task", "to"}, exclude_none=True)
     length = moment.step if spec.anneal == "independent" else spec.steps
-    said |= {"lr": spec.peak, "schedule": spec.shape, "warmup_steps": spec.warmup_length(length)}
-    if spec.tune in ("lora", "dora"):
-        said |= {"alpha": spec.scaling}
+    said = {**spec.settings, "warmup_steps": spec.warmup_length(length)}
+    if trainee.adapted:
+        said |= {"base_layout": trainee.model.layout}
     if moment.stopped:
         said |= {"stopped": "early"}
     if run.machine.world > 1:
@@ -225,7 +224,7 @@ def _described(run: Run, moment: Moment, layout: str) -> Manifest:
         training={**said, "data_revision": run.task.spec.data.revision},
         validation=moment.curve,
         run=run.id,
-        layout=layout,
+        layout=trainee.layout,
         command=train_command(spec),
         versions=versions(),
     )

@@ -153,6 +153,26 @@ class TrainSpec(Spec):
         """The patience of the plateau or of the stopping rule, in evaluations."""
         return self.patience or (_NOISE_PATIENCE if self.early_stop == "noise" else 3)
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """What had a say in the run, with whatever was left to its default filled in."""
+        said = self.model_dump(mode="json", exclude={"base", "task", "to"}, exclude_none=True)
+        said |= {"lr": self.peak, "schedule": self.shape}
+        mute = {"warmup"}
+        if self.tune in ("lora", "dora"):
+            said["alpha"] = self.scaling
+        elif self.tune != "prefix":
+            mute |= {"rank", "dropout", "rslora"}
+        if self.shape != "wsd" and self.anneal != "branch":
+            mute.add("cooldown")
+        if self.shape != "plateau":
+            mute |= {"factor", "min_lr"}
+        if self.early_stop != "noise":
+            mute.add("band")
+        if self.shape == "plateau" or self.early_stop == "noise":
+            said |= {"patience": self.evaluations, "evaluate_every": self.cadence}
+        return {name: value for name, value in said.items() if name not in mute}
+
     def warmup_length(self, steps: int) -> int:
         """Warm-up of a run of that many steps, whichever way it was written."""
         if self.warmup_steps is not None:

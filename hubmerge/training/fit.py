@@ -169,13 +169,11 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A saved tensor where and how a parameter lies; a step count has no shape and stays."""
-    if tensor.dim() == 0:
-        return tensor.clone()
-    if isinstance(parameter, DTensor):
-        tensor = tensor.to(parameter.device)
+    """A saved tensor where and how a parameter lies; a count of steps is nowhere spread."""
+    tensor = tensor.to(parameter.device, copy=True)
+    if isinstance(parameter, DTensor) and tensor.dim() > 0:
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
-    return tensor.to(parameter.device, copy=True)
+    return tensor
 
 
 def _check_even(spec: TrainSpec, accelerator: Accelerator) -> None:
