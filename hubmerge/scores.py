@@ -7,7 +7,8 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +50,11 @@ class Upcycling:
 def upcycling(scores: Sequence[Score]) -> Upcycling | None:
     """Mean over tasks; its standard error is sqrt(sum of squared standard errors) / T.
 
-    None for no scores. Raw on purpose: arXiv 2506.14126, appendix A, tells why dividing by the
-    experts' own accuracy misleads when the experts themselves change.
+    None for no scores, and for scores of different metrics, which have no mean. Raw on purpose:
+    arXiv 2506.14126, appendix A, tells why dividing by the experts' own accuracy misleads when the
+    experts themselves change.
     """
-    if not scores:
+    if len({score.metric for score in scores}) != 1:
         return None
     tasks = len(scores)
     value = math.fsum(score.value for score in scores) / tasks
@@ -60,9 +62,24 @@ def upcycling(scores: Sequence[Score]) -> Upcycling | None:
     return Upcycling(value, stderr, tasks)
 
 
-def by_task(scores: Iterable[Score]) -> dict[str, Score]:
-    """Task name -> score; where a task was measured in two versions, the newest counts."""
-    return {score.task_name: score for score in scores}
+def by_task(scores: Iterable[Score], known: Collection[str | None]) -> dict[str, Score]:
+    """Task id -> score; each of the `known` ids for itself, of all others the newest of a name.
+
+    Two known tasks may share a name. An id that is not known may be another version of a task, so
+    it counts only where no known one of its name was measured.
+    """
+    newest = {score.task: score for score in scores}
+    own = {task: score for task, score in newest.items() if task in known}
+    taken = {score.task_name for score in own.values()}
+    others = {s.task_name: s for s in newest.values() if s.task_name not in taken}
+    return own | {score.task: score for score in others.values()}
+
+
+def shown_names(tasks: Iterable[str]) -> dict[str, str]:
+    """Task id -> its name, or the whole id where another of these tasks has the same name."""
+    names = {task: task.partition("@")[0] for task in tasks}
+    seen = Counter(names.values())
+    return {task: name if seen[name] == 1 else task for task, name in names.items()}
 
 
 class ScoreLog:

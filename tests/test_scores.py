@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.table import Table
 
-from hubmerge.scores import Score, ScoreLog, upcycling
+from hubmerge.cli.evaluate import _table
+from hubmerge.errors import DataError
+from hubmerge.flows import report as reporting
+from hubmerge.flows.sources import Pinned
+from hubmerge.manifest import Manifest, Source
+from hubmerge.scores import Score, ScoreLog, by_task, shown_names, upcycling
 
 
 def score(value: float = 0.5, task: str = "mnist@1", model: str = "m", **more: object) -> Score:
@@ -28,6 +37,56 @@ def test_the_upcycling_score_is_the_raw_mean() -> None:
     assert said.stderr == pytest.approx(math.sqrt(0.0034) / 2)
     assert said.tasks == 2
     assert upcycling([]) is None
+
+
+def test_there_is_no_mean_across_metrics() -> None:
+    mixed = [score(0.9, "a@1"), score(0.5, "b@1", metric="token_accuracy")]
+    assert upcycling(mixed) is None
+    assert _columns(mixed) == ["model", "a", "b"]
+    assert _columns([score(0.9, "a@1"), score(0.5, "b@1")]) == ["model", "a", "b", "mean"]
+
+
+def _columns(scores: list[Score]) -> list[object]:
+    table = _table(scores, "test")
+    assert isinstance(table, Table)
+    return [column.header for column in table.columns]
+
+
+def test_known_tasks_of_one_name_each_keep_their_score() -> None:
+    scores = [score(value, f"reviews@{n}") for n, value in enumerate((0.1, 0.2, 0.3, 0.4))]
+    assert list(by_task(scores, {"reviews@1", "reviews@2"})) == ["reviews@1", "reviews@2"]
+    assert list(by_task(scores, {"reviews@9", None})) == ["reviews@3"]
+    assert shown_names(["a@1", "b@1", "b@2"]) == {"a@1": "a", "b@1": "b@1", "b@2": "b@2"}
+
+
+def _reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scores: list[Score]
+) -> reporting.Report:
+    """The report on one merge of two experts, for `reviews` of two files, both at step 8."""
+    base = Source("o/base@1", "b", "d")
+    experts = tuple(Source(f"o/{n}@1", n, n, 8, f"reviews@{n}") for n in "12")
+    merge = Manifest(kind="merge", base=base, experts=experts, method="ties")
+    log = ScoreLog(tmp_path / "scores.jsonl")
+    log.append(dataclasses.replace(one, model=merge.digest) for one in scores)
+    pinned = SimpleNamespace(manifest=merge, revision=SimpleNamespace(label="m"))
+    monkeypatch.setattr(reporting, "_models", lambda *_: [cast(Pinned, pinned)])
+    return reporting.report(cast(Any, None), [], log, "test")
+
+
+def test_a_report_tells_tasks_of_one_name_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = _reported(monkeypatch, tmp_path, [score(0.9, "reviews@1"), score(0.5, "reviews@2")])
+    assert said.tasks == ("reviews@1", "reviews@2")
+    assert said.curves["ties"][8].value == pytest.approx(0.7)
+
+
+def test_a_report_draws_no_mean_across_metrics(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = score(0.5, "reviews@2", metric="token_accuracy")
+    with pytest.raises(DataError, match="measured differently, by accuracy and token_accuracy"):
+        _reported(monkeypatch, tmp_path, [score(0.9, "reviews@1"), other])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

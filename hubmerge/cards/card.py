@@ -19,7 +19,7 @@ from hubmerge.cards.usage import kind_of, loading, relation
 from hubmerge.errors import UsageError
 from hubmerge.manifest import Manifest
 from hubmerge.refs import check_repo_id
-from hubmerge.scores import Score, by_task, upcycling
+from hubmerge.scores import Score, by_task, shown_names, upcycling
 
 BEGIN, END = "<!-- hubmerge:begin -->", "<!-- hubmerge:end -->"
 _FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
@@ -39,7 +39,13 @@ class CardInput:
         """The scores of this very model on the split, one per task."""
         digest = self.manifest.digest
         mine = (s for s in self.scores if s.model == digest and s.split == self.split)
-        return list(by_task(mine).values())
+        known = {self.manifest.task, *(expert.task for expert in self.manifest.experts)}
+        return list(by_task(mine, known).values())
+
+    @property
+    def mixed(self) -> bool:
+        """Whether its tasks are measured by different metrics, so that they have no mean."""
+        return len({score.metric for score in self.own}) > 1
 
 
 def render_card(told: CardInput, before: str = "") -> str:
@@ -60,6 +66,7 @@ def render_card(told: CardInput, before: str = "") -> str:
         title=plain(_title(manifest)),
         headline=_headline(told),
         merge=merge,
+        mixed=told.mixed,
         split=told.split,
         summary=summary_rows(manifest, told.own, told.scores, told.split),
         rows=_escaped(merge_rows(manifest, told.own, told.scores) if merge else _own_rows(told)),
@@ -99,27 +106,37 @@ def _model_index(told: CardInput) -> list[dict[str, Any]]:
     kind = kind_of(told.manifest).task
     if kind is None or not told.own:
         return []
+    names = shown_names(score.task for score in told.own)
     results = [
         {
             "task": {"type": kind, "name": kind.replace("-", " ").capitalize()},
-            "dataset": _dataset(score),
-            "metrics": [{"type": score.metric, "value": round(score.value, 6), "name": "Accuracy"}],
+            "dataset": _dataset(score, names[score.task]),
+            "metrics": [_metric(score)],
         }
         for score in told.own
     ]
     return [{"name": _title(told.manifest), "results": results}]
 
 
-def _dataset(score: Score) -> dict[str, str]:
+def _metric(score: Score) -> dict[str, Any]:
+    return {"type": score.metric, "value": round(score.value, 6), "name": _metric_name(score)}
+
+
+def _metric_name(score: Score) -> str:
+    return score.metric.replace("_", " ").capitalize()
+
+
+def _dataset(score: Score, name: str) -> dict[str, str]:
     """The data set as the Hub links it; one of our own has no id, so its task stands for it."""
-    dataset_id, _, revision = (score.data or score.task_name).partition("@")
-    said = {"name": score.task_name, "type": dataset_id, "split": score.split}
+    dataset_id, _, revision = (score.data or "").partition("@")
+    said = {"name": name, "type": dataset_id or name, "split": score.split}
     return {**said, "revision": revision} if revision else said
 
 
 def _title(manifest: Manifest) -> str:
     if manifest.kind == "merge":
-        tasks = ", ".join(expert.task_name or expert.name for expert in manifest.experts)
+        names = shown_names(expert.task for expert in manifest.experts if expert.task)
+        tasks = ", ".join(names.get(e.task or "") or e.name for e in manifest.experts)
         return f"{manifest.method} merge of {len(manifest.experts)} experts: {tasks}"
     return f"Expert for {manifest.task_name or 'one task'} at step {manifest.step}"
 
@@ -128,6 +145,8 @@ def _headline(told: CardInput) -> str:
     manifest, score = told.manifest, upcycling(told.own)
     if manifest.kind == "expert":
         return _expert_headline(manifest)
+    if told.mixed:
+        return _mixed_headline(told.own)
     if score is None:
         return "Not evaluated yet."
     gains = [
@@ -140,6 +159,13 @@ def _headline(told: CardInput) -> str:
         f"**Upcycling score {percent(score.value)} %** ± {percent(score.stderr)}, raw mean "
         f"{told.split} accuracy over {score.tasks} tasks{versus}."
     )
+
+
+def _mixed_headline(scores: Sequence[Score]) -> str:
+    """Says which task is measured how: the table has accuracies of both kinds in one column."""
+    names = shown_names(score.task for score in scores)
+    how = ", ".join(f"{names[score.task]} by {_metric_name(score).lower()}" for score in scores)
+    return f"The tasks are measured differently, {plain(how)}, so there is no mean over them."
 
 
 def _expert_headline(manifest: Manifest) -> str:
@@ -165,15 +191,16 @@ def _picture(manifest: Manifest) -> str:
 def _own_rows(told: CardInput) -> list[dict[str, str]]:
     manifest = told.manifest
     mine = [s for s in told.scores if s.model == manifest.digest]
-    newest = {f"{score.task_name}, {score.split}": score for score in mine}
+    newest = {(score.task, score.split): score for score in mine}
+    names = shown_names(task for task, _ in newest)
     return [
         {
-            "task": name,
+            "task": f"{names[score.task]}, {score.split}",
             "value": percent(score.value),
             "count": str(score.count),
             "stderr": percent(score.stderr),
         }
-        for name, score in newest.items()
+        for score in newest.values()
     ]
 
 

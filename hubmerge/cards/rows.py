@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hubmerge.manifest import Manifest, Source, last_recipe
-from hubmerge.scores import Score, by_task, upcycling
+from hubmerge.scores import Score, shown_names, upcycling
 
 MISSING = "-"
 
@@ -26,7 +26,8 @@ def summary_rows(
     """The merge beside what it must beat: the same merge of the last steps, and the base.
 
     Each row has name, value, stderr, and for the rivals `gain` (of the merge over it) and `versus`.
-    Rivals that were not scored on the same tasks are left out.
+    Rivals that were not scored on the same tasks are left out; there are no rows at all where the
+    tasks have no mean.
     """
     score = upcycling(own)
     if score is None or manifest.kind != "merge":
@@ -41,12 +42,35 @@ def merge_rows(
     manifest: Manifest, own: Sequence[Score], scores: Sequence[Score]
 ) -> list[dict[str, str]]:
     """One row per task: its expert, the step chosen, and three accuracies."""
-    left = by_task(own)
-    rows = []
+    left = {score.task: score for score in own}
+    pairs: list[tuple[Source | None, Score | None]] = []
     for expert in manifest.experts:
-        score = left.pop(expert.task_name or "", None)
-        rows.append(_merge_row(expert, score, manifest, scores))
-    return rows + [_merge_row(None, score, manifest, scores) for score in left.values()]
+        task = _measured_task(expert, manifest.experts, left)
+        pairs.append((expert, left.pop(task) if task else None))
+    pairs += [(None, score) for score in left.values()]
+    names = shown_names(task for pair in pairs if (task := _task(*pair)))
+    return [
+        {"task": names.get(_task(*pair)) or MISSING, **_merge_row(*pair, manifest, scores)}
+        for pair in pairs
+    ]
+
+
+def _measured_task(
+    expert: Source, experts: Sequence[Source], measured: Mapping[str, Score]
+) -> str | None:
+    """The expert's own task, or another version of it where its name can mean no other expert's."""
+    if expert.task in measured:
+        return expert.task
+    if len({other.task for other in experts if other.task_name == expert.task_name}) > 1:
+        return None
+    return next((t for t, score in measured.items() if score.task_name == expert.task_name), None)
+
+
+def _task(expert: Source | None, score: Score | None) -> str:
+    """The id of the task that a row is about, "" where nothing is known of it."""
+    if score:
+        return score.task
+    return (expert.task if expert else None) or ""
 
 
 def _rivals(
@@ -57,10 +81,11 @@ def _rivals(
         ("same merge of the last steps", "against merging the last steps", "recipe", last),
         ("base, zero-shot", "against the base", "model", base),
     ]
+    wanted = {(score.task, score.metric) for score in own}
     rivals = []
     for name, versus, key, value in found:
         theirs = (s for s in scores if value and getattr(s, key) == value and s.split == split)
-        same = list(by_task(s for s in theirs if s.task in {o.task for o in own}).values())
+        same = list({s.task: s for s in theirs if (s.task, s.metric) in wanted}.values())
         if len(same) == len(own) and value != manifest.recipe:
             rivals.append((name, versus, same))
     return rivals
@@ -83,7 +108,6 @@ def _merge_row(
     expert: Source | None, score: Score | None, manifest: Manifest, scores: Sequence[Score]
 ) -> dict[str, str]:
     return {
-        "task": score.task_name if score else (expert.task_name if expert else None) or MISSING,
         "expert": expert.name if expert else MISSING,
         "step": _step(expert) if expert else MISSING,
         "sha": expert.sha[:12] if expert else MISSING,

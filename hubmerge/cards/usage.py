@@ -35,11 +35,15 @@ _KINDS = {
     "rank": _GENERATION,
     "target": _GENERATION,
 }  # fmt: skip
+# With trained heads it is no CLIP, whose classes are words: nothing is zero-shot.
+_HEADED_IMAGE = Kind("image-classification", "image-classification", "AutoModel")
 _UNKNOWN = Kind(None, None, "AutoModel", " (or the class that its config.json names)")
 
 
 def kind_of(manifest: Manifest) -> Kind:
     """The kind of the tasks that a model is for; nothing is claimed of one not known here."""
+    if manifest.task_kind == "image" and _heads(manifest):
+        return _HEADED_IMAGE
     return _KINDS.get(manifest.task_kind, _UNKNOWN)
 
 
@@ -58,13 +62,17 @@ def pinned(source: Source) -> str:
 
 def loading(manifest: Manifest) -> str:
     """How to load it without hubmerge."""
-    heads = [plain(name) for name in manifest.files if name.startswith("head-")]
+    heads = [plain(name) for name in _heads(manifest)]
     if not heads:
         return _loading(manifest)
     return (
         f"{_loading(manifest)} Trained heads lie beside it, each a linear layer as `weight` and "
         f"`bias`: {', '.join(heads)}."
     )
+
+
+def _heads(manifest: Manifest) -> list[str]:
+    return [name for name in manifest.files if name.startswith("head-")]
 
 
 def _loading(manifest: Manifest) -> str:

@@ -13,7 +13,7 @@ from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import measured, table
 from hubmerge.errors import UsageError
 from hubmerge.refs import parse_ref
-from hubmerge.scores import Score, upcycling
+from hubmerge.scores import Score, shown_names, upcycling
 
 
 @verb
@@ -58,19 +58,18 @@ def evaluate(
 
 
 def _table(scores: Sequence[Score], split: str) -> object:
-    """One row a model; a mean only where all have the same tasks, or it would compare nothing."""
+    """One row a model; a mean only where all have the same tasks, measured by the same metric."""
     rows_of: dict[str, list[Score]] = {}
     for score in scores:
         rows_of.setdefault(score.label, []).append(score)
     tasks = list(dict.fromkeys(score.task for score in scores))
-    comparable = len(tasks) > 1 and all(len(own) == len(tasks) for own in rows_of.values())
+    same_tasks = all(len(own) == len(tasks) for own in rows_of.values())
+    comparable = len(tasks) > 1 and same_tasks and len({score.metric for score in scores}) == 1
     rows = []
     for label, own in rows_of.items():
         known = {score.task: score for score in own}
         means = [measured(upcycling(own))] if comparable else []
         rows.append((label, *(measured(known.get(task)) for task in tasks), *means))
-    names = [task.partition("@")[0] for task in tasks]
-    # Two tasks of one name are told apart by what defines them.
-    heads = [t if names.count(n) > 1 else n for t, n in zip(tasks, names, strict=True)]
+    heads = shown_names(tasks).values()
     columns = ("model", *(f"{head}>" for head in heads), *(["mean>"] if comparable else []))
     return table(columns, rows, title=f"accuracy on {split}, % ± standard error")

@@ -53,7 +53,7 @@ def train(
     values: dict[str, Any] = read_yaml(spec) if spec else {}
     values |= {name: value for name, value in typed.items() if value is not None}
     asked = validated(TrainSpec, values, str(spec) if spec else "train")
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     if rank > 0:
         session = dataclasses.replace(session, quiet=True)
     with session.connected() as hub:
@@ -66,7 +66,7 @@ def train(
         trackers = tuple(filter(None, track.split(",")))
         machine = Machine(device, workers, state_every, trackers, rank, world)
         task = find_task(asked.task, read_columns(columns) if columns else None)
-        run = runs.prepare(hub, asked, task, session.home / "runs", out, machine)
+        run = runs.prepare(hub, asked, task, session.home / "runs", out, machine, columns)
         for note in run.notes:
             session.say(f"Note: {note}")
         if dry_run:

@@ -56,11 +56,19 @@ def common_base(hub: Hub, pinned: Sequence[Pinned]) -> ModelRef:
 def base_of(hub: Hub, model: Opened) -> Opened | None:
     """The base of one model; None for whole weights that name none.
 
-    Raises UsageError for an adapter that names none: it is nothing without one.
+    Raises UsageError for an adapter that names none, as it is nothing without one, and
+    IntegrityError where other weights lie there now.
     """
     if model.manifest is None and model.checkpoint.kind == "full":
         return None
-    return open_ref(hub, common_base(hub, [Pinned(model.revision, model.manifest)]))
+    base = open_ref(hub, common_base(hub, [Pinned(model.revision, model.manifest)]))
+    if model.manifest and model.manifest.base.digest != base.digest:
+        raise IntegrityError(
+            f"{model.revision.label} was fine-tuned from other weights than "
+            f"{base.revision.label} holds now.",
+            "Put the base back that it was trained from.",
+        )
+    return base
 
 
 def _located(base: Source) -> ModelRef:

@@ -151,23 +151,25 @@ class Bench:
 
     def _prepared(self, learner: Learner, model: Model, split: Split) -> Examples:
         """The rows of the split as this learner takes them, prepared once for all that agree."""
-        key = (split.task.id, how_it_reads(model))
+        key = (split.task.id, how_it_reads(learner, model))
         if key not in self._examples:
             self._examples[key] = Examples(without_network(learner).for_evaluation, split)
         return self._examples[key]
 
 
-def how_it_reads(model: Model) -> str:
-    """Two models of which this is the same prepare an example alike."""
+def how_it_reads(learner: Learner, model: Model) -> str:
+    """Two learners of which this is the same prepare an example alike."""
     if hasattr(model, "preprocess"):
         return repr(model.preprocess)
-    tokenizer, limit = model.tokenizer, getattr(model.module.config, "max_position_embeddings", 0)
+    tokenizer = model.tokenizer
     said = repr(tokenizer)
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         # How it cut and padded last is no part of how it reads.
         said = json.dumps({k: v for k, v in state.items() if k not in ("truncation", "padding")})
-    return hashlib.sha256(f"{model.name}/{limit}/{said}".encode()).hexdigest()
+    limits = [getattr(learner, name, None) for name in ("max_tokens", "positions", "is_seq2seq")]
+    ends = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return hashlib.sha256(f"{limits}/{ends}/{said}".encode()).hexdigest()
 
 
 def open_expert(hub: Hub, model: Opened, kind: Kind) -> Model:

@@ -93,7 +93,7 @@ def pick_device(asked: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(asked)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(
             f"--device {asked!r} is not to be had here.", "Write --device cpu, or leave it out."

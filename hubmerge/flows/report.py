@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hubmerge.errors import DataError
@@ -10,7 +10,7 @@ from hubmerge.flows.sources import Pinned, every_step, pin, pin_revision
 from hubmerge.hub.client import Hub
 from hubmerge.manifest import Manifest
 from hubmerge.refs import ModelRef
-from hubmerge.scores import Score, ScoreLog, Upcycling, by_task, upcycling
+from hubmerge.scores import Score, ScoreLog, Upcycling, shown_names, upcycling
 
 EXPERTS = "experts, each on its own task"
 
@@ -36,7 +36,7 @@ def report(hub: Hub, refs: Sequence[ModelRef], log: ScoreLog, split: str) -> Rep
     """Gather what was measured of step revisions and of merges of one common step.
 
     A repository without revision stands for all its steps. A point needs a score on every task of
-    the experts. Raises DataError if nothing was measured at all.
+    the experts. Raises DataError if nothing was measured at all, or not all by the same metric.
     """
     scores = [score for score in log.read() if score.split == split]
     models = _models(hub, refs)
@@ -47,7 +47,7 @@ def report(hub: Hub, refs: Sequence[ModelRef], log: ScoreLog, split: str) -> Rep
 
     found: dict[tuple[str, int], list[Score]] = {}
     for one, manifest in (*experts, *merges):
-        own = by_task(s for s in scores if s.model == manifest.digest and s.task in tasks)
+        own = {s.task: s for s in scores if s.model == manifest.digest and s.task in tasks}
         step = manifest.step if manifest.kind == "expert" else _common_step(manifest)
         if step is None:
             left_out.append(f"{one.revision.label}: its experts are at different steps")
@@ -59,6 +59,7 @@ def report(hub: Hub, refs: Sequence[ModelRef], log: ScoreLog, split: str) -> Rep
         else:
             found[_curve_name(manifest, merges), step] = list(own.values())
 
+    _check_metrics(score for own_scores in found.values() for score in own_scores)
     curves: dict[str, dict[int, Upcycling]] = {}
     for (name, step), own_scores in sorted(found.items(), key=lambda item: item[0]):
         point = upcycling(own_scores)
@@ -70,8 +71,17 @@ def report(hub: Hub, refs: Sequence[ModelRef], log: ScoreLog, split: str) -> Rep
         raise DataError(
             f"None of these was measured on {split}.", "Run `hubmerge eval` on them first."
         )
-    names = tuple(task.partition("@")[0] for task in tasks)
-    return Report(split, names, curves, tuple(left_out))
+    names = shown_names(tasks)
+    return Report(split, tuple(names.values()), curves, tuple(left_out))
+
+
+def _check_metrics(scores: Iterable[Score]) -> None:
+    metrics = sorted({score.metric for score in scores})
+    if len(metrics) > 1:
+        raise DataError(
+            f"The tasks are measured differently, by {' and '.join(metrics)}: they have no mean.",
+            "Report on tasks of one metric at a time; `hubmerge eval` shows them side by side.",
+        )
 
 
 def _models(hub: Hub, refs: Sequence[ModelRef]) -> list[Pinned]:

@@ -20,7 +20,7 @@ from hubmerge.manifest import Manifest
 from hubmerge.refs import parse_ref, step_tag
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.task import Task
-from hubmerge.training.schedule import push_steps
+from hubmerge.training.schedule import check_even, push_steps
 
 _WAY_OUT = "Choose another repository with --to."
 
@@ -30,7 +30,8 @@ class Run:
     """One training run: what was asked, from which base, and the folder where it happens.
 
     `id` is 64 hex digits over all that decides the weights and which of them are kept: the same
-    command is the same run. `notes` are sentences that should be read before it starts.
+    command is the same run. `columns` is what --columns said, `notes` are sentences that should be
+    read before it starts.
     """
 
     spec: TrainSpec
@@ -39,7 +40,21 @@ class Run:
     outbox: Outbox
     id: str
     machine: Machine
+    columns: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the run: every option that decides it and is not the default."""
+        said = {"columns": self.columns} if self.columns else {}
+        words = ["hubmerge", "train"]
+        for name, value in {**self.spec.model_dump(exclude_defaults=True), **said}.items():
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", str(value)]
+        return shlex.join(words)
 
     @property
     def planned(self) -> tuple[int, ...]:
@@ -80,6 +95,7 @@ def prepare(
     runs: Path,
     out: Path | None = None,
     machine: Machine | None = None,
+    columns: str | None = None,
 ) -> Run:
     """Check everything that can be checked before training: names, base, data, what lies where.
 
@@ -87,13 +103,16 @@ def prepare(
     """
     machine = machine or Machine()
     check_machine(machine)
+    check_even(spec, machine.world)
     steps = push_steps(spec.push_every, spec.steps)
     base = open_ref(hub, parse_ref(spec.base))
     task = pin_task(hub, task)
-    said = spec.model_dump(mode="json", exclude={"base", "task", "to", "push_every"})
+    said = {name: value for name, value in spec.settings.items() if name != "push_every"}
+    said["warmup"] = [spec.warmup_length(step) for step in steps]
     identity = [said, steps, spec.to, base.digest, task.digest, machine.world]
     run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    run = Run(spec, base, task, Outbox(out or runs / spec.to / run_id[:12]), run_id, machine)
+    outbox = Outbox(out or runs / spec.to / run_id[:12])
+    run = Run(spec, base, task, outbox, run_id, machine, columns)
     check_repository(hub, run)
     for step in run.outbox.saved():
         _check_saved(run, step)
@@ -104,7 +123,10 @@ def _checked(run: Run) -> tuple[str, ...]:
     """Open model and data once before anything is written; returns what should be known."""
     from hubmerge.flows.trainee import early_notes, make_trainee
     from hubmerge.tasks.data import load_split
+    from hubmerge.tasks.stream import load_stream
 
+    if run.spec.stream:
+        load_stream(run.task, run.spec.max_examples)
     validation = load_split(run.task, "validation")
     training = None if run.spec.stream else load_split(run.task, "train")
     trainee = make_trainee(run.base, run.task, validation.classes, run.spec)
@@ -112,7 +134,7 @@ def _checked(run: Run) -> tuple[str, ...]:
 
 
 def forget_position(run: Run) -> None:
-    """Let the run start over instead of going on; the steps it saved stay, and are retraced."""
+    """Drop where the run stands: it is done, or is to start over and retrace the steps it saved."""
     from hubmerge.training.position import drop_position
 
     drop_position(run.outbox.folder)
@@ -152,15 +174,3 @@ def _check_saved(run: Run, step: int) -> None:
             f"({str(manifest.run)[:12]}, this is {run.id[:12]}).",
             "Choose another folder with --out.",
         )
-
-
-def train_command(spec: TrainSpec) -> str:
-    """The command that repeats a run: every option that is not the default."""
-    words = ["hubmerge", "train"]
-    for name, value in spec.model_dump(exclude_defaults=True).items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", str(value)]
-    return shlex.join(words)

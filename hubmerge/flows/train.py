@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hubmerge.durable import try_lock
-from hubmerge.errors import Busy, IntegrityError
-from hubmerge.flows.publication import seal, step_publication
-from hubmerge.flows.run import Run, check_repository, train_command
-from hubmerge.flows.sources import source_of, versions
+from hubmerge.errors import Busy, UsageError
+from hubmerge.flows.keeping import keep_step, write_curve
+from hubmerge.flows.publication import step_publication
+from hubmerge.flows.run import Run, check_repository, forget_position
 from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Publisher
 from hubmerge.hub.publish import Publication, ensure_repo
-from hubmerge.manifest import Manifest, Point
+from hubmerge.manifest import Point
 from hubmerge.progress import Progress
-from hubmerge.refs import step_tag
-from hubmerge.weights.folder import whole_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from hubmerge.flows.trainee import Trainee
     from hubmerge.tasks.data import Split
     from hubmerge.tasks.stream import Stream
-    from hubmerge.training.fit import Fit
-    from hubmerge.training.loop import Moment, Position
-
-CURVE = "validation.jsonl"
+    from hubmerge.training.loop import Position
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,7 @@ def train(
             if run.missing:
                 for _ in _train_and_save(run, _with_queue(progress, publisher)):
                     publisher.notify()
+            forget_position(run)  # also one that a kill left after the last step was saved
         except BaseException:
             _leave(publisher, patience_s)
             raise
@@ -95,13 +88,13 @@ def _with_queue(progress: Progress, publisher: Publisher) -> Progress:
 def _train_and_save(run: Run, progress: Progress) -> Iterator[int]:
     """Train line after line; each pushed step is a folder, whole, before its number is yielded."""
     from hubmerge.flows.machine import make_accelerator
-    from hubmerge.training.position import drop_position, read_position
+    from hubmerge.training.position import read_position
 
     folder, missing = run.outbox.folder, run.missing
     settings = run.spec.model_dump(mode="json")
     accelerator = make_accelerator(run.machine, run.spec.precision, folder, settings)
     found = read_position(folder, run.id)
-    accelerator.wait_for_everyone()  # all have looked before the first one writes
+    _check_shared(accelerator, folder, missing, found)
     for line in _lines(run, missing):
         start = found[1] if found is not None and found[0] == line[-1] else None
         if start is not None and not _leads_to(start, missing, run):
@@ -109,8 +102,23 @@ def _train_and_save(run: Run, progress: Progress) -> Iterator[int]:
         yield from _line(run, line, accelerator, progress, start)
         accelerator.free_memory()
     accelerator.end_training()
-    if run.machine.leads:
-        drop_position(folder)
+
+
+def _check_shared(
+    accelerator: Accelerator, folder: Path, missing: tuple[int, ...], found: Any
+) -> None:
+    """All processes must go on from the same place; none writes before all have looked."""
+    if accelerator.num_processes == 1:
+        return
+    import torch
+
+    seen = [len(missing), *found[:1], found[1].step] if found else [len(missing), -1, -1]
+    told = torch.tensor([seen], device=accelerator.device)
+    if len(accelerator.gather(told).unique(dim=0)) > 1:
+        raise UsageError(
+            f"The processes do not see the same {folder}.",
+            "Give --out a folder that all machines share.",
+        )
 
 
 def _lines(run: Run, missing: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -165,9 +173,9 @@ def _line(
     data = Data(training, Examples(trainee.learner.for_evaluation, validation), run.machine.workers)
     for moment in train_line(fit, data, line, watch, start):
         if run.machine.leads:
-            _write_curve(run.outbox.folder, moment.curve)
+            write_curve(run.outbox.folder, moment.curve)
         if moment.pushed:
-            _keep_step(run, trainee, fit, moment)
+            keep_step(run, trainee, fit, moment)
             if not run.machine.state_every:
                 keep(moment.position)
             yield moment.step
@@ -184,60 +192,6 @@ def _rows(run: Run) -> tuple[Split | Stream, Split]:
     if spec.max_examples is not None:
         training = training.sample(spec.max_examples, spec.seed)
     return training, validation
-
-
-def _write_curve(folder: Path, curve: tuple[Point, ...]) -> None:
-    lines = (json.dumps(dataclasses.asdict(point), sort_keys=True) + "\n" for point in curve)
-    (folder / CURVE).write_text("".join(lines), encoding="utf-8")
-
-
-def _keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment) -> None:
-    """Save a pushed step as a folder; one that is there must be the very same."""
-    weights = fit.weights() if fit.is_spread else None
-    if not run.machine.leads:
-        return
-    if moment.step in run.outbox.saved():
-        _check_retraced(run, moment)
-        return
-    with whole_folder(run.outbox.step_folder(moment.step)) as folder:
-        trainee.save(folder, weights)
-        seal(folder, _described(run, moment, trainee))
-
-
-def _described(run: Run, moment: Moment, trainee: Trainee) -> Manifest:
-    spec = run.spec
-    length = moment.step if spec.anneal == "independent" else spec.steps
-    said = {**spec.settings, "warmup_steps": spec.warmup_length(length)}
-    if trainee.adapted:
-        said |= {"base_layout": trainee.model.layout}
-    if moment.stopped:
-        said |= {"stopped": "early"}
-    if run.machine.world > 1:
-        said |= {"processes": run.machine.world}
-    return Manifest(
-        kind="expert",
-        base=source_of(run.base),
-        task=run.task.id,
-        task_kind=run.task.spec.kind,
-        step=moment.step,
-        last_step=moment.step if moment.stopped else spec.steps,
-        training={**said, "data_revision": run.task.spec.data.revision},
-        validation=moment.curve,
-        run=run.id,
-        layout=trainee.layout,
-        command=train_command(spec),
-        versions=versions(),
-    )
-
-
-def _check_retraced(run: Run, moment: Moment) -> None:
-    """A rerun after a crash must retrace the steps already saved, or the run is two runs."""
-    if run.manifest(moment.step).validation != moment.curve:
-        raise IntegrityError(
-            f"This run does not repeat {step_tag(moment.step)} as saved in {run.outbox.folder}.",
-            "Threads, libraries or hardware have changed since: train into another folder with "
-            "--out, and another repository with --to.",
-        )
 
 
 def _publication(hub: Hub, run: Run, step: int) -> Publication:

@@ -24,6 +24,7 @@ from hubmerge.tasks.examples import Paired, Ranked
 from hubmerge.tasks.task import Task
 from hubmerge.weights.writer import copy_side_files
 
+_TRIED = 50  # rows that are read beforehand, spread over the split
 _LISTED = 2000  # rows whose answers are counted in tokens beforehand
 
 
@@ -37,6 +38,7 @@ class Trainee:
     adapted: Adapted | None
     head: nn.Module | None
     learner: Learner
+    classes: tuple[str, ...]
     names: Mapping[str, str]  # of what is saved -> of the same tensor in the network
 
     @property
@@ -68,7 +70,7 @@ class Trainee:
             if weights is not None:
                 tensors = {name: weights[f"head.{name}"] for name in ("weight", "bias")}
                 self.head.load_state_dict(tensors)
-            save_head(self.head, folder, self.task)
+            save_head(self.head, folder, self.task, self.classes)
 
     def _renamed(
         self, weights: Mapping[str, Tensor] | None, module: nn.Module
@@ -99,7 +101,8 @@ def make_trainee(base: Opened, task: Task, classes: tuple[str, ...], spec: Train
     if spec.recompute:
         recompute(model)
     saved = adapted.peft if adapted else model.module
-    return Trainee(base, task, model, adapted, head, learner, _names(saved, learner.network))
+    names = _names(saved, learner.network)
+    return Trainee(base, task, model, adapted, head, learner, classes, names)
 
 
 def _names(saved: nn.Module, network: nn.Module) -> dict[str, str]:
@@ -119,11 +122,13 @@ def _check_kind(task: Task, spec: TrainSpec) -> None:
 def early_notes(learner: Learner, training: Split | None, validation: Split) -> Iterator[str]:
     """What should be known before hours are spent, in one sentence each.
 
-    Raises DataError for answers that the tokenizer would cut.
+    Raises DataError for rows that cannot be read, and for answers that the tokenizer would cut.
     """
     for split in (training, validation):
         if split is None:
             continue
+        for row in range(0, len(split), max(1, len(split) // _TRIED)):
+            split.example(row)
         if split.task.spec.classifies and (absent := split.absent()):
             yield (
                 f"{len(absent)} of {len(split.classes)} classes of {split.task.name} are not in "

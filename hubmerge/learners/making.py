@@ -26,9 +26,10 @@ def make_learner(model: Model, task: Task, head: nn.Module | None, augment: bool
     longest = task.spec.max_tokens
     if isinstance(model, LanguageModel):
         reader = Reader(model.runs, model.is_seq2seq, model.shares_encoder)
-        config = model.module.config
-        positions = None if model.is_seq2seq else getattr(config, "max_position_embeddings", None)
-        return LanguageLearner(reader, model.tokenizer, model.is_seq2seq, longest, positions)
+        room = _positions(model)
+        if model.is_seq2seq and room is not None:  # prompts and targets have theirs apart
+            longest, room = min(longest, room), None
+        return LanguageLearner(reader, model.tokenizer, model.is_seq2seq, longest, room)
     assert head is not None
     network = Classifier(model.encoder, head)
     if isinstance(model, TextEncoder):
@@ -57,4 +58,13 @@ def first_head(model: Model, task: Task, classes: tuple[str, ...]) -> nn.Module 
 def trained_head(model: Model, task: Task, classes: tuple[str, ...], files: Path) -> nn.Module:
     """The trained head of a task from the folder of an expert or of a merge of experts."""
     assert not isinstance(model, LanguageModel)
-    return load_head(files, task, model.width, len(classes))
+    return load_head(files, task, model.width, classes)
+
+
+def _positions(model: LanguageModel) -> int | None:
+    """The tokens that a language model has positions for, less those of a prefix."""
+    said = getattr(model.module.config, "max_position_embeddings", None)
+    if said is None:
+        return None
+    prefix = getattr(model.runs, "active_peft_config", None)
+    return int(said) - int(getattr(prefix, "num_virtual_tokens", 0))

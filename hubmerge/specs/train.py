@@ -15,7 +15,15 @@ Anneal = Literal["trajectory", "independent", "branch"]
 Schedule = Literal["constant", "cosine", "linear", "wsd", "plateau"]
 EarlyStop = Literal["off", "plateau", "noise"]
 Precision = Literal["fp32", "bf16"]
-_NOISE_PATIENCE = 10  # evaluations; docs/early-stopping.md compares others
+_ADAPTER = "it belongs to `tune: lora` or another adapter"
+_NEEDS = {
+    "rank": _ADAPTER, "alpha": _ADAPTER, "dropout": _ADAPTER, "rslora": _ADAPTER,
+    "cooldown": "it belongs to `schedule: wsd` or `anneal: branch`",
+    "factor": "it belongs to `schedule: plateau` or `early_stop: plateau`",
+    "min_lr": "it belongs to `early_stop: plateau`",
+    "band": "it belongs to `early_stop: noise`",
+}  # fmt: skip
+_NOISE_PATIENCE = 20  # evaluations; docs/early-stopping.md compares others
 _PLATEAU_WARMUP = 50  # steps, the paper's
 _EVALUATE_EVERY = 5  # steps, where a schedule or a stopping rule watches the validation accuracy
 
@@ -54,7 +62,7 @@ class TrainSpec(Spec):
 
     lr: float | None = Field(None, gt=0, description="Peak learning rate. [1e-5, adapters 1e-4]")
     schedule: Schedule | None = Field(
-        None, description="Learning rate after warm-up. [cosine; branch has a constant trunk]"
+        None, description="Learning rate after warm-up. [cosine; branch and noise constant]"
     )
     warmup: float | None = Field(
         None, ge=0, le=1, description="Warm-up as a share of the run. [0.1; plateau 50 steps]"
@@ -112,6 +120,17 @@ class TrainSpec(Spec):
         return "off" if value is False else value  # YAML reads a bare `off` as false
 
     @model_validator(mode="after")
+    def _all_has_a_say(self) -> TrainSpec:
+        """What would be ignored was meant to do something."""
+        said = self.model_fields_set
+        for name in ("rank", "alpha", "dropout", "rslora", "cooldown", "factor", "min_lr", "band"):
+            if name in said and getattr(self, name) is not None and name not in self.settings:
+                raise ValueError(f"`{name}` has no effect here; {_NEEDS[name]}")
+        if self.warmup is not None and self.warmup_steps is not None:
+            raise ValueError("give `warmup`, a share, or `warmup_steps`, not both")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} does not split into accumulate {self.accumulate}")
@@ -140,7 +159,9 @@ class TrainSpec(Spec):
         """The schedule of the learning rate."""
         if self.early_stop == "plateau":
             return "plateau"
-        return self.schedule or ("constant" if self.anneal == "branch" else "cosine")
+        # A run that ends nobody knows when cannot be cooled down on the way.
+        steady = self.anneal == "branch" or self.early_stop == "noise"
+        return self.schedule or ("constant" if steady else "cosine")
 
     @property
     def cadence(self) -> int | None:
@@ -161,8 +182,8 @@ class TrainSpec(Spec):
         mute = {"warmup"}
         if self.tune in ("lora", "dora"):
             said["alpha"] = self.scaling
-        elif self.tune != "prefix":
-            mute |= {"rank", "dropout", "rslora"}
+        else:
+            mute |= {"alpha", "dropout", "rslora", *(() if self.tune == "prefix" else ("rank",))}
         if self.shape != "wsd" and self.anneal != "branch":
             mute.add("cooldown")
         if self.shape != "plateau":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,27 @@ def read_columns(text: str) -> dict[str, str]:
             )
         if key.strip() not in _KEYS:
             raise UnknownName("key of --columns", printable(key.strip()), _KEYS)
-    return {key.strip(): column.strip() for key, _, column in pairs}
+    if again := _again(key.strip() for key, _, _ in pairs):
+        raise UsageError(
+            f"--columns {printable(text)!r} says {again} more than once.", "Say each key once."
+        )
+    columns = {key.strip(): column.strip() for key, _, column in pairs}
+    _check_apart(columns)
+    return columns
+
+
+def _check_apart(columns: Mapping[str, str]) -> None:
+    """Raise UsageError for a column that is said to be two things."""
+    if again := _again(columns.values()):
+        keys = " and ".join(key for key, column in columns.items() if column == again)
+        raise UsageError(
+            f"Column {printable(again)!r} cannot be {keys} at once.", "Name a column for each key."
+        )
+
+
+def _again(words: Iterable[str]) -> str | None:
+    """The first word that is there more than once."""
+    return next((word for word, count in Counter(words).items() if count > 1), None)
 
 
 def file_task(path: Path, columns: Mapping[str, str]) -> Task:
@@ -84,14 +107,29 @@ def folder_task(folder: Path, columns: Mapping[str, str]) -> Task:
     if columns:
         raise UsageError(f"{folder} holds images by class, which have no columns to name.")
     by_split = (folder / "train").is_dir()  # else every folder is a class, whatever its name
-    there = [split for split in CALLED if by_split and (folder / split).is_dir()]
     images = {
         "name": name,
         "title": f"images of {folder.name}",
         "data": {"path": "."},
-        "splits": _splits(there),
+        "splits": {**_splits(()), **(_image_splits(folder) if by_split else {})},
     }
     return Task(validated(TaskSpec, images, str(folder)), folder)
+
+
+def _image_splits(folder: Path) -> dict[str, str]:
+    """Split -> the folder beside train/ that holds it; raises DataError for two of one split."""
+    found = {}
+    for split, names in CALLED.items():
+        there = [name for name in names if (folder / name).is_dir()]
+        if len(there) > 1:
+            raise DataError(
+                f"{printable(str(folder))} has two folders of {split} images: {there[0]} and "
+                f"{there[1]}.",
+                "Keep one, or name it under `splits:` in a task's YAML.",
+            )
+        if there:
+            found[split] = there[0]
+    return found
 
 
 def hub_task(text: str, columns: Mapping[str, str]) -> Task:
@@ -134,10 +172,14 @@ def _guessed(
     there: Sequence[str], columns: Mapping[str, str], text: str
 ) -> tuple[str, dict[str, str]]:
     """The kind of a task, and which column is what; what the user says comes first."""
+    _check_apart(columns)
+    if not there:
+        raise DataError(f"{printable(text)} has no rows.", "Name data with a row or more.")
     for column in columns.values():
         if column not in there:
             raise UnknownName("column", printable(column), map(printable, there))
-    lower = {name.lower(): name for name in reversed(there)}
+    left = [name for name in there if name not in columns.values()]
+    lower = {name.lower(): name for name in reversed(left)}
     for kind, needed in _GUESSES.items():
         found = {
             key: columns.get(key) or next((lower[name] for name in names if name in lower), None)
@@ -180,4 +222,9 @@ def _hub_splits(text: str, there: Sequence[str]) -> dict[str, object]:
 
 
 def _named(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-").lower()[:90] or "own"
+    plain = re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-").lower()[:90]
+    if plain and (text.isascii() or re.search("[a-z]", plain)):
+        return plain
+    # Nothing of such a name can be kept; macOS writes its accents apart, and it is one name still.
+    whole = unicodedata.normalize("NFC", text).encode(errors="surrogateescape")
+    return f"own-{hashlib.sha256(whole).hexdigest()[:8]}"

@@ -44,7 +44,14 @@ def with_columns(task: Task, rows: Rows) -> Rows:
 
 
 def check_columns(task: Task, there: Sequence[str]) -> None:
-    """Raise DataError for columns that the task names and the data do not have."""
+    """Raise DataError for a column that is two things, or that the data do not have."""
+    data = task.spec.data
+    if task.spec.classifies and getattr(data, task.spec.kind) == data.label:
+        raise DataError(
+            f"Task {task.name}: column {printable(repr(data.label))} is both its {task.spec.kind} "
+            "and its label.",
+            f"Name two columns under `data:` in the task's YAML, `{task.spec.kind}:` and `label:`.",
+        )
     named = set().union(*columns_named(task.spec).values())
     missing = sorted(named - {"row"} - set(there))
     if missing:

@@ -40,10 +40,16 @@ def _rows(task: Task, split: str, streaming: bool) -> Any:
     except DataError:
         raise
     except Exception as error:  # datasets raises many kinds; each means that the data cannot be had
-        reason = line(str(error)) or type(error).__name__
         raise DataError(
-            f"Task {task.name}: its {split!r} data cannot be loaded: {reason}.", where(task)
+            f"Task {task.name}: its {split!r} data cannot be loaded: {_reason(error)}.", where(task)
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    # What `datasets` says of a file without a row, as a stream and prepared.
+    if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
+        return "there are no rows in them"
+    return line(str(error)) or type(error).__name__
 
 
 def _opened(task: Task, split: str, streaming: bool) -> Any:
@@ -58,7 +64,17 @@ def _opened(task: Task, split: str, streaming: bool) -> Any:
         images = read_image_folder(local_data(task), split)
         return images.to_iterable_dataset() if streaming else images
     reader, options = _local(task, split)
+    if not streaming:
+        options["cache_dir"] = _prepared(task)
     return datasets.load_dataset(reader, data.config, split=split, streaming=streaming, **options)
+
+
+def _prepared(task: Task) -> str:
+    """Where `datasets` keeps what it made of local files: it knows them by path and time alone.
+
+    A file that was rewritten within the clock's tick, or copied with its old time, is another one.
+    """
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "hubmerge-local" / task.digest)
 
 
 def _local(task: Task, split: str) -> tuple[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from hubmerge.errors import DataError
 from hubmerge.tasks.examples import Example, example_of
 from hubmerge.tasks.labels import Labels, labels_of
 from hubmerge.tasks.rows import told, with_columns
-from hubmerge.tasks.source import stream_rows
+from hubmerge.tasks.source import stream_rows, where
 from hubmerge.tasks.splits import carvers
 from hubmerge.tasks.task import Task
 
@@ -33,7 +33,8 @@ class Stream:
     def epoch(self, seed: int) -> Iterator[Example]:
         """Every example once, from the start, in an order that depends on the seed alone.
 
-        Raises DataError, saying how many came before it, at a broken one.
+        Raises DataError, saying how many came before it, at a broken one, and where there is none:
+        who goes round and round for the next example would wait for ever.
         """
         rows = iter(self.rows.shuffle(seed=seed, buffer_size=self.buffer))
         place = 0
@@ -42,10 +43,12 @@ class Stream:
             with told(self.task, f"the {self.task.spec.kind} of {at} cannot be read"):
                 row = next(rows, None)
                 if row is None:
-                    return
+                    break
                 example = example_of(self.task.spec, self.named, row, at)
             yield example
             place += 1
+        if place == 0:
+            raise DataError(f"Task {self.task.name} has no train examples.", where(self.task))
 
 
 def load_stream(task: Task, max_examples: int | None = None, buffer: int = 1000) -> Stream:

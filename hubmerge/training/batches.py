@@ -5,7 +5,7 @@ What a step trains on does not depend on how many processes or data workers shar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -15,6 +15,7 @@ import torch
 from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from hubmerge.errors import HubmergeError, OutOfMemory
 from hubmerge.evaluation import Examples
 from hubmerge.learners.learner import Batch, Learner, without_network
 from hubmerge.specs import TrainSpec
@@ -56,18 +57,38 @@ class Batches:
         """The micro-batches of each of these steps, in their order."""
         # A generator of its own, as the loader would draw from torch's global one.
         loader = partial(
-            DataLoader[list[Batch]],
+            DataLoader[list[Batch] | HubmergeError],
             batch_size=None,
             generator=torch.Generator().manual_seed(self._seed),
         )
         if self._split is not None:
-            return iter(loader(self._split, sampler=steps, num_workers=self._workers))
-        assert self._stream is not None
-        # Several workers would each read the whole stream.
-        return iter(loader(self._stream.of(steps), num_workers=min(self._workers, 1)))
+            yield from _sound(loader(self._split, sampler=steps, num_workers=self._workers))
+        else:
+            assert self._stream is not None
+            # Several workers would each read the whole stream.
+            workers = min(self._workers, 1)
+            yield from _sound(loader(self._stream.of(steps), num_workers=workers))
 
 
-class _OfSplit(Dataset[list[Batch]]):
+def _sound(items: Iterable[list[Batch] | HubmergeError]) -> Iterator[list[Batch]]:
+    """The batches; an error comes as an item, as torch makes a page of text of one that is raised.
+
+    Raises OutOfMemory for a worker that was killed, as systems do when memory ends.
+    """
+    try:
+        for item in items:
+            if isinstance(item, HubmergeError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OutOfMemory(
+            "A process that prepares batches was killed.", "Use fewer --workers."
+        ) from error
+
+
+class _OfSplit(Dataset[list[Batch] | HubmergeError]):
     """Item n is step n: known by its number, so that any process can make it."""
 
     def __init__(self, learner: Learner, split: Split, spec: TrainSpec, share: Share) -> None:
@@ -78,12 +99,17 @@ class _OfSplit(Dataset[list[Batch]]):
         lengths = tuple(map(self._length, range(len(split)))) if spec.bucket else None
         self._order = Order(len(split), spec.batch, spec.seed, lengths)
 
-    def __getitem__(self, step: int) -> list[Batch]:
+    def __getitem__(self, step: int) -> list[Batch] | HubmergeError:
         micros = self._share.of(self._order.step(step), self._spec.accumulate)
-        return [self._learner.collate([self._example(place) for place in m]) for m in micros]
+        try:
+            return [self._learner.collate([self._example(place) for place in m]) for m in micros]
+        except HubmergeError as error:
+            return error
 
     def _length(self, row: int) -> int:
-        return len(self._kept[row]["input_ids"])
+        """Tokens of a row, those of its target included."""
+        example = self._kept[row]
+        return len(example["input_ids"]) + sum(map(len, example.get("targets", ())))
 
     def _example(self, place: tuple[int, int]) -> Any:
         epoch, row = place
@@ -101,7 +127,7 @@ def _decoded(example: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class _OfStream(IterableDataset[list[Batch]]):
+class _OfStream(IterableDataset[list[Batch] | HubmergeError]):
     """Steps in order; those before the first wanted are read and passed over."""
 
     learner: Learner
@@ -113,14 +139,17 @@ class _OfStream(IterableDataset[list[Batch]]):
     def of(self, steps: range) -> _OfStream:
         return replace(self, steps=steps)
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Iterator[list[Batch] | HubmergeError]:
         examples = islice(self._endless(), (self.steps.start - 1) * self.spec.batch, None)
-        for _ in self.steps:
-            step = [
-                self.learner.for_training(example, seed)
-                for example, seed in islice(examples, self.spec.batch)
-            ]
-            yield [self.learner.collate(m) for m in self.share.of(step, self.spec.accumulate)]
+        try:
+            for _ in self.steps:
+                step = [
+                    self.learner.for_training(example, seed)
+                    for example, seed in islice(examples, self.spec.batch)
+                ]
+                yield [self.learner.collate(m) for m in self.share.of(step, self.spec.accumulate)]
+        except HubmergeError as error:
+            yield error
 
     def _endless(self) -> Iterator[tuple[Any, int]]:
         """Examples with the seed of what is random in them, epoch after epoch."""

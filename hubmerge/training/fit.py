@@ -19,6 +19,7 @@ from hubmerge.errors import CheckpointError, OutOfMemory, TrainingDiverged, Usag
 from hubmerge.learners.learner import Batch, Learner
 from hubmerge.specs import TrainSpec
 from hubmerge.training.order import seed_at
+from hubmerge.training.schedule import check_even
 
 EXPLOSIVE, _EXPLODED = 10, 4.0  # so many updates in a row, each so many times the first loss
 
@@ -55,7 +56,7 @@ class Fit:
         _seed(seed_at(self.spec.seed, "dropout", step, accelerator.process_index))
         terms = self._everywhere(sum(map(self.learner.count, micros)))
         total = 0.0
-        with _enough_memory(step, self.spec):
+        with _enough_memory(step, self.spec, accelerator.num_processes):
             for number, micro in enumerate(micros, start=1):
                 batch = {name: tensor.to(accelerator.device) for name, tensor in micro.items()}
                 with nullcontext() if number == len(micros) else accelerator.no_sync(self.network):
@@ -136,7 +137,7 @@ def make_fit(learner: Learner, spec: TrainSpec, accelerator: Accelerator) -> Fit
     Raises UsageError for a share of work that does not come out even.
     """
     _check_plugins(spec, accelerator)
-    _check_even(spec, accelerator)
+    check_even(spec, accelerator.num_processes)
     learner.network.train()  # which evaluation goes back to
     trained = [p for p in learner.network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=spec.peak, weight_decay=spec.weight_decay, fused=True)
@@ -176,16 +177,6 @@ def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return tensor
 
 
-def _check_even(spec: TrainSpec, accelerator: Accelerator) -> None:
-    shares = spec.accumulate * accelerator.num_processes
-    if spec.batch % shares:
-        raise UsageError(
-            f"A batch of {spec.batch} does not split evenly over {accelerator.num_processes} "
-            f"processes x {spec.accumulate} accumulated parts.",
-            f"Write --batch {-(-spec.batch // shares) * shares}.",
-        )
-
-
 def _check_plugins(spec: TrainSpec, accelerator: Accelerator) -> None:
     """What Accelerate may have been launched with, and what each needs to be told beforehand."""
     kind = accelerator.distributed_type
@@ -197,24 +188,33 @@ def _check_plugins(spec: TrainSpec, accelerator: Accelerator) -> None:
     if kind == DistributedType.DEEPSPEED:
         if spec.accumulate > 1:
             raise UsageError("DeepSpeed accumulates by its own rules.", "Leave --accumulate out.")
+        if spec.anneal == "branch":
+            raise UsageError(
+                "DeepSpeed keeps its own state, so a trunk cannot be gone back to.",
+                "Use --anneal trajectory or independent.",
+            )
         config = accelerator.state.deepspeed_plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = spec.batch // accelerator.num_processes
         config["gradient_clipping"] = spec.clip
 
 
 @contextmanager
-def _enough_memory(step: int, spec: TrainSpec) -> Iterator[None]:
+def _enough_memory(step: int, spec: TrainSpec, processes: int) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         said = str(error).lower()
         if isinstance(error, RuntimeError) and "memory" not in said:
             raise
-        size = spec.batch // spec.accumulate
+        size = spec.batch // (spec.accumulate * processes)
+        parts = [
+            n for n in range(spec.accumulate + 1, spec.batch) if spec.batch % (n * processes) == 0
+        ]
+        smaller = f"--accumulate {parts[0]}, " if parts else ""
         raise OutOfMemory(
             f"Out of memory at step {step} with {size} examples at a time.",
-            f"The same run fits with --accumulate {2 * spec.accumulate}; --recompute and "
-            "--precision bf16 save more. Steps saved before are kept.",
+            f"Try {smaller}--recompute or --precision bf16: that is another run, so give it "
+            "another --to. Steps saved before are kept.",
         ) from error
 
 

@@ -52,13 +52,17 @@ def _permuted(order: Order, epoch: int) -> list[int]:
     rows: list[int] = torch.randperm(order.rows, generator=generator).tolist()
     if order.lengths is None:
         return rows
+    # What completes the step that the last epoch left open stays in front, what fills no step of
+    # its own stays behind: every other step is one batch of like lengths.
+    lead = min(-epoch * order.rows % order.batch, order.rows)
+    end = lead + (order.rows - lead) // order.batch * order.batch
     batches = [
         batch
-        for window in _cut(rows, order.batch * _WINDOW)
+        for window in _cut(rows[lead:end], order.batch * _WINDOW)
         for batch in _cut(sorted(window, key=order.lengths.__getitem__), order.batch)
     ]
     mixed = torch.randperm(len(batches), generator=generator).tolist()
-    return [row for number in mixed for row in batches[number]]
+    return [*rows[:lead], *(row for number in mixed for row in batches[number]), *rows[end:]]
 
 
 def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -74,5 +74,6 @@ def read_position(folder: Path, run: str) -> tuple[int, Position] | None:
 
 
 def drop_position(folder: Path) -> None:
-    """Remove the position of a run that is done."""
-    (folder / NAME).unlink(missing_ok=True)
+    """Remove the position of a run that is done, and what a killed process left of one."""
+    for name in (NAME, f".{NAME}"):
+        (folder / name).unlink(missing_ok=True)

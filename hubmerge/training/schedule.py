@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from hubmerge.errors import UsageError
+from hubmerge.specs import TrainSpec
 
 _POWERS = re.compile(r"(\d+)\^k")
 
@@ -84,3 +85,14 @@ def branch_points(pushed: Sequence[int], share: float) -> dict[int, list[int]]:
     for step in pushed:
         points.setdefault(step - cooldown_length(step, share), []).append(step)
     return points
+
+
+def check_even(spec: TrainSpec, processes: int) -> None:
+    """Raise UsageError for a batch that does not split evenly over processes and parts."""
+    shares = spec.accumulate * processes
+    if spec.batch % shares:
+        raise UsageError(
+            f"A batch of {spec.batch} does not split evenly over {processes} processes x "
+            f"{spec.accumulate} accumulated parts.",
+            f"Write --batch {-(-spec.batch // shares) * shares}.",
+        )

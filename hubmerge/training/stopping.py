@@ -30,7 +30,7 @@ def outlasted(accuracies: Sequence[float], count: int, patience: int, band: floa
 
     An evaluation counts as better only if it beats the last one that counted by more than `band`
     binomial standard errors of an accuracy over `count` examples: a slow rise counts once it adds
-    up, a lucky draw does not.
+    up, luck within the band does not.
     """
     best, bad = -math.inf, 0
     for accuracy in accuracies:

@@ -174,3 +174,60 @@ def test_only_the_newest_version_of_a_task_counts() -> None:
     card = render_card(CardInput(manifest, [old, score(manifest.digest, "cats", 0.8)]))
     assert "**Upcycling score 80.00 %**" in card
     assert "over 1 tasks" in card
+
+
+def reviews() -> Manifest:
+    """A merge of two experts whose tasks are different files of one name."""
+    experts = tuple(
+        dataclasses.replace(source(name, 64), task=f"reviews@{name}") for name in ("a", "b")
+    )
+    return dataclasses.replace(merged(64), experts=experts)
+
+
+def of(manifest: Manifest, task: str, value: float, metric: str = "accuracy") -> Score:
+    found = score(manifest.digest, task, value)
+    return dataclasses.replace(found, task=task, metric=metric)
+
+
+def test_two_tasks_of_one_name_are_two_rows() -> None:
+    manifest = reviews()
+    found = [of(manifest, "reviews@a", 0.8), of(manifest, "reviews@b", 0.6)]
+    found.append(dataclasses.replace(found[1], model=manifest.experts[1].digest, value=0.9))
+    card = render_card(CardInput(manifest, found))
+    assert "# ties merge of 2 experts: reviews@a, reviews@b\n" in card
+    assert "**Upcycling score 70.00 %**" in card
+    assert "over 2 tasks" in card
+    assert "| reviews@a | o/a | 64 of 512 | `a64000000000` | - | - | 80.00 | 1000 |" in card
+    assert "| reviews@b | o/b | 64 of 512 | `b64000000000` | 90.00 | - | 60.00 | 1000 |" in card
+    results = front(card)["model-index"][0]["results"]  # type: ignore[index]
+    assert [result["dataset"]["name"] for result in results] == ["reviews@a", "reviews@b"]
+
+
+def test_another_task_of_the_name_is_no_experts_row() -> None:
+    manifest = reviews()
+    card = render_card(CardInput(manifest, [of(manifest, "reviews@c", 0.8)]))
+    assert "| reviews@a | o/a | 64 of 512 | `a64000000000` | - | - | - | - | - |" in card
+    assert "| reviews@b | o/b | 64 of 512 | `b64000000000` | - | - | - | - | - |" in card
+    assert "| reviews@c | - | - | `-` | - | - | 80.00 | 1000 | 1.26 |" in card
+
+
+def test_an_expert_of_an_unknown_task_has_a_row_and_its_name() -> None:
+    unknown = dataclasses.replace(source("cats", 64), task=None)
+    manifest = dataclasses.replace(merged(64), experts=(unknown,))
+    card = render_card(CardInput(manifest, [of(manifest, "cats@1", 0.8)]))
+    assert "experts: o/cats\n" in card
+    assert "| - | o/cats | 64 of 512 | `cats64000000` | - | - | - | - | - |" in card
+    assert "| cats | - | - | `-` | - | - | 80.00 | 1000 | 1.26 |" in card
+
+
+def test_tasks_of_different_metrics_have_no_mean() -> None:
+    manifest = merged(64)
+    found = [of(manifest, "cats@1", 0.8), of(manifest, "dogs@1", 0.6, "token_accuracy")]
+    card = render_card(CardInput(manifest, found))
+    assert (
+        "\n\nThe tasks are measured differently, cats by accuracy, dogs by token accuracy, so "
+        "there is no mean over them.\n\n## Accuracy\n\n| task | expert |"
+    ) in card
+    assert "| cats | o/cats | 64 of 512 | `cats64000000` | - | - | 80.00 | 1000 | 1.26 |" in card
+    assert "pcycling score" not in card
+    assert "70.00" not in card

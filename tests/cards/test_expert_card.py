@@ -206,3 +206,32 @@ def test_hostile_settings_are_text(text: str) -> None:
             assert "[click]" not in body
             assert "\x1b" not in card
             assert "**bold**" not in body
+
+
+@pytest.mark.parametrize("made", [expert(), merged(64)])
+def test_an_image_model_with_trained_heads_is_not_zero_shot(made: Manifest) -> None:
+    files = {**FILES, "head-cats.safetensors": "e" * 64}
+    card = told(dataclasses.replace(made, layout="transformers", files=files))
+    assert front(card)["pipeline_tag"] == "image-classification"
+    assert "`AutoModel.from_pretrained(REPO, revision=TAG)`. Trained heads" in card
+    assert "CLIPModel" not in card
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("accuracy", "Accuracy"), ("token_accuracy", "Token accuracy")]
+)
+def test_the_metric_is_named(metric: str, name: str) -> None:
+    manifest = expert(task_kind="target")
+    one = dataclasses.replace(score(manifest.digest, "cats", 0.5), metric=metric)
+    said = front(render_card(CardInput(manifest, [one])))
+    metrics = said["model-index"][0]["results"][0]["metrics"]  # type: ignore[index]
+    assert metrics == [{"type": metric, "value": 0.5, "name": name}]
+
+
+def test_another_file_of_the_tasks_name_is_a_row_of_its_own() -> None:
+    manifest = expert()
+    found = [score(manifest.digest, "cats", 0.5)]
+    found.append(dataclasses.replace(found[0], task="cats@2", value=0.75))
+    card = render_card(CardInput(manifest, found))
+    assert "| cats@1, test | 50.00 | 1000 |" in card
+    assert "| cats@2, test | 75.00 | 1000 |" in card

@@ -306,9 +306,7 @@ def test_adapter_of_a_class_around_the_base_or_within_it(
 
 
 @pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification"])
-def test_adapter_of_a_vit_whose_layers_have_other_names_in_files(
-    kind: str, tmp_path: Path
-) -> None:
+def test_adapter_of_a_vit_whose_layers_have_other_names_in_files(kind: str, tmp_path: Path) -> None:
     """Saved by transformers itself, which renames them on the way."""
 
     def vit() -> nn.Module:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -241,7 +243,8 @@ def test_other_adapters_are_published_and_merge_or_say_why(
         "".join(json.dumps({"prompt": f"say {n}", "target": str(n % 3)}) + "\n" for n in range(40))
     )
     train = ("train", "--base", tmp_path / "base", "--task", tmp_path / "echo.jsonl", *FEW)
-    said = hubmerge(*train, "--tune", tune, "--rank", 2, "--to", f"kinds/{tune}")
+    size = () if tune == "ia3" else ("--rank", 2)
+    said = hubmerge(*train, "--tune", tune, *size, "--to", f"kinds/{tune}")
     assert said.code == 0, said.err
     step = fetched(world, f"kinds/{tune}", "step4", tmp_path / "step")
     plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base")
@@ -280,3 +283,48 @@ def test_a_class_without_a_validation_example_is_told(hubmerge: Command, tmp_pat
     assert said.code == 0, said.err
     assert "of 3 classes of reviews are not in its validation split" in said.err
     assert "odd" in said.err
+
+
+def test_a_base_that_was_changed_is_not_evaluated_with(hubmerge: Command, tmp_path: Path) -> None:
+    tiny_bert(tmp_path / "base")
+    data, columns = rows(tmp_path / "moved.csv", {"good": "film", "bad": "cat"}), (
+        "--columns", "text=review,label=stars",
+    )  # fmt: skip
+    for tune in ("full", "lora"):
+        words = ("train", "--base", tmp_path / "base", "--task", data, *columns, *FEW)
+        assert hubmerge(*words, "--tune", tune, "--to", f"moved/{tune}").code == 0
+    shutil.rmtree(tmp_path / "base")
+    tiny_bert(tmp_path / "base", seed=1)
+    for tune in ("full", "lora"):
+        said = hubmerge("eval", f"moved/{tune}@step4", "--tasks", data, *columns)
+        assert said.code == 3, said.err
+        assert "other weights than" in said.err
+
+
+def test_what_would_be_ignored_is_refused(hubmerge: Command) -> None:
+    words = ("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/never")
+    for more, said in (
+        (("--rank", 64), "`rank` has no effect here"),
+        (("--band", 2), "`band` has no effect here"),
+        (("--warmup", 0.5), "not both"),
+        (("--batch", 7, "--accumulate", 2), "does not split"),
+    ):
+        answer = hubmerge(*words, *more)
+        assert answer.code == 2
+        assert said in answer.err
+
+
+def test_the_recorded_command_repeats_the_run(
+    world: World, hubmerge: Command, tmp_path: Path
+) -> None:
+    tiny_bert(tmp_path / "base")
+    data = rows(tmp_path / "again.csv", {"good": "film", "bad": "cat"})
+    words = ("train", "--base", tmp_path / "base", "--task", data, *FEW, "--to", "texts/again",
+             "--columns", "text=review,label=stars")  # fmt: skip
+    assert hubmerge(*words).code == 0
+    step = fetched(world, "texts/again", "step4", tmp_path / "step")
+    command = parse_manifest((step / NAME).read_bytes(), "step4").command
+    said = hubmerge(*shlex.split(command)[1:], "--out", tmp_path / "anew", "--json")
+    assert said.code == 0, said.err
+    other = (tmp_path / "anew" / "steps" / "step4" / "model.safetensors").read_bytes()
+    assert other == (step / "model.safetensors").read_bytes()

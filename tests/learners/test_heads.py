@@ -63,6 +63,9 @@ def test_the_labels_of_a_text_encoder_are_pooled_by_hand(folders: Folders) -> No
     assert not head.weight.requires_grad
 
 
+NAMES = ("bad", "fair", "good", "fine", "best")
+
+
 def stirred(width: int = 5, classes: int = 3) -> nn.Linear:
     head = new_head(width, classes)
     with torch.no_grad():
@@ -73,33 +76,40 @@ def stirred(width: int = 5, classes: int = 3) -> nn.Linear:
 
 def test_a_trained_head_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     head = stirred()
-    save_head(head, tmp_path, task("text"))
+    save_head(head, tmp_path, task("text"), NAMES[:3])
     assert [file.name for file in tmp_path.iterdir()] == ["head-small.safetensors"]
-    again = load_head(tmp_path, task("text"), 5, 3)
+    again = load_head(tmp_path, task("text"), 5, NAMES[:3])
     assert all(torch.equal(w, again.state_dict()[n]) for n, w in head.state_dict().items())
     first = head_file(tmp_path, task("text")).read_bytes()
-    save_head(again, tmp_path, task("text"))
+    save_head(again, tmp_path, task("text"), NAMES[:3])
     assert head_file(tmp_path, task("text")).read_bytes() == first
 
 
 def test_tasks_keep_their_heads_apart(tmp_path: Path) -> None:
-    save_head(stirred(), tmp_path, task("text", name="one"))
-    save_head(new_head(5, 2), tmp_path, task("text", name="two"))
-    assert load_head(tmp_path, task("text", name="one"), 5, 3).weight.any()
-    assert not load_head(tmp_path, task("text", name="two"), 5, 2).weight.any()
+    save_head(stirred(), tmp_path, task("text", name="one"), NAMES[:3])
+    save_head(new_head(5, 2), tmp_path, task("text", name="two"), NAMES[:2])
+    assert load_head(tmp_path, task("text", name="one"), 5, NAMES[:3]).weight.any()
+    assert not load_head(tmp_path, task("text", name="two"), 5, NAMES[:2]).weight.any()
 
 
 def test_a_missing_head_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no head for task small") as refused:
-        load_head(tmp_path, task("text"), 5, 3)
+        load_head(tmp_path, task("text"), 5, NAMES[:3])
     assert "an expert that was trained for it" in refused.value.hint
 
 
 @pytest.mark.parametrize(("width", "classes"), [(5, 4), (4, 3), (3, 5)])
 def test_a_head_of_another_shape_is_refused(tmp_path: Path, width: int, classes: int) -> None:
-    save_head(stirred(), tmp_path, task("text"))
+    save_head(stirred(), tmp_path, task("text"), NAMES[:3])
     with pytest.raises(CheckpointError, match=f"no head of {classes} classes over {width} feat"):
-        load_head(tmp_path, task("text"), width, classes)
+        load_head(tmp_path, task("text"), width, NAMES[:classes])
+
+
+def test_a_head_for_other_classes_is_refused(tmp_path: Path) -> None:
+    """As many classes in another order would answer wrongly and say nothing."""
+    save_head(stirred(), tmp_path, task("text"), NAMES[:3])
+    with pytest.raises(CheckpointError, match="is a head for other classes"):
+        load_head(tmp_path, task("text"), 5, NAMES[2::-1])
 
 
 def pickled(file: Path) -> None:
@@ -126,7 +136,7 @@ def without_bias(file: Path) -> None:
     "spoil", [pickled, cut_short, with_more_behind, with_another_tensor, without_bias]
 )
 def test_a_file_that_is_no_head_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
-    save_head(stirred(), tmp_path, task("text"))
+    save_head(stirred(), tmp_path, task("text"), NAMES[:3])
     spoil(head_file(tmp_path, task("text")))
     with pytest.raises(CheckpointError, match=r"head-small\.safetensors"):
-        load_head(tmp_path, task("text"), 5, 3)
+        load_head(tmp_path, task("text"), 5, NAMES[:3])

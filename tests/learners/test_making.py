@@ -85,6 +85,6 @@ def test_an_experts_head_is_found_beside_it(
     asked = task(kind, head="trained")
     with pytest.raises(UsageError, match="no head for task small"):
         trained_head(model, asked, CLASSES, tmp_path)
-    save_head(made.network.head, tmp_path, asked)
+    save_head(made.network.head, tmp_path, asked, CLASSES)
     found = trained_head(model, asked, CLASSES, tmp_path)
     assert torch.equal(found.get_parameter("weight"), made.network.head.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import datasets
@@ -168,8 +169,17 @@ def test_an_empty_file(tmp_path: Path) -> None:
     )
     empty = datasets.Dataset.from_dict({"image": [], "label": []}, features=features)
     empty.to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(DataError, match="corresponds to no data"):
+    with pytest.raises(DataError, match="there are no rows in them"):
         load_split(parquet_task(tmp_path), "test")
+
+
+def test_a_file_rewritten_at_the_same_time_is_another_one(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    for word in ("old", "new"):
+        file.write_text("text,label\n" + f"{word},a\n{word},b\n" * 20)
+        os.utime(file, (1e9, 1e9))
+        split = load_split(find_task(str(file)), "train")
+        assert set(split.rows["text"][:]) == {word}
 
 
 def test_unknown_splits_are_usage_errors(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,20 @@ def test_a_stream_names_what_is_broken(tmp_path: Path) -> None:
     task = rows_task(tmp_path, [{"q": "q", "a": ""}], splits=OWN_TEST, **TARGET)
     with pytest.raises(DataError, match="the target of train, 0 rows into the stream, is empty"):
         next(load_stream(task).epoch(0))
+
+
+def test_a_stream_of_nothing_ends_with_a_sentence(tmp_path: Path) -> None:
+    task = rows_task(tmp_path, texts(["a", "b"]), "csv", kind="text", splits=OWN_TEST)
+    stream = load_stream(task)
+    with pytest.raises(DataError, match="has no train examples"):
+        list(replace(stream, rows=stream.rows.take(0)).epoch(1))
+
+
+def test_one_column_cannot_be_text_and_label(tmp_path: Path) -> None:
+    data = {"path": tmp_path / "train.csv", "text": "label"}
+    task = rows_task(tmp_path, texts(["a", "b"]), "csv", kind="text", data=data)
+    with pytest.raises(DataError, match="column 'label' is both its text and its label"):
+        load_split(task, "train")
 
 
 def test_what_is_carved_cannot_be_streamed(tmp_path: Path) -> None:

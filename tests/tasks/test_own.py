@@ -81,17 +81,37 @@ def test_a_column_whose_name_is_no_word(tmp_path: Path) -> None:
     names = ('my "q" \x1b[31m\n\\', "row", "range", "true", "müde 😀")
     write_rows(tmp_path / "odd.jsonl", rows(*names))
     for name in names:
-        task = find_task(str(tmp_path / "odd.jsonl"), {"prompt": name, "target": "range"})
+        target = "row" if name == "range" else "range"
+        task = find_task(str(tmp_path / "odd.jsonl"), {"prompt": name, "target": target})
         example = load_split(task, "train").example(0)
         assert isinstance(example, Paired)
         assert example.prompt.startswith(name)
-        assert example.target.startswith("range")
+        assert example.target.startswith(target)
 
 
 @pytest.mark.parametrize("text", ["text", "text=", "text=a,,", "=a"])
 def test_columns_that_are_no_list(text: str) -> None:
     with pytest.raises(UsageError, match="--columns"):
         read_columns(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("text=a,text=b", "says text more than once"),
+        ("text=a,label=a", "Column 'a' cannot be text and label at once"),
+    ],
+)
+def test_columns_that_are_said_twice(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        read_columns(text)
+
+
+def test_a_column_is_not_guessed_for_a_second_thing(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "text", "label", "intent")
+    assert find_task(path, {"text": "label"}).spec.data.label == "intent"
+    with pytest.raises(UsageError, match="Column 'label' cannot be text and label at once"):
+        find_task(path, {"text": "label", "label": "label"})
 
 
 def test_columns_as_they_are_typed() -> None:
@@ -149,6 +169,24 @@ def test_local_data_ask_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for text in (str(tmp_path), file_of(tmp_path, "text", "label")):
         load_split(find_task(text), "test")
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("own.csv", "text,label\n"), ("own.jsonl", ""), ("own.jsonl", "\n\n"), ("own.json", "[]")],
+)
+def test_a_file_without_a_row(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match="no rows"):
+        find_task(str(tmp_path / name))
+
+
+def test_names_without_latin_letters_are_told_apart(tmp_path: Path) -> None:
+    said = ["фото отзывы", "отзывы 2", "фото 2", "レビュー", "2024", "café"]
+    names = [find_task(file_of(tmp_path, "text", "label", name=f"{n}.csv")).name for n in said]
+    assert names[4:] == ["2024", "caf"]
+    assert all(re.fullmatch("own-[0-9a-f]{8}", name) for name in names[:4])
+    assert len(set(names)) == len(said)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00\xfe", b'{"text": ', b"[[[[["])

@@ -45,6 +45,21 @@ def test_what_cannot_be_found_says_so(tmp_path: Path) -> None:
         find_task(str(tmp_path))
 
 
+@pytest.mark.parametrize("called", ["validation", "valid", "dev", "val"])
+def test_validation_images_by_any_of_its_names(tmp_path: Path, called: str) -> None:
+    write_images(tmp_path, "train", ["a", "b"], 20, start=0)
+    write_images(tmp_path, called, ["a", "b"], 3, start=100)
+    split = load_split(find_task(str(tmp_path)), "validation")
+    assert (rows_of(split), split.classes) == (list(range(100, 106)), ("a", "b"))
+
+
+def test_two_folders_of_validation_images(tmp_path: Path) -> None:
+    for name in ("train", "val", "dev"):
+        write_images(tmp_path, name, ["a", "b"], 2, start=0)
+    with pytest.raises(DataError, match="two folders of validation images: dev and val"):
+        find_task(str(tmp_path))
+
+
 @pytest.mark.parametrize("native", [(), ("test",), ("validation",), ("validation", "test")])
 def test_a_folder_of_images(tmp_path: Path, native: tuple[str, ...]) -> None:
     names = ["dog", "dev kit", "test_tube"]  # two of these are split names to the library's reader

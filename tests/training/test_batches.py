@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from hubmerge.errors import DataError
 from hubmerge.learners.learner import Batch
 from hubmerge.tasks.data import Split
 from hubmerge.training.batches import Batches, Share
@@ -108,3 +109,29 @@ def test_a_stream_goes_on_where_it_stopped(training: Split) -> None:
     assert same(whole[3:], list(made.of(range(4, 7))))
     labels = torch.cat([micro["label"] for (micro,) in whole])
     assert sorted(labels[:10].tolist()) == sorted(labels[10:20].tolist())
+
+
+class Broken:
+    """A split of which one row cannot be read."""
+
+    def __init__(self, split: Split) -> None:
+        self.split, self.task = split, split.task
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def example(self, row: int) -> Any:
+        if row == 3:
+            raise DataError("Row 3 is broken.", "Mend it.")
+        return self.split.example(row)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_row_is_told_in_its_own_words(training: Split, workers: int) -> None:
+    said = spec(steps=4, batch=4)
+    made = Batches(learner(said, training), few(training, 8), said, workers=workers)
+    kept: Any = made._split
+    kept._kept.split = Broken(few(training, 8))
+    with pytest.raises(DataError, match=r"^Row 3 is broken\.$") as error:
+        list(made.of(range(1, 5)))
+    assert error.value.hint == "Mend it."

@@ -1,0 +1,78 @@
+"""The steps of a run that are kept: whole folders that say what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubmerge.errors import IntegrityError
+from hubmerge.flows.publication import seal
+from hubmerge.flows.run import Run
+from hubmerge.flows.sources import source_of, versions
+from hubmerge.manifest import Manifest, Point
+from hubmerge.refs import step_tag
+from hubmerge.weights.folder import whole_folder
+
+if TYPE_CHECKING:
+    from hubmerge.flows.trainee import Trainee
+    from hubmerge.training.fit import Fit
+    from hubmerge.training.loop import Moment
+
+CURVE = "validation.jsonl"
+
+
+def write_curve(folder: Path, curve: tuple[Point, ...]) -> None:
+    """Write the curve so far as JSON lines, for whoever watches a run."""
+    lines = (json.dumps(dataclasses.asdict(point), sort_keys=True) + "\n" for point in curve)
+    (folder / CURVE).write_text("".join(lines), encoding="utf-8")
+
+
+def keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment) -> None:
+    """Save a pushed step as a folder; one that is there must be the very same."""
+    weights = fit.weights() if fit.is_spread else None
+    if not run.machine.leads:
+        return
+    if moment.step in run.outbox.saved():
+        _check_retraced(run, moment)
+        return
+    with whole_folder(run.outbox.step_folder(moment.step)) as folder:
+        trainee.save(folder, weights)
+        seal(folder, _described(run, moment, trainee))
+
+
+def _described(run: Run, moment: Moment, trainee: Trainee) -> Manifest:
+    spec = run.spec
+    length = moment.step if spec.anneal == "independent" else spec.steps
+    said = {**spec.settings, "warmup_steps": spec.warmup_length(length)}
+    if trainee.adapted:
+        said |= {"base_layout": trainee.model.layout}
+    if moment.stopped:
+        said |= {"stopped": "early"}
+    if run.machine.world > 1:
+        said |= {"processes": run.machine.world}
+    return Manifest(
+        kind="expert",
+        base=source_of(run.base),
+        task=run.task.id,
+        task_kind=run.task.spec.kind,
+        step=moment.step,
+        last_step=moment.step if moment.stopped else spec.steps,
+        training={**said, "data_revision": run.task.spec.data.revision},
+        validation=moment.curve,
+        run=run.id,
+        layout=trainee.layout,
+        command=run.command,
+        versions=versions(),
+    )
+
+
+def _check_retraced(run: Run, moment: Moment) -> None:
+    """A rerun after a crash must retrace the steps already saved, or the run is two runs."""
+    if run.manifest(moment.step).validation != moment.curve:
+        raise IntegrityError(
+            f"This run does not repeat {step_tag(moment.step)} as saved in {run.outbox.folder}.",
+            "Threads, libraries or hardware have changed since: train into another folder with "
+            "--out, and another repository with --to.",
+        )
