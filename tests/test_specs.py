@@ -188,7 +188,8 @@ def test_any_mapping_is_a_spec_or_a_usage_error(values: dict[str, Any]) -> None:
         ({"anneal": "branch"}, {"schedule": "constant", "cooldown": 0.2}, {"patience"}),
         ({"early_stop": "plateau"}, {"schedule": "plateau", "patience": 3, "factor": 0.5,
                                      "evaluate_every": 5}, {"band"}),
-        ({"early_stop": "noise"}, {"patience": 20, "schedule": "constant", "band": 1.0}, {"factor", "min_lr"}),
+        ({"early_stop": "noise"}, {"patience": 20, "schedule": "constant", "band": 1.0},
+         {"factor", "min_lr"}),
     ],
 )  # fmt: skip
 def test_a_run_tells_what_had_a_say(
