@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +18,7 @@ from hubmerge.manifest import Point
 from hubmerge.training.loop import Position
 
 NAME = "state.safetensors"
+_SCRATCH = ".state"  # safetensors writes beside its file too, under a name of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +39,9 @@ def write_position(folder: Path, run: str, line: int, position: Position) -> Non
     Raises CheckpointError for a disk that refuses.
     """
     said = _Said(run, line, position.step, position.curve, position.losses, position.first)
-    beside = folder / f".{NAME}"
+    beside = folder / _SCRATCH / NAME
     try:
+        beside.parent.mkdir(exist_ok=True)
         text = json.dumps(dataclasses.asdict(said), sort_keys=True)
         save_file(dict(position.state), beside, metadata={"hubmerge": text})
         with beside.open("rb") as file:
@@ -75,5 +78,5 @@ def read_position(folder: Path, run: str) -> tuple[int, Position] | None:
 
 def drop_position(folder: Path) -> None:
     """Remove the position of a run that is done, and what a killed process left of one."""
-    for name in (NAME, f".{NAME}"):
-        (folder / name).unlink(missing_ok=True)
+    (folder / NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder / _SCRATCH, ignore_errors=True)

@@ -30,7 +30,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert {name: tensor.tolist() for name, tensor in position.state.items()} == {
         "weight.a": [0.10000000149011612], "step.a": 3.0
     }  # fmt: skip
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [NAME]
 
 
 def test_the_position_of_another_run_is_none(tmp_path: Path) -> None:
