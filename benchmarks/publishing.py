@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import hubmerge.flows.keeping
 import hubmerge.flows.publication
 import hubmerge.flows.train
 import hubmerge.training.position
@@ -29,14 +30,14 @@ from hubmerge.training.loop import Data, Watch, train
 # Where the time of a run goes. What stands under another is part of it; `publish` is what the
 # thread in the background needs, all else holds training up.
 PARTS = {
-    "save a step": (hubmerge.flows.train, "_keep_step"),
+    "save a step": (hubmerge.flows.train, "keep_step"),
     "- write weights": (Trainee, "save"),
-    "- hash, card, curve": (hubmerge.flows.train, "seal"),
-    "- - draw the curve": (hubmerge.flows.publication, "training_picture"),
+    "- hash and card": (hubmerge.flows.keeping, "seal"),
     "copy the position": (Fit, "state"),
     "write the position": (hubmerge.training.position, "write_position"),
     "wait for the last push": (Publisher, "close"),
     "publish, in background": (Publisher, "_publish"),
+    "- draw the curve": (hubmerge.flows.publication, "training_picture"),
 }
 HOLDING_UP = (
     "save a step",
