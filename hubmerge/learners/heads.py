@@ -43,7 +43,8 @@ def head_file(folder: Path, task: Task) -> Path:
 def save_head(head: nn.Linear, folder: Path, task: Task, classes: Sequence[str]) -> None:
     """Write `weight` [C, D] and `bias` [C], and which classes they are of."""
     tensors = {"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}
-    metadata = {"format": "pt", "classes": json.dumps(list(classes))}
+    # One word of metadata only: safetensors writes several in any order.
+    metadata = {"classes": json.dumps(list(classes))}
     save_file(tensors, head_file(folder, task), metadata=metadata)
 
 

@@ -27,7 +27,8 @@ from tests.models.worlds import (
 
 
 def spec(**said: Any) -> TrainSpec:
-    return TrainSpec(**{"base": "a/b", "task": "t", "to": "me/t", "rank": 2, **said})
+    size = {} if said.get("tune") == "ia3" else {"rank": 2}  # which has none
+    return TrainSpec(**{"base": "a/b", "task": "t", "to": "me/t", **size, **said})
 
 
 def open_clip_folder(folder: Path) -> None:
