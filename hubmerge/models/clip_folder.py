@@ -43,7 +43,6 @@ class TransformersClip:
     width: int
     layout: str = "transformers"
     name: str = "CLIPModel"
-    embeds_labels: bool = True
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(

@@ -54,10 +54,6 @@ class Encoder(Savable, Protocol):
     def width(self) -> int:
         """D."""
 
-    @property
-    def embeds_labels(self) -> bool:
-        """Whether it also reads words, so that labels can be a head: it is a `LabelEncoder`."""
-
 
 class LabelEncoder(Encoder, Protocol):
     """An encoder that puts words where it puts examples."""

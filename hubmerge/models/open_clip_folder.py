@@ -35,7 +35,6 @@ class OpenClip:
     width: int
     layout: str = "open_clip"
     name: str = "CLIP"
-    embeds_labels: bool = True
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         return cast(Tensor, self.module.encode_text(self.tokenizer(list(prompts))))

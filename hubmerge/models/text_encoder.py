@@ -52,7 +52,6 @@ class TextEncoder:
     width: int
     name: str
     layout: str = "transformers"
-    embeds_labels: bool = True
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(

@@ -43,7 +43,6 @@ class VisionEncoder:
     width: int
     name: str
     layout: str = "transformers"
-    embeds_labels: bool = False
 
     def transform(self, augment: bool) -> Transform:
         return image_transform(self.preprocess, augment)

@@ -209,7 +209,7 @@ def test_a_vit_sees_what_its_processor_and_pooler_make(tmp_path: Path) -> None:
     processor = AutoImageProcessor.from_pretrained(tmp_path / "base")
     said = processor(picture, return_tensors="pt")["pixel_values"][0]
     assert (model.transform(augment=False)(picture) - said).abs().max() < 0.05
-    assert (model.width, model.name, model.embeds_labels) == (WIDTH, "ViTModel", False)
+    assert (model.width, model.name) == (WIDTH, "ViTModel")
 
 
 @torch.no_grad()
@@ -233,7 +233,6 @@ def test_a_bert_means_its_words_and_embeds_labels(tmp_path: Path) -> None:
     head = zero_shot_head(model.encode_text, model.scale(), prompts, ["{}"])
     cosines = cosine_similarity(model.encode_text(prompts), head / 20)
     torch.testing.assert_close(cosines, torch.ones(2))
-    assert model.embeds_labels
     assert (model.width, model.length) == (WIDTH, 64)
 
 
