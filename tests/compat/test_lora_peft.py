@@ -28,7 +28,7 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 from open_clip import CLIP  # noqa: E402
-from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model  # noqa: E402  # noqa: E402
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model  # noqa: E402
 from torch import nn  # noqa: E402
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
