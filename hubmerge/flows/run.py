@@ -48,6 +48,8 @@ class Run:
         """The command that repeats the run: every option that decides it and is not the default."""
         said = {"columns": self.columns} if self.columns else {}
         words = ["hubmerge", "train"]
+        if self.machine.world > 1:  # other sums, so another run than that of one process
+            words = ["torchrun", "--nproc_per_node", str(self.machine.world), "-m", *words]
         for name, value in {**self.spec.model_dump(exclude_defaults=True), **said}.items():
             flag = name.replace("_", "-")
             if isinstance(value, bool):

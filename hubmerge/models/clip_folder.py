@@ -14,7 +14,12 @@ from transformers import CLIPModel
 
 from hubmerge.models.preprocess import Transform, image_transform, preprocess_said
 from hubmerge.models.tensor_names import TensorNames
-from hubmerge.models.transformers_folder import open_module, open_tokenizer, save_module
+from hubmerge.models.transformers_folder import (
+    open_module,
+    open_tokenizer,
+    read_prompts,
+    save_module,
+)
 
 
 class ImageTower(nn.Module):
@@ -45,13 +50,7 @@ class TransformersClip:
     name: str = "CLIPModel"
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(
-            list(prompts),
-            padding=True,
-            truncation=True,
-            max_length=self.length,
-            return_tensors="pt",
-        )
+        tokens = read_prompts(self.tokenizer, prompts, self.length)
         hidden = self.module.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )

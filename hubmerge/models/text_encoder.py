@@ -16,6 +16,7 @@ from hubmerge.models.transformers_folder import (
     named_class,
     open_module,
     open_tokenizer,
+    read_prompts,
     save_module,
 )
 
@@ -54,13 +55,7 @@ class TextEncoder:
     layout: str = "transformers"
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(
-            list(prompts),
-            padding=True,
-            truncation=True,
-            max_length=self.length,
-            return_tensors="pt",
-        ).to(self.module.device)
+        tokens = read_prompts(self.tokenizer, prompts, self.length).to(self.module.device)
         features: Tensor = self.encoder(tokens["input_ids"], tokens["attention_mask"])
         return features
 

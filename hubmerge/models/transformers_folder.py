@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -70,6 +70,13 @@ def open_tokenizer(folder: Path) -> Any:
             raise ValueError("its tokenizer has no token to pad with, nor one that ends a text")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def read_prompts(tokenizer: Any, prompts: Sequence[str], length: int) -> Any:
+    """Prompts as tensors `input_ids` and `attention_mask`, of at most `length` tokens."""
+    return tokenizer(
+        list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt"
+    )
 
 
 def save_module(

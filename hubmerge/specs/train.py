@@ -22,6 +22,7 @@ _NEEDS = {
     "factor": "it belongs to `schedule: plateau` or `early_stop: plateau`",
     "min_lr": "it belongs to `early_stop: plateau`",
     "band": "it belongs to `early_stop: noise`",
+    "patience": "it belongs to `schedule: plateau` or to `early_stop`",
 }  # fmt: skip
 _NOISE_PATIENCE = 20  # evaluations; docs/early-stopping.md compares others
 _PLATEAU_WARMUP = 50  # steps, the paper's
@@ -29,7 +30,7 @@ _EVALUATE_EVERY = 5  # steps, where a schedule or a stopping rule watches the va
 
 
 class TrainSpec(Spec):
-    """One training run of one expert; the defaults are the paper's (arXiv 2506.14126).
+    """One training run of one expert; the defaults are the paper's for images (arXiv 2506.14126).
 
     Every field is an option of `hubmerge train`; its description is the option's help.
     """
@@ -123,7 +124,7 @@ class TrainSpec(Spec):
     def _all_has_a_say(self) -> TrainSpec:
         """What would be ignored was meant to do something."""
         said = self.model_fields_set
-        for name in ("rank", "alpha", "dropout", "rslora", "cooldown", "factor", "min_lr", "band"):
+        for name in _NEEDS:
             if name in said and getattr(self, name) is not None and name not in self.settings:
                 raise ValueError(f"`{name}` has no effect here; {_NEEDS[name]}")
         if self.warmup is not None and self.warmup_steps is not None:
@@ -192,6 +193,8 @@ class TrainSpec(Spec):
             mute.add("band")
         if self.shape == "plateau" or self.early_stop == "noise":
             said |= {"patience": self.evaluations, "evaluate_every": self.cadence}
+        else:
+            mute.add("patience")
         return {name: value for name, value in said.items() if name not in mute}
 
     def warmup_length(self, steps: int) -> int:

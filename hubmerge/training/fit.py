@@ -21,6 +21,8 @@ from hubmerge.specs import TrainSpec
 from hubmerge.training.order import seed_at
 from hubmerge.training.schedule import check_even
 
+# What torch says of memory in a plain RuntimeError; an "illegal memory access" is another matter.
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 EXPLOSIVE, _EXPLODED = 10, 4.0  # so many updates in a row, each so many times the first loss
 
 
@@ -110,7 +112,9 @@ class Fit:
         """Go back to a state; raises CheckpointError if it is of another network."""
         expected = {f"weight.{name}" for name, _ in self._trained()}
         if expected != {name for name in state if name.startswith("weight.")}:
-            raise CheckpointError("The saved state is of another network.", "Remove it.")
+            raise CheckpointError(
+                "The saved state is of another network.", "Start over with --no-resume."
+            )
         for name, parameter in self._trained():
             parameter.copy_(_like(state[f"weight.{name}"], parameter))
             self.optimizer.state[parameter] = {
@@ -203,8 +207,8 @@ def _enough_memory(step: int, spec: TrainSpec, processes: int) -> Iterator[None]
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        said = str(error).lower()
-        if isinstance(error, RuntimeError) and "memory" not in said:
+        plain = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        if plain and not any(words in str(error).lower() for words in _NO_MEMORY):
             raise
         size = spec.batch // (spec.accumulate * processes)
         parts = [

@@ -71,7 +71,7 @@ def read_position(folder: Path, run: str) -> tuple[int, Position] | None:
     except (SafetensorError, OSError, ValidationError) as error:
         raise CheckpointError(
             f"{folder / NAME} is no state that hubmerge wrote.",
-            "Remove it: the run then starts over, and keeps the steps it saved.",
+            "Start over with --no-resume; the steps that were saved stay.",
         ) from error
     return said.line, Position(said.step, said.curve, said.losses, said.first, state)
 

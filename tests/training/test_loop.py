@@ -306,3 +306,15 @@ def test_validation_is_measured_without_augmentation(training: Split, validation
         for augment in (True, False)
     ]
     assert begun[0] == begun[1]
+
+
+def test_an_illegal_memory_access_is_no_lack_of_memory(training: Split, validation: Split) -> None:
+    class Faulty(nn.Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return super().forward(images.mean(dim=(2, 3))[:, :2])
+
+    trained = fit(spec(), validation, fragile("", 0, Faulty(2, 2)))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        list(running(trained, training, validation))

@@ -47,7 +47,7 @@ def test_a_damaged_position_says_what_to_do(tmp_path: Path, damage: bytes) -> No
     (tmp_path / NAME).write_bytes(damage)
     with pytest.raises(CheckpointError, match="no state that hubmerge wrote") as error:
         read_position(tmp_path, "run")
-    assert "Remove it" in error.value.hint
+    assert "--no-resume" in error.value.hint
 
 
 def test_a_cut_position_is_damaged(tmp_path: Path) -> None:
