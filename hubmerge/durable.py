@@ -20,6 +20,27 @@ def write_whole(target: Path, content: bytes, mode: int = 0o600) -> None:
     fsync_folder(target.parent)
 
 
+def append_lines(target: Path, lines: str) -> None:
+    """Add whole lines to a file that only grows; they are on disk before this returns.
+
+    Others may write beside us, and a crash may have left half a line: it must not swallow ours.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"" if _ends_whole(target) else b"\n")
+        file.write(lines.encode())
+        settle(file)
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
 def place(whole: Path, target: Path) -> None:
     """Rename a settled file or folder to its place, so that the name survives a power cut too."""
     target.parent.mkdir(parents=True, exist_ok=True)

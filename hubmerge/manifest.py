@@ -41,7 +41,9 @@ class Source:
 
     `sha` is its commit, or again the digest for a local folder. `task` is the id of the task it
     was trained for. `last_step` is the last step its repository had at the time, with `last_sha`
-    its commit: what the gain over merging the last steps is measured against.
+    its commit: what the gain over merging the last steps is measured against. `weight`, `keep` (the
+    fraction of its largest changes that is kept) and `intruders` (the factor on its intruder
+    dimensions) say how its task vector went in.
     """
 
     label: str
@@ -52,6 +54,8 @@ class Source:
     weight: float = 1.0
     last_step: Count | None = None
     last_sha: str | None = None
+    keep: float = 1.0
+    intruders: float = 1.0
 
     @property
     def is_local(self) -> bool:
@@ -74,7 +78,8 @@ class Manifest:
 
     `task` is the id of an expert's task, its name and the digest of its definition as name@digest.
     `files` maps each of its files to its SHA-256, except this one and the card, which is told anew
-    whenever there are new scores.
+    whenever there are new scores. `lock` is the SHA-256 of the lock beside it, for a merge made
+    from one.
     """
 
     kind: Literal["expert", "merge"]
@@ -89,6 +94,7 @@ class Manifest:
     training: Mapping[str, Any] = field(default_factory=dict)
     validation: tuple[Point, ...] = ()
     run: str | None = None
+    lock: str | None = None
     layout: str = "transformers"
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -133,9 +139,15 @@ def recipe_id(
     base: Source, experts: tuple[Source, ...], method: str, params: Mapping[str, Any]
 ) -> str:
     """64 hex digits that two merges share exactly if they are made of the same in the same way."""
-    parts = sorted([expert.sha, expert.weight] for expert in experts)
+    parts = sorted(_part(expert) for expert in experts)
     said = [base.sha, parts, method, dict(params)]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _part(expert: Source) -> list[Any]:
+    """What of an expert decides the merge; what is left at its default goes unsaid."""
+    whole = (expert.keep, expert.intruders) == (1.0, 1.0)
+    return [expert.sha, expert.weight, *(() if whole else (expert.keep, expert.intruders))]
 
 
 def last_recipe(manifest: Manifest) -> str | None:

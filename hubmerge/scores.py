@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from hubmerge.durable import append_lines
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,7 @@ class ScoreLog:
     def append(self, scores: Iterable[Score]) -> None:
         """Add scores; whole lines reach the disk before this returns, also beside other writers."""
         lines = "".join(json.dumps(dataclasses.asdict(s), sort_keys=True) + "\n" for s in scores)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # A crash may have left half a line: it must not swallow the first of ours.
-            file.write(b"" if self._ends_whole() else b"\n")
-            file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path, lines)
 
     def read(self) -> list[Score]:
         """Every score that is whole, the newest for each model, task and split, newest last."""
@@ -111,13 +104,6 @@ class ScoreLog:
                 newest.pop(key, None)
                 newest[key] = score
         return list(newest.values())
-
-    def _ends_whole(self) -> bool:
-        with self.path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                return True
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
 
 
 def _parsed(line: str) -> Score | None:

@@ -1,0 +1,208 @@
+"""hubmerge.lock: a selection, pinned: what was chosen, from what, by which evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
+from hubmerge.manifest import Count, Source
+from hubmerge.refs import check_inner_path, check_repo_id, is_sha, parse_ref, printable
+
+NAME = "hubmerge.lock"
+FORMAT = 1
+_BYTES = 20_000_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A checkpoint as it was found: the name it was asked for by, its commit, its files.
+
+    `requested` is what can be resolved again; `files` maps each file of the model to its SHA-256.
+    """
+
+    requested: str
+    source: Source
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LockedTask:
+    """A task that was measured: its id, its data set as owner/name@sha if it is on a Hub, its rows.
+
+    Its id ends with the digest of its definition, local data included.
+    """
+
+    id: str
+    data: str | None
+    rows: Count
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What one policy chose: an expert for each task, in the order of `Lock.tasks`, and parameters.
+
+    `accuracy` is the mean over tasks on validation, `tasks` each of them. `gain` is over merging
+    the last steps: the difference, and the ends of its 95 % interval. `evaluations` is how many
+    merges had been measured when it was found. `proxy` accuracy is measured only to be told.
+    """
+
+    policy: str
+    experts: tuple[Source, ...]
+    params: Mapping[str, Any]
+    accuracy: Share
+    stderr: float
+    tasks: Mapping[str, Share]
+    gain: tuple[float, float, float] | None = None
+    evaluations: Count = 0
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A candidate of one task beside the chosen one.
+
+    `own` is the expert's own validation accuracy, `merged` that of the chosen merge with this
+    expert in place of the chosen one; None where it was not measured. `tied` says that the
+    difference is within the noise.
+    """
+
+    sha: str
+    label: str
+    step: Count
+    own: Share | None = None
+    merged: Share | None = None
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Common:
+    """The best merge of one common step: its mean validation accuracy, with standard error."""
+
+    step: Count
+    accuracy: Share
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a selection cost: merges measured, examples evaluated, wall-clock minutes."""
+
+    evaluations: Count
+    examples: Count
+    minutes: float
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One selection: `chosen` names the pick that `hubmerge merge --lock` builds.
+
+    `experts` pins every checkpoint that a pick names, `swaps` maps a task's id to its candidates,
+    `uniform` is the curve over common steps. `conclusive` says whether the choice beats merging
+    the last steps beyond the noise.
+    """
+
+    base: Pin
+    experts: tuple[Pin, ...]
+    tasks: tuple[LockedTask, ...]
+    method: str
+    chosen: str
+    picks: tuple[Pick, ...]
+    swaps: Mapping[str, tuple[Swap, ...]]
+    uniform: tuple[Common, ...]
+    seed: Count
+    spent: Spent
+    conclusive: bool
+    split: str = "validation"
+    budget: str | None = None
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def pick(self, policy: str | None = None) -> Pick:
+        """The pick of that policy, by default the chosen one; raises UnknownName."""
+        known = {pick.policy: pick for pick in self.picks}
+        wanted = policy or self.chosen
+        if wanted not in known:
+            raise UnknownName("policy of the lock", wanted, known)
+        return known[wanted]
+
+    def pin(self, sha: str) -> Pin:
+        """The pin of a commit that a pick names."""
+        return next(pin for pin in self.experts if pin.source.sha == sha)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: the same selection is the same bytes."""
+        said = dataclasses.asdict(self)
+        return (json.dumps(said, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def parse_lock(data: bytes, where: str) -> Lock:
+    """Read a lock that anybody may have written; raises IntegrityError naming `where`.
+
+    Keys that this version does not know are passed over: a lock sets no endpoint and no token.
+    """
+    if len(data) > _BYTES:
+        raise IntegrityError(f"{where} is larger than {_BYTES} bytes: it is no lock.")
+    try:
+        said = json.loads(data)
+        if isinstance(said, dict) and said.get("format", FORMAT) != FORMAT:
+            raise IntegrityError(
+                f"{where} has format {printable(str(said['format']))[:20]}, and this hubmerge "
+                f"knows {FORMAT}.",
+                "Install a newer hubmerge.",
+            )
+        lock = TypeAdapter(Lock).validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise IntegrityError(f"{where} is no lock: {printable(reason)[:200]}.") from error
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where} is no lock: {printable(str(error))[:200]}.") from error
+    problems = [f"{where}: {problem}" for problem in _problems(lock)]
+    raise_together(IntegrityError, problems, "Make it anew with `hubmerge select`.")
+    return lock
+
+
+def _problems(lock: Lock) -> Iterator[str]:
+    """Whatever would make a lock point elsewhere than into repositories, or at nothing."""
+    for pin in lock.experts:
+        yield from _pin_problems(pin)
+    if not lock.base.source.is_local:
+        yield from _pin_problems(lock.base)
+    pinned = {pin.source.sha for pin in lock.experts}
+    for pick in lock.picks:
+        name = printable(pick.policy)[:40]
+        if len(pick.experts) != len(lock.tasks):
+            yield f"pick {name!r} has {len(pick.experts)} experts for {len(lock.tasks)} tasks."
+        if any(expert.sha not in pinned for expert in pick.experts):
+            yield f"pick {name!r} names an expert that is not pinned."
+        if not all(math.isfinite(expert.weight) for expert in pick.experts):
+            yield f"pick {name!r} has a weight that is not finite."
+    if lock.chosen not in {pick.policy for pick in lock.picks}:
+        yield f"it has no pick {printable(lock.chosen)[:40]!r}, which it says is chosen."
+
+
+def _pin_problems(pin: Pin) -> Iterator[str]:
+    said = printable(pin.requested)[:80]
+    try:
+        asked = parse_ref(pin.requested)
+        if asked.repo_id is None or asked.repo_id != check_repo_id(pin.source.name):
+            yield f"{said!r} is not the repository that it is pinned in."
+        for name in pin.files:
+            check_inner_path(name)
+    except UsageError as error:
+        yield error.message
+    if not is_sha(pin.source.sha) or not _SHA256.fullmatch(pin.source.digest):
+        yield f"{said!r} is not pinned to a commit and a digest."
+    if not pin.files or not all(_SHA256.fullmatch(digest) for digest in pin.files.values()):
+        yield f"{said!r} has files without a SHA-256."

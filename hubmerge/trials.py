@@ -1,0 +1,107 @@
+"""Trials: merges measured on validation and never written, and the log that keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubmerge.durable import append_lines
+
+
+@dataclass(frozen=True)
+class Part:
+    """An expert's part in a trial: the commit it is pinned to, and how its task vector went in."""
+
+    sha: str
+    weight: float = 1.0
+    keep: float = 1.0
+    intruders: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a trial got right on one task: one bit a row, in an order fixed for the task.
+
+    `of` is how many rows the split has; fewer `bits` are measured when a trial was given up early.
+    """
+
+    bits: str
+    of: int
+
+    @property
+    def right(self) -> tuple[bool, ...]:
+        """Row by row."""
+        return tuple(bit == "1" for bit in self.bits)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One merge, by its recipe, and the rows it got right of each task (by task id)."""
+
+    recipe: str
+    base: str
+    parts: tuple[Part, ...]
+    method: str
+    params: Mapping[str, Any]
+    split: str
+    rows: Mapping[str, Rows]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row of every task was measured."""
+        return all(len(rows.bits) == rows.of for rows in self.rows.values())
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Accuracy by task id, over the rows measured."""
+        return {task: r.bits.count("1") / len(r.bits) for task, r in self.rows.items() if r.bits}
+
+    @property
+    def accuracy(self) -> float:
+        """Raw mean accuracy over the tasks."""
+        return math.fsum(self.accuracies.values()) / len(self.rows)
+
+    @property
+    def stderr(self) -> float:
+        """Binomial standard error of the mean."""
+        counts = {task: len(rows.bits) for task, rows in self.rows.items()}
+        spread = (a * (1 - a) / counts[task] for task, a in self.accuracies.items())
+        return math.sqrt(math.fsum(spread)) / len(self.rows)
+
+
+class TrialLog:
+    """Trials in a JSON Lines file that only grows; the last line for a recipe and split counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, trials: Iterable[Trial]) -> None:
+        """Add trials; they are on disk before this returns."""
+        lines = (json.dumps(dataclasses.asdict(t), sort_keys=True) + "\n" for t in trials)
+        append_lines(self.path, "".join(lines))
+
+    def read(self) -> list[Trial]:
+        """Every trial that is whole on disk, the newest for each recipe and split."""
+        if not self.path.is_file():
+            return []
+        newest: dict[tuple[str, str], Trial] = {}
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if trial := _parsed(line):
+                    newest[trial.recipe, trial.split] = trial
+        return list(newest.values())
+
+
+def _parsed(line: str) -> Trial | None:
+    try:
+        said = json.loads(line)
+        parts = tuple(Part(**part) for part in said.pop("parts"))
+        rows = {task: Rows(**one) for task, one in said.pop("rows").items()}
+        return Trial(parts=parts, rows=rows, **said)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return None
