@@ -52,9 +52,9 @@ class LockedTask:
 class Pick:
     """What one policy chose: an expert for each task, in the order of `Lock.tasks`, and parameters.
 
-    `accuracy` is the mean over tasks on validation, `tasks` each of them. `gain` is over merging
-    the last steps: the difference, and the ends of its 95 % interval. `evaluations` is how many
-    merges had been measured when it was found. `proxy` accuracy is measured only to be told.
+    `accuracy` is the mean over tasks on validation, `tasks` each of them. `gain` is over
+    `Lock.rival`: the difference, and the ends of its 95 % interval. `evaluations` is how many
+    merges were measured to find it.
     """
 
     policy: str
@@ -107,8 +107,9 @@ class Lock:
     """One selection: `chosen` names the pick that `hubmerge merge --lock` builds.
 
     `experts` pins every checkpoint that a pick names, `swaps` maps a task's id to its candidates,
-    `uniform` is the curve over common steps. `conclusive` says whether the choice beats merging
-    the last steps beyond the noise.
+    `uniform` is the curve over common steps. `rival` is the pick to beat: that of the last steps,
+    or `locked`, the choice of an earlier lock; `conclusive` says whether the choice beats it beyond
+    the noise.
     """
 
     base: Pin
@@ -122,6 +123,7 @@ class Lock:
     seed: Count
     spent: Spent
     conclusive: bool
+    rival: str = "last"
     split: str = "validation"
     budget: str | None = None
     command: str = ""
@@ -188,8 +190,8 @@ def _problems(lock: Lock) -> Iterator[str]:
             yield f"pick {name!r} names an expert that is not pinned."
         if not all(math.isfinite(expert.weight) for expert in pick.experts):
             yield f"pick {name!r} has a weight that is not finite."
-    if lock.chosen not in {pick.policy for pick in lock.picks}:
-        yield f"it has no pick {printable(lock.chosen)[:40]!r}, which it says is chosen."
+    for name in {lock.chosen, lock.rival} - {pick.policy for pick in lock.picks}:
+        yield f"it has no pick {printable(name)[:40]!r}."
 
 
 def _pin_problems(pin: Pin) -> Iterator[str]:
