@@ -10,7 +10,7 @@ from hubmerge.weights.dtypes import Array
 
 @dataclass(frozen=True)
 class Deltas:
-    """expert - base for one tensor, one array per expert, all of the tensor's shape.
+    """expert - base for one tensor, one array per expert, all of the tensor's shape; softened.
 
     `values` are float32 (float64 where the base has F64). `weights` and `shas` go with them, in
     the same order; the engine orders experts by SHA, so a method never sees the order they were

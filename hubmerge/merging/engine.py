@@ -1,7 +1,8 @@
 """The engine: stream checkpoints through a method, tensor by tensor, into a new folder.
 
 Everything that makes merging fast or safe is behind `merge`; methods see arrays, callers see
-folders. In memory at once: one tensor of each expert (of an adapter, its whole change to one).
+folders. In memory at once: one tensor of each expert (of an adapter, its whole change to one), and
+the intruder dimensions of an expert where those are softened.
 Arithmetic is in float32 (float64 for F64) and is rounded once, to nearest even, to the dtype that
 is written. (From float64 to bfloat16 or float8 it is rounded twice, by way of float32.)
 """
@@ -9,6 +10,7 @@ is written. (From float64 to bfloat16 or float8 it is rounded twice, by way of f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import Expert, MergePlan, canonical, check
+from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.progress import Progress
 from hubmerge.weights.blocks import blocks
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
@@ -48,12 +51,13 @@ def merge(
     plan, tell = canonical(plan), progress or _silent
     with whole_folder(out, replace) as folder:
         _check_fixed(plan)
-        found = _survey(plan, tell)
+        softenings = _softenings(plan, tell)
+        found = _survey(plan, softenings, tell)
         places = mirror(plan.base, folder, plan.dtype)
         copy_side_files(plan.base.folder, folder)
         for done, (name, place) in enumerate(places.items()):
             tell("merge", done, len(places))
-            write_tensor(place, _merged(plan, name, place, found))
+            write_tensor(place, _merged(plan, name, place, softenings, found))
         tell("merge", len(places), len(places))
         if finish is not None:
             finish(folder)
@@ -98,30 +102,51 @@ def _check_fixed(plan: MergePlan) -> None:
     raise_together(CheckpointError, problems)
 
 
-def _survey(plan: MergePlan, tell: Progress) -> Any:
+def _softenings(plan: MergePlan, tell: Progress) -> tuple[Softening, ...]:
+    """How the changes of each expert are softened, in their order."""
+    stages = (f"soften {number}" for number in count(1))
+
+    def of(expert: Expert, vector: TaskVector) -> Softening:
+        def walk() -> Iterator[tuple[str, Array, Array]]:
+            for name in _counted(plan, tell, next(stages)):
+                base = plan.base.read(name)
+                yield name, _delta(plan, expert, vector, name, base), base
+
+        return survey_softening(walk, expert.keep, expert.intruders)
+
+    return tuple(of(*pair) for pair in zip(plan.experts, plan.vectors, strict=True))
+
+
+def _survey(plan: MergePlan, softenings: tuple[Softening, ...], tell: Progress) -> Any:
     if plan.method.survey is None:
         return None
-    names = [name for name, tensor in plan.base.index.items() if is_float(tensor.dtype)]
-    walks = 0
+    stages = (f"survey {number}" for number in count(1))
 
     def passes() -> Iterator[Deltas]:
-        nonlocal walks
-        walks += 1
-        for done, name in enumerate(names):
-            tell(f"survey {walks}", done, len(names))
-            yield _deltas(plan, name, plan.base.read(name))
-        tell(f"survey {walks}", len(names), len(names))
+        for name in _counted(plan, tell, next(stages)):
+            yield _deltas(plan, name, plan.base.read(name), softenings)
 
     with np.errstate(over="ignore", invalid="ignore"):
         return plan.method.survey(passes, plan.params)
 
 
-def _merged(plan: MergePlan, name: str, place: Tensor, found: Any) -> Array:
+def _counted(plan: MergePlan, tell: Progress, stage: str) -> Iterator[str]:
+    """The tensors that can be merged, told as they go by."""
+    names = [name for name, tensor in plan.base.index.items() if is_float(tensor.dtype)]
+    for done, name in enumerate(names):
+        tell(stage, done, len(names))
+        yield name
+    tell(stage, len(names), len(names))
+
+
+def _merged(
+    plan: MergePlan, name: str, place: Tensor, softenings: tuple[Softening, ...], found: Any
+) -> Array:
     """The values of one tensor of the result, in the dtype it is written in."""
     base, dtype = plan.base.read(name), DTYPES[place.dtype]
     if not is_float(place.dtype):
         return base
-    deltas = _deltas(plan, name, base)
+    deltas = _deltas(plan, name, base, softenings)
     if not deltas.changed():
         return _finite(plan, cast(base, dtype), name, "The base")  # bit for bit, if dtypes agree
     with np.errstate(over="ignore", invalid="ignore"):
@@ -130,12 +155,14 @@ def _merged(plan: MergePlan, name: str, place: Tensor, found: Any) -> Array:
     return _finite(plan, cast(total, dtype), name, "The result")
 
 
-def _deltas(plan: MergePlan, name: str, base: Array) -> Deltas:
+def _deltas(plan: MergePlan, name: str, base: Array, softenings: tuple[Softening, ...]) -> Deltas:
     return Deltas(
         tensor=name,
         values=[
-            _delta(plan, expert, vector, name, base)
-            for expert, vector in zip(plan.experts, plan.vectors, strict=True)
+            softening.soften(name, _delta(plan, expert, vector, name, base))
+            for softening, expert, vector in zip(
+                softenings, plan.experts, plan.vectors, strict=True
+            )
         ],
         weights=tuple(expert.weight for expert in plan.experts),
         shas=tuple(expert.sha for expert in plan.experts),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,19 +22,29 @@ from hubmerge.weights.task_vector import WHOLE_BASE, TaskVector, no_base
 _PREFIXES = ("base_model.model.", "model.", "module.", "_orig_mod.")
 _HINT = "Experts must be whole fine-tunes of this base, saved under the base's tensor names."
 
+# The numbers that every expert has, whatever the method, and what each must be.
+SHARES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "weight": (math.isfinite, "a finite number"),
+    "keep": (lambda keep: 0 < keep <= 1, "above 0 and at most 1"),
+    "intruders": (lambda factor: 0 <= factor <= 1, "from 0 to 1"),
+}
+
 
 @dataclass(frozen=True)
 class Expert:
     """A checkpoint to merge: `sha` pins its weights, `weight` is its share, `label` its name.
 
     `sha` is the commit, or `Checkpoint.digest()` of a local folder: DARE's masks and the order of
-    summing hang on it.
+    summing hang on it. Before the method, `keep` is the fraction of its largest changes that stays
+    (0 < keep <= 1) and `intruders` the factor on its intruder dimensions (0 to 1): see `softening`.
     """
 
     checkpoint: Checkpoint
     sha: str
     weight: float = 1.0
     label: str = ""
+    keep: float = 1.0
+    intruders: float = 1.0
 
     @property
     def name(self) -> str:
@@ -65,7 +75,7 @@ class MergePlan:
 def check(plan: MergePlan) -> None:
     """Raise for everything that is wrong with a plan, all at once, from headers alone.
 
-    UsageError for weights, parameters and dtype; CheckpointError for tensors that are missing, too
+    UsageError for shares, parameters and dtype; CheckpointError for tensors that are missing, too
     many, of another shape, or no numbers to merge, and for adapters whose change to the base is not
     known exactly. (Whether tensors that are not floating-point are the same everywhere can only be
     read; `merge` looks before it writes.)
@@ -78,7 +88,7 @@ def check(plan: MergePlan) -> None:
 
 def canonical(plan: MergePlan) -> MergePlan:
     """The plan with its experts ordered by SHA: sums round alike however they were listed."""
-    ordered = sorted(plan.experts, key=lambda expert: (expert.sha, expert.weight))
+    ordered = sorted(plan.experts, key=lambda one: (one.sha, *(getattr(one, s) for s in SHARES)))
     return replace(plan, experts=tuple(ordered))
 
 
@@ -93,11 +103,13 @@ def _usage_problems(plan: MergePlan) -> Iterator[str]:
     if not plan.experts:
         yield "There is no expert to merge."
         return
+    for share, (sound, wanted) in SHARES.items():
+        unsound = [expert.name for expert in plan.experts if not sound(getattr(expert, share))]
+        if unsound:
+            yield f"The {share} of {', '.join(unsound)} is not {wanted}."
     weights = [expert.weight for expert in plan.experts]
-    unsound = [expert.name for expert in plan.experts if not math.isfinite(expert.weight)]
-    if unsound:
-        yield f"The weight of {', '.join(unsound)} is not a finite number."
-    elif plan.method.weight_problem and (problem := plan.method.weight_problem(weights)):
+    problem = plan.method.weight_problem and plan.method.weight_problem(weights)
+    if problem and all(map(math.isfinite, weights)):
         yield f"Weights {weights} do not suit {plan.method.name}: {problem}."
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
@@ -56,19 +56,30 @@ def mirror(base: Checkpoint, folder: Path, dtype: str | None = None) -> dict[str
     given. Returns name -> place, for `write_tensor`. Raises CheckpointError where the disk is full.
     """
     layout = find_layout(base.folder)
-    placed: dict[str, Tensor] = {}
-    for name in layout.files:
-        specs = [
+    files = {
+        folder / name: [
             _spec(base, tensor, dtype)
             for tensor in base.names()
             if base.index[tensor].file.name == name
         ]
-        placed |= _place(folder / name, specs)
+        for name in layout.files
+    }
     check_room(base, folder, dtype)
-    for name in layout.files:
-        _create(folder / name, {n: t for n, t in placed.items() if t.file.name == name})
-    if layout.index is not None:
-        _write_index(folder / layout.index, placed)
+    return lay_out(files, folder / layout.index if layout.index else None)
+
+
+def lay_out(files: Mapping[Path, Sequence[Spec]], index: Path | None = None) -> dict[str, Tensor]:
+    """Create files of these tensors, empty of values, and the index of shards if there is one.
+
+    Returns name -> place, for `write_tensor`. Same names, dtypes and shapes, same bytes.
+    """
+    placed: dict[str, Tensor] = {}
+    for file, specs in files.items():
+        placed |= _place(file, specs)
+    for file in files:
+        _create(file, {name: tensor for name, tensor in placed.items() if tensor.file == file})
+    if index is not None:
+        _write_index(index, placed)
     return placed
 
 
@@ -78,7 +89,11 @@ def check_room(base: Checkpoint, folder: Path, dtype: str | None = None) -> None
     The header comes on top, but so little is not foretold.
     """
     specs = (_spec(base, name, dtype) for name in base.names())
-    total = sum(_nbytes(spec) for spec in specs)
+    check_free(folder, sum(_nbytes(spec) for spec in specs))
+
+
+def check_free(folder: Path, total: int) -> None:
+    """Raise CheckpointError if the disk of a folder, which need not be there, lacks the bytes."""
     place = existing(folder.absolute().parent)
     free = shutil.disk_usage(place).free
     if total > free:
@@ -126,7 +141,7 @@ def _nbytes(spec: Spec) -> int:
     return prod(shape) * DTYPES[dtype].itemsize
 
 
-def _place(file: Path, specs: list[Spec]) -> dict[str, Tensor]:
+def _place(file: Path, specs: Sequence[Spec]) -> dict[str, Tensor]:
     """Where each tensor goes, as offsets from the end of the header, which is added last."""
     placed = _in_order(file, specs)
     if any(tensor.start % DTYPES[tensor.dtype].itemsize for tensor in placed.values()):

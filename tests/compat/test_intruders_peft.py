@@ -1,0 +1,63 @@
+"""Our intruder dimensions against peft's own reduction of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from hubmerge.merging.softening import COSINE, TOP, survey_softening
+from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.task_vector import TaskVector
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+intruders = pytest.importorskip("peft.tuners.lora.intruders")
+
+RANK = 4
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = torch.nn.Linear(48, 64, bias=False)
+
+    def forward(self, x: object) -> object:
+        return self.q(x)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+@pytest.mark.parametrize("size", [0.02, 0.2])
+def test_as_peft_reduces_them(factor: float, size: float, tmp_path: Path) -> None:
+    """peft forces the change back to the rank of the adapter, in float32; so must we to compare."""
+    torch.manual_seed(0)
+    net = Net()
+    (tmp_path / "base").mkdir()
+    save_file(net.state_dict(), tmp_path / "base" / "model.safetensors")
+    config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["q"])
+    model = peft.get_peft_model(net, config)
+    layer = model.base_model.model.q
+    for part in (layer.lora_A, layer.lora_B):
+        torch.nn.init.normal_(part["default"].weight, std=size)
+    model.save_pretrained(tmp_path / "adapter")
+
+    base = open_checkpoint(tmp_path / "base")
+    delta = TaskVector(base, open_checkpoint(tmp_path / "adapter")).delta("q.weight")
+    walk = [("q.weight", delta, base.read("q.weight"))]
+    softening = survey_softening(lambda: walk, 1.0, factor)
+    ours = softening.soften("q.weight", delta)
+    assert bool(softening.intruders) == (size == 0.2)
+
+    intruders.reduce_intruder_dimension(
+        model,
+        top_k=TOP,
+        threshold_epsilon=COSINE,
+        mitigation_lambda=factor,
+        logging_sink=None,
+    )
+    theirs = layer.get_delta_weight("intruder_reduced").detach().numpy()
+    left, sizes, right = np.linalg.svd(ours.astype(np.float64), full_matrices=False)
+    cut = left[:, :RANK] * sizes[:RANK] @ right[:RANK]
+    np.testing.assert_allclose(cut, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
