@@ -13,9 +13,13 @@ from hubmerge.errors import UsageError
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_-])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,199}")
 _SHA = re.compile(r"[0-9a-f]{40}")
-# Pythia, OLMo, SmolLM, BLOOM and our own names; Trainer's folders.
-_STEP = re.compile(r"(?:^|[-_/])(?:global_)?step[-_]?0*(\d{1,12})(?:$|[-_/])")
-_FOLDER_STEP = re.compile(r"^checkpoint-0*(\d{1,12})$")
+# Pythia, OLMo, SmolLM, Lucie, BLOOM, open-r1 and our own names; Trainer's folders.
+_STEP = re.compile(r"(?:^|[-_/])(?:global_)?step[-_]?0*([0-9]{1,12})(?:$|[-_/])")
+_FOLDER_STEP = re.compile(r"(?:^|/)checkpoint-0*([0-9]{1,12})$")
+# LLM360's names: the checkpoints are counted, not the steps.
+_ORDINAL = re.compile(r"(?:^|[-_/])(?:ckpt|checkpoint)[-_]0*([0-9]{1,12})(?:$|[-_/])")
+# OLMo's names also say how much was read: it grows with the step and sets nothing apart.
+_TOKENS = re.compile(r"tokens[0-9]+[A-Za-z]?")
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class ModelRef:
 class Revision:
     """A model pinned to one commit: everything after resolving works on the SHA.
 
-    `found` says how: tag, branch, folder, commit or local; `confidence` is 1.0 where the name is
-    proof, and less for a folder, whose commit holds other steps as well.
+    `found` says how: tag, branch, folder, commit or local; in a mined history last-checkpoint,
+    contents, title or end. `confidence`, 0 to 1, says how sure the step is: 1.0 where the name is
+    proof, 0.9 for a folder or for contents that say it, 0.5 for no more than the title of a commit.
+    `run` numbers the runs of a mined history from 1, `note` is what one should know, in a sentence.
     """
 
     ref: ModelRef
@@ -61,6 +67,8 @@ class Revision:
     step: int | None = None
     found: str = "branch"
     confidence: float = 1.0
+    run: int | None = None
+    note: str = ""
 
     @property
     def label(self) -> str:
@@ -181,8 +189,28 @@ def step_tag(step: int) -> str:
 
 def step_of(name: str) -> int | None:
     """The step a tag, branch or folder speaks of ("step64", "global_step0064", "checkpoint-64")."""
-    found = _FOLDER_STEP.match(name.rsplit("/", 1)[-1]) or _STEP.search(name)
+    found = _step_in(name)
     return int(found[1]) if found else None
+
+
+def series_of(name: str) -> str:
+    """What a name says beside its step: "stage2-ingredient3" of stage2-ingredient3-step9-tokens5B.
+
+    Equal steps of different series are different models.
+    """
+    found = _step_in(name)
+    said = f"{name[: found.start()]}-{name[found.end() :]}" if found else name
+    return _TOKENS.sub("", said).strip("-_/")
+
+
+def ordinal_of(name: str) -> int | None:
+    """The number in names that count checkpoints, not steps ("ckpt_356"), None in all others."""
+    found = None if _step_in(name) else _ORDINAL.search(name)
+    return int(found[1]) if found else None
+
+
+def _step_in(name: str) -> re.Match[str] | None:
+    return _FOLDER_STEP.search(name) or _STEP.search(name)
 
 
 def printable(text: str) -> str:

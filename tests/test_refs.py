@@ -15,8 +15,10 @@ from hubmerge.refs import (
     check_label,
     check_repo_id,
     check_revision,
+    ordinal_of,
     parse_ref,
     printable,
+    series_of,
     step_of,
     step_tag,
 )
@@ -151,10 +153,53 @@ def test_a_label_is_one_plain_name(text: str) -> None:
         ("ckpt_356", None),
         ("checkpoint-best", None),
         ("footstep3", None),
+        ("step٣", None),
     ],
 )
 def test_the_step_in_a_name(name: str, step: int | None) -> None:
     assert step_of(name) == step
+
+
+@pytest.mark.parametrize(
+    ("name", "series"),
+    [
+        ("step64", ""),
+        ("global_step1000", ""),
+        ("step1000-tokens4B", ""),
+        ("stage1-step140000-tokens294B", "stage1"),
+        ("stage2-ingredient3-step23852-tokens51B", "stage2-ingredient3"),
+        ("stage1-step-40000", "stage1"),
+        ("extension_step0001220", "extension"),
+        ("sft-step-000000100", "sft"),
+        ("step5-ema", "ema"),
+        ("checkpoint-8", ""),
+    ],
+)
+def test_the_series_of_a_step(name: str, series: str) -> None:
+    assert series_of(name) == series
+
+
+@pytest.mark.parametrize(
+    ("name", "ordinal"),
+    [
+        ("ckpt_356", 356),
+        ("CrystalCoder_phase1_checkpoint_055500", 55500),
+        ("checkpoint-8", None),
+        ("step8", None),
+        ("stage1-ckpt_3", 3),
+        ("ckpt", None),
+        ("main", None),
+        ("ckpt_٣", None),
+    ],
+)
+def test_a_number_that_counts_checkpoints(name: str, ordinal: int | None) -> None:
+    assert ordinal_of(name) == ordinal
+
+
+@given(st.text(max_size=100))
+def test_a_name_says_a_step_or_a_number_or_neither(name: str) -> None:
+    assert step_of(name) is None or ordinal_of(name) is None
+    assert len(series_of(name)) <= len(name) + 1
 
 
 @given(st.integers(min_value=0, max_value=10**11))

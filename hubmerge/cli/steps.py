@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import compress, groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +13,11 @@ from rich.table import Table
 
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import can_print, line, percent, sparkline, table
+from hubmerge.errors import UsageError
 from hubmerge.refs import check_repo_id
 
 if TYPE_CHECKING:
+    from hubmerge.flows.search import Candidate
     from hubmerge.flows.steps import Step
 
 _OF_BEST = "best is the expert's own accuracy: what merges best is often an earlier step."
@@ -24,9 +26,29 @@ _OF_BEST = "best is the expert's own accuracy: what merges best is often an earl
 @verb
 def steps(
     session: Session,
-    repos: Annotated[list[str], typer.Argument(help="Repositories: owner/name ...")],
+    repos: Annotated[
+        list[str] | None, typer.Argument(help="Repositories: owner/name ...", show_default=False)
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Look for experts over the Hub instead: base=owner/name author=name tag=word "
+            "collection=owner/slug; all that is given must hold."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most repositories to look at.")] = 50,
 ) -> None:
-    """List the step revisions of repositories, how each was found, and what its manifest tells."""
+    """List the step revisions of repositories, how each was found, and what its manifest tells.
+
+    Without names for its steps, a repository's commit history is read: what a Trainer pushed.
+    """
+    if search:
+        _search(session, [*search, *(repos or [])], limit)
+        return
+    if not repos:
+        raise UsageError(
+            "No repository is named.", "Write owner/name, or --search base=owner/name."
+        )
     asked = [check_repo_id(repo) for repo in repos]
     with session.connected() as hub:
         from hubmerge.flows.steps import BEST, describe_steps
@@ -39,18 +61,65 @@ def steps(
         session.say(_OF_BEST)
 
 
-def _table(found: Sequence[Step]) -> Table:
-    annealed = any(step.anneal for step in found)
-    columns = ["repository", "step>", "revision", "commit", "found by", "task", "validation %>"]
+def _search(session: Session, words: list[str], limit: int) -> None:
+    with session.connected() as hub:
+        from hubmerge.flows.search import find_experts
+        from hubmerge.hub.search import parse_query
+
+        query = parse_query(words)
+        with session.progress() as progress:
+            found = find_experts(hub, query, limit, progress)
+    session.show(_candidates(found), [dataclasses.asdict(one) for one in found])
+    if len(found) == limit:
+        session.say(f"There may be more: these are the first {limit}. --limit shows more.")
+
+
+def _candidates(found: Sequence[Candidate]) -> Table:
+    columns = ["repository", "kind", "steps>", "last>", "task", "licence", "fits", "why"]
     rows = [
         [
-            step.repo_id, step.step, step.revision, step.sha[:12], step.found, step.task or "-",
-            percent(step.validation), *([step.anneal or "-"] if annealed else []),
-            ", ".join(step.marks),
+            one.repo_id, one.kind, one.steps, _or_dash(one.last_step), one.task or "-",
+            one.licence or "-", one.fits, one.why,
+        ]
+        for one in found
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def _table(found: Sequence[Step]) -> Table:
+    """A row per step; a column that says nothing in any row is left out."""
+    has = {
+        "run": any(step.run is not None and step.run > 1 for step in found),
+        "revision": any(_named(step) for step in found),
+        "sure %": any(step.confidence < 1 for step in found),
+        "task": any(step.task for step in found),
+        "validation %": any(step.validation is not None for step in found),
+        "anneal": any(step.anneal for step in found),
+        "note": any(step.note for step in found),
+    }
+    columns = [
+        "repository", "run>", "step>", "revision", "commit", "found by", "sure %>", "task",
+        "validation %>", "anneal", "marks", "note",
+    ]  # fmt: skip
+    shown = [has.get(column.rstrip(">"), True) for column in columns]
+    rows = [
+        [
+            step.repo_id, _or_dash(step.run), _or_dash(step.step), _named(step) or "-",
+            step.sha[:12], step.found, f"{100 * step.confidence:.0f}", step.task or "-",
+            percent(step.validation), step.anneal or "-", ", ".join(step.marks), step.note,
         ]
         for step in found
     ]  # fmt: skip
-    return table([*columns, *(["anneal"] if annealed else []), "marks"], rows)
+    return table(list(compress(columns, shown)), [list(compress(row, shown)) for row in rows])
+
+
+def _named(step: Step) -> str:
+    """The tag, branch or folder; what is mined has no name beside its commit and folder."""
+    return (step.subfolder or "") if step.sha.startswith(step.revision[:12]) else step.revision
+
+
+def _or_dash(number: int | None) -> object:
+    return "-" if number is None else number
 
 
 def _curves(found: Sequence[Step]) -> Iterator[str]:

@@ -1,26 +1,32 @@
-"""hubmerge steps: the step revisions of repositories, with what their manifests tell."""
+"""hubmerge steps: the step revisions of repositories, mined ones too, and their manifests."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from hubmerge.flows.sources import pin_revision
 from hubmerge.hub.client import Hub
-from hubmerge.hub.resolve import list_steps
+from hubmerge.hub.resolve import find_steps, typed
 from hubmerge.manifest import Point
 from hubmerge.progress import Progress
-from hubmerge.refs import Revision
+from hubmerge.refs import Revision, is_sha
 
 BEST, STOPPED, LAST = "best", "early stop", "last"
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Step:
     """One step revision: how it was found, and, where it has a manifest, what that tells.
+
+    `step` is None where nothing says it: for an epoch, an end of training, or a number that counts
+    checkpoints. `confidence`, 0 to 1, says how sure it is, `run` which run of the repository's
+    history it belongs to, `note` what one should know, and `ref` what to type for it.
 
     `validation` is its own validation accuracy, `anneal` and `tune` are how it was trained. `marks`
     single it out in its repository: `best` is the highest accuracy on its own task (the earliest of
@@ -28,11 +34,15 @@ class Step:
     """
 
     repo_id: str
-    step: int
+    step: int | None
     revision: str
     sha: str
     found: str
     confidence: float
+    ref: str
+    subfolder: str | None = None
+    run: int | None = None
+    note: str = ""
     task: str | None = None
     validation: float | None = None
     anneal: str | None = None
@@ -41,14 +51,15 @@ class Step:
 
 
 def describe_steps(hub: Hub, repos: Sequence[str], progress: Progress) -> list[Step]:
-    """The steps of every repository, rising; an empty repository gives none."""
-    revisions = {repo: list_steps(hub, repo) for repo in repos}
-    total, steps = sum(map(len, revisions.values())), list[Step]()
-    for repo, found in revisions.items():
+    """The steps of every repository, run after run and rising; an empty one gives none."""
+    revisions = [find_steps(hub, repo, progress) for repo in dict.fromkeys(repos)]
+    total, steps = sum(map(len, revisions)), list[Step]()
+    for found in revisions:
         described = []
-        for revision in found:
-            described.append(_described(hub, repo, revision))
-            progress(revision.label, len(steps) + len(described), total)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for step in pool.map(lambda one: _described(hub, one), found):
+                described.append(step)
+                progress(step.ref, len(steps) + len(described), total)
         steps += marked(described)
     return steps
 
@@ -69,22 +80,36 @@ def _marks(step: Step, best: Step | None, last: Step | None) -> Iterator[str]:
         yield LAST
 
 
-def _described(hub: Hub, repo: str, revision: Revision) -> Step:
-    manifest = pin_revision(hub, revision).manifest
+def _described(hub: Hub, revision: Revision) -> Step:
+    # What a Trainer pushed has none, and there may be thousands.
+    manifest = None if revision.run else pin_revision(hub, revision).manifest
     training = manifest.training if manifest else {}
     return Step(
-        repo_id=repo,
-        step=revision.step or 0,
-        revision=revision.ref.revision or revision.ref.subfolder or "main",
+        repo_id=str(revision.ref.repo_id),
+        step=revision.step,
+        revision=_name(revision),
         sha=revision.sha,
         found=revision.found,
         confidence=revision.confidence,
+        ref=typed(revision),
+        subfolder=revision.ref.subfolder,
+        run=revision.run,
+        note=revision.note,
         task=(manifest.task_name or None) if manifest else None,
         validation=_accuracy(manifest.validation) if manifest else None,
         anneal=_text(training, "anneal"),
         tune=_text(training, "tune"),
         marks=(STOPPED,) if training.get("stopped") == "early" else (),
     )
+
+
+def _name(revision: Revision) -> str:
+    """The tag, branch or folder, else the commit and the folder in it."""
+    ref = revision.ref
+    if ref.revision and not is_sha(ref.revision):
+        return ref.revision
+    commit = revision.sha[:12] if ref.revision else ""
+    return "/".join(filter(None, (commit, ref.subfolder))) or "main"
 
 
 def _accuracy(curve: Sequence[Point]) -> float | None:

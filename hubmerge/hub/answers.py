@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OIDCError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -39,6 +40,7 @@ _SILENT_WORDS = ("Consistency check failed", "the client has been closed")
 
 _LOG_IN = "Run `hf auth login` with a token that may write there, or set HF_TOKEN."
 _ASK_FOR_ACCESS = "Ask for access on its page, then run `hf auth login` or set HF_TOKEN."
+_PROOF = "Give the job `permissions: id-token: write`, or leave HF_OIDC_RESOURCE out."
 _LATER = "Nothing is lost: run the same command again, or use --hub local."
 
 
@@ -53,6 +55,8 @@ def as_ours(error: Exception, what: str, hub: str, token: str | None) -> Excepti
         error = error.__cause__
     if _is_silence(error):
         return HubUnreachable(f"{hub} does not answer ({type(error).__name__}), {what}.", _LATER)
+    if isinstance(error, OIDCError):
+        return NoAccess(f"{hub} was given no proof of who asks, {what}: {error}", _PROOF)
     if isinstance(error, GatedRepoError):
         return NoAccess(f"The repository is gated, {what}.", _ASK_FOR_ACCESS)
     if isinstance(error, RepositoryNotFoundError):

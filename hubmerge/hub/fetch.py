@@ -18,7 +18,7 @@ from hubmerge.refs import Revision, check_inner_path
 # Weights, configs and words; never code, never a pickle.
 ALLOWED = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.gz", "*.model",
-    "chat_template.jinja", "README.md",
+    "chat_template.jinja", "README.md", "hubmerge.lock",
 )  # fmt: skip
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A manifest is some kilobytes; whoever publishes more wants to fill our memory.

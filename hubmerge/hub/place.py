@@ -68,6 +68,7 @@ def _configured() -> Hub:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     from huggingface_hub import constants, get_token
 
+    from hubmerge.hub.answers import as_ours
     from hubmerge.hub.client import Hub
 
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -76,4 +77,8 @@ def _configured() -> Hub:
         raise UsageError(
             "HF_ENDPOINT is not the address of a Hub.", "Write https://host, without a password."
         )
-    return Hub(endpoint, get_token(), Path(constants.HF_HUB_CACHE), address.netloc)
+    try:
+        token = get_token()  # in a job that is trusted, exchanged for its proof
+    except Exception as error:
+        raise as_ours(error, "signing in", address.netloc, None) from error
+    return Hub(endpoint, token, Path(constants.HF_HUB_CACHE), address.netloc)

@@ -11,16 +11,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    hf_hub_url,
+)
 from huggingface_hub.utils import build_hf_headers, paginate  # type: ignore[attr-defined]
 
 from hubmerge.errors import HubUnreachable, IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.answers import no_token, wait_out
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import HubFile, list_files, same_bytes
-from hubmerge.hub.resolve import list_refs
+from hubmerge.hub.names import list_refs
 from hubmerge.refs import ModelRef, Revision, check_inner_path
+
+T = TypeVar("T")
 
 # Long enough for a dozen rivals on one branch, each of whom wins once.
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, *[3.0] * 7)
@@ -29,6 +39,8 @@ _LONGEST_PAUSE_S = 60.0
 _SEARCHED_COMMITS = 50
 # The Hub makes it with the repository, and decides by it what goes to LFS.
 _ATTRIBUTES = ".gitattributes"
+# Hidden by the Hub's own convention.
+_RESULTS = ".eval_results/"
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,17 @@ class Publication:
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files of the folder by their path inside it; hidden files and links stay behind."""
+        """The files of the folder by their path inside it; links stay behind, and what is hidden.
+
+        The Hub's results do not, though they are hidden.
+        """
         paths = sorted(path for path in self.folder.rglob("*") if not path.is_symlink())
         named = {path.relative_to(self.folder).as_posix(): path for path in paths if path.is_file()}
-        files = {name: path for name, path in named.items() if not f"/{name}".count("/.")}
+        files = {
+            name: path
+            for name, path in named.items()
+            if not f"/{name.removeprefix(_RESULTS)}".count("/.")
+        }
         if not files:
             raise UsageError(f"There is nothing to publish in {self.folder}.")
         return {check_inner_path(name): path for name, path in files.items()}
@@ -83,17 +102,22 @@ def ensure_repo(hub: Hub, repo_id: str, private: bool = False) -> None:
         )
 
 
-def publish(hub: Hub, publication: Publication) -> str:
+def publish(
+    hub: Hub, publication: Publication, before_tag: Callable[[str], object] | None = None
+) -> str:
     """Publish the folder and return its commit; doing so twice changes nothing.
 
-    Raises IntegrityError when the tag already stands for other bytes.
+    `before_tag` is given the commit and raises if it should not be tagged. Raises IntegrityError
+    when the tag already stands for other bytes.
     """
     if standing := _tagged(hub, publication):
         return standing
-    commit = _settle(lambda: _landed(hub, publication), lambda: _commit(hub, publication))
+    commit = settle(lambda: _landed(hub, publication), lambda: _commit(hub, publication))
+    if before_tag is not None:
+        before_tag(commit)
     if publication.tag is None:
         return commit
-    return _settle(lambda: _tagged(hub, publication), lambda: _tag(hub, publication, commit))
+    return settle(lambda: _tagged(hub, publication), lambda: _tag(hub, publication, commit))
 
 
 def manifest_digest(data: bytes) -> str:
@@ -101,7 +125,7 @@ def manifest_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _settle(look: Callable[[], str | None], send: Callable[[], str]) -> str:
+def settle(look: Callable[[], T | None], send: Callable[[], T]) -> T:
     """Bring about what must happen exactly once: look, send, and after any doubt look again."""
     for pause_s in _PAUSES_S:
         if found := look():
@@ -118,7 +142,7 @@ def _tagged(hub: Hub, publication: Publication) -> str | None:
     if publication.tag is None:
         return None
     commit = list_refs(hub, publication.repo_id).tags.get(publication.tag)
-    return _checked(hub, publication, commit) if commit else None
+    return checked(hub, publication, commit) if commit else None
 
 
 def _tag(hub: Hub, publication: Publication, commit: str) -> str:
@@ -138,27 +162,65 @@ def _landed(hub: Hub, publication: Publication) -> str | None:
     Without a tag, main is what a reader gets: then only its newest commit will do.
     """
     searched = _SEARCHED_COMMITS if publication.tag else 1
-    address = f"{hub.endpoint}/api/models/{publication.repo_id}/commits/main"
+    for commit, said in newest(hub, publication.repo_id, "main", searched):
+        same = said == publication.description and holds(hub, publication, commit)
+        if same and _is_stored(hub, publication, commit):
+            return commit
+    return None
+
+
+def _is_stored(hub: Hub, publication: Publication, commit: str) -> bool:
+    """Whether what a commit lists can still be had: large files may have been deleted for good."""
+    repo_id, listed = publication.repo_id, list_files(hub, _at(publication, commit))
+    large = [path for path, file in listed.items() if file.sha256]
+    urls = [hf_hub_url(repo_id, path, revision=commit, endpoint=hub.endpoint) for path in large]
+
+    def question(api: HfApi) -> bool:
+        return all(api.get_hf_file_metadata(url=url).size is not None for url in urls)
+
+    try:
+        return hub.ask(f"looking for the files of {repo_id}@{commit[:12]}", question)
+    except NotOnHub:
+        return False
+
+
+def newest(hub: Hub, repo_id: str, revision: str, count: int) -> list[tuple[str, str]]:
+    """The newest commits of a revision, each with what its message says below the title."""
+    address = f"{hub.endpoint}/api/models/{repo_id}/commits/{quote(revision, safe='')}"
     headers = build_hf_headers(token=hub.token or False)
     # HfApi.list_repo_commits reads all pages, however long the history.
     commits = hub.ask_once(
-        f"reading the commits of {publication.repo_id}",
-        lambda api: list(islice(paginate(address, {}, headers), searched)),
+        f"reading the commits of {repo_id}",
+        lambda api: list(islice(paginate(address, {}, headers), count)),
     )
-    for commit in commits:
-        same = commit["message"].strip() == publication.description
-        if same and _holds(hub, publication, commit["id"]):
-            return str(commit["id"])
-    return None
+    return [(str(commit["id"]), str(commit["message"]).strip()) for commit in commits]
 
 
 def _commit(hub: Hub, publication: Publication) -> str:
     """One commit that makes main the folder and nothing else, on top of what was read there."""
-    repo_id, files = publication.repo_id, publication.files
-    head = list_refs(hub, repo_id).branches.get("main")
-    listed = list_files(hub, _at(publication, head)) if head else {}
-    if head and _same_files(listed, files):
+    head, listed = main_of(hub, publication)
+    if head and same_files(listed, publication.files):
         return head
+    info = send_commit(hub, publication, head, listed)
+    return checked(hub, publication, str(info.oid))
+
+
+def main_of(hub: Hub, publication: Publication) -> tuple[str | None, dict[str, HubFile]]:
+    """The newest commit of main and its files."""
+    head = list_refs(hub, publication.repo_id).branches.get("main")
+    return head, list_files(hub, _at(publication, head)) if head else {}
+
+
+def send_commit(
+    hub: Hub,
+    publication: Publication,
+    head: str | None,
+    listed: Mapping[str, HubFile],
+    revision: str = "main",
+    create_pr: bool = False,
+) -> CommitInfo:
+    """Turn the listed files of `head`, a revision's newest, into those of the folder, at once."""
+    repo_id, files = publication.repo_id, publication.files
     # New in each try: an addition remembers what main held when it was uploaded.
     additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     deletions = [CommitOperationDelete(name) for name in listed.keys() - {_ATTRIBUTES, *files}]
@@ -166,25 +228,29 @@ def _commit(hub: Hub, publication: Publication) -> str:
     # Uploaded first: that the client may repeat, a commit nobody may.
     hub.ask_once(
         f"uploading {publication.title!r} to {repo_id}",
-        lambda api: api.preupload_lfs_files(repo_id, additions, free_memory=False),
+        lambda api: api.preupload_lfs_files(
+            repo_id, additions, revision=revision, free_memory=False, create_pr=create_pr
+        ),
         size=size,
     )
-    info = hub.ask_once(
+    return hub.ask_once(
         f"committing {publication.title!r} to {repo_id}",
         lambda api: api.create_commit(
             repo_id,
             [*additions, *deletions],
             commit_message=publication.title,
             commit_description=publication.description,
+            revision=revision,
             parent_commit=head,
+            create_pr=create_pr,
         ),
         size=size,
     )
-    return _checked(hub, publication, str(info.oid))
 
 
-def _checked(hub: Hub, publication: Publication, commit: str) -> str:
-    if _holds(hub, publication, commit):
+def checked(hub: Hub, publication: Publication, commit: str) -> str:
+    """The commit, if it holds the folder; raises IntegrityError."""
+    if holds(hub, publication, commit):
         return commit
     where = f"{publication.repo_id}@{publication.tag or commit[:12]}"
     raise IntegrityError(
@@ -194,12 +260,13 @@ def _checked(hub: Hub, publication: Publication, commit: str) -> str:
     )
 
 
-def _holds(hub: Hub, publication: Publication, commit: str) -> bool:
+def holds(hub: Hub, publication: Publication, commit: str) -> bool:
     """Whether the commit holds exactly the folder's files."""
-    return _same_files(list_files(hub, _at(publication, commit)), publication.files)
+    return same_files(list_files(hub, _at(publication, commit)), publication.files)
 
 
-def _same_files(listed: Mapping[str, HubFile], files: Mapping[str, Path]) -> bool:
+def same_files(listed: Mapping[str, HubFile], files: Mapping[str, Path]) -> bool:
+    """Whether a Hub lists these files with these bytes, and no others but its own."""
     same_names = listed.keys() - {_ATTRIBUTES} == files.keys()
     return same_names and all(same_bytes(path, listed[name]) for name, path in files.items())
 

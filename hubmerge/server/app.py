@@ -10,7 +10,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hubmerge.server import account, commits, files, lfs, repos, revisions
+from hubmerge.server import account, commits, discussions, files, lfs, repos, revisions, storage
 from hubmerge.server.access import Hub
 from hubmerge.server.exchange import RawPaths, not_unicode, refused
 from hubmerge.server.refusals import Refusal
@@ -25,7 +25,9 @@ _ROUTES = [
     *revisions.routes,
     *files.routes,
     *lfs.routes,
+    *storage.routes,
     *commits.routes,
+    *discussions.routes,
 ]
 
 

@@ -38,6 +38,10 @@ class Blobs:
     def open(self, oid: str) -> BinaryIO:
         return self.path(oid).open("rb")
 
+    def remove(self, oid: str) -> None:
+        """Let go of a content for good; what is not there is gone already."""
+        self.path(oid).unlink(missing_ok=True)
+
     @contextmanager
     def receive(self) -> Iterator[Incoming]:
         """Take in a content piece by piece; unless it is kept, nothing of it stays."""

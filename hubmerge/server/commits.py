@@ -16,8 +16,9 @@ from starlette.routing import Route
 
 from hubmerge.server.access import hub, writable, writer
 from hubmerge.server.content import AddFile, AddLarge, Change, Delete
-from hubmerge.server.exchange import REPO, Json, origin
-from hubmerge.server.lfs import LARGEST_SMALL_FILE, refuse_pull_request
+from hubmerge.server.discussions import web_address
+from hubmerge.server.exchange import REPO, Json, flag, origin
+from hubmerge.server.lfs import LARGEST_SMALL_FILE
 from hubmerge.server.refusals import BadRequest, TooLarge
 
 _IN_MEMORY = 4 << 20
@@ -27,10 +28,12 @@ _LONGEST_LINE = LARGEST_SMALL_FILE * 4 // 3 + (64 << 10)
 
 
 async def commit(request: Request) -> Response:
-    """Commit to a branch; the lines are spooled to disk, so the body may be long."""
+    """Commit to a branch or to a new pull request.
+
+    The lines are spooled to disk, so the body may be long.
+    """
     # Asked before the body is read, so that a stranger cannot fill the disk.
     await run_in_threadpool(writable, request)
-    refuse_pull_request(request)
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(hub(request).store.tmp)) as spool:
         async for piece in request.stream():
             spool.write(piece)
@@ -41,17 +44,19 @@ async def commit(request: Request) -> Response:
 
 
 def _commit(request: Request, body: IO[bytes]) -> Response:
-    repository, lines = writable(request), _lines(body)
+    repository, lines, author = writable(request), _lines(body), writer(request).name
     message, parent = _header(*next(lines, ("", {})))
-    sha = repository.commit(
-        request.path_params["revision"],
-        (_change(key, value) for key, value in lines),
-        message,
-        author=writer(request).name,
-        parent=parent,
-    )
+    changes, branch = (_change(key, value) for key, value in lines), request.path_params["revision"]
+    told = {"success": True, "hookOutput": ""}
+    if flag(request, "create_pr"):
+        if branch != "main":
+            raise BadRequest("A pull request goes to main.")
+        pull, sha = repository.propose(changes, message, author=author, parent=parent)
+        told["pullRequestUrl"] = web_address(request, repository, pull.number)
+    else:
+        sha = repository.commit(branch, changes, message, author=author, parent=parent)
     url = f"{origin(request)}/{repository.id.web_path}/commit/{sha}"
-    return JSONResponse({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+    return JSONResponse({**told, "commitOid": sha, "commitUrl": url})
 
 
 def _lines(body: IO[bytes]) -> Iterator[tuple[str, Json]]:

@@ -12,7 +12,7 @@ from posixpath import join
 from dulwich.errors import NotTreeError, RefFormatError
 from dulwich.file import FileLocked
 from dulwich.object_store import tree_lookup_path
-from dulwich.objects import Blob, Commit, ObjectID, Tag
+from dulwich.objects import Blob, Commit, ObjectID, Tag, Tree
 from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
@@ -152,6 +152,17 @@ class Git:
             yield entry
             if recursive and entry.is_folder:
                 yield from self.walk(entry, recursive)
+
+    def named_blobs(self) -> dict[str, str]:
+        """Every blob of every tree that was ever written -> one of the names it has there."""
+        trees = (self._objects[oid] for oid in self._objects)
+        return {
+            oid.decode(): name.decode()
+            for tree in trees
+            if isinstance(tree, Tree)
+            for name, mode, oid in tree.iteritems()
+            if mode != FOLDER
+        }
 
     def read(self, oid: str) -> bytes:
         blob = self._objects[_oid(oid)]

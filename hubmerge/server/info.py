@@ -50,7 +50,9 @@ def describe(repository: Repository, snapshot: Snapshot, blobs: bool = False) ->
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": card_tags({**card, "library_name": library}),
+        "tags": card_tags(
+            {**card, "library_name": library, "base_model_relation": _relation(card, files)}
+        ),
         "cardData": card,
         "siblings": [sibling(file, blobs) for file in files],
         "usedStorage": sum({f.etag: f.size for f in files}.values()),
@@ -104,6 +106,16 @@ def _about_model(snapshot: Snapshot, card: Json, library: str | None) -> Json:
 def _library(files: Iterable[File]) -> str | None:
     names = {file.path for file in files}
     return next((library for file, library in _LIBRARY_OF_FILE.items() if file in names), None)
+
+
+def _relation(card: Json, files: Iterable[File]) -> Any:
+    """What a model is to the base that its card names: as it says, else as its files do."""
+    if said := card.get("base_model_relation"):
+        return said
+    if any(file.path == "adapter_config.json" for file in files):
+        return "adapter"
+    bases = card.get("base_model")
+    return "merge" if isinstance(bases, list) and len(bases) > 1 else "finetune"
 
 
 def _config(snapshot: Snapshot) -> Json | None:

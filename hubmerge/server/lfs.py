@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from hubmerge.server.access import hub, repo_id, writable
 from hubmerge.server.content import is_ignored, is_tracked, lfs_patterns
-from hubmerge.server.exchange import REPO, WEB, Json, flag, objects, origin, with_json
+from hubmerge.server.exchange import REPO, WEB, Json, objects, origin, with_json
 from hubmerge.server.refusals import BadRequest, EntryMissing, Forbidden, TooLarge
 from hubmerge.server.snapshot import File
 
@@ -24,7 +24,6 @@ _ACCEPT = "application/vnd.git-lfs+json"
 
 def preupload(request: Request, body: Json) -> Response:
     """For each file: does it go by LFS, is it ignored, and what is there already."""
-    refuse_pull_request(request)
     snapshot = writable(request).at(request.path_params["revision"])
     files, gitignore = objects(body, "files"), str(body.get("gitIgnore") or "")
     there = {file.path: file for file in snapshot.look_up(str(f.get("path")) for f in files)}
@@ -65,12 +64,6 @@ async def upload(request: Request) -> Response:
         await run_in_threadpool(incoming.write, pending)
         await run_in_threadpool(incoming.keep, oid, size)
     return Response()
-
-
-def refuse_pull_request(request: Request) -> None:
-    """Say so rather than write to the branch itself."""
-    if flag(request, "create_pr"):
-        raise BadRequest("This Hub has no pull requests: commit to a branch.")
 
 
 def _advice(file: Json, there: dict[str, File], patterns: list[str], gitignore: str) -> Json:

@@ -15,6 +15,7 @@ from hubmerge.server.blobs import Blobs
 from hubmerge.server.content import AddFile, AddLarge, Change, Pointer, parse_pointer
 from hubmerge.server.git import Edit, Git
 from hubmerge.server.names import RepoId, check_path, check_ref
+from hubmerge.server.pulls import PULL, Pull, Pulls, Status
 from hubmerge.server.refusals import BadRequest, Conflict, Forbidden, RevisionMissing, Stale
 from hubmerge.server.snapshot import Snapshot
 
@@ -43,6 +44,7 @@ class Repository:
         self._blobs = blobs
         self._turn = turn
         self._settings_file = folder / "hub.json"
+        self._pulls = Pulls(folder)
 
     @property
     def settings(self) -> Settings:
@@ -63,6 +65,12 @@ class Repository:
         """The names of branches or tags (BRANCH or TAG), and their commits."""
         with Git(self.folder) as git:
             return git.refs(prefix)
+
+    def large_files(self) -> dict[str, tuple[str, Pointer]]:
+        """The large files of all commits by their sha256: a name that each has, and its size."""
+        with Git(self.folder) as git:
+            read = ((name, parse_pointer(git.read(oid))) for oid, name in git.named_blobs().items())
+            return {pointer.oid: (name, pointer) for name, pointer in read if pointer}
 
     def create_ref(
         self, prefix: str, name: str, revision: str, message: str = "", author: str = "hub"
@@ -92,22 +100,74 @@ class Repository:
         parent: str = "",
         when: datetime | None = None,
     ) -> str:
-        """Add one commit to a branch, or nothing at all; `parent` must still be its head."""
+        """Add one commit to a branch, or nothing at all; `parent` must still be its head.
+
+        A pull request that is open is a branch too, by its full name refs/pr/1.
+        """
         if parent and len(parent) < _SHORTEST_PARENT:
             raise BadRequest(f"The parent commit {parent!r} is too short: 5 characters or more.")
         with Git(self.folder) as git, self._turn:
-            head = _head(git, branch, parent)
-            tree = git.edit(git.version(head).tree, self._write(git, changes))
-            sha = git.commit(tree, head, message, author, when or datetime.now(UTC))
-            if not git.move_ref(BRANCH + branch, head, sha):
+            ref = branch if branch.startswith(PULL) else BRANCH + branch
+            head = _head(git, ref, branch, parent)
+            sha = self._commit(git, head, changes, message, author, when or datetime.now(UTC))
+            if not git.move_ref(ref, head, sha):
                 raise Stale(_MOVED_ON)
             return sha
+
+    def propose(
+        self, changes: Iterable[Change], message: str, *, author: str, parent: str = ""
+    ) -> tuple[Pull, str]:
+        """Open a pull request that holds one commit, on top of `parent`, else of main."""
+        now = datetime.now(UTC)
+        with Git(self.folder) as git, self._turn:
+            start = _resolve(git, parent or "main")
+            sha = self._commit(git, start, changes, message, author, now)
+            pull = self._pulls.add(message.partition("\n")[0], author, now)
+            _add_ref(git, pull.ref, sha)
+            return pull, sha
+
+    def pulls(self) -> list[Pull]:
+        """The pull requests by their number."""
+        with Git(self.folder) as git:
+            return [pull for pull in self._pulls.all() if git.ref(pull.ref)]
+
+    def accept(self, number: int) -> None:
+        """Make main what an open pull request holds, if main is still where it started."""
+        with Git(self.folder) as git, self._turn:
+            pull = self._pulls.all()[number - 1]
+            if pull.status != "open":
+                raise Conflict(f"Pull request {number} is {pull.status}.")
+            head, main = git.ref(pull.ref) or "", git.ref(BRANCH + "main") or ""
+            if all(version.id != main for version in git.history(head)):
+                raise Conflict(f"main has moved on since pull request {number} was opened.")
+            if not git.move_ref(BRANCH + "main", main, head):
+                raise Stale(_MOVED_ON)
+            self._pulls.mark(number, "merged")
+
+    def mark(self, number: int, status: Status) -> Pull:
+        """Close a pull request that is not merged, or open it again."""
+        with self._turn:
+            if self._pulls.all()[number - 1].status == "merged":
+                raise Conflict(f"Pull request {number} is merged.")
+            return self._pulls.mark(number, status)
 
     def begin(self, changes: Iterable[Change], message: str, author: str, when: datetime) -> None:
         """Write the first commit, and the branch main that holds it."""
         with Git(self.folder) as git:
             tree = git.edit(None, self._write(git, changes))
             _add_ref(git, BRANCH + "main", git.commit(tree, None, message, author, when))
+
+    def _commit(
+        self,
+        git: Git,
+        head: str,
+        changes: Iterable[Change],
+        message: str,
+        author: str,
+        when: datetime,
+    ) -> str:
+        tree = git.edit(git.version(head).tree, self._write(git, changes))
+        return git.commit(tree, head, message, author, when)
 
     def _write(self, git: Git, changes: Iterable[Change]) -> list[Edit]:
         return [(check_path(change.path), self._blob(git, change)) for change in changes]
@@ -147,10 +207,10 @@ def _resolve(git: Git, revision: str) -> str:
     raise RevisionMissing(f"Invalid rev id: {revision}")
 
 
-def _head(git: Git, branch: str, parent: str) -> str:
-    head = git.ref(BRANCH + branch)
+def _head(git: Git, ref: str, name: str, parent: str) -> str:
+    head = git.ref(ref)
     if head is None:
-        raise RevisionMissing(f"Invalid rev id: {branch}")
+        raise RevisionMissing(f"Invalid rev id: {name}")
     if not head.startswith(parent):
         raise Stale(_MOVED_ON)
     return head

@@ -13,6 +13,7 @@ from hubmerge.server.access import readable, repo_id, visible, writable, writer
 from hubmerge.server.exchange import REPO, Json, link_to, number, with_json
 from hubmerge.server.git import Version
 from hubmerge.server.info import stamp
+from hubmerge.server.pulls import PULL
 from hubmerge.server.repository import BRANCH, TAG, Repository
 
 _PAGE = 50
@@ -20,11 +21,11 @@ _LARGEST_PAGE = 1000
 
 
 def refs(request: Request) -> Response:
-    """All branches and tags, and the commits that they mean."""
+    """All branches and tags, pull requests if so wished, and the commits that they mean."""
     repository = visible(request)
     told: Json = {"branches": _named(repository, BRANCH), "tags": _named(repository, TAG)}
     if request.query_params.get("include_prs"):
-        told["pullRequests"] = []
+        told["pullRequests"] = _named(repository, PULL)
     return JSONResponse({**told, "converts": []})
 
 

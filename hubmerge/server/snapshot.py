@@ -70,6 +70,8 @@ class Snapshot:
     def file(self, path: str) -> File:
         """One file that must exist."""
         for file in self.look_up([path]):
+            if not self._is_here(file):
+                raise EntryMissing("The content of this file was deleted", commit=self.sha)
             if not file.is_folder:
                 return file
         raise EntryMissing("Entry not found", commit=self.sha)
@@ -84,10 +86,14 @@ class Snapshot:
     def read(self, path: str, limit: int = 1 << 20) -> bytes:
         """A small file in one piece; empty if it is not there or larger than the limit."""
         for file in self.look_up([path]):
-            if not file.is_folder and file.size <= limit:
+            if not file.is_folder and file.size <= limit and self._is_here(file):
                 with self.open(file) as content:
                     return content.read()
         return b""
+
+    def _is_here(self, file: File) -> bool:
+        """Whether there is a content to send: a large one may have been deleted for good."""
+        return file.lfs is None or self.blobs.has(file.lfs.oid)
 
     def last_changes(self, paths: Iterable[str]) -> dict[str, Version]:
         """For each path the youngest commit that changed it."""

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -97,6 +98,18 @@ class Store:
         with self._turn(id):
             os.rename(repository.folder, grave)
         shutil.rmtree(grave)
+
+    def forget(self, id: RepoId, oids: Iterable[str]) -> None:
+        """Delete large files of a repository for good, but for those that another one holds too."""
+        wanted = set(oids) & self.find(id).large_files().keys()
+        with ExitStack() as turns:
+            # Nobody may commit a pointer to what is about to go; in order, or two would deadlock.
+            everyone = [one for kind in sorted(KINDS) for one in self.all(kind)]
+            for one in everyone:
+                turns.enter_context(self._turn(one.id))
+            others = [one.large_files() for one in everyone if one.id != id]
+            for oid in wanted.difference(*others):
+                self.blobs.remove(oid)
 
     def sweep(self) -> None:
         """Clear what a killed process left: drafts, half uploads, git locks; run it alone."""

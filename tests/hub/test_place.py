@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.errors import UsageError
+from hubmerge.errors import NoAccess, UsageError
 from hubmerge.hub.place import connect, hub_folder
 from hubmerge.hub.publish import ensure_repo
 from hubmerge.server import read_state
@@ -43,6 +43,15 @@ def test_the_configured_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (hub.endpoint, hub.name) == ("https://hub.example.org", "hub.example.org")
         assert hub.token == "hf_secret"
         assert "hf_secret" not in repr(hub)
+
+
+def test_a_job_that_cannot_prove_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GITHUB_ACTIONS", "HF_OIDC_ID_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_OIDC_RESOURCE", "o/merged")
+    with pytest.raises(NoAccess, match="signing in") as refused, connect():
+        pass
+    assert "id-token: write" in refused.value.hint
 
 
 def test_the_home_decides_where_the_hub_lives(

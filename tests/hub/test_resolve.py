@@ -9,7 +9,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.hub.resolve import list_refs, list_steps, pin_dataset, resolve
+from hubmerge.hub.names import list_refs
+from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
 from hubmerge.refs import ModelRef, Revision, parse_ref
 from tests.hub.proxy import Proxy, say
 
@@ -93,6 +94,20 @@ def test_a_step_in_two_stages_is_asked_for(hub: Hub, repo: str, api: HfApi) -> N
     assert f"{repo}@stage1-step1000 or {repo}@stage2-step1000" in caught.value.hint
     assert resolve(hub, parse_ref(f"{repo}@step2000")).sha == shas["stage1-step2000"]
     assert [step for step, *_ in found(list_steps(hub, repo))] == [1000, 1000, 2000]
+
+
+def test_a_tag_hides_no_branch_of_another_stage(hub: Hub, repo: str, api: HfApi) -> None:
+    shas = branch(api, repo, "stage2-step1000", "stage2-step2000", "stage1-step2000-tokens9B")
+    for name in ("stage1-step1000", "stage1-step2000-tokens5B"):
+        api.create_tag(repo, tag=name, revision=shas["stage2-step2000"])
+    assert found(list_steps(hub, repo)) == [
+        (1000, "stage1-step1000", "tag"),
+        (1000, "stage2-step1000", "branch"),
+        (2000, "stage1-step2000-tokens5B", "tag"),
+        (2000, "stage2-step2000", "branch"),
+    ]
+    with pytest.raises(UsageError, match="in several places"):
+        resolve(hub, parse_ref(f"{repo}@step1000"))
 
 
 def test_steps_rise_and_a_tag_counts_before_a_branch_before_a_folder(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.numpy import save_file
 
 from hubmerge.cards.figures import training_picture
@@ -200,6 +200,96 @@ def test_a_terminal_without_bars_gets_the_table(
     assert b"early stop, last" in done.stdout
     assert b"bars from" not in done.stdout
     assert b"?" not in done.stdout
+
+
+def pushed(api: HfApi, repo: str, title: str, **files: str) -> str:
+    """A commit to main; `__` in a name stands for a slash."""
+    operations = [
+        CommitOperationAdd(name.replace("__", "/"), text.encode()) for name, text in files.items()
+    ]
+    return str(api.create_commit(repo, operations, commit_message=title).oid)
+
+
+def test_a_history_is_mined(hubmerge: Command, repo: str, api: HfApi) -> None:
+    for run in "ab":
+        for step in (2, 4):
+            title = f"Training in progress, step {step}"
+            sha = pushed(api, repo, title, **{"model.safetensors": f"{run}{step}"})
+    pushed(api, repo, "Training in progress, step 6\x1b[31m [red]", **{"model.safetensors": "c"})
+    said = hubmerge("steps", repo)
+    assert said.code == 0, said.err
+    header, *lines = [line.strip() for line in said.out.splitlines() if line.strip()]
+    assert header.split()[:3] == ["repository", "run", "step"]
+    assert "sure %" in header
+    assert [line.split()[1:3] for line in lines if line.startswith(repo)] == [
+        ["1", "2"], ["1", "4"], ["2", "2"], ["2", "4"],
+    ]  # fmt: skip
+    assert "\x1b" not in said.out
+    assert "[red]" not in said.out
+    rows = hubmerge("steps", repo, "--json").data
+    assert rows[-1] | {"note": ""} == {
+        "repo_id": repo, "step": 4, "revision": sha[:12], "sha": sha, "found": "title",
+        "confidence": 0.5, "ref": f"{repo}@{sha[:12]}", "subfolder": None, "run": 2, "note": "",
+        "task": None, "validation": None, "anneal": None, "tune": None, "marks": ["last"],
+    }  # fmt: skip
+    assert rows[-1]["note"] == "only a title says so"
+
+
+def test_merging_a_step_that_only_a_title_names_says_so(
+    hubmerge: Command, repo: str, api: HfApi, tmp_path: Path
+) -> None:
+    there = Path(api.snapshot_download("demo/mnist", revision="step4", local_dir=tmp_path / "d"))
+    (there / NAME).unlink()
+    operations = [
+        CommitOperationAdd(path.name, str(path)) for path in there.iterdir() if path.is_file()
+    ]
+    api.create_commit(repo, operations, commit_message="Training in progress, step 4")
+    said = hubmerge("merge", f"{repo}@step4", "demo/hebrew@step4", "--base",
+                    "hubmerge/tiny-clip", "--method", "average", "--dry-run")  # fmt: skip
+    assert said.code == 0, said.err
+    assert "only a title says so" in said.err
+
+
+def test_a_table_has_no_columns_that_say_nothing(
+    hubmerge: Command, hub: Hub, repo: str, tmp_path: Path
+) -> None:
+    published(hub, repo, tmp_path / "one", 2, {})
+    header = hubmerge("steps", repo).out.split("marks")[0]
+    assert header.split() == ["repository", "step", "revision", "commit", "found", "by", "task",
+                              "validation", "%"]  # fmt: skip
+
+
+def test_candidates_over_the_hub(hubmerge: Command, world: World, api: HfApi, repo: str) -> None:
+    hostile = b"---\nbase_model: hubmerge/tiny-clip\nlicense: '[red]x'\n---\n"
+    api.upload_file(path_or_fileobj=hostile, path_in_repo="README.md", repo_id=repo)
+    said = hubmerge("steps", "--search", "base=hubmerge/tiny-clip", "author=demo")
+    assert said.code == 0, said.err
+    assert "[red]x" in said.out
+    rows = hubmerge("steps", "author=demo", "--search", "base=hubmerge/tiny-clip", "--json").data
+    told = {row["repo_id"]: row for row in rows}
+    one = told["demo/mnist"]
+    assert (one["kind"], one["fits"], one["steps"], one["last_step"], one["task"]) == (
+        "full", "yes", 3, 8, "mini-mnist",
+    )  # fmt: skip
+    assert (told[repo]["fits"], told[repo]["why"]) == ("no", "no weights on main")
+    few = hubmerge("steps", "--search", "author=demo", "--limit", "1")
+    assert "--limit shows more" in few.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "No repository is named."),
+        (["--search", "bass=o/n"], "Did you mean base?"),
+        (["--search", "base=o/n", "x"], "is not key=value"),
+        (["--search", "collection=o/n"], "no collections at all"),
+        (["o/n=x"], "is not a repository id"),
+    ],
+)
+def test_a_search_that_cannot_be_meant(hubmerge: Command, words: list[str], sentence: str) -> None:
+    said = hubmerge("steps", *words)
+    assert said.code in (1, 2)
+    assert sentence in said.err
 
 
 @pytest.mark.parametrize(

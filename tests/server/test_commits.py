@@ -125,15 +125,6 @@ def test_a_commit_goes_to_a_branch_that_exists(api: HfApi, repo: str) -> None:
             api.upload_file(path_or_fileobj=b"x", path_in_repo="a", repo_id=repo, revision=revision)
 
 
-def test_pull_requests_are_refused_rather_than_committed(api: HfApi, repo: str) -> None:
-    head = api.model_info(repo).sha
-    with pytest.raises(HfHubHTTPError, match="no pull requests"):
-        api.create_commit(
-            repo, [CommitOperationAdd("a.txt", b"1")], commit_message="m", create_pr=True
-        )
-    assert api.model_info(repo).sha == head
-
-
 def lfs(**changed: object) -> dict[str, object]:
     value = {"path": "w.bin", "algo": "sha256", "oid": "0" * 64, "size": 3, **changed}
     return {"key": "lfsFile", "value": value}

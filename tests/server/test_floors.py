@@ -13,8 +13,8 @@ import hubmerge.server
 
 FOLDER = Path(hubmerge.server.__file__).parent
 STORE = {
-    "blobs", "content", "git", "names", "refusals", "repository", "snapshot", "store", "tokens",
-    "trees",
+    "blobs", "content", "git", "names", "pulls", "refusals", "repository", "snapshot", "store",
+    "tokens", "trees",
 }  # fmt: skip
 
 

@@ -95,6 +95,26 @@ def test_models_are_listed_by_author_search_and_tag(api: HfApi) -> None:
     assert [m.id for m in api.list_models(sort="last_modified")][-1] == "hubmerge/tiny-clip"
 
 
+@pytest.mark.parametrize(
+    ("front_matter", "file", "relation"),
+    [
+        ("base_model: me/relatives", "config.json", "finetune"),
+        ("base_model: [me/relatives]", "adapter_config.json", "adapter"),
+        ("base_model: [me/relatives, me/other]", "config.json", "merge"),
+        ("base_model: me/relatives\nbase_model_relation: quantized", "config.json", "quantized"),
+    ],
+)
+def test_the_relation_to_a_base_is_told_by_card_or_files(
+    api: HfApi, repo: str, front_matter: str, file: str, relation: str
+) -> None:
+    card = f"---\n{front_matter}\n---\n".encode()
+    for path, content in (("README.md", card), (file, b"{}")):
+        api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=repo)
+    assert f"base_model:{relation}:me/relatives" in (api.model_info(repo).tags or [])
+    for tag in ("base_model:me/relatives", f"base_model:{relation}:me/relatives"):
+        assert repo in {model.id for model in api.list_models(filter=tag)}
+
+
 def test_the_list_has_pages(web: httpx2.Client, api: HfApi) -> None:
     for number in range(5):
         api.create_repo(f"pager/{number}", repo_type="dataset")
