@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check bench docs clean
+.PHONY: demo test test-slow check bench docs cards clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
@@ -21,9 +21,12 @@ check: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.select
 
-docs: .venv/installed-dev
+docs: cards
 	$(BIN)/python scripts/help_pages.py
+
+cards: .venv/installed-dev
 	$(BIN)/python scripts/model_cards.py
 
 clean:

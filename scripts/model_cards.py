@@ -1,7 +1,7 @@
-"""Tell every card in model_cards/ anew from the manifest and the scores beside it.
+"""Tell every card in model_cards/ anew from the manifest, the scores and the lock beside it.
 
 With --check, only say which are not what they would be told as. `--from build/demo` first takes
-manifests, scores and the report's numbers from a finished demo.
+manifests, scores, locks and the report's numbers from a finished demo.
 """
 
 from __future__ import annotations
@@ -10,19 +10,41 @@ import shutil
 import sys
 from pathlib import Path
 
+from hubmerge.cards import selection
 from hubmerge.cards.card import CardInput, render_card
+from hubmerge.flows.publication import add_figures, lock_beside
+from hubmerge.lock import NAME as LOCK
 from hubmerge.manifest import NAME, Manifest, parse_manifest
 from hubmerge.scores import ScoreLog
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
-PUBLISHED = ("ties-step256", "ties-step1024")
+PUBLISHED = ("ties-chosen", "ties-last")
 
 
-def told(folder: Path) -> str:
-    """The card of one folder."""
+def told(folder: Path) -> dict[str, str]:
+    """What is told of one folder, by file: its card, and with a lock its numbers as CSV.
+
+    The pictures are not compared, as another matplotlib draws other bytes.
+    """
     manifest = parse_manifest((folder / NAME).read_bytes(), str(folder))
-    return render_card(CardInput(manifest, ScoreLog(folder / "scores.jsonl").read()))
+    lock = lock_beside(folder, manifest)
+    card = render_card(CardInput(manifest, ScoreLog(folder / "scores.jsonl").read(), lock=lock))
+    return {"README.md": card} | ({selection.CSV: selection.selection_csv(lock)} if lock else {})
+
+
+def stale(folder: Path) -> list[str]:
+    """Which files of a folder are not what they would be told as, or are missing."""
+    wrong = [name for name, text in told(folder).items() if _text(folder / name) != text]
+    pictures = (selection.CURVES, selection.HEAT_MAP) if (folder / LOCK).is_file() else ()
+    return wrong + [name for name in pictures if not (folder / name).is_file()]
+
+
+def tell(folder: Path) -> None:
+    """Write the card of one folder and what it shows."""
+    for name, text in told(folder).items():
+        (folder / name).write_text(text)
+    add_figures(folder, parse_manifest((folder / NAME).read_bytes(), str(folder)))
 
 
 def take(demo: Path) -> None:
@@ -34,8 +56,14 @@ def take(demo: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         shutil.copy(demo / name / NAME, folder)
+        if manifest.lock:
+            shutil.copy(demo / name / LOCK, folder)
+        rivals = CardInput(manifest, (), lock=lock_beside(folder, manifest))
+        recipes = {rivals.last_recipe, rivals.uniform_recipe} - {None}
         wanted = _digests(manifest) | {merge.digest for merge in merges.values()}
-        ScoreLog(folder / "scores.jsonl").append(s for s in scores if s.model in wanted)
+        ScoreLog(folder / "scores.jsonl").append(
+            score for score in scores if score.model in wanted or score.recipe in recipes
+        )
     shutil.copy(demo / "accuracy-per-step.png", ROOT / "docs" / "demo")
     shutil.copy(demo / "report.json", ROOT / "docs" / "demo")
 
@@ -44,21 +72,21 @@ def _digests(manifest: Manifest) -> set[str]:
     return {manifest.digest, manifest.base.digest, *(e.digest for e in manifest.experts)}
 
 
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
 def main() -> None:
     """Write or check."""
     if "--from" in sys.argv:
         take(Path(sys.argv[sys.argv.index("--from") + 1]))
     folders = sorted(path.parent for path in CARDS.glob(f"*/{NAME}"))
-    stale = [
-        f
-        for f in folders
-        if not (f / "README.md").is_file() or (f / "README.md").read_text() != told(f)
-    ]
+    found = {folder: files for folder in folders if (files := stale(folder))}
     if "--check" in sys.argv:
-        names = ", ".join(folder.name for folder in stale)
-        sys.exit(f"Stale cards: {names}. Run `make docs`." if stale else 0)
-    for folder in stale:
-        (folder / "README.md").write_text(told(folder))
+        names = ", ".join(f"{folder.name}/{name}" for folder in found for name in found[folder])
+        sys.exit(f"Stale: {names}. Run `make cards`." if found else 0)
+    for folder in found:
+        tell(folder)
 
 
 if __name__ == "__main__":

@@ -1,136 +1,116 @@
-"""Manifest + scores -> README.md. Nothing else goes in, so the same two give the same card."""
+"""Manifest + scores + lock -> README.md. Nothing else goes in, so the same give the same card."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 
+from hubmerge.cards import selection
 from hubmerge.cards.curve import CSV, PICTURE, curve_rows, curve_words, thinned
+from hubmerge.cards.kept import BEGIN, END, whole_card
+from hubmerge.cards.licence import clashes
 from hubmerge.cards.making import adapter_name, annealed, notes, provenance, stopped_early
-from hubmerge.cards.markdown import code, no_marker, plain
-from hubmerge.cards.rows import merge_rows, percent, summary_rows
-from hubmerge.cards.usage import kind_of, loading, relation
-from hubmerge.errors import UsageError
+from hubmerge.cards.markdown import code, commit, plain, without_tokens
+from hubmerge.cards.metadata import data_sets, eval_results, front_matter, licence, metric_name
+from hubmerge.cards.numbers import MISSING, percent
+from hubmerge.cards.rivals import summary_rows, todo
+from hubmerge.cards.rows import expert_rows, normalised_rows, own_rows, steps_words, task_rows
+from hubmerge.cards.told import CardInput, StepTag
+from hubmerge.cards.usage import loading
 from hubmerge.manifest import Manifest
-from hubmerge.refs import check_repo_id
-from hubmerge.scores import Score, by_task, shown_names, upcycling
+from hubmerge.scores import Score, shown_names, upcycling
 
-BEGIN, END = "<!-- hubmerge:begin -->", "<!-- hubmerge:end -->"
-_FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-_TEMPLATE = files("hubmerge") / "cards" / "card.md"
+__all__ = ["BEGIN", "END", "CardInput", "StepTag", "eval_results", "render_card"]
 
-
-@dataclass(frozen=True)
-class CardInput:
-    """What a card is told from: a manifest, and the log in which its scores are looked up."""
-
-    manifest: Manifest
-    scores: Sequence[Score]
-    split: str = "test"
-
-    @property
-    def own(self) -> list[Score]:
-        """The scores of this very model on the split, one per task."""
-        digest = self.manifest.digest
-        mine = (s for s in self.scores if s.model == digest and s.split == self.split)
-        known = {self.manifest.task, *(expert.task for expert in self.manifest.experts)}
-        return list(by_task(mine, known).values())
-
-    @property
-    def mixed(self) -> bool:
-        """Whether its tasks are measured by different metrics, so that they have no mean."""
-        return len({score.metric for score in self.own}) > 1
+_TEMPLATE = files("hubmerge") / "cards"
+_MOST_USERS = 20
 
 
 def render_card(told: CardInput, before: str = "") -> str:
-    """The card as Markdown; text that a human wrote outside the markers of `before` stays.
+    """The card as Markdown; what its author wrote outside the markers of `before` stays.
 
-    Every string from outside is escaped: it can neither break the front matter nor a table.
+    Every string from outside is escaped: it can neither break the front matter nor a table, and a
+    token in it is not repeated.
     """
     manifest = told.manifest
-    merge = manifest.kind == "merge"
     # A fixed template over plain data; nothing from a Hub is ever used as a template.
     environment = Environment(
-        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+        undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
-    text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        front_matter=_front_matter(told),
-        begin=BEGIN,
-        end=END,
+    template = (_TEMPLATE / f"{manifest.kind}.md").read_text(encoding="utf-8")
+    about = _about_merge(told) if manifest.kind == "merge" else _about_expert(told)
+    part = environment.from_string(template).render(
         title=plain(_title(manifest)),
-        headline=_headline(told),
-        merge=merge,
-        mixed=told.mixed,
         split=told.split,
-        summary=summary_rows(manifest, told.own, told.scores, told.split),
-        rows=_escaped(merge_rows(manifest, told.own, told.scores) if merge else _own_rows(told)),
-        curve=curve_rows(manifest.validation),
-        picture=_picture(manifest),
-        csv=CSV,
-        thinned=len(thinned(manifest.validation)) < len(manifest.validation),
         provenance=[plain(line) for line in provenance(manifest)],
         command=code(manifest.command),
         loading=loading(manifest),
-        limits=_limits(manifest),
+        licence=list(_licence(manifest)),
         version=plain(str(manifest.versions.get("hubmerge", ""))),
+        **about,
     )
-    return _kept_around(text, before)
+    said = front_matter(told, _title(manifest))
+    return without_tokens(whole_card(said, part, before))
 
 
-def _front_matter(told: CardInput) -> str:
+def _about_merge(told: CardInput) -> dict[str, Any]:
     manifest = told.manifest
-    merge = manifest.kind == "merge"
-    sources = [s for s in (manifest.experts if merge else [manifest.base]) if not s.is_local]
-    said: dict[str, Any] = {
-        "library_name": manifest.layout,
-        "pipeline_tag": kind_of(manifest).pipeline,
-        "base_model": [name for source in sources if (name := _hub_name(source.name))],
-        "base_model_relation": relation(manifest),
-        "tags": ["hubmerge", "model-upcycling", *_own_tags(manifest), "arxiv:2506.14126"],
-        "model-index": _model_index(told),
+    return {
+        "headline": _headline(told),
+        "mixed": told.mixed,
+        "summary": summary_rows(told),
+        "todo": [code(line) for line in todo(told)],
+        "rows": _escaped(task_rows(told)),
+        "normalised": _escaped(normalised_rows(told)),
+        "experts": _escaped(expert_rows(told)),
+        "data": [f"{plain(name)}: {plain(data)}" for name, data in _named(data_sets(told)).items()],
+        "chosen": _chosen(told),
+        "steps_words": steps_words(manifest.experts),
+        "notes": [plain(note) for note in notes(manifest)],
+        "locked": manifest.lock is not None,
     }
-    if not said["base_model"]:
-        del said["base_model_relation"]
-    known = {key: value for key, value in said.items() if value}
-    dumped = yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{no_marker(dumped)}---"
 
 
-def _model_index(told: CardInput) -> list[dict[str, Any]]:
-    kind = kind_of(told.manifest).task
-    if kind is None or not told.own:
-        return []
-    names = shown_names(score.task for score in told.own)
-    results = [
-        {
-            "task": {"type": kind, "name": kind.replace("-", " ").capitalize()},
-            "dataset": _dataset(score, names[score.task]),
-            "metrics": [_metric(score)],
-        }
-        for score in told.own
-    ]
-    return [{"name": _title(told.manifest), "results": results}]
+def _about_expert(told: CardInput) -> dict[str, Any]:
+    manifest = told.manifest
+    curve = manifest.validation
+    users = [plain(name) for name in told.used_by]
+    return {
+        "headline": _expert_headline(manifest),
+        "rows": _escaped(own_rows(told)),
+        "curve": curve_rows(curve),
+        "picture": f"![{curve_words(curve)}]({PICTURE})" if curve else "",
+        "csv": CSV,
+        "thinned": len(thinned(curve)) < len(curve),
+        "steps": [_step_row(step) for step in told.steps],
+        "users": users[:_MOST_USERS],
+        "more_users": max(len(users) - _MOST_USERS, 0),
+    }
 
 
-def _metric(score: Score) -> dict[str, Any]:
-    return {"type": score.metric, "value": round(score.value, 6), "name": _metric_name(score)}
-
-
-def _metric_name(score: Score) -> str:
-    return score.metric.replace("_", " ").capitalize()
-
-
-def _dataset(score: Score, name: str) -> dict[str, str]:
-    """The data set as the Hub links it; one of our own has no id, so its task stands for it."""
-    dataset_id, _, revision = (score.data or "").partition("@")
-    said = {"name": name, "type": dataset_id or name, "split": score.split}
-    return {**said, "revision": revision} if revision else said
+def _chosen(told: CardInput) -> dict[str, Any] | None:
+    """What the lock tells of the choice; None for a merge that was made without one."""
+    lock = told.lock
+    if lock is None:
+        return None
+    shown = selection.grid(lock)
+    heat_map = f"![{selection.heat_map_words(lock)}]({selection.HEAT_MAP})"
+    return {
+        "rival": plain(lock.rival),
+        "method": plain(lock.method),
+        "split": plain(lock.split),
+        "seed": lock.seed,
+        "tasks": plain(", ".join(shown_names(task.id for task in lock.tasks).values())),
+        "policies": _escaped(selection.policy_rows(lock)),
+        "heat_map": heat_map if shown.is_measured else "",
+        "curves": f"![{selection.selection_words(lock)}]({selection.CURVES})",
+        "csv": selection.CSV,
+        "spent": selection.spent_words(lock),
+        "command": code(lock.command),
+    }
 
 
 def _title(manifest: Manifest) -> str:
@@ -142,29 +122,39 @@ def _title(manifest: Manifest) -> str:
 
 
 def _headline(told: CardInput) -> str:
-    manifest, score = told.manifest, upcycling(told.own)
-    if manifest.kind == "expert":
-        return _expert_headline(manifest)
+    score = upcycling(told.own)
     if told.mixed:
-        return _mixed_headline(told.own)
-    if score is None:
-        return "Not evaluated yet."
-    gains = [
-        f"{row['gain']} {row['versus']}"
-        for row in summary_rows(manifest, told.own, told.scores, told.split)
-        if row["gain"]
-    ]
-    versus = f" ({'; '.join(gains)})" if gains else ""
-    return (
-        f"**Upcycling score {percent(score.value)} %** ± {percent(score.stderr)}, raw mean "
-        f"{told.split} accuracy over {score.tasks} tasks{versus}."
-    )
+        said = _mixed_headline(told.own)
+    elif score is None:
+        said = "Not evaluated yet."
+    else:
+        ours, *others = summary_rows(told)
+        gains = "; ".join(f"{row['gain']} {row['versus']}" for row in others)
+        said = (
+            f"**Upcycling score {percent(score.value)} %** (95 % interval {ours['interval']}), "
+            f"raw mean {told.split} accuracy over {score.tasks} tasks"
+        )
+        said += f": {gains}." if gains else "."
+    return "\n\n".join([said, *_choice(told)])
+
+
+def _choice(told: CardInput) -> Iterator[str]:
+    """Whose choice the merge is, by the lock beside it."""
+    if told.lock is None:
+        return
+    if told.pick is None:
+        yield "It is none of the picks of the lock beside it, which are told of below."
+    elif told.pick.policy != told.lock.chosen:
+        policy, chosen = plain(told.pick.policy), plain(told.lock.chosen)
+        yield f"It is what the policy {policy} picked; the lock's choice is that of {chosen}."
+    else:
+        yield selection.verdict(told.lock)
 
 
 def _mixed_headline(scores: Sequence[Score]) -> str:
     """Says which task is measured how: the table has accuracies of both kinds in one column."""
     names = shown_names(score.task for score in scores)
-    how = ", ".join(f"{names[score.task]} by {_metric_name(score).lower()}" for score in scores)
+    how = ", ".join(f"{names[score.task]} by {metric_name(score).lower()}" for score in scores)
     return f"The tasks are measured differently, {plain(how)}, so there is no mean over them."
 
 
@@ -181,65 +171,42 @@ def _expert_headline(manifest: Manifest) -> str:
     )
 
 
-def _picture(manifest: Manifest) -> str:
-    """The curve that lies beside the card, with what it shows in words."""
-    if not manifest.validation:
-        return ""
-    return f"![{curve_words(manifest.validation)}]({PICTURE})"
+def _licence(manifest: Manifest) -> Iterator[str]:
+    """What it is under, and what its sources are under, a line each."""
+    named = licence(manifest)
+    sources = {source.name: source.licence for source in (manifest.base, *manifest.experts)}
+    problems = [plain(problem) for problem in clashes(sources)]
+    if manifest.licence:
+        yield f"{plain(manifest.licence)}, as stated by whoever merged."
+    elif named and manifest.kind == "merge":
+        yield f"{plain(named)}, the most restrictive of the sources' licences."
+    elif named:
+        yield f"{plain(named)}, that of its base."
+    elif problems:
+        yield "None is named, as the sources' licences clash."
+    else:
+        yield "Unknown: not every source names one. Ask its authors before you rely on it."
+    yield from problems
+    for name, said in sources.items():
+        yield f"{plain(name)}: {plain(said or 'unknown')}"
 
 
-def _own_rows(told: CardInput) -> list[dict[str, str]]:
-    manifest = told.manifest
-    mine = [s for s in told.scores if s.model == manifest.digest]
-    newest = {(score.task, score.split): score for score in mine}
-    names = shown_names(task for task, _ in newest)
-    return [
-        {
-            "task": f"{names[score.task]}, {score.split}",
-            "value": percent(score.value),
-            "count": str(score.count),
-            "stderr": percent(score.stderr),
-        }
-        for score in newest.values()
-    ]
+def _step_row(step: StepTag) -> dict[str, str]:
+    return {
+        "step": str(step.step),
+        "name": plain(step.name),
+        "sha": commit(step.sha),
+        "accuracy": MISSING if step.accuracy is None else percent(step.accuracy),
+    }
 
 
-def _limits(manifest: Manifest) -> str:
-    if manifest.kind == "expert":
-        return "An expert for one task; on other tasks it may be worse than its base."
-    said = (
-        "Scores are on test splits of the very tasks the experts were trained for; nothing is "
-        "claimed beyond them. The licence is bound by those of the base and of every expert."
-    )
-    return " ".join([said, *map(plain, notes(manifest))])
-
-
-def _own_tags(manifest: Manifest) -> list[str]:
-    if manifest.kind == "merge":
-        return ["merge", str(manifest.method)]
-    adapter = [str(manifest.training.get("tune") or "lora")] if manifest.layout == "peft" else []
-    return ["expert", f"step-{manifest.step}", *adapter]
-
-
-def _hub_name(name: str) -> str | None:
-    try:
-        return check_repo_id(name)
-    except UsageError:
-        return None
+def _named(data: Mapping[str, str]) -> dict[str, str]:
+    names = shown_names(data)
+    return {names[task]: said for task, said in data.items()}
 
 
 def _escaped(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    return [{key: plain(value) for key, value in row.items()} for row in rows]
-
-
-def _kept_around(text: str, before: str) -> str:
-    """The new card with whatever a human wrote before and after the markers of the old one."""
-    if BEGIN not in before or END not in before:
-        return text
-    old_head, _, rest = before.partition(BEGIN)
-    new_front, _, new_rest = text.partition(BEGIN)
-    above = _FRONT.sub("", old_head, count=1)
-    below = rest.rpartition(END)[2]
-    inside = new_rest.rpartition(END)[0]
-    front = _FRONT.match(new_front)
-    return f"{front[0] if front else ''}{above}{BEGIN}{inside}{END}{below}"
+    return [
+        {key: commit(value) if key == "sha" else plain(value) for key, value in row.items()}
+        for row in rows
+    ]

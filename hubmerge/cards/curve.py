@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hubmerge.cards.rows import MISSING, percent
+from hubmerge.cards.numbers import MISSING, percent
 from hubmerge.manifest import Point
 
 CSV, PICTURE = "curve.csv", "curve.png"

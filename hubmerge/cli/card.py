@@ -20,13 +20,18 @@ def card(
         str | None, typer.Option(help="Publish it with its new card: owner/name.")
     ] = None,
     private: Private = False,
+    eval_results: Annotated[
+        bool,
+        typer.Option("--eval-results", help="Also write scores as .eval_results for the Hub."),
+    ] = False,
 ) -> None:
-    """Tell the model card from manifest and scores; write it into the folder, push it if asked."""
+    """Tell the model card from manifest, scores and lock; write it into the folder, push it."""
     ref, to = parse_ref(model), repository(push)
     with session.connected() as hub:
         from hubmerge.flows.card import card as tell
 
-        told = tell(hub, ref, session.log, split, to, private)
-    session.show(told.text, {"card": told.text, "commit": told.commit})
+        told = tell(hub, ref, session.log, split, to, private, eval_results)
+    data = {"card": told.text, "commit": told.commit, "eval_results": told.results or None}
+    session.show(told.text, data)
     if told.commit:
         session.say(f"Pushed to {push} at {told.commit[:12]}.")

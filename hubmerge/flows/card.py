@@ -1,30 +1,43 @@
-"""hubmerge card: the card of a folder or a revision, told anew from manifest and score log."""
+"""hubmerge card: the card of a folder or a revision, told anew from manifest, scores and lock."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubmerge.cards.card import CardInput, render_card
+from hubmerge.cards.card import CardInput, StepTag, render_card
+from hubmerge.cards.metadata import EVAL_RESULTS, eval_results
 from hubmerge.durable import write_whole
 from hubmerge.errors import UsageError
-from hubmerge.flows.publication import CARD, check_room, folder_publication
-from hubmerge.flows.sources import Pinned, check_sealed, pin
+from hubmerge.flows.publication import (
+    add_figures,
+    check_room,
+    folder_publication,
+    lock_beside,
+    vouched_lock,
+)
+from hubmerge.flows.sources import CARD, Pinned, check_sealed, pin, pin_revision
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
+from hubmerge.hub.merges import merges_of
 from hubmerge.hub.publish import ensure_repo, publish
-from hubmerge.manifest import NAME
-from hubmerge.refs import ModelRef
+from hubmerge.hub.resolve import list_steps
+from hubmerge.lock import NAME as LOCK
+from hubmerge.lock import Lock
+from hubmerge.manifest import NAME, Manifest
+from hubmerge.refs import ModelRef, Revision
 from hubmerge.scores import ScoreLog
 
 
 @dataclass(frozen=True)
 class Card:
-    """A card's text, and its commit if it was pushed."""
+    """A card's text, its results in the Hub's own format if asked, its commit if pushed."""
 
     text: str
+    results: str = ""
     commit: str | None = None
 
 
@@ -35,11 +48,14 @@ def card(
     split: str,
     push: ModelRef | None = None,
     private: bool = False,
+    with_results: bool = False,
 ) -> Card:
     """Tell the card of `ref`; write it into a local folder, push it where `push` says.
 
-    A tag never moves: a new card of a published revision is a new commit on main. Raises
-    IntegrityError for a folder whose files are not those its manifest vouches for.
+    `with_results` writes an .eval_results file as well; one that is there already is told anew
+    with the card. A tag never moves: a new card of a published revision is a new commit on main.
+    Raises IntegrityError for a folder whose files are not those its manifest vouches for, or whose
+    lock is another.
     """
     pinned = pin(hub, ref)
     if pinned.manifest is None:
@@ -48,27 +64,86 @@ def card(
             "Cards are for what hubmerge trained or merged.",
         )
     manifest = pinned.manifest
-    text = render_card(CardInput(manifest, log.read(), split), _before(hub, pinned))
+    told = CardInput(manifest, log.read(), split, lock=_lock(hub, pinned, manifest))
+    if ref.repo_id and manifest.kind == "expert":
+        told = dataclasses.replace(
+            told, steps=_steps(hub, ref.repo_id), used_by=merges_of(hub, ref.repo_id)
+        )
+    before, results = _before(hub, pinned, CARD), ""
+    if with_results or _before(hub, pinned, EVAL_RESULTS):
+        results = _results(told, with_results, written=ref.is_local or push is not None)
+    made = Card(render_card(told, before), results)
     if ref.path is not None:
         check_sealed(ref.path, manifest, pinned.revision.label)
-        write_whole(ref.path / CARD, text.encode(), mode=0o644)
+        _write(ref.path, manifest, made)
     if push is None:
-        return Card(text)
+        return made
     check_room(hub, str(push.repo_id), manifest.kind)
     ensure_repo(hub, str(push.repo_id), private)
+    return dataclasses.replace(made, commit=_pushed(hub, pinned, manifest, made, push))
+
+
+def _pushed(hub: Hub, pinned: Pinned, manifest: Manifest, made: Card, push: ModelRef) -> str:
+    ref = pinned.revision.ref
     if ref.path is not None:
-        return Card(text, publish(hub, folder_publication(ref.path, manifest, push)))
+        return publish(hub, folder_publication(ref.path, manifest, push))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "revision"
         shutil.copytree(fetch(hub, pinned.revision), folder)
         check_sealed(folder, manifest, pinned.revision.label)
-        (folder / CARD).write_text(text, encoding="utf-8")
-        return Card(text, publish(hub, folder_publication(folder, manifest, push)))
+        _write(folder, manifest, made)
+        return publish(hub, folder_publication(folder, manifest, push))
 
 
-def _before(hub: Hub, pinned: Pinned) -> str:
-    """The card that is there now: what a human wrote around ours must stay."""
+def _write(folder: Path, manifest: Manifest, made: Card) -> None:
+    """The card and what it shows, then the results."""
+    if manifest.kind == "merge":
+        add_figures(folder, manifest)
+    write_whole(folder / CARD, made.text.encode(), mode=0o644)
+    if made.results:
+        (folder / EVAL_RESULTS).parent.mkdir(exist_ok=True)
+        write_whole(folder / EVAL_RESULTS, made.results.encode(), mode=0o644)
+
+
+def _results(told: CardInput, asked: bool, written: bool) -> str:
+    """Raises UsageError if they were asked for and there are none, or nowhere to write them."""
+    results = eval_results(told)
+    if asked and not results:
+        raise UsageError(
+            f"No task with its data on a Hub was measured on {told.split}, and the Hub shows only "
+            "results on data sets that it has.",
+            "Run `hubmerge eval` on such a task first, or leave out --eval-results.",
+        )
+    if asked and not written:
+        raise UsageError("--eval-results writes a file.", "Name a folder, or say --push.")
+    return results
+
+
+def _lock(hub: Hub, pinned: Pinned, manifest: Manifest) -> Lock | None:
+    if manifest.lock is None:
+        return None
     path = pinned.revision.ref.path
     if path is not None:
-        return (path / CARD).read_text(encoding="utf-8") if (path / CARD).is_file() else ""
-    return (read_file(hub, pinned.revision, CARD) or b"").decode(errors="replace")
+        return lock_beside(path, manifest)
+    where = f"{LOCK} of {pinned.revision.label}"
+    return vouched_lock(manifest, read_file(hub, pinned.revision, LOCK), where)
+
+
+def _steps(hub: Hub, repo_id: str) -> tuple[StepTag, ...]:
+    """The steps of an expert's repository, each with what its own manifest says of it."""
+    return tuple(_step(pin_revision(hub, step), step) for step in list_steps(hub, repo_id))
+
+
+def _step(pinned: Pinned, revision: Revision) -> StepTag:
+    curve = pinned.manifest.validation if pinned.manifest else ()
+    accuracy = curve[-1].accuracy if curve else None
+    name = revision.ref.revision or revision.ref.subfolder or revision.sha[:12]
+    return StepTag(revision.step or 0, name, revision.sha, accuracy)
+
+
+def _before(hub: Hub, pinned: Pinned, name: str) -> str:
+    """A file that is there now: what a human wrote around our part of the card must stay."""
+    path = pinned.revision.ref.path
+    if path is not None:
+        return (path / name).read_text(encoding="utf-8") if (path / name).is_file() else ""
+    return (read_file(hub, pinned.revision, name) or b"").decode(errors="replace")

@@ -2,44 +2,87 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+from hubmerge.cards import selection
 from hubmerge.cards.card import CardInput, render_card
 from hubmerge.cards.curve import CSV, PICTURE, curve_csv
-from hubmerge.cards.figures import training_picture
+from hubmerge.cards.figures import heat_map_picture, selection_picture, training_picture
 from hubmerge.durable import hash_file, write_whole
 from hubmerge.errors import IntegrityError, NotOnHub
+from hubmerge.flows.sources import CARD as CARD
 from hubmerge.flows.sources import pin
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import list_files
 from hubmerge.hub.publish import Publication, manifest_digest
+from hubmerge.lock import NAME as LOCK
+from hubmerge.lock import Lock, parse_lock, read_lock
 from hubmerge.manifest import NAME, Manifest
 from hubmerge.refs import ModelRef, step_tag
 
-CARD = "README.md"
 _OF_ANY_REPOSITORY = {".gitattributes", CARD, "LICENSE"}
 
 
-def seal(folder: Path, manifest: Manifest) -> None:
-    """Add manifest and card to a folder that holds all its other files, for which it vouches."""
+def seal(folder: Path, manifest: Manifest, lock: bytes | None = None) -> None:
+    """Add manifest and card to a folder that holds all its other files, for which it vouches.
+
+    The lock that a merge was made from goes beside them: the model is the same however it was
+    chosen, and so is its digest.
+    """
     files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     whole = manifest.with_files(files)
     (folder / NAME).write_bytes(whole.to_bytes())
-    (folder / CARD).write_text(render_card(CardInput(whole, ())), encoding="utf-8")
+    if lock is not None:
+        (folder / LOCK).write_bytes(lock)
+    card = render_card(CardInput(whole, (), lock=lock_beside(folder, whole)))
+    (folder / CARD).write_text(card, encoding="utf-8")
+    if lock is not None:
+        add_figures(folder, whole)
 
 
-def add_curve(folder: Path, manifest: Manifest) -> None:
-    """Write an expert's curve, as a picture and as CSV, where its card expects it and it is not.
+def lock_beside(folder: Path, manifest: Manifest) -> Lock | None:
+    """The lock beside a merge that was made from one; raises IntegrityError if it is another."""
+    path = folder / LOCK
+    return vouched_lock(manifest, read_lock(path) if path.is_file() else None, str(path))
 
-    It is told from the manifest, which does not vouch for it: what a model is must not hang on a
-    drawing. Drawn when published, as training should not wait for it.
+
+def vouched_lock(manifest: Manifest, data: bytes | None, where: str) -> Lock | None:
+    """A lock, read if its manifest names it; raises IntegrityError if that names another."""
+    if manifest.lock is None or data is None:
+        return None
+    if hashlib.sha256(data).hexdigest() != manifest.lock:
+        raise IntegrityError(
+            f"{where} is not the lock that {NAME} says the merge was made from.",
+            "Put that one back, or merge again.",
+        )
+    return parse_lock(data, where)
+
+
+def add_figures(folder: Path, manifest: Manifest) -> None:
+    """Write what a card shows, pictures and CSV, where its card expects it and it is not.
+
+    An expert's curve is told from its manifest, a merge's selection from its lock. The manifest
+    vouches for neither: what a model is must not hang on a drawing.
     """
-    points = manifest.validation
-    if points and not (folder / CSV).is_file():
-        write_whole(folder / CSV, curve_csv(points).encode(), mode=0o644)
-    if points and not (folder / PICTURE).is_file():
-        write_whole(folder / PICTURE, training_picture(points), mode=0o644)
+    for name, draw in _figures(folder, manifest).items():
+        if not (folder / name).is_file():
+            write_whole(folder / name, draw(), mode=0o644)
+
+
+def _figures(folder: Path, manifest: Manifest) -> dict[str, Callable[[], bytes]]:
+    points, lock = manifest.validation, lock_beside(folder, manifest)
+    if points:
+        return {CSV: lambda: curve_csv(points).encode(), PICTURE: lambda: training_picture(points)}
+    if lock is None:
+        return {}
+    return {
+        selection.CSV: lambda: selection.selection_csv(lock).encode(),
+        selection.CURVES: lambda: selection_picture(lock),
+        selection.HEAT_MAP: lambda: heat_map_picture(lock),
+    }
 
 
 def check_room(hub: Hub, repo_id: str, kind: str) -> None:
@@ -61,8 +104,11 @@ def check_room(hub: Hub, repo_id: str, kind: str) -> None:
 
 
 def step_publication(folder: Path, manifest: Manifest, to: str) -> Publication:
-    """A step of a run as a tagged revision of the repository `to`, with its curve."""
-    add_curve(folder, manifest)
+    """A step of a run as a tagged revision of the repository `to`, with its curve.
+
+    It is drawn now, as training should not wait for it.
+    """
+    add_figures(folder, manifest)
     digest, last = manifest_digest((folder / NAME).read_bytes()), manifest.validation[-1]
     message = {
         "step": manifest.step,
@@ -83,10 +129,10 @@ def step_publication(folder: Path, manifest: Manifest, to: str) -> Publication:
 def folder_publication(folder: Path, manifest: Manifest, to: ModelRef) -> Publication:
     """A folder with its card of today as main of `to`, tagged if `to` names a revision.
 
-    The curve that the card shows is added if it is missing: it is no file one downloads to load a
-    model, and an older hubmerge drew none.
+    The figures that the card shows are added if they are missing: they are no files one downloads
+    to load a model, and an older hubmerge drew none.
     """
-    add_curve(folder, manifest)
+    add_figures(folder, manifest)
     merge = manifest.kind == "merge"
     made = {"recipe": manifest.recipe} if merge else {"run": str(manifest.run)}
     seals = {

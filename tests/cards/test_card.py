@@ -53,7 +53,8 @@ def scores() -> list[Score]:
 
 
 def front(card: str) -> dict[str, object]:
-    return yaml.safe_load(card.split("---\n")[1])
+    said: dict[str, object] = yaml.safe_load(card.split("---\n")[1])
+    return said
 
 
 def test_the_upcycling_score_leads_with_its_gains() -> None:
@@ -61,13 +62,10 @@ def test_the_upcycling_score_leads_with_its_gains() -> None:
     # (80 + 70) / 2 = 75; the last steps give 65 and the base 45.
     assert "**Upcycling score 75.00 %**" in card
     assert "+10.00 against merging the last steps; +30.00 against the base" in card
-    assert (
-        "| cats | o/cats | 64 of 512 | `cats64000000` | 90.00 | 50.00 | 80.00 | 1000 | 1.26 |"
-        in card
-    )
-    assert (
-        "| dogs | o/dogs | 64 of 512 | `dogs64000000` | - | 40.00 | 70.00 | 1000 | 1.45 |" in card
-    )
+    assert "| cats | 50.00 | 90.00 | 60.00 | 80.00 | +20.00 | 1000 | 1.26 |" in card
+    assert "| dogs | 40.00 | - | 70.00 | 70.00 | +0.00 | 1000 | 1.45 |" in card
+    assert "| cats | o/cats | 64 of 512 | `cats64000000` |" in card
+    assert "| dogs | o/dogs | 64 of 512 | `dogs64000000` |" in card
 
 
 def test_the_merge_of_last_steps_claims_no_gain_over_itself() -> None:
@@ -111,7 +109,7 @@ def test_what_a_human_wrote_around_it_stays() -> None:
 
 
 HOSTILE = [
-    "a|b", "`rm`", "</script><script>alert(1)</script>", "---", "{{7*7}}", "{% raw %}",
+    "a|b", "`rm`", "```", "</script><script>alert(1)</script>", "---", "{{7*7}}", "{% raw %}",
     "<!-- x -->",
     "[click](javascript:alert(1))", "a\nb", "\x1b[31mred", "**bold**", END,
 ]  # fmt: skip
@@ -131,7 +129,7 @@ def test_a_hostile_name_is_text(text: str) -> None:
     assert isinstance(front(card), dict)
     table = [line for line in body.splitlines() if line.startswith("|") and "1000" in line]
     assert table
-    assert all(line.replace("\\|", "").count("|") == 10 for line in table)
+    assert all(line.replace("\\|", "").count("|") == 9 for line in table)
 
 
 def test_an_experts_card_tells_its_curve() -> None:
@@ -197,8 +195,9 @@ def test_two_tasks_of_one_name_are_two_rows() -> None:
     assert "# ties merge of 2 experts: reviews@a, reviews@b\n" in card
     assert "**Upcycling score 70.00 %**" in card
     assert "over 2 tasks" in card
-    assert "| reviews@a | o/a | 64 of 512 | `a64000000000` | - | - | 80.00 | 1000 |" in card
-    assert "| reviews@b | o/b | 64 of 512 | `b64000000000` | 90.00 | - | 60.00 | 1000 |" in card
+    assert "| reviews@a | - | - | - | 80.00 | - | 1000 |" in card
+    assert "| reviews@b | - | 90.00 | - | 60.00 | - | 1000 |" in card
+    assert "| reviews@b | o/b | 64 of 512 | `b64000000000` |" in card
     results = front(card)["model-index"][0]["results"]  # type: ignore[index]
     assert [result["dataset"]["name"] for result in results] == ["reviews@a", "reviews@b"]
 
@@ -206,9 +205,10 @@ def test_two_tasks_of_one_name_are_two_rows() -> None:
 def test_another_task_of_the_name_is_no_experts_row() -> None:
     manifest = reviews()
     card = render_card(CardInput(manifest, [of(manifest, "reviews@c", 0.8)]))
-    assert "| reviews@a | o/a | 64 of 512 | `a64000000000` | - | - | - | - | - |" in card
-    assert "| reviews@b | o/b | 64 of 512 | `b64000000000` | - | - | - | - | - |" in card
-    assert "| reviews@c | - | - | `-` | - | - | 80.00 | 1000 | 1.26 |" in card
+    assert "| reviews@a | - | - | - | - | - | - | - |" in card
+    assert "| reviews@b | - | - | - | - | - | - | - |" in card
+    assert "| reviews@c | - | - | - | 80.00 | - | 1000 | 1.26 |" in card
+    assert "| reviews@a | o/a | 64 of 512 | `a64000000000` |" in card
 
 
 def test_an_expert_of_an_unknown_task_has_a_row_and_its_name() -> None:
@@ -216,8 +216,9 @@ def test_an_expert_of_an_unknown_task_has_a_row_and_its_name() -> None:
     manifest = dataclasses.replace(merged(64), experts=(unknown,))
     card = render_card(CardInput(manifest, [of(manifest, "cats@1", 0.8)]))
     assert "experts: o/cats\n" in card
-    assert "| - | o/cats | 64 of 512 | `cats64000000` | - | - | - | - | - |" in card
-    assert "| cats | - | - | `-` | - | - | 80.00 | 1000 | 1.26 |" in card
+    assert "| - | - | - | - | - | - | - | - |" in card
+    assert "| cats | - | - | - | 80.00 | - | 1000 | 1.26 |" in card
+    assert "| - | o/cats | 64 of 512 | `cats64000000` |" in card
 
 
 def test_tasks_of_different_metrics_have_no_mean() -> None:
@@ -226,8 +227,8 @@ def test_tasks_of_different_metrics_have_no_mean() -> None:
     card = render_card(CardInput(manifest, found))
     assert (
         "\n\nThe tasks are measured differently, cats by accuracy, dogs by token accuracy, so "
-        "there is no mean over them.\n\n## Accuracy\n\n| task | expert |"
+        "there is no mean over them.\n\n## Accuracy\n\n"
     ) in card
-    assert "| cats | o/cats | 64 of 512 | `cats64000000` | - | - | 80.00 | 1000 | 1.26 |" in card
+    assert "| cats | - | - | - | 80.00 | - | 1000 | 1.26 |" in card
     assert "pcycling score" not in card
     assert "70.00" not in card

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hubmerge.cards.card import BEGIN, END, CardInput, render_card
+from hubmerge.cards.card import BEGIN, END, CardInput, StepTag, render_card
 from hubmerge.manifest import Manifest, Point
 from tests.cards.test_card import BASE, FILES, HOSTILE, front, merged, score
 
@@ -95,6 +95,11 @@ Load it with peft alone: open the base, o/base@bbbbbbbbbbbb, commit {"b" * 40}, 
 `CLIPModel.from_pretrained` (or the class that its config.json names), then call \
 `PeftModel.from_pretrained(base, REPO, revision=TAG)`.
 
+## Licence
+
+- Unknown: not every source names one. Ask its authors before you rely on it.
+- o/base: unknown
+
 ## Limits
 
 An expert for one task; on other tasks it may be worse than its base.
@@ -105,6 +110,19 @@ An expert for one task; on other tasks it may be worse than its base.
 [2506.14126](https://arxiv.org/abs/2506.14126). Made with hubmerge 0.1.
 {END}
 """
+
+
+def test_the_steps_of_the_repository_and_the_merges_made_of_it() -> None:
+    steps = (StepTag(4, "step4", "a" * 40, 0.5), StepTag(8, "step8|`", "b" * 40))
+    names = tuple(f"o/merge-{number:02}" for number in range(22))
+    card = render_card(CardInput(expert(), [], steps=steps, used_by=names))
+    assert "| 4 | step4 | `aaaaaaaaaaaa` | 50.00 |" in card
+    assert "| 8 | step8\\|\\` | `bbbbbbbbbbbb` | - |" in card
+    assert "- o/merge-00\n" in card
+    assert "- o/merge-19\n- and 2 more\n" in card
+    assert "o/merge-20" not in card
+    assert "## Steps" not in told(expert())
+    assert "## Merges" not in told(expert())
 
 
 def test_an_adapter_of_no_known_kind_is_still_one() -> None:
@@ -182,7 +200,7 @@ def test_a_merge_says_what_its_experts_have_to_be_told_of() -> None:
     noted = dataclasses.replace(merged(64), training={"notes": ["Modes differ.", "<b>Mixed</b>."]})
     card = told(noted)
     limits = card.split("## Limits")[1].split("## Citation")[0]
-    assert limits.rstrip().endswith("every expert. Modes differ. &lt;b&gt;Mixed&lt;/b&gt;.")
+    assert limits.rstrip().endswith("misuse.\nModes differ.\n&lt;b&gt;Mixed&lt;/b&gt;.")
     assert "notes" not in card
     assert "curve." not in card
     assert told(dataclasses.replace(merged(64), training={"notes": 7})) == told(merged(64))
