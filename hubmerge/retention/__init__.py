@@ -1,0 +1,1 @@
+"""Which step revisions to keep under a budget, why, and what dropping the others costs."""
