@@ -47,6 +47,23 @@ def accuracy(
     return cast(dict[str, float], measure.compute())
 
 
+@torch.inference_mode()
+def outcomes(
+    learner: Learner, network: nn.Module, batches: Iterable[Batch], device: torch.device
+) -> list[bool]:
+    """Row by row, whether every answer is right, in evaluation mode; for tasks of one answer a row.
+
+    Raises CheckpointError for answers that are no numbers.
+    """
+    network.eval()
+    right: list[bool] = []
+    for batch in batches:
+        placed = {name: tensor.to(device) for name, tensor in batch.items()}
+        predictions, references = learner.answers(network, placed)
+        right += (predictions == references).all(dim=-1).tolist()
+    return right
+
+
 class Examples:
     """The rows of a split as the network takes them.
 
@@ -70,6 +87,14 @@ class Examples:
             self.kept_bytes += size
             self._kept[row] = example
         return example
+
+    def batches_of(
+        self, rows: Sequence[int], collate: Callable[[Sequence[Example]], Batch]
+    ) -> Iterator[Batch]:
+        """These rows in their order, as batches."""
+        at_once = _AT_ONCE[self.split.task.spec.kind]
+        for start in range(0, len(rows), at_once):
+            yield collate([self[row] for row in rows[start : start + at_once]])
 
     def batches(
         self, collate: Callable[[Sequence[Example]], Batch], rank: int = 0, world: int = 1

@@ -51,6 +51,16 @@ class Trial:
     split: str
     rows: Mapping[str, Rows]
 
+    def first(self, counts: Mapping[str, int]) -> Trial:
+        """The same as if only so many rows of each task had been measured."""
+        rows = {task: Rows(one.bits[: counts[task]], one.of) for task, one in self.rows.items()}
+        return dataclasses.replace(self, rows=rows)
+
+    @property
+    def measured(self) -> int:
+        """How many rows were measured, over all tasks."""
+        return sum(len(rows.bits) for rows in self.rows.values())
+
     @property
     def is_whole(self) -> bool:
         """Whether every row of every task was measured."""
@@ -75,7 +85,10 @@ class Trial:
 
 
 class TrialLog:
-    """Trials in a JSON Lines file that only grows; the last line for a recipe and split counts."""
+    """Trials in a JSON Lines file that only grows; of a merge, the line with the most rows counts.
+
+    Rows have one order, so a shorter line says nothing that a longer one does not.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,15 +99,19 @@ class TrialLog:
         append_lines(self.path, "".join(lines))
 
     def read(self) -> list[Trial]:
-        """Every trial that is whole on disk, the newest for each recipe and split."""
+        """Every merge in it, once for each split."""
         if not self.path.is_file():
             return []
-        newest: dict[tuple[str, str], Trial] = {}
+        known: dict[tuple[str, str], Trial] = {}
         with self.path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                if trial := _parsed(line):
-                    newest[trial.recipe, trial.split] = trial
-        return list(newest.values())
+                trial = _parsed(line)
+                if trial is None:
+                    continue
+                key = (trial.recipe, trial.split)
+                if key not in known or trial.measured >= known[key].measured:
+                    known[key] = trial
+        return list(known.values())
 
 
 def _parsed(line: str) -> Trial | None:

@@ -1,0 +1,185 @@
+"""hubmerge select"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from hubmerge.cards.figures import heat_map_picture, selection_picture
+from hubmerge.cards.selection import CSV, CURVES, HEAT_MAP, selection_csv
+from hubmerge.cli.options import Columns, Device, DryRun
+from hubmerge.cli.selection import shown, verdict
+from hubmerge.cli.session import Session, verb
+from hubmerge.cli.tables import table
+from hubmerge.durable import write_whole
+from hubmerge.errors import IntegrityError, UsageError
+from hubmerge.lock import NAME, Lock, parse_lock
+from hubmerge.refs import parse_ref
+
+if TYPE_CHECKING:
+    from hubmerge.flows.select import Prepared
+
+Option = typer.Option
+INCONCLUSIVE = 4
+_BUDGET = re.compile(r"([1-9]\d{0,6})(m|h|)")
+
+
+@verb
+def select(
+    session: Session,
+    repos: Annotated[list[str], typer.Argument(help="Repositories of experts: owner/name ...")],
+    target: Annotated[str, Option(help="Merge method that the steps are chosen for.")],
+    policy: Annotated[
+        str | None,
+        Option(help="Whose choice to take: last, early-stop, uniform ... [the best on validation]"),
+    ] = None,
+    tasks: Annotated[
+        str | None, Option(help="Tasks, where manifests name none: one for each repository.")
+    ] = None,
+    columns: Columns = None,
+    base: Annotated[str | None, Option(help="Base of the experts, if they do not name it.")] = None,
+    budget: Annotated[
+        str | None, Option(help="Most merges to measure, 200, or time, 30m or 2h. [no end]")
+    ] = None,
+    lock: Annotated[Path, Option(help="Where the lock is written.")] = Path(NAME),
+    out: Annotated[
+        Path | None, Option(help="Folder for heatmap.png, curves.png and selection.csv. [none]")
+    ] = None,
+    against: Annotated[
+        Path | None, Option(help="An earlier lock, whose choice is to be beaten.")
+    ] = None,
+    band: Annotated[
+        float, Option(min=0, help="Standard errors within which the earliest steps win.")
+    ] = 1.0,
+    exhaustive: Annotated[
+        bool, Option("--exhaustive", help="Every point of the paper's grid on every example.")
+    ] = False,
+    seed: Annotated[int, Option(min=0, help="Seed of the bootstrap.")] = 0,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Choose the step of each expert for a merge, on validation data alone, and pin it in a lock.
+
+    Exits with 4 when the choice is not better than the last steps beyond the noise.
+    """
+    refs = tuple(parse_ref(text) for text in repos)
+    earlier = _read(against) if against else None
+    merges, seconds = _budget(budget)
+    _check_lock(lock)
+    names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
+    with session.connected() as hub:
+        from hubmerge.flows import select as flow
+        from hubmerge.tasks.own import read_columns
+        from hubmerge.tasks.task import find_task, names_its_columns
+
+        said = read_columns(columns) if columns else None
+        named = [find_task(name, None if names_its_columns(name) else said) for name in names]
+        request = flow.Request(
+            repos=refs,
+            method=target,
+            policy=policy,
+            tasks=tuple(named),
+            base=parse_ref(base) if base else None,
+            against=earlier,
+            merges=merges,
+            seconds=seconds,
+            seed=seed,
+            band=band,
+            exhaustive=exhaustive,
+            device=device,
+        )
+        with session.progress() as progress:
+            prepared = flow.prepare(hub, request, progress)
+            if dry_run:
+                session.show(_plan(prepared), _plan_data(prepared))
+                return
+            selected = flow.select(prepared, session.trials, progress)
+    made = _keep(selected.lock, lock, session.home / "locks")
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / HEAT_MAP, heat_map_picture(made), mode=0o644)
+        write_whole(out / CURVES, selection_picture(made), mode=0o644)
+        write_whole(out / CSV, selection_csv(made).encode(), mode=0o644)
+    session.show(shown(made), json.loads(made.to_bytes()))
+    for name in selected.cut:
+        session.say(f"The budget ended policy {name} early.")
+    session.say(verdict(made, lock))
+    if not made.conclusive:
+        raise typer.Exit(INCONCLUSIVE)
+
+
+def _budget(text: str | None) -> tuple[int | None, float | None]:
+    """Merges, or seconds."""
+    if text is None:
+        return None, None
+    found = _BUDGET.fullmatch(text.strip())
+    if not found:
+        raise UsageError(f"--budget {text!r} is no budget.", "Write 200 merges, 30m or 2h.")
+    number, unit = int(found[1]), found[2]
+    return (number, None) if not unit else (None, number * {"m": 60.0, "h": 3600.0}[unit])
+
+
+def _read(path: Path) -> Lock:
+    if not path.is_file():
+        raise UsageError(f"There is no lock {path}.", "`hubmerge select` writes one.")
+    return parse_lock(path.read_bytes(), str(path))
+
+
+def _check_lock(path: Path) -> None:
+    """A file that is no lock was surely not meant to be replaced by one."""
+    if path.exists():
+        try:
+            _read(path)
+        except IntegrityError as error:
+            raise UsageError(
+                f"{path} is there already, and is no lock.", "Choose another place with --lock."
+            ) from error
+    elif not path.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {path.absolute().parent}.", "Make it first.")
+
+
+def _keep(made: Lock, path: Path, known: Path) -> Lock:
+    """Write the lock, and a copy among those that `hubmerge retain` keeps checkpoints for.
+
+    A selection that was repeated took other minutes, and is the same selection.
+    """
+    if path.exists():
+        before = _read(path)
+        spent = dataclasses.replace(made.spent, minutes=before.spent.minutes)
+        if dataclasses.replace(made, spent=spent) == before:
+            made = before
+    data = made.to_bytes()
+    known.mkdir(parents=True, exist_ok=True)
+    write_whole(known / f"{hashlib.sha256(data).hexdigest()[:12]}.lock", data)
+    write_whole(path, data, mode=0o644)
+    return made
+
+
+def _plan(prepared: Prepared) -> Table:
+    pool = prepared.pool
+    rows: Sequence[tuple[object, ...]] = [
+        (task.name, len(its), " ".join(str(one.step) for one in its), len(stage.order))
+        for task, its, stage in zip(pool.tasks, pool.candidates, prepared.stages, strict=True)
+    ]
+    title = f"would choose for {prepared.method.name}: {', '.join(prepared.order)}"
+    return table(("task", "candidates>", "steps", "validation rows>"), rows, title=title)
+
+
+def _plan_data(prepared: Prepared) -> dict[str, object]:
+    pool = prepared.pool
+    return {
+        "target": prepared.method.name,
+        "policies": prepared.order,
+        "tasks": {
+            task.id: {"candidates": [one.source.label for one in its], "rows": len(stage.order)}
+            for task, its, stage in zip(pool.tasks, pool.candidates, prepared.stages, strict=True)
+        },
+    }

@@ -1,0 +1,94 @@
+"""A selection as people read it: the policies side by side, and the steps around the choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table
+
+from hubmerge.cli.tables import line, percent, table
+from hubmerge.lock import Lock, Pick, Swap
+from hubmerge.scores import shown_names
+
+_COLUMNS = 14
+_LEGEND = (
+    "Merged validation accuracy with that step in place of the chosen one: [chosen], =within the "
+    "noise of it, . not measured."
+)
+
+
+def shown(made: Lock) -> Group:
+    """What each policy chose, and what is known of the steps around the choice."""
+    return Group(_policies(made), _steps(made), line(_LEGEND))
+
+
+def _policies(made: Lock) -> Table:
+    rows = [_row(made, pick) for pick in made.picks]
+    columns = ("policy", "steps", "parameters", "validation %>", f"over {made.rival}>", "merges>")
+    title = f"{made.method}: what each policy chose ({', '.join(_names(made))})"
+    return table(columns, rows, title=title)
+
+
+def _row(made: Lock, pick: Pick) -> tuple[object, ...]:
+    chosen = "> " if pick.policy == made.chosen else "  "
+    gain = ""
+    if pick.gain and pick.policy != made.rival:
+        value, low, high = (100 * part for part in pick.gain)
+        gain = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    steps = " ".join(str(expert.step) for expert in pick.experts)
+    accuracy = f"{percent(pick.accuracy)} ± {percent(pick.stderr)}"
+    return chosen + pick.policy, steps, _parameters(pick), accuracy, gain, pick.evaluations
+
+
+def _parameters(pick: Pick) -> str:
+    """What was tuned: the parameters that are numbers, and what the experts differ in."""
+    said = [f"{name} {value:g}" for name, value in pick.params.items() if type(value) is float]
+    for name in ("weight", "keep", "intruders"):
+        values = [getattr(expert, name) for expert in pick.experts]
+        if set(values) != {1.0}:
+            said.append(f"{name}s " + " ".join(f"{value:g}" for value in values))
+    return ", ".join(said) or "-"
+
+
+def _steps(made: Lock) -> Table:
+    """Tasks by steps; of more steps than fit, those that were measured."""
+    chosen = {expert.sha for expert in made.pick().experts}
+    steps = sorted({swap.step for row in made.swaps.values() for swap in row})
+    if len(steps) > _COLUMNS:
+        told = {s.step for row in made.swaps.values() for s in row if s.merged or s.sha in chosen}
+        steps = sorted(told)[-_COLUMNS:]
+    rows = []
+    for name, task in zip(_names(made), made.tasks, strict=True):
+        at = {swap.step: swap for swap in reversed(made.swaps[task.id])}
+        at |= {swap.step: swap for swap in made.swaps[task.id] if swap.sha in chosen}
+        rows.append((name, *(_cell(at.get(step), chosen) for step in steps)))
+    return table(("task", *(f"{step}>" for step in steps)), rows)
+
+
+def _cell(swap: Swap | None, chosen: set[str]) -> str:
+    if swap is None:
+        return ""
+    if swap.sha in chosen:
+        return f"[{percent(swap.merged)}]"
+    if swap.merged is None:
+        return "."
+    return ("=" if swap.tied else "") + percent(swap.merged)
+
+
+def _names(made: Lock) -> list[str]:
+    return list(shown_names(task.id for task in made.tasks).values())
+
+
+def verdict(made: Lock, path: Path) -> str:
+    """What was gained, for what, and what to type next."""
+    pick, cost = made.pick(), f"{made.spent.evaluations} merges, {made.spent.minutes:g} minutes"
+    build = f"`hubmerge merge --lock {path}` builds it."
+    value, low, high = (100 * part for part in pick.gain or (0.0, 0.0, 0.0))
+    gain = f"{value:+.1f} points over {made.rival} (95 % interval {low:+.1f} to {high:+.1f})"
+    if made.conclusive:
+        return f"{made.chosen}: {gain}, by {cost}. {build}"
+    return (
+        f"Inconclusive: {made.chosen} is {gain}, by {cost}. More validation examples would tell; "
+        f"{build}"
+    )

@@ -1,0 +1,126 @@
+"""The tables of docs/selection.md, told from what was measured and from nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
+METHODS = {"average": "average", "task_arithmetic": "TA", "ties": "TIES", "dare": "DARE"}
+POLICIES = (
+    "last", "best-expert", "proxy", "early-stop", "uniform", "weights", "rescale", "coordinate",
+    "joint", "select",
+)  # fmt: skip
+Row = Mapping[str, Any]
+
+
+def tell(results: Path, kept: Path) -> None:
+    """Gather every row into one file, and write the page's tables anew."""
+    parts = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    kept.write_text("\n".join(["[", ",\n".join(map(json.dumps, chain(*parts))), "]", ""]))
+    rows = [row for row in chain(*parts) if not row.get("curve")]
+    said = PAGE.read_text(encoding="utf-8")
+    for suite in {row["suite"] for row in rows}:
+        for tune in {row["tune"] for row in rows}:
+            own = [row for row in rows if (row["suite"], row["tune"]) == (suite, tune)]
+            if own:
+                said = _placed(said, f"{suite}-{tune}", _accuracies(own))
+                said = _placed(said, f"{suite}-{tune}-cost", _costs(own))
+    four = [row for row in rows if row["suite"] == "four"]
+    said = _placed(said, "gains", _gains(four))
+    PAGE.write_text(said, encoding="utf-8")
+
+
+def _accuracies(rows: Sequence[Row]) -> str:
+    """Policies by methods: validation and test accuracy, mean over seeds with standard error."""
+    head = [f"{METHODS[m]} {split}" for m in _methods(rows) for split in ("validation", "test")]
+
+    def cells(own: Sequence[Row]) -> Iterable[str]:
+        return (_spread([row[split] for row in own]) for split in ("validation", "test"))
+
+    return _table(["policy", *head], rows, cells, empty=2)
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    """Policies by methods: merges asked for, and what that is in evaluations of all rows."""
+
+    def cells(own: Sequence[Row]) -> Iterable[str]:
+        merges = _mean([row["merges"] for row in own])
+        yield f"{merges:.0f} ({_mean([row['evaluations'] for row in own]):.0f})"
+
+    measured = [row for row in rows if row["policy"] != "select"]
+    return _table(["policy", *(METHODS[m] for m in _methods(rows))], measured, cells, empty=1)
+
+
+def _gains(rows: Sequence[Row]) -> str:
+    """What coordinate gains on test over its rivals, paired by seed; mean and standard error."""
+    rivals = ("last", "best-expert", "early-stop", "proxy", "uniform", "weights")
+    lines = []
+    for tune in dict.fromkeys(row["tune"] for row in rows):
+        for method in METHODS:
+            own = [row for row in rows if (row["tune"], row["method"]) == (tune, method)]
+            tests = {(row["policy"], row["seed"]): row["test"] for row in own}
+            ours = {seed: test for (policy, seed), test in tests.items() if policy == "coordinate"}
+            gains = [
+                [ours[seed] - tests[rival, seed] for seed in ours if (rival, seed) in tests]
+                for rival in rivals
+            ]
+            if ours:
+                cells = [_spread(gain, sign=True) for gain in gains]
+                lines.append([f"{tune} {METHODS[method]}", *cells])
+    return _markdown(["coordinate over", *rivals], lines)
+
+
+def _table(
+    head: Sequence[str],
+    rows: Sequence[Row],
+    cells: Callable[[Sequence[Row]], Iterable[str]],
+    empty: int,
+) -> str:
+    lines = []
+    for policy in POLICIES:
+        line = [policy]
+        for method in _methods(rows):
+            own = [row for row in rows if (row["policy"], row["method"]) == (policy, method)]
+            line += list(cells(own)) if own else ["-"] * empty
+        if any(cell != "-" for cell in line[1:]):
+            lines.append(line)
+    return _markdown(head, lines)
+
+
+def _methods(rows: Sequence[Row]) -> list[str]:
+    return [method for method in METHODS if any(row["method"] == method for row in rows)]
+
+
+def _spread(values: Sequence[float], sign: bool = False) -> str:
+    """Percent; of several seeds the mean and its standard error."""
+    if not values:
+        return "-"
+    mean = _mean(values)
+    said = f"{100 * mean:+.1f}" if sign else f"{100 * mean:.1f}"
+    if len(values) == 1:
+        return said
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return f"{said} ± {100 * math.sqrt(variance / len(values)):.1f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _placed(page: str, name: str, table: str) -> str:
+    """The page with a table between its markers, where it has them."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    return re.sub(
+        f"{re.escape(begin)}.*?{re.escape(end)}", f"{begin}\n{table}\n{end}", page, flags=re.DOTALL
+    )

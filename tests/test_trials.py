@@ -1,0 +1,51 @@
+"""Trials on disk: what is there after a crash, beside other writers, and of one merge twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hubmerge.trials import Part, Rows, Trial, TrialLog
+
+TRIAL = Trial(
+    recipe="r1",
+    base="b",
+    parts=(Part("e1"), Part("e2", weight=0.5, keep=0.3)),
+    method="ties",
+    params={"scale": 0.5, "density": 0.2, "trim": "model"},
+    split="validation",
+    rows={"a": Rows("1101", 4), "b": Rows("10", 4)},
+)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    log = TrialLog(tmp_path / "home" / "trials.jsonl")
+    assert log.read() == []
+    log.append([TRIAL, replace(TRIAL, split="test")])
+    assert log.read() == [TRIAL, replace(TRIAL, split="test")]
+
+
+def test_the_most_rows_count_whoever_wrote_last(tmp_path: Path) -> None:
+    log = TrialLog(tmp_path / "trials.jsonl")
+    more = replace(TRIAL, rows={"a": Rows("1101", 4), "b": Rows("1011", 4)})
+    log.append([TRIAL, more])
+    log.append([TRIAL])  # another selection, which raced it and gave up
+    assert log.read() == [more]
+
+
+@pytest.mark.parametrize("broken", ['{"recipe": "r', "[]", '{"parts": 3}', "nonsense", "null"])
+def test_a_line_that_is_none_costs_only_itself(tmp_path: Path, broken: str) -> None:
+    log = TrialLog(tmp_path / "trials.jsonl")
+    log.path.write_text(broken)
+    log.append([TRIAL])
+    assert log.read() == [TRIAL]
+
+
+def test_accuracies_are_over_the_rows_measured() -> None:
+    assert TRIAL.accuracies == {"a": 0.75, "b": 0.5}
+    assert TRIAL.accuracy == pytest.approx(0.625)
+    assert TRIAL.stderr == pytest.approx((0.75 * 0.25 / 4 + 0.5 * 0.5 / 2) ** 0.5 / 2)
+    assert not TRIAL.is_whole
+    assert TRIAL.first({"a": 2, "b": 1}).accuracies == {"a": 1.0, "b": 1.0}
