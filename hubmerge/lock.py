@@ -6,19 +6,29 @@ import dataclasses
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
-from hubmerge.manifest import Count, Source
-from hubmerge.refs import check_inner_path, check_repo_id, is_sha, parse_ref, printable
+from hubmerge.manifest import Count, Source, files_digest
+from hubmerge.refs import (
+    ModelRef,
+    check_inner_path,
+    check_repo_id,
+    check_revision,
+    is_sha,
+    parse_ref,
+    printable,
+)
 
 NAME = "hubmerge.lock"
 FORMAT = 1
-_BYTES = 20_000_000
+_BYTES = 16_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,12 +38,21 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Pin:
     """A checkpoint as it was found: the name it was asked for by, its commit, its files.
 
-    `requested` is what can be resolved again; `files` maps each file of the model to its SHA-256.
+    `requested` is what can be resolved again; `files` maps each file of the model to its SHA-256,
+    and `source.digest` is over them.
     """
 
     requested: str
     source: Source
     files: Mapping[str, str]
+
+    @property
+    def ref(self) -> ModelRef:
+        """What was asked for, on a Hub whatever folders lie here; raises UsageError."""
+        if self.requested.startswith("hf://"):
+            return parse_ref(self.requested)
+        repo_id, at, revision = self.requested.partition("@")
+        return ModelRef(check_repo_id(repo_id), revision=check_revision(revision) if at else None)
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,8 @@ class Swap:
     """A candidate of one task beside the chosen one.
 
     `own` is the expert's own validation accuracy, `merged` that of the chosen merge with this
-    expert in place of the chosen one; None where it was not measured. `tied` says that the
+    expert in place of the chosen one, from the rows that it was asked before it was given up; None
+    where it was not measured. `tied` says that the
     difference is within the noise.
     """
 
@@ -138,9 +158,9 @@ class Lock:
             raise UnknownName("policy of the lock", wanted, known)
         return known[wanted]
 
-    def pin(self, sha: str) -> Pin:
-        """The pin of a commit that a pick names."""
-        return next(pin for pin in self.experts if pin.source.sha == sha)
+    def pin(self, expert: Source) -> Pin:
+        """The pin of an expert that a pick names."""
+        return next(pin for pin in self.experts if _identity(pin.source) == _identity(expert))
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the same selection is the same bytes."""
@@ -148,15 +168,26 @@ class Lock:
         return (json.dumps(said, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
+def read_lock(path: Path) -> bytes:
+    """The bytes of a lock file, and no more than a lock may have; raises UsageError."""
+    if not path.is_file():
+        raise UsageError(f"There is no lock {path}.", "Make one with `hubmerge select`.")
+    with path.open("rb") as file:
+        return file.read(_BYTES + 1)
+
+
 def parse_lock(data: bytes, where: str) -> Lock:
     """Read a lock that anybody may have written; raises IntegrityError naming `where`.
 
-    Keys that this version does not know are passed over: a lock sets no endpoint and no token.
+    Keys that this version does not know are passed over: a lock sets no endpoint and no token. A
+    key that is there twice, or a number that is none, is refused: readers would not agree on it.
     """
     if len(data) > _BYTES:
         raise IntegrityError(f"{where} is larger than {_BYTES} bytes: it is no lock.")
     try:
-        said = json.loads(data)
+        said = json.loads(
+            data, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
+        )
         if isinstance(said, dict) and said.get("format", FORMAT) != FORMAT:
             raise IntegrityError(
                 f"{where} has format {printable(str(said['format']))[:20]}, and this hubmerge "
@@ -175,36 +206,85 @@ def parse_lock(data: bytes, where: str) -> Lock:
     return lock
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"the key {twice[0]!r} is there twice")
+    return dict(pairs)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is no number")
+    return number
+
+
+def _identity(source: Source) -> tuple[str, str]:
+    return source.key, source.digest
+
+
 def _problems(lock: Lock) -> Iterator[str]:
     """Whatever would make a lock point elsewhere than into repositories, or at nothing."""
     for pin in lock.experts:
         yield from _pin_problems(pin)
-    if not lock.base.source.is_local:
+    if lock.base.source.is_local:
+        yield from _file_problems(lock.base)
+    else:
         yield from _pin_problems(lock.base)
-    pinned = {pin.source.sha for pin in lock.experts}
+    yield from _twice("task", [task.id for task in lock.tasks])
+    yield from _twice("pick", [pick.policy for pick in lock.picks])
+    pinned = {_identity(pin.source): pin.source for pin in lock.experts}
     for pick in lock.picks:
-        name = printable(pick.policy)[:40]
-        if len(pick.experts) != len(lock.tasks):
-            yield f"pick {name!r} has {len(pick.experts)} experts for {len(lock.tasks)} tasks."
-        if any(expert.sha not in pinned for expert in pick.experts):
-            yield f"pick {name!r} names an expert that is not pinned."
-        if not all(math.isfinite(expert.weight) for expert in pick.experts):
-            yield f"pick {name!r} has a weight that is not finite."
-    for name in {lock.chosen, lock.rival} - {pick.policy for pick in lock.picks}:
-        yield f"it has no pick {printable(name)[:40]!r}."
+        yield from _pick_problems(lock, pick, pinned)
+    for name in sorted({lock.chosen, lock.rival} - {pick.policy for pick in lock.picks}):
+        yield f"it has no pick {name[:40]!r}."
+
+
+def _pick_problems(
+    lock: Lock, pick: Pick, pinned: Mapping[tuple[str, str], Source]
+) -> Iterator[str]:
+    name = pick.policy[:40]
+    if not pick.experts or len(pick.experts) != len(lock.tasks):
+        yield f"pick {name!r} has {len(pick.experts)} experts for {len(lock.tasks)} tasks."
+    found = [pinned.get(_identity(expert)) for expert in pick.experts]
+    if any(pin is None for pin in found):
+        yield f"pick {name!r} names an expert that is not pinned."
+    pairs = zip(found, pick.experts, strict=True)
+    if any(pin and pin.label != expert.label for pin, expert in pairs):
+        yield f"pick {name!r} calls an expert by another name than its pin."
+    if strange := pick.tasks.keys() - {task.id for task in lock.tasks}:
+        yield f"pick {name!r} was measured on {min(strange)[:40]!r}, which is no task."
+
+
+def _twice(what: str, names: list[str]) -> Iterator[str]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{what} {name[:40]!r} is there {count} times."
 
 
 def _pin_problems(pin: Pin) -> Iterator[str]:
-    said = printable(pin.requested)[:80]
+    said = pin.requested[:80]
     try:
-        asked = parse_ref(pin.requested)
-        if asked.repo_id is None or asked.repo_id != check_repo_id(pin.source.name):
+        if pin.ref.repo_id != check_repo_id(pin.source.name):
             yield f"{said!r} is not the repository that it is pinned in."
+        if pin.source.folder is not None:
+            check_inner_path(pin.source.folder)
+    except UsageError as error:
+        yield error.message
+    if not is_sha(pin.source.sha):
+        yield f"{said!r} is not pinned to a commit."
+    if pin.source.last_sha is not None and not is_sha(pin.source.last_sha):
+        yield f"the last step of {said!r} is no commit."
+    yield from _file_problems(pin)
+
+
+def _file_problems(pin: Pin) -> Iterator[str]:
+    said = pin.requested[:80]
+    try:
         for name in pin.files:
             check_inner_path(name)
     except UsageError as error:
         yield error.message
-    if not is_sha(pin.source.sha) or not _SHA256.fullmatch(pin.source.digest):
-        yield f"{said!r} is not pinned to a commit and a digest."
     if not pin.files or not all(_SHA256.fullmatch(digest) for digest in pin.files.values()):
         yield f"{said!r} has files without a SHA-256."
+    elif files_digest(pin.files) != pin.source.digest:
+        yield f"the files of {said!r} are not those of its digest."

@@ -43,7 +43,9 @@ class Source:
     was trained for. `last_step` is the last step its repository had at the time, with `last_sha`
     its commit: what the gain over merging the last steps is measured against. `weight`, `keep` (the
     fraction of its largest changes that is kept) and `intruders` (the factor on its intruder
-    dimensions) say how its task vector went in.
+    dimensions) say how its task vector went in. `licence` is the one that its card names at that
+    commit, as the Hub spells it, None where it names none. `folder` is where it lies inside its
+    repository, None at the root: one commit may hold many checkpoint-N folders.
     """
 
     label: str
@@ -56,6 +58,13 @@ class Source:
     last_sha: str | None = None
     keep: float = 1.0
     intruders: float = 1.0
+    licence: str | None = None
+    folder: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What identifies it: its commit, and its folder where that holds several."""
+        return f"{self.sha}/{self.folder}" if self.folder else self.sha
 
     @property
     def is_local(self) -> bool:
@@ -79,7 +88,8 @@ class Manifest:
     `task` is the id of an expert's task, its name and the digest of its definition as name@digest.
     `files` maps each of its files to its SHA-256, except this one and the card, which is told anew
     whenever there are new scores. `lock` is the SHA-256 of the lock beside it, for a merge made
-    from one.
+    from one. `licence` is the one that whoever merged stated, None where it follows from the
+    sources'.
     """
 
     kind: Literal["expert", "merge"]
@@ -95,6 +105,7 @@ class Manifest:
     validation: tuple[Point, ...] = ()
     run: str | None = None
     lock: str | None = None
+    licence: str | None = None
     layout: str = "transformers"
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -147,12 +158,12 @@ def recipe_id(
 def _part(expert: Source) -> list[Any]:
     """What of an expert decides the merge; what is left at its default goes unsaid."""
     whole = (expert.keep, expert.intruders) == (1.0, 1.0)
-    return [expert.sha, expert.weight, *(() if whole else (expert.keep, expert.intruders))]
+    return [expert.key, expert.weight, *(() if whole else (expert.keep, expert.intruders))]
 
 
 def last_recipe(manifest: Manifest) -> str | None:
     """The recipe of the same merge made from every expert's last step, None where unknown."""
-    if any(expert.last_sha is None for expert in manifest.experts):
+    if any(expert.last_sha is None or expert.folder for expert in manifest.experts):
         return None
     last = tuple(
         dataclasses.replace(expert, sha=expert.last_sha or "") for expert in manifest.experts

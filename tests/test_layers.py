@@ -15,10 +15,10 @@ FLOORS = [
     {"weights", "tasks", "hub", "scores", "trials"},
     {"merging", "manifest"},
     {"lock"},
-    {"models", "cards"},
+    {"models", "cards", "retention"},
     {"learners"},
     {"evaluation"},
-    {"training"},
+    {"training", "selection"},
     {"flows"},
     {"cli"},
 ]
@@ -33,6 +33,7 @@ LIGHT = (
     "manifest",
     "lock",
     "trials",
+    "retention",
     "hub",
     "server",
     "cards",
@@ -105,7 +106,7 @@ def test_only_the_command_line_and_hub_read_the_environment() -> None:
     assert readers <= {"cli", "hub"}
 
 
-MATHS = ("methods", "ties", "trim", "deltas", "params")
+MATHS = ("methods", "ties", "trim", "deltas", "params", "softening")
 # Nothing here can open a file or a connection, or tell one file from another.
 MAY_IMPORT = {
     "__future__",

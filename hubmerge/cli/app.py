@@ -5,7 +5,20 @@ from __future__ import annotations
 import typer
 
 from hubmerge import __version__
-from hubmerge.cli import card, evaluate, hub, listing, merge, report, steps, train
+from hubmerge.cli import (
+    card,
+    evaluate,
+    hub,
+    listing,
+    merge,
+    publish,
+    report,
+    retain,
+    select,
+    steps,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="hubmerge",
@@ -19,10 +32,14 @@ app = typer.Typer(
 
 app.command("train")(train.train_command)
 app.command("steps")(steps.steps)
+app.command("select")(select.select)
 app.command("merge")(merge.merge)
+app.command("verify")(verify.verify)
+app.command("publish")(publish.publish)
 app.command("eval")(evaluate.evaluate)
 app.command("card")(card.card)
 app.command("report")(report.report)
+app.command("retain")(retain.retain)
 app.command("tasks")(listing.tasks)
 app.command("methods")(listing.methods)
 app.add_typer(hub.app, name="hub")

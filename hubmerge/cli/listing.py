@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from hubmerge.tasks.check import Report
 
 _FEW = 10  # classes that are shown one by one
+_SHARES = {
+    "weight": "per expert, in their order: factor on its change",
+    "keep": "per expert: fraction of its change, the largest entries, that goes in",
+    "intruders": "per expert: factor on its intruder dimensions (arXiv 2410.21228)",
+}
 
 
 @verb
@@ -95,7 +100,7 @@ def methods(
         (key, said.get("default", ""), _choices(said), said.get("description", ""))
         for key, said in fields.items()
     ]
-    rows2.insert(0, ("weight", "1", "a,b,c", "one per expert, in the order they are named"))
+    rows2[:0] = [(key, "1", "a or a,b,c", meaning) for key, meaning in _SHARES.items()]
     session.show(table(("parameter", "default", "values", "meaning"), rows2), fields)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubmerge.cards.licence import licence_id
 from hubmerge.cli.options import DryRun, Private, repository
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import table
@@ -16,6 +17,7 @@ from hubmerge.refs import parse_ref
 if TYPE_CHECKING:
     from hubmerge.flows.merge import Merged, Prepared
     from hubmerge.manifest import Manifest
+    from hubmerge.refs import ModelRef
 
 Option = typer.Option
 
@@ -23,41 +25,71 @@ Option = typer.Option
 @verb
 def merge(
     session: Session,
-    experts: Annotated[list[str], typer.Argument(help="Experts: owner/name@step64, folders ...")],
-    method: Annotated[str, Option(help="Name from `hubmerge methods`.")] = "ties",
+    experts: Annotated[
+        list[str] | None, typer.Argument(help="Experts: owner/name@step64, folders ...")
+    ] = None,
+    method: Annotated[str | None, Option(help="Name from `hubmerge methods`. [ties]")] = None,
     base: Annotated[
         str | None, Option(help="Base of the experts, if their manifests do not name it.")
     ] = None,
     settings: Annotated[
         list[str] | None, Option("--set", help="Parameter of the method: name=value.")
     ] = None,
+    lock: Annotated[
+        Path | None, Option(help="Merge what `hubmerge select` chose, by its hubmerge.lock.")
+    ] = None,
+    policy: Annotated[
+        str | None, Option(help="Merge the lock's pick of this policy. [the chosen one]")
+    ] = None,
+    locked: Annotated[
+        bool, Option("--locked", help="Refuse names that mean other commits than the lock pins.")
+    ] = False,
     out: Annotated[Path | None, Option(help="Folder of the result.")] = None,
     push: Annotated[
         str | None, Option(help="Also publish it: owner/name or owner/name@tag.")
     ] = None,
+    pull_request: Annotated[
+        bool, Option("--pull-request", help="Propose it to --push instead of committing to main.")
+    ] = False,
     dtype: Annotated[str | None, Option(help="Number format of the result, such as BF16.")] = None,
     replace: Annotated[bool, Option("--replace", help="Replace what lies in --out.")] = False,
     allow_nonfinite: Annotated[
         bool, Option("--allow-nonfinite", help="Merge even NaN and infinity.")
     ] = False,
+    licence: Annotated[
+        str | None,
+        Option("--license", "--licence", help="Licence of the result. [follows from the experts']"),
+    ] = None,
     private: Private = False,
     dry_run: DryRun = False,
 ) -> None:
     """Merge experts of one base into one model, in a folder and, if asked, on the Hub."""
+    if lock is not None:
+        _check_locked(experts=experts, method=method, settings=settings, dtype=dtype)
+    else:
+        _check_named(experts, policy, locked)
+    to = repository(push)
+    if pull_request:
+        _check_pull_request(to, private)
     with session.connected() as hub:
         from hubmerge.flows import merge as flow
 
         request = flow.MergeRequest(
-            experts=tuple(parse_ref(text) for text in experts),
-            method=method,
+            experts=tuple(parse_ref(text) for text in experts or ()),
+            method=method or "ties",
             settings=_settings(settings or []),
+            lock=lock,
+            policy=policy,
+            locked=locked,
             base=parse_ref(base) if base else None,
             out=out,
-            push=repository(push),
+            push=to,
             private=private,
+            pull_request=pull_request,
             dtype=dtype,
             replace=replace,
             allow_nonfinite=allow_nonfinite,
+            licence=_licence(licence),
         )
         with session.progress() as progress:
             prepared = flow.prepare(hub, request, session.home / "merges")
@@ -70,16 +102,65 @@ def merge(
                 )
                 return
             merged = flow.merge_and_publish(hub, prepared, progress)
-        where = f"{merged.folder}" + (f", {push} at {merged.commit[:12]}" if merged.commit else "")
+        if pull_request and merged.pull_request is None:
+            session.say(f"{push} holds just this already: there is nothing to propose.")
         session.show(
-            _table(merged.manifest, f"merged into {where}"),
+            _table(merged.manifest, f"merged into {merged.folder}{_pushed(merged, push)}"),
             {
                 **_data(merged),
                 "notes": prepared.notes,
                 "commit": merged.commit,
+                "pull_request": merged.pull_request,
                 "digest": merged.manifest.digest,
             },
         )
+
+
+def _check_locked(**said: object) -> None:
+    """A lock says all that decides the merge."""
+    flags = {"experts": "experts", "method": "--method", "settings": "--set", "dtype": "--dtype"}
+    given = [flags[name] for name, value in said.items() if value]
+    if given:
+        raise UsageError(
+            f"--lock says what is merged and how: {', '.join(given)} cannot be given as well.",
+            "Leave them out, or choose anew with `hubmerge select`.",
+        )
+
+
+def _check_named(experts: list[str] | None, policy: str | None, locked: bool) -> None:
+    if not experts:
+        raise UsageError(
+            "There is nothing to merge.", "Name experts, owner/name@step64 ..., or say --lock."
+        )
+    if policy or locked:
+        raise UsageError(f"{'--policy' if policy else '--locked'} belongs to --lock.")
+
+
+def _check_pull_request(to: ModelRef | None, private: bool) -> None:
+    if to is None:
+        raise UsageError("--pull-request goes to a repository.", "Name it with --push owner/name.")
+    if to.revision:
+        raise UsageError(
+            "A pull request has no tag.", f"Write --push {to.repo_id}, and tag what was accepted."
+        )
+    if private:
+        raise UsageError("--private makes a new repository, and a pull request needs an old one.")
+
+
+def _pushed(merged: Merged, push: str | None) -> str:
+    """Where it was pushed to."""
+    if merged.pull_request:
+        return f", proposed at {merged.pull_request}"
+    return f", {push} at {merged.commit[:12]}" if merged.commit else ""
+
+
+def _licence(text: str | None) -> str | None:
+    """A licence as the Hub spells it; raises UsageError for what is none."""
+    if text is None:
+        return None
+    if (spelled := licence_id(text)) is None:
+        raise UsageError(f"--license {text!r} is no licence.", "Write one such as apache-2.0.")
+    return spelled
 
 
 def _settings(texts: list[str]) -> dict[str, str]:
@@ -112,5 +193,6 @@ def _data(merge: Prepared | Merged) -> dict[str, object]:
         "recipe": manifest.recipe,
         "method": manifest.method,
         "params": dict(manifest.params),
+        "lock": manifest.lock,
         "experts": [{"label": s.label, "sha": s.sha, "weight": s.weight} for s in manifest.experts],
     }

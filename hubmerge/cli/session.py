@@ -24,6 +24,7 @@ from hubmerge.errors import HubmergeError
 from hubmerge.hub.place import connect, home
 from hubmerge.refs import printable
 from hubmerge.scores import ScoreLog
+from hubmerge.trials import TrialLog
 
 if TYPE_CHECKING:
     from hubmerge.hub.client import Hub
@@ -73,6 +74,11 @@ class Session:
     def log(self) -> ScoreLog:
         """Every score that was ever measured here."""
         return ScoreLog(home() / "scores.jsonl")
+
+    @property
+    def trials(self) -> TrialLog:
+        """Every merge that was measured here and never written."""
+        return TrialLog(home() / "trials.jsonl")
 
     @property
     def home(self) -> Path:
@@ -149,6 +155,8 @@ def _reporting(debug: bool) -> Iterator[None]:
     """Turn whatever goes wrong into one sentence, a way out and the contract's exit code."""
     try:
         yield
+    except typer.Exit:  # an answer that has an exit code of its own
+        raise
     except HubmergeError as error:
         if debug:
             _complain_at_length()

@@ -59,7 +59,7 @@ def evaluate(
     return scores
 
 
-def own_tasks(hub: Hub, model: Opened) -> list[Task]:
+def own_tasks(hub: Hub, model: Opened | Pinned) -> list[Task]:
     """The shipped tasks that a model's manifest names: its own, or those of its experts.
 
     Raises UsageError if it names none, or one that is not among the shipped ones.

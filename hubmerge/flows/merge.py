@@ -1,62 +1,69 @@
-"""hubmerge merge: experts by name -> one folder with its manifest and card, published if asked."""
+"""hubmerge merge: experts by name, or a lock -> one folder with its manifest and card.
+
+Published if asked.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from hubmerge import lock
+from hubmerge.cards.licence import clashes
+from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, UsageError, raise_together
-from hubmerge.flows.bases import common_base
 from hubmerge.flows.combination import copy_heads, heads_of, kind_of_tasks, notes_on
+from hubmerge.flows.inputs import Inputs
+from hubmerge.flows.locked import open_lock
+from hubmerge.flows.named import open_named
 from hubmerge.flows.publication import check_room, folder_publication, seal
-from hubmerge.flows.sources import (
-    Opened,
-    Pinned,
-    is_sealed,
-    open_pinned,
-    pin,
-    read_local_manifest,
-    source_of,
-    versions,
-)
+from hubmerge.flows.sources import is_sealed, read_local_manifest, versions
 from hubmerge.hub.client import Hub
+from hubmerge.hub.proposal import check_proposable, propose
 from hubmerge.hub.publish import ensure_repo, publish
-from hubmerge.hub.resolve import list_steps
-from hubmerge.manifest import Manifest, Source
+from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
 from hubmerge.merging.plan import Expert, MergePlan, check
-from hubmerge.merging.registry import method as find_method
-from hubmerge.merging.registry import parse_params
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef, Revision
+from hubmerge.refs import ModelRef
 
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """What was asked for: experts, method, parameters as typed, and where the result goes."""
+    """What was asked for: experts, method, parameters as typed, and where the result goes.
 
-    experts: tuple[ModelRef, ...]
-    method: str
-    settings: Mapping[str, str]
+    Or a lock, which says the first three: `policy` is whose pick is merged, and with `locked` no
+    name may mean another commit than when it was pinned. With `pull_request`, the result is
+    proposed to `push`. `licence` is stated where it shall not follow from the experts'.
+    """
+
+    experts: tuple[ModelRef, ...] = ()
+    method: str = "ties"
+    settings: Mapping[str, str] = field(default_factory=dict)
     base: ModelRef | None = None
+    lock: Path | None = None
+    policy: str | None = None
+    locked: bool = False
     out: Path | None = None
     push: ModelRef | None = None
     private: bool = False
+    pull_request: bool = False
     dtype: str | None = None
     replace: bool = False
     allow_nonfinite: bool = False
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A merge that is known to be possible: nothing has been written yet.
 
-    `heads` are the experts' trained heads, which go with the merge; `notes` are sentences on what
-    experts have not in common, though they can be merged.
+    `heads` are the experts' trained heads, which go with the merge, as does `lock`; `notes` are
+    sentences on what experts have not in common, though they can be merged, and on what has changed
+    since they were pinned.
     """
 
     request: MergeRequest
@@ -64,6 +71,7 @@ class Prepared:
     manifest: Manifest
     folder: Path
     heads: Mapping[str, Path] = field(default_factory=dict)
+    lock: bytes | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -73,66 +81,95 @@ class Prepared:
             there = read_local_manifest(self.folder)
         except IntegrityError:
             return False  # what is broken is not done
-        same = there is not None and (there.kind, there.recipe) == ("merge", self.manifest.recipe)
-        return there is not None and same and is_sealed(self.folder, there)
+        if there is None or there.kind != "merge":
+            return False
+        wanted = self.manifest.recipe, self.manifest.licence
+        same = (there.recipe, there.licence) == wanted
+        return same and is_sealed(self.folder, there) and self._has_lock(there)
+
+    def _has_lock(self, there: Manifest) -> bool:
+        wanted, copy = self.manifest.lock, self.folder / lock.NAME
+        if wanted is None:
+            return True
+        return there.lock == wanted and copy.is_file() and hash_file(copy) == wanted
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Where the result lies, what it is, and its commit if it was pushed."""
+    """Where the result lies, what it is, and if it was pushed its commit, or its pull request."""
 
     folder: Path
     manifest: Manifest
     commit: str | None = None
+    pull_request: str | None = None
 
 
 def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
     """Check and pin everything: method and parameters, then names and bases, and only then weights.
 
-    Raises UsageError, NotOnHub, IntegrityError (experts of different bases) or CheckpointError.
+    Raises UsageError, NotOnHub, IntegrityError (experts of different bases, a lock that does not
+    hold) or CheckpointError.
     """
-    method = find_method(request.method)
-    weights, settings = _weights(request)
-    params = parse_params(method, settings)
-    pinned = [pin(hub, ref) for ref in request.experts]
-    base = open_pinned(hub, pin(hub, request.base or common_base(hub, pinned)))
-    _check_bases(pinned, base)
-    opened = [open_pinned(hub, one) for one in pinned]
-    experts = tuple(
-        source_of(one, weight, _last_step(hub, one.revision))
-        for one, weight in zip(opened, weights, strict=True)
-    )
+    if request.lock is None:
+        inputs = open_named(hub, request.experts, request.method, request.settings, request.base)
+    else:
+        inputs = open_lock(hub, request.lock, request.policy, request.locked, request.base)
+    _check_licences(inputs, request.licence)
+    return prepare_inputs(hub, request, inputs, merges)
+
+
+def prepare_inputs(hub: Hub, request: MergeRequest, inputs: Inputs, merges: Path) -> Prepared:
+    """Check that what was opened can be merged, and put where it shall go."""
     plan = MergePlan(
-        base=base.checkpoint,
+        base=inputs.base.checkpoint,
         experts=tuple(
-            Expert(one.checkpoint, source.sha, source.weight, source.label)
-            for one, source in zip(opened, experts, strict=True)
+            Expert(one.checkpoint, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
+            for one, s in zip(inputs.experts, inputs.sources, strict=True)
         ),
-        method=method,
-        params=params,
+        method=inputs.method,
+        params=inputs.params,
         dtype=request.dtype,
         allow_nonfinite=request.allow_nonfinite,
     )
-    notes = tuple(notes_on(opened))
-    manifest = dataclasses.replace(
-        _manifest(request, base, experts, params.model_dump()),
-        task_kind=kind_of_tasks(opened),
-        training={"notes": notes} if notes else {},
+    manifest = _manifest(request, inputs)
+    # Other locks may pick the same: each has a folder of its own.
+    names = [digest[:12] for digest in (manifest.recipe, manifest.lock) if digest]
+    prepared = Prepared(
+        request,
+        plan,
+        manifest,
+        folder=request.out or merges / "-".join(names),
+        heads=heads_of(inputs.experts),
+        lock=inputs.lock,
+        notes=(*inputs.notes, *notes_on(inputs.experts)),
     )
-    folder = request.out or merges / manifest.recipe[:12]
-    prepared = Prepared(request, plan, manifest, folder, heads_of(opened), notes)
     check(plan)
     if not prepared.is_done:
         check_out(plan, prepared.folder, request.replace)
     if request.push is not None:
-        check_room(hub, str(request.push.repo_id), "merge")
+        _check_push(hub, request)
     return prepared
 
 
+def _check_licences(inputs: Inputs, stated: str | None) -> None:
+    """Raise UsageError where no licence meets those of base and experts, unless one is stated."""
+    if stated is None:
+        named = {m.revision.ref.name: m.licence for m in (inputs.base, *inputs.experts)}
+        hint = "Merge experts whose licences agree; if you may, state the merge's with --license."
+        raise_together(UsageError, list(clashes(named)), hint)
+
+
+def _check_push(hub: Hub, request: MergeRequest) -> None:
+    repo_id = str(request.push.repo_id) if request.push else ""
+    if request.pull_request:
+        check_proposable(hub, repo_id)
+    check_room(hub, repo_id, "merge")
+
+
 def merge_and_publish(hub: Hub, prepared: Prepared, progress: Progress) -> Merged:
-    """Merge into the folder, unless just this merge lies there already, and push it if asked."""
+    """Merge into the folder, unless just this merge lies there already; push or propose it."""
     request, out = prepared.request, prepared.folder
-    if request.push is not None:
+    if request.push is not None and not request.pull_request:
         ensure_repo(hub, str(request.push.repo_id), request.private)
     if not prepared.is_done:
         merge(
@@ -144,76 +181,58 @@ def merge_and_publish(hub: Hub, prepared: Prepared, progress: Progress) -> Merge
         )
     manifest = read_local_manifest(out)
     assert manifest is not None  # sealed above
-    commit = publish(hub, folder_publication(out, manifest, request.push)) if request.push else None
-    return Merged(out, manifest, commit)
+    if request.push is None:
+        return Merged(out, manifest)
+    publication = folder_publication(out, manifest, request.push)
+    if request.pull_request:
+        proposal = propose(hub, publication)
+        return Merged(out, manifest, proposal.commit, proposal.url)
+    return Merged(out, manifest, publish(hub, publication))
 
 
 def _finish(folder: Path, prepared: Prepared) -> None:
     copy_heads(prepared.heads, folder)
-    seal(folder, prepared.manifest)
+    seal(folder, prepared.manifest, prepared.lock)
 
 
-def _weights(request: MergeRequest) -> tuple[list[float], dict[str, str]]:
-    """`weight=1,0.5` is one weight per expert; everything else belongs to the method."""
-    settings = dict(request.settings)
-    said = settings.pop("weight", "1")
-    try:
-        weights = [float(part) for part in said.split(",")]
-    except ValueError:
-        raise UsageError(f"weight={said} is not a list of numbers.") from None
-    if len(weights) == 1:
-        weights *= len(request.experts)
-    if len(weights) != len(request.experts):
-        raise UsageError(
-            f"weight={said} gives {len(weights)} weights for {len(request.experts)} experts.",
-            "Give one weight for all, or one per expert, in their order.",
-        )
-    return weights, settings
-
-
-def _check_bases(pinned: Sequence[Pinned], base: Opened) -> None:
-    problems = [
-        f"{one.revision.label} was fine-tuned from {one.manifest.base.label} "
-        f"({one.manifest.base.sha[:12]}), not from {base.revision.label}."
-        for one in pinned
-        if one.manifest and one.manifest.base.digest != base.digest
-    ]
-    raise_together(IntegrityError, problems, "Only experts of one base can be merged.")
-
-
-def _last_step(hub: Hub, revision: Revision) -> Revision | None:
-    if revision.ref.repo_id is None:
-        return None
-    steps = list_steps(hub, revision.ref.repo_id)
-    return steps[-1] if steps else None
-
-
-def _manifest(
-    request: MergeRequest, base: Opened, experts: tuple[Source, ...], params: Mapping[str, Any]
-) -> Manifest:
-    open_clip = (base.folder / "open_clip_config.json").is_file()
+def _manifest(request: MergeRequest, inputs: Inputs) -> Manifest:
+    open_clip = (inputs.base.folder / "open_clip_config.json").is_file()
+    notes = tuple(notes_on(inputs.experts))
     return Manifest(
         kind="merge",
-        base=source_of(base),
-        experts=experts,
-        method=request.method,
-        params={**params, **({"dtype": request.dtype} if request.dtype else {})},
+        base=inputs.base_source,
+        experts=inputs.sources,
+        method=inputs.method.name,
+        params={
+            **inputs.params.model_dump(),
+            **({"dtype": request.dtype} if request.dtype else {}),
+        },
+        task_kind=kind_of_tasks(inputs.experts),
+        training={"notes": notes} if notes else {},
+        licence=request.licence,
+        lock=hashlib.sha256(inputs.lock).hexdigest() if inputs.lock is not None else None,
         layout="open_clip" if open_clip else "transformers",
-        command=_command(request, experts),
+        command=_command(request, inputs),
         versions=versions(),
     )
 
 
-def _command(request: MergeRequest, experts: Sequence[Source]) -> str:
-    """The command that repeats the merge, by labels that do not move."""
-    words = ["hubmerge", "merge", *(expert.label for expert in experts)]
-    words += ["--method", request.method]
+def _command(request: MergeRequest, inputs: Inputs) -> str:
+    """The command that repeats the merge, by labels that do not move or by the lock beside it."""
+    words = ["hubmerge", "merge"]
+    if inputs.lock is not None:
+        words += ["--lock", lock.NAME]
+        words += ["--policy", request.policy] if request.policy else []
+    else:
+        words += [*(source.label for source in inputs.sources), "--method", request.method]
     for name, value in sorted(request.settings.items()):
         words += ["--set", f"{name}={value}"]
     if request.base:
-        words += ["--base", str(request.base)]
+        words += ["--base", inputs.base_source.name if inputs.lock else str(request.base)]
     if request.dtype:
         words += ["--dtype", request.dtype]
     if request.allow_nonfinite:
         words.append("--allow-nonfinite")
+    if request.licence:
+        words += ["--license", request.licence]
     return shlex.join(words)

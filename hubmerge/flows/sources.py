@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import hubmerge
+from hubmerge.cards.licence import card_licence
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError
+from hubmerge.flows.restoring import TOLD, Told, is_delta, read_delta, restored
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
@@ -21,6 +24,10 @@ from hubmerge.weights.adapter_config import config_bytes
 from hubmerge.weights.adapter_fields import FILE
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.writer import side_files
+
+CARD = "README.md"
+# Many times what a front matter may have.
+_CARD_BYTES = 1 << 20
 
 _NAMED = (
     "torch", "numpy", "ml_dtypes", "transformers", "open_clip_torch", "peft", "accelerate",
@@ -38,25 +45,34 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model at hand: its pinned revision, its checkpoint, and its manifest if it has one."""
+    """A model at hand: its pinned revision, its checkpoint, and its manifest if it has one.
+
+    `licence` is the one that its card names at that commit, as the Hub spells it.
+    """
 
     revision: Revision
     checkpoint: Checkpoint
     manifest: Manifest | None
+    licence: str | None = None
 
     @property
     def folder(self) -> Path:
         return self.checkpoint.folder
 
     @cached_property
-    def digest(self) -> str:
-        """What names the model wherever it lies; computed once, as it reads every byte."""
+    def files(self) -> Mapping[str, str]:
+        """The SHA-256 of each file of the model; computed once, as it reads every byte."""
         if self.manifest:
-            return self.manifest.digest  # compared with the bytes when it was opened
+            return self.manifest.files  # compared with the bytes when it was opened
         weights = [file.name for file in self.checkpoint.weight_files()]
         settings = [FILE] if self.checkpoint.kind == "lora" else []  # alpha is half of the weights
         names = {*weights, *settings, *side_files(self.folder)}
-        return files_digest({name: hash_file(self.folder / name) for name in names})
+        return {name: hash_file(self.folder / name) for name in sorted(names)}
+
+    @property
+    def digest(self) -> str:
+        """What names the model wherever it lies."""
+        return files_digest(self.files)
 
 
 def pin(hub: Hub, ref: ModelRef) -> Pinned:
@@ -83,13 +99,51 @@ def pin_revision(hub: Hub, revision: Revision) -> Pinned:
 def open_pinned(hub: Hub, pinned: Pinned) -> Opened:
     """Fetch what was pinned, check its bytes, and open it from its headers.
 
-    Raises IntegrityError if the weights are not those that its manifest vouches for.
+    What is stored as a delta is restored first: it opens as the whole checkpoint that it stands
+    for. Raises IntegrityError if the weights are not those that its manifest vouches for.
     """
     ref = pinned.revision.ref
     folder = ref.path if ref.path is not None else fetch(hub, pinned.revision)
     if pinned.manifest:
         check_sealed(folder, pinned.manifest, pinned.revision.label)
-    return Opened(pinned.revision, open_checkpoint(folder), pinned.manifest)
+    licence = _licence(hub, pinned, folder)
+    if is_delta(folder):
+        label = pinned.revision.label
+        told, manifest = read_delta(folder, pinned.manifest, label)
+        whole = restored(folder, told, label, lambda: open_delta_base(hub, told, label))
+        return Opened(pinned.revision, open_checkpoint(whole), told.vouching(manifest), licence)
+    return Opened(pinned.revision, open_checkpoint(folder), pinned.manifest, licence)
+
+
+def open_delta_base(hub: Hub, told: Told, label: str) -> Opened:
+    """The base that a delta is to; a delta to a delta is refused, as it might be to itself."""
+    base = pin(hub, told.base_ref)
+    if base.manifest and TOLD in base.manifest.files:
+        raise IntegrityError(f"{label} is a delta to {told.base.label}, which is a delta itself.")
+    return open_pinned(hub, base)
+
+
+def _licence(hub: Hub, pinned: Pinned, folder: Path) -> str | None:
+    """What the card names; an expert that was trained here and names none has its base's."""
+    named = card_licence(_card(hub, pinned.revision, folder))
+    manifest = pinned.manifest
+    if named is None and manifest and manifest.kind == "expert":
+        return manifest.base.licence
+    return named
+
+
+def _card(hub: Hub, revision: Revision, folder: Path) -> bytes:
+    """The beginning of a card; that of a checkpoint-N folder stands at the repository's root."""
+    if revision.ref.subfolder:
+        root = dataclasses.replace(revision, ref=ModelRef(revision.ref.repo_id))
+        try:
+            return read_file(hub, root, CARD) or b""
+        except IntegrityError:
+            return b""  # what is no small file is no card
+    if not (folder / CARD).is_file():
+        return b""
+    with (folder / CARD).open("rb") as file:
+        return file.read(_CARD_BYTES)
 
 
 def adapter_config(hub: Hub, pinned: Pinned) -> bytes | None:
@@ -145,6 +199,8 @@ def source_of(opened: Opened, weight: float = 1.0, last: Revision | None = None)
         weight=weight,
         last_step=last.step if last else None,
         last_sha=last.sha if last else None,
+        licence=opened.licence,
+        folder=revision.ref.subfolder,
     )
 
 

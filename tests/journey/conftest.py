@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 from typer.testing import CliRunner
 
 from hubmerge.cli.app import app
+from hubmerge.hub.client import Hub
+from hubmerge.lock import Lock
 from hubmerge.server import ServerState, lease
+from tests import locks
+
+REPOS = ("demo/mnist", "demo/hebrew")
+WEIGHTS = "open_clip_model.safetensors"
 
 TRAIN = (
     "--base", "hubmerge/tiny-clip", "--steps", "8", "--push-every", "2,4,8", "--lr", "5e-4",
@@ -67,3 +74,21 @@ def hubmerge(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command, in the world."""
     monkeypatch.setenv("HUBMERGE_HOME", str(world.home))
     return command
+
+
+@pytest.fixture(scope="session")
+def api(world: World) -> HfApi:
+    """Straight to the world's Hub, past our code."""
+    return HfApi(endpoint=world.server.url, token=world.server.token)
+
+
+@pytest.fixture(scope="session")
+def hub(world: World) -> Hub:
+    """The world's Hub as flows see it."""
+    return Hub(world.server.url, world.server.token, world.home / "hub/cache", "the embedded Hub")
+
+
+@pytest.fixture(scope="session")
+def pinned(hub: Hub) -> Lock:
+    """A lock of the world's repositories, which no test changes."""
+    return locks.lock_of(hub, REPOS)

@@ -48,7 +48,12 @@ TO = ("--to", "demo/never")
         (
             ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--set", "weight=1,2,3"),
             2,
-            "3 weights",
+            "3 numbers for 2 experts",
+        ),
+        (
+            ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--set", "keep=0,1"),
+            2,
+            "keep=0,1 is not above 0 and at most 1",
         ),
         (("merge", "demo/mnist@step8", "demo/hebrew@step16"), 1, "steps 2, 4, 8"),
         (("merge", "demo/mnist@step8", "demo/nobody@step8"), 1, "no such repository"),

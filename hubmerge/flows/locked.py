@@ -1,0 +1,91 @@
+"""A pick of a lock, opened: every checkpoint by its commit, every file by its SHA-256."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
+from hubmerge.flows.drift import check_drift
+from hubmerge.flows.inputs import Inputs, check_bases
+from hubmerge.flows.sources import Opened, open_pinned, open_ref, pin_revision
+from hubmerge.hub.client import Hub
+from hubmerge.lock import Pin, parse_lock, read_lock
+from hubmerge.manifest import Source
+from hubmerge.merging.registry import method as find_method
+from hubmerge.merging.registry import parse_params
+from hubmerge.refs import ModelRef, Revision
+
+
+def open_lock(
+    hub: Hub, path: Path, policy: str | None, strict: bool, base: ModelRef | None
+) -> Inputs:
+    """What one pick of a lock file is made of; by default the pick that was chosen.
+
+    `base` is where the base lies now, for a lock whose base was a local folder. Raises UsageError,
+    and IntegrityError for a lock that is none, for names that mean other commits (where those that
+    are pinned are gone, or if `strict`) and for files that are not those that are pinned.
+    """
+    data = read_lock(path)
+    lock = parse_lock(data, str(path))
+    pick = lock.pick(policy)
+    method = find_method(lock.method)
+    params = parse_params(method, pick.params)
+    _check_base(lock.base, base)
+    pins = [lock.pin(expert) for expert in pick.experts]
+    notes = check_drift(hub, pins if base else [lock.base, *pins], strict)
+    found = open_ref(hub, base) if base else open_source(hub, lock.base.ref, lock.base.source)
+    opened = [open_source(hub, pin.ref, pin.source) for pin in pins]
+    pairs = zip((found, *opened), (lock.base, *pins), strict=True)
+    raise_together(
+        IntegrityError,
+        [problem for one, pin in pairs for problem in _differences(one, pin)],
+        "Find out who changed it, or choose anew with `hubmerge select`.",
+    )
+    check_bases(opened, found)
+    return Inputs(
+        method=method,
+        params=params,
+        base=found,
+        base_source=lock.base.source,
+        experts=tuple(opened),
+        sources=pick.experts,
+        lock=data,
+        notes=notes,
+    )
+
+
+def open_source(hub: Hub, ref: ModelRef, source: Source) -> Opened:
+    """Open a checkpoint by its commit, whatever `ref` means now; raises IntegrityError."""
+    if source.is_local:
+        raise UsageError(f"{source.label} was a local folder, which is not to be had by a commit.")
+    inside = dataclasses.replace(ref, subfolder=source.folder)
+    revision = Revision(inside, source.sha, source.step, "commit")
+    try:
+        return open_pinned(hub, pin_revision(hub, revision))
+    except NotOnHub as error:
+        raise IntegrityError(
+            f"{source.label} ({source.sha}) is not to be had any more: {error.message}",
+            "Put it back, or choose anew with `hubmerge select`.",
+        ) from error
+
+
+def _check_base(pin: Pin, base: ModelRef | None) -> None:
+    """A lock may come from anybody: it does not choose which of our folders is read."""
+    if pin.source.is_local and base is None:
+        raise UsageError(
+            f"The lock's base was the folder {pin.source.name}.", "Name it with --base FOLDER."
+        )
+    if base and not (pin.source.is_local and base.is_local):
+        raise UsageError(f"The lock pins its base, {pin.source.label}.", "Leave out --base.")
+
+
+def _differences(opened: Opened, pin: Pin) -> Iterator[str]:
+    for name in sorted(opened.files.keys() | pin.files.keys()):
+        here, pinned = opened.files.get(name), pin.files.get(name)
+        if here != pinned:
+            yield (
+                f"{name} of {pin.source.label} has SHA-256 {here or 'none, it is not there'}, "
+                f"and the lock pins {pinned or 'no such file'}."
+            )

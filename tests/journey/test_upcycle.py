@@ -1,0 +1,95 @@
+"""The errand of .github/workflows/upcycle.yml, run as the workflow runs it, on the embedded Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from huggingface_hub import HfApi
+
+from hubmerge.hub.client import Hub
+from hubmerge.lock import NAME as LOCK
+from hubmerge.lock import Lock, parse_lock
+from tests import locks
+from tests.journey.conftest import REPOS, Command, World
+
+ROOT = Path(__file__).parents[2]
+WORKFLOW = ROOT / ".github" / "workflows" / "upcycle.yml"
+SCRIPT = ROOT / "scripts" / "upcycle.py"
+
+
+def upcycle(world: World, folder: Path, *words: object) -> tuple[int, str, str]:
+    """Exit code, summary and what went to standard error."""
+    summary = folder / "summary.md"
+    summary.unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "HUBMERGE_HOME": str(world.home),
+        "HUBMERGE_HUB": "local",
+        "GITHUB_STEP_SUMMARY": str(summary),
+    }
+    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    return done.returncode, summary.read_text() if summary.exists() else "", done.stderr
+
+
+def test_what_is_better_is_proposed_once_and_what_is_not_is_said(
+    world: World, hubmerge: Command, hub: Hub, api: HfApi, tmp_path: Path
+) -> None:
+    api.create_repo("demo/upcycled")
+    # An old choice that is as bad as guessing: the change of the experts thirty times over.
+    old = locks.lock_of(hub, REPOS, method="task_arithmetic", params={"scale": 30.0})
+    words = (locks.write(old, tmp_path / LOCK), "demo/upcycled", "--policy", "last")
+    code, summary, errors = upcycle(world, tmp_path, *words)
+    assert code == 0, errors
+    assert summary.startswith("## A better merge")
+    assert re.search(r"\+\d+\.\d points over the old choice", summary)
+    assert "/demo/upcycled/discussions/1" in summary
+    [pull] = api.get_repo_discussions("demo/upcycled", discussion_status="open")
+    held = api.list_repo_files("demo/upcycled", revision=str(pull.git_reference))
+    assert {"hubmerge.json", LOCK, "README.md"} <= set(held)
+    new = (tmp_path / "new.lock").read_bytes()
+    assert (tmp_path / "merged" / LOCK).read_bytes() == new
+    assert parse_lock(new, "new").rival == "locked"
+    assert hubmerge("verify", "demo/upcycled@refs/pr/1", "--rebuild").code == 0
+
+    (tmp_path / "accepted.lock").write_bytes(new)
+    code, summary, errors = upcycle(
+        world, tmp_path, "accepted.lock", "demo/upcycled", "--policy", "last"
+    )
+    assert code == 0, errors
+    assert summary.startswith("## Nothing better")
+    assert "nothing is proposed" in summary
+    assert len(list(api.get_repo_discussions("demo/upcycled"))) == 1
+
+
+def test_what_fails_fails_the_job(world: World, pinned: Lock, tmp_path: Path) -> None:
+    words = (locks.write(pinned, tmp_path / LOCK), "demo/upcycled", "--budget", "plenty")
+    code, summary, errors = upcycle(world, tmp_path, *words)
+    assert (code, "`hubmerge select` ended with exit code 2" in summary) == (2, True), errors
+    assert not (tmp_path / "merged").exists()
+    assert upcycle(world, tmp_path, LOCK)[0] == 1  # no repository to propose to
+
+
+def test_the_workflow_runs_the_script_without_a_stored_token() -> None:
+    text = WORKFLOW.read_text()
+    assert "secrets" not in text
+    assert "${{" not in " ".join(step.get("run", "") for step in steps())  # nothing is pasted in
+    [run] = [step for step in steps() if "upcycle.py" in step.get("run", "")]
+    assert run["env"] == {"HF_OIDC_RESOURCE": "${{ env.TARGET }}"}
+    [script] = re.findall(r"python (scripts/\S+)", run["run"])
+    assert ROOT / script == SCRIPT
+    when = yaml.safe_load(text)[True]  # YAML takes `on` for yes
+    assert set(when) == {"schedule", "repository_dispatch", "workflow_dispatch"}
+
+
+def steps() -> list[dict[str, str]]:
+    return [
+        s for job in yaml.safe_load(WORKFLOW.read_text())["jobs"].values() for s in job["steps"]
+    ]

@@ -1,0 +1,309 @@
+"""hubmerge.lock: what is written is read again, and nobody's lock points where it should not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubmerge import lock as module
+from hubmerge.errors import IntegrityError, UnknownName, UsageError
+from hubmerge.lock import Common, Lock, LockedTask, Pick, Pin, Spent, Swap, parse_lock, read_lock
+from hubmerge.manifest import Source, files_digest
+from hubmerge.refs import ModelRef
+
+SHARES = st.floats(0, 1)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+COUNTS = st.integers(0, 10**12)
+WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1, max_size=12)
+LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | NUMBERS | st.text(max_size=8)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner), max_leaves=6
+)
+HEX = "0123456789abcdef"
+
+
+def pin(
+    repo: str,
+    sha: str,
+    step: int | None,
+    revision: str | None,
+    digest: str,
+    folder: str | None = None,
+) -> Pin:
+    files = {"model.safetensors": digest, "config.json": digest[::-1]}
+    name = f"{repo}@{revision or sha[:12]}"
+    asked = f"{repo}@{revision}" if revision else repo
+    if folder:
+        name, asked = f"{name}/{folder}", f"hf://{asked}/{folder}"
+    source = Source(name, sha, files_digest(files), step, f"{repo}@1", folder=folder)
+    return Pin(asked, source, files)
+
+
+PINS = st.builds(
+    pin,
+    st.sampled_from(["o/a", "o/b", "demo/mnist"]),
+    st.text(HEX, min_size=40, max_size=40),
+    st.none() | COUNTS,
+    st.none() | st.sampled_from(["step4", "global_step0008", "main"]),
+    st.text(HEX, min_size=64, max_size=64),
+    st.none() | st.just("checkpoint-4"),
+)
+
+
+@st.composite
+def locks(draw: st.DrawFn) -> Lock:
+    experts = draw(st.lists(PINS, min_size=1, max_size=4, unique_by=lambda p: p.source.sha))
+    tasks = [
+        LockedTask(name, draw(st.none() | WORDS), draw(COUNTS))
+        for name in draw(st.lists(WORDS, min_size=1, max_size=3, unique=True))
+    ]
+    names = draw(st.lists(WORDS, min_size=1, max_size=3, unique=True))
+    picks = tuple(draw(pick(name, experts, [task.id for task in tasks])) for name in names)
+    swap = st.builds(
+        Swap, WORDS, WORDS, COUNTS, st.none() | SHARES, st.none() | SHARES, st.booleans()
+    )
+    swaps = st.dictionaries(WORDS, st.lists(swap, max_size=2).map(tuple), max_size=2)
+    return Lock(
+        base=draw(PINS),
+        experts=tuple(experts),
+        tasks=tuple(tasks),
+        method=draw(WORDS),
+        chosen=draw(st.sampled_from(names)),
+        rival=draw(st.sampled_from(names)),
+        picks=picks,
+        swaps=draw(swaps),
+        uniform=tuple(draw(st.lists(st.builds(Common, COUNTS, SHARES, NUMBERS), max_size=2))),
+        seed=draw(COUNTS),
+        spent=Spent(draw(COUNTS), draw(COUNTS), draw(NUMBERS)),
+        conclusive=draw(st.booleans()),
+        budget=draw(st.none() | WORDS),
+        versions=draw(st.dictionaries(WORDS, WORDS, max_size=2)),
+    )
+
+
+def pick(policy: str, experts: list[Pin], tasks: list[str]) -> st.SearchStrategy[Pick]:
+    chosen = st.sampled_from(experts).flatmap(
+        lambda one: st.builds(
+            lambda w, k, i: dataclasses.replace(one.source, weight=w, keep=k, intruders=i),
+            NUMBERS, NUMBERS, NUMBERS,
+        )
+    )  # fmt: skip
+    return st.builds(
+        Pick,
+        policy=st.just(policy),
+        experts=st.lists(chosen, min_size=len(tasks), max_size=len(tasks)).map(tuple),
+        params=st.dictionaries(WORDS, VALUES, max_size=3),
+        accuracy=SHARES,
+        stderr=NUMBERS,
+        tasks=st.fixed_dictionaries(dict.fromkeys(tasks, SHARES)),
+        gain=st.none() | st.tuples(NUMBERS, NUMBERS, NUMBERS),
+        evaluations=COUNTS,
+    )
+
+
+def plain() -> Lock:
+    """A lock of two experts at two steps, small enough to spoil by hand."""
+    pins = [
+        pin(f"o/{name}", f"{name}{step}".ljust(40, "0"), step, f"step{step}", f"{step}" * 64)
+        for name in "ab"
+        for step in (4, 8)
+    ]
+    tasks = {"a@1": 0.5, "b@1": 0.25}
+
+    def of(policy: str, *experts: Pin) -> Pick:
+        sources = tuple(one.source for one in experts)
+        return Pick(policy, sources, {"density": 0.2}, 0.375, 0.01, tasks, (0.1, 0.05, 0.2), 3)
+
+    return Lock(
+        base=pin("o/base", "b" * 40, None, None, "d" * 64),
+        experts=tuple(pins),
+        tasks=tuple(LockedTask(task, None, 10) for task in tasks),
+        method="ties",
+        chosen="coordinate",
+        picks=(of("last", pins[1], pins[3]), of("coordinate", pins[0], pins[3])),
+        swaps={},
+        uniform=(Common(4, 0.5, 0.1),),
+        seed=0,
+        spent=Spent(6, 60, 0.5),
+        conclusive=True,
+    )
+
+
+Spoil = Callable[[dict[str, Any]], object]
+
+
+def refused(spoil: Spoil) -> str:
+    """The whole of what is said to a lock that somebody changed."""
+    said = json.loads(plain().to_bytes())
+    spoil(said)
+    with pytest.raises(IntegrityError) as error:
+        parse_lock(json.dumps(said).encode(), "the.lock")
+    assert error.value.exit_code == 3
+    assert "the.lock" in error.value.message
+    return error.value.message
+
+
+@given(locks())
+@settings(max_examples=40, deadline=None)
+def test_a_lock_is_read_as_it_was_written(lock: Lock) -> None:
+    data = lock.to_bytes()
+    assert parse_lock(data, "here") == lock
+    assert parse_lock(data, "here").to_bytes() == data
+
+
+@given(st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
+@settings(deadline=None)
+def test_anything_else_is_refused_in_a_sentence(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match=r"no lock|knows 1"):
+        parse_lock(data, "the.lock")
+
+
+def test_the_chosen_pick_is_the_default_and_others_have_names() -> None:
+    lock = plain()
+    assert lock.pick().policy == "coordinate"
+    assert [expert.step for expert in lock.pick("last").experts] == [8, 8]
+    with pytest.raises(UnknownName) as error:
+        lock.pick("cordinate")
+    assert error.value.hint == "Did you mean coordinate?"
+
+
+def test_two_folders_of_one_commit_are_told_apart() -> None:
+    one, other = (pin("o/a", "a" * 40, n, None, "4" * 64, f"checkpoint-{n}") for n in (4, 8))
+    pick = dataclasses.replace(plain().picks[0], experts=(one.source, other.source))
+    lock = dataclasses.replace(
+        plain(), experts=(one, other), picks=(pick,), chosen="last", rival="last"
+    )
+    assert parse_lock(lock.to_bytes(), "here").pin(other.source) == other
+
+
+@pytest.mark.parametrize(
+    ("asked", "ref"),
+    [
+        ("o/a", ModelRef("o/a")),
+        ("o/a@step4", ModelRef("o/a", revision="step4")),
+        ("o/a@stage1/step4", ModelRef("o/a", revision="stage1/step4")),
+        ("hf://o/a@main/checkpoint-4", ModelRef("o/a", None, "main", "checkpoint-4")),
+    ],
+)
+def test_what_was_asked_for_is_never_a_folder(
+    asked: str, ref: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("o/a", "o/a@step4"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert Pin(asked, Source("o/a@x", "a" * 40, "d" * 64), {}).ref == ref
+
+
+# Other places than repositories, and names that leave their folder.
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "/etc/passwd", "./o/a", "../o/a", "~/o/a", "file:///etc/passwd", "http://127.0.0.1:1/o/a",
+        "https://evil.example/o/a", "hf://file:///etc", "hf:///etc/passwd", "o/b@step4", "o/a@",
+        "o/a@../../x", "o/a@-rf", "o/a\n@step4", "", "o", "hf://o/a@step4/../../x", "C:\\x",
+    ],
+)  # fmt: skip
+def test_a_lock_asks_for_nothing_but_its_repositories(asked: str) -> None:
+    refused(lambda lock: lock["experts"][0].update(requested=asked))
+    refused(lambda lock: lock["base"].update(requested=asked))
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/../../b", "a\\b", "-rf", "a//b", "x\n", "", "a/./b"]
+)
+def test_a_file_stays_in_its_folder(name: str) -> None:
+    def spoil(lock: dict[str, Any]) -> None:
+        one = lock["experts"][0]
+        one["files"] = {name: "4" * 64}
+        one["source"]["digest"] = files_digest(one["files"])
+
+    assert "path" in refused(spoil)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda lock: lock["experts"].pop(0), "'coordinate' names an expert that is not pinned"),
+        (lambda lock: lock["experts"][0]["source"].update(sha="main"), "not pinned to a commit"),
+        (lambda lock: lock["experts"][0]["source"].update(sha="A" * 40), "not pinned to a commit"),
+        (lambda lock: lock["experts"][0]["source"].update(last_sha="x"), "is no commit"),
+        (lambda lock: lock["experts"][0]["source"].update(digest="4" * 64), "of its digest"),
+        (lambda lock: lock["experts"][0]["source"].update(folder="../x"), "not a path inside"),
+        (lambda lock: lock["experts"][0].update(files={}), "without a SHA-256"),
+        (lambda lock: lock["experts"][0]["files"].update(x="0"), "without a SHA-256"),
+        (lambda lock: lock["experts"][0]["files"].update(x="0" * 64), "of its digest"),
+        (lambda lock: lock["base"]["files"].update(x="0" * 64), "of its digest"),
+        (lambda lock: lock["picks"][1]["experts"].pop(), "1 experts for 2 tasks"),
+        (lambda lock: lock["picks"][1]["experts"][0].update(label="o/z@step4"), "another name"),
+        (lambda lock: lock["picks"][1]["tasks"].update(c=0.5), "'c', which is no task"),
+        (lambda lock: lock["picks"].append(lock["picks"][0]), "pick 'last' is there 2 times"),
+        (lambda lock: lock["tasks"][1].update(id="a@1"), "task 'a@1' is there 2 times"),
+        (lambda lock: lock.update(chosen="best"), "no pick 'best'"),
+        (lambda lock: lock.update(rival="\x1b[31m"), "no pick '\\x1b[31m'"),
+        (lambda lock: lock.pop("picks"), "picks: Field required"),
+        (lambda lock: lock.update(seed="0"), "seed"),
+        (lambda lock: lock.update(format=2), "format 2"),
+        (lambda lock: lock["picks"][0].update(accuracy=1.5), "accuracy"),
+    ],
+)
+def test_a_lock_that_somebody_changed_is_refused(spoil: Spoil, said: str) -> None:
+    assert said in refused(spoil)
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    def spoil(lock: dict[str, Any]) -> None:
+        lock["experts"][0]["requested"] = "/etc"
+        lock["chosen"] = "best"
+
+    assert "2 problems" in refused(spoil)
+
+
+def test_what_a_lock_has_no_say_in_is_passed_over() -> None:
+    said = json.loads(plain().to_bytes())
+    for part in (said, said["base"], said["experts"][0]["source"], said["picks"][0]):
+        part |= {"endpoint": "http://evil.example", "token": "t", "trust_remote_code": True}
+    assert parse_lock(json.dumps(said).encode(), "here") == plain()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"seed": 0', '"seed": 0, "seed": 1'),
+        ('"density": 0.2', '"density": 0.2, "density": 0.9'),
+        ('"config.json"', '"model.safetensors"'),
+        ('"minutes": 0.5', '"minutes": NaN'),
+        ('"weight": 1.0', '"weight": Infinity'),
+        ('"weight": 1.0', '"weight": 1e999'),
+        ('"density": 0.2', '"density": -Infinity'),
+        ('"seed": 0', '"seed": 1' + "0" * 5000),
+    ],
+)
+def test_readers_must_agree_on_what_a_lock_says(old: str, new: str) -> None:
+    text = plain().to_bytes().decode()
+    assert old in text
+    with pytest.raises(IntegrityError, match="no lock"):
+        parse_lock(text.replace(old, new, 1).encode(), "here")
+
+
+@pytest.mark.parametrize("data", [b"[" * 10**6, b'{"a":' * 10**5, b"\xff\xfe", b"", b"null", b"[]"])
+def test_a_bomb_is_no_lock(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match="no lock"):
+        parse_lock(data, "here")
+
+
+def test_a_huge_file_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BYTES", 100)
+    path = tmp_path / "hubmerge.lock"
+    path.write_bytes(b" " * 1000)
+    assert len(read_lock(path)) == 101
+    with pytest.raises(IntegrityError, match="larger than 100 bytes"):
+        parse_lock(read_lock(path), "here")
+    with pytest.raises(UsageError, match="There is no lock"):
+        read_lock(tmp_path)
