@@ -28,7 +28,8 @@ BY_OIDC = "HF_OIDC_RESOURCE"
 def upcycle(old_lock: Path, to: str, options: list[str]) -> None:
     """The whole errand; a command that fails ends it with its exit code."""
     old = parse_lock(read_lock(old_lock), str(old_lock))
-    repos = dict.fromkeys(expert.name for expert in old.pick().experts)
+    candidates = [*old.pick().experts, *(swap for its in old.swaps.values() for swap in its)]
+    repos = dict.fromkeys(one.label.partition("@")[0] for one in candidates)
     chosen = hubmerge(
         "select", *repos, "--target", old.method, "--against", old_lock, "--lock", NEW_LOCK,
         *options, may_be=INCONCLUSIVE,

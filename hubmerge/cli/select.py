@@ -21,7 +21,7 @@ from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import table
 from hubmerge.durable import write_whole
 from hubmerge.errors import IntegrityError, UsageError
-from hubmerge.lock import NAME, Lock, parse_lock
+from hubmerge.lock import NAME, Lock, parse_lock, read_lock
 from hubmerge.refs import parse_ref
 
 if TYPE_CHECKING:
@@ -128,9 +128,7 @@ def _budget(text: str | None) -> tuple[int | None, float | None]:
 
 
 def _read(path: Path) -> Lock:
-    if not path.is_file():
-        raise UsageError(f"There is no lock {path}.", "`hubmerge select` writes one.")
-    return parse_lock(path.read_bytes(), str(path))
+    return parse_lock(read_lock(path), str(path))
 
 
 def _check_lock(path: Path) -> None:

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
-from hubmerge.errors import DataError, IntegrityError, UsageError, raise_together
+from hubmerge.errors import DataError, UsageError
 from hubmerge.flows.bases import common_base
 from hubmerge.flows.evaluate import own_tasks
+from hubmerge.flows.inputs import check_bases
 from hubmerge.flows.sources import (
     Opened,
     Pinned,
@@ -59,7 +60,7 @@ def gather(
         found[ref] = _pinned(hub, ref, progress)
     everyone = [one for its in found.values() for one in its]
     opened_base = open_pinned(hub, pin(hub, base or common_base(hub, everyone)))
-    _check_bases(everyone, opened_base)
+    check_bases(everyone, opened_base)
     named = [pin_task(hub, task) for task in tasks]
     by_task: dict[str, list[Candidate]] = {}
     known: dict[str, Task] = {}
@@ -104,16 +105,6 @@ def _steps(hub: Hub, repo_id: str, progress: Progress) -> list[Revision]:
     """The steps by their names; in a repository that names none, those that its history shows."""
     steps = list_steps(hub, repo_id) or find_steps(hub, repo_id, progress)
     return [one for one in steps if one.step is not None and one.confidence >= _SURE_ENOUGH]
-
-
-def _check_bases(pinned: Sequence[Pinned], base: Opened) -> None:
-    problems = [
-        f"{one.revision.label} was fine-tuned from {one.manifest.base.label} "
-        f"({one.manifest.base.sha[:12]}), not from {base.revision.label}."
-        for one in pinned
-        if one.manifest and one.manifest.base.digest != base.digest
-    ]
-    raise_together(IntegrityError, problems, "Only experts of one base can be merged.")
 
 
 def _task(
