@@ -12,6 +12,9 @@ from typing import Any
 
 from hubmerge.durable import append_lines
 
+ALONE = "alone"  # the method that a single expert is logged under
+CHOSEN_ON = "validation"  # the split that choices are made on; no other has a say
+
 
 @dataclass(frozen=True)
 class Part:

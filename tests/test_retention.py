@@ -17,7 +17,7 @@ from hubmerge.manifest import Source
 from hubmerge.retention.choice import Named, choose, reasons_to_keep, references, stored
 from hubmerge.retention.evidence import Groups, comparable, paired_stderr, regrets
 from hubmerge.retention.plan import Plan, parse_budget, parse_plan
-from hubmerge.trials import Part, Rows, Trial
+from hubmerge.trials import ALONE, Part, Rows, Trial
 
 REPOS = ("me/cats", "me/dogs")
 STEPS = (2, 4, 8, 16, 32)
@@ -295,3 +295,13 @@ def test_a_plan_says_what_it_costs() -> None:
         "usd_per_month_kept": 0.02, "usd_per_month_dropped": 0.02,
     }  # fmt: skip
     assert [one["bytes"] for one in said["verdicts"]] == [10**9 + 1] * 2
+
+
+def test_only_merges_on_validation_have_a_say() -> None:
+    """A score on test, or of an expert alone, must not decide what is kept."""
+    tried = trial((2, 8), "1100")
+    tested = dataclasses.replace(trial((4, 8), "1111"), split="test")
+    alone = dataclasses.replace(trial((8, 8), "1111"), method=ALONE)
+    empty = dataclasses.replace(trial((8, 2), "1111"), rows={})
+    groups = comparable([tested, alone, empty, tried], {sha("me/cats", 2)}, ())
+    assert [list(found) for found in groups.values()] == [[tried]]

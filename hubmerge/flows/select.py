@@ -31,9 +31,9 @@ from hubmerge.selection.stage import Dressed, Stage
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.task import Task
-from hubmerge.trials import TrialLog
+from hubmerge.trials import CHOSEN_ON, TrialLog
 
-SPLIT = "validation"  # of test, nothing is ever read here
+SPLIT = CHOSEN_ON  # of test, nothing is ever read here
 MIXTURE = "moe"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hubmerge.trials import Trial
+from hubmerge.trials import ALONE, CHOSEN_ON, Trial
 
 _CONFIDENCE = 1.96  # standard errors: 95 % of a normal distribution
 
@@ -39,7 +39,9 @@ class Regret:
 
 
 def comparable(trials: Iterable[Trial], shas: Collection[str], targets: Collection[str]) -> Groups:
-    """Whole trials of one method, base, split and set of rows, best first, the method leading.
+    """Whole merges of one method, base and set of rows, best first, the method leading.
+
+    What was measured on another split than choices are made on has no say.
 
     Only groups to which one of these commits belongs, and of methods that are `targets` if there
     are any.
@@ -48,7 +50,7 @@ def comparable(trials: Iterable[Trial], shas: Collection[str], targets: Collecti
     for trial in trials:
         if _is_measured(trial) and (not targets or trial.method in targets):
             rows = (f"{task} {rows.of}" for task, rows in sorted(trial.rows.items()))
-            found.setdefault((trial.method, trial.base, trial.split, *rows), []).append(trial)
+            found.setdefault((trial.method, trial.base, *rows), []).append(trial)
     ours = {k: t for k, t in found.items() if any(p.sha in shas for one in t for p in one.parts)}
     return {k: sorted(ours[k], key=lambda t: (-t.accuracy, t.recipe)) for k in sorted(ours)}
 
@@ -98,4 +100,6 @@ def paired_stderr(one: Trial, other: Trial) -> float:
 
 
 def _is_measured(trial: Trial) -> bool:
-    return bool(trial.rows) and trial.is_whole and all(r.of > 0 for r in trial.rows.values())
+    is_merge = trial.split == CHOSEN_ON and trial.method != ALONE
+    rows = trial.rows.values()
+    return is_merge and bool(rows) and trial.is_whole and all(one.of > 0 for one in rows)

@@ -17,10 +17,8 @@ from hubmerge.merging.registry import Method
 from hubmerge.selection.blending import Blender
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.stage import Stage
-from hubmerge.trials import Part, Rows, Trial, TrialLog
+from hubmerge.trials import ALONE, Part, Rows, Trial, TrialLog
 from hubmerge.weights.dtypes import Array
-
-ALONE = "alone"  # the method that a single expert is logged under
 
 
 class Arena:
