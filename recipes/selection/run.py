@@ -140,7 +140,7 @@ def main() -> None:
             out.write_text(json.dumps(rows, indent=1) + "\n")
             print(out, flush=True)
     if verb == "tell":
-        tell(ROOT / "results", Path(__file__).parent / "results.json")
+        tell(ROOT / "results")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
+RESULTS = Path(__file__).with_name("results.json")
 METHODS = {"average": "average", "task_arithmetic": "TA", "ties": "TIES", "dare": "DARE"}
 POLICIES = (
     "last", "best-expert", "proxy", "early-stop", "uniform", "weights", "rescale", "coordinate",
@@ -19,12 +20,16 @@ POLICIES = (
 Row = Mapping[str, Any]
 
 
-def tell(results: Path, kept: Path) -> None:
+def tell(results: Path) -> None:
     """Gather every row into one file, and write the page's tables anew."""
     parts = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
-    kept.write_text("\n".join(["[", ",\n".join(map(json.dumps, chain(*parts))), "]", ""]))
-    rows = [row for row in chain(*parts) if not row.get("curve")]
-    said = PAGE.read_text(encoding="utf-8")
+    RESULTS.write_text("\n".join(["[", ",\n".join(map(json.dumps, chain(*parts))), "]", ""]))
+    PAGE.write_text(told(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def told(said: str) -> str:
+    """The page with its tables as the results have them."""
+    rows = [row for row in json.loads(RESULTS.read_text()) if not row.get("curve")]
     for suite in {row["suite"] for row in rows}:
         for tune in {row["tune"] for row in rows}:
             own = [row for row in rows if (row["suite"], row["tune"]) == (suite, tune)]
@@ -32,8 +37,7 @@ def tell(results: Path, kept: Path) -> None:
                 said = _placed(said, f"{suite}-{tune}", _accuracies(own))
                 said = _placed(said, f"{suite}-{tune}-cost", _costs(own))
     four = [row for row in rows if row["suite"] == "four"]
-    said = _placed(said, "gains", _gains(four))
-    PAGE.write_text(said, encoding="utf-8")
+    return _placed(said, "gains", _gains(four))
 
 
 def _accuracies(rows: Sequence[Row]) -> str:
