@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hubmerge.merging.registry import method
+from hubmerge.merging.registry import METHODS, method
 from hubmerge.selection.blending import Blender
 from hubmerge.selection.grids import GRIDS
 from hubmerge.selection.pool import Pool
@@ -67,3 +67,10 @@ def test_the_grids_are_the_papers() -> None:
     scales = GRIDS["ties"].values["scale"]
     assert scales[4:] == (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
     assert list(GRIDS["average"].points) == [{}]
+
+
+def test_every_method_has_a_grid_of_its_own_parameters() -> None:
+    assert GRIDS.keys() == METHODS.keys()
+    assert all(
+        grid.values.keys() <= METHODS[n].params.model_fields.keys() for n, grid in GRIDS.items()
+    )
