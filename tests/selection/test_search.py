@@ -7,6 +7,7 @@ and lowers the others; a row is right when its number is high enough.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,10 @@ def test_half_a_race_in_the_log_changes_no_decision(tmp_path: Path) -> None:
 def test_a_budget_ends_the_search_and_keeps_what_was_found(world: World) -> None:
     search = world.search(merges=9)
     board = Board(search)
-    for name in order(None, is_single=False, is_locked=False):
+    for name in order(world.pool):
         board.run(name)
     assert search.arena.merges == 9
-    assert board.cut[0] in ("best-expert", "proxy", "coordinate")
+    assert board.cut[0] in ("best-expert", "proxy", "uniform")
     assert LAST in board.found
     with pytest.raises(OutOfBudget):
         search.whole(plain_choice((0, 0), {"scale": 0.01}))
@@ -159,11 +160,11 @@ def test_a_budget_ends_the_search_and_keeps_what_was_found(world: World) -> None
 
 def test_policies_side_by_side(world: World) -> None:
     board = Board(world.search())
-    for name in order(None, is_single=False, is_locked=False):
+    for name in order(world.pool):
         board.run(name)
     found = {name: one.found for name, one in board.found.items()}
     assert [*found] == [
-        "last", "best-expert", "proxy", "coordinate", "uniform", "weights", "joint",
+        "last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint",
     ]  # fmt: skip
     assert world.pool.steps(found["last"].choice) == (8, 8)
     assert world.pool.steps(found["best-expert"].choice) == (8, 8)
@@ -207,7 +208,7 @@ def test_of_one_checkpoint_each_early_stopping_is_made_up_for(tmp_path: Path) ->
     world.pool = make_pool(tmp_path / "one", base, experts)
     search = world.search()
     board = Board(search)
-    for name in order(None, is_single=True, is_locked=False):
+    for name in order(world.pool):
         board.run(name)
     assert list(board.found) == ["last", "weights", "rescale"]
     assert board.found["rescale"].found.accuracy > board.found["last"].found.accuracy
@@ -230,8 +231,30 @@ def test_tied_is_within_the_noise(world: World) -> None:
     assert noise.difference(best.trial, far.trial, 0).is_clear
 
 
-def test_every_policy_has_a_place_in_the_order() -> None:
-    assert order("rescale", False, False)[:2] == ["last", "rescale"]
-    assert order("joint", False, True)[:2] == ["last", "locked"]
-    assert order("joint", False, True).index("joint") == 5
-    assert len(set(order(None, False, False))) == 8
+def test_every_policy_has_a_place_in_the_order(world: World) -> None:
+    pool = world.pool
+    assert order(pool) == [
+        "last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint",
+    ]  # fmt: skip
+    stopped = replace(
+        pool,
+        candidates=tuple((*its[:-1], replace(its[-1], stopped=True)) for its in pool.candidates),
+    )
+    assert order(stopped)[:6] == [
+        "last", "early-stop", "best-expert", "proxy", "coordinate", "uniform",
+    ]  # fmt: skip
+    assert order(pool, "rescale")[:2] == ["last", "rescale"]
+    assert order(pool, "weights", is_locked=True)[:4] == ["last", "locked", "uniform", "weights"]
+    assert order(stopped, "coordinate")[4] == "coordinate"
+
+
+def test_a_part_of_the_budget_is_kept_for_the_neighbours(world: World) -> None:
+    search = world.search(merges=12)
+    search.budget.reserve(4)
+    board = Board(search)
+    board.run(LAST)
+    board.run("coordinate")
+    assert search.arena.merges == 9  # no more than a quarter is kept back
+    search.budget.release()
+    board.look_around(board.found["coordinate"].found)
+    assert 9 < search.arena.merges <= 12
