@@ -32,7 +32,8 @@ from benchmarks.cases import BUILD
 from benchmarks.publishing import embedded_hub
 from hubmerge.flows.machine import Machine
 from hubmerge.flows.run import prepare as prepare_run
-from hubmerge.flows.select import SPLIT, Prepared, Request, choice_of, prepare, select
+from hubmerge.flows.select import choice_of, prepare, select
+from hubmerge.flows.selection import Prepared, Request
 from hubmerge.flows.train import train
 from hubmerge.hub.client import Hub
 from hubmerge.hub.place import home
@@ -52,7 +53,7 @@ from hubmerge.selection.stage import Dressed, Stage
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.task import find_task
-from hubmerge.trials import TrialLog
+from hubmerge.trials import CHOSEN_ON, TrialLog
 
 OUT = BUILD / "bench-select.json"
 TASKS = ("mnist", "fashion", "hebrew", "texture", "housenum", "latin", "greek", "kana")
@@ -80,7 +81,7 @@ def search_of(chosen: Prepared, exhaustive: bool = False) -> Search:
     """A search that knows nothing yet."""
     log = TrialLog(Path(tempfile.mkdtemp()) / "trials.jsonl")
     blender = Blender(chosen.pool, chosen.method)
-    arena = Arena(chosen.pool, blender, chosen.method, chosen.stages, log, SPLIT)
+    arena = Arena(chosen.pool, blender, chosen.method, chosen.stages, log, CHOSEN_ON)
     return Search(arena, GRIDS[chosen.method.name], Budget(), exhaustive=exhaustive)
 
 
@@ -116,7 +117,7 @@ def on_disk(chosen: Prepared, choice: Choice) -> float:
     dressed = Dressed(open_model(out, "image"), chosen.stages[0].dressed.device)
     right = rows = 0.0
     for task in pool.tasks:
-        stage = Stage(dressed, load_split(task, SPLIT))
+        stage = Stage(dressed, load_split(task, CHOSEN_ON))
         said = stage.ask(stage.order, out)
         right, rows = right + said.count("1") / len(said), rows + 1
     return right / rows

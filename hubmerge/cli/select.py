@@ -25,7 +25,7 @@ from hubmerge.lock import NAME, Lock, parse_lock, read_lock
 from hubmerge.refs import parse_ref
 
 if TYPE_CHECKING:
-    from hubmerge.flows.select import Prepared
+    from hubmerge.flows.selection import Prepared
 
 Option = typer.Option
 INCONCLUSIVE = 4
@@ -77,12 +77,13 @@ def select(
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
     with session.connected() as hub:
         from hubmerge.flows import select as flow
+        from hubmerge.flows.selection import Request
         from hubmerge.tasks.own import read_columns
         from hubmerge.tasks.task import find_task, names_its_columns
 
         said = read_columns(columns) if columns else None
         named = [find_task(name, None if names_its_columns(name) else said) for name in names]
-        request = flow.Request(
+        request = Request(
             repos=refs,
             method=target,
             policy=policy,

@@ -103,7 +103,8 @@ def choose(setting: Setting, method: str) -> Iterator[dict[str, Any]]:
     """What every policy chooses for a method, what it asked for to find it, and how good it is."""
     import torch
 
-    from hubmerge.flows.select import Request, prepare
+    from hubmerge.flows.select import prepare
+    from hubmerge.flows.selection import Request
     from hubmerge.hub.place import connect
     from hubmerge.hub.resolve import list_steps
     from hubmerge.refs import parse_ref

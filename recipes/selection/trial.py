@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from hubmerge.flows.select import SPLIT, Prepared
+from hubmerge.flows.selection import Prepared
 from hubmerge.models.opening import open_model
 from hubmerge.selection.arena import Arena
 from hubmerge.selection.blending import Blender
@@ -17,7 +17,7 @@ from hubmerge.selection.report import BAND, earliest
 from hubmerge.selection.search import Budget, Search
 from hubmerge.selection.stage import Dressed, Stage
 from hubmerge.tasks.data import load_split
-from hubmerge.trials import TrialLog
+from hubmerge.trials import CHOSEN_ON, TrialLog
 
 # What has to be run for a policy, itself last.
 ALONE = {
@@ -42,7 +42,7 @@ def measured(
     found: list[Policy] = []
     for name in policies:
         arena = Arena(
-            prepared.pool, blender, prepared.method, prepared.stages, TrialLog(log), SPLIT
+            prepared.pool, blender, prepared.method, prepared.stages, TrialLog(log), CHOSEN_ON
         )
         board = Board(Search(arena, GRIDS[prepared.method.name], Budget()))
         started = time.monotonic()
