@@ -89,7 +89,7 @@ def memory(hub: Hub, tasks: Sequence[str], method: str, repeats: int) -> Row:
     """A trial in memory beside one on disk."""
     chosen = prepared(hub, tasks, method)
     lock = select(chosen, TrialLog(Path(tempfile.mkdtemp()) / "trials.jsonl"), lambda *_: None).lock
-    choice = choice_of(chosen.pool, lock, "last")
+    choice = choice_of(chosen.pool, chosen.method, lock, "last")
     ours, theirs = [], []
     for repeat in range(repeats):
         moved = choice.setting(scale=0.3 + repeat / 1000)

@@ -73,7 +73,7 @@ class Pick:
 
     `accuracy` is the mean over tasks on validation, `tasks` each of them. `gain` is over
     `Lock.rival`: the difference, and the ends of its 95 % interval. `evaluations` is how many
-    merges were measured to find it.
+    merges had been asked for when it was found, those of the policies before it included.
     """
 
     policy: str
@@ -115,11 +115,10 @@ class Common:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a selection cost: merges measured, examples evaluated, wall-clock minutes."""
+    """What a selection asked for: merges, and examples; how long that took hangs on the machine."""
 
     evaluations: Count
     examples: Count
-    minutes: float
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class Lock:
     `experts` pins every checkpoint that a pick names, `swaps` maps a task's id to its candidates,
     `uniform` is the curve over common steps. `rival` is the pick to beat: that of the last steps,
     or `locked`, the choice of an earlier lock; `conclusive` says whether the choice beats it beyond
-    the noise.
+    the noise. `cut` names the policies that the budget ended before they were done.
     """
 
     base: Pin
@@ -144,6 +143,7 @@ class Lock:
     spent: Spent
     conclusive: bool
     rival: str = "last"
+    cut: tuple[str, ...] = ()
     split: str = "validation"
     budget: str | None = None
     command: str = ""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from hubmerge.durable import append_lines
 
 ALONE = "alone"  # the method that a single expert is logged under
@@ -53,6 +55,12 @@ class Trial:
     params: Mapping[str, Any]
     split: str
     rows: Mapping[str, Rows]
+
+    @property
+    def key(self) -> tuple[str, str, tuple[tuple[str, int], ...]]:
+        """What two trials share exactly if they are about one merge and the same rows."""
+        asked = sorted((task, rows.of) for task, rows in self.rows.items())
+        return self.recipe, self.split, tuple(asked)
 
     def first(self, counts: Mapping[str, int]) -> Trial:
         """The same as if only so many rows of each task had been measured."""
@@ -102,26 +110,27 @@ class TrialLog:
         append_lines(self.path, "".join(lines))
 
     def read(self) -> list[Trial]:
-        """Every merge in it, once for each split."""
+        """Every merge in it, once for each set of rows that it was asked."""
         if not self.path.is_file():
             return []
-        known: dict[tuple[str, str], Trial] = {}
+        known: dict[object, Trial] = {}
         with self.path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 trial = _parsed(line)
                 if trial is None:
                     continue
-                key = (trial.recipe, trial.split)
-                if key not in known or trial.measured >= known[key].measured:
-                    known[key] = trial
+                if trial.key not in known or trial.measured >= known[trial.key].measured:
+                    known[trial.key] = trial
         return list(known.values())
 
 
 def _parsed(line: str) -> Trial | None:
     try:
-        said = json.loads(line)
-        parts = tuple(Part(**part) for part in said.pop("parts"))
-        rows = {task: Rows(**one) for task, one in said.pop("rows").items()}
-        return Trial(parts=parts, rows=rows, **said)
-    except (ValueError, TypeError, AttributeError, KeyError):
+        trial = TypeAdapter(Trial).validate_json(line, strict=True)
+    except ValidationError:
         return None
+    return trial if all(_is_sound(rows) for rows in trial.rows.values()) else None
+
+
+def _is_sound(rows: Rows) -> bool:
+    return set(rows.bits) <= {"0", "1"} and len(rows.bits) <= rows.of

@@ -56,7 +56,7 @@ def lock_of(
         swaps={},
         uniform=(Common(4, 0.45, 0.01),),
         seed=0,
-        spent=Spent(9, 9000, 0.5),
+        spent=Spent(9, 9000),
         conclusive=True,
         command="hubmerge select " + " ".join(repos),
     )

@@ -81,7 +81,7 @@ def locks(draw: st.DrawFn) -> Lock:
         swaps=draw(swaps),
         uniform=tuple(draw(st.lists(st.builds(Common, COUNTS, SHARES, NUMBERS), max_size=2))),
         seed=draw(COUNTS),
-        spent=Spent(draw(COUNTS), draw(COUNTS), draw(NUMBERS)),
+        spent=Spent(draw(COUNTS), draw(COUNTS)),
         conclusive=draw(st.booleans()),
         budget=draw(st.none() | WORDS),
         versions=draw(st.dictionaries(WORDS, WORDS, max_size=2)),
@@ -131,7 +131,7 @@ def plain() -> Lock:
         swaps={},
         uniform=(Common(4, 0.5, 0.1),),
         seed=0,
-        spent=Spent(6, 60, 0.5),
+        spent=Spent(6, 60),
         conclusive=True,
     )
 
@@ -278,7 +278,7 @@ def test_what_a_lock_has_no_say_in_is_passed_over() -> None:
         ('"seed": 0', '"seed": 0, "seed": 1'),
         ('"density": 0.2', '"density": 0.2, "density": 0.9'),
         ('"config.json"', '"model.safetensors"'),
-        ('"minutes": 0.5', '"minutes": NaN'),
+        ('"weight": 1.0', '"weight": NaN'),
         ('"weight": 1.0', '"weight": Infinity'),
         ('"weight": 1.0', '"weight": 1e999'),
         ('"density": 0.2', '"density": -Infinity'),

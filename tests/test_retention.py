@@ -56,7 +56,7 @@ def lock_of(chosen: Sequence[int], last: Sequence[int], tied: Sequence[int] = ()
         experts=tuple(Pin(expert.label, expert, {}) for expert in experts),
         tasks=tuple(LockedTask(repo, None, 10) for repo in REPOS),
         method="ties", chosen="coordinate", picks=tuple(picks), swaps=swaps, uniform=(), seed=0,
-        spent=Spent(1, 1, 1.0), conclusive=True,
+        spent=Spent(1, 1), conclusive=True,
     )  # fmt: skip
 
 

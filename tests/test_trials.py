@@ -35,7 +35,23 @@ def test_the_most_rows_count_whoever_wrote_last(tmp_path: Path) -> None:
     assert log.read() == [more]
 
 
-@pytest.mark.parametrize("broken", ['{"recipe": "r', "[]", '{"parts": 3}', "nonsense", "null"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"recipe": "r',
+        "[]",
+        '{"parts": 3}',
+        "nonsense",
+        "null",
+        "[" * 100_000,
+        '{"recipe": [1], "base": "b", "parts": [], "method": "m", "params": {}, "split": "s",'
+        ' "rows": {}}',
+        '{"recipe": "r", "base": "b", "parts": [], "method": "m", "params": {}, "split": "s",'
+        ' "rows": {"a": {"bits": "10x", "of": 9}}}',
+        '{"recipe": "r", "base": "b", "parts": [], "method": "m", "params": {}, "split": "s",'
+        ' "rows": {"a": {"bits": 5, "of": 9}}}',
+    ],
+)
 def test_a_line_that_is_none_costs_only_itself(tmp_path: Path, broken: str) -> None:
     log = TrialLog(tmp_path / "trials.jsonl")
     log.path.write_text(broken)

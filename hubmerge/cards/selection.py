@@ -121,10 +121,7 @@ def spent_words(lock: Lock) -> str:
     """What choosing cost."""
     spent = lock.spent
     budget = f", of a budget of {plain(lock.budget)}" if lock.budget else "; no budget was set"
-    return (
-        f"{spent.evaluations} merges measured on {spent.examples} examples in "
-        f"{spent.minutes:.1f} minutes{budget}."
-    )
+    return f"{spent.evaluations} merges measured on {spent.examples} examples{budget}."
 
 
 def heat_map_words(lock: Lock) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -73,7 +72,7 @@ def select(
     refs = tuple(parse_ref(text) for text in repos)
     earlier = _read(against) if against else None
     merges, seconds = _budget(budget)
-    _check_lock(lock)
+    _check_places(lock, out)
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
     with session.connected() as hub:
         from hubmerge.flows import select as flow
@@ -96,23 +95,27 @@ def select(
             band=band,
             exhaustive=exhaustive,
             device=device,
+            typed=_typed(tasks=tasks, columns=columns, against=against),
         )
         with session.progress() as progress:
             prepared = flow.prepare(hub, request, progress)
+            for note in flow.few_rows(prepared):
+                session.say(f"Note: {note}")
             if dry_run:
                 session.show(_plan(prepared), _plan_data(prepared))
                 return
             selected = flow.select(prepared, session.trials, progress)
-    made = _keep(selected.lock, lock, session.home / "locks")
+    made = selected.lock
+    _keep(made, lock, session.home / "locks")
     if out:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / HEAT_MAP, heat_map_picture(made), mode=0o644)
         write_whole(out / CURVES, selection_picture(made), mode=0o644)
         write_whole(out / CSV, selection_csv(made).encode(), mode=0o644)
     session.show(shown(made), json.loads(made.to_bytes()))
-    for name in selected.cut:
+    for name in made.cut:
         session.say(f"The budget ended policy {name} early.")
-    session.say(verdict(made, lock))
+    session.say(verdict(made, selected.seconds, lock))
     if not made.conclusive:
         raise typer.Exit(INCONCLUSIVE)
 
@@ -132,8 +135,18 @@ def _read(path: Path) -> Lock:
     return parse_lock(read_lock(path), str(path))
 
 
-def _check_lock(path: Path) -> None:
+def _typed(**options: object) -> tuple[str, ...]:
+    """Options as they were typed, for the lock to repeat."""
+    said = {name: value for name, value in options.items() if value is not None}
+    return tuple(word for name, value in said.items() for word in (f"--{name}", str(value)))
+
+
+def _check_places(path: Path, out: Path | None) -> None:
     """A file that is no lock was surely not meant to be replaced by one."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is no folder.", "Choose another place.")
+    if path.is_dir():
+        raise UsageError(f"--lock {path} is a folder.", f"Write --lock {path / NAME}.")
     if path.exists():
         try:
             _read(path)
@@ -145,21 +158,12 @@ def _check_lock(path: Path) -> None:
         raise UsageError(f"There is no folder {path.absolute().parent}.", "Make it first.")
 
 
-def _keep(made: Lock, path: Path, known: Path) -> Lock:
-    """Write the lock, and a copy among those that `hubmerge retain` keeps checkpoints for.
-
-    A selection that was repeated took other minutes, and is the same selection.
-    """
-    if path.exists():
-        before = _read(path)
-        spent = dataclasses.replace(made.spent, minutes=before.spent.minutes)
-        if dataclasses.replace(made, spent=spent) == before:
-            made = before
+def _keep(made: Lock, path: Path, known: Path) -> None:
+    """Write the lock, and a copy among those that `hubmerge retain` keeps checkpoints for."""
     data = made.to_bytes()
     known.mkdir(parents=True, exist_ok=True)
     write_whole(known / f"{hashlib.sha256(data).hexdigest()[:12]}.lock", data)
     write_whole(path, data, mode=0o644)
-    return made
 
 
 def _plan(prepared: Prepared) -> Table:

@@ -13,7 +13,7 @@ from hubmerge.scores import shown_names
 
 _COLUMNS = 14
 _LEGEND = (
-    "Merged validation accuracy with that step in place of the chosen one: [chosen], =within the "
+    "Merged validation accuracy with that step in place of the chosen one: [chosen], = within the "
     "noise of it, . not measured."
 )
 
@@ -25,7 +25,9 @@ def shown(made: Lock) -> Group:
 
 def _policies(made: Lock) -> Table:
     rows = [_row(made, pick) for pick in made.picks]
-    columns = ("policy", "steps", "parameters", "validation %>", f"over {made.rival}>", "merges>")
+    columns = (
+        "policy", "steps", "parameters", "validation %>", f"over {made.rival}>", "merges so far>",
+    )  # fmt: skip
     title = f"{made.method}: what each policy chose ({', '.join(_names(made))})"
     return table(columns, rows, title=title)
 
@@ -38,7 +40,8 @@ def _row(made: Lock, pick: Pick) -> tuple[object, ...]:
         gain = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
     steps = " ".join(str(expert.step) for expert in pick.experts)
     accuracy = f"{percent(pick.accuracy)} ± {percent(pick.stderr)}"
-    return chosen + pick.policy, steps, _parameters(pick), accuracy, gain, pick.evaluations
+    ended = " (cut short)" if pick.policy in made.cut else ""
+    return chosen + pick.policy + ended, steps, _parameters(pick), accuracy, gain, pick.evaluations
 
 
 def _parameters(pick: Pick) -> str:
@@ -80,14 +83,16 @@ def _names(made: Lock) -> list[str]:
     return list(shown_names(task.id for task in made.tasks).values())
 
 
-def verdict(made: Lock, path: Path) -> str:
+def verdict(made: Lock, seconds: float, path: Path) -> str:
     """What was gained, for what, and what to type next."""
-    pick, cost = made.pick(), f"{made.spent.evaluations} merges, {made.spent.minutes:g} minutes"
+    pick, cost = made.pick(), f"{made.spent.evaluations} merges in {seconds / 60:.1f} minutes"
     build = f"`hubmerge merge --lock {path}` builds it."
     value, low, high = (100 * part for part in pick.gain or (0.0, 0.0, 0.0))
     gain = f"{value:+.1f} points over {made.rival} (95 % interval {low:+.1f} to {high:+.1f})"
     if made.conclusive:
         return f"{made.chosen}: {gain}, by {cost}. {build}"
+    if made.chosen == made.rival:
+        return f"Inconclusive: nothing beats {made.rival} on validation, by {cost}. {build}"
     return (
         f"Inconclusive: {made.chosen} is {gain}, by {cost}. More validation examples would tell; "
         f"{build}"

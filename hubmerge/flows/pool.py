@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -61,12 +61,12 @@ def gather(
     everyone = [one for its in found.values() for one in its]
     opened_base = open_pinned(hub, pin(hub, base or common_base(hub, everyone)))
     check_bases(everyone, opened_base)
-    named = [pin_task(hub, task) for task in tasks]
     by_task: dict[str, list[Candidate]] = {}
     known: dict[str, Task] = {}
     pinned: dict[str, Pinned] = {}
-    for place, (ref, its) in enumerate(found.items()):
-        task = _task(hub, ref, its, named, place, len(found))
+    tasks_of = _tasks(hub, found, [pin_task(hub, task) for task in tasks])
+    for ref, its in found.items():
+        task = tasks_of[ref]
         known[task.id] = task
         last = its[-1].revision
         for one in its:
@@ -107,30 +107,36 @@ def _steps(hub: Hub, repo_id: str, progress: Progress) -> list[Revision]:
     return [one for one in steps if one.step is not None and one.confidence >= _SURE_ENOUGH]
 
 
-def _task(
-    hub: Hub,
-    ref: ModelRef,
-    pinned: Sequence[Pinned],
-    named: Sequence[Task],
-    place: int,
-    repositories: int,
-) -> Task:
-    """The task that a repository's experts are for."""
+def _tasks(
+    hub: Hub, found: Mapping[ModelRef, Sequence[Pinned]], named: Sequence[Task]
+) -> dict[ModelRef, Task]:
+    """The task of each repository: the one its manifests name, or the one in its place."""
+    if not named:
+        return {ref: own_tasks(hub, its[-1])[0] for ref, its in found.items()}
+    tasks = {}
+    for place, (ref, its) in enumerate(found.items()):
+        same = [task for task in named if task.id in _said(ref, its)]
+        if not same and len(named) != len(found):
+            raise UsageError(
+                f"Which of the {len(named)} tasks {ref} is for, it does not say.",
+                "Write --tasks with one task for each repository, in their order.",
+            )
+        tasks[ref] = same[0] if same else named[place]
+    taken = {task.id for task in tasks.values()}
+    if left := [task.name for task in named if task.id not in taken]:
+        raise UsageError(
+            f"No repository is for {', '.join(left)}: manifests name other tasks.",
+            "Write --tasks in the order of the repositories.",
+        )
+    return tasks
+
+
+def _said(ref: ModelRef, pinned: Sequence[Pinned]) -> set[str | None]:
+    """The task that the manifests of a repository name."""
     said = {one.manifest.task for one in pinned if one.manifest}
     if len(said) > 1:
         raise DataError(f"{ref} holds experts of several tasks: {', '.join(map(str, said))}.")
-    if not named:
-        found = own_tasks(hub, pinned[-1])
-        return found[0]
-    same = [task for task in named if task.id in said]
-    if same:
-        return same[0]
-    if len(named) != repositories:
-        raise UsageError(
-            f"Which of the {len(named)} tasks {ref} is for, it does not say.",
-            "Write --tasks with one task for each repository, in their order.",
-        )
-    return named[place]
+    return said
 
 
 def _candidate(pinned: Pinned, task: Task, last: Revision) -> Candidate:

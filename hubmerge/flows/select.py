@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,14 +30,15 @@ from hubmerge.tasks.data import load_split
 from hubmerge.trials import CHOSEN_ON, TrialLog
 
 MIXTURE = "moe"
+FEW = 50  # rows: with fewer, one more right answer is as much as any step gains
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What came out: the lock, and the policies that the budget cut short."""
+    """What came out, and how many seconds it took."""
 
     lock: Lock
-    cut: tuple[str, ...]
+    seconds: float
 
 
 def prepare(hub: Hub, request: Request, progress: Progress) -> Prepared:
@@ -61,7 +63,7 @@ def prepare(hub: Hub, request: Request, progress: Progress) -> Prepared:
             "There is only one task, and so nothing to merge.", "Name experts of several tasks."
         )
     _check_headers(gathered, method)
-    locked = choice_of(pool, request.against) if request.against else None
+    locked = choice_of(pool, method, request.against) if request.against else None
     prepared = Prepared(request, gathered, method, _stages(gathered, request.device), locked)
     if request.policy is not None and request.policy not in prepared.order:
         raise UsageError(
@@ -69,6 +71,16 @@ def prepare(hub: Hub, request: Request, progress: Progress) -> Prepared:
             f"These do: {', '.join(prepared.order)}.",
         )
     return prepared
+
+
+def few_rows(prepared: Prepared) -> Iterator[str]:
+    """What one should know of validation splits so small that luck decides, a sentence each."""
+    for stage in prepared.stages:
+        if len(stage.order) < FEW:
+            yield (
+                f"Task {stage.task.name} has {len(stage.order)} validation rows: luck decides as "
+                "much as the step does."
+            )
 
 
 def select(prepared: Prepared, log: TrialLog, progress: Progress) -> Selected:
@@ -90,7 +102,7 @@ def select(prepared: Prepared, log: TrialLog, progress: Progress) -> Selected:
     chosen = _chosen(prepared, board)
     budget.release()
     board.look_around(chosen.found)
-    return Selected(lock_of(prepared, board, chosen, budget.spent_s), tuple(board.cut))
+    return Selected(lock_of(prepared, board, chosen), budget.spent_s)
 
 
 def _tell(progress: Progress, name: str, arena: Arena, most: int | None, found: Found) -> None:
@@ -116,11 +128,16 @@ def _check_headers(gathered: Gathered, method: Method) -> None:
     check(MergePlan(pool.base_checkpoint, tuple(experts), method, parse_params(method, {})))
 
 
-def choice_of(pool: Pool, lock: Lock, policy: str | None = None) -> Choice:
+def choice_of(pool: Pool, method: Method, lock: Lock, policy: str | None = None) -> Choice:
     """What a lock chose, found again among the candidates.
 
     Raises IntegrityError where an expert of it is not there any more, UsageError for other tasks.
     """
+    if lock.method != method.name:
+        raise UsageError(
+            f"The lock is for {lock.method}, and --target says {method.name}.",
+            f"Select with --target {lock.method}.",
+        )
     pick = lock.pick(policy)
     ids = [task.id for task in lock.tasks]
     if sorted(ids) != sorted(task.id for task in pool.tasks):
@@ -137,12 +154,20 @@ def choice_of(pool: Pool, lock: Lock, policy: str | None = None) -> Choice:
                 f"{expert.label} of the lock ({expert.sha[:12]}) is not there any more."
             )
     raise_together(IntegrityError, problems, "Select without --against.")
+    params = parse_params(method, pick.params)
+    named = tuple(
+        Expert(
+            pool.open(candidates[place]), one.key, one.weight, one.label, one.keep, one.intruders
+        )
+        for candidates, place, one in zip(pool.candidates, places, experts, strict=True)
+    )
+    check(MergePlan(pool.base_checkpoint, named, method, params))
     return Choice(
         places=tuple(places),
         weights=tuple(expert.weight for expert in experts),
         keep=tuple(expert.keep for expert in experts),
         intruders=tuple(expert.intruders for expert in experts),
-        params=as_params(pick.params),
+        params=as_params(params.model_dump()),
     )
 
 

@@ -27,7 +27,7 @@ class Request:
     `policy` is whose choice the lock builds, None for the best; `against` is an earlier lock, whose
     choice is to be beaten instead of the last steps. `merges` and `seconds` are the budget. `band`
     is the noise, in standard errors, within which two choices are equal. `exhaustive` tries every
-    point of the grid on every row.
+    point of the grid on every row. `typed` are options that only their own words can repeat.
     """
 
     repos: tuple[ModelRef, ...]
@@ -42,6 +42,7 @@ class Request:
     band: float = report.BAND
     exhaustive: bool = False
     device: str | None = None
+    typed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Prepared:
         return order(self.pool, self.request.policy, self.locked is not None)
 
 
-def lock_of(prepared: Prepared, board: Board, chosen: Policy, seconds: float) -> Lock:
+def lock_of(prepared: Prepared, board: Board, chosen: Policy) -> Lock:
     """All that a finished selection knows, with what was chosen."""
     request, pool, arena = prepared.request, prepared.pool, board.search.arena
     policies, rival = list(board.found.values()), prepared.rival
@@ -87,9 +88,10 @@ def lock_of(prepared: Prepared, board: Board, chosen: Policy, seconds: float) ->
         swaps=report.swaps(board, chosen.found, request.band),
         uniform=report.commons(board.uniform, pool),
         seed=request.seed,
-        spent=Spent(arena.merges, sum(arena.asked.values()), round(seconds / 60, 2)),
+        spent=Spent(arena.merges, sum(arena.asked.values())),
         conclusive=bool(gain and gain[1] > 0),
         rival=rival,
+        cut=tuple(board.cut),
         split=CHOSEN_ON,
         budget=_budget(request),
         command=_command(request),
@@ -122,8 +124,6 @@ def _command(request: Request) -> str:
     words: list[Any] = ["hubmerge", "select", *request.repos, "--target", request.method]
     if request.policy:
         words += ["--policy", request.policy]
-    if request.tasks:
-        words += ["--tasks", ",".join(task.name for task in request.tasks)]
     if request.base:
         words += ["--base", request.base]
     if budget := _budget(request):
@@ -134,4 +134,5 @@ def _command(request: Request) -> str:
         words += ["--band", f"{request.band:g}"]
     if request.exhaustive:
         words.append("--exhaustive")
+    words += request.typed
     return shlex.join(str(word) for word in words)

@@ -24,8 +24,8 @@ from hubmerge.weights.dtypes import Array
 class Arena:
     """Measures choices of a pool, merged by one method, on one split of each task.
 
-    `asked` is how many rows of each recipe were asked for, whether the log knew them or not: what
-    a selection costs does not hang on what was done before.
+    What is asked for here counts, whether the log knew it or not: neither what a selection costs
+    nor what it tells hangs on what was done before.
     """
 
     def __init__(
@@ -38,16 +38,24 @@ class Arena:
         split: str,
     ) -> None:
         self.pool, self.method = pool, method
-        self.asked: dict[str, int] = {}
+        self._told: dict[str, Trial] = {}
         self.blender, self._stages, self._log, self._split = blender, stages, log, split
-        known = (trial for trial in log.read() if trial.split == split)
-        self._known = {trial.recipe: trial for trial in known if self._fits(trial)}
+        self._known = {trial.key: trial for trial in log.read()}
         self._standing: str | None = None
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """How many rows of each recipe were asked for."""
+        return {recipe: trial.measured for recipe, trial in self._told.items()}
+
+    def was_asked(self, recipe: str) -> bool:
+        """Whether any row of it was asked for."""
+        return recipe in self._told
 
     @property
     def merges(self) -> int:
         """How many merges were asked for."""
-        return len(self.asked)
+        return len(self._told)
 
     @property
     def rows(self) -> int:
@@ -57,7 +65,7 @@ class Arena:
     def measure(self, choice: Choice, share: float = 1.0) -> Trial:
         """What a choice gets right of the first rows of every task, of this share of them."""
         recipe = self.pool.recipe(choice, self.method.name)
-        trial = self._known.get(recipe) or self._new(
+        trial = self._begun(
             recipe, self.pool.parts(choice), self.method.name, dict(choice.params), self._stages
         )
         folders = [self.pool.open(expert).folder for expert in self.pool.experts(choice)]
@@ -69,14 +77,9 @@ class Arena:
         candidate, stage = self.pool.candidates[task][place], self._stages[task]
         recipe = self.recipe_alone(task, place)
         parts = (Part(candidate.source.key),)
-        trial = self._known.get(recipe) or self._new(recipe, parts, ALONE, {}, [stage])
+        trial = self._begun(recipe, parts, ALONE, {}, [stage])
         places = [(stage, self.pool.open(candidate).folder)]
         return self._asked(trial, places, 1.0, lambda: self.blender.alone(candidate))
-
-    def known_alone(self, task: int, place: int) -> float | None:
-        """The accuracy of one candidate on its own task, if it was measured."""
-        trial = self._known.get(self.recipe_alone(task, place))
-        return trial.accuracy if trial else None
 
     def recipe_alone(self, task: int, place: int) -> str:
         """The identity of one candidate by itself."""
@@ -84,8 +87,13 @@ class Arena:
         return recipe_id(self.pool.base, (source,), ALONE, {})
 
     def known(self, choice: Choice) -> Trial | None:
-        """All that is known of a choice, None for nothing."""
-        return self._known.get(self.pool.recipe(choice, self.method.name))
+        """What a choice got right of the rows that it was asked for here, None for nothing."""
+        return self._told.get(self.pool.recipe(choice, self.method.name))
+
+    def known_alone(self, task: int, place: int) -> float | None:
+        """The accuracy of one candidate on its own task, if it was asked for here."""
+        trial = self._told.get(self.recipe_alone(task, place))
+        return trial.accuracy if trial else None
 
     def _asked(
         self,
@@ -96,8 +104,6 @@ class Arena:
     ) -> Trial:
         """The trial over its first rows; those that are not known yet are asked now."""
         wanted = {stage.task.id: stage.count(share) for stage, _ in places}
-        asked = max(self.asked.get(trial.recipe, 0), sum(wanted.values()))
-        self.asked[trial.recipe] = asked
         if any(len(trial.rows[task].bits) < count for task, count in wanted.items()):
             if self._standing != trial.recipe:
                 self._dress(trial.recipe, dict(merged()))
@@ -107,12 +113,12 @@ class Arena:
                 said = stage.ask(stage.order[len(had.bits) : wanted[stage.task.id]], folder)
                 rows[stage.task.id] = Rows(had.bits + said, had.of)
             trial = dataclasses.replace(trial, rows=rows)
-            self._known[trial.recipe] = trial
+            self._known[trial.key] = trial
             self._log.append([trial])
-        first = {
-            task: Rows(trial.rows[task].bits[:n], trial.rows[task].of) for task, n in wanted.items()
-        }
-        return dataclasses.replace(trial, rows=first)
+        told, before = trial.first(wanted), self._told.get(trial.recipe)
+        if before is None or before.measured < told.measured:
+            self._told[trial.recipe] = told
+        return told
 
     def _dress(self, recipe: str, merged: Mapping[str, Array]) -> None:
         """Put a merge into every model that is open; only what it changes is written."""
@@ -121,13 +127,7 @@ class Arena:
             dressed.wear(merged)
         self._standing = recipe
 
-    def _fits(self, trial: Trial) -> bool:
-        """Whether a logged trial is about our tasks, or one of them."""
-        ours = {stage.task.id: len(stage.order) for stage in self._stages}
-        theirs = {task: rows.of for task, rows in trial.rows.items()}
-        return theirs == ours or (trial.method == ALONE and theirs.items() <= ours.items())
-
-    def _new(
+    def _begun(
         self,
         recipe: str,
         parts: tuple[Part, ...],
@@ -136,4 +136,5 @@ class Arena:
         stages: Sequence[Stage],
     ) -> Trial:
         rows = {stage.task.id: Rows("", len(stage.order)) for stage in stages}
-        return Trial(recipe, self.pool.base.sha, parts, method, params, self._split, rows)
+        new = Trial(recipe, self.pool.base.sha, parts, method, params, self._split, rows)
+        return self._known.get(new.key, new)

@@ -67,8 +67,8 @@ def stderr(one: Trial, other: Trial) -> float:
 def counts(one: Trial, other: Trial) -> Mapping[str, tuple[int, int, int]]:
     """Task -> on how many shared rows `one` is worse, the same, better."""
     found = {}
-    for task, rows in one.rows.items():
-        pairs = list(zip(rows.bits, other.rows[task].bits, strict=False))
+    for task in sorted(one.rows):  # a log may list tasks in another order
+        pairs = list(zip(one.rows[task].bits, other.rows[task].bits, strict=False))
         better = sum(pair == ("1", "0") for pair in pairs)
         worse = sum(pair == ("0", "1") for pair in pairs)
         found[task] = (worse, len(pairs) - worse - better, better)

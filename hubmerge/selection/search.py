@@ -63,7 +63,7 @@ class Budget:
 
     def check(self, arena: Arena, recipe: str) -> None:
         """Raise OutOfBudget if another merge would be one too many, or time is up."""
-        is_new = recipe not in arena.asked
+        is_new = not arena.was_asked(recipe)
         if is_new and self.merges is not None and arena.merges >= self.merges - self._reserved:
             raise OutOfBudget
         if self.seconds is not None and self.spent_s >= self.seconds:

@@ -80,7 +80,7 @@ def lock(**said: Any) -> Lock:
         "swaps": swaps,
         "uniform": (Common(2, 0.62, 0.02), Common(4, 0.66, 0.02), Common(8, 0.60, 0.02)),
         "seed": 0,
-        "spent": Spent(21, 8400, 1.25),
+        "spent": Spent(21, 8400),
         "conclusive": True,
         "budget": "40 merges",
         "command": "hubmerge select o/cats o/dogs --target ties --budget 40",

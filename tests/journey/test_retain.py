@@ -91,7 +91,7 @@ def lock_of(hub: Hub, repo: str, *steps: int) -> Lock:
     return Lock(
         base=Pin("hubmerge/tiny-clip", base, files), experts=tuple(pins),
         tasks=(LockedTask("mini-cats@1", None, 400),), method="ties", chosen="coordinate",
-        picks=tuple(picks), swaps={}, uniform=(), seed=0, spent=Spent(1, 1, 1.0), conclusive=True,
+        picks=tuple(picks), swaps={}, uniform=(), seed=0, spent=Spent(1, 1), conclusive=True,
         rival=picks[-1].policy,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +158,7 @@ def test_one_step_each_leaves_only_what_can_be_made_up_for(select: Select, place
     (("--policy", "rescale", "--budget", "1"), "Raise --budget"),
     (("--budget", "ten"), "is no budget"),
     (("--against", "nowhere.lock"), "There is no lock"),
+    (("--tasks", "mini-fashion,mini-mnist"), "No repository is for mini-fashion"),
     (("demo/mnist",), "only one task"),
     (("demo/mnist", "demo/nothing"), "no such repository"),
     (("./folder", "demo/mnist"), "is a folder"),
@@ -214,3 +216,23 @@ def test_folders_of_one_commit_are_not_taken_for_each_other(
     assert len({one.data["digest"] for one in built}) == 2, [one.err for one in built]
     said = hubmerge("merge", "--lock", place / "folders.lock", "--locked", "--out", tmp_path / "m")
     assert said.code == 0, said.err
+
+
+def test_an_earlier_lock_is_for_one_method(select: Select, place: Path) -> None:
+    said = select("--against", str(place / "a.lock"), target="ties", lock="other.lock")
+    assert said.code == 2
+    assert "Select with --target task_arithmetic" in said.err
+
+
+def test_a_lock_that_was_edited_is_checked_like_any_merge(select: Select, place: Path) -> None:
+    text = (place / "a.lock").read_text()
+    (place / "edited.lock").write_text(re.sub(r'"keep": 1.0', '"keep": -1.0', text))
+    said = select("--against", str(place / "edited.lock"), lock="other.lock")
+    assert said.code in (2, 3), said.err
+    assert "keep" in said.err
+
+
+def test_the_command_in_a_lock_repeats_it(select: Select, place: Path) -> None:
+    tasks = "mini-mnist,mini-hebrew"
+    assert select("--tasks", tasks, "--budget", "9", lock="typed.lock").code in (0, 4)
+    assert read(place / "typed.lock").command.endswith(f"--budget 9 --tasks {tasks}")

@@ -60,7 +60,7 @@ def locked(world: World, tmp_path_factory: pytest.TempPathFactory) -> Lock:
         swaps=swaps,
         uniform=tuple(Common(step, 0.5, 0.02) for step in STEPS),
         seed=0,
-        spent=Spent(12, 4800, 0.5),
+        spent=Spent(12, 4800),
         conclusive=True,
     )
 

@@ -44,6 +44,12 @@ def test_the_same_pair_draws_the_same_rows_and_another_seed_others() -> None:
     assert difference(one, other, 1).low != difference(one, other, 2).low
 
 
+def test_the_order_of_tasks_draws_nothing_else() -> None:
+    one, other = trial("one", a="1101011" * 9, b="011" * 9), trial("other", a="01" * 30, b="10" * 9)
+    turned = trial("one", b="011" * 9, a="1101011" * 9)
+    assert difference(one, other, 0) == difference(turned, other, 0)
+
+
 @pytest.mark.parametrize(("rows", "clear"), [(20, False), (800, True)])
 def test_a_lead_is_clear_only_with_enough_rows(rows: int, clear: bool) -> None:
     """55 % against 45 % of rows that differ."""

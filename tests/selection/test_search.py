@@ -219,7 +219,29 @@ def test_trials_of_other_rows_are_not_taken_for_these(tmp_path: Path) -> None:
     choice = plain_choice((0, 0), {"scale": 0.4})
     world.search().whole(choice)
     world.stages[0].order = world.stages[0].order[:100]
-    assert world.search().arena.known(choice) is None
+    before = world.stages[0].asked
+    world.search().whole(choice)
+    assert world.stages[0].asked - before == 100
+
+
+def test_what_is_told_hangs_on_what_was_asked_and_not_on_the_log(world: World) -> None:
+    choice = plain_choice((0, 0), {"scale": 0.4})
+    world.search().whole(choice)
+    again = world.search().arena
+    assert again.known(choice) is None
+    part = again.measure(choice, 0.25)
+    assert part.measured == 2 * ROWS // 4
+    assert again.known(choice) == part
+
+
+def test_a_candidate_alone_is_known_by_its_task_too(world: World) -> None:
+    arena = world.search().arena
+    ours = arena.alone(0, 1).accuracy
+    swapped = replace(world.pool, candidates=world.pool.candidates[::-1])
+    other = Arena(
+        swapped, Blender(swapped, world.method), world.method, world.stages, world.log, "validation"
+    )
+    assert other.alone(1, 1).accuracy != ours  # the same expert, at the other task
 
 
 def test_tied_is_within_the_noise(world: World) -> None:
