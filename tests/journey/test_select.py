@@ -35,6 +35,15 @@ def select(hubmerge: Command, place: Path) -> Select:
     return run
 
 
+@pytest.fixture
+def chosen(select: Select, place: Path) -> Path:
+    """The lock of a whole selection, made once."""
+    path = place / "a.lock"
+    if not path.exists():
+        assert select().code in (0, 4)
+    return path
+
+
 def read(path: Path) -> Lock:
     return parse_lock(path.read_bytes(), str(path))
 
@@ -62,19 +71,19 @@ def test_all_policies_side_by_side(select: Select, place: Path, world: World) ->
 
 
 def test_again_costs_nothing_and_gives_the_same_bytes(
-    select: Select, place: Path, world: World
+    select: Select, chosen: Path, world: World
 ) -> None:
-    before, lines = (place / "a.lock").read_bytes(), trials(world).path.read_bytes()
+    before, lines = (chosen).read_bytes(), trials(world).path.read_bytes()
     select()
-    assert (place / "a.lock").read_bytes() == before
+    assert (chosen).read_bytes() == before
     assert trials(world).path.read_bytes() == lines
 
 
 def test_the_lock_builds_what_was_measured(
-    select: Select, hubmerge: Command, place: Path, tmp_path: Path
+    select: Select, hubmerge: Command, chosen: Path, tmp_path: Path
 ) -> None:
-    made, out = read(place / "a.lock"), tmp_path / "merged"
-    said = hubmerge("merge", "--lock", place / "a.lock", "--out", out)
+    made, out = read(chosen), tmp_path / "merged"
+    said = hubmerge("merge", "--lock", chosen, "--out", out)
     assert said.code == 0, said.err
     scored = hubmerge("eval", out, "--split", "validation", "--json")
     values = {score["task"]: score["value"] for score in scored.data}
@@ -112,11 +121,11 @@ def test_a_policy_that_was_asked_for(select: Select, place: Path) -> None:
     assert len({expert.step for expert in made.pick().experts}) == 1
 
 
-def test_an_earlier_lock_is_to_be_beaten(select: Select, place: Path) -> None:
-    said = select("--against", str(place / "a.lock"), lock="new.lock")
+def test_an_earlier_lock_is_to_be_beaten(select: Select, place: Path, chosen: Path) -> None:
+    said = select("--against", str(chosen), lock="new.lock")
     made = read(place / "new.lock")
     assert made.rival == "locked"
-    assert made.pick("locked").accuracy == pytest.approx(read(place / "a.lock").pick().accuracy)
+    assert made.pick("locked").accuracy == pytest.approx(read(chosen).pick().accuracy)
     # The same candidates cannot beat the choice from among them.
     assert said.code == 4
     assert "Inconclusive" in said.err
@@ -130,9 +139,9 @@ def test_pictures(select: Select, place: Path, tmp_path: Path) -> None:
     assert all(data.startswith(b"\x89PNG") for data in pictures.values())
 
 
-def test_json_is_the_lock(select: Select, place: Path) -> None:
+def test_json_is_the_lock(select: Select, chosen: Path) -> None:
     said = select("--json")
-    assert json.loads(said.out) == json.loads((place / "a.lock").read_bytes())
+    assert json.loads(said.out) == json.loads((chosen).read_bytes())
 
 
 def test_a_dry_run_measures_nothing(select: Select, place: Path, world: World) -> None:
@@ -218,14 +227,16 @@ def test_folders_of_one_commit_are_not_taken_for_each_other(
     assert said.code == 0, said.err
 
 
-def test_an_earlier_lock_is_for_one_method(select: Select, place: Path) -> None:
-    said = select("--against", str(place / "a.lock"), target="ties", lock="other.lock")
+def test_an_earlier_lock_is_for_one_method(select: Select, chosen: Path) -> None:
+    said = select("--against", str(chosen), target="ties", lock="other.lock")
     assert said.code == 2
     assert "Select with --target task_arithmetic" in said.err
 
 
-def test_a_lock_that_was_edited_is_checked_like_any_merge(select: Select, place: Path) -> None:
-    text = (place / "a.lock").read_text()
+def test_a_lock_that_was_edited_is_checked_like_any_merge(
+    select: Select, place: Path, chosen: Path
+) -> None:
+    text = (chosen).read_text()
     (place / "edited.lock").write_text(re.sub(r'"keep": 1.0', '"keep": -1.0', text))
     said = select("--against", str(place / "edited.lock"), lock="other.lock")
     assert said.code in (2, 3), said.err
