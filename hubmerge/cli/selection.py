@@ -56,15 +56,16 @@ def _parameters(pick: Pick) -> str:
 
 def _steps(made: Lock) -> Table:
     """Tasks by steps; of more steps than fit, those that were measured."""
-    chosen = {expert.sha for expert in made.pick().experts}
+    # By label: one commit may hold many checkpoint-N folders.
+    chosen = {expert.label for expert in made.pick().experts}
     steps = sorted({swap.step for row in made.swaps.values() for swap in row})
     if len(steps) > _COLUMNS:
-        told = {s.step for row in made.swaps.values() for s in row if s.merged or s.sha in chosen}
+        told = {s.step for row in made.swaps.values() for s in row if s.merged or s.label in chosen}
         steps = sorted(told)[-_COLUMNS:]
     rows = []
     for name, task in zip(_names(made), made.tasks, strict=True):
         at = {swap.step: swap for swap in reversed(made.swaps[task.id])}
-        at |= {swap.step: swap for swap in made.swaps[task.id] if swap.sha in chosen}
+        at |= {swap.step: swap for swap in made.swaps[task.id] if swap.label in chosen}
         rows.append((name, *(_cell(at.get(step), chosen) for step in steps)))
     return table(("task", *(f"{step}>" for step in steps)), rows)
 
@@ -72,7 +73,7 @@ def _steps(made: Lock) -> Table:
 def _cell(swap: Swap | None, chosen: set[str]) -> str:
     if swap is None:
         return ""
-    if swap.sha in chosen:
+    if swap.label in chosen:
         return f"[{percent(swap.merged)}]"
     if swap.merged is None:
         return "."

@@ -96,7 +96,11 @@ class Blender:
             total = cast(self._base(name), compute_dtype(dtype)) + change
         values = cast(total, DTYPES[dtype])
         if not np.isfinite(values.astype(np.float32, copy=False)).all():
-            raise CheckpointError(f"A merge has values that are not finite in tensor {name!r}.")
+            raise CheckpointError(
+                f"A merge has values that are not finite in tensor {name!r}.",
+                "One of the steps may have diverged: name its repository with a sound one alone, "
+                "owner/name@step64.",
+            )
         return values
 
     def _computed(self, choice: Choice) -> dict[str, Array]:

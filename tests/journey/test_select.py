@@ -214,6 +214,8 @@ def test_folders_of_one_commit_are_not_taken_for_each_other(
     )  # fmt: skip
     assert said.code in (0, 4), said.err
     made = read(place / "folders.lock")
+    row = next(line for line in said.out.splitlines() if line.startswith(" mini-mnist"))
+    assert row.count("[") == 1  # of two folders in one commit one was chosen
     candidates = made.swaps[made.tasks[0].id]
     assert [swap.step for swap in candidates] == [2, 8]
     assert candidates[0].own != candidates[1].own  # nobody recorded them, so they were measured
