@@ -94,4 +94,4 @@ def _swap(board: Board, chosen: Found, task: int, place: int, band: float) -> Sw
         equal = trial.is_whole and tied(Found(choice, trial), chosen, band)
     source = candidate.source
     own = candidate.own if candidate.own is not None else arena.known_alone(task, place)
-    return Swap(source.key, source.label, candidate.step, own, merged, equal)
+    return Swap(source.sha, source.label, candidate.step, own, merged, equal)

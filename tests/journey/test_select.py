@@ -218,6 +218,7 @@ def test_folders_of_one_commit_are_not_taken_for_each_other(
     assert row.count("[") == 1  # of two folders in one commit one was chosen
     candidates = made.swaps[made.tasks[0].id]
     assert [swap.step for swap in candidates] == [2, 8]
+    assert {swap.sha for swap in candidates} == {made.pick().experts[0].sha}  # the same commit
     assert candidates[0].own != candidates[1].own  # nobody recorded them, so they were measured
     base = ("--base", "hubmerge/tiny-clip", "--json")
     built = [
