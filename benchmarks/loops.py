@@ -26,7 +26,7 @@ from hubmerge.evaluation import Examples
 from hubmerge.learners.learner import Learner
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.training.fit import make_fit
-from hubmerge.training.loop import Data, Watch, train
+from hubmerge.training.loop import Data, Watch, Watched, train
 from hubmerge.training.order import Order
 
 Tick = Callable[[], None]
@@ -113,7 +113,7 @@ def ours(case: Case, steps: int, rows: Split, tick: Tick, workers: int = 0) -> l
         losses.extend([said["loss"]] if "loss" in said else [])
 
     watch = Watch(progress=lambda what, done, total: tick(), track=track)
-    line = train(fit, Data(rows, one, workers), (steps,), watch)
+    line = train(fit, Data(rows, (Watched(learner, one),), workers), (steps,), watch)
     next(line)  # the base is measured before the clock starts
     tick()
     for _ in line:

@@ -16,14 +16,13 @@ import hubmerge.flows.publication
 import hubmerge.flows.train
 import hubmerge.training.position
 from benchmarks.cases import Case
-from hubmerge.evaluation import Examples
+from hubmerge.flows.expert import prepare
 from hubmerge.flows.machine import Machine, make_accelerator
-from hubmerge.flows.run import Run, prepare
-from hubmerge.flows.trainee import Trainee, make_trainee
+from hubmerge.flows.run import Run
+from hubmerge.flows.trainee import Trainee
 from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Publisher
 from hubmerge.hub.place import connect, home
-from hubmerge.tasks.data import load_split
 from hubmerge.training.fit import Fit, make_fit
 from hubmerge.training.loop import Data, Watch, train
 
@@ -76,11 +75,10 @@ def overhead(hub: Hub, case: Case, steps: int, number: int) -> tuple[float, floa
 
 def _nothing_saved(run: Run) -> None:
     """The same training, with the same evaluations, and nothing else."""
-    validation, training = load_split(run.task, "validation"), load_split(run.task, "train")
-    trainee = make_trainee(run.base, run.task, validation.classes, run.spec)
+    begun = run.job.begin()
     accelerator = make_accelerator(run.machine, run.spec.precision, run.outbox.folder, {})
-    fit = make_fit(trainee.learner, run.spec, accelerator)
-    data = Data(training, Examples(trainee.learner.for_evaluation, validation))
+    fit = make_fit(begun.learner, run.spec, accelerator)
+    data = Data(begun.training, begun.watched)
     watch = Watch(track=lambda said, step: accelerator.log(dict(said), step))
     for _ in train(fit, data, run.planned, watch):
         pass

@@ -57,16 +57,17 @@ def train(
     if rank > 0:
         session = dataclasses.replace(session, quiet=True)
     with session.connected() as hub:
-        from hubmerge.flows import run as runs
         from hubmerge.flows import train as flow
+        from hubmerge.flows.expert import prepare
         from hubmerge.flows.machine import Machine
+        from hubmerge.flows.run import forget_position
         from hubmerge.tasks.own import read_columns
         from hubmerge.tasks.task import find_task
 
         trackers = tuple(filter(None, track.split(",")))
         machine = Machine(device, workers, state_every, trackers, rank, world)
         task = find_task(asked.task, read_columns(columns) if columns else None)
-        run = runs.prepare(hub, asked, task, session.home / "runs", out, machine, columns)
+        run = prepare(hub, asked, task, session.home / "runs", out, machine, columns)
         for note in run.notes:
             session.say(f"Note: {note}")
         if dry_run:
@@ -74,11 +75,11 @@ def train(
             session.show(_plan(run), said)
             return
         session.say(
-            f"{run.task.name}: {asked.steps} steps from {run.base.revision.label}, "
+            f"{task.name}: {asked.steps} steps from {run.base.revision.label}, "
             f"{len(run.steps)} revisions to {asked.to}, run {run.id[:12]}"
         )
         if not resume:
-            runs.forget_position(run)
+            forget_position(run)
         with session.progress() as progress:
             trained = flow.train(hub, run, progress, private=private)
         if trained is not None:
@@ -90,7 +91,7 @@ train_command = verb(train, options_of(TrainSpec))
 
 def _plan(run: Run) -> object:
     rows = [(step, step_tag(step)) for step in run.steps]
-    return table(("step>", "tag"), rows, title=f"would push to {run.spec.to}, run {run.id[:12]}")
+    return table(("step>", "tag"), rows, title=f"would push to {run.to}, run {run.id[:12]}")
 
 
 def _result(trained: Trained) -> object:
@@ -111,5 +112,5 @@ def _data(trained: Trained) -> dict[str, object]:
         "repo": trained.repo_id,
         "run": trained.run,
         "commits": {step_tag(step): commit for step, commit in trained.commits.items()},
-        "validation": [dataclasses.asdict(point) for point in trained.curve],
+        "validation": [point.said() for point in trained.curve],
     }

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from hubmerge.errors import IntegrityError
 from hubmerge.flows.publication import seal
 from hubmerge.flows.run import Run
-from hubmerge.flows.sources import source_of, versions
+from hubmerge.flows.sources import versions
 from hubmerge.manifest import Manifest, Point
 from hubmerge.refs import step_tag
 from hubmerge.weights.folder import whole_folder
 
 if TYPE_CHECKING:
-    from hubmerge.flows.trainee import Trainee
+    from hubmerge.flows.job import Begun
     from hubmerge.training.fit import Fit
     from hubmerge.training.loop import Moment
 
@@ -25,11 +25,11 @@ CURVE = "validation.jsonl"
 
 def write_curve(folder: Path, curve: tuple[Point, ...]) -> None:
     """Write the curve so far as JSON lines, for whoever watches a run."""
-    lines = (json.dumps(dataclasses.asdict(point), sort_keys=True) + "\n" for point in curve)
+    lines = (json.dumps(point.said(), sort_keys=True) + "\n" for point in curve)
     (folder / CURVE).write_text("".join(lines), encoding="utf-8")
 
 
-def keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment) -> None:
+def keep_step(run: Run, begun: Begun, fit: Fit, moment: Moment) -> None:
     """Save a pushed step as a folder; one that is there must be the very same."""
     weights = fit.weights() if fit.is_spread else None
     if not run.machine.leads:
@@ -38,31 +38,24 @@ def keep_step(run: Run, trainee: Trainee, fit: Fit, moment: Moment) -> None:
         _check_retraced(run, moment)
         return
     with whole_folder(run.outbox.step_folder(moment.step)) as folder:
-        trainee.save(folder, weights)
-        seal(folder, _described(run, moment, trainee))
+        begun.save(folder, weights)
+        begun.measure(folder)
+        seal(folder, _described(run, moment, begun))
 
 
-def _described(run: Run, moment: Moment, trainee: Trainee) -> Manifest:
-    spec = run.spec
-    length = moment.step if spec.anneal == "independent" else spec.steps
-    said = {**spec.settings, "warmup_steps": spec.warmup_length(length)}
-    if trainee.adapted:
-        said |= {"base_layout": trainee.model.layout}
+def _described(run: Run, moment: Moment, begun: Begun) -> Manifest:
+    manifest = run.job.manifest(moment, begun)
+    said = dict(manifest.training)
     if moment.stopped:
         said |= {"stopped": "early"}
     if run.machine.world > 1:
         said |= {"processes": run.machine.world}
-    return Manifest(
-        kind="expert",
-        base=source_of(run.base),
-        task=run.task.id,
-        task_kind=run.task.spec.kind,
+    return dataclasses.replace(
+        manifest,
         step=moment.step,
-        last_step=moment.step if moment.stopped else spec.steps,
-        training={**said, "data_revision": run.task.spec.data.revision},
+        training=said,
         validation=moment.curve,
         run=run.id,
-        layout=trainee.layout,
         command=run.command,
         versions=versions(),
     )

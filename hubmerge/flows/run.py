@@ -2,66 +2,60 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import shlex
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError, NotOnHub
-from hubmerge.flows.machine import Machine, check_machine
+from hubmerge.flows.job import Job
+from hubmerge.flows.machine import Machine
 from hubmerge.flows.publication import check_room
-from hubmerge.flows.sources import Opened, open_ref, pin_revision, pin_task, read_local_manifest
+from hubmerge.flows.sources import Opened, pin_revision, read_local_manifest
 from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Outbox
 from hubmerge.hub.resolve import list_steps
 from hubmerge.manifest import Manifest
-from hubmerge.refs import parse_ref, step_tag
+from hubmerge.refs import step_tag
 from hubmerge.specs import TrainSpec
-from hubmerge.tasks.task import Task
-from hubmerge.training.schedule import check_even, push_steps
 
-_WAY_OUT = "Choose another repository with --to."
+_WAY_OUT = "Choose another repository with {}."
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: what was asked, from which base, and the folder where it happens.
+    """One training run: its job, the folder where it happens, and the repository of its steps.
 
-    `id` is 64 hex digits over all that decides the weights and which of them are kept: the same
-    command is the same run. `columns` is what --columns said, `notes` are sentences that should be
-    read before it starts.
+    `to` is None for a run that is not published. `id` is 64 hex digits over all that decides the
+    weights and which of them are kept: the same command is the same run. `notes` are sentences that
+    should be read before it starts.
     """
 
-    spec: TrainSpec
-    base: Opened
-    task: Task
+    job: Job
+    to: str | None
     outbox: Outbox
     id: str
     machine: Machine
-    columns: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
+    def spec(self) -> TrainSpec:
+        return self.job.spec
+
+    @property
+    def base(self) -> Opened:
+        return self.job.base
+
+    @property
     def command(self) -> str:
-        """The command that repeats the run: every option that decides it and is not the default."""
-        said = {"columns": self.columns} if self.columns else {}
-        words = ["hubmerge", "train"]
-        if self.machine.world > 1:  # other sums, so another run than that of one process
-            words = ["torchrun", "--nproc_per_node", str(self.machine.world), "-m", *words]
-        for name, value in {**self.spec.model_dump(exclude_defaults=True), **said}.items():
-            flag = name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                words += [f"--{flag}", str(value)]
-        return shlex.join(words)
+        """The command that repeats the run."""
+        return self.job.command(self.machine)
 
     @property
     def planned(self) -> tuple[int, ...]:
         """The steps that become revisions, unless early stopping ends the run before."""
-        return push_steps(self.spec.push_every, self.spec.steps)
+        return self.job.planned
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -90,49 +84,26 @@ class Run:
         return next(stopped, None)
 
 
-def prepare(
+def prepare_run(
     hub: Hub,
-    spec: TrainSpec,
-    task: Task,
-    runs: Path,
-    out: Path | None = None,
-    machine: Machine | None = None,
-    columns: str | None = None,
+    job: Job,
+    to: str | None,
+    machine: Machine,
+    folder: Callable[[str], Path],
+    checked: Callable[[], tuple[str, ...]],
 ) -> Run:
-    """Check everything that can be checked before training: names, base, data, what lies where.
+    """The run of a job, after a look at what of it lies where; `folder` places it by its id.
 
-    Writes nothing, here or there. Raises IntegrityError if folder or repository hold another run.
+    `checked` opens model and data once and returns notes; it is left out where all is done. Writes
+    nothing. Raises IntegrityError if folder or repository hold another run.
     """
-    machine = machine or Machine()
-    check_machine(machine)
-    check_even(spec, machine.world)
-    steps = push_steps(spec.push_every, spec.steps)
-    base = open_ref(hub, parse_ref(spec.base))
-    task = pin_task(hub, task)
-    said = {name: value for name, value in spec.settings.items() if name != "push_every"}
-    said["warmup"] = [spec.warmup_length(step) for step in steps]
-    identity = [said, steps, spec.to, base.digest, task.digest, machine.world]
-    run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    outbox = Outbox(out or runs / spec.to / run_id[:12])
-    run = Run(spec, base, task, outbox, run_id, machine, columns)
+    said = json.dumps([*job.identity, machine.world], sort_keys=True)
+    run_id = hashlib.sha256(said.encode()).hexdigest()
+    run = Run(job, to, Outbox(folder(run_id)), run_id, machine)
     check_repository(hub, run)
     for step in run.outbox.saved():
         _check_saved(run, step)
-    return dataclasses.replace(run, notes=_checked(run)) if run.missing else run
-
-
-def _checked(run: Run) -> tuple[str, ...]:
-    """Open model and data once before anything is written; returns what should be known."""
-    from hubmerge.flows.trainee import early_notes, make_trainee
-    from hubmerge.tasks.data import load_split
-    from hubmerge.tasks.stream import load_stream
-
-    if run.spec.stream:
-        load_stream(run.task, run.spec.max_examples)
-    validation = load_split(run.task, "validation")
-    training = None if run.spec.stream else load_split(run.task, "train")
-    trainee = make_trainee(run.base, run.task, validation.classes, run.spec)
-    return tuple(early_notes(trainee.learner, training, validation))
+    return replace(run, notes=checked()) if run.missing else run
 
 
 def forget_position(run: Run) -> None:
@@ -144,27 +115,30 @@ def forget_position(run: Run) -> None:
 
 def check_repository(hub: Hub, run: Run) -> None:
     """A repository holds the steps of one run from one base: two would mislead every reader."""
+    if run.to is None:
+        return
     try:
-        steps = list_steps(hub, run.spec.to)
+        steps = list_steps(hub, run.to)
     except NotOnHub:
         return
     if not steps:
-        check_room(hub, run.spec.to, "expert")
+        check_room(hub, run.to, run.job.kind)
         return
     label, manifest = steps[-1].label, pin_revision(hub, steps[-1]).manifest
+    way_out = _WAY_OUT.format("--to" if run.job.kind == "expert" else "--push")
     if manifest is None:
-        raise IntegrityError(f"{label} is there already, and hubmerge did not make it.", _WAY_OUT)
+        raise IntegrityError(f"{label} is there already, and hubmerge did not make it.", way_out)
     if manifest.base.digest != run.base.digest:
         raise IntegrityError(
-            f"{run.spec.to} was trained from another base: {manifest.base.label} "
+            f"{run.to} was trained from another base: {manifest.base.label} "
             f"({manifest.base.sha[:12]}), not {run.base.revision.label}.",
-            _WAY_OUT,
+            way_out,
         )
     if manifest.run != run.id:
         raise IntegrityError(
             f"{label} is there already and belongs to another run ({str(manifest.run)[:12]}, "
             f"this is {run.id[:12]}): other options, data or task.",
-            f"{_WAY_OUT} That run was made with: {manifest.command}",
+            f"{way_out} That run was made with: {manifest.command}",
         )
 
 

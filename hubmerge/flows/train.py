@@ -1,4 +1,4 @@
-"""hubmerge train: a run on disk, its steps saved whole, published in the background."""
+"""A run on disk, its steps saved whole, published in the background: an expert's or a mixture's."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from hubmerge.progress import Progress
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from hubmerge.tasks.data import Split
-    from hubmerge.tasks.stream import Stream
     from hubmerge.training.loop import Position
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run left on the Hub: step -> commit, step -> its point, and the last step's curve."""
+    """What a run left: step -> commit if it is published, step -> its point, and the last's curve.
 
-    repo_id: str
+    `folder` holds the last step.
+    """
+
+    repo_id: str | None
     run: str
     commits: dict[int, str]
     points: dict[int, Point]
     curve: tuple[Point, ...]
+    folder: Path
 
 
 def train(
@@ -50,21 +52,35 @@ def train(
         for _ in _train_and_save(run, progress):
             pass
         return None
-    ensure_repo(hub, run.spec.to, private)
+    if run.to is not None:
+        ensure_repo(hub, run.to, private)
     with _alone(run.outbox.folder):
-        publisher = Publisher(hub, run.outbox, lambda step: _publication(hub, run, step))
-        try:
-            if run.missing:
-                for _ in _train_and_save(run, _with_queue(progress, publisher)):
-                    publisher.notify()
-            forget_position(run)  # also one that a kill left after the last step was saved
-        except BaseException:
-            _leave(publisher, patience_s)
-            raise
-        commits = publisher.close(patience_s)
+        commits = _worked(hub, run, progress, patience_s)
     curves = {step: run.manifest(step).validation for step in run.steps}
     points = {step: curve[-1] for step, curve in curves.items()}
-    return Trained(run.spec.to, run.id, commits, points, curves[run.steps[-1]])
+    last = run.steps[-1]
+    return Trained(run.to, run.id, commits, points, curves[last], run.outbox.step_folder(last))
+
+
+def _worked(hub: Hub, run: Run, progress: Progress, patience_s: float) -> dict[int, str]:
+    """Train and publish; returns step -> commit."""
+    if run.to is None:
+        _finish(run, progress, lambda: None)
+        return {}
+    publisher = Publisher(hub, run.outbox, lambda step: _publication(hub, run, step))
+    try:
+        _finish(run, _with_queue(progress, publisher), publisher.notify)
+    except BaseException:
+        _leave(publisher, patience_s)
+        raise
+    return publisher.close(patience_s)
+
+
+def _finish(run: Run, progress: Progress, saved: Callable[[], None]) -> None:
+    if run.missing:
+        for _ in _train_and_save(run, progress):
+            saved()
+    forget_position(run)  # also one that a kill left after the last step was saved
 
 
 def _leave(publisher: Publisher, patience_s: float) -> None:
@@ -145,19 +161,16 @@ def _line(
     start: Position | None,
 ) -> Iterator[int]:
     """Train one line, keep its pushed steps, and yield each when it is kept."""
-    from hubmerge.evaluation import Examples
-    from hubmerge.flows.trainee import make_trainee
     from hubmerge.training.fit import freeze_idle, make_fit
     from hubmerge.training.loop import Data, Watch
     from hubmerge.training.loop import train as train_line
     from hubmerge.training.position import write_position
 
-    training, validation = _rows(run)
-    trainee = make_trainee(run.base, run.task, validation.classes, run.spec)
+    begun = run.job.begin()
+    learner = begun.learner
     if accelerator.num_processes > 1:
-        first = trainee.learner.for_training(validation.example(0), 0)
-        freeze_idle(trainee.learner, trainee.learner.collate([first]))
-    fit = make_fit(trainee.learner, run.spec, accelerator)
+        freeze_idle(learner, learner.collate([learner.for_training(begun.sample, 0)]))
+    fit = make_fit(learner, run.spec, accelerator)
 
     def keep(position: Callable[[], Position]) -> None:
         if run.machine.leads or fit.is_spread:
@@ -169,34 +182,27 @@ def _line(
         if run.machine.state_every and step % run.machine.state_every == 0:
             keep(position)
 
-    watch = Watch(progress, lambda said, step: accelerator.log(dict(said), step), keep_often)
-    data = Data(training, Examples(trainee.learner.for_evaluation, validation), run.machine.workers)
+    watch = Watch(
+        progress,
+        lambda said, step: accelerator.log(dict(said), step),
+        keep_often,
+        begun.logged,
+    )
+    data = Data(begun.training, begun.watched, run.machine.workers)
     for moment in train_line(fit, data, line, watch, start):
         if run.machine.leads:
             write_curve(run.outbox.folder, moment.curve)
         if moment.pushed:
-            keep_step(run, trainee, fit, moment)
+            keep_step(run, begun, fit, moment)
             if not run.machine.state_every:
                 keep(moment.position)
             yield moment.step
 
 
-def _rows(run: Run) -> tuple[Split | Stream, Split]:
-    from hubmerge.tasks.data import load_split
-    from hubmerge.tasks.stream import load_stream
-
-    spec, validation = run.spec, load_split(run.task, "validation")
-    if spec.stream:
-        return load_stream(run.task, spec.max_examples), validation
-    training = load_split(run.task, "train")
-    if spec.max_examples is not None:
-        training = training.sample(spec.max_examples, spec.seed)
-    return training, validation
-
-
 def _publication(hub: Hub, run: Run, step: int) -> Publication:
     check_repository(hub, run)  # another run may have begun to publish there since
-    return step_publication(run.outbox.step_folder(step), run.manifest(step), run.spec.to)
+    assert run.to is not None
+    return step_publication(run.outbox.step_folder(step), run.manifest(step), run.to)
 
 
 @contextmanager

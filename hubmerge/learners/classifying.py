@@ -54,14 +54,15 @@ class Classifies:
         return len(batch["label"])
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(self._logits(network, batch), batch["label"], reduction="sum")
+        return cross_entropy(self.scores(network, batch), batch["label"], reduction="sum")
 
     def answers(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = self._logits(network, batch)
+        logits = self.scores(network, batch)
         check_numbers(logits)
         return logits.argmax(dim=-1, keepdim=True), batch["label"].unsqueeze(-1)
 
-    def _logits(self, network: nn.Module, batch: Batch) -> Tensor:
+    def scores(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Logits [B, C]."""
         return cast(Tensor, network(*(batch[name] for name in self.inputs)))
 
 

@@ -116,7 +116,13 @@ class LanguageLearner:
             labels = batch["labels"] if self.is_seq2seq else batch["labels"][:, 1:]
             real = labels != _IGNORED
             return said.masked_fill(~real, -1), labels.masked_fill(~real, -1)
-        return likeliest(told.sum(dim=-1), batch["owner"]), batch["answer"].unsqueeze(-1)
+        table = by_prompt(told.sum(dim=-1), batch["owner"])
+        return table.argmax(dim=-1, keepdim=True), batch["answer"].unsqueeze(-1)
+
+    def scores(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Log-probabilities of each prompt's choices [B, C], -inf where it has fewer."""
+        told, _ = self._told(network, batch)
+        return by_prompt(told.sum(dim=-1), batch["owner"])
 
     def _told(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         names = ("input_ids", "attention_mask", "labels", "owner")
@@ -167,11 +173,11 @@ class LanguageLearner:
         return {"input_ids": ids, "attention_mask": mask}
 
 
-def likeliest(scores: Tensor, owner: Tensor) -> Tensor:
-    """For each prompt the place among its own targets of the highest score [N]; [B, 1]."""
+def by_prompt(scores: Tensor, owner: Tensor) -> Tensor:
+    """Scores [N] of targets as a row for each prompt [B, C], -inf where it has fewer targets."""
     counts = torch.bincount(owner)
     first = counts.cumsum(0) - counts
     place = torch.arange(len(owner), device=owner.device) - first[owner]
     table = scores.new_full((len(counts), int(counts.max())), -torch.inf)
     table[owner, place] = scores
-    return table.argmax(dim=-1, keepdim=True)
+    return table

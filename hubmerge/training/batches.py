@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL.Image import Image
@@ -20,8 +20,11 @@ from hubmerge.evaluation import Examples
 from hubmerge.learners.learner import Batch, Learner, without_network
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
+from hubmerge.tasks.deck import Deck
 from hubmerge.tasks.stream import Stream
-from hubmerge.training.order import Order, seed_at
+from hubmerge.training.order import DeckOrder, Order, Place, seed_at
+
+Rows = Split | Deck | Stream
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,18 @@ class Batches:
     def __init__(
         self,
         learner: Learner,
-        rows: Split | Stream,
+        rows: Rows,
         spec: TrainSpec,
         share: Share = Share(),
         workers: int = 0,
     ) -> None:
         self._seed, self._workers, learner = spec.seed, workers, without_network(learner)
-        self._split = _OfSplit(learner, rows, spec, share) if isinstance(rows, Split) else None
-        self._stream = None if isinstance(rows, Split) else _OfStream(learner, rows, spec, share)
+        self._split: _OfSplit | None = None
+        self._stream: _OfStream | None = None
+        if isinstance(rows, Split | Deck):
+            self._split = _OfSplit(learner, rows, spec, share)
+        else:
+            self._stream = _OfStream(learner, rows, spec, share)
 
     def of(self, steps: range) -> Iterator[list[Batch]]:
         """The micro-batches of each of these steps, in their order."""
@@ -91,13 +98,14 @@ def _sound(items: Iterable[list[Batch] | HubmergeError]) -> Iterator[list[Batch]
 class _OfSplit(Dataset[list[Batch] | HubmergeError]):
     """Item n is step n: known by its number, so that any process can make it."""
 
-    def __init__(self, learner: Learner, split: Split, spec: TrainSpec, share: Share) -> None:
-        self._learner, self._split, self._spec, self._share = learner, split, spec, share
+    def __init__(self, learner: Learner, rows: Split | Deck, spec: TrainSpec, share: Share) -> None:
+        self._learner, self._spec, self._share = learner, spec, share
         # What is cropped at random is kept as it is before: at least it is read only once.
         prepare = _decoded if learner.varies else partial(learner.for_training, seed=0)
-        self._kept = Examples(prepare, split)
-        lengths = tuple(map(self._length, range(len(split)))) if spec.bucket else None
-        self._order = Order(len(split), spec.batch, spec.seed, lengths)
+        self._kept = Examples(prepare, cast(Split, rows))  # asked for examples, nothing else
+        lengths = tuple(map(self._length, range(len(rows)))) if spec.bucket else None
+        said = len(rows), spec.batch, spec.seed, lengths
+        self._order = DeckOrder(*said, deck=rows) if isinstance(rows, Deck) else Order(*said)
 
     def __getitem__(self, step: int) -> list[Batch] | HubmergeError:
         micros = self._share.of(self._order.step(step), self._spec.accumulate)
@@ -111,19 +119,19 @@ class _OfSplit(Dataset[list[Batch] | HubmergeError]):
         example = self._kept[row]
         return len(example["input_ids"]) + sum(map(len, example.get("targets", ())))
 
-    def _example(self, place: tuple[int, int]) -> Any:
-        epoch, row = place
+    def _example(self, place: Place) -> Any:
+        kept = self._kept[place[1]]
         if not self._learner.varies:
-            return self._kept[row]
-        seed = seed_at(self._spec.seed, "crop", epoch, row)
-        return self._learner.for_training(self._kept[row], seed)
+            return kept
+        return self._learner.for_training(kept, self._order.crop(place))
 
 
 def _decoded(example: Any) -> Any:
     """The example with its picture decoded, which PIL puts off until somebody looks."""
-    if isinstance(example[0], Image):
-        return example[0].copy(), example[1]
-    return example
+    first, second = example
+    if isinstance(second, tuple):  # of a deck, behind the number of its task
+        return first, _decoded(second)
+    return (first.copy() if isinstance(first, Image) else first), second
 
 
 @dataclass(frozen=True)

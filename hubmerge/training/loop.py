@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from hubmerge.errors import CheckpointError
 from hubmerge.evaluation import Examples, accuracy
+from hubmerge.learners.learner import Learner
 from hubmerge.manifest import Point
 from hubmerge.progress import Progress
-from hubmerge.tasks.data import Split
-from hubmerge.tasks.stream import Stream
-from hubmerge.training.batches import Batches, Share
+from hubmerge.training.batches import Batches, Rows, Share
 from hubmerge.training.fit import EXPLOSIVE, Fit, check_bounded, diverged
 from hubmerge.training.schedule import branch_points, cooldown_length, cooling, rate
 from hubmerge.training.stopping import outlasted, plateau
@@ -26,19 +25,35 @@ Track = Callable[[Mapping[str, float], int], None]
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told of what happens: a progress bar, trackers, and whoever keeps positions."""
+    """Who is told of what happens: a progress bar, trackers, and whoever keeps positions.
+
+    `also` gives further numbers for trackers, asked in every process right after a validation.
+    """
 
     progress: Progress = lambda what, done, total: None
     track: Track = lambda said, step: None
     keep: Callable[[int, Callable[[], Position]], None] = lambda step, position: None
+    also: Callable[[], Mapping[str, float]] = lambda: {}
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A task that is validated on: who answers it, by the network in training, and its rows."""
+
+    learner: Learner
+    examples: Examples
+
+    @property
+    def task(self) -> str:
+        return self.examples.split.task.name
 
 
 @dataclass(frozen=True)
 class Data:
     """What a run is trained on and watched by, and how many processes prepare its batches."""
 
-    training: Split | Stream
-    validation: Examples
+    training: Rows
+    validation: Sequence[Watched]
     workers: int = 0
 
 
@@ -84,14 +99,15 @@ def train(
 ) -> Iterator[Moment]:
     """Train one line from its beginning, or on from a position, annealed as the spec says.
 
-    Yields at step 0, at every pushed step, and every `evaluate_every` steps. (For `independent`,
-    each pushed step is a line of its own.) The same spec, data and machine give the same weights,
-    wherever the line was interrupted. Raises TrainingDiverged and OutOfMemory.
+    Yields at step 0, which may be a pushed one, at every pushed step, and every `evaluate_every`
+    steps. (For `independent`, each pushed step is a line of its own.) The same spec, data and
+    machine give the same weights, wherever the line was interrupted. Raises TrainingDiverged and
+    OutOfMemory.
     """
     line = _Line(fit, data, pushed, watch)
     if start is None:
         line.measure()
-        yield line.moment()
+        yield line.moment(pushed=0 in pushed)
     else:
         line.go_to(start)
     yield from line.branches() if fit.spec.anneal == "branch" else line.along()
@@ -126,7 +142,8 @@ class _Line:
 
     def branches(self) -> Iterator[Moment]:
         """A trunk at constant rate, left before each pushed step for a short cool-down."""
-        for at, steps in branch_points(self.pushed, self.spec.cooldown).items():
+        later = tuple(step for step in self.pushed if step > 0)
+        for at, steps in branch_points(later, self.spec.cooldown).items():
             if at < self.step:
                 continue  # gone on from a later position
             for _ in self.updates(at, self.lr):
@@ -158,19 +175,24 @@ class _Line:
 
     def measure(self) -> None:
         """Add a point to the curve."""
-        said = self.accuracy()
+        said = {watched.task: self.accuracy(watched) for watched in self.data.validation}
+        values = {task: one["value"] for task, one in said.items()}
+        count = sum(int(one["count"]) for one in said.values())
+        mean, tasks = sum(values.values()) / len(values), values if len(values) > 1 else {}
         loss = sum(self.losses) / len(self.losses) if self.losses else None
-        self.curve.append(Point(self.step, loss, said["value"], int(said["count"]), self.rate))
+        self.curve.append(Point(self.step, loss, mean, count, self.rate, tasks))
         self.losses.clear()
-        self.watch.track({"validation_accuracy": said["value"]}, self.step)
+        each = {f"validation_accuracy/{task}": value for task, value in tasks.items()}
+        self.watch.track({"validation_accuracy": mean, **each, **self.watch.also()}, self.step)
 
-    def accuracy(self) -> dict[str, float]:
-        fit, examples = self.fit, self.data.validation
-        batches = examples.batches(fit.learner.collate, self.share.rank, self.share.world)
+    def accuracy(self, watched: Watched) -> dict[str, float]:
+        """Value in [0, 1] and count of one task."""
+        fit, learner, examples = self.fit, watched.learner, watched.examples
+        batches = examples.batches(learner.collate, self.share.rank, self.share.world)
         metric = examples.split.task.spec.metric
         try:
             return accuracy(
-                fit.learner, fit.network, batches, metric, fit.accelerator.device, self.gathered
+                learner, fit.network, batches, metric, fit.accelerator.device, self.gathered
             )
         except CheckpointError as error:
             if self.step == 0:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
+
+from hubmerge.tasks.deck import Deck
 
 Place = tuple[int, int]  # epoch, row
 _WINDOW = 50  # batches that are sorted by length together
@@ -41,17 +43,47 @@ class Order:
         while position < end:
             epoch, offset = divmod(position, self.rows)
             chosen = _permuted(self, epoch)[offset : offset + end - position]
-            places += [(epoch, row) for row in chosen]
+            places += [self.place(epoch, row) for row in chosen]
             position += len(chosen)
         return places
+
+    def place(self, epoch: int, row: int) -> Place:
+        """Which row it is, and how many times that was trained on before."""
+        return epoch, row
+
+    def crop(self, place: Place) -> int:
+        """The seed of what is random in a row when it is trained on at this place."""
+        return seed_at(self.seed, "crop", *place)
+
+
+@dataclass(frozen=True, eq=False)
+class DeckOrder(Order):
+    """Every epoch the cards of a deck, permuted; the epochs of a place are those of its task.
+
+    Each task goes through its own rows by itself, permuted anew each time by seed and task id, and
+    an epoch's cards of it are its next rows: so all its rows come equally often.
+    """
+
+    deck: Deck = field(kw_only=True)
+
+    def place(self, epoch: int, row: int) -> Place:
+        return _dealt(self, epoch)[row]
+
+    def crop(self, place: Place) -> int:
+        epoch, (task, row) = place[0], self.deck.whose(place[1])
+        return seed_at(self.seed, "crop", self.deck.splits[task].task.id, epoch, row)
 
 
 @lru_cache(maxsize=4)
 def _permuted(order: Order, epoch: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed_at(order.seed, "order", epoch))
     rows: list[int] = torch.randperm(order.rows, generator=generator).tolist()
-    if order.lengths is None:
+    if (lengths := order.lengths) is None:
         return rows
+
+    def length(row: int) -> int:
+        return lengths[order.place(epoch, row)[1]]
+
     # What completes the step that the last epoch left open stays in front, what fills no step of
     # its own stays behind: every other step is one batch of like lengths.
     lead = min(-epoch * order.rows % order.batch, order.rows)
@@ -59,10 +91,22 @@ def _permuted(order: Order, epoch: int) -> list[int]:
     batches = [
         batch
         for window in _cut(rows[lead:end], order.batch * _WINDOW)
-        for batch in _cut(sorted(window, key=order.lengths.__getitem__), order.batch)
+        for batch in _cut(sorted(window, key=length), order.batch)
     ]
     mixed = torch.randperm(len(batches), generator=generator).tolist()
     return [*rows[:lead], *(row for number in mixed for row in batches[number]), *rows[end:]]
+
+
+@lru_cache(maxsize=2)
+def _dealt(order: DeckOrder, epoch: int) -> list[Place]:
+    """What each card of an epoch stands for, before they are permuted."""
+    places: list[Place] = []
+    tasks = zip(order.deck.splits, order.deck.cards, order.deck.starts, strict=True)
+    # By their ids, so that it is the same in whatever order the tasks were given.
+    for split, cards, start in sorted(tasks, key=lambda task: task[0].task.id):
+        own = Order(len(split), cards, seed_at(order.seed, "task", split.task.id))
+        places += [(turn, start + row) for turn, row in own.step(epoch + 1)]
+    return places
 
 
 def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+import hubmerge.flows.expert
 import hubmerge.flows.run
 import hubmerge.flows.train
 import hubmerge.flows.trainee

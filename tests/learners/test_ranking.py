@@ -18,7 +18,7 @@ from transformers import T5ForConditionalGeneration as T5
 
 from hubmerge.errors import CheckpointError, DataError
 from hubmerge.learners.learner import Batch
-from hubmerge.learners.ranking import LanguageLearner, Reader, likeliest
+from hubmerge.learners.ranking import LanguageLearner, Reader, by_prompt
 from hubmerge.tasks.data import Paired, Ranked
 from tests.learners.worlds import batch_of, counting, opened, scores
 
@@ -163,7 +163,8 @@ def test_the_mean_loss_is_transformers_own(
 
 def ranked(*each: list[float]) -> list[int]:
     owner = [number for number, one in enumerate(each) for _ in one]
-    found = likeliest(torch.tensor(list(itertools.chain(*each))), torch.tensor(owner))
+    table = by_prompt(torch.tensor(list(itertools.chain(*each))), torch.tensor(owner))
+    found = table.argmax(dim=-1, keepdim=True)
     assert found.shape == (len(each), 1)
     return found.flatten().tolist()
 

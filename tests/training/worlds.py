@@ -19,7 +19,7 @@ from hubmerge.models.opening import open_model
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.loop import Data, Moment, Position, Watch, train
+from hubmerge.training.loop import Data, Moment, Position, Watch, Watched, train
 from hubmerge.training.schedule import push_steps
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
@@ -52,7 +52,8 @@ def running(
     watch: Watch | None = None,
     workers: int = 0,
 ) -> Iterator[Moment]:
-    data = Data(training, Examples(trained.learner.for_evaluation, validation), workers)
+    watched = Watched(trained.learner, Examples(trained.learner.for_evaluation, validation))
+    data = Data(training, (watched,), workers)
     pushed = push_steps(trained.spec.push_every, trained.spec.steps)
     return train(trained, data, pushed, watch or Watch(), start)
 
