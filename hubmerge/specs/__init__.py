@@ -1,5 +1,6 @@
-"""What users write: tasks and training runs."""
+"""What users write: tasks, training runs and mixtures."""
 
+from hubmerge.specs.moe import MoeSpec
 from hubmerge.specs.reading import Spec, read_yaml, validated
 from hubmerge.specs.task import Carve, DataSpec, Head, Kind, SplitsSpec, TaskSpec
 from hubmerge.specs.train import Anneal, TrainSpec, Tune
@@ -10,6 +11,7 @@ __all__ = [
     "DataSpec",
     "Head",
     "Kind",
+    "MoeSpec",
     "Spec",
     "SplitsSpec",
     "TaskSpec",

@@ -1,0 +1,65 @@
+"""Extracted adapters through peft: merge_and_unload gives the base and the best of its rank."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.extraction import extract, write_adapter
+from hubmerge.weights.task_vector import TaskVector
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+
+from tests.compat.test_lora_peft import clip, gpt2, open_clip  # noqa: E402
+
+TRUE_RANK = 2
+MATRICES = {
+    clip: ("q_proj.weight", "out_proj.weight", "fc1.weight", "fc2.weight"),
+    open_clip: ("in_proj_weight", "out_proj.weight", "c_fc.weight", "c_proj.weight"),
+    gpt2: ("c_attn.weight", "c_proj.weight", "c_fc.weight"),
+}
+
+
+def best(change: Any, rank: int) -> Any:
+    u, s, v = np.linalg.svd(change.double().numpy(), full_matrices=False)
+    return torch.from_numpy((u[:, :rank] * s[:rank]) @ v[:rank]).float()
+
+
+@pytest.mark.parametrize("rank", [1, TRUE_RANK, 3])
+@pytest.mark.parametrize("make", list(MATRICES), ids=lambda make: make.__name__)
+def test_peft_gives_the_base_and_the_change(
+    make: Callable[[], Any], rank: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = make()
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    names = [name for name in before if name.endswith(MATRICES[make])]
+    changes = {}
+    for name in names:
+        outputs, inputs = before[name].shape
+        changes[name] = torch.randn(outputs, TRUE_RANK) @ torch.randn(TRUE_RANK, inputs) / 10
+    after = {name: one + changes.get(name, 0) for name, one in before.items()}
+    folders = []
+    for folder, state in (("base", before), ("expert", after)):
+        (tmp_path / folder).mkdir()
+        plain = {name: one.clone().contiguous() for name, one in state.items()}
+        save_file(plain, tmp_path / folder / "model.safetensors")
+        folders.append(open_checkpoint(tmp_path / folder))
+    found = extract(TaskVector(*folders), names, rank, inputs_first=make is gpt2)
+    write_adapter(tmp_path / "adapter", found, "o/base", "a" * 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
+        merged = loaded.merge_and_unload().state_dict()
+    for name, one in before.items():
+        change = best(after[name] - one, rank) if name in changes else torch.zeros(())
+        assert torch.allclose(merged[name], one + change, atol=1e-5), name
+    assert (found.kept > 0.999999) == (rank >= TRUE_RANK)
