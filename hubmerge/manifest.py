@@ -18,6 +18,8 @@ NAME = "hubmerge.json"
 FORMAT = 1
 _BYTES = 5_000_000
 Count = Annotated[int, Field(ge=0, le=10**12)]
+Accuracy = Annotated[float, Field(ge=0, le=1)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Point:
     """One point of a training curve.
 
     `loss` is the mean since the last point, `accuracy` and `count` are of the validation split, and
-    `lr` is the learning rate of the update that led here, 0 before the first.
+    `lr` is the learning rate of the update that led here, 0 before the first. Where several tasks
+    are trained together `tasks` maps each by its name to its own accuracy, `accuracy` is the mean
+    of these, and `count` the examples of all.
     """
 
     step: Count
@@ -33,6 +37,12 @@ class Point:
     accuracy: float
     count: Count
     lr: float
+    tasks: Mapping[Label, Accuracy] = field(default_factory=dict)
+
+    def said(self) -> dict[str, Any]:
+        """What JSON has of it; one task goes without `tasks`."""
+        said = dataclasses.asdict(self)
+        return said if self.tasks else {name: said[name] for name in said if name != "tasks"}
 
 
 @dataclass(frozen=True)
@@ -86,13 +96,13 @@ class Manifest:
     """How a checkpoint came to be.
 
     `task` is the id of an expert's task, its name and the digest of its definition as name@digest.
-    `files` maps each of its files to its SHA-256, except this one and the card, which is told anew
-    whenever there are new scores. `lock` is the SHA-256 of the lock beside it, for a merge made
-    from one. `licence` is the one that whoever merged stated, None where it follows from the
-    sources'.
+    `files` maps each of its files, by its path in the folder, to its SHA-256, except this one and
+    the card, which is told anew whenever there are new scores. `lock` is the SHA-256 of the lock
+    beside it, for a merge made from one. `licence` is the one that whoever merged stated, None
+    where it follows from the sources'.
     """
 
-    kind: Literal["expert", "merge"]
+    kind: Literal["expert", "merge", "moe"]
     base: Source
     experts: tuple[Source, ...] = ()
     method: str | None = None
@@ -113,8 +123,16 @@ class Manifest:
     format: int = FORMAT
 
     @property
+    def noun(self) -> str:
+        """What people call its kind: an expert, a merge or a mixture."""
+        return "mixture" if self.kind == "moe" else self.kind
+
+    @property
     def recipe(self) -> str:
-        """The identity of a merge before it is made: 64 hex digits over what decides its bytes."""
+        """The identity of a merge before it is made: 64 hex digits over what decides its bytes.
+
+        Of a mixture, which is trained: over what it starts from.
+        """
         return recipe_id(self.base, self.experts, self.method or "", self.params)
 
     @property
@@ -134,6 +152,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Canonical JSON: the same manifest is the same bytes."""
         said = dataclasses.asdict(self)
+        said["validation"] = [point.said() for point in self.validation]
         return (json.dumps(said, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hubmerge.errors import IntegrityError
-from hubmerge.manifest import Manifest, Source, last_recipe, parse_manifest
+from hubmerge.manifest import Manifest, Point, Source, last_recipe, parse_manifest
 
 BASE = Source("o/base@" + "b" * 40, "b" * 40, "d" * 64)
 
@@ -27,6 +27,18 @@ def test_a_manifest_is_read_as_it_was_written() -> None:
     manifest = merge(expert("a", 64), expert("b", 128)).with_files({"w.safetensors": "f" * 64})
     assert parse_manifest(manifest.to_bytes(), "here") == manifest
     assert parse_manifest(manifest.to_bytes(), "here").to_bytes() == manifest.to_bytes()
+
+
+def test_a_mixture_has_a_manifest_as_well() -> None:
+    said = {"kind": "moe", "method": "moe", "params": {"top_k": 2}, "step": 64, "run": "r"}
+    early = merge(expert("a", 64), expert("b", 128), **said)
+    last = merge(expert("a", 512), expert("b", 512), **said)
+    assert parse_manifest(early.to_bytes(), "here") == early
+    assert (early.noun, merge().noun) == ("mixture", "merge")
+    assert last_recipe(early) == last.recipe
+    assert early.recipe != merge(*early.experts, method="moe", params={"top_k": 1}).recipe
+    files = {"router.safetensors": "e" * 64, "experts/a/adapter_model.safetensors": "f" * 64}
+    assert list(early.with_files(files).files) == sorted(files)
 
 
 def test_a_recipe_does_not_hang_on_the_order_of_experts() -> None:
@@ -88,3 +100,31 @@ def test_keys_of_a_later_minor_version_are_passed_over() -> None:
     said = json.loads(merge(expert("a", 64)).to_bytes())
     said["note"] = "new"
     assert parse_manifest(json.dumps(said).encode(), "here") == merge(expert("a", 64))
+
+
+def validated(*points: Point) -> Manifest:
+    return Manifest(kind="moe", base=BASE, validation=points)
+
+
+def test_a_curve_of_one_task_is_told_as_it_always_was() -> None:
+    (said,) = json.loads(validated(Point(8, 1.25, 0.5, 400, 1e-5)).to_bytes())["validation"]
+    assert said == {"step": 8, "loss": 1.25, "accuracy": 0.5, "count": 400, "lr": 1e-5}
+
+
+def test_a_curve_of_several_tasks_tells_each() -> None:
+    manifest = validated(Point(8, 1.25, 0.5, 400, 1e-5, {"cars": 0.25, "mini-mnist": 0.75}))
+    (said,) = json.loads(manifest.to_bytes())["validation"]
+    assert said["tasks"] == {"cars": 0.25, "mini-mnist": 0.75}
+    assert parse_manifest(manifest.to_bytes(), "here") == manifest
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    ['{"cars": 1.5}', '{"cars": -0.1}', '{"cars": NaN}', '{"cars": "0.5"}', '{"a,b": 0.5}',
+     '{"a\\n": 0.5}', '{"": 0.5}', '[0.5]', 'null'],
+)  # fmt: skip
+def test_tasks_of_a_point_are_names_and_shares(tasks: str) -> None:
+    point = validated(Point(8, 1.25, 0.5, 400, 1e-5, {"cars": 0.25})).to_bytes().decode()
+    start, end = point.index('"tasks": {'), point.index("}", point.index('"tasks": {'))
+    with pytest.raises(IntegrityError, match=r"validation\.0\.tasks"):
+        parse_manifest(f'{point[:start]}"tasks": {tasks}{point[end + 1 :]}'.encode(), "here")

@@ -1,4 +1,4 @@
-"""From experts to their base, as their manifests or adapter configurations name it."""
+"""From experts to their base, as their manifests or their own configurations name it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hubmerge.errors import IntegrityError, UsageError
-from hubmerge.flows.sources import Opened, Pinned, adapter_config, open_ref
+from hubmerge.flows.sources import Opened, Pinned, adapter_config, mixture_config, open_ref
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import resolve
 from hubmerge.manifest import Source
@@ -31,7 +31,7 @@ class Claim:
 
 
 def common_base(hub: Hub, pinned: Sequence[Pinned]) -> ModelRef:
-    """The base of all experts: a manifest names it for good, an adapter's own config without one.
+    """The base of all experts: a manifest names it for good, their own config without one.
 
     No weights are fetched. Raises UsageError where an expert is silent, IntegrityError where two
     disagree.
@@ -56,7 +56,7 @@ def common_base(hub: Hub, pinned: Sequence[Pinned]) -> ModelRef:
 def base_of(hub: Hub, model: Opened) -> Opened | None:
     """The base of one model; None for whole weights that name none.
 
-    Raises UsageError for an adapter that names none, as it is nothing without one, and
+    Raises UsageError for an adapter or a mixture that names none, as it is nothing without, and
     IntegrityError where other weights lie there now.
     """
     if model.manifest is None and model.checkpoint.kind == "full":
@@ -103,9 +103,8 @@ def _disagree(said: Iterable[tuple[str, str]]) -> None:
 
 
 def _claim(hub: Hub, pinned: Pinned) -> Claim | None:
-    """What an adapter_config.json names; None where there is none, or it is silent."""
-    data, label = adapter_config(hub, pinned), pinned.revision.label
-    name, revision = named_base(data, f"adapter_config.json of {label}") if data else (None, None)
+    """What its own configuration names; None where there is none, or it is silent."""
+    label, (name, revision) = pinned.revision.label, _named(hub, pinned)
     if name is None:
         return None
     try:
@@ -119,6 +118,15 @@ def _claim(hub: Hub, pinned: Pinned) -> Claim | None:
             f"{label} names its base as {shown(name)!r}, which is no repository to be had.",
             "Name it with --base owner/name.",
         ) from error
+
+
+def _named(hub: Hub, pinned: Pinned) -> tuple[str | None, str | None]:
+    """The base and its revision as an adapter's or a mixture's configuration says them."""
+    data = adapter_config(hub, pinned)
+    if data is not None:
+        return named_base(data, f"adapter_config.json of {pinned.revision.label}")
+    mixture = mixture_config(hub, pinned)
+    return (mixture.base_model, mixture.base_revision) if mixture else (None, None)
 
 
 def _on_hub(name: str, revision: str | None) -> ModelRef:

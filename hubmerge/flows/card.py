@@ -19,7 +19,8 @@ from hubmerge.flows.publication import (
     lock_beside,
     vouched_lock,
 )
-from hubmerge.flows.sources import CARD, Pinned, check_sealed, pin, pin_revision
+from hubmerge.flows.sealed import check_sealed
+from hubmerge.flows.sources import CARD, Pinned, pin, pin_revision
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.hub.merges import merges_of
@@ -29,6 +30,8 @@ from hubmerge.lock import NAME as LOCK
 from hubmerge.lock import Lock
 from hubmerge.manifest import NAME, Manifest
 from hubmerge.refs import ModelRef, Revision
+from hubmerge.routing import NAME as ROUTING
+from hubmerge.routing import Routing, parse_routing, routing_beside
 from hubmerge.scores import ScoreLog
 
 
@@ -65,10 +68,12 @@ def card(
         )
     manifest = pinned.manifest
     told = CardInput(manifest, log.read(), split, lock=_lock(hub, pinned, manifest))
+    if manifest.kind == "moe":
+        told = dataclasses.replace(told, routing=_routing(hub, pinned))
+    if ref.repo_id and manifest.kind != "merge":
+        told = dataclasses.replace(told, steps=_steps(hub, ref.repo_id))
     if ref.repo_id and manifest.kind == "expert":
-        told = dataclasses.replace(
-            told, steps=_steps(hub, ref.repo_id), used_by=merges_of(hub, ref.repo_id)
-        )
+        told = dataclasses.replace(told, used_by=merges_of(hub, ref.repo_id))
     before, results = _before(hub, pinned, CARD), ""
     if with_results or _before(hub, pinned, EVAL_RESULTS):
         results = _results(told, with_results, written=ref.is_local or push is not None)
@@ -97,7 +102,7 @@ def _pushed(hub: Hub, pinned: Pinned, manifest: Manifest, made: Card, push: Mode
 
 def _write(folder: Path, manifest: Manifest, made: Card) -> None:
     """The card and what it shows, then the results."""
-    if manifest.kind == "merge":
+    if manifest.kind != "expert":
         add_figures(folder, manifest)
     write_whole(folder / CARD, made.text.encode(), mode=0o644)
     if made.results:
@@ -129,8 +134,17 @@ def _lock(hub: Hub, pinned: Pinned, manifest: Manifest) -> Lock | None:
     return vouched_lock(manifest, read_file(hub, pinned.revision, LOCK), where)
 
 
+def _routing(hub: Hub, pinned: Pinned) -> Routing | None:
+    """What was measured of a mixture, None where nothing was."""
+    path = pinned.revision.ref.path
+    if path is not None:
+        return routing_beside(path)
+    data = read_file(hub, pinned.revision, ROUTING)
+    return None if data is None else parse_routing(data, f"{ROUTING} of {pinned.revision.label}")
+
+
 def _steps(hub: Hub, repo_id: str) -> tuple[StepTag, ...]:
-    """The steps of an expert's repository, each with what its own manifest says of it."""
+    """The steps of a repository, each with what its own manifest says of it."""
     return tuple(_step(pin_revision(hub, step), step) for step in list_steps(hub, repo_id))
 
 

@@ -112,7 +112,9 @@ def _problems(pinned: Sequence[Pinned], repo: str, to: str) -> Iterator[str]:
         yield f"{to} cannot hold a step both whole and as a delta."
     for one in pinned:
         label, manifest = one.revision.label, one.manifest
-        if manifest is None or manifest.kind != "expert" or not manifest.validation:
+        if manifest and manifest.kind == "moe":
+            yield f"{label} is a mixture, whose experts are small adapters already."
+        elif manifest is None or manifest.kind != "expert" or not manifest.validation:
             yield f"{label} has no manifest of `hubmerge train`, which names its base."
         elif manifest.layout == "peft":
             yield f"{label} is an adapter, which is small already."

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from hubmerge.errors import IntegrityError, raise_together
+from hubmerge.errors import IntegrityError, UsageError, either, raise_together
 from hubmerge.flows.sources import Opened, Pinned
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import Method
+from hubmerge.refs import ModelRef
+from hubmerge.weights.header import shown
+from hubmerge.weights.moe_config import EXPERTS
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,30 @@ class Inputs:
     sources: tuple[Source, ...]
     lock: bytes | None = None
     notes: tuple[str, ...] = ()
+
+
+def check_experts(pinned: Sequence[Pinned]) -> None:
+    """Raise UsageError for every mixture among what shall be merged: its experts could be."""
+    problems = [
+        f"{one.revision.label} is a mixture and no expert: name {either(_experts_in(one))}."
+        for one in pinned
+        if one.manifest and one.manifest.kind == "moe"
+    ]
+    raise_together(UsageError, problems, "The experts in a mixture are plain adapters.")
+
+
+def _experts_in(mixture: Pinned) -> list[str]:
+    """What to type for each expert of a mixture."""
+    ref, files = mixture.revision.ref, mixture.manifest.files if mixture.manifest else ()
+    paths = [name.split("/") for name in files if name.startswith(f"{EXPERTS}/")]
+    inside = sorted({f"{EXPERTS}/{path[1]}" for path in paths}) or [f"{EXPERTS}/NAME"]
+    return [shown(str(_below(ref, folder))) for folder in inside]
+
+
+def _below(ref: ModelRef, folder: str) -> ModelRef:
+    if ref.path is not None:
+        return dataclasses.replace(ref, path=ref.path / folder)
+    return dataclasses.replace(ref, subfolder="/".join(filter(None, (ref.subfolder, folder))))
 
 
 def check_bases(pinned: Sequence[Pinned | Opened], base: Opened) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hubmerge.errors import UsageError, raise_together
 from hubmerge.flows.bases import common_base
-from hubmerge.flows.inputs import Inputs, check_bases
+from hubmerge.flows.inputs import Inputs, check_bases, check_experts
 from hubmerge.flows.sources import open_pinned, pin, source_of
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
@@ -33,11 +33,12 @@ def open_named(
     shares, settings = _shares(settings, len(experts))
     params = parse_params(method, settings)
     pinned = [pin(hub, ref) for ref in experts]
+    check_experts(pinned)
     found = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
     check_bases(pinned, found)
     opened = [open_pinned(hub, one) for one in pinned]
     sources = tuple(
-        dataclasses.replace(source_of(one, last=_last_step(hub, one.revision)), **share)
+        dataclasses.replace(source_of(one, last=last_step(hub, one.revision)), **share)
         for one, share in zip(opened, shares, strict=True)
     )
     notes = [f"{one.revision.label}: {one.revision.note}." for one in opened if one.revision.note]
@@ -67,7 +68,8 @@ def _shares(settings: Mapping[str, str], count: int) -> tuple[list[dict[str, Any
     return [dict(zip(columns, row, strict=True)) for row in rows], settings
 
 
-def _last_step(hub: Hub, revision: Revision) -> Revision | None:
+def last_step(hub: Hub, revision: Revision) -> Revision | None:
+    """The last step of a revision's repository; None for a folder, or without steps."""
     if revision.ref.repo_id is None:
         return None
     steps = list_steps(hub, revision.ref.repo_id)

@@ -10,7 +10,7 @@ from functools import cache
 from hubmerge.errors import DataError, UsageError
 from hubmerge.flows.bases import common_base
 from hubmerge.flows.evaluate import own_tasks
-from hubmerge.flows.inputs import check_bases
+from hubmerge.flows.inputs import check_bases, check_experts
 from hubmerge.flows.sources import (
     Opened,
     Pinned,
@@ -59,6 +59,7 @@ def gather(
         progress(f"steps of {ref}", done, len(refs))
         found[ref] = _pinned(hub, ref, progress)
     everyone = [one for its in found.values() for one in its]
+    check_experts(everyone)
     opened_base = open_pinned(hub, pin(hub, base or common_base(hub, everyone)))
     check_bases(everyone, opened_base)
     by_task: dict[str, list[Candidate]] = {}

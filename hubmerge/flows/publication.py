@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hubmerge.cards import selection
+from hubmerge.cards import routing, selection
 from hubmerge.cards.card import CardInput, render_card
 from hubmerge.cards.curve import CSV, PICTURE, curve_csv
 from hubmerge.cards.figures import heat_map_picture, selection_picture, training_picture
+from hubmerge.cards.routing_map import routing_picture
 from hubmerge.durable import hash_file, write_whole
 from hubmerge.errors import IntegrityError, NotOnHub
+from hubmerge.flows.sealed import files_in
 from hubmerge.flows.sources import CARD as CARD
 from hubmerge.flows.sources import pin
 from hubmerge.hub.client import Hub
@@ -20,8 +22,12 @@ from hubmerge.hub.fetch import list_files
 from hubmerge.hub.publish import Publication, manifest_digest
 from hubmerge.lock import NAME as LOCK
 from hubmerge.lock import Lock, parse_lock, read_lock
-from hubmerge.manifest import NAME, Manifest
+from hubmerge.manifest import NAME, Manifest, Point
 from hubmerge.refs import ModelRef, step_tag
+from hubmerge.routing import NAME as ROUTING
+from hubmerge.routing import Routing, routing_beside
+
+Figures = Mapping[str, Callable[[], bytes]]  # file name -> what draws it
 
 _OF_ANY_REPOSITORY = {".gitattributes", CARD, "LICENSE"}
 
@@ -30,14 +36,16 @@ def seal(folder: Path, manifest: Manifest, lock: bytes | None = None) -> None:
     """Add manifest and card to a folder that holds all its other files, for which it vouches.
 
     The lock that a merge was made from goes beside them: the model is the same however it was
-    chosen, and so is its digest.
+    chosen, and so is its digest. Nor does the digest hang on what was measured of a mixture.
     """
-    files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
-    whole = manifest.with_files(files)
+    files, seen = files_in(folder), _seen(folder, manifest)
+    if seen is not None:
+        del files[ROUTING]
+    whole = manifest.with_files({name: hash_file(path) for name, path in files.items()})
     (folder / NAME).write_bytes(whole.to_bytes())
     if lock is not None:
         (folder / LOCK).write_bytes(lock)
-    card = render_card(CardInput(whole, (), lock=lock_beside(folder, whole)))
+    card = render_card(CardInput(whole, (), lock=lock_beside(folder, whole), routing=seen))
     (folder / CARD).write_text(card, encoding="utf-8")
     if lock is not None:
         add_figures(folder, whole)
@@ -64,24 +72,50 @@ def vouched_lock(manifest: Manifest, data: bytes | None, where: str) -> Lock | N
 def add_figures(folder: Path, manifest: Manifest) -> None:
     """Write what a card shows, pictures and CSV, where its card expects it and it is not.
 
-    An expert's curve is told from its manifest, a merge's selection from its lock. The manifest
-    vouches for neither: what a model is must not hang on a drawing.
+    The curve of an expert or a mixture is told from its manifest, a selection from the lock, and
+    where a mixture's tokens went from its routing. The manifest vouches for none of these: what a
+    model is must not hang on a drawing.
     """
     for name, draw in _figures(folder, manifest).items():
         if not (folder / name).is_file():
             write_whole(folder / name, draw(), mode=0o644)
 
 
-def _figures(folder: Path, manifest: Manifest) -> dict[str, Callable[[], bytes]]:
-    points, lock = manifest.validation, lock_beside(folder, manifest)
-    if points:
-        return {CSV: lambda: curve_csv(points).encode(), PICTURE: lambda: training_picture(points)}
+def _figures(folder: Path, manifest: Manifest) -> Figures:
+    return {
+        **_curve(manifest.validation),
+        **_choice(lock_beside(folder, manifest)),
+        **_routes(_seen(folder, manifest), [one.task for one in manifest.experts]),
+    }
+
+
+def _seen(folder: Path, manifest: Manifest) -> Routing | None:
+    """Where a mixture's tokens went, None where that was not measured."""
+    return routing_beside(folder) if manifest.kind == "moe" else None
+
+
+def _curve(points: tuple[Point, ...]) -> Figures:
+    if not points:
+        return {}
+    return {CSV: lambda: curve_csv(points).encode(), PICTURE: lambda: training_picture(points)}
+
+
+def _choice(lock: Lock | None) -> Figures:
     if lock is None:
         return {}
     return {
         selection.CSV: lambda: selection.selection_csv(lock).encode(),
         selection.CURVES: lambda: selection_picture(lock),
         selection.HEAT_MAP: lambda: heat_map_picture(lock),
+    }
+
+
+def _routes(seen: Routing | None, trained_for: Sequence[str | None]) -> Figures:
+    if seen is None:
+        return {}
+    return {
+        routing.CSV: lambda: routing.routing_csv(seen).encode(),
+        routing.PICTURE: lambda: routing_picture(seen, trained_for),
     }
 
 
@@ -96,7 +130,7 @@ def check_room(hub: Hub, repo_id: str, kind: str) -> None:
     except NotOnHub:
         return
     if held and (pinned.manifest is None or pinned.manifest.kind != kind):
-        whose = pinned.manifest.kind if pinned.manifest else "other"
+        whose = pinned.manifest.noun if pinned.manifest else "other"
         raise IntegrityError(
             f"{repo_id} holds {whose} files on main ({min(held)} ...), which would be replaced.",
             "Choose another repository.",
@@ -109,17 +143,17 @@ def step_publication(folder: Path, manifest: Manifest, to: str) -> Publication:
     It is drawn now, as training should not wait for it.
     """
     add_figures(folder, manifest)
-    digest, last = manifest_digest((folder / NAME).read_bytes()), manifest.validation[-1]
+    digest = manifest_digest((folder / NAME).read_bytes())
     message = {
         "step": manifest.step,
         "anneal": manifest.training.get("anneal"),
-        "validation": last.accuracy,
+        "validation": manifest.validation[-1].accuracy if manifest.validation else None,
         "manifest": digest,
     }
     return Publication(
         repo_id=to,
         folder=folder,
-        title=f"Step {manifest.step} of {manifest.task_name}",
+        title=_mixed(manifest) or f"Step {manifest.step} of {manifest.task_name}",
         trailer={"run": str(manifest.run), "step": str(manifest.step), "manifest": digest},
         tag=step_tag(manifest.step or 0),
         tag_message=json.dumps(message, sort_keys=True),
@@ -133,7 +167,7 @@ def folder_publication(folder: Path, manifest: Manifest, to: ModelRef) -> Public
     to load a model, and an older hubmerge drew none.
     """
     add_figures(folder, manifest)
-    merge = manifest.kind == "merge"
+    merge, title = manifest.kind == "merge", _mixed(manifest) or f"Step {manifest.step}"
     made = {"recipe": manifest.recipe} if merge else {"run": str(manifest.run)}
     seals = {
         "manifest": manifest_digest((folder / NAME).read_bytes()),
@@ -142,7 +176,14 @@ def folder_publication(folder: Path, manifest: Manifest, to: ModelRef) -> Public
     return Publication(
         repo_id=str(to.repo_id),
         folder=folder,
-        title=f"Merge by {manifest.method}" if merge else f"Step {manifest.step}",
+        title=f"Merge by {manifest.method}" if merge else title,
         trailer=made | seals,
         tag=to.revision,
     )
+
+
+def _mixed(manifest: Manifest) -> str | None:
+    """The title of a mixture's step, None for any other kind."""
+    if manifest.kind != "moe":
+        return None
+    return f"Mixture of {len(manifest.experts)} experts at step {manifest.step or 0}"

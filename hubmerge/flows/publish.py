@@ -8,24 +8,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubmergeError, NotOnHub, UsageError, raise_together
 from hubmerge.flows.publication import CARD, check_room, seal, step_publication
-from hubmerge.flows.sources import (
-    Opened,
-    check_sealed,
-    open_ref,
-    read_local_manifest,
-    source_of,
-    versions,
-)
+from hubmerge.flows.sealed import check_sealed, files_in
+from hubmerge.flows.sources import Opened, open_ref, read_local_manifest, source_of, versions
 from hubmerge.hub.client import Hub
 from hubmerge.hub.contents import STATE, STATE_BYTES, step_in_state
-from hubmerge.hub.fetch import ALLOWED, list_files, same_bytes
+from hubmerge.hub.fetch import list_files, same_bytes, wanted
 from hubmerge.hub.names import list_refs
 from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.manifest import Manifest, files_digest
@@ -49,10 +42,10 @@ class Saved:
     manifest: Manifest | None
 
     @property
-    def files(self) -> list[Path]:
-        """What of a folder is published: weights, configurations and words, no pickles."""
-        paths = sorted(path for path in self.folder.iterdir() if path.is_file())
-        return [path for path in paths if any(fnmatch(path.name, name) for name in ALLOWED)]
+    def files(self) -> dict[str, Path]:
+        """What of a folder is published, by its path: what would be fetched, so no pickles."""
+        files = {name: path for name, path in files_in(self.folder).items() if path.is_file()}
+        return {name: files[name] for name in wanted(files)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ def prepare(hub: Hub, folder: Path, to: str, base: ModelRef | None, task: Task |
             "A manifest needs both --base and --task.", "Give both, or neither to publish without."
         )
     steps = _found(folder)
-    manifest = None
+    kind, manifest = _kind(steps), None
     if base is not None and task is not None:
         opened = open_ref(hub, base)
         _check_fit(opened, steps)
@@ -90,7 +83,7 @@ def prepare(hub: Hub, folder: Path, to: str, base: ModelRef | None, task: Task |
             versions=versions(),
         )
     if not _is_begun(hub, to, steps):
-        check_room(hub, to, "expert")
+        check_room(hub, to, kind)
     return Prepared(to, steps, manifest)
 
 
@@ -143,6 +136,17 @@ def _saved(folder: Path) -> Saved:
     return Saved(folder, step, open_checkpoint(folder), manifest)
 
 
+def _kind(steps: Sequence[Saved]) -> str:
+    """The kind that a repository of these steps has: of experts or of mixtures."""
+    kinds = {"moe" if one.checkpoint.kind == "moe" else "expert" for one in steps}
+    if len(kinds) > 1:
+        raise CheckpointError(
+            f"{steps[0].folder.parent} holds experts and mixtures.",
+            "Publish them from two folders, in two repositories.",
+        )
+    return kinds.pop()
+
+
 def _state_of(folder: Path) -> int | None:
     state = folder / STATE
     if not state.is_file():
@@ -174,8 +178,8 @@ def _is_begun(hub: Hub, to: str, steps: Sequence[Saved]) -> bool:
     listed = list_files(hub, Revision(ModelRef(to), head)) if head else {}
     return any(
         all(
-            path.name in listed and same_bytes(path, listed[path.name])
-            for path in one.checkpoint.weight_files()
+            name in listed and same_bytes(one.folder / name, listed[name])
+            for name in one.checkpoint.weight_names()
         )
         for one in steps
     )
@@ -186,12 +190,13 @@ def _staged(saved: Saved, beside: Path) -> Iterator[Path]:
     """The files to publish in a folder of their own; linked, not copied, where that can be."""
     with TemporaryDirectory(dir=beside) as name:
         folder = Path(name)
-        for path in saved.files:
-            source = path.resolve()
+        for name, path in saved.files.items():
+            source, target = path.resolve(), folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(source, folder / path.name)
+                os.link(source, target)
             except OSError:
-                shutil.copyfile(source, folder / path.name)
+                shutil.copyfile(source, target)
         yield folder
 
 
@@ -203,7 +208,7 @@ def _publication(saved: Saved, folder: Path, prepared: Prepared) -> Publication:
         manifest = read_local_manifest(folder)
     if manifest is not None and manifest.validation:
         return step_publication(folder, manifest, prepared.to)
-    digest = files_digest({path.name: hash_file(path) for path in folder.iterdir()})
+    digest = files_digest({name: hash_file(path) for name, path in files_in(folder).items()})
     of_task = f" of {manifest.task_name}" if manifest and manifest.task_name else ""
     return Publication(
         repo_id=prepared.to,

@@ -1,9 +1,10 @@
-"""hubmerge report: accuracy per step of experts and of merges, from manifests and the score log."""
+"""hubmerge report: accuracy per step of experts, and of what was made of them, from the log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hubmerge.errors import DataError
 from hubmerge.flows.sources import Pinned, every_step, pin, pin_revision
@@ -33,15 +34,17 @@ class Report:
 
 
 def report(hub: Hub, refs: Sequence[ModelRef], log: ScoreLog, split: str) -> Report:
-    """Gather what was measured of step revisions and of merges of one common step.
+    """Gather what was measured of step revisions, and of merges and mixtures of one common step.
 
-    A repository without revision stands for all its steps. A point needs a score on every task of
-    the experts. Raises DataError if nothing was measured at all, or not all by the same metric.
+    A mixture stands at the step that its experts were at before, and its name tells its own step
+    where several are shown. A repository without revision stands for all its steps. A point needs a
+    score on every task of the experts. Raises DataError if nothing was measured at all, or not all
+    by the same metric.
     """
     scores = [score for score in log.read() if score.split == split]
     models = _models(hub, refs)
     experts = [(one, m) for one in models if (m := one.manifest) and m.kind == "expert"]
-    merges = [(one, m) for one in models if (m := one.manifest) and m.kind == "merge"]
+    merges = [(one, m) for one in models if (m := one.manifest) and m.kind != "expert"]
     tasks = tuple(sorted({str(m.task) for _, m in experts})) or _tasks_of(merges)
     left_out = [f"{one.revision.label}: no manifest" for one in models if one.manifest is None]
 
@@ -106,10 +109,16 @@ def _common_step(manifest: Manifest) -> int | None:
 
 def _curve_name(manifest: Manifest, merges: Sequence[tuple[Pinned, Manifest]]) -> str:
     """The method, and the parameters in which merges of the method differ here."""
-    alike = [other.params for _, other in merges if other.method == manifest.method]
+    alike = [_params(other) for _, other in merges if other.method == manifest.method]
     differing = [
         f"{name}={value}"
-        for name, value in sorted(manifest.params.items())
+        for name, value in sorted(_params(manifest).items())
         if any(params.get(name) != value for params in alike)
     ]
     return " ".join([str(manifest.method), *differing])
+
+
+def _params(manifest: Manifest) -> Mapping[str, Any]:
+    """What tells merges of one method apart; mixtures by how long they were trained, too."""
+    trained = {"trained": manifest.step} if manifest.kind == "moe" else {}
+    return {**manifest.params, **trained}

@@ -24,9 +24,10 @@ from hubmerge.weights.adapter_config import named_base
 from hubmerge.weights.adapter_fields import FILE, problems_of
 from hubmerge.weights.header import listed as named
 from hubmerge.weights.header import load_object
+from hubmerge.weights.moe_config import CONFIG
 
 Fit = Literal["yes", "likely", "no", "unknown"]
-Kind = Literal["full", "adapter", "pickle", "none"]
+Kind = Literal["full", "adapter", "mixture", "pickle", "none"]
 _AT_ONCE = 8
 
 
@@ -112,6 +113,8 @@ def _candidate(hub: Hub, listed: Listed, base: Base | None) -> Candidate:
 def _kind(listed: Listed) -> Kind:
     """By its files on main; the steps may hold something else, which merging would say."""
     names = set(listed.files)
+    if CONFIG in names:
+        return "mixture"
     if {FILE, "adapter_model.safetensors"} <= names:
         return "adapter"
     if any(name.endswith(".safetensors") and "/" not in name for name in names):
@@ -132,6 +135,8 @@ def _fit(
     """Whether experts of a repository can be merged on the base, and why."""
     if kind in ("pickle", "none"):
         return "no", "its weights are pickles" if kind == "pickle" else "no weights on main"
+    if kind == "mixture":
+        return "no", "it is a mixture, no expert; its experts are adapters in its folders"
     if (manifest and manifest.kind == "merge") or listed.relation == "merge":
         return "no", "it is a merge, no expert"
     if listed.relation == "quantized":

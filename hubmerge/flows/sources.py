@@ -14,6 +14,7 @@ from hubmerge.cards.licence import card_licence
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError
 from hubmerge.flows.restoring import TOLD, Told, is_delta, read_delta, restored
+from hubmerge.flows.sealed import check_sealed
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
@@ -23,6 +24,14 @@ from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_config import config_bytes
 from hubmerge.weights.adapter_fields import FILE
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.weights.mixture_layout import settings_in
+from hubmerge.weights.moe_config import (
+    CONFIG,
+    MoeConfig,
+    is_mixture,
+    parse_moe_config,
+    read_moe_config,
+)
 from hubmerge.weights.writer import side_files
 
 CARD = "README.md"
@@ -64,8 +73,7 @@ class Opened:
         """The SHA-256 of each file of the model; computed once, as it reads every byte."""
         if self.manifest:
             return self.manifest.files  # compared with the bytes when it was opened
-        weights = [file.name for file in self.checkpoint.weight_files()]
-        settings = [FILE] if self.checkpoint.kind == "lora" else []  # alpha is half of the weights
+        weights, settings = self.checkpoint.weight_names(), _settings(self.checkpoint)
         names = {*weights, *settings, *side_files(self.folder)}
         return {name: hash_file(self.folder / name) for name in sorted(names)}
 
@@ -92,7 +100,7 @@ def pin_revision(hub: Hub, revision: Revision) -> Pinned:
     if data is None:
         return Pinned(revision, None)
     manifest = parse_manifest(data, revision.label)
-    step = manifest.step if manifest.kind == "expert" else revision.step
+    step = revision.step if manifest.kind == "merge" else manifest.step
     return Pinned(dataclasses.replace(revision, step=step), manifest)
 
 
@@ -123,6 +131,13 @@ def open_delta_base(hub: Hub, told: Told, label: str) -> Opened:
     return open_pinned(hub, base)
 
 
+def _settings(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The files that say what weights mean: an adapter's alpha is half of them."""
+    if checkpoint.kind == "moe":
+        return settings_in(checkpoint.folder)
+    return (FILE,) if checkpoint.kind == "lora" else ()
+
+
 def _licence(hub: Hub, pinned: Pinned, folder: Path) -> str | None:
     """What the card names; an expert that was trained here and names none has its base's."""
     named = card_licence(_card(hub, pinned.revision, folder))
@@ -146,6 +161,15 @@ def _card(hub: Hub, revision: Revision, folder: Path) -> bytes:
         return file.read(_CARD_BYTES)
 
 
+def mixture_config(hub: Hub, pinned: Pinned) -> MoeConfig | None:
+    """What a pinned mixture says of itself, before its weights are fetched; None for any other."""
+    path = pinned.revision.ref.path
+    if path is not None:
+        return read_moe_config(path) if is_mixture(path) else None
+    data = read_file(hub, pinned.revision, CONFIG)
+    return parse_moe_config(data, f"{CONFIG} of {pinned.revision.label}") if data else None
+
+
 def adapter_config(hub: Hub, pinned: Pinned) -> bytes | None:
     """The adapter_config.json of a pinned model, before its weights are fetched; None without."""
     path = pinned.revision.ref.path
@@ -167,24 +191,6 @@ def every_step(hub: Hub, repo_id: str) -> tuple[Revision, ...]:
             f"{repo_id} has no step revisions.", "Train it with --push-every, or name a commit."
         )
     return steps
-
-
-def is_sealed(folder: Path, manifest: Manifest) -> bool:
-    """Whether the folder holds every file that its manifest vouches for, and no other weights."""
-    weights = {path.name for path in folder.glob("*.safetensors")}
-    return weights <= manifest.files.keys() and all(
-        (folder / name).is_file() and hash_file(folder / name) == digest
-        for name, digest in manifest.files.items()
-    )
-
-
-def check_sealed(folder: Path, manifest: Manifest, label: str) -> None:
-    """Raise IntegrityError for a folder whose files are not those its manifest vouches for."""
-    if not is_sealed(folder, manifest):
-        raise IntegrityError(
-            f"The files of {label} are not those that its {NAME} vouches for.",
-            f"Fetch or make it anew; to use other files on purpose, remove {NAME}.",
-        )
 
 
 def source_of(opened: Opened, weight: float = 1.0, last: Revision | None = None) -> Source:

@@ -14,6 +14,7 @@ from hubmerge.flows.drift import stand
 from hubmerge.flows.inputs import Inputs
 from hubmerge.flows.locked import open_source
 from hubmerge.flows.merge import MergeRequest, merge_and_publish, prepare_inputs
+from hubmerge.flows.sealed import weights_beside
 from hubmerge.flows.sources import Pinned, pin, versions
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
@@ -23,6 +24,8 @@ from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, check_inner_path, check_repo_id, check_revision
+from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.moe_config import CONFIG, read_moe_config
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ def verify(
 
     Each file's SHA-256; the lock beside a merge, or `lock_file`, and whether one of its picks is
     what was merged; whether base and experts still are where they were pinned. With `scratch`, an
-    empty folder, a merge is made again there and compared byte by byte. Raises UsageError for what
-    has no manifest.
+    empty folder, a merge is made again there and compared byte by byte; what was trained, an expert
+    or a mixture, is not. Raises UsageError for what has no manifest.
     """
     pinned = pin(hub, ref)
     manifest = pinned.manifest
@@ -51,9 +54,11 @@ def verify(
             f"{pinned.revision.label} has no {NAME} to check it against.",
             "Only what hubmerge trained or merged can be verified.",
         )
-    if manifest.kind == "expert" and (lock_file or scratch):
+    if manifest.kind != "merge" and (lock_file or scratch):
+        article = "an" if manifest.kind == "expert" else "a"
         raise UsageError(
-            f"{pinned.revision.label} is an expert: it has no lock and is not merged.",
+            f"{pinned.revision.label} is {article} {manifest.noun}: it has no lock and is not "
+            "merged.",
             f"Train it again with `{manifest.command}` to compare." if scratch else "",
         )
     checks = list(_files(hub, pinned, manifest))
@@ -76,9 +81,20 @@ def _files(hub: Hub, pinned: Pinned, manifest: Manifest) -> Iterator[Check]:
         yield Check("files", "none", f"{NAME} vouches for no file.")
     for name, digest in manifest.files.items():
         yield _file(folder, name, digest)
-    weights = {path.name for path in folder.glob("*.safetensors")}
-    for name in sorted(weights - manifest.files.keys()):
+    for name in sorted(weights_beside(folder, manifest) - manifest.files.keys()):
         yield Check(name, "not in the manifest", f"{NAME} does not vouch for {name}.")
+    if manifest.kind == "moe":
+        yield _mixture(folder)
+
+
+def _mixture(folder: Path) -> Check:
+    """Whether a mixture's configuration and the folders of its experts say the same."""
+    try:
+        tensors = len(open_checkpoint(folder).index)
+    except CheckpointError as error:
+        return Check(CONFIG, "no mixture", error.message)
+    experts = len(read_moe_config(folder).experts)
+    return Check(CONFIG, f"{experts} experts, {tensors} tensors")
 
 
 def _file(folder: Path, name: str, digest: str) -> Check:

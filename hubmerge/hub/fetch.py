@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
@@ -21,6 +21,8 @@ ALLOWED = (
     "chat_template.jinja", "README.md", "hubmerge.lock",
 )  # fmt: skip
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# A folder with such a file is a mixture, and its experts lie in folders of this folder.
+_MIXTURE, _EXPERTS = "moe_config.json", "experts"
 # A manifest is some kilobytes; whoever publishes more wants to fill our memory.
 _LARGEST_READ = 16 << 20
 
@@ -50,14 +52,14 @@ def list_files(hub: Hub, revision: Revision) -> dict[str, HubFile]:
 
 
 def fetch(hub: Hub, revision: Revision) -> Path:
-    """Download the allowed files of a revision's folder once, check each, return the folder.
+    """Download the `wanted` files of a revision's folder once, check each, return the folder.
 
     Raises NotOnHub if it holds none, IntegrityError when a file's bytes are not those the Hub
     lists: that file is gone then, so that the next try fetches it anew.
     """
     inner = revision.ref.subfolder or ""
     files = list_files(hub, revision)
-    listed = {path: file for path, file in files.items() if _wanted(path, inner)}
+    listed = {path: files[path] for path in wanted(files, inner)}
     beside = [path for path in files if path.rpartition("/")[0] == inner]
     weights = [path for path in listed if path.endswith(".safetensors")]
     if not weights and (pickles := [path for path in beside if path.endswith(_PICKLES)]):
@@ -81,6 +83,23 @@ def fetch(hub: Hub, revision: Revision) -> Path:
     )
     verify(Path(root), listed, revision.label)
     return Path(root) / inner
+
+
+def wanted(paths: Iterable[str], folder: str = "") -> list[str]:
+    """The allowed files among all that lie in a model's folder and below it.
+
+    Those of the folder itself, and of a mixture those of each expert's folder. Nothing else below:
+    a repository may hold every checkpoint-N there.
+    """
+    paths, above = list(paths), f"{folder}/" if folder else ""
+    experts = f"{above}{_EXPERTS}" if f"{above}{_MIXTURE}" in paths else None
+
+    def is_wanted(path: str) -> bool:
+        parent, _, name = path.rpartition("/")
+        allowed = any(fnmatch(name, pattern) for pattern in ALLOWED)
+        return allowed and (parent == folder or parent.rpartition("/")[0] == experts)
+
+    return [path for path in paths if is_wanted(path)]
 
 
 def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
@@ -144,12 +163,6 @@ def _remove(root: Path, path: str) -> None:
 
 def _is_whole(path: Path, file: HubFile) -> bool:
     return path.is_file() and same_bytes(path, file)
-
-
-def _wanted(path: str, folder: str) -> bool:
-    """Files of the folder itself only: a repository may hold every checkpoint-N below it."""
-    parent, _, name = path.rpartition("/")
-    return parent == folder and any(fnmatch(name, pattern) for pattern in ALLOWED)
 
 
 def _hub_file(entry: RepoFile, label: str) -> HubFile:

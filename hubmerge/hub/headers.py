@@ -13,20 +13,22 @@ from hubmerge.refs import Revision
 
 # More files are more requests than a look is worth.
 _MOST_FILES = 8
+_HEAD = "head-"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read_shapes(hub: Hub, revision: Revision) -> Shapes | None:
-    """Tensor name -> shape over the safetensors files at the root; None if those are too many.
+    """Tensor name -> shape over the safetensors files of a revision's folder; None if too many.
 
-    Raises CheckpointError for a file that is none. No more is promised of the headers: whoever
-    reads the tensors checks them again.
+    Trained heads beside a model and what lies in folders below are none of it. Raises
+    CheckpointError for a file that is none. No more is promised of the headers: whoever reads the
+    tensors checks them again.
     """
     files = [
         path
         for path in list_files(hub, revision)
-        if path.endswith(".safetensors") and "/" not in path
+        if _holds_weights(path, revision.ref.subfolder or "")
     ]
     if len(files) > _MOST_FILES:
         return None
@@ -34,6 +36,11 @@ def read_shapes(hub: Hub, revision: Revision) -> Shapes | None:
     for path in files:
         shapes |= _shapes_in(hub, revision, path)
     return shapes
+
+
+def _holds_weights(path: str, inner: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return folder == inner and name.endswith(".safetensors") and not name.startswith(_HEAD)
 
 
 def _shapes_in(hub: Hub, revision: Revision, path: str) -> Shapes:

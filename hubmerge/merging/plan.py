@@ -16,7 +16,13 @@ from hubmerge.weights.adapter_match import match
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import float_dtype
 from hubmerge.weights.header import Tensor, listed, shown
-from hubmerge.weights.task_vector import WHOLE_BASE, TaskVector, no_base
+from hubmerge.weights.task_vector import (
+    ITS_EXPERTS,
+    WHOLE_BASE,
+    TaskVector,
+    no_base,
+    no_expert,
+)
 
 # What frameworks put before every name of one and the same model.
 _PREFIXES = ("base_model.model.", "model.", "module.", "_orig_mod.")
@@ -122,6 +128,8 @@ def _problems(plan: MergePlan) -> Iterator[Problem]:
     for expert in plan.experts:
         if expert.checkpoint.kind == "lora":
             yield from match(plan.base, expert.checkpoint, f"Adapter {expert.name}").problems
+        elif expert.checkpoint.kind == "moe":
+            yield no_expert(expert.checkpoint), ITS_EXPERTS
         else:
             yield from ((problem, _HINT) for problem in _misfits(plan.base, expert))
 

@@ -14,15 +14,19 @@ import numpy as np
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.dtypes import DTYPES, Array
-from hubmerge.weights.header import Tensor, read_header, shown
+from hubmerge.weights.header import Tensor, listed, read_header, shown
 from hubmerge.weights.layout import Kind, Layout, find_layout, plain_file
+from hubmerge.weights.mixture_layout import find_mixture
+from hubmerge.weights.moe_config import is_mixture
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Weights on disk, of which only the headers have been read: `index` is name -> where it lies.
 
-    `kind` is "full" for all weights of a model, "lora" for an adapter beside a base.
+    `kind` is "full" for all weights of a model, "lora" for an adapter beside a base, "moe" for a
+    mixture: experts name their tensors alike, so there each has its folder before its name, as in
+    "experts/mnist/base_model.model.fc.lora_A.weight".
     """
 
     folder: Path
@@ -54,34 +58,49 @@ class Checkpoint:
             ) from error
         return raw.view(DTYPES[tensor.dtype]).reshape(tensor.shape)
 
+    def weight_names(self) -> tuple[str, ...]:
+        """The files that hold the tensors by their path in the folder, with "/", sorted."""
+        files = {tensor.file for tensor in self.index.values()}
+        return tuple(sorted(file.relative_to(self.folder).as_posix() for file in files))
+
     def weight_files(self) -> tuple[Path, ...]:
         """The files that hold the tensors, sorted by name."""
-        return tuple(sorted({tensor.file for tensor in self.index.values()}))
+        return tuple(self.folder / name for name in self.weight_names())
 
     def digest(self) -> str:
         """64 hex digits that name these weights wherever they lie; reads every byte of them.
 
-        SHA-256 over one line "<sha256 of the file>  <file name>" per weight file, sorted by name.
-        Raises CheckpointError if a file cannot be read.
+        SHA-256 over one line "<sha256 of the file>  <its name>" per weight file, sorted by name,
+        which in a mixture is its path in the folder. Raises CheckpointError if one cannot be read.
         """
-        lines = (f"{_hash(file)}  {file.name}\n" for file in self.weight_files())
+        lines = (f"{_hash(self.folder / name)}  {name}\n" for name in self.weight_names())
         return sha256("".join(lines).encode()).hexdigest()
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a folder in any layout that `find_layout` knows, reading only headers.
+    """Open a folder in any layout that `find_layout` knows, or a mixture, reading only headers.
 
     Raises CheckpointError, naming folder, file and tensor, where anything is missing, damaged, in
     a format that can run code, or outside the folder.
     """
-    layout = find_layout(folder)
+    layout = find_mixture(folder) if is_mixture(folder) else find_layout(folder)
     headers = {name: read_header(plain_file(folder, name)) for name in layout.files}
     if layout.weight_map is not None:
         _check_index(folder, layout, headers)
-    index = {name: tensor for header in headers.values() for name, tensor in header.items()}
+    index: dict[str, Tensor] = {}
+    for file, header in headers.items():
+        inner = file.rpartition("/")[0]
+        found = {f"{inner}/{name}" if inner else name: tensor for name, tensor in header.items()}
+        _check_new(folder / file, found.keys() & index.keys())
+        index |= found
     if not index:
         raise CheckpointError(f"{folder} has weight files, but no tensor in them.")
     return Checkpoint(folder, layout.kind, MappingProxyType(index))
+
+
+def _check_new(file: Path, again: set[str]) -> None:
+    if again:
+        raise CheckpointError(f"{file} has {listed(again)}, which another file has as well.")
 
 
 def _check_index(folder: Path, layout: Layout, headers: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -13,8 +13,9 @@ from typing import Literal
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.header import HEADER_CAP, load_object, shown
 
-Kind = Literal["full", "lora"]
+Kind = Literal["full", "lora", "moe"]
 
+ADAPTER = "adapter_model.safetensors"
 _INDEX = ".safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -28,7 +29,8 @@ _TO_SAFETENSORS = (
 class Layout:
     """The weight files of a folder by name; `index` and `weight_map` only where they are sharded.
 
-    `weight_map` is tensor name -> file name, as the index says.
+    `weight_map` is tensor name -> file name, as the index says. A mixture's files lie in folders of
+    the folder: their names are paths, with "/".
     """
 
     kind: Kind
@@ -51,8 +53,8 @@ def find_layout(folder: Path) -> Layout:
     index = _one_index(folder, names)
     if index is not None:
         return _sharded(folder, index)
-    if "adapter_model.safetensors" in names:
-        return Layout("lora", ("adapter_model.safetensors",))
+    if ADAPTER in names:
+        return Layout("lora", (ADAPTER,))
     return Layout("full", (_one_file(folder, names),))
 
 
@@ -63,7 +65,7 @@ def plain_file(folder: Path, name: str) -> Path:
     same repository. Raises CheckpointError for any other: a repository could name any file of ours.
     """
     path = folder / name
-    target = _cached_blob(folder, name) if path.is_symlink() else path
+    target = _cached_blob(path) if path.is_symlink() else path
     try:
         mode = os.lstat(target).st_mode
     except OSError as error:
@@ -128,14 +130,14 @@ def _check_shard(index: Path, tensor: str, name: object) -> None:
         )
 
 
-def _cached_blob(folder: Path, name: str) -> Path:
-    real = folder.resolve()
+def _cached_blob(path: Path) -> Path:
+    real = path.parent.resolve()
     snapshots = next((up for up in real.parents if up.name == "snapshots"), None)
-    target = Path(os.path.normpath(real / os.readlink(real / name)))
+    target = Path(os.path.normpath(real / os.readlink(path)))
     blobs = snapshots.parent / "blobs" if snapshots else None
     if target.parent != blobs or not _BLOB.fullmatch(target.name):
         raise CheckpointError(
-            f"{folder / name} is a symbolic link that leaves its folder; it is not followed.",
+            f"{path} is a symbolic link that leaves its folder; it is not followed.",
             "Replace the link with the file itself.",
         )
     return target

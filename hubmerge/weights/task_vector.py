@@ -15,6 +15,7 @@ from hubmerge.weights.difference import difference
 from hubmerge.weights.dtypes import Array, compute_dtype, is_float
 
 WHOLE_BASE = "Name its base with --base, and the adapter itself as an expert."
+ITS_EXPERTS = "Name one of its experts: each folder in its experts/ is a plain adapter."
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class TaskVector:
 
     A full expert must hold every tensor of the base: one that it lacks is an error, since it may be
     lost as well as left alone. An adapter says which tensors it changes, so the others are zeros.
+    A mixture is refused: what it adds hangs on what is put in.
     Source: task arithmetic, https://arxiv.org/abs/2212.04089
     """
 
@@ -32,6 +34,8 @@ class TaskVector:
     def __post_init__(self) -> None:
         if self.base.kind != "full":
             raise CheckpointError(no_base(self.base), WHOLE_BASE)
+        if self.expert.kind == "moe":
+            raise CheckpointError(no_expert(self.expert), ITS_EXPERTS)
 
     @cached_property
     def adapter(self) -> Adapter | None:
@@ -72,5 +76,11 @@ class TaskVector:
 
 
 def no_base(checkpoint: Checkpoint) -> str:
-    """The sentence for an adapter where a whole model is needed."""
-    return f"{checkpoint.folder} is an adapter, and a base is a whole model."
+    """The sentence for an adapter or a mixture where a whole model is needed."""
+    said = "a mixture" if checkpoint.kind == "moe" else "an adapter"
+    return f"{checkpoint.folder} is {said}, and a base is a whole model."
+
+
+def no_expert(checkpoint: Checkpoint) -> str:
+    """The sentence for a mixture where a single expert is needed."""
+    return f"{checkpoint.folder} is a mixture, which no change of weights can stand for."

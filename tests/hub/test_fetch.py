@@ -49,6 +49,59 @@ def test_only_the_folder_asked_for(hub: Hub, repo: str, revision: Revision) -> N
     assert read_file(hub, inner, "config.json") == b"{}"
 
 
+EXPERT = {
+    "experts/a/adapter_config.json": "{}", "experts/a/adapter_model.safetensors": "weights",
+    "experts/a/modeling_evil.py": "canary", "experts/a/deeper/config.json": "{}",
+    "experts/README.md": "words", "checkpoint-2/config.json": "{}",
+}  # fmt: skip
+
+
+def fetched(hub: Hub, folder: Path, repo: str, inner: str = "") -> set[str]:
+    """Publish a folder as step 4 and say which files of it, or of a folder in it, are fetched."""
+    publish(hub, step_of_run(repo, folder, 4))
+    here = fetch(hub, resolve(hub, parse_ref(f"hf://{repo}@step4{inner}")))
+    return {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
+
+
+def test_of_a_mixture_its_experts_too(hub: Hub, repo: str, folder: Folder) -> None:
+    made = folder(4, **EXPERT, **{"moe_config.json": "{}"})
+    assert fetched(hub, made, repo) == {
+        "README.md", "config.json", "hubmerge.json", "model.safetensors", "moe_config.json",
+        "experts/a/adapter_config.json", "experts/a/adapter_model.safetensors",
+    }  # fmt: skip
+
+
+def test_one_expert_of_a_mixture_alone(hub: Hub, repo: str, folder: Folder) -> None:
+    made = folder(4, **EXPERT, **{"moe_config.json": "{}"})
+    assert fetched(hub, made, repo, "/experts/a") == {
+        "adapter_config.json", "adapter_model.safetensors",
+    }  # fmt: skip
+
+
+def test_a_mixture_in_a_folder(hub: Hub, repo: str, folder: Folder) -> None:
+    inside = {f"inside/{name}": text for name, text in {**EXPERT, "moe_config.json": "{}"}.items()}
+    assert fetched(hub, folder(4, **inside, **EXPERT), repo, "/inside") == {
+        "moe_config.json", "experts/a/adapter_config.json", "experts/a/adapter_model.safetensors",
+    }  # fmt: skip
+
+
+def test_folders_of_what_is_no_mixture_stay_there(hub: Hub, repo: str, folder: Folder) -> None:
+    assert fetched(hub, folder(4, **EXPERT), repo) == {
+        "README.md", "config.json", "hubmerge.json", "model.safetensors",
+    }  # fmt: skip
+
+
+def test_a_damaged_expert_is_found_and_mended(hub: Hub, repo: str, folder: Folder) -> None:
+    name = "experts/a/adapter_model.safetensors"
+    publish(hub, step_of_run(repo, folder(4, **EXPERT, **{"moe_config.json": "{}"}), 4))
+    mixture = resolve(hub, parse_ref(f"{repo}@step4"))
+    file = fetch(hub, mixture) / name
+    file.write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match=f"{name} of .*@step4 is not what"):
+        fetch(hub, mixture)
+    assert (fetch(hub, mixture) / name).read_bytes() == b"weights"
+
+
 def test_once_fetched_no_file_is_asked_for(hub: Hub, revision: Revision, proxy: Proxy) -> None:
     first = fetch(hub, revision)
     proxy.fail("/resolve/", status(500), times=99)

@@ -14,9 +14,11 @@ from safetensors.numpy import save
 from hubmerge.errors import HubUnreachable, NotOnHub, UnknownName, UsageError
 from hubmerge.flows.search import Candidate, find_experts
 from hubmerge.hub.client import Hub
+from hubmerge.hub.headers import read_shapes
+from hubmerge.hub.resolve import resolve
 from hubmerge.hub.search import Query, parse_query
 from hubmerge.manifest import Manifest, Point, Source
-from hubmerge.refs import ModelRef
+from hubmerge.refs import ModelRef, parse_ref
 from tests.hub.proxy import Proxy, say, status
 
 _owners = itertools.count(1)
@@ -165,6 +167,23 @@ def test_a_hub_that_does_not_answer_is_no_verdict(
     proxy.fail(f"GET .*{owner}/one/refs", status(503), times=9)
     with pytest.raises(HubUnreachable):
         experts(hub, base)
+
+
+def test_a_mixture_is_no_expert(hub: Hub, api: HfApi, owner: str, base: str) -> None:
+    files = {"moe_config.json": b"{}", "router.safetensors": weights(a=(2, 2))}
+    make(api, f"{owner}/mixed", {**files, "README.md": card(base)})
+    mixed = experts(hub, base)["mixed"]
+    assert (mixed.kind, mixed.fits) == ("mixture", "no")
+    assert "its experts are adapters in its folders" in mixed.why
+
+
+def test_shapes_are_those_of_the_folder_asked_for(hub: Hub, api: HfApi, owner: str) -> None:
+    expert = {"adapter_model.safetensors": weights(a=(1, 2)), "head-x.safetensors": weights(h=(3,))}
+    inside = {f"experts/one/{name}": data for name, data in expert.items()}
+    make(api, f"{owner}/shaped", {**inside, "router.safetensors": weights(r=(4,))})
+    for asked, shapes in ((f"{owner}/shaped", {"r": (4,)}),
+                          (f"hf://{owner}/shaped/experts/one", {"a": (1, 2)})):  # fmt: skip
+        assert read_shapes(hub, resolve(hub, parse_ref(asked))) == shapes
 
 
 def test_author_and_tags_narrow_it_down(hub: Hub, api: HfApi, owner: str, base: str) -> None:
