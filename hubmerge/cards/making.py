@@ -16,12 +16,19 @@ _ANNEALED = {
 }
 # What each line of settings is about, and what a setting is called in it; an empty name needs none.
 _LINES: Mapping[str, Mapping[str, str]] = {
+    "router": {
+        "top_k": "top", "router": "started from", "init": "started from", "signed": "signed",
+        "temperature": "temperature", "balance": "load-balance loss",
+    },
     "tuned": {
         "tune": "", "rank": "rank", "alpha": "alpha", "rslora": "rank-stabilised",
         "dropout": "dropout",
     },
     "annealing": {"anneal": "", "cooldown": "cool-down share"},
-    "steps": {"steps": "", "push_every": "pushed at", "evaluate_every": "evaluated every"},
+    "steps": {
+        "steps": "", "train_steps": "", "push_every": "pushed at",
+        "evaluate_every": "evaluated every",
+    },
     "learning rate": {
         "lr": "peak", "schedule": "schedule", "warmup": "warm-up share",
         "warmup_steps": "warm-up steps",
@@ -35,9 +42,11 @@ _LINES: Mapping[str, Mapping[str, str]] = {
         "clip": "gradient norm at most", "precision": "precision", "recompute": "recomputing",
     },
     "data": {
-        "data_revision": "revision", "augment": "augmented", "bucket": "bucketed",
-        "max_examples": "examples at most", "stream": "streamed",
+        "data_revision": "revision", "data_revisions": "revisions", "augment": "augmented",
+        "bucket": "bucketed", "max_examples": "examples at most", "stream": "streamed",
+        "sampling": "tasks sampled", "sampling_temperature": "at temperature",
     },
+    "tasks": {"tasks": ""},
     "seed": {"seed": ""},
 }  # fmt: skip
 _OF_AN_ADAPTER = {*_LINES["tuned"]} - {"tune"}
@@ -61,7 +70,7 @@ def stopped_early(manifest: Manifest) -> bool:
 
 
 def notes(manifest: Manifest) -> list[str]:
-    """What a merge has to say of its experts taken together, a sentence each."""
+    """What there is to say of all the experts taken together, a sentence each."""
     said = manifest.training.get("notes", ())
     return [str(note) for note in said] if isinstance(said, (list, tuple)) else []
 
@@ -70,8 +79,9 @@ def provenance(manifest: Manifest) -> Iterator[str]:
     """A line for each thing that went into it, as plain text that is not escaped yet."""
     yield f"base: {pinned(manifest.base)}"
     for expert in manifest.experts:
-        yield f"expert: {pinned(expert)}, weight {expert.weight:g}"
-    if manifest.method:
+        weight = f", weight {expert.weight:g}" if manifest.kind != "moe" else ""
+        yield f"expert: {pinned(expert)}{weight}"
+    if manifest.method and manifest.kind != "moe":
         params = ", ".join(f"{key} = {value}" for key, value in sorted(manifest.params.items()))
         yield f"method: {manifest.method}" + (f", {params}" if params else "")
     yield from _settings(manifest)
@@ -84,9 +94,11 @@ def provenance(manifest: Manifest) -> Iterator[str]:
 
 def _settings(manifest: Manifest) -> Iterator[str]:
     """Settings that belong together in one line, then those that this version does not know."""
+    # What a mixture was told is its recipe, as it is of a merge, and a run as it is of an expert.
+    its = {**(manifest.params if manifest.kind == "moe" else {}), **manifest.training}
     left = {
         key: _worded(key, value)
-        for key, value in manifest.training.items()
+        for key, value in its.items()
         if value is not None and key not in _NOT_SETTINGS
     }
     if manifest.training.get("tune") == "full":
@@ -107,6 +119,10 @@ def _worded(key: str, value: Any) -> str:
             return _ADAPTERS.get(value, value)
         case "anneal", str() if value in _ANNEALED:
             return f"{value}, {_ANNEALED[value]}"
+        case "tasks", list() | tuple():
+            return ", ".join(map(str, value))
+        case "data_revisions", dict():
+            return ", ".join(f"{name} {said or 'none'}" for name, said in value.items())
         case "stopped", "early":
             return "at this step"
         case _, bool():

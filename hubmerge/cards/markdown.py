@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from hubmerge.refs import printable
 
@@ -25,6 +26,26 @@ def commit(sha: str) -> str:
     """The first digits of a commit as code; whatever else stands in its place, as text."""
     short = sha[:_COMMIT]
     return f"`{short}`" if short.isalnum() and short.isascii() else plain(short)
+
+
+def escaped(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The rows of a table as plain text, with each `sha` as a commit."""
+    return [
+        {key: commit(value) if key == "sha" else plain(value) for key, value in row.items()}
+        for row in rows
+    ]
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """So many of the names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) + more) or "none of those shown"
+
+
+def inert(text: str) -> str:
+    """Text that a spreadsheet takes as text, and no formula."""
+    said = printable(text)
+    return f"'{said}" if said.startswith(("=", "+", "-", "@")) else said
 
 
 def no_marker(text: str) -> str:

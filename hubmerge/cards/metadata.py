@@ -9,7 +9,7 @@ import yaml
 
 from hubmerge.cards.licence import licence_metadata, most_restrictive
 from hubmerge.cards.told import CardInput
-from hubmerge.cards.usage import kind_of, relation
+from hubmerge.cards.usage import kind_of, library, relation
 from hubmerge.errors import UsageError
 from hubmerge.manifest import Manifest
 from hubmerge.refs import check_repo_id
@@ -22,10 +22,11 @@ def front_matter(told: CardInput, title: str) -> dict[str, Any]:
     """What the Hub reads of a card; what is not known is left out, an unknown licence is said."""
     manifest = told.manifest
     merge = manifest.kind == "merge"
+    # What a mixture is made of is in it whole: like any adapter it needs its base and no more.
     sources = [s for s in (manifest.experts if merge else [manifest.base]) if not s.is_local]
     said: dict[str, Any] = {
         **licence_metadata(licence(manifest)),
-        "library_name": manifest.layout,
+        "library_name": library(manifest),
         "pipeline_tag": kind_of(manifest).pipeline,
         "base_model": _hub_names(source.name for source in sources),
         "base_model_relation": relation(manifest),
@@ -108,6 +109,8 @@ def _dataset(score: Score, name: str) -> dict[str, str]:
 def _own_tags(manifest: Manifest) -> list[str]:
     if manifest.kind == "merge":
         return ["merge", str(manifest.method)]
+    if manifest.kind == "moe":
+        return ["moe", "mixture-of-experts", "lora"]
     adapter = [str(manifest.training.get("tune") or "lora")] if manifest.layout == "peft" else []
     return ["expert", f"step-{manifest.step}", *adapter]
 

@@ -1,4 +1,4 @@
-"""What a merge must beat, its gains over that, and the commands that measure what is not yet."""
+"""What a merge or a mixture must beat, its gains over that, and commands that measure the rest."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hubmerge.cards.numbers import HALF, interval, percent, points
+from hubmerge.cards.plain_merge import plain_merges
 from hubmerge.cards.told import LAST, UNIFORM, CardInput
 from hubmerge.lock import NAME as LOCK
+from hubmerge.manifest import Manifest, Source
 from hubmerge.scores import Score, Upcycling, upcycling
 
 _SHARES = ("weight", "keep", "intruders")
+_SHOWN = ("scale", "density")
+# The rival made of the last steps, and how a gain over it is worded.
+_LAST_WORDS = {
+    "merge": ("same merge of the last steps", "against merging the last steps"),
+    "mixture": ("same mixture from the last steps", "against the mixture from the last steps"),
+}
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A model beside the merge: its name, how a gain over it is worded, its scores.
+    """A model beside this one: its name, how a gain over it is worded, its scores.
 
     Without scores on the same tasks there is no gain, and `todo` are the commands that measure it.
     """
@@ -29,15 +37,15 @@ class Rival:
 
 
 def summary_rows(told: CardInput) -> list[dict[str, str]]:
-    """The merge and its rivals, with 95 % intervals, and how much it gains over each.
+    """The model and its rivals, with 95 % intervals, and how much it gains over each.
 
     Each row has name, value, interval, gain, gained (the interval of the gain) and versus; there
     are none where the tasks have no mean.
     """
     ours = upcycling(told.own)
-    if ours is None or told.manifest.kind != "merge":
+    if ours is None or told.manifest.kind == "expert":
         return []
-    rows = [_summary("**this merge**", ours)]
+    rows = [_summary(f"**this {told.manifest.noun}**", ours)]
     for rival in _rivals(told):
         if theirs := upcycling(rival.scores):
             gain = ours.value - theirs.value
@@ -53,7 +61,9 @@ def summary_rows(told: CardInput) -> list[dict[str, str]]:
 
 def todo(told: CardInput) -> list[str]:
     """The commands that measure the rivals which were not measured on the same tasks."""
-    if not told.own or told.manifest.kind != "merge":
+    if not told.own and told.manifest.kind == "moe":
+        return ["hubmerge eval REPO@TAG", "hubmerge card REPO@TAG --push REPO"]
+    if not told.own or told.manifest.kind == "expert":
         return []
     return [line for rival in _rivals(told) if not rival.scores for line in rival.todo]
 
@@ -70,50 +80,94 @@ def _summary(name: str, score: Upcycling) -> dict[str, str]:
 
 
 def _rivals(told: CardInput) -> Iterator[Rival]:
-    """The same merge of the last steps and of the best common step, and the base.
+    """The same of the last steps and of the best common step, plain merges of a mixture, the base.
 
-    None is the merge itself, or named twice.
+    None is the model itself, or named twice.
     """
+    noun = told.manifest.noun
     own, last, uniform = told.manifest.recipe, told.last_recipe, told.uniform_recipe
     if last not in (None, own):
-        name, versus = "same merge of the last steps", "against merging the last steps"
-        yield Rival(name, versus, told.of_recipe(last), _last_merge(told))
-    name, versus = "same merge of the best common step", "against the best common step"
+        name, versus = _LAST_WORDS[noun]
+        yield Rival(name, versus, told.of_recipe(last), _last(told))
+    name, versus = f"same {noun} of the best common step", "against the best common step"
     if told.lock is None:
         yield Rival(name, versus, (), _selecting(told))
     elif uniform not in (None, own, last):
-        yield Rival(name, versus, told.of_recipe(uniform), _picked_merge(told, UNIFORM))
+        yield Rival(name, versus, told.of_recipe(uniform), _picked(told, UNIFORM))
+    if told.manifest.kind == "moe":
+        yield from _plain_merges(told)
     base = told.manifest.base
-    where = base.name if base.is_local else f"{base.name}@{base.sha[:12]}"
     scores = told.of_model(base.digest)
-    yield Rival("base", "against the base", scores, (_measuring(told, where),))
+    yield Rival("base", "against the base", scores, (_measuring(told, _pinned(base)),))
 
 
-def _last_merge(told: CardInput) -> tuple[str, ...]:
+def _plain_merges(told: CardInput) -> Iterator[Rival]:
+    """Those that were scored, else the one that asks for no choice of parameters."""
+    found = plain_merges(told)
+    for merge in found:
+        known = [name for name in _SHOWN if name in merge.params]
+        said = ", ".join(f"{name} {merge.params[name]:g}" for name in known)
+        name = f"{merge.method} merge of the same experts"
+        yield Rival(f"{name}, {said}" if said else name, f"against a {name}", merge.scores, ())
+    if not found:
+        words = [_pinned(expert) for expert in told.manifest.experts]
+        yield Rival("merge", "", (), _making(told, "merge", [*words, "--method", "ties"], "plain"))
+
+
+def _pinned(expert: Source) -> str:
+    return expert.name if expert.is_local else f"{expert.name}@{expert.sha[:12]}"
+
+
+def _last(told: CardInput) -> tuple[str, ...]:
     if told.policy(LAST):
-        return _picked_merge(told, LAST)
+        return _picked(told, LAST)
     manifest = told.manifest
     labels = [f"{expert.name}@{(expert.last_sha or '')[:12]}" for expert in manifest.experts]
+    if manifest.kind == "moe":
+        return _renamed(told, labels)
+    return _making(told, "merge", [*labels, *_merge_options(manifest)], LAST)
+
+
+def _merge_options(manifest: Manifest) -> list[str]:
     settings = {name: str(value) for name, value in manifest.params.items() if name != "dtype"}
     for share in _SHARES:
         numbers = [getattr(expert, share) for expert in manifest.experts]
         if set(numbers) != {1.0}:
             settings[share] = ",".join(f"{number:.12g}" for number in numbers)
-    words = [*labels, "--method", str(manifest.method)]
+    words = ["--method", str(manifest.method)]
     for name, value in sorted(settings.items()):
         words += ["--set", f"{name}={value}"]
     if dtype := manifest.params.get("dtype"):
         words += ["--dtype", str(dtype)]
-    return _merge(told, words, LAST)
+    return words
 
 
-def _picked_merge(told: CardInput, policy: str) -> tuple[str, ...]:
-    return _merge(told, ["--lock", LOCK, "--policy", policy], policy)
+def _renamed(told: CardInput, labels: Sequence[str]) -> tuple[str, ...]:
+    """The mixture's own command with other experts; none where it does not name its own.
+
+    It is not told from the parameters: only the command has the words that named the tasks.
+    """
+    manifest = told.manifest
+    others = {expert.label: label for expert, label in zip(manifest.experts, labels, strict=True)}
+    try:
+        words = shlex.split(manifest.command)
+    except ValueError:
+        return ()
+    if not others.keys() <= set(words):
+        return ()
+    out = f"./{LAST}-mixture"
+    renamed = [others.get(word, word) for word in words]
+    return shlex.join([*renamed, "--out", out]), _measuring(told, out)
 
 
-def _merge(told: CardInput, words: Sequence[str], policy: str) -> tuple[str, ...]:
-    out = f"./{policy}-merge"
-    return shlex.join(["hubmerge", "merge", *words, "--out", out]), _measuring(told, out)
+def _picked(told: CardInput, policy: str) -> tuple[str, ...]:
+    verb = "moerge" if told.manifest.kind == "moe" else "merge"
+    return _making(told, verb, ["--lock", LOCK, "--policy", policy], policy)
+
+
+def _making(told: CardInput, verb: str, words: Sequence[str], name: str) -> tuple[str, ...]:
+    out = f"./{name}-{'mixture' if verb == 'moerge' else 'merge'}"
+    return shlex.join(["hubmerge", verb, *words, "--out", out]), _measuring(told, out)
 
 
 def _selecting(told: CardInput) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ _TIES = 6
 
 @dataclass(frozen=True)
 class _Row:
-    """An expert, the id of its task, and the merge's score on it, as far as each is known."""
+    """An expert, the id of its task, and the model's score on it, as far as each is known."""
 
     expert: Source | None
     task: str
@@ -24,7 +24,7 @@ class _Row:
 
 
 def task_rows(told: CardInput) -> list[dict[str, str]]:
-    """One row per task: the base, the expert, the merge of the last steps, and this one."""
+    """One row per task: the base, the expert, the same of the last steps, and this one."""
     rows = _rows(told)
     names = _names(rows)
     last = {score.task: score for score in told.of_recipe(told.last_recipe)}
@@ -96,17 +96,18 @@ def own_rows(told: CardInput) -> list[dict[str, str]]:
     ]
 
 
-def steps_words(experts: Sequence[Source]) -> str:
+def steps_words(experts: Sequence[Source], noun: str = "merge") -> str:
     """How many training steps the experts took, of how many; "" where one does not say."""
     if not experts or any(e.step is None or not e.last_step for e in experts):
         return ""
     used, whole = sum(e.step or 0 for e in experts), sum(e.last_step or 0 for e in experts)
     if used >= whole:
         return f"It is made of the experts' last steps, {used} training steps in all."
+    taken = "The experts as merged" if noun == "merge" else "The experts that it starts from"
     return (
-        f"The experts as merged took {used} training steps, and {whole} up to their last ones: "
-        f"{percent(1 - used / whole)} % of the training was not needed for this merge. What a step "
-        "costs is not recorded, so no amount of compute is claimed."
+        f"{taken} took {used} training steps, and {whole} up to their last ones: "
+        f"{percent(1 - used / whole)} % of the training was not needed for this {noun}. What a "
+        "step costs is not recorded, so no amount of compute is claimed."
     )
 
 

@@ -8,10 +8,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hubmerge.cards.markdown import plain
+from hubmerge.cards.markdown import inert, listed, plain
 from hubmerge.cards.numbers import MISSING, percent, points
 from hubmerge.lock import Lock, Pick, Swap
-from hubmerge.refs import printable
 from hubmerge.scores import shown_names
 
 CSV, CURVES, HEAT_MAP = "selection.csv", "curves.png", "heatmap.png"
@@ -132,15 +131,15 @@ def heat_map_words(lock: Lock) -> str:
         chosen += [f"{name} step {shown.steps[place]}"] if place is not None else []
         others = [cell for column, cell in enumerate(row) if cell and column != place]
         steps = [str(cell.step) for cell in others if cell.tied]
-        ties += [f"{name} step {_listed(steps, 4)}"] if steps else []
+        ties += [f"{name} step {listed(steps, 4)}"] if steps else []
         worst += [(c.merged, f"{name} step {c.step}") for c in others if c.merged is not None]
     said = (
         f"Heat map of {_counted(len(shown.tasks), 'task')} by {_counted(len(shown.steps), 'step')}:"
         f" mean {lock.split} accuracy of the merge with one expert at another step. The choice "
-        f"reaches {percent(lock.pick().accuracy)} %: {_listed(chosen, _MOST_NAMED)}."
+        f"reaches {percent(lock.pick().accuracy)} %: {listed(chosen, _MOST_NAMED)}."
     )
     if ties:
-        said += f" As good within the noise: {_listed(ties, _MOST_NAMED)}."
+        said += f" As good within the noise: {listed(ties, _MOST_NAMED)}."
     if worst:
         low, where = min(worst)
         said += f" The lowest is {percent(low)} %, with {where}."
@@ -158,7 +157,7 @@ def selection_words(lock: Lock) -> str:
     if alone := experts_alone(lock):
         said += f" Experts alone: {_course(list(alone.items()))}."
     policies = [f"{pick.policy} {percent(pick.accuracy)} %" for pick in lock.picks]
-    return plain(f"{said} Policies: {_listed(policies, _MOST_NAMED)}.")
+    return plain(f"{said} Policies: {listed(policies, _MOST_NAMED)}.")
 
 
 def selection_csv(lock: Lock) -> str:
@@ -174,7 +173,7 @@ def selection_csv(lock: Lock) -> str:
     for pick in lock.picks:
         numbers = "", _six(pick.accuracy), _six(pick.stderr)
         chosen = int(pick.policy == lock.chosen)
-        writer.writerow(("policy", _inert(pick.policy), _steps_of(pick), "", *numbers, chosen, ""))
+        writer.writerow(("policy", inert(pick.policy), _steps_of(pick), "", *numbers, chosen, ""))
     return text.getvalue()
 
 
@@ -184,7 +183,7 @@ def _candidate_lines(lock: Lock) -> Iterator[tuple[object, ...]]:
             chosen = (swap.sha, swap.label) == (expert.sha, expert.label)
             numbers = _six(swap.own), _six(swap.merged), ""
             marks = int(chosen), int(swap.tied)
-            yield "candidate", _inert(task.id), swap.step, _inert(swap.sha), *numbers, *marks
+            yield "candidate", inert(task.id), swap.step, inert(swap.sha), *numbers, *marks
 
 
 def _shown_steps(steps: set[int], chosen: set[int]) -> tuple[int, ...]:
@@ -217,20 +216,9 @@ def _course(curve: Sequence[tuple[int, float]]) -> str:
     return f"{percent(start)} % at step {first} to {percent(end)} % at step {last}"
 
 
-def _listed(names: Sequence[str], most: int) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + more) or "none of those shown"
-
-
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _six(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
-
-
-def _inert(text: str) -> str:
-    """Text that a spreadsheet takes as text, and no formula."""
-    said = printable(text)
-    return f"'{said}" if said.startswith(("=", "+", "-", "@")) else said

@@ -1,4 +1,4 @@
-"""What a card is told from: a manifest, the scores, the lock; and what of them is its own."""
+"""What a card is told from: manifest, scores, lock and routing; and what of them is its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 
 from hubmerge.lock import Lock, Pick
 from hubmerge.manifest import Manifest, last_recipe, recipe_id
+from hubmerge.routing import Routing
 from hubmerge.scores import Score, by_task
 
 LAST, UNIFORM = "last", "uniform"
@@ -27,8 +28,8 @@ class StepTag:
 class CardInput:
     """What a card is told from: a manifest, and the log in which its scores are looked up.
 
-    `lock` is the one beside a merge; `steps` are those of an expert's repository and `used_by` the
-    merges made of it, where a Hub was asked.
+    `lock` is the one beside a merge or a mixture, `routing` what was measured of a mixture. `steps`
+    are those of its repository and `used_by` the merges made of an expert, where a Hub was asked.
     """
 
     manifest: Manifest
@@ -37,6 +38,7 @@ class CardInput:
     lock: Lock | None = None
     steps: tuple[StepTag, ...] = ()
     used_by: tuple[str, ...] = ()
+    routing: Routing | None = None
 
     @cached_property
     def own(self) -> list[Score]:
@@ -83,7 +85,12 @@ class CardInput:
 
     @property
     def last_recipe(self) -> str | None:
-        """The same merge of the last steps: tuned as this one where there is a lock."""
+        """The same merge of the last steps: tuned as this one where there is a lock.
+
+        None for a mixture whose training had not ended: its rival would be trained for longer.
+        """
+        if self.manifest.kind == "moe" and self.manifest.step != self.manifest.last_step:
+            return None
         pick = self.policy(LAST)
         return self.recipe_of(pick) if pick else last_recipe(self.manifest)
 

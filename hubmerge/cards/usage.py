@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from hubmerge.cards.markdown import plain
@@ -51,7 +52,12 @@ def relation(manifest: Manifest) -> str:
     """What a model is to its base, as the Hub says it."""
     if manifest.kind == "merge":
         return "merge"
-    return "adapter" if manifest.layout == "peft" else "finetune"
+    return "adapter" if manifest.kind == "moe" or manifest.layout == "peft" else "finetune"
+
+
+def library(manifest: Manifest) -> str:
+    """What loads it."""
+    return "hubmerge" if manifest.kind == "moe" else manifest.layout
 
 
 def pinned(source: Source) -> str:
@@ -61,7 +67,7 @@ def pinned(source: Source) -> str:
 
 
 def loading(manifest: Manifest) -> str:
-    """How to load it without hubmerge."""
+    """How to load it, as Markdown: without hubmerge, where anything else can."""
     heads = [plain(name) for name in _heads(manifest)]
     if not heads:
         return _loading(manifest)
@@ -76,6 +82,8 @@ def _heads(manifest: Manifest) -> list[str]:
 
 
 def _loading(manifest: Manifest) -> str:
+    if manifest.kind == "moe":
+        return _loading_mixture(manifest)
     kind = kind_of(manifest)
     if manifest.layout == "open_clip":
         return (
@@ -83,12 +91,38 @@ def _loading(manifest: Manifest) -> str:
             '`open_clip.create_model("local-dir:FOLDER")`.'
         )
     if manifest.layout == "peft":
-        opening = f"`{kind.loader}.from_pretrained`{kind.unless}"
-        if manifest.training.get("base_layout") == "open_clip":
-            opening = '`open_clip.create_model("local-dir:FOLDER")`'
         return (
-            f"Load it with peft alone: open the base, {plain(pinned(manifest.base))}, with "
-            f"{opening}, then call `PeftModel.from_pretrained(base, REPO, revision=TAG)`."
+            f"Load it with peft alone: {_opening(manifest)}, then call "
+            "`PeftModel.from_pretrained(base, REPO, revision=TAG)`."
         )
     call = f"`{kind.loader}.from_pretrained(REPO, revision=TAG)`{kind.unless}"
     return f"Load it with transformers alone: {call}."
+
+
+def _loading_mixture(manifest: Manifest) -> str:
+    """The whole needs hubmerge; one expert alone does not, nor what PEFT's Arrow can compute."""
+    lines = [
+        'Load all of it with `hubmerge.load_moe("REPO@TAG")`.',
+        f"One expert alone is loaded with peft: {_opening(manifest)}, then call "
+        f'`PeftModel.from_pretrained(base, REPO, subfolder="experts/{_an_expert(manifest)}", '
+        "revision=TAG)`.",
+    ]
+    fused = manifest.training.get("base_layout") == "open_clip"
+    if not fused and manifest.params.get("signed") is False:
+        lines.append("For peft's Arrow: `hubmerge export REPO@TAG --as peft-arrow --out FOLDER`.")
+    return "\n\n".join(lines)
+
+
+def _opening(manifest: Manifest) -> str:
+    """How to open the base of an adapter."""
+    kind = kind_of(manifest)
+    call = f"`{kind.loader}.from_pretrained`{kind.unless}"
+    if manifest.training.get("base_layout") == "open_clip":
+        call = '`open_clip.create_model("local-dir:FOLDER")`'
+    return f"open the base, {plain(pinned(manifest.base))}, with {call}"
+
+
+def _an_expert(manifest: Manifest) -> str:
+    """The name of an expert's folder, as an example."""
+    found = (re.match(r"experts/([a-z0-9][a-z0-9._-]*)/", name) for name in manifest.files)
+    return next((match[1] for match in found if match), "NAME")
