@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hubmerge.errors import HubmergeError as HubmergeError
+    from hubmerge.flows.load import load_moe as load_moe
     from hubmerge.manifest import Manifest as Manifest
     from hubmerge.merging.engine import merge as merge
     from hubmerge.merging.plan import Expert as Expert
@@ -38,6 +39,7 @@ _HOMES = {
     "ModelRef": "refs",
     "Score": "scores",
     "TaskVector": "weights.task_vector",
+    "load_moe": "flows.load",
     "merge": "merging.engine",
     "method": "merging.registry",
     "open_checkpoint": "weights.checkpoint",

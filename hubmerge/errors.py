@@ -20,11 +20,11 @@ A message is one sentence that names the repository, file or tensor; a hint says
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class HubmergeError(Exception):
-    """A failure the user can act on: one sentence and a way out."""
+    """A failure the user can act on: one sentence and a way out; `problems` if it is several."""
 
     exit_code = 1
 
@@ -32,6 +32,7 @@ class HubmergeError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.problems: tuple[str, ...] = (message,)
 
 
 class UsageError(HubmergeError):
@@ -109,4 +110,22 @@ def raise_together(error: type[HubmergeError], problems: Sequence[str], hint: st
         raise error(problems[0], hint)
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
-        raise error(f"{len(problems)} problems:{listed}", hint)
+        failure = error(f"{len(problems)} problems:{listed}", hint)
+        failure.problems = tuple(problems)
+        raise failure
+
+
+def check_all(*checks: Callable[[], object]) -> None:
+    """Make every check, and raise what all of them found as one error, of the first one's kind."""
+    failures = []
+    for check in checks:
+        try:
+            check()
+        except HubmergeError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        hints = dict.fromkeys(failure.hint for failure in failures if failure.hint)
+        problems = [problem for failure in failures for problem in failure.problems]
+        raise_together(type(failures[0]), problems, " ".join(hints))

@@ -60,16 +60,28 @@ def test_known_tasks_of_one_name_each_keep_their_score() -> None:
 
 
 def _reported(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scores: list[Score]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scores: list[Score], *steps: int
 ) -> reporting.Report:
-    """The report on one merge of two experts, for `reviews` of two files, both at step 8."""
+    """The report on one merge of two experts, for `reviews` of two files, both at step 8.
+
+    Or on mixtures of them, each after so many steps, with these scores all.
+    """
     base = Source("o/base@1", "b", "d")
     experts = tuple(Source(f"o/{n}@1", n, n, 8, f"reviews@{n}") for n in "12")
     merge = Manifest(kind="merge", base=base, experts=experts, method="ties")
+    mixture = dataclasses.replace(merge, kind="moe", method="moe")
+    models = [
+        dataclasses.replace(mixture, step=step, files={"router.safetensors": str(step)})
+        for step in steps
+    ] or [merge]
     log = ScoreLog(tmp_path / "scores.jsonl")
-    log.append(dataclasses.replace(one, model=merge.digest) for one in scores)
-    pinned = SimpleNamespace(manifest=merge, revision=SimpleNamespace(label="m"))
-    monkeypatch.setattr(reporting, "_models", lambda *_: [cast(Pinned, pinned)])
+    for model in models:
+        log.append(dataclasses.replace(one, model=model.digest) for one in scores)
+    pinned = [
+        cast(Pinned, SimpleNamespace(manifest=model, revision=SimpleNamespace(label="m")))
+        for model in models
+    ]
+    monkeypatch.setattr(reporting, "_models", lambda *_: pinned)
     return reporting.report(cast(Any, None), [], log, "test")
 
 
@@ -79,6 +91,16 @@ def test_a_report_tells_tasks_of_one_name_apart(
     said = _reported(monkeypatch, tmp_path, [score(0.9, "reviews@1"), score(0.5, "reviews@2")])
     assert said.tasks == ("reviews@1", "reviews@2")
     assert said.curves["ties"][8].value == pytest.approx(0.7)
+
+
+def test_a_report_has_mixtures_at_the_step_of_their_experts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scores = [score(0.9, "reviews@1"), score(0.5, "reviews@2")]
+    assert set(_reported(monkeypatch, tmp_path, scores, 64).curves) == {"moe"}
+    said = _reported(monkeypatch, tmp_path, scores, 64, 128)
+    assert set(said.curves) == {"moe trained=64", "moe trained=128"}
+    assert said.curves["moe trained=64"].keys() == {8}
 
 
 def test_a_report_draws_no_mean_across_metrics(

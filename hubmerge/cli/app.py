@@ -8,9 +8,11 @@ from hubmerge import __version__
 from hubmerge.cli import (
     card,
     evaluate,
+    export,
     hub,
     listing,
     merge,
+    moerge,
     publish,
     report,
     retain,
@@ -34,6 +36,8 @@ app.command("train")(train.train_command)
 app.command("steps")(steps.steps)
 app.command("select")(select.select)
 app.command("merge")(merge.merge)
+app.command("moerge")(moerge.moerge_command)
+app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("publish")(publish.publish)
 app.command("eval")(evaluate.evaluate)

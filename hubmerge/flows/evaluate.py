@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
 
 from hubmerge.errors import UsageError
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.flows.bases import base_of
+from hubmerge.flows.heads import Heads
 from hubmerge.flows.machine import pick_device
 from hubmerge.flows.sources import Opened, Pinned, open_pinned, pin_task
 from hubmerge.hub.client import Hub
 from hubmerge.learners.learner import Learner, without_network
-from hubmerge.learners.making import first_head, make_learner, trained_head
+from hubmerge.learners.making import make_learner
+from hubmerge.manifest import Manifest
 from hubmerge.models.adapter import apply_adapter
 from hubmerge.models.opening import Model, open_model
+from hubmerge.moerging.mixture import read_mixture
 from hubmerge.progress import Progress
 from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
@@ -65,8 +67,7 @@ def own_tasks(hub: Hub, model: Opened | Pinned) -> list[Task]:
     Raises UsageError if it names none, or one that is not among the shipped ones.
     """
     manifest = model.manifest
-    sources = manifest.experts if manifest else ()
-    said = [source.task for source in sources] or [manifest.task if manifest else None]
+    said = list(_trained_for(manifest)) if manifest else [None]
     names = {str(task_id).partition("@")[0] for task_id in said}
     shipped = {name: find_task(name) for name in names & catalog().keys()}
     found = [_same(hub, shipped, task_id) for task_id in dict.fromkeys(said)]
@@ -80,6 +81,16 @@ def own_tasks(hub: Hub, model: Opened | Pinned) -> list[Task]:
             "by commas.",
         )
     return tasks
+
+
+def _trained_for(manifest: Manifest) -> Iterable[str | None]:
+    """The ids of a model's tasks: its own, those a mixture was trained on, or its experts'."""
+    if manifest.kind == "expert":
+        return [manifest.task]
+    together = manifest.params.get("tasks")
+    if manifest.kind == "moe" and isinstance(together, list | tuple):
+        return [str(task) for task in together]
+    return [source.task for source in manifest.experts]
 
 
 def _same(hub: Hub, shipped: dict[str, Task], task_id: str | None) -> Task | None:
@@ -97,14 +108,14 @@ class Bench:
         self._splits: dict[str, Split] = {}
         self._examples: dict[tuple[str, str], Examples] = {}
         self._last: tuple[tuple[str, Kind], Model] | None = None
-        self._heads: dict[tuple[str, str], nn.Module | None] = {}
+        self._heads = Heads(hub)
 
     def measure(self, model: Opened, task: Task) -> Score:
         """The score of one model on one task."""
         if task.id not in self._splits:
             self._splits[task.id] = load_split(task, self._split)
         split, opened = self._splits[task.id], self._opened(model, task.spec.kind)
-        head = self._head(model, opened, split)
+        head = self._heads.of(model, opened, task, split.classes)
         learner = make_learner(opened, task, head, augment=False)
         network = learner.network.to(self._device)
         examples = self._prepared(learner, opened, split)
@@ -120,7 +131,7 @@ class Bench:
             value=said["value"],
             count=int(said["count"]),
             stderr=said["stderr"],
-            recipe=manifest.recipe if manifest and manifest.kind == "merge" else None,
+            recipe=_recipe(manifest) if manifest else None,
             data=f"{data.id}@{data.revision}" if data.id else None,
         )
 
@@ -130,31 +141,18 @@ class Bench:
             self._last = (model.digest, kind), open_expert(self._hub, model, kind)
         return self._last[1]
 
-    def _head(self, model: Opened, opened: Model, split: Split) -> nn.Module | None:
-        """The head of a classification task: a trained one from the model's folder, or labels.
-
-        A text encoder that was trained embeds labels anew, so theirs are embedded by its base.
-        """
-        spec = split.task.spec
-        if not spec.classifies:
-            return None
-        if spec.head == "trained":
-            return trained_head(opened, split.task, split.classes, model.folder)
-        if spec.kind == "image":
-            return first_head(opened, split.task, split.classes)
-        base = base_of(self._hub, model) or model
-        key = (base.digest, split.task.id)
-        if key not in self._heads:
-            anew = open_model(base.folder, spec.kind)
-            self._heads[key] = first_head(anew, split.task, split.classes)
-        return self._heads[key]
-
     def _prepared(self, learner: Learner, model: Model, split: Split) -> Examples:
         """The rows of the split as this learner takes them, prepared once for all that agree."""
         key = (split.task.id, how_it_reads(learner, model))
         if key not in self._examples:
             self._examples[key] = Examples(without_network(learner).for_evaluation, split)
         return self._examples[key]
+
+
+def _recipe(manifest: Manifest) -> str | None:
+    """What a merge or a mixture is known by; the steps of a mixture before its last share its."""
+    whole = manifest.kind == "merge" or manifest.step == manifest.last_step
+    return manifest.recipe if manifest.kind != "expert" and whole else None
 
 
 def how_it_reads(learner: Learner, model: Model) -> str:
@@ -173,12 +171,15 @@ def how_it_reads(learner: Learner, model: Model) -> str:
 
 
 def open_expert(hub: Hub, model: Opened, kind: Kind) -> Model:
-    """A model of any kind as a module: whole weights, or an adapter upon its base.
+    """A model of any kind as a module: whole weights, or an adapter or a mixture upon its base.
 
-    Raises UsageError for an adapter whose base is not told.
+    Raises UsageError where that base is not told.
     """
     if model.checkpoint.kind == "full":
         return open_model(model.folder, kind)
     base = base_of(hub, model)
-    assert base is not None  # an adapter that names none is refused
-    return apply_adapter(open_model(base.folder, kind), model.folder).model
+    assert base is not None  # what is nothing without a base, and names none, is refused
+    opened = open_model(base.folder, kind)
+    if model.checkpoint.kind == "moe":
+        return read_mixture(opened, base.checkpoint, model.folder).model
+    return apply_adapter(opened, model.folder).model

@@ -20,7 +20,8 @@ from hubmerge.flows.inputs import Inputs
 from hubmerge.flows.locked import open_lock
 from hubmerge.flows.named import open_named
 from hubmerge.flows.publication import check_room, folder_publication, seal
-from hubmerge.flows.sources import is_sealed, read_local_manifest, versions
+from hubmerge.flows.sealed import is_sealed
+from hubmerge.flows.sources import read_local_manifest, versions
 from hubmerge.hub.client import Hub
 from hubmerge.hub.proposal import check_proposable, propose
 from hubmerge.hub.publish import ensure_repo, publish

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from hubmerge.cards.figures import training_picture
 from hubmerge.cli.tables import sparkline
 from hubmerge.flows.publication import CARD, seal, step_publication
-from hubmerge.flows.sources import is_sealed, read_local_manifest
+from hubmerge.flows.sealed import is_sealed
+from hubmerge.flows.sources import read_local_manifest
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.manifest import NAME, Manifest, Point, Source

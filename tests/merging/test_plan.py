@@ -13,8 +13,9 @@ import pytest
 
 from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.merging.plan import MergePlan, canonical, check
-from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.weights.adapters import put_adapter
+from tests.weights.mixtures import put_mixture
 
 A = np.zeros((2, 3), np.float32)
 World = Callable[..., Callable[..., object]]
@@ -79,6 +80,16 @@ def test_an_adapter_is_no_base(world: World, tmp_path: Path) -> None:
     ) as caught:
         check(replace(plan, base=plan.experts[0].checkpoint))
     assert "--base" in caught.value.hint
+
+
+def test_a_mixture_is_neither_expert_nor_base(world: World, tmp_path: Path) -> None:
+    plan = world({"q.weight": A}, {"q.weight": A})("average")
+    mixture = open_checkpoint(put_mixture(tmp_path / "mixture"))
+    with pytest.raises(CheckpointError, match="mixture is a mixture, which no change") as caught:
+        check(replace(plan, experts=(replace(plan.experts[0], checkpoint=mixture),)))
+    assert "experts/" in caught.value.hint
+    with pytest.raises(CheckpointError, match="is a mixture, and a base is a whole model"):
+        check(replace(plan, base=mixture))
 
 
 def test_each_kind_of_problem_has_its_way_out(

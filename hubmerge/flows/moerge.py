@@ -1,0 +1,191 @@
+"""hubmerge moerge: adapters by name -> a mixture, trained, in a folder and perhaps on the Hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from hubmerge.errors import UsageError, raise_together
+from hubmerge.flows.evaluate import own_tasks
+from hubmerge.flows.experts import Experts, open_experts
+from hubmerge.flows.machine import Machine, check_machine
+from hubmerge.flows.merge import MergeRequest, merge_and_publish
+from hubmerge.flows.merge import prepare as prepare_merge
+from hubmerge.flows.mixture import MixtureJob
+from hubmerge.flows.publication import add_figures
+from hubmerge.flows.run import Run, prepare_run
+from hubmerge.flows.sealed import files_in, is_sealed
+from hubmerge.flows.sources import pin_task, read_local_manifest
+from hubmerge.flows.train import Trained, train
+from hubmerge.hub.client import Hub
+from hubmerge.manifest import Source
+from hubmerge.merging.registry import method as find_method
+from hubmerge.progress import Progress
+from hubmerge.refs import ModelRef
+from hubmerge.specs import MoeSpec
+from hubmerge.tasks.deck import Deck
+from hubmerge.tasks.task import Task
+from hubmerge.training.schedule import check_even, push_steps
+from hubmerge.weights.folder import check_place, whole_folder
+
+_TRIED = 50  # rows that are read beforehand, spread over a split
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: experts, how, on which tasks, and where the result goes.
+
+    `merge` is a method by which the same experts are merged as well, `named` are the words that
+    named the tasks.
+    """
+
+    experts: tuple[ModelRef, ...]
+    asked: MoeSpec
+    tasks: tuple[Task, ...] = ()
+    base: ModelRef | None = None
+    out: Path | None = None
+    push: str | None = None
+    private: bool = False
+    merge: str | None = None
+    named: tuple[str, ...] = ()
+
+
+def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
+    """Check everything that can be checked before training, and place the run in `home`/moes.
+
+    Raises UsageError, NotOnHub, IntegrityError (experts of different bases), CheckpointError or
+    DataError; nothing is written.
+    """
+    check_machine(machine)
+    _check_asked(request, machine)
+    rank = request.asked.extract_rank
+    experts = open_experts(hub, request.experts, request.base, rank, home / "extracted")
+    tasks = _tasks(hub, request, experts)
+    own = tuple(_task_of(source, tasks) for source in experts.sources)
+    job = MixtureJob(request.asked, experts, tasks, own, _words(request, experts))
+    _check_start(job)
+
+    def folder(run_id: str) -> Path:
+        return home / "moes" / run_id[:12]
+
+    run = prepare_run(hub, job, request.push, machine, folder, lambda: _checked(job))
+    if request.out is not None and not _is_there(run, request.out):
+        check_place(request.out)
+    return run
+
+
+def moerge(hub: Hub, run: Run, request: Request, progress: Progress) -> Trained | None:
+    """Build, train and publish; the last step is copied to where it was asked for."""
+    made = train(hub, run, progress, private=request.private)
+    if made is None:
+        return None
+    add_figures(made.folder, run.manifest(run.steps[-1]))
+    if request.out is None:
+        return made
+    if not _is_there(run, request.out):
+        with whole_folder(request.out) as folder:
+            copy_folder(made.folder, folder)
+    return replace(made, folder=request.out)
+
+
+def merged(hub: Hub, request: Request, home: Path, progress: Progress) -> Path | None:
+    """The folder of the same experts merged into one model, where that was asked for."""
+    if request.merge is None:
+        return None
+    asked = MergeRequest(request.experts, request.merge, base=request.base)
+    prepared = prepare_merge(hub, asked, home / "merges")
+    return merge_and_publish(hub, prepared, progress).folder
+
+
+def _is_there(run: Run, out: Path) -> bool:
+    """Whether a folder holds the last step of just this run, whole."""
+    there = read_local_manifest(out) if out.is_dir() else None
+    last = there is not None and (there.run, there.step) == (run.id, run.steps[-1])
+    return there is not None and last and is_sealed(out, there)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """The files of a folder in another, linked where that can be: they are never changed."""
+    for name, path in files_in(source).items():
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, place)
+        except OSError:
+            shutil.copyfile(path, place)
+
+
+def _check_asked(request: Request, machine: Machine) -> None:
+    """What can be told from the words alone."""
+    asked, count = request.asked, len(request.experts)
+    if request.merge is not None:
+        find_method(request.merge)
+    problems = []
+    if asked.top_k > count:
+        problems.append(f"--top-k is {asked.top_k}, and there are {count} experts.")
+    if asked.router in ("centroid", "prompts") and not asked.is_signed:
+        problems.append(f"A router that starts from {asked.router} is signed: sides matter there.")
+    hint = f"Write --top-k {min(2, count)}, and leave out --no-signed."
+    raise_together(UsageError, problems, hint)
+    push_steps(asked.training.push_every, asked.training.steps)
+    check_even(asked.training, machine.world)
+
+
+def _own(hub: Hub, experts: Experts) -> list[Task]:
+    """The tasks that the experts' manifests name; raises UsageError for those that name none."""
+    return [own_tasks(hub, one)[0] for one in experts.opened]
+
+
+def _tasks(hub: Hub, request: Request, experts: Experts) -> tuple[Task, ...]:
+    """What is trained on: what was asked for, else each expert's own, once."""
+    found = [pin_task(hub, task) for task in request.tasks] or _own(hub, experts)
+    return tuple({task.id: task for task in found}.values())
+
+
+def _task_of(source: Source, tasks: Sequence[Task]) -> Task | None:
+    return next((task for task in tasks if task.id == source.task), None)
+
+
+def _check_start(job: MixtureJob) -> None:
+    """A router that starts from data needs a task for each expert, and prompts need words."""
+    start = job.asked.router
+    if start not in ("centroid", "prompts"):
+        return
+    pairs = zip(job.experts.sources, job.own, strict=True)
+    problems = [
+        f"{source.label} was trained for none of the tasks, so its {start} start is not known."
+        for source, task in pairs
+        if task is None
+    ]
+    if start == "prompts":
+        problems += [
+            f"{task.name} has no class prompts that the experts' layers read."
+            for task in job.tasks
+            if task.spec.kind != "text" or task.spec.head != "label"
+        ]
+    raise_together(UsageError, problems, "Start from arrow, or from centroid.")
+
+
+def _words(request: Request, experts: Experts) -> tuple[str, ...]:
+    """The command from its experts on, by labels that do not move."""
+    words = [source.label for source in experts.sources]
+    if request.tasks:
+        words += ["--tasks", ",".join(request.named)]
+    if request.base:
+        words += ["--base", str(request.base)]
+    return tuple(words)
+
+
+def _checked(job: MixtureJob) -> tuple[str, ...]:
+    """Open model and data once before anything is written; returns what should be known."""
+    begun = job.begin()
+    training = cast(Deck, begun.training)
+    splits = [*training.splits, *(one.examples.split for one in begun.watched)]
+    for split in splits:
+        for row in range(0, len(split), max(1, len(split) // _TRIED)):
+            split.example(row)
+    return job.experts.notes
