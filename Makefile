@@ -22,6 +22,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.select
+	$(BIN)/python -m benchmarks.moe_layer
 
 docs: cards
 	$(BIN)/python scripts/help_pages.py

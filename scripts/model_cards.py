@@ -19,7 +19,7 @@ from hubmerge.scores import ScoreLog
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
-PUBLISHED = ("ties-chosen", "ties-last")
+PUBLISHED = ("ties-chosen", "ties-last", "moe-step128")
 
 
 def told(folder: Path) -> dict[str, str]:

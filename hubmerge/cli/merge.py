@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubmerge.cards.licence import licence_id
-from hubmerge.cli.options import DryRun, Private, repository
+from hubmerge.cli.options import DryRun, Licence, Private, repository, settings_of, spelled
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import table
 from hubmerge.errors import UsageError
@@ -56,10 +55,7 @@ def merge(
     allow_nonfinite: Annotated[
         bool, Option("--allow-nonfinite", help="Merge even NaN and infinity.")
     ] = False,
-    licence: Annotated[
-        str | None,
-        Option("--license", "--licence", help="Licence of the result. [follows from the experts']"),
-    ] = None,
+    licence: Licence = None,
     private: Private = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -77,7 +73,7 @@ def merge(
         request = flow.MergeRequest(
             experts=tuple(parse_ref(text) for text in experts or ()),
             method=method or "ties",
-            settings=_settings(settings or []),
+            settings=settings_of(settings or [], "density=0.2"),
             lock=lock,
             policy=policy,
             locked=locked,
@@ -89,7 +85,7 @@ def merge(
             dtype=dtype,
             replace=replace,
             allow_nonfinite=allow_nonfinite,
-            licence=_licence(licence),
+            licence=spelled(licence),
         )
         with session.progress() as progress:
             prepared = flow.prepare(hub, request, session.home / "merges")
@@ -152,27 +148,6 @@ def _pushed(merged: Merged, push: str | None) -> str:
     if merged.pull_request:
         return f", proposed at {merged.pull_request}"
     return f", {push} at {merged.commit[:12]}" if merged.commit else ""
-
-
-def _licence(text: str | None) -> str | None:
-    """A licence as the Hub spells it; raises UsageError for what is none."""
-    if text is None:
-        return None
-    if (spelled := licence_id(text)) is None:
-        raise UsageError(f"--license {text!r} is no licence.", "Write one such as apache-2.0.")
-    return spelled
-
-
-def _settings(texts: list[str]) -> dict[str, str]:
-    settings = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"--set {text!r} is not name=value.", "Write --set density=0.2.")
-        if name.strip() in settings:
-            raise UsageError(f"--set {name.strip()} is given twice.", "Give it once.")
-        settings[name.strip()] = value.strip()
-    return settings
 
 
 def _table(manifest: Manifest, title: str) -> object:

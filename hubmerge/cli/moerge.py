@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hubmerge.cli.options import Device, DryRun, Private, repository
+from hubmerge.cli.options import Device, DryRun, Licence, Private, repository, spelled
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.spec_options import options_of
 from hubmerge.cli.tables import percent, table
@@ -28,13 +29,23 @@ Option = typer.Option
 def moerge(
     session: Session,
     experts: Annotated[
-        list[str], typer.Argument(help="LoRA experts of one base: owner/name@step64, folders ...")
-    ],
+        list[str] | None,
+        typer.Argument(help="LoRA experts of one base: owner/name@step64, folders ..."),
+    ] = None,
     tasks: Annotated[
         str | None,
         Option(help="Tasks to train on, separated by commas. [those of the experts]"),
     ] = None,
     base: Annotated[str | None, Option(help="Base of the experts, if they do not name it.")] = None,
+    lock: Annotated[
+        Path | None, Option(help="Mix what `hubmerge select` chose, by its hubmerge.lock.")
+    ] = None,
+    policy: Annotated[
+        str | None, Option(help="Mix the lock's pick of this policy. [the chosen one]")
+    ] = None,
+    locked: Annotated[
+        bool, Option("--locked", help="Refuse names that mean other commits than the lock pins.")
+    ] = False,
     out: Annotated[Path | None, Option(help="Folder of the result. [~/.hubmerge/moes/...]")] = None,
     push: Annotated[
         str | None, Option(help="Publish its steps as revisions of owner/name.")
@@ -52,6 +63,7 @@ def moerge(
     resume: Annotated[
         bool, Option("--resume/--no-resume", help="Go on where the run was interrupted.")
     ] = True,
+    licence: Licence = None,
     private: Private = False,
     dry_run: DryRun = False,
     **typed: Any,
@@ -61,6 +73,10 @@ def moerge(
     Running the same command again goes on with what was interrupted: training or publishing.
     """
     values = {name: value for name, value in typed.items() if value is not None}
+    if lock is not None:
+        _check_locked({"experts": experts, "--merge": merge}, values)
+    else:
+        _check_named(experts, policy, locked)
     asked = validated(MoeSpec, values, "moerge")
     to = repository(push)
     if to is not None and to.revision:
@@ -77,15 +93,19 @@ def moerge(
 
         trackers = tuple(filter(None, track.split(",")))
         request = flow.Request(
-            experts=tuple(parse_ref(text) for text in experts),
+            experts=tuple(parse_ref(text) for text in experts or ()),
             asked=asked,
             tasks=tuple(find_task(name) for name in named),
             base=parse_ref(base) if base else None,
             out=out,
             push=to.repo_id if to else None,
             private=private,
+            licence=spelled(licence),
             merge=merge,
             named=named,
+            lock=lock,
+            policy=policy,
+            locked=locked,
         )
         machine = Machine(device, workers, state_every, trackers, rank, world)
         run = flow.prepare(hub, request, session.home, machine)
@@ -95,10 +115,7 @@ def moerge(
             said = {"run": run.id, "steps": list(run.steps), "to": run.to, "notes": run.notes}
             session.show(_plan(run), said)
             return
-        session.say(
-            f"mixture of {len(experts)} experts, top {asked.top_k}: {asked.train_steps} steps from "
-            f"{run.base.revision.label}, run {run.id[:12]}"
-        )
+        session.say(f"{flow.described(run)}, run {run.id[:12]}")
         if not resume:
             forget_position(run)
         with session.progress() as progress:
@@ -109,6 +126,26 @@ def moerge(
 
 
 moerge_command = verb(moerge, options_of(MoeSpec))
+
+
+def _check_locked(said: Mapping[str, object], typed: Mapping[str, object]) -> None:
+    """A lock says all that decides the mixture, though not which of its steps are published."""
+    given = [name for name, value in said.items() if value]
+    given += [f"--{name.replace('_', '-')}" for name in typed if name != "push_every"]
+    if given:
+        raise UsageError(
+            f"--lock says what is mixed and how: {', '.join(given)} cannot be given as well.",
+            "Leave them out, or choose anew with `hubmerge select`.",
+        )
+
+
+def _check_named(experts: list[str] | None, policy: str | None, locked: bool) -> None:
+    if not experts:
+        raise UsageError(
+            "There is nothing to mix.", "Name LoRA experts, owner/name@step64, or say --lock."
+        )
+    if policy or locked:
+        raise UsageError(f"{'--policy' if policy else '--locked'} belongs to --lock.")
 
 
 def _plan(run: Run) -> object:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,19 +16,24 @@ from rich.table import Table
 from hubmerge.cards.figures import heat_map_picture, selection_picture
 from hubmerge.cards.selection import CSV, CURVES, HEAT_MAP, selection_csv
 from hubmerge.cli.options import Columns, Device, DryRun
-from hubmerge.cli.selection import shown, verdict
+from hubmerge.cli.select_moe import asked_mixture, choose_start
+from hubmerge.cli.selection import Choice, shown, verdict
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import table
 from hubmerge.durable import write_whole
-from hubmerge.errors import IntegrityError, UsageError
+from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.lock import NAME, Lock, parse_lock, read_lock
 from hubmerge.refs import parse_ref
 
 if TYPE_CHECKING:
-    from hubmerge.flows.selection import Prepared
+    from hubmerge.flows.selection import Prepared, Request
+    from hubmerge.hub.client import Hub
+    from hubmerge.progress import Progress
 
 Option = typer.Option
 INCONCLUSIVE = 4
+MIXTURE = "moe"
+_BAND = 1.0
 _BUDGET = re.compile(r"([1-9]\d{0,6})(m|h|)")
 
 
@@ -35,7 +41,9 @@ _BUDGET = re.compile(r"([1-9]\d{0,6})(m|h|)")
 def select(
     session: Session,
     repos: Annotated[list[str], typer.Argument(help="Repositories of experts: owner/name ...")],
-    target: Annotated[str, Option(help="Merge method that the steps are chosen for.")],
+    target: Annotated[
+        str, Option(help="What the steps are chosen for: a merge method, or moe for a mixture.")
+    ],
     policy: Annotated[
         str | None,
         Option(help="Whose choice to take: last, early-stop, uniform ... [the best on validation]"),
@@ -44,9 +52,17 @@ def select(
         str | None, Option(help="Tasks, where manifests name none: one for each repository.")
     ] = None,
     columns: Columns = None,
+    settings: Annotated[
+        list[str] | None,
+        Option("--set", help="Option of `hubmerge moerge`, for moe: train_steps=300, lr=2e-4 ..."),
+    ] = None,
     base: Annotated[str | None, Option(help="Base of the experts, if they do not name it.")] = None,
     budget: Annotated[
-        str | None, Option(help="Most merges to measure, 200, or time, 30m or 2h. [no end]")
+        str | None,
+        Option(
+            help="Most merges to measure, 200, or training steps of moe, or time, 30m or 2h. "
+            "[no end]"
+        ),
     ] = None,
     lock: Annotated[Path, Option(help="Where the lock is written.")] = Path(NAME),
     out: Annotated[
@@ -57,9 +73,13 @@ def select(
     ] = None,
     band: Annotated[
         float, Option(min=0, help="Standard errors within which the earliest steps win.")
-    ] = 1.0,
+    ] = _BAND,
     exhaustive: Annotated[
-        bool, Option("--exhaustive", help="Every point of the paper's grid on every example.")
+        bool,
+        Option(
+            "--exhaustive",
+            help="Every point of the paper's grid on all examples; of moe, every start to the end.",
+        ),
     ] = False,
     seed: Annotated[int, Option(min=0, help="Seed of the bootstrap.")] = 0,
     device: Device = None,
@@ -67,15 +87,25 @@ def select(
 ) -> None:
     """Choose the step of each expert for a merge, on validation data alone, and pin it in a lock.
 
-    Exits with 4 when the choice is not better than the last steps beyond the noise.
+    Of a mixture, the steps that it starts from, by training it for a while from many. Exits with 4
+    when the choice is not better than the last steps beyond the noise, or for a mixture, than
+    early-stopped ones.
     """
+    is_mixture = target == MIXTURE
+    if is_mixture:
+        _check_mixture(against, band)
+    elif settings:
+        raise UsageError(
+            "--set says how a mixture is trained; of a merge, selecting tunes the parameters.",
+            "Leave it out, or choose for --target moe.",
+        )
+    asked = asked_mixture(settings or []) if is_mixture else None
     refs = tuple(parse_ref(text) for text in repos)
     earlier = _read(against) if against else None
     merges, seconds = _budget(budget)
     _check_places(lock, out)
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
     with session.connected() as hub:
-        from hubmerge.flows import select as flow
         from hubmerge.flows.selection import Request
         from hubmerge.tasks.own import read_columns
         from hubmerge.tasks.task import find_task, names_its_columns
@@ -95,29 +125,61 @@ def select(
             band=band,
             exhaustive=exhaustive,
             device=device,
-            typed=_typed(tasks=tasks, columns=columns, against=against),
+            typed=_typed(settings or [], tasks=tasks, columns=columns, against=against),
         )
         with session.progress() as progress:
-            prepared = flow.prepare(hub, request, progress)
-            for note in flow.few_rows(prepared):
-                session.say(f"Note: {note}")
-            if dry_run:
-                session.show(_plan(prepared), _plan_data(prepared))
-                return
-            selected = flow.select(prepared, session.trials, progress)
-    made = selected.lock
+            if asked is not None:
+                choice = choose_start(session, hub, request, asked, dry_run, progress)
+            else:
+                choice = _choose_steps(session, hub, request, dry_run, progress)
+    if choice is None:
+        return
+    made = choice.lock
     _keep(made, lock, session.home / "locks")
     if out:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / HEAT_MAP, heat_map_picture(made), mode=0o644)
         write_whole(out / CURVES, selection_picture(made), mode=0o644)
         write_whole(out / CSV, selection_csv(made).encode(), mode=0o644)
-    session.show(shown(made), json.loads(made.to_bytes()))
-    for name in made.cut:
-        session.say(f"The budget ended policy {name} early.")
-    session.say(verdict(made, selected.seconds, lock))
+    session.show(choice.shown, choice.data)
+    for sentence in choice.said:
+        session.say(sentence)
+    session.say(choice.verdict(lock))
     if not made.conclusive:
         raise typer.Exit(INCONCLUSIVE)
+
+
+def _choose_steps(
+    session: Session, hub: Hub, request: Request, dry_run: bool, progress: Progress
+) -> Choice | None:
+    """Choose steps for a merge; None after a dry run, which is shown."""
+    from hubmerge.flows import select as flow
+
+    prepared = flow.prepare(hub, request, progress)
+    for note in flow.few_rows({one.task.name: len(one.order) for one in prepared.stages}):
+        session.say(f"Note: {note}")
+    if dry_run:
+        session.show(_plan(prepared), _plan_data(prepared))
+        return None
+    selected = flow.select(prepared, session.trials, progress)
+    made = selected.lock
+    return Choice(
+        lock=made,
+        shown=shown(made),
+        data=json.loads(made.to_bytes()),
+        said=[f"The budget ended policy {name} early." for name in made.cut],
+        verdict=partial(verdict, made, selected.seconds),
+    )
+
+
+def _check_mixture(against: Path | None, band: float) -> None:
+    """Options of a merge's selection that have no say in a mixture's."""
+    problems = []
+    if against is not None:
+        problems.append("--against is for merges: a mixture's start is held against the null.")
+    if band != _BAND:
+        problems.append("--band is for merges: a mixture's start must beat the null beyond 95 %.")
+    raise_together(UsageError, problems, "Leave it out.")
 
 
 def _budget(text: str | None) -> tuple[int | None, float | None]:
@@ -135,10 +197,11 @@ def _read(path: Path) -> Lock:
     return parse_lock(read_lock(path), str(path))
 
 
-def _typed(**options: object) -> tuple[str, ...]:
+def _typed(settings: Sequence[str], **options: object) -> tuple[str, ...]:
     """Options as they were typed, for the lock to repeat."""
-    said = {name: value for name, value in options.items() if value is not None}
-    return tuple(word for name, value in said.items() for word in (f"--{name}", str(value)))
+    said = [(name, str(value)) for name, value in options.items() if value is not None]
+    said += [("set", setting) for setting in settings]
+    return tuple(word for name, value in said for word in (f"--{name}", value))
 
 
 def _check_places(path: Path, out: Path | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group
@@ -11,16 +13,36 @@ from hubmerge.cli.tables import line, percent, table
 from hubmerge.lock import Lock, Pick, Swap
 from hubmerge.scores import shown_names
 
+
+@dataclass(frozen=True)
+class Choice:
+    """A selection as it is told: its lock, its table, its data, sentences beside it.
+
+    `verdict` takes the place of the lock and says what was gained, and what to type next.
+    """
+
+    lock: Lock
+    shown: Group
+    data: object
+    said: Sequence[str]
+    verdict: Callable[[Path], str]
+
+
 _COLUMNS = 14
 _LEGEND = (
-    "Merged validation accuracy with that step in place of the chosen one: [chosen], = within the "
-    "noise of it, . not measured."
+    "Validation accuracy of all together with that step in place of the chosen one: [chosen], = "
+    "within the noise of it, . not measured."
 )
 
 
 def shown(made: Lock) -> Group:
     """What each policy chose, and what is known of the steps around the choice."""
-    return Group(_policies(made), _steps(made), line(_LEGEND))
+    return Group(_policies(made), *steps_around(made).renderables)
+
+
+def steps_around(made: Lock) -> Group:
+    """What is known of the chosen model with one expert at another step."""
+    return Group(_steps(made), line(_LEGEND))
 
 
 def _policies(made: Lock) -> Table:
@@ -34,14 +56,19 @@ def _policies(made: Lock) -> Table:
 
 def _row(made: Lock, pick: Pick) -> tuple[object, ...]:
     chosen = "> " if pick.policy == made.chosen else "  "
-    gain = ""
-    if pick.gain and pick.policy != made.rival:
-        value, low, high = (100 * part for part in pick.gain)
-        gain = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
     steps = " ".join(str(expert.step) for expert in pick.experts)
     accuracy = f"{percent(pick.accuracy)} ± {percent(pick.stderr)}"
     ended = " (cut short)" if pick.policy in made.cut else ""
-    return chosen + pick.policy + ended, steps, _parameters(pick), accuracy, gain, pick.evaluations
+    name, gain = chosen + pick.policy + ended, over(made, pick)
+    return name, steps, _parameters(pick), accuracy, gain, pick.evaluations
+
+
+def over(made: Lock, pick: Pick) -> str:
+    """What a pick gains over the rival, with its interval; nothing for the rival itself."""
+    if not pick.gain or pick.policy == made.rival:
+        return ""
+    value, low, high = (100 * part for part in pick.gain)
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _parameters(pick: Pick) -> str:
@@ -64,7 +91,9 @@ def _steps(made: Lock) -> Table:
         steps = sorted(told)[-_COLUMNS:]
     rows = []
     for name, task in zip(_names(made), made.tasks, strict=True):
-        at = {swap.step: swap for swap in reversed(made.swaps[task.id])}
+        its = made.swaps[task.id]
+        at = {swap.step: swap for swap in reversed(its)}
+        at |= {swap.step: swap for swap in reversed(its) if swap.merged is not None}
         at |= {swap.step: swap for swap in made.swaps[task.id] if swap.label in chosen}
         rows.append((name, *(_cell(at.get(step), chosen) for step in steps)))
     return table(("task", *(f"{step}>" for step in steps)), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def open_experts(
     the base or do not stand side by side; all problems at once.
     """
     pinned = [pin(hub, ref) for ref in refs]
+    _check_distinct(pinned)
     adapters = [one for one in pinned if adapter_config(hub, one) is not None]
     mixtures = [one for one in pinned if one.manifest and one.manifest.kind == "moe"]
     whole = [] if rank else [one for one in pinned if one not in (*adapters, *mixtures)]
@@ -75,6 +77,13 @@ def open_experts(
     unsure = [f"{one.revision.label}: {one.revision.note}." for one in opened if one.revision.note]
     base_source = source_of(opened_base)
     return Experts(opened_base, opened, matched, base_source, sources, (*unsure, *notes))
+
+
+def _check_distinct(pinned: Sequence[Pinned]) -> None:
+    """Raise UsageError for what is named more than once: two that are one never part."""
+    counts = Counter(one.revision.label for one in pinned)
+    problems = [f"{label} is named {count} times." for label, count in counts.items() if count > 1]
+    raise_together(UsageError, problems, "Name every expert once.")
 
 
 def _check_adapters(whole: Sequence[Pinned]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from hubmerge.cards.licence import clashes
 from hubmerge.errors import IntegrityError, UsageError, either, raise_together
 from hubmerge.flows.sources import Opened, Pinned
 from hubmerge.manifest import Source
@@ -57,6 +58,14 @@ def _below(ref: ModelRef, folder: str) -> ModelRef:
     if ref.path is not None:
         return dataclasses.replace(ref, path=ref.path / folder)
     return dataclasses.replace(ref, subfolder="/".join(filter(None, (ref.subfolder, folder))))
+
+
+def check_licences(models: Iterable[Opened], stated: str | None) -> None:
+    """Raise UsageError where no licence meets those of base and experts, unless one is stated."""
+    if stated is None:
+        named = {one.revision.ref.name: one.licence for one in models}
+        hint = "Use experts whose licences agree; if you may, state the result's with --license."
+        raise_together(UsageError, list(clashes(named)), hint)
 
 
 def check_bases(pinned: Sequence[Pinned | Opened], base: Opened) -> None:

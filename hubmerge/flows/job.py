@@ -29,7 +29,8 @@ class Begun:
     `sample` is a row to try it with. `save` writes what training changed into a folder, from the
     network's own weights or from those given by its names; `measure` adds what is found out about
     it, which its manifest does not vouch for. `logged` are numbers that trackers are told beside
-    the accuracy. `about` is what the manifest says of it beside its settings.
+    the accuracy. `about` is what the manifest says of it beside its settings, `lock` what lies
+    beside every step.
     """
 
     learner: Learner
@@ -40,6 +41,7 @@ class Begun:
     about: Mapping[str, Any] = field(default_factory=dict)
     measure: Callable[[Path], None] = lambda folder: None
     logged: Callable[[], Mapping[str, float]] = dict
+    lock: bytes | None = None
 
 
 class Job(Protocol):

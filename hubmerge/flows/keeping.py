@@ -40,7 +40,7 @@ def keep_step(run: Run, begun: Begun, fit: Fit, moment: Moment) -> None:
     with whole_folder(run.outbox.step_folder(moment.step)) as folder:
         begun.save(folder, weights)
         begun.measure(folder)
-        seal(folder, _described(run, moment, begun))
+        seal(folder, _described(run, moment, begun), begun.lock)
 
 
 def _described(run: Run, moment: Moment, begun: Begun) -> Manifest:

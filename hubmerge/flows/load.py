@@ -65,6 +65,8 @@ class Moe:
         labels.
         """
         found = self._task(task)
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}.", "Write 1 or more.")
         rows = list(inputs) if isinstance(inputs, list) else [inputs]
         asked = _Asked(self, found)
         return [

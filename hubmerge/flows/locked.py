@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
@@ -11,11 +12,23 @@ from hubmerge.flows.drift import check_drift
 from hubmerge.flows.inputs import Inputs, check_bases
 from hubmerge.flows.sources import Opened, open_pinned, open_ref, pin_revision
 from hubmerge.hub.client import Hub
-from hubmerge.lock import Pin, parse_lock, read_lock
+from hubmerge.lock import Lock, Pick, Pin, parse_lock, read_lock
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
 from hubmerge.refs import ModelRef, Revision
+
+MIXTURE = "moe"  # the method, as locks and manifests name it
+
+
+@dataclass(frozen=True)
+class Picked:
+    """One pick of a lock, and what it is made of, opened; `notes` say what has changed since."""
+
+    pick: Pick
+    base: Opened
+    experts: tuple[Opened, ...]
+    notes: tuple[str, ...]
 
 
 def open_lock(
@@ -27,11 +40,35 @@ def open_lock(
     and IntegrityError for a lock that is none, for names that mean other commits (where those that
     are pinned are gone, or if `strict`) and for files that are not those that are pinned.
     """
-    data = read_lock(path)
-    lock = parse_lock(data, str(path))
-    pick = lock.pick(policy)
+    data, lock = read(path)
+    if lock.method == MIXTURE:
+        raise UsageError(f"{path} is for a mixture.", f"Write `hubmerge moerge --lock {path}`.")
     method = find_method(lock.method)
-    params = parse_params(method, pick.params)
+    params = parse_params(method, lock.pick(policy).params)
+    found = open_pick(hub, lock, policy, strict, base)
+    return Inputs(
+        method=method,
+        params=params,
+        base=found.base,
+        base_source=lock.base.source,
+        experts=found.experts,
+        sources=found.pick.experts,
+        lock=data,
+        notes=found.notes,
+    )
+
+
+def read(path: Path) -> tuple[bytes, Lock]:
+    """The bytes of a lock file, and what they say; raises UsageError or IntegrityError."""
+    data = read_lock(path)
+    return data, parse_lock(data, str(path))
+
+
+def open_pick(
+    hub: Hub, lock: Lock, policy: str | None, strict: bool, base: ModelRef | None
+) -> Picked:
+    """Open base and experts of a pick, and hold all files against the lock, as `open_lock`."""
+    pick = lock.pick(policy)
     _check_base(lock.base, base)
     pins = [lock.pin(expert) for expert in pick.experts]
     notes = check_drift(hub, pins if base else [lock.base, *pins], strict)
@@ -44,16 +81,7 @@ def open_lock(
         "Find out who changed it, or choose anew with `hubmerge select`.",
     )
     check_bases(opened, found)
-    return Inputs(
-        method=method,
-        params=params,
-        base=found,
-        base_source=lock.base.source,
-        experts=tuple(opened),
-        sources=pick.experts,
-        lock=data,
-        notes=notes,
-    )
+    return Picked(pick, found, tuple(opened), notes)
 
 
 def open_source(hub: Hub, ref: ModelRef, source: Source) -> Opened:

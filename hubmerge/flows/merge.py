@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hubmerge import lock
-from hubmerge.cards.licence import clashes
 from hubmerge.durable import hash_file
-from hubmerge.errors import IntegrityError, UsageError, raise_together
+from hubmerge.errors import IntegrityError
 from hubmerge.flows.combination import copy_heads, heads_of, kind_of_tasks, notes_on
-from hubmerge.flows.inputs import Inputs
+from hubmerge.flows.inputs import Inputs, check_licences
 from hubmerge.flows.locked import open_lock
 from hubmerge.flows.named import open_named
 from hubmerge.flows.publication import check_room, folder_publication, seal
@@ -115,7 +114,7 @@ def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
         inputs = open_named(hub, request.experts, request.method, request.settings, request.base)
     else:
         inputs = open_lock(hub, request.lock, request.policy, request.locked, request.base)
-    _check_licences(inputs, request.licence)
+    check_licences((inputs.base, *inputs.experts), request.licence)
     return prepare_inputs(hub, request, inputs, merges)
 
 
@@ -150,14 +149,6 @@ def prepare_inputs(hub: Hub, request: MergeRequest, inputs: Inputs, merges: Path
     if request.push is not None:
         _check_push(hub, request)
     return prepared
-
-
-def _check_licences(inputs: Inputs, stated: str | None) -> None:
-    """Raise UsageError where no licence meets those of base and experts, unless one is stated."""
-    if stated is None:
-        named = {m.revision.ref.name: m.licence for m in (inputs.base, *inputs.experts)}
-        hint = "Merge experts whose licences agree; if you may, state the merge's with --license."
-        raise_together(UsageError, list(clashes(named)), hint)
 
 
 def _check_push(hub: Hub, request: MergeRequest) -> None:

@@ -1,49 +1,26 @@
-"""A mixture of experts as a job, and a mixture's folder as a model."""
+"""A mixture of experts as a job: its configuration, its command, its manifest."""
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import nn
-
-from hubmerge.errors import UsageError
-from hubmerge.evaluation import KEEP_BYTES, Examples
-from hubmerge.flows.combination import copy_heads, heads_of
 from hubmerge.flows.expert import flags
 from hubmerge.flows.experts import Experts
-from hubmerge.flows.job import Begun, Weights
+from hubmerge.flows.job import Begun
 from hubmerge.flows.machine import Machine
 from hubmerge.flows.sources import Opened
-from hubmerge.flows.traffic import logged, write_routing
-from hubmerge.learners.learner import Learner
-from hubmerge.learners.making import first_head, make_learner, trained_head
-from hubmerge.learners.mixed import MixedLearner
 from hubmerge.manifest import Manifest
-from hubmerge.models.opening import Model, open_model
-from hubmerge.models.recompute import recompute
-from hubmerge.models.text_encoder import TextEncoder
-from hubmerge.moerging.book import Book
-from hubmerge.moerging.centroids import start_at_centroids
-from hubmerge.moerging.mixture import Mixture, build
-from hubmerge.moerging.starts import start
 from hubmerge.specs import MoeSpec, TrainSpec
-from hubmerge.tasks.data import Split, load_split
-from hubmerge.tasks.deck import make_deck
 from hubmerge.tasks.task import Task
-from hubmerge.training.loop import Watched
 from hubmerge.training.schedule import push_steps
 from hubmerge.weights.moe_config import MoeConfig, MoeExpert, RouterConfig, expert_names
 
 if TYPE_CHECKING:
     from hubmerge.training.loop import Moment
-
-_SHOWN = 64  # rows of each task that a centroid is the mean of
 
 
 @dataclass(frozen=True)
@@ -51,7 +28,8 @@ class MixtureJob:
     """The making of one mixture: what was asked, its experts, and the tasks it is trained on.
 
     `own` is the task of each expert, in their order, None where nobody said; `words` are the
-    command's, from the experts on.
+    command's, from the experts on. `lock` is the lock that said all of this, if one did; `licence`
+    is stated where it shall not follow from the experts'.
     """
 
     asked: MoeSpec
@@ -59,7 +37,14 @@ class MixtureJob:
     tasks: tuple[Task, ...]
     own: tuple[Task | None, ...]
     words: tuple[str, ...]
+    lock: bytes | None = None
+    licence: str | None = None
     kind: Literal["expert", "moe"] = "moe"
+
+    @property
+    def lock_digest(self) -> str | None:
+        """The SHA-256 of the lock."""
+        return None if self.lock is None else hashlib.sha256(self.lock).hexdigest()
 
     @property
     def base(self) -> Opened:
@@ -84,7 +69,8 @@ class MixtureJob:
     @property
     def identity(self) -> list[Any]:
         parts = [source.key for source in self.experts.sources]
-        return [self.params, self.planned, self.base.digest, parts]
+        stated = [self.licence] if self.licence else []
+        return [self.params, self.planned, self.base.digest, parts, *stated]
 
     @property
     def config(self) -> MoeConfig:
@@ -107,42 +93,18 @@ class MixtureJob:
         )
 
     def begin(self) -> Begun:
-        model = self._opened()
-        training = [self._rows(task) for task in self.tasks]
-        validation = [load_split(task, "validation") for task in self.tasks]
-        heads = [self._head(model, split) for split in validation]
-        mixture = self._built(model)
-        learners = [
-            make_learner(model, task, head, self.asked.augment)
-            for task, head in zip(self.tasks, heads, strict=True)
-        ]
-        if self.asked.router in ("centroid", "prompts"):
-            start_at_centroids(mixture, self._shows(model, learners))
-        if self.asked.recompute:
-            recompute(model)
-        book = Book(mixture.layers, balances=self.asked.balance > 0)
-        learner = MixedLearner.of(learners, self.tasks, book.balance, self.asked.balance)
-        watched = tuple(
-            Watched(learner, Examples(learner.at(place), split, KEEP_BYTES // len(validation)))
-            for place, split in enumerate(validation)
-        )
-        return Begun(
-            learner,
-            make_deck(training, self.asked.power),
-            watched,
-            sample=(0, validation[0].example(0)),
-            save=partial(self._save, mixture, learner.network),
-            about={"base_layout": model.layout},
-            measure=partial(write_routing, mixture, book, watched),
-            logged=partial(logged, mixture, book),
-        )
+        from hubmerge.flows.assembly import begun
+
+        return begun(self)
 
     def command(self, machine: Machine) -> str:
         words = ["hubmerge", "moerge"]
         if machine.world > 1:
             words = ["torchrun", "--nproc_per_node", str(machine.world), "-m", *words]
-        said = self.asked.model_dump(exclude_defaults=True)
-        return shlex.join([*words, *self.words, *flags(said)])
+        free = {"push_every"} if self.lock is not None else None  # the lock says the others
+        said = self.asked.model_dump(include=free, exclude_defaults=True)
+        stated = ["--license", self.licence] if self.licence else []
+        return shlex.join([*words, *self.words, *flags(said), *stated])
 
     def manifest(self, moment: Moment, begun: Begun) -> Manifest:
         kinds = {task.spec.kind for task in self.tasks}
@@ -157,91 +119,11 @@ class MixtureJob:
             task_kind=kinds.pop() if len(kinds) == 1 else "several",
             last_step=self.asked.train_steps,
             training={**begun.about, **notes, "data_revisions": revisions},
+            licence=self.licence,
+            lock=self.lock_digest,
             layout="hubmerge-moe",
         )
-
-    def _opened(self) -> Model:
-        """The base, which must be able to do every task."""
-        *others, last = dict.fromkeys(task.spec.kind for task in self.tasks)
-        for kind in others:
-            open_model(self.base.folder, kind)
-        return open_model(self.base.folder, last)
-
-    def _rows(self, task: Task) -> Split:
-        split, most = load_split(task, "train"), self.asked.max_examples
-        return split if most is None else split.sample(most, self.asked.seed)
-
-    def _head(self, model: Model, split: Split) -> nn.Module | None:
-        """A label head is the base's; a trained one is its expert's, and stays as it is."""
-        if not split.task.spec.classifies:
-            return None
-        if split.task.spec.head == "label":
-            return first_head(model, split.task, split.classes)
-        folders = [
-            one.folder
-            for one, task in zip(self.experts.opened, self.own, strict=True)
-            if task is not None and task.id == split.task.id
-        ]
-        if not folders:
-            raise UsageError(
-                f"No expert brings a head for {split.task.name}, whose head is trained.",
-                "Name an expert that was trained for it, or leave the task out.",
-            )
-        return trained_head(model, split.task, split.classes, folders[0])
-
-    def _built(self, model: Model) -> Mixture:
-        asked, config = self.asked, self.config
-        data_driven = asked.router in ("centroid", "prompts")
-        kind: Any = "zero" if data_driven else asked.router
-        names = [expert.name for expert in config.experts]
-
-        def first(path: str, lora_A: torch.Tensor, lora_B: torch.Tensor) -> torch.Tensor:
-            return start(
-                kind,
-                lora_A,
-                lora_B,
-                signed=asked.is_signed or data_driven,
-                seed=asked.seed,
-                module=path,
-                experts=names,
-            )
-
-        return build(model, self.experts.adapters, config, first)
-
-    def _shows(self, model: Model, learners: Sequence[Learner]) -> list[Callable[[], object]]:
-        """For each expert, what runs the model over its task."""
-        of = {task.id: place for place, task in enumerate(self.tasks)}
-        places = [of[task.id] for task in self.own if task is not None]
-        if self.asked.router == "prompts":
-            return [partial(_prompted, model, self.tasks[place]) for place in places]
-        rows = [self._rows(task).sample(_SHOWN, self.asked.seed) for task in self.tasks]
-        return [partial(_shown, learners[place], rows[place]) for place in places]
-
-    def _save(
-        self, mixture: Mixture, network: nn.Module, folder: Path, weights: Weights | None
-    ) -> None:
-        if weights is None:
-            mixture.save(folder)
-        else:
-            named = {id(p): name for name, p in network.named_parameters()}
-            mixture.save(folder, lambda parameter: weights[named[id(parameter)]])
-        copy_heads(heads_of(self.experts.opened), folder)
 
 
 def _is_open_clip(folder: Path) -> bool:
     return (folder / "open_clip_config.json").is_file()
-
-
-def _shown(learner: Learner, rows: Split) -> None:
-    network = learner.network.eval()
-    examples = Examples(learner.for_evaluation, rows)
-    for batch in examples.batches_of(range(len(rows)), learner.collate):
-        learner.answers(network, batch)
-
-
-def _prompted(model: Model, task: Task) -> None:
-    assert isinstance(model, TextEncoder)  # checked before anything was opened
-    classes = load_split(task, "validation").classes
-    model.encode_text(
-        [text.replace("{}", name) for text in task.spec.templates for name in classes]
-    )

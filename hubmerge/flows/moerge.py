@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import cast
 from hubmerge.errors import UsageError, raise_together
 from hubmerge.flows.evaluate import own_tasks
 from hubmerge.flows.experts import Experts, open_experts
+from hubmerge.flows.inputs import check_licences
 from hubmerge.flows.machine import Machine, check_machine
 from hubmerge.flows.merge import MergeRequest, merge_and_publish
 from hubmerge.flows.merge import prepare as prepare_merge
@@ -20,8 +20,10 @@ from hubmerge.flows.publication import add_figures
 from hubmerge.flows.run import Run, prepare_run
 from hubmerge.flows.sealed import files_in, is_sealed
 from hubmerge.flows.sources import pin_task, read_local_manifest
+from hubmerge.flows.starts import open_mixture
 from hubmerge.flows.train import Trained, train
 from hubmerge.hub.client import Hub
+from hubmerge.lock import NAME as LOCK
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import method as find_method
 from hubmerge.progress import Progress
@@ -40,7 +42,8 @@ class Request:
     """What was asked for: experts, how, on which tasks, and where the result goes.
 
     `merge` is a method by which the same experts are merged as well, `named` are the words that
-    named the tasks.
+    named the tasks. Or a lock, which says what is mixed and all of how but `push_every`: `policy`
+    is whose pick, and with `locked` no name may mean another commit than when it was pinned.
     """
 
     experts: tuple[ModelRef, ...]
@@ -50,8 +53,12 @@ class Request:
     out: Path | None = None
     push: str | None = None
     private: bool = False
+    licence: str | None = None
     merge: str | None = None
     named: tuple[str, ...] = ()
+    lock: Path | None = None
+    policy: str | None = None
+    locked: bool = False
 
 
 def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
@@ -61,21 +68,32 @@ def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
     DataError; nothing is written.
     """
     check_machine(machine)
-    _check_asked(request, machine)
-    rank = request.asked.extract_rank
-    experts = open_experts(hub, request.experts, request.base, rank, home / "extracted")
-    tasks = _tasks(hub, request, experts)
-    own = tuple(_task_of(source, tasks) for source in experts.sources)
-    job = MixtureJob(request.asked, experts, tasks, own, _words(request, experts))
-    _check_start(job)
+    if request.lock is None:
+        job, drift = _named(hub, request, home, machine), tuple[str, ...]()
+    else:
+        job, drift = _locked(hub, request, request.lock, home, machine)
+    check_start(job)
+    check_licences((job.base, *job.experts.opened), request.licence)
+    job = replace(job, licence=request.licence)
 
     def folder(run_id: str) -> Path:
-        return home / "moes" / run_id[:12]
+        # Other locks may pick the same: each has a folder of its own.
+        return home / "moes" / "-".join(d[:12] for d in (run_id, job.lock_digest) if d)
 
-    run = prepare_run(hub, job, request.push, machine, folder, lambda: _checked(job))
+    run = prepare_run(hub, job, request.push, machine, folder, lambda: checked(job))
+    run = replace(run, notes=(*drift, *run.notes))
     if request.out is not None and not _is_there(run, request.out):
         check_place(request.out)
     return run
+
+
+def described(run: Run) -> str:
+    """What will be made, in half a sentence."""
+    job = run.job
+    assert isinstance(job, MixtureJob)  # `prepare` made it
+    asked, count = job.asked, len(job.experts.sources)
+    steps = f"{asked.train_steps} steps from {run.base.revision.label}"
+    return f"mixture of {count} experts, top {asked.top_k}: {steps}"
 
 
 def moerge(hub: Hub, run: Run, request: Request, progress: Progress) -> Trained | None:
@@ -109,21 +127,47 @@ def _is_there(run: Run, out: Path) -> bool:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """The files of a folder in another, linked where that can be: they are never changed."""
+    """The files of a folder in another; not linked, as whoever asked for them may change them."""
     for name, path in files_in(source).items():
         place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, place)
-        except OSError:
-            shutil.copyfile(path, place)
+        shutil.copyfile(path, place)
 
 
-def _check_asked(request: Request, machine: Machine) -> None:
-    """What can be told from the words alone."""
-    asked, count = request.asked, len(request.experts)
+def _named(hub: Hub, request: Request, home: Path, machine: Machine) -> MixtureJob:
+    """The mixture of experts that were named, under the options that were typed."""
     if request.merge is not None:
         find_method(request.merge)
+    check_asked(request.asked, len(request.experts), machine)
+    rank = request.asked.extract_rank
+    experts = open_experts(hub, request.experts, request.base, rank, home / "extracted")
+    tasks = _tasks(hub, request, experts)
+    own = tuple(_task_of(source, tasks) for source in experts.sources)
+    return MixtureJob(request.asked, experts, tasks, own, _words(request, experts))
+
+
+def _locked(
+    hub: Hub, request: Request, path: Path, home: Path, machine: Machine
+) -> tuple[MixtureJob, tuple[str, ...]]:
+    """The mixture that a lock picks, and what has changed since."""
+    extracted = home / "extracted"
+    found = open_mixture(hub, path, request.policy, request.locked, request.base, extracted)
+    asked = found.asked.model_copy(update={"push_every": request.asked.push_every})
+    check_asked(asked, len(found.experts.sources), machine)
+    tasks = _tasks(hub, request, found.experts)
+    if tuple(task.id for task in tasks) != found.tasks:
+        raise UsageError(
+            f"The lock is for other tasks: {', '.join(found.tasks)}.",
+            "Write --tasks as for `hubmerge select`, or leave it out.",
+        )
+    words = ["--lock", LOCK, *(["--policy", request.policy] if request.policy else [])]
+    words += ["--tasks", ",".join(request.named)] if request.tasks else []
+    words += ["--base", found.experts.base_source.name] if request.base else []
+    return MixtureJob(asked, found.experts, tasks, tasks, tuple(words), found.data), found.notes
+
+
+def check_asked(asked: MoeSpec, count: int, machine: Machine) -> None:
+    """Raise UsageError for what cannot be with so many experts, told from the words alone."""
     problems = []
     if asked.top_k > count:
         problems.append(f"--top-k is {asked.top_k}, and there are {count} experts.")
@@ -150,7 +194,7 @@ def _task_of(source: Source, tasks: Sequence[Task]) -> Task | None:
     return next((task for task in tasks if task.id == source.task), None)
 
 
-def _check_start(job: MixtureJob) -> None:
+def check_start(job: MixtureJob) -> None:
     """A router that starts from data needs a task for each expert, and prompts need words."""
     start = job.asked.router
     if start not in ("centroid", "prompts"):
@@ -180,7 +224,7 @@ def _words(request: Request, experts: Experts) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _checked(job: MixtureJob) -> tuple[str, ...]:
+def checked(job: MixtureJob) -> tuple[str, ...]:
     """Open model and data once before anything is written; returns what should be known."""
     begun = job.begin()
     training = cast(Deck, begun.training)

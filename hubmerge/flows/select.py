@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
+from hubmerge.flows.locked import MIXTURE
 from hubmerge.flows.machine import pick_device
 from hubmerge.flows.pool import Gathered, gather
 from hubmerge.flows.selection import Prepared, Request, lock_of
 from hubmerge.hub.client import Hub
 from hubmerge.lock import Lock
 from hubmerge.merging.plan import Expert, MergePlan, check
-from hubmerge.merging.registry import Method, parse_params
-from hubmerge.merging.registry import method as find_method
+from hubmerge.merging.registry import METHODS, Method, parse_params
 from hubmerge.models.opening import open_model
 from hubmerge.progress import Progress
 from hubmerge.selection import report
@@ -29,7 +29,6 @@ from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
 from hubmerge.trials import CHOSEN_ON, TrialLog
 
-MIXTURE = "moe"
 FEW = 50  # rows: with fewer, one more right answer is as much as any step gains
 
 
@@ -48,14 +47,9 @@ def prepare(hub: Hub, request: Request, progress: Progress) -> Prepared:
     """
     if request.policy is not None and request.policy not in POLICIES:
         raise UnknownName("policy", request.policy, POLICIES)
-    if request.method == MIXTURE:
-        raise UsageError(
-            "A mixture of experts is trained before it can be measured, which hubmerge does not do "
-            "yet.",
-            "The paper starts one from early-stopped adapters: choose them by their own runs, "
-            "`hubmerge steps` marks them.",
-        )
-    method = find_method(request.method)
+    if request.method not in METHODS:
+        raise UnknownName("target", request.method, (*METHODS, MIXTURE))
+    method = METHODS[request.method]
     gathered = gather(hub, request.repos, request.tasks, request.base, progress)
     pool = gathered.pool
     if len(pool.tasks) < 2:
@@ -73,14 +67,11 @@ def prepare(hub: Hub, request: Request, progress: Progress) -> Prepared:
     return prepared
 
 
-def few_rows(prepared: Prepared) -> Iterator[str]:
+def few_rows(rows: Mapping[str, int]) -> Iterator[str]:
     """What one should know of validation splits so small that luck decides, a sentence each."""
-    for stage in prepared.stages:
-        if len(stage.order) < FEW:
-            yield (
-                f"Task {stage.task.name} has {len(stage.order)} validation rows: luck decides as "
-                "much as the step does."
-            )
+    for task, count in rows.items():
+        if count < FEW:
+            yield f"Task {task} has {count} validation rows: luck decides as much as the step does."
 
 
 def select(prepared: Prepared, log: TrialLog, progress: Progress) -> Selected:

@@ -77,9 +77,9 @@ def lock_of(prepared: Prepared, board: Board, chosen: Policy) -> Lock:
     picks = [report.pick(one, board.found[rival].found, pool, request.seed) for one in policies]
     gain = next(pick.gain for pick in picks if pick.policy == chosen.name)
     keys = sorted({expert.key for pick in picks for expert in pick.experts})
-    pins = {key: _pin(prepared.gathered.open(key), pool) for key in keys}
+    pins = {key: pin_of(prepared.gathered.open(key), pool) for key in keys}
     return Lock(
-        base=_pin(prepared.gathered.base, pool),
+        base=pin_of(prepared.gathered.base, pool),
         experts=tuple(pins.values()),
         tasks=tuple(_locked_task(stage) for stage in prepared.stages),
         method=prepared.method.name,
@@ -93,13 +93,14 @@ def lock_of(prepared: Prepared, board: Board, chosen: Policy) -> Lock:
         rival=rival,
         cut=tuple(board.cut),
         split=CHOSEN_ON,
-        budget=_budget(request),
-        command=_command(request),
+        budget=budget_of(request),
+        command=command_of(request),
         versions=versions(),
     )
 
 
-def _pin(opened: Opened, pool: Pool) -> Pin:
+def pin_of(opened: Opened, pool: Pool) -> Pin:
+    """A checkpoint at hand as a lock pins it."""
     known = {one.source.key: one.source for its in pool.candidates for one in its}
     found = source_of(opened)
     source = known.get(found.key, found)
@@ -113,20 +114,21 @@ def _locked_task(stage: Stage) -> LockedTask:
     return LockedTask(stage.task.id, where, len(stage.order))
 
 
-def _budget(request: Request) -> str | None:
+def budget_of(request: Request) -> str | None:
+    """The budget as it was typed."""
     if request.seconds is not None:
         return f"{request.seconds / 60:g}m"
     return str(request.merges) if request.merges is not None else None
 
 
-def _command(request: Request) -> str:
+def command_of(request: Request) -> str:
     """The command that repeats the selection."""
     words: list[Any] = ["hubmerge", "select", *request.repos, "--target", request.method]
     if request.policy:
         words += ["--policy", request.policy]
     if request.base:
         words += ["--base", request.base]
-    if budget := _budget(request):
+    if budget := budget_of(request):
         words += ["--budget", budget]
     if request.seed:
         words += ["--seed", request.seed]

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hubmerge import lock
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubError, HubUnreachable, IntegrityError, UsageError
 from hubmerge.flows.drift import stand
 from hubmerge.flows.inputs import Inputs
-from hubmerge.flows.locked import open_source
+from hubmerge.flows.locked import MIXTURE, open_source
 from hubmerge.flows.merge import MergeRequest, merge_and_publish, prepare_inputs
 from hubmerge.flows.sealed import weights_beside
 from hubmerge.flows.sources import Pinned, pin, versions
@@ -148,12 +149,18 @@ def _same_lock(name: str, data: bytes, manifest: Manifest) -> Check:
 
 
 def _pick_of(said: Lock, manifest: Manifest) -> Pick | None:
-    method = find_method(said.method)
     for pick in said.picks:
-        params = parse_params(method, pick.params).model_dump()
+        params = _whole(said, pick)
         if recipe_id(said.base.source, pick.experts, said.method, params) == manifest.recipe:
             return pick
     return None
+
+
+def _whole(said: Lock, pick: Pick) -> dict[str, Any]:
+    """A pick's parameters with what it leaves to its defaults; a mixture's leave out nothing."""
+    if said.method == MIXTURE:
+        return dict(pick.params)
+    return parse_params(find_method(said.method), pick.params).model_dump()
 
 
 def _as_picked(said: Lock, pick: Pick | None, manifest: Manifest) -> Check:

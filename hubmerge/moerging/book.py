@@ -46,6 +46,11 @@ class Book:
         self._terms.clear()
         return torch.stack(terms).mean()
 
+    @property
+    def idle(self) -> list[str]:
+        """The layers that have routed nothing since the last time."""
+        return [path for path in self._layers if path not in self._sums]
+
     def take(self) -> Told:
         """What was seen since the last time, which is forgotten."""
         share = torch.stack([self._sums[path] / self._sums[path].sum() for path in self._layers])

@@ -119,7 +119,9 @@ class MoeSpec(Spec):
         said = self.model_dump(mode="json", exclude={"push_every", "warmup"}, exclude_none=True)
         said |= {"signed": self.is_signed}
         if not self.train_steps:
-            return {name: said[name] for name in _UNTRAINED if name in said}
+            # Centroids are means over the rows, and nothing else of data has a say.
+            rows = ("max_examples",) if self.router == "centroid" else ()
+            return {name: said[name] for name in (*_UNTRAINED, *rows) if name in said}
         if self.sampling == "temperature":
             said["sampling_temperature"] = self.sampling_temperature or _TEMPERATURE
         return said | {"warmup_steps": self.training.warmup_length(self.train_steps)}

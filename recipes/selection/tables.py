@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from recipes.pages import markdown, mean, placed, spread
 
 PAGE = Path(__file__).parents[2] / "docs" / "selection.md"
 RESULTS = Path(__file__).with_name("results.json")
@@ -34,10 +34,10 @@ def told(said: str) -> str:
         for tune in {row["tune"] for row in rows}:
             own = [row for row in rows if (row["suite"], row["tune"]) == (suite, tune)]
             if own:
-                said = _placed(said, f"{suite}-{tune}", _accuracies(own))
-                said = _placed(said, f"{suite}-{tune}-cost", _costs(own))
+                said = placed(said, f"{suite}-{tune}", _accuracies(own))
+                said = placed(said, f"{suite}-{tune}-cost", _costs(own))
     four = [row for row in rows if row["suite"] == "four"]
-    return _placed(said, "gains", _gains(four))
+    return placed(said, "gains", _gains(four))
 
 
 def _accuracies(rows: Sequence[Row]) -> str:
@@ -45,7 +45,7 @@ def _accuracies(rows: Sequence[Row]) -> str:
     head = [f"{METHODS[m]} {split}" for m in _methods(rows) for split in ("validation", "test")]
 
     def cells(own: Sequence[Row]) -> Iterable[str]:
-        return (_spread([row[split] for row in own]) for split in ("validation", "test"))
+        return (spread([row[split] for row in own]) for split in ("validation", "test"))
 
     return _table(["policy", *head], rows, cells, empty=2)
 
@@ -54,8 +54,8 @@ def _costs(rows: Sequence[Row]) -> str:
     """Policies by methods: merges asked for, and what that is in evaluations of all rows."""
 
     def cells(own: Sequence[Row]) -> Iterable[str]:
-        merges = _mean([row["merges"] for row in own])
-        yield f"{merges:.0f} ({_mean([row['evaluations'] for row in own]):.0f})"
+        merges = mean([row["merges"] for row in own])
+        yield f"{merges:.0f} ({mean([row['evaluations'] for row in own]):.0f})"
 
     measured = [row for row in rows if row["policy"] != "select"]
     return _table(["policy", *(METHODS[m] for m in _methods(rows))], measured, cells, empty=1)
@@ -75,9 +75,9 @@ def _gains(rows: Sequence[Row]) -> str:
                 for rival in rivals
             ]
             if ours:
-                cells = [_spread(gain, sign=True) for gain in gains]
+                cells = [spread(gain, sign=True) for gain in gains]
                 lines.append([f"{tune} {METHODS[method]}", *cells])
-    return _markdown(["coordinate over", *rivals], lines)
+    return markdown(["coordinate over", *rivals], lines)
 
 
 def _table(
@@ -94,37 +94,8 @@ def _table(
             line += list(cells(own)) if own else ["-"] * empty
         if any(cell != "-" for cell in line[1:]):
             lines.append(line)
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _methods(rows: Sequence[Row]) -> list[str]:
     return [method for method in METHODS if any(row["method"] == method for row in rows)]
-
-
-def _spread(values: Sequence[float], sign: bool = False) -> str:
-    """Percent; of several seeds the mean and its standard error."""
-    if not values:
-        return "-"
-    mean = _mean(values)
-    said = f"{100 * mean:+.1f}" if sign else f"{100 * mean:.1f}"
-    if len(values) == 1:
-        return said
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return f"{said} ± {100 * math.sqrt(variance / len(values)):.1f}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _placed(page: str, name: str, table: str) -> str:
-    """The page with a table between its markers, where it has them."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    return re.sub(
-        f"{re.escape(begin)}.*?{re.escape(end)}", f"{begin}\n{table}\n{end}", page, flags=re.DOTALL
-    )

@@ -162,7 +162,9 @@ def test_one_step_each_leaves_only_what_can_be_made_up_for(select: Select, place
 
 @pytest.mark.parametrize(("words", "says"), [
     (("--target", "tis"), "Did you mean ties"),
-    (("--target", "moe"), "early-stopped adapters"),
+    (("--target", "moe"), "is no adapter"),
+    (("--target", "mo"), "Did you mean moe"),
+    (("--set", "top_k=1"), "--set says how a mixture is trained"),
     (("--policy", "best"), "Did you mean best-expert"),
     (("--policy", "rescale", "--budget", "1"), "Raise --budget"),
     (("--budget", "ten"), "is no budget"),
