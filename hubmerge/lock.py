@@ -150,6 +150,11 @@ class Lock:
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether it says what a mixture starts from, and not what is merged."""
+        return self.method == "moe"
+
     def pick(self, policy: str | None = None) -> Pick:
         """The pick of that policy, by default the chosen one; raises UnknownName."""
         known = {pick.policy: pick for pick in self.picks}

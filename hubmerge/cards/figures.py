@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hubmerge.cards.curve import standard_error, thinned
 from hubmerge.cards.drawing import BLUE, GREY, ORANGE, band, plain_style, png, short
 from hubmerge.cards.numbers import HALF
-from hubmerge.cards.selection import Grid, experts_alone, grid
+from hubmerge.cards.selection import Grid, experts_alone, grid, made
 from hubmerge.lock import Lock
 from hubmerge.manifest import Point
 
@@ -185,7 +185,15 @@ def _draw_common(axes: Axes, lock: Lock) -> None:
     if curve:
         points = [(accuracy, _half(stderr)) for _, accuracy, stderr in curve]
         at = [places[step] for step, *_ in curve]
-        band(axes, at, points, BLUE, marker="o", markersize=4, label="merged at one common step")
+        band(
+            axes,
+            at,
+            points,
+            BLUE,
+            marker="o",
+            markersize=4,
+            label=f"{made(lock)} at one common step",
+        )
     if alone:
         own = [100 * value for value in alone.values()]
         at = [places[step] for step in alone]

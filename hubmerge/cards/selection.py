@@ -116,11 +116,21 @@ def verdict(lock: Lock) -> str:
     )
 
 
+def noun(lock: Lock) -> str:
+    """What the lock's choice is made into."""
+    return "mixture" if lock.is_mixture else "merge"
+
+
+def made(lock: Lock) -> str:
+    """How that is made, as a participle."""
+    return "mixed" if lock.is_mixture else "merged"
+
+
 def spent_words(lock: Lock) -> str:
     """What choosing cost."""
     spent = lock.spent
     budget = f", of a budget of {plain(lock.budget)}" if lock.budget else "; no budget was set"
-    return f"{spent.evaluations} merges measured on {spent.examples} examples{budget}."
+    return f"{spent.evaluations} {noun(lock)}s measured on {spent.examples} examples{budget}."
 
 
 def heat_map_words(lock: Lock) -> str:
@@ -135,8 +145,8 @@ def heat_map_words(lock: Lock) -> str:
         worst += [(c.merged, f"{name} step {c.step}") for c in others if c.merged is not None]
     said = (
         f"Heat map of {_counted(len(shown.tasks), 'task')} by {_counted(len(shown.steps), 'step')}:"
-        f" mean {lock.split} accuracy of the merge with one expert at another step. The choice "
-        f"reaches {percent(lock.pick().accuracy)} %: {listed(chosen, _MOST_NAMED)}."
+        f" mean {lock.split} accuracy of the {noun(lock)} with one expert at another step. The "
+        f"choice reaches {percent(lock.pick().accuracy)} %: {listed(chosen, _MOST_NAMED)}."
     )
     if ties:
         said += f" As good within the noise: {listed(ties, _MOST_NAMED)}."
@@ -152,8 +162,8 @@ def selection_words(lock: Lock) -> str:
     if lock.uniform:
         curve = sorted((point.step, point.accuracy) for point in lock.uniform)
         best = max(curve, key=lambda point: point[1])
-        said += f" Merged at one common step: {_course(curve)}, highest at step {best[0]} with "
-        said += f"{percent(best[1])} %."
+        said += f" {made(lock).capitalize()} at one common step: {_course(curve)}, highest at step "
+        said += f"{best[0]} with {percent(best[1])} %."
     if alone := experts_alone(lock):
         said += f" Experts alone: {_course(list(alone.items()))}."
     policies = [f"{pick.policy} {percent(pick.accuracy)} %" for pick in lock.picks]

@@ -55,6 +55,7 @@ def begun(job: MixtureJob) -> Begun:
     if job.asked.router in ("centroid", "prompts"):
         start_at_centroids(mixture, _shows(job, model, learners))
     book.forget()
+    learner.network.train()  # in which alone a balance is told
     if job.asked.recompute:
         recompute(model)
     watched = tuple(

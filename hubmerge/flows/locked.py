@@ -41,7 +41,7 @@ def open_lock(
     are pinned are gone, or if `strict`) and for files that are not those that are pinned.
     """
     data, lock = read(path)
-    if lock.method == MIXTURE:
+    if lock.is_mixture:
         raise UsageError(f"{path} is for a mixture.", f"Write `hubmerge moerge --lock {path}`.")
     method = find_method(lock.method)
     params = parse_params(method, lock.pick(policy).params)

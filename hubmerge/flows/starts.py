@@ -10,7 +10,7 @@ from typing import Any
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.flows.experts import Experts
 from hubmerge.flows.extraction import as_adapters
-from hubmerge.flows.locked import MIXTURE, open_pick, read
+from hubmerge.flows.locked import open_pick, read
 from hubmerge.flows.sources import Opened
 from hubmerge.hub.client import Hub
 from hubmerge.manifest import Source
@@ -83,7 +83,7 @@ def open_mixture(
     CheckpointError for experts that do not fit.
     """
     data, lock = read(path)
-    if lock.method != MIXTURE:
+    if not lock.is_mixture:
         raise UsageError(f"{path} is for {lock.method}.", f"Write `hubmerge merge --lock {path}`.")
     asked = asked_of(lock.pick(policy).params, str(path))
     found = open_pick(hub, lock, policy, strict, base)

@@ -13,7 +13,7 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubError, HubUnreachable, IntegrityError, UsageError
 from hubmerge.flows.drift import stand
 from hubmerge.flows.inputs import Inputs
-from hubmerge.flows.locked import MIXTURE, open_source
+from hubmerge.flows.locked import open_source
 from hubmerge.flows.merge import MergeRequest, merge_and_publish, prepare_inputs
 from hubmerge.flows.sealed import weights_beside
 from hubmerge.flows.sources import Pinned, pin, versions
@@ -158,7 +158,7 @@ def _pick_of(said: Lock, manifest: Manifest) -> Pick | None:
 
 def _whole(said: Lock, pick: Pick) -> dict[str, Any]:
     """A pick's parameters with what it leaves to its defaults; a mixture's leave out nothing."""
-    if said.method == MIXTURE:
+    if said.is_mixture:
         return dict(pick.params)
     return parse_params(find_method(said.method), pick.params).model_dump()
 

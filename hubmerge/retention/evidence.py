@@ -41,7 +41,8 @@ class Regret:
 def comparable(trials: Iterable[Trial], shas: Collection[str], targets: Collection[str]) -> Groups:
     """Whole merges of one method, base and set of rows, best first, the method leading.
 
-    What was measured on another split than choices are made on has no say.
+    Mixtures are compared with those that were trained as long. What was measured on another split
+    than choices are made on has no say.
 
     Only groups to which one of these commits belongs, and of methods that are `targets` if there
     are any.
@@ -50,7 +51,8 @@ def comparable(trials: Iterable[Trial], shas: Collection[str], targets: Collecti
     for trial in trials:
         if _is_measured(trial) and (not targets or trial.method in targets):
             rows = (f"{task} {rows.of}" for task, rows in sorted(trial.rows.items()))
-            found.setdefault((trial.method, trial.base, *rows), []).append(trial)
+            trained = str(trial.params.get("train_steps", ""))
+            found.setdefault((trial.method, trial.base, trained, *rows), []).append(trial)
     ours = {k: t for k, t in found.items() if any(p.sha in shas for one in t for p in one.parts)}
     return {k: sorted(ours[k], key=lambda t: (-t.accuracy, t.recipe)) for k in sorted(ours)}
 

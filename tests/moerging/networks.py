@@ -1,10 +1,10 @@
-"""One tiny network of each family, open_clip's among them, and experts for it as peft makes them."""
+"""One tiny network of each family, open_clip's too, and experts for it as peft makes them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -48,12 +48,10 @@ def run(name: str, module: nn.Module) -> Tensor:
     network: Any = module
     images = IMAGES.to(next(network.parameters()).dtype)
     if name == "open_clip":
-        seen: Tensor = network.encode_image(images)
-        return seen
+        return cast(Tensor, network.encode_image(images))
     if kind_of(name) == "image":
         network = network.vision_model if name == "clip" else network
-        seen = network(pixel_values=images).last_hidden_state
-        return seen
+        return cast(Tensor, network(pixel_values=images).last_hidden_state)
     return FAMILIES[name].run(network)
 
 
@@ -123,7 +121,7 @@ def stepped(name: str, made: Mixture, steps: int = 3) -> None:
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
-        run(name, module).square().mean().backward()
+        torch.autograd.backward(run(name, module).square().mean())
         optimizer.step()
 
 

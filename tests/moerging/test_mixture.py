@@ -59,9 +59,7 @@ def one_layer(name: str, folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_expert_is_its_adapter(
-    name: str, base: Path, experts: list[Path], place: int
-) -> None:
+def test_one_expert_is_its_adapter(name: str, base: Path, experts: list[Path], place: int) -> None:
     adapted = answer(name, apply_adapter(opened(name, base), experts[place]).model)
     made = mixture(name, base, [experts[place]])
     assert close(answer(name, made.model), adapted)
@@ -78,9 +76,7 @@ def test_every_linear_layer_has_experts(name: str, base: Path, experts: list[Pat
     assert tuple(inside) == made.config.modules == tuple(made.layers)
 
 
-def test_equation_2_through_the_whole_network(
-    name: str, base: Path, experts: list[Path]
-) -> None:
+def test_equation_2_through_the_whole_network(name: str, base: Path, experts: list[Path]) -> None:
     for router in (RouterConfig(temperature=0.5), RouterConfig(signed=True)):
         made = mixture(name, base, experts, top_k=2, router=router)
         module = made.model.module.double()
@@ -99,7 +95,7 @@ def layer_by_layer(name: str, module: nn.Module) -> Tensor:
 
     layers = [layer for layer in module.modules() if isinstance(layer, MixtureLinear)]
     for layer in layers:
-        layer.forward = by_loop(layer)  # type: ignore[method-assign]
+        layer.forward = by_loop(layer)  # type: ignore[assignment, method-assign]
     with torch.no_grad():
         return run(name, module)
 
@@ -118,19 +114,15 @@ def test_only_experts_and_routers_learn(name: str, base: Path, experts: list[Pat
     assert all(not torch.equal(after[n], w) for n, w in learning.items())
 
 
-def test_recomputing_gives_the_same_gradients(
-    name: str, base: Path, experts: list[Path]
-) -> None:
+def test_recomputing_gives_the_same_gradients(name: str, base: Path, experts: list[Path]) -> None:
     found = []
     for again in (False, True):
         made = mixture(name, base, experts, top_k=2)
         if again:
             recompute(made.model)
         module = made.model.module.train()
-        for part in module.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = 0.0  # what is left out would be drawn anew
-        run(name, module).square().mean().backward()
+        torch.manual_seed(0)  # what dropout leaves out is drawn anew, and then as before
+        torch.autograd.backward(run(name, module).square().mean())
         found.append({n: w.grad for n, w in module.named_parameters() if w.grad is not None})
     one, other = found
     assert one.keys() == other.keys()
@@ -140,22 +132,19 @@ def test_recomputing_gives_the_same_gradients(
 
 @pytest.mark.parametrize("name", ["open_clip", "t5"])
 def test_the_order_of_experts_is_that_of_rows_and_nothing_else(
-    name: str, base: Path, experts: list[Path], tmp_path: Path
+    name: str, base: Path, experts: list[Path]
 ) -> None:
     order = [2, 0, 1]
     made = mixture(name, base, experts, top_k=2)
     rows = {path: layer.router.detach()[order] for path, layer in made.layers.items()}
     turned = mixture(name, base, [experts[n] for n in order], top_k=2, rows=rows)
     assert close(answer(name, turned.model), answer(name, made.model))
-    for which, folder in ((made, tmp_path / "made"), (turned, tmp_path / "turned")):
-        stepped(name, which, 1)
-        folder.mkdir()
-        which.save(folder)
+    for which in (made, turned):
+        torch.autograd.backward(run(name, which.model.module.double()).square().mean())
     for path, layer in made.layers.items():
-        other = turned.layers[path]
         for part in ("lora_A", "lora_B", "router"):
-            ours, theirs = getattr(layer, part)[order], getattr(other, part)
-            torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-4)
+            ours, theirs = getattr(layer, part).grad, getattr(turned.layers[path], part).grad
+            torch.testing.assert_close(theirs, ours[order], atol=1e-12, rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["vit"])
@@ -204,5 +193,5 @@ def lora_on(base: Path, folder: Path, modules: list[str]) -> Path:
     from peft import LoraConfig, get_peft_model
 
     peft = get_peft_model(opened("bert", base).module, LoraConfig(target_modules=modules))
-    peft.save_pretrained(folder, save_embedding_layers=False)
+    peft.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
