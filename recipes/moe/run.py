@@ -71,6 +71,8 @@ def trials() -> Iterator[Trial]:
     for seed in SEEDS:
         for start in ("8", "64", "256", "1024", "2048", EARLY):
             yield Trial("centroid", start, seed, options=ROUTERS["centroid"])
+            untrained = {**ROUTERS["centroid"], "train_steps": 0}
+            yield Trial("centroid untrained", start, seed, options=untrained)
     for seed in SEEDS:
         for start in ("8", "64", "256", "1024", "2048", EARLY):
             yield Trial("longer", start, seed, options={"train_steps": 1200})
