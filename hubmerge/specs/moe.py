@@ -88,6 +88,8 @@ class MoeSpec(Spec):
             raise ValueError("`sampling_temperature` belongs to `sampling: temperature`")
         if self.router == "zero" and self.signed is False:
             raise ValueError("router: zero has no gradient through |R x|; leave it signed")
+        if self.router == "zero" and self.top_k == 1 and not self.balance:
+            raise ValueError("router: zero stays zero at `top_k` 1, a weight of 1; add `balance`")
         if self.warmup is not None and self.warmup_steps is not None:
             raise ValueError("give `warmup`, a share, or `warmup_steps`, not both")
         if self.batch % self.accumulate:
