@@ -47,6 +47,7 @@ def moerge(
         bool, Option("--locked", help="Refuse names that mean other commits than the lock pins.")
     ] = False,
     out: Annotated[Path | None, Option(help="Folder of the result. [~/.hubmerge/moes/...]")] = None,
+    replace: Annotated[bool, Option("--replace", help="Replace what lies in --out.")] = False,
     push: Annotated[
         str | None, Option(help="Publish its steps as revisions of owner/name.")
     ] = None,
@@ -98,6 +99,7 @@ def moerge(
             tasks=tuple(find_task(name) for name in named),
             base=parse_ref(base) if base else None,
             out=out,
+            replace=replace,
             push=to.repo_id if to else None,
             private=private,
             licence=spelled(licence),

@@ -120,7 +120,7 @@ class _Asked:
 def load_moe(
     ref: str | Path,
     *,
-    tasks: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
     hub: str | None = None,
     device: str | None = None,
 ) -> Moe:
@@ -133,7 +133,8 @@ def load_moe(
     with connect(hub) as connected:
         opened = open_ref(connected, parse_ref(str(ref)))
         mixture = open_mixture(connected, opened)
-        known = [find_task(name) for name in tasks] or own_tasks(connected, opened)
+        named = tasks.split(",") if isinstance(tasks, str) else tasks
+        known = [find_task(name) for name in named] or own_tasks(connected, opened)
         place = pick_device(device)
         cast(nn.Module, mixture.model.module).to(place)
         return Moe(mixture, {task.name: task for task in known}, place, opened, connected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -51,6 +51,7 @@ class Request:
     tasks: tuple[Task, ...] = ()
     base: ModelRef | None = None
     out: Path | None = None
+    replace: bool = False
     push: str | None = None
     private: bool = False
     licence: str | None = None
@@ -83,7 +84,7 @@ def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
     run = prepare_run(hub, job, request.push, machine, folder, lambda: checked(job))
     run = replace(run, notes=(*drift, *run.notes))
     if request.out is not None and not _is_there(run, request.out):
-        check_place(request.out)
+        check_place(request.out, request.replace)
     return run
 
 
@@ -105,7 +106,7 @@ def moerge(hub: Hub, run: Run, request: Request, progress: Progress) -> Trained 
     if request.out is None:
         return made
     if not _is_there(run, request.out):
-        with whole_folder(request.out) as folder:
+        with whole_folder(request.out, request.replace) as folder:
             copy_folder(made.folder, folder)
     return replace(made, folder=request.out)
 
@@ -168,13 +169,14 @@ def _locked(
 
 def check_asked(asked: MoeSpec, count: int, machine: Machine) -> None:
     """Raise UsageError for what cannot be with so many experts, told from the words alone."""
-    problems = []
+    problems, hints = list[str](), list[str]()
     if asked.top_k > count:
         problems.append(f"--top-k is {asked.top_k}, and there are {count} experts.")
+        hints.append(f"Write --top-k {min(2, count)}.")
     if asked.router in ("centroid", "prompts") and not asked.is_signed:
         problems.append(f"A router that starts from {asked.router} is signed: sides matter there.")
-    hint = f"Write --top-k {min(2, count)}, and leave out --no-signed."
-    raise_together(UsageError, problems, hint)
+        hints.append("Leave out --no-signed.")
+    raise_together(UsageError, problems, " ".join(hints))
     push_steps(asked.training.push_every, asked.training.steps)
     check_even(asked.training, machine.world)
 
@@ -205,6 +207,11 @@ def check_start(job: MixtureJob) -> None:
         for source, task in pairs
         if task is None
     ]
+    named = [task.name for task in job.own if task is not None]
+    problems += [
+        f"{named.count(name)} experts are for {name}, and a {start} start cannot tell them apart."
+        for name in sorted({name for name in named if named.count(name) > 1})
+    ]
     if start == "prompts":
         problems += [
             f"{task.name} has no class prompts that the experts' layers read."
@@ -232,4 +239,12 @@ def checked(job: MixtureJob) -> tuple[str, ...]:
     for split in splits:
         for row in range(0, len(split), max(1, len(split) // _TRIED)):
             split.example(row)
-    return job.experts.notes
+    return (*job.experts.notes, *_notes(job.asked))
+
+
+def _notes(asked: MoeSpec) -> Iterator[str]:
+    if asked.top_k == 1 and asked.train_steps and not asked.balance:
+        yield (
+            "With --top-k 1 the chosen expert's weight is always 1, so the router stays as it "
+            "starts (equation 2)."
+        )

@@ -12,6 +12,7 @@ from hubmerge.errors import IntegrityError, NotOnHub
 from hubmerge.flows.job import Job
 from hubmerge.flows.machine import Machine
 from hubmerge.flows.publication import check_room
+from hubmerge.flows.sealed import is_sealed
 from hubmerge.flows.sources import Opened, pin_revision, read_local_manifest
 from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Outbox
@@ -149,4 +150,9 @@ def _check_saved(run: Run, step: int) -> None:
             f"{run.outbox.folder} holds {step_tag(step)} of another run "
             f"({str(manifest.run)[:12]}, this is {run.id[:12]}).",
             "Choose another folder with --out.",
+        )
+    if not is_sealed(run.outbox.step_folder(step), manifest):
+        raise IntegrityError(
+            f"{run.outbox.step_folder(step)} is not as it was saved.",
+            "Remove the folder: the same command makes it again.",
         )

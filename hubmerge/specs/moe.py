@@ -7,13 +7,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hubmerge.specs.reading import Spec
-from hubmerge.specs.train import Precision, Schedule, TrainSpec
+from hubmerge.specs.train import Precision, TrainSpec
 
 Start = Literal["arrow", "zero", "random", "centroid", "prompts"]
+Schedule = Literal["constant", "cosine", "linear", "wsd"]
 Sampling = Literal["uniform", "proportional", "temperature"]
 _TEMPERATURE = 2.0
 _UNTRAINED = ("top_k", "router", "signed", "temperature", "train_steps", "extract_rank", "seed")
-_SCHEDULES = ("constant", "cosine", "linear", "wsd")
 
 
 class MoeSpec(Spec):
@@ -82,8 +82,6 @@ class MoeSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> MoeSpec:
-        if self.schedule not in _SCHEDULES:
-            raise ValueError(f"schedule: a mixture is trained under {', '.join(_SCHEDULES)}")
         if self.sampling_temperature is not None and self.sampling != "temperature":
             raise ValueError("`sampling_temperature` belongs to `sampling: temperature`")
         if self.router == "zero" and self.signed is False:
