@@ -10,11 +10,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from hubmerge.cards import selection
+from hubmerge.cards import routing, selection
 from hubmerge.cards.card import CardInput, render_card
+from hubmerge.cards.plain_merge import plain_merges
 from hubmerge.flows.publication import add_figures, lock_beside
 from hubmerge.lock import NAME as LOCK
 from hubmerge.manifest import NAME, Manifest, parse_manifest
+from hubmerge.routing import NAME as ROUTING
+from hubmerge.routing import routing_beside
 from hubmerge.scores import ScoreLog
 
 ROOT = Path(__file__).parents[1]
@@ -23,20 +26,26 @@ PUBLISHED = ("ties-chosen", "ties-last", "moe-step128")
 
 
 def told(folder: Path) -> dict[str, str]:
-    """What is told of one folder, by file: its card, and with a lock its numbers as CSV.
+    """What is told of one folder, by file: its card, and what it shows in numbers as CSV.
 
     The pictures are not compared, as another matplotlib draws other bytes.
     """
     manifest = parse_manifest((folder / NAME).read_bytes(), str(folder))
     lock = lock_beside(folder, manifest)
-    card = render_card(CardInput(manifest, ScoreLog(folder / "scores.jsonl").read(), lock=lock))
-    return {"README.md": card} | ({selection.CSV: selection.selection_csv(lock)} if lock else {})
+    scores, routed = ScoreLog(folder / "scores.jsonl").read(), routing_beside(folder)
+    told = {"README.md": render_card(CardInput(manifest, scores, lock=lock, routing=routed))}
+    if lock:
+        told[selection.CSV] = selection.selection_csv(lock)
+    if routed:
+        told[routing.CSV] = routing.routing_csv(routed)
+    return told
 
 
 def stale(folder: Path) -> list[str]:
     """Which files of a folder are not what they would be told as, or are missing."""
     wrong = [name for name, text in told(folder).items() if _text(folder / name) != text]
-    pictures = (selection.CURVES, selection.HEAT_MAP) if (folder / LOCK).is_file() else ()
+    pictures = [selection.CURVES, selection.HEAT_MAP] if (folder / LOCK).is_file() else []
+    pictures += [routing.PICTURE] if (folder / ROUTING).is_file() else []
     return wrong + [name for name in pictures if not (folder / name).is_file()]
 
 
@@ -56,16 +65,23 @@ def take(demo: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         shutil.copy(demo / name / NAME, folder)
-        if manifest.lock:
-            shutil.copy(demo / name / LOCK, folder)
-        rivals = CardInput(manifest, (), lock=lock_beside(folder, manifest))
-        recipes = {rivals.last_recipe, rivals.uniform_recipe} - {None}
+        for beside in (LOCK, ROUTING):
+            if (demo / name / beside).is_file():
+                shutil.copy(demo / name / beside, folder)
+        recipes = _rivals(CardInput(manifest, scores, lock=lock_beside(folder, manifest)))
         wanted = _digests(manifest) | {merge.digest for merge in merges.values()}
         ScoreLog(folder / "scores.jsonl").append(
             score for score in scores if score.model in wanted or score.recipe in recipes
         )
     shutil.copy(demo / "accuracy-per-step.png", ROOT / "docs" / "demo")
     shutil.copy(demo / "report.json", ROOT / "docs" / "demo")
+
+
+def _rivals(told: CardInput) -> set[str]:
+    """The recipes that a card compares with: last steps, best common step, plain merges."""
+    merges = plain_merges(told) if told.manifest.kind == "moe" else []
+    plain = (score.recipe for merge in merges for score in merge.scores)
+    return {recipe for recipe in (told.last_recipe, told.uniform_recipe, *plain) if recipe}
 
 
 def _digests(manifest: Manifest) -> set[str]:
