@@ -24,7 +24,8 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Publisher
 from hubmerge.hub.place import connect, home
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.loop import Data, Watch, train
+from hubmerge.training.loop import train
+from hubmerge.training.watch import Data, Watch
 
 # Where the time of a run goes. What stands under another is part of it; `publish` is what the
 # thread in the background needs, all else holds training up.

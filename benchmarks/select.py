@@ -30,8 +30,8 @@ from typing import Any
 
 from benchmarks.cases import BUILD
 from benchmarks.publishing import embedded_hub
-from hubmerge.flows.machine import Machine
 from hubmerge.flows.expert import prepare as prepare_run
+from hubmerge.flows.machine import Machine
 from hubmerge.flows.select import choice_of, prepare, select
 from hubmerge.flows.selection import Prepared, Request
 from hubmerge.flows.train import train

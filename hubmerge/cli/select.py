@@ -88,8 +88,8 @@ def select(
     """Choose the step of each expert for a merge, on validation data alone, and pin it in a lock.
 
     Of a mixture, the steps that it starts from, by training it for a while from many. Exits with 4
-    when the choice is not better than the last steps beyond the noise, or for a mixture, than
-    early-stopped ones.
+    when the choice is not better beyond the noise than the last steps, or for a mixture, than an
+    early start.
     """
     is_mixture = target == MIXTURE
     if is_mixture:

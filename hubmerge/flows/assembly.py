@@ -14,7 +14,7 @@ from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.evaluation import KEEP_BYTES, Examples
 from hubmerge.flows.combination import copy_heads, heads_of
 from hubmerge.flows.job import Begun, Weights
-from hubmerge.flows.traffic import logged, write_routing
+from hubmerge.flows.traffic import Traffic
 from hubmerge.learners.learner import Learner
 from hubmerge.learners.making import first_head, make_learner, trained_head
 from hubmerge.learners.mixed import MixedLearner
@@ -28,7 +28,7 @@ from hubmerge.moerging.starts import start
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.deck import make_deck
 from hubmerge.tasks.task import Task
-from hubmerge.training.loop import Watched
+from hubmerge.training.watch import Watched
 from hubmerge.weights.header import listed
 
 if TYPE_CHECKING:
@@ -54,12 +54,16 @@ def begun(job: MixtureJob) -> Begun:
     _check_used(book, learner, sample)
     if job.asked.router in ("centroid", "prompts"):
         start_at_centroids(mixture, _shows(job, model, learners))
-    book.forget()
+    traffic = Traffic(mixture, book, validation)
     learner.network.train()  # in which alone a balance is told
     if job.asked.recompute:
         recompute(model)
     watched = tuple(
-        Watched(learner, Examples(learner.at(place), split, KEEP_BYTES // len(validation)))
+        Watched(
+            learner,
+            Examples(learner.at(place), split, KEEP_BYTES // len(validation)),
+            partial(traffic.saw, place),
+        )
         for place, split in enumerate(validation)
     )
     return Begun(
@@ -69,8 +73,8 @@ def begun(job: MixtureJob) -> Begun:
         sample=sample,
         save=partial(_save, job, mixture, learner.network),
         about={"base_layout": model.layout},
-        measure=partial(write_routing, mixture, book, watched),
-        logged=partial(logged, mixture, book),
+        measure=traffic.write,
+        logged=traffic.logged,
         lock=job.lock,
     )
 

@@ -13,6 +13,7 @@ from hubmerge.manifest import Source
 from hubmerge.refs import ModelRef, check_repo_id, check_revision, parse_ref
 from hubmerge.weights.adapter_config import named_base
 from hubmerge.weights.header import shown
+from hubmerge.weights.moe_config import CONFIG, read_moe_config
 
 _ONE = "Only experts of one base can be merged."
 
@@ -68,7 +69,20 @@ def base_of(hub: Hub, model: Opened) -> Opened | None:
             f"{base.revision.label} holds now.",
             "Put the base back that it was trained from.",
         )
+    _check_mixture(model, base)
     return base
+
+
+def _check_mixture(model: Opened, base: Opened) -> None:
+    """What names a mixture's base beside its manifest must name the same."""
+    if model.checkpoint.kind != "moe":
+        return
+    if read_moe_config(model.folder).base_digest != base.digest:
+        raise IntegrityError(
+            f"{CONFIG} of {model.revision.label} is for another base than "
+            f"{base.revision.label} holds.",
+            "Fetch or make the mixture anew.",
+        )
 
 
 def _located(base: Source) -> ModelRef:

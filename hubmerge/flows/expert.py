@@ -48,7 +48,7 @@ class ExpertJob:
         from hubmerge.evaluation import Examples
         from hubmerge.flows.trainee import make_trainee
         from hubmerge.tasks.data import load_split
-        from hubmerge.training.loop import Watched
+        from hubmerge.training.watch import Watched
 
         validation = load_split(self.task, "validation")
         trainee = make_trainee(self.base, self.task, validation.classes, self.spec)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +80,12 @@ def open_experts(
 
 def _check_distinct(pinned: Sequence[Pinned]) -> None:
     """Raise UsageError for what is named more than once: two that are one never part."""
-    counts = Counter(one.revision.label for one in pinned)
-    problems = [f"{label} is named {count} times." for label, count in counts.items() if count > 1]
+    labels: dict[object, list[str]] = {}
+    for one in pinned:
+        ref = one.revision.ref
+        place = ref.path.resolve() if ref.path else (one.revision.sha, ref.subfolder)
+        labels.setdefault(place, []).append(one.revision.label)
+    problems = [f"{' and '.join(same)} are one expert." for same in labels.values() if same[1:]]
     raise_together(UsageError, problems, "Name every expert once.")
 
 
@@ -91,7 +94,8 @@ def _check_adapters(whole: Sequence[Pinned]) -> None:
     problems = [
         f"{one.revision.label} is no adapter: it holds all the weights of a model." for one in whole
     ]
-    hint = "Name LoRA adapters; --extract-rank 8 makes one of what each full expert changed."
+    hint = "Name LoRA adapters; --extract-rank 8 (for select: --set extract_rank=8) makes one "
+    hint += "of what each full expert changed."
     raise_together(UsageError, problems, hint)
 
 

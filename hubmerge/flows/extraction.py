@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from transformers.pytorch_utils import Conv1D
 
-from hubmerge.errors import UsageError
+from hubmerge.errors import Busy, UsageError
 from hubmerge.flows.combination import copy_heads, heads_of
 from hubmerge.flows.sources import Opened
 from hubmerge.models.layers import linear_layers
@@ -29,8 +30,8 @@ def as_adapters(
 ) -> tuple[tuple[Opened, ...], tuple[str, ...]]:
     """The experts with every full one as a LoRA of that rank, and a note on what each loses.
 
-    Each is kept in a folder of `beside` named by its digest. Raises UsageError where all are
-    adapters already, CheckpointError for what does not fit the base.
+    Each is kept in a folder of `beside` named by its digest and the base's. Raises UsageError where
+    all are adapters already, CheckpointError for what does not fit the base.
     """
     whole = [one for one in experts if one.checkpoint.kind == "full"]
     if not whole:
@@ -56,12 +57,15 @@ def _adapter(
     vector = TaskVector(base.checkpoint, expert.checkpoint)
     turned = isinstance(model.module.get_submodule(layers[0]), Conv1D)
     found = _as_opened(extract(vector, _matrices(model, layers), rank, turned), model)
-    folder = beside / f"{expert.digest[:16]}-rank{rank}"
-    if not folder.exists():
-        name = base.revision.ref.repo_id or str(base.folder)
-        with whole_folder(folder) as partial:
-            write_adapter(partial, found, name, base.revision.sha or None)
-            copy_heads(heads_of([expert]), partial)
+    folder = beside / f"{base.digest[:16]}-{expert.digest[:16]}-rank{rank}"
+    while not folder.exists():
+        try:
+            with whole_folder(folder) as partial:
+                name = base.revision.ref.repo_id or str(base.folder)
+                write_adapter(partial, found, name, base.revision.sha or None)
+                copy_heads(heads_of([expert]), partial)
+        except Busy:
+            time.sleep(0.1)  # another process of this run is at it
     return folder, (
         f"{expert.revision.label} as a LoRA of rank {rank} keeps {100 * found.kept:.1f} % of its "
         f"squared change; without a limit on the rank it were {100 * found.reached:.1f} %."

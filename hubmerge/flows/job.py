@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from hubmerge.flows.machine import Machine
     from hubmerge.learners.learner import Learner
     from hubmerge.training.batches import Rows
-    from hubmerge.training.loop import Moment, Watched
+    from hubmerge.training.loop import Moment
+    from hubmerge.training.watch import Watched
 
 Weights = Mapping[str, "Tensor"]
 

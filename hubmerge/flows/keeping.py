@@ -61,11 +61,17 @@ def _described(run: Run, moment: Moment, begun: Begun) -> Manifest:
     )
 
 
+def _elsewhere(run: Run) -> str:
+    """Where the run can be made anew."""
+    if run.job.kind == "expert":
+        return "train into another folder with --out, and another repository with --to"
+    return "remove that folder, and publish to another repository with --push"
+
+
 def _check_retraced(run: Run, moment: Moment) -> None:
     """A rerun after a crash must retrace the steps already saved, or the run is two runs."""
     if run.manifest(moment.step).validation != moment.curve:
         raise IntegrityError(
             f"This run does not repeat {step_tag(moment.step)} as saved in {run.outbox.folder}.",
-            "Threads, libraries or hardware have changed since: train into another folder with "
-            "--out, and another repository with --to.",
+            f"Threads, libraries or hardware have changed since: {_elsewhere(run)}.",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -15,7 +15,7 @@ from hubmerge.flows.bases import base_of
 from hubmerge.flows.evaluate import own_tasks
 from hubmerge.flows.heads import Heads
 from hubmerge.flows.machine import pick_device
-from hubmerge.flows.sources import Opened, open_ref
+from hubmerge.flows.sources import Opened, open_ref, pin_task
 from hubmerge.hub.client import Hub
 from hubmerge.hub.place import connect
 from hubmerge.learners.making import make_learner
@@ -38,14 +38,16 @@ FORMATS: Mapping[str, Callable[..., None]] = {
 class Moe:
     """A mixture ready for use: `moe(inputs, task)` answers, `module` is the model's nn.Module.
 
-    `tasks` are those it was trained on, by name.
+    `tasks` are those that it can be asked, by name: those it was trained on, if no others were
+    named.
     """
 
     mixture: Mixture
     tasks: Mapping[str, Task]
     device: torch.device
     opened: Opened
-    hub: Hub
+    heads: Heads
+    _asked: dict[str, _Asked] = field(default_factory=dict, repr=False)
 
     @property
     def module(self) -> nn.Module:
@@ -68,12 +70,18 @@ class Moe:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}.", "Write 1 or more.")
         rows = list(inputs) if isinstance(inputs, list) else [inputs]
-        asked = _Asked(self, found)
+        asked = self.at(found)
         return [
             answer
             for start in range(0, len(rows), batch_size)
             for answer in asked.answers(rows[start : start + batch_size])
         ]
+
+    def at(self, task: Task) -> _Asked:
+        """The mixture under the task's head, made once."""
+        if task.name not in self._asked:
+            self._asked[task.name] = _Asked(self, task)
+        return self._asked[task.name]
 
     def _task(self, name: str | None) -> Task:
         if name is None and len(self.tasks) == 1:
@@ -97,7 +105,7 @@ class _Asked:
         self._classes = task.spec.classes or (
             load_split(task, "validation").classes if task.spec.classifies else ()
         )
-        head = Heads(moe.hub).of(moe.opened, model, task, tuple(self._classes))
+        head = moe.heads.of(moe.opened, model, task, tuple(self._classes))
         self._learner = cast(Any, make_learner(model, task, head, augment=False))
         self._network = self._learner.network.to(self._device).eval()
 
@@ -134,10 +142,15 @@ def load_moe(
         opened = open_ref(connected, parse_ref(str(ref)))
         mixture = open_mixture(connected, opened)
         named = tasks.split(",") if isinstance(tasks, str) else tasks
-        known = [find_task(name) for name in named] or own_tasks(connected, opened)
+        known = [pin_task(connected, find_task(name)) for name in named]
+        tasks_by_name = {task.name: task for task in known or own_tasks(connected, opened)}
         place = pick_device(device)
         cast(nn.Module, mixture.model.module).to(place)
-        return Moe(mixture, {task.name: task for task in known}, place, opened, connected)
+        moe = Moe(mixture, tasks_by_name, place, opened, Heads(connected))
+        for task in tasks_by_name.values():
+            if task.spec.kind == "text":  # whose labels its base embeds, and that is on the Hub
+                moe.at(task)
+        return moe
 
 
 def open_mixture(hub: Hub, opened: Opened) -> Mixture:

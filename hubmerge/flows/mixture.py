@@ -69,8 +69,9 @@ class MixtureJob:
     @property
     def identity(self) -> list[Any]:
         parts = [source.key for source in self.experts.sources]
-        stated = [self.licence] if self.licence else []
-        return [self.params, self.planned, self.base.digest, parts, *stated]
+        stated = [said for said in (self.licence, self.lock_digest) if said]
+        asked = self.asked.evaluate_every
+        return [self.params, asked, self.planned, self.base.digest, parts, *stated]
 
     @property
     def config(self) -> MoeConfig:

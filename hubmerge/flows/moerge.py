@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
-from hubmerge.errors import UsageError, raise_together
+from hubmerge.errors import IntegrityError, UsageError
+from hubmerge.flows.conditions import check_asked, check_start, checked
 from hubmerge.flows.evaluate import own_tasks
 from hubmerge.flows.experts import Experts, open_experts
 from hubmerge.flows.inputs import check_licences
 from hubmerge.flows.machine import Machine, check_machine
 from hubmerge.flows.merge import MergeRequest, merge_and_publish
+from hubmerge.flows.merge import Prepared as PreparedMerge
 from hubmerge.flows.merge import prepare as prepare_merge
 from hubmerge.flows.mixture import MixtureJob
 from hubmerge.flows.publication import add_figures
@@ -24,17 +25,13 @@ from hubmerge.flows.starts import open_mixture
 from hubmerge.flows.train import Trained, train
 from hubmerge.hub.client import Hub
 from hubmerge.lock import NAME as LOCK
-from hubmerge.manifest import Source
+from hubmerge.manifest import NAME, Source
 from hubmerge.merging.registry import method as find_method
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.specs import MoeSpec
-from hubmerge.tasks.deck import Deck
 from hubmerge.tasks.task import Task
-from hubmerge.training.schedule import check_even, push_steps
 from hubmerge.weights.folder import check_place, whole_folder
-
-_TRIED = 50  # rows that are read beforehand, spread over a split
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,8 @@ def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
     DataError; nothing is written.
     """
     check_machine(machine)
+    if request.out is not None and not (request.out / NAME).is_file():
+        check_place(request.out, request.replace)
     if request.lock is None:
         job, drift = _named(hub, request, home, machine), tuple[str, ...]()
     else:
@@ -78,11 +77,11 @@ def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
     job = replace(job, licence=request.licence)
 
     def folder(run_id: str) -> Path:
-        # Other locks may pick the same: each has a folder of its own.
-        return home / "moes" / "-".join(d[:12] for d in (run_id, job.lock_digest) if d)
+        return home / "moes" / run_id[:12]
 
     run = prepare_run(hub, job, request.push, machine, folder, lambda: checked(job))
     run = replace(run, notes=(*drift, *run.notes))
+    _merge_of(hub, request, home)
     if request.out is not None and not _is_there(run, request.out):
         check_place(request.out, request.replace)
     return run
@@ -113,16 +112,24 @@ def moerge(hub: Hub, run: Run, request: Request, progress: Progress) -> Trained 
 
 def merged(hub: Hub, request: Request, home: Path, progress: Progress) -> Path | None:
     """The folder of the same experts merged into one model, where that was asked for."""
+    prepared = _merge_of(hub, request, home)
+    return merge_and_publish(hub, prepared, progress).folder if prepared else None
+
+
+def _merge_of(hub: Hub, request: Request, home: Path) -> PreparedMerge | None:
+    """The same experts to be merged, checked; None where nobody asked."""
     if request.merge is None:
         return None
-    asked = MergeRequest(request.experts, request.merge, base=request.base)
-    prepared = prepare_merge(hub, asked, home / "merges")
-    return merge_and_publish(hub, prepared, progress).folder
+    asked = MergeRequest(request.experts, request.merge, base=request.base, licence=request.licence)
+    return prepare_merge(hub, asked, home / "merges")
 
 
 def _is_there(run: Run, out: Path) -> bool:
     """Whether a folder holds the last step of just this run, whole."""
-    there = read_local_manifest(out) if out.is_dir() else None
+    try:
+        there = read_local_manifest(out) if out.is_dir() else None
+    except IntegrityError:
+        return False
     last = there is not None and (there.run, there.step) == (run.id, run.steps[-1])
     return there is not None and last and is_sealed(out, there)
 
@@ -139,6 +146,11 @@ def _named(hub: Hub, request: Request, home: Path, machine: Machine) -> MixtureJ
     """The mixture of experts that were named, under the options that were typed."""
     if request.merge is not None:
         find_method(request.merge)
+        if request.asked.extract_rank:
+            raise UsageError(
+                "--merge would merge the full experts, and the mixture has extracts of them.",
+                "Merge them by themselves: hubmerge merge.",
+            )
     check_asked(request.asked, len(request.experts), machine)
     rank = request.asked.extract_rank
     experts = open_experts(hub, request.experts, request.base, rank, home / "extracted")
@@ -167,20 +179,6 @@ def _locked(
     return MixtureJob(asked, found.experts, tasks, tasks, tuple(words), found.data), found.notes
 
 
-def check_asked(asked: MoeSpec, count: int, machine: Machine) -> None:
-    """Raise UsageError for what cannot be with so many experts, told from the words alone."""
-    problems, hints = list[str](), list[str]()
-    if asked.top_k > count:
-        problems.append(f"--top-k is {asked.top_k}, and there are {count} experts.")
-        hints.append(f"Write --top-k {min(2, count)}.")
-    if asked.router in ("centroid", "prompts") and not asked.is_signed:
-        problems.append(f"A router that starts from {asked.router} is signed: sides matter there.")
-        hints.append("Leave out --no-signed.")
-    raise_together(UsageError, problems, " ".join(hints))
-    push_steps(asked.training.push_every, asked.training.steps)
-    check_even(asked.training, machine.world)
-
-
 def _own(hub: Hub, experts: Experts) -> list[Task]:
     """The tasks that the experts' manifests name; raises UsageError for those that name none."""
     return [own_tasks(hub, one)[0] for one in experts.opened]
@@ -196,31 +194,6 @@ def _task_of(source: Source, tasks: Sequence[Task]) -> Task | None:
     return next((task for task in tasks if task.id == source.task), None)
 
 
-def check_start(job: MixtureJob) -> None:
-    """A router that starts from data needs a task for each expert, and prompts need words."""
-    start = job.asked.router
-    if start not in ("centroid", "prompts"):
-        return
-    pairs = zip(job.experts.sources, job.own, strict=True)
-    problems = [
-        f"{source.label} was trained for none of the tasks, so its {start} start is not known."
-        for source, task in pairs
-        if task is None
-    ]
-    named = [task.name for task in job.own if task is not None]
-    problems += [
-        f"{named.count(name)} experts are for {name}, and a {start} start cannot tell them apart."
-        for name in sorted({name for name in named if named.count(name) > 1})
-    ]
-    if start == "prompts":
-        problems += [
-            f"{task.name} has no class prompts that the experts' layers read."
-            for task in job.tasks
-            if task.spec.kind != "text" or task.spec.head != "label"
-        ]
-    raise_together(UsageError, problems, "Start from arrow, or from centroid.")
-
-
 def _words(request: Request, experts: Experts) -> tuple[str, ...]:
     """The command from its experts on, by labels that do not move."""
     words = [source.label for source in experts.sources]
@@ -229,22 +202,3 @@ def _words(request: Request, experts: Experts) -> tuple[str, ...]:
     if request.base:
         words += ["--base", str(request.base)]
     return tuple(words)
-
-
-def checked(job: MixtureJob) -> tuple[str, ...]:
-    """Open model and data once before anything is written; returns what should be known."""
-    begun = job.begin()
-    training = cast(Deck, begun.training)
-    splits = [*training.splits, *(one.examples.split for one in begun.watched)]
-    for split in splits:
-        for row in range(0, len(split), max(1, len(split) // _TRIED)):
-            split.example(row)
-    return (*job.experts.notes, *_notes(job.asked))
-
-
-def _notes(asked: MoeSpec) -> Iterator[str]:
-    if asked.top_k == 1 and asked.train_steps and not asked.balance:
-        yield (
-            "With --top-k 1 the chosen expert's weight is always 1, so the router stays as it "
-            "starts (equation 2)."
-        )

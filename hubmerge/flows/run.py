@@ -149,7 +149,9 @@ def _check_saved(run: Run, step: int) -> None:
         raise IntegrityError(
             f"{run.outbox.folder} holds {step_tag(step)} of another run "
             f"({str(manifest.run)[:12]}, this is {run.id[:12]}).",
-            "Choose another folder with --out.",
+            "Choose another folder with --out."
+            if run.job.kind == "expert"
+            else "Remove the folder, if you do not need it.",
         )
     if not is_sealed(run.outbox.step_folder(step), manifest):
         raise IntegrityError(

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hubmerge.errors import UnknownName, UsageError
+from hubmerge.flows.conditions import check_asked, check_start, checked
 from hubmerge.flows.experts import open_experts
 from hubmerge.flows.machine import Machine, check_machine
-from hubmerge.flows.moerge import check_asked, check_start, checked
 from hubmerge.flows.pool import gather
 from hubmerge.flows.selection_moe import MixtureRequest, Prepared, Reached, beats, lock_of
 from hubmerge.flows.tryouts import Bench, Tryouts

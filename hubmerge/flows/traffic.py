@@ -1,55 +1,52 @@
-"""routing.json of a mixture at hand: which task's tokens go to which expert, and at what cost."""
+"""Where the tokens of each task go in a mixture at hand, seen while it is validated."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from hubmerge.moerging.book import Book
+from hubmerge.moerging.book import Book, Told
 from hubmerge.moerging.cost import cost
 from hubmerge.moerging.mixture import Mixture
 from hubmerge.routing import NAME, Routing
-from hubmerge.training.loop import Watched
+from hubmerge.tasks.data import Split
 
 
-def write_routing(mixture: Mixture, book: Book, watched: Sequence[Watched], folder: Path) -> None:
-    """Route all validation rows, task by task, and write what was seen beside the mixture."""
-    shares = []
-    for one in watched:
+class Traffic:
+    """What the last validation showed of the routing, task by task."""
+
+    def __init__(self, mixture: Mixture, book: Book, splits: Sequence[Split]) -> None:
+        self._mixture, self._book, self._splits = mixture, book, splits
+        self._told: dict[int, Told] = {}
         book.forget()
-        _routed(one)
-        shares.append(book.take().share)
-    routing = Routing(
-        split=watched[0].examples.split.name,
-        tasks=tuple(one.examples.split.task.id for one in watched),
-        experts=tuple(expert.name for expert in mixture.config.experts),
-        layers=tuple(mixture.layers),
-        share=tuple(tuple(map(tuple, share.tolist())) for share in shares),
-        cost=cost(mixture),
-    )
-    (folder / NAME).write_bytes(routing.to_bytes())
 
+    def saw(self, place: int, total: Callable[[Tensor], Tensor]) -> None:
+        """The rows of the task at that place have just been answered, by all processes."""
+        self._told[place] = self._book.take(total)
 
-def logged(mixture: Mixture, book: Book) -> Mapping[str, float]:
-    """What trackers are told of the validation rows just routed: entropy, and load per expert."""
-    told = book.take()
-    load = told.share.mean(dim=0).tolist()
-    names = [expert.name for expert in mixture.config.experts]
-    return {
-        "routing_entropy_bits": told.entropy / math.log(2),
-        **{f"load/{name}": share for name, share in zip(names, load, strict=True)},
-    }
+    def logged(self) -> Mapping[str, float]:
+        """What trackers are told: the mean entropy in bits, and the load of each expert."""
+        told = list(self._told.values())
+        names = [expert.name for expert in self._mixture.config.experts]
+        load = torch.stack([one.share.mean(dim=0) for one in told]).mean(dim=0).tolist()
+        return {
+            "routing_entropy_bits": sum(one.entropy for one in told) / len(told) / math.log(2),
+            **{f"load/{name}": share for name, share in zip(names, load, strict=True)},
+        }
 
-
-@torch.inference_mode()
-def _routed(watched: Watched) -> None:
-    learner = watched.learner
-    network, device = learner.network, next(learner.network.parameters()).device
-    was_training = network.training
-    network.eval()
-    for batch, _ in watched.examples.batches(learner.collate):
-        learner.answers(network, {name: tensor.to(device) for name, tensor in batch.items()})
-    network.train(was_training)
+    def write(self, folder: Path) -> None:
+        """Write routing.json beside the mixture."""
+        shares = [self._told[place].share.tolist() for place in range(len(self._splits))]
+        routing = Routing(
+            split=self._splits[0].name,
+            tasks=tuple(split.task.id for split in self._splits),
+            experts=tuple(expert.name for expert in self._mixture.config.experts),
+            layers=tuple(self._mixture.layers),
+            share=tuple(tuple(map(tuple, share)) for share in shares),
+            cost=cost(self._mixture),
+        )
+        (folder / NAME).write_bytes(routing.to_bytes())

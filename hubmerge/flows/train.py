@@ -133,7 +133,7 @@ def _check_shared(
     if len(accelerator.gather(told).unique(dim=0)) > 1:
         raise UsageError(
             f"The processes do not see the same {folder}.",
-            "Give --out a folder that all machines share.",
+            "Give --out, or HUBMERGE_HOME, a folder that all machines share.",
         )
 
 
@@ -162,9 +162,9 @@ def _line(
 ) -> Iterator[int]:
     """Train one line, keep its pushed steps, and yield each when it is kept."""
     from hubmerge.training.fit import freeze_idle, make_fit
-    from hubmerge.training.loop import Data, Watch
     from hubmerge.training.loop import train as train_line
     from hubmerge.training.position import write_position
+    from hubmerge.training.watch import Data, Watch
 
     begun = run.job.begin()
     learner = begun.learner

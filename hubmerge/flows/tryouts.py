@@ -20,7 +20,8 @@ from hubmerge.selection.pool import Choice, Pool, plain_choice
 from hubmerge.selection.search import OutOfBudget
 from hubmerge.specs import MoeSpec
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.loop import Data, Watch, Watched, train
+from hubmerge.training.loop import train
+from hubmerge.training.watch import Data, Watch, Watched
 from hubmerge.trials import CHOSEN_ON, Rows, Trial, TrialLog
 
 

@@ -55,7 +55,8 @@ def verify(
             f"{pinned.revision.label} has no {NAME} to check it against.",
             "Only what hubmerge trained or merged can be verified.",
         )
-    if manifest.kind != "merge" and (lock_file or scratch):
+    locked = manifest.kind == "moe" and manifest.lock is not None and not scratch
+    if manifest.kind != "merge" and (lock_file or scratch) and not locked:
         article = "an" if manifest.kind == "expert" else "a"
         raise UsageError(
             f"{pinned.revision.label} is {article} {manifest.noun}: it has no lock and is not "
@@ -85,16 +86,19 @@ def _files(hub: Hub, pinned: Pinned, manifest: Manifest) -> Iterator[Check]:
     for name in sorted(weights_beside(folder, manifest) - manifest.files.keys()):
         yield Check(name, "not in the manifest", f"{NAME} does not vouch for {name}.")
     if manifest.kind == "moe":
-        yield _mixture(folder)
+        yield _mixture(folder, manifest)
 
 
-def _mixture(folder: Path) -> Check:
-    """Whether a mixture's configuration and the folders of its experts say the same."""
+def _mixture(folder: Path, manifest: Manifest) -> Check:
+    """Whether a mixture's configuration, its manifest and its experts' folders say the same."""
     try:
         tensors = len(open_checkpoint(folder).index)
     except CheckpointError as error:
         return Check(CONFIG, "no mixture", error.message)
-    experts = len(read_moe_config(folder).experts)
+    config = read_moe_config(folder)
+    if config.base_digest != manifest.base.digest:
+        return Check(CONFIG, "another base", f"{CONFIG} and {NAME} name different bases.")
+    experts = len(config.experts)
     return Check(CONFIG, f"{experts} experts, {tensors} tensors")
 
 

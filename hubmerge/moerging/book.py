@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +23,7 @@ class Told:
 
 
 class Book:
-    """Keeps account of every token that the layers route in evaluation mode.
+    """Keeps account of every token that the layers route in evaluation mode, padding included.
 
     With `balances`, also of the load in training mode. L layers, E experts, N tokens, k chosen.
     """
@@ -51,12 +51,15 @@ class Book:
         """The layers that have routed nothing since the last time."""
         return [path for path in self._layers if path not in self._sums]
 
-    def take(self) -> Told:
-        """What was seen since the last time, which is forgotten."""
-        share = torch.stack([self._sums[path] / self._sums[path].sum() for path in self._layers])
-        told = Told(share.cpu(), self._entropy / self._tokens)
+    def take(self, total: Callable[[Tensor], Tensor] = lambda own: own) -> Told:
+        """What was seen since the last time, which is forgotten.
+
+        `total` adds up a tensor over the processes that share the rows.
+        """
+        sums = total(torch.stack([self._sums[path] for path in self._layers]))
+        entropy, tokens = total(sums.new_tensor([self._entropy, self._tokens])).tolist()
         self.forget()
-        return told
+        return Told((sums / sums.sum(dim=1, keepdim=True)).cpu(), entropy / tokens)
 
     def forget(self) -> None:
         """See anew from here on."""

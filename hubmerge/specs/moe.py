@@ -32,7 +32,7 @@ class MoeSpec(Spec):
     signed: bool | None = Field(
         None, description="Route by R x; unsigned by |R x|. [unsigned for arrow, else signed]"
     )
-    temperature: float = Field(1.0, gt=0, description="What the router's scores are divided by.")
+    temperature: float = Field(1.0, ge=1e-6, description="What the router's scores are divided by.")
     train_steps: int = Field(
         4000, ge=0, le=10_000_000, description="Optimizer steps; 0 leaves it as it starts."
     )
@@ -88,6 +88,9 @@ class MoeSpec(Spec):
             raise ValueError("router: zero has no gradient through |R x|; leave it signed")
         if self.router == "zero" and self.top_k == 1 and not self.balance:
             raise ValueError("router: zero stays zero at `top_k` 1, a weight of 1; add `balance`")
+        idle = sorted(self.model_fields_set - {*_UNTRAINED, "max_examples"})
+        if not self.train_steps and idle:
+            raise ValueError(f"without training `{idle[0]}` has no effect; leave it out")
         if self.warmup is not None and self.warmup_steps is not None:
             raise ValueError("give `warmup`, a share, or `warmup_steps`, not both")
         if self.batch % self.accumulate:
@@ -116,7 +119,8 @@ class MoeSpec(Spec):
     @property
     def settings(self) -> dict[str, object]:
         """What had a say in the mixture, with whatever was left to its default filled in."""
-        said = self.model_dump(mode="json", exclude={"push_every", "warmup"}, exclude_none=True)
+        mute = {"push_every", "warmup", "evaluate_every"}
+        said = self.model_dump(mode="json", exclude=mute, exclude_none=True)
         said |= {"signed": self.is_signed}
         if not self.train_steps:
             # Centroids are means over the rows, and nothing else of data has a say.

@@ -4,57 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 from torch import Tensor
 
 from hubmerge.errors import CheckpointError
-from hubmerge.evaluation import Examples, accuracy
-from hubmerge.learners.learner import Learner
+from hubmerge.evaluation import accuracy
 from hubmerge.manifest import Point
-from hubmerge.progress import Progress
-from hubmerge.training.batches import Batches, Rows, Share
+from hubmerge.training.batches import Batches, Share
 from hubmerge.training.fit import EXPLOSIVE, Fit, check_bounded, diverged
 from hubmerge.training.schedule import branch_points, cooldown_length, cooling, rate
 from hubmerge.training.stopping import outlasted, plateau
-
-Track = Callable[[Mapping[str, float], int], None]
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told of what happens: a progress bar, trackers, and whoever keeps positions.
-
-    `also` gives further numbers for trackers, asked in every process right after a validation.
-    """
-
-    progress: Progress = lambda what, done, total: None
-    track: Track = lambda said, step: None
-    keep: Callable[[int, Callable[[], Position]], None] = lambda step, position: None
-    also: Callable[[], Mapping[str, float]] = lambda: {}
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A task that is validated on: who answers it, by the network in training, and its rows."""
-
-    learner: Learner
-    examples: Examples
-
-    @property
-    def task(self) -> str:
-        return self.examples.split.task.name
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run is trained on and watched by, and how many processes prepare its batches."""
-
-    training: Rows
-    validation: Sequence[Watched]
-    workers: int = 0
+from hubmerge.training.watch import UNWATCHED, Data, Watch, Watched
 
 
 @dataclass(frozen=True)
@@ -94,7 +58,7 @@ def train(
     fit: Fit,
     data: Data,
     pushed: tuple[int, ...],
-    watch: Watch = Watch(),
+    watch: Watch = UNWATCHED,
     start: Position | None = None,
 ) -> Iterator[Moment]:
     """Train one line from its beginning, or on from a position, annealed as the spec says.
@@ -175,7 +139,10 @@ class _Line:
 
     def measure(self) -> None:
         """Add a point to the curve."""
-        said = {watched.task: self.accuracy(watched) for watched in self.data.validation}
+        said = {}
+        for watched in self.data.validation:
+            said[watched.task] = self.accuracy(watched)
+            watched.after(self.total)
         values = {task: one["value"] for task, one in said.items()}
         count = sum(int(one["count"]) for one in said.values())
         mean, tasks = sum(values.values()) / len(values), values if len(values) > 1 else {}
@@ -198,6 +165,12 @@ class _Line:
             if self.step == 0:
                 raise  # the base came like that
             raise diverged(f"The model's answer is no number at step {self.step}.") from error
+
+    def total(self, own: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.share.world == 1:
+            return own
+        return cast(Tensor, self.fit.accelerator.reduce(own))
 
     def gathered(self, told: Tensor) -> Tensor:
         """Answers [B, K, 2] of all processes."""

@@ -38,7 +38,7 @@ class RouterConfig:
     """
 
     signed: bool = False
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    temperature: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)] = 1.0
     init: Start = "arrow"
 
 

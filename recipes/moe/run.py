@@ -105,7 +105,8 @@ def make(trial: Trial) -> dict[str, Any]:
                 )
             else:
                 refs.append(ModelRef(repo, revision=f"step{trial.start}"))
-        asked = MoeSpec(**{**TRAINING, "seed": trial.seed, **trial.options})
+        training = {} if trial.options.get("train_steps") == 0 else TRAINING
+        asked = MoeSpec(**{**training, "seed": trial.seed, **trial.options})
         request = flow.Request(tuple(refs), asked)
         run = flow.prepare(hub, request, ROOT, Machine())
         made = flow.moerge(hub, run, request, lambda *said: None)

@@ -57,12 +57,12 @@ def words_of(text: str) -> str:
 @pytest.mark.parametrize(
     ("words", "code", "sentences"),
     [
-        ((MNIST, HEBREW, "--top-k", "3"), 2, ["--top-k is 3, and there are 2 experts"]),
-        ((MNIST,), 2, ["--top-k is 2", "--top-k 1"]),
+        ((MNIST, HEBREW, "--top-k", "3"), 2, ["top-k is 3, and there are 2 experts"]),
+        ((MNIST,), 2, ["top-k is 2", "Ask for 1"]),
         ((MNIST, MNIST), 2, [f"{MNIST} is named 2 times"]),
         ((MNIST, HEBREW, "--router", "zero", "--no-signed"), 2, ["no gradient through |R x|"]),
         ((MNIST, HEBREW, "--router", "centroid", "--no-signed", "--top-k", "4"), 2,
-         ["--top-k is 4", "starts from centroid is signed", "leave out --no-signed"]),
+         ["top-k is 4", "starts from centroid is signed", "Leave out --no-signed"]),
         ((MNIST, HEBREW, "--router", "arow"), 2, ["'arow' is not one of 'arrow', 'zero'"]),
         ((MNIST, HEBREW, "--router", "prompts"), 2,
          ["mini-mnist has no class prompts", "mini-hebrew has no class prompts"]),

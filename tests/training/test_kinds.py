@@ -25,7 +25,7 @@ from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task
 from hubmerge.training.batches import Batches
 from hubmerge.training.fit import make_fit
-from hubmerge.training.loop import Watch
+from hubmerge.training.watch import Watch
 from tests.models import worlds
 from tests.training.worlds import curve, running, spec, weights
 

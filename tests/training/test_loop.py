@@ -22,7 +22,8 @@ from hubmerge.models.opening import open_model
 from hubmerge.tasks.data import Split
 from hubmerge.training.batches import Batches
 from hubmerge.training.fit import make_fit
-from hubmerge.training.loop import Moment, Position, Watch
+from hubmerge.training.loop import Moment, Position
+from hubmerge.training.watch import Watch
 from tests.training.worlds import MINI, curve, fit, learner, ran, running, spec, weights
 
 

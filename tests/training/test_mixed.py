@@ -23,8 +23,9 @@ from hubmerge.tasks.deck import Deck, make_deck
 from hubmerge.tasks.task import find_task
 from hubmerge.training.batches import Batches
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.loop import Data, Moment, Position, Watch, Watched, train
+from hubmerge.training.loop import Moment, Position, train
 from hubmerge.training.position import read_position, write_position
+from hubmerge.training.watch import Data, Watch, Watched
 from tests.training.worlds import MINI, curve, spec, weights
 
 NAMES = ("mini-mnist", "mini-housenum")

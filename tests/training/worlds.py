@@ -19,8 +19,9 @@ from hubmerge.models.opening import open_model
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.loop import Data, Moment, Position, Watch, Watched, train
+from hubmerge.training.loop import Moment, Position, train
 from hubmerge.training.schedule import push_steps
+from hubmerge.training.watch import Data, Watch, Watched
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
 
