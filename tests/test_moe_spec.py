@@ -64,6 +64,8 @@ def test_shares_of_tasks(said: dict[str, Any], power: float) -> None:
     ("said", "sentence"),
     [
         ({"top_k": 0}, "top_k"),
+        ({"train_steps": 0, "lr": 1}, "without training `lr` has no effect"),
+        ({"train_steps": 0, "max_examples": 1}, "without training `max_examples` has no effect"),
         ({"top_k": 257}, "top_k"),
         ({"router": "arow"}, "arrow"),
         ({"temperature": 0}, "temperature"),
@@ -101,14 +103,11 @@ def test_what_has_no_say_makes_no_other_mixture() -> None:
     assert asked(signed=False).settings == asked().settings
     two, left = asked(sampling="temperature", sampling_temperature=2), asked(sampling="temperature")
     assert two.settings == left.settings
-    start = asked(train_steps=0).settings
-    assert asked(train_steps=0, lr=1, batch=8, sampling="proportional").settings == start
-    assert asked(train_steps=0, top_k=1).settings != start
+    assert asked(train_steps=0, top_k=1).settings != asked(train_steps=0).settings
     assert asked(lr=1).settings != asked().settings
     assert asked(balance=0.1).settings != asked().settings
 
 
 def test_rows_have_a_say_in_a_start_from_them_alone() -> None:
-    for router in ("arrow", "random", "centroid"):
-        every, few = (asked(train_steps=0, router=router, max_examples=n) for n in (None, 1))
-        assert (every.settings == few.settings) == (router != "centroid")
+    every, few = (asked(train_steps=0, router="centroid", max_examples=n) for n in (None, 1))
+    assert every.settings != few.settings

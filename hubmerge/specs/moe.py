@@ -88,7 +88,8 @@ class MoeSpec(Spec):
             raise ValueError("router: zero has no gradient through |R x|; leave it signed")
         if self.router == "zero" and self.top_k == 1 and not self.balance:
             raise ValueError("router: zero stays zero at `top_k` 1, a weight of 1; add `balance`")
-        idle = sorted(self.model_fields_set - {*_UNTRAINED, "max_examples"})
+        said = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        idle = sorted(said - {*_UNTRAINED, *self._rows_of_the_start})
         if not self.train_steps and idle:
             raise ValueError(f"without training `{idle[0]}` has no effect; leave it out")
         if self.warmup is not None and self.warmup_steps is not None:
@@ -101,6 +102,11 @@ class MoeSpec(Spec):
     def is_signed(self) -> bool:
         """Arrow's directions have no sign of their own: an SVD's is arbitrary."""
         return self.router != "arrow" if self.signed is None else self.signed
+
+    @property
+    def _rows_of_the_start(self) -> tuple[str, ...]:
+        """Centroids are means over rows: without training nothing else of the data has a say."""
+        return ("max_examples",) if self.router == "centroid" else ()
 
     @property
     def power(self) -> float:
@@ -123,9 +129,8 @@ class MoeSpec(Spec):
         said = self.model_dump(mode="json", exclude=mute, exclude_none=True)
         said |= {"signed": self.is_signed}
         if not self.train_steps:
-            # Centroids are means over the rows, and nothing else of data has a say.
-            rows = ("max_examples",) if self.router == "centroid" else ()
-            return {name: said[name] for name in (*_UNTRAINED, *rows) if name in said}
+            names = (*_UNTRAINED, *self._rows_of_the_start)
+            return {name: said[name] for name in names if name in said}
         if self.sampling == "temperature":
             said["sampling_temperature"] = self.sampling_temperature or _TEMPERATURE
         return said | {"warmup_steps": self.training.warmup_length(self.train_steps)}

@@ -59,7 +59,7 @@ def words_of(text: str) -> str:
     [
         ((MNIST, HEBREW, "--top-k", "3"), 2, ["top-k is 3, and there are 2 experts"]),
         ((MNIST,), 2, ["top-k is 2", "Ask for 1"]),
-        ((MNIST, MNIST), 2, [f"{MNIST} is named 2 times"]),
+        ((MNIST, MNIST), 2, [f"{MNIST} and {MNIST} are one expert"]),
         ((MNIST, HEBREW, "--router", "zero", "--no-signed"), 2, ["no gradient through |R x|"]),
         ((MNIST, HEBREW, "--router", "centroid", "--no-signed", "--top-k", "4"), 2,
          ["top-k is 4", "starts from centroid is signed", "Leave out --no-signed"]),

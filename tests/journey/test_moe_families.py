@@ -61,7 +61,8 @@ def made(
     """A mixture of these experts at step 4, at their own tasks unless others are named."""
     names = tasks or tasks_in(folder, *(expert.partition("/")[2] for expert in experts))
     labels = [f"{expert}@step4" for expert in experts]
-    said = ask("moerge", *labels, "--tasks", names, *SHORT, *words, "--out", out)
+    short = () if "--train-steps" in words else SHORT
+    said = ask("moerge", *labels, "--tasks", names, *short, *words, "--out", out)
     assert said.code == 0, said.err
     return out
 
