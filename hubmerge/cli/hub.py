@@ -49,10 +49,11 @@ def status(
     ] = False,
 ) -> None:
     """Whether the embedded Hub runs, and where."""
-    from hubmerge.server.state import ask_status, read_state
+    from hubmerge.server.leases import standing
+    from hubmerge.server.state import ask_status
 
     folder = data or hub_folder()
-    state = read_state(folder)
+    state = standing(folder)
     if state is None:
         raise HubUnreachable(
             f"No Hub runs on {folder}.",

@@ -35,6 +35,18 @@ def lease(data: Path) -> Iterator[ServerState]:
         yield _find_or_start(data)
 
 
+def standing(data: Path) -> ServerState | None:
+    """The Hub of a data folder if it runs and stays for now; None for one that nobody uses.
+
+    That one goes within a second: whoever were told its address would find nobody there.
+    """
+    state = read_state(data)
+    if state is None or not state.leased:
+        return state
+    with (data / "lease").open("ab") as held:
+        return None if try_lock(held) else state
+
+
 def _find_or_start(data: Path) -> ServerState:
     with (data / "start").open("ab") as alone:
         _wait_for(alone)

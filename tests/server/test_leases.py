@@ -13,6 +13,7 @@ import pytest
 
 from hubmerge.errors import HubUnreachable
 from hubmerge.server import ServerState, lease, read_state
+from hubmerge.server.leases import standing
 
 from .conftest import ROOT, is_alive, kill, wait_for
 
@@ -68,6 +69,13 @@ def test_a_lease_starts_a_server_that_ends_with_it(tmp_path: Path) -> None:
         assert is_alive(state.pid)
     wait_for(lambda: not is_alive(state.pid), limit_s=6)
     assert not (tmp_path / "state.json").exists()
+
+
+def test_a_server_that_nobody_leases_is_about_to_go(tmp_path: Path) -> None:
+    with lease(tmp_path) as server:
+        assert standing(tmp_path) == server
+    assert read_state(tmp_path) == server  # it still runs
+    assert standing(tmp_path) is None
 
 
 def test_two_share_one_server_until_the_last_is_gone(
