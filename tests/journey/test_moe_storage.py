@@ -61,7 +61,8 @@ def manifest(hub: Hub) -> Manifest:
 @pytest.fixture
 def folder(manifest: Manifest, tmp_path: Path) -> Path:
     """A sealed mixture, of adapters of the world's base."""
-    made = put_mixture(tmp_path / "mixture", base="hubmerge/tiny-clip")
+    base = "hubmerge/tiny-clip"
+    made = put_mixture(tmp_path / "mixture", base=base, digest=manifest.base.digest)
     for place, name in enumerate(EXPERTS_OF):
         shutil.rmtree(made / EXPERTS / name)
         rng = np.random.default_rng(place)
@@ -130,6 +131,20 @@ def test_without_a_manifest_it_still_names_base_and_files(folder: Path, hub: Hub
     base = base_of(hub, opened)
     assert base is not None
     assert base.digest == sealed.base.digest
+
+
+def test_a_base_that_is_named_otherwise_is_told(
+    folder: Path, manifest: Manifest, hub: Hub, hubmerge: Command
+) -> None:
+    config = folder / CONFIG
+    config.write_text(config.read_text().replace(manifest.base.digest, "1" * 64))
+    for name in (NAME, "README.md"):  # whoever swaps the base would seal it again
+        (folder / name).unlink()
+    seal(folder, manifest)
+    with pytest.raises(IntegrityError, match="is for another base"):
+        base_of(hub, open_ref(hub, ModelRef(path=folder)))
+    said = hubmerge("verify", str(folder))
+    assert (said.code, "name different bases" in said.out + said.err) == (3, True)
 
 
 def test_its_revision_is_tagged_and_titled(published: str, api: HfApi, manifest: Manifest) -> None:

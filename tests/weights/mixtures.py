@@ -15,9 +15,15 @@ EXPERTS_OF = ("mnist", "hebrew")
 
 
 def put_mixture(
-    folder: Path, names: Sequence[str] = EXPERTS_OF, base: str = "demo/base", seed: int = 0
+    folder: Path,
+    names: Sequence[str] = EXPERTS_OF,
+    base: str = "demo/base",
+    seed: int = 0,
+    digest: str = "0" * 64,
 ) -> Path:
-    """The folder of a mixture of these experts; `seed` decides every number in it."""
+    """The folder of a mixture of these experts; `seed` decides every number in it, and
+    `digest` is said to be the base's.
+    """
     rng = np.random.default_rng(seed)
     for name in names:
         put_adapter(
@@ -33,7 +39,7 @@ def put_mixture(
     config = MoeConfig(
         base_model=base,
         base_revision=None,
-        base_digest="0" * 64,
+        base_digest=digest,
         layout="transformers",
         experts=tuple(MoeExpert(name) for name in names),
         top_k=1,
