@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,7 +87,7 @@ def moerge(
     if rank > 0:
         session = dataclasses.replace(session, quiet=True)
     named = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks else ()
-    with session.connected() as hub:
+    with session.connected() as hub, TemporaryDirectory() as scratch:
         from hubmerge.flows import moerge as flow
         from hubmerge.flows.machine import Machine
         from hubmerge.flows.run import forget_position
@@ -98,6 +99,7 @@ def moerge(
             asked=asked,
             tasks=tuple(find_task(name) for name in named),
             base=parse_ref(base) if base else None,
+            extracted=Path(scratch) if dry_run else None,
             out=out,
             replace=replace,
             push=to.repo_id if to else None,

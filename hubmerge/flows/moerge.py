@@ -38,15 +38,17 @@ from hubmerge.weights.folder import check_place, whole_folder
 class Request:
     """What was asked for: experts, how, on which tasks, and where the result goes.
 
-    `merge` is a method by which the same experts are merged as well, `named` are the words that
-    named the tasks. Or a lock, which says what is mixed and all of how but `push_every`: `policy`
-    is whose pick, and with `locked` no name may mean another commit than when it was pinned.
+    `extracted` is where full experts become adapters, if not below home; `merge` is a method by
+    which the same experts are merged as well; `named` are the words that named the tasks. Or a
+    lock, which says what is mixed and all of how but `push_every`: `policy` is whose pick, and with
+    `locked` no name may mean another commit than when it was pinned.
     """
 
     experts: tuple[ModelRef, ...]
     asked: MoeSpec
     tasks: tuple[Task, ...] = ()
     base: ModelRef | None = None
+    extracted: Path | None = None
     out: Path | None = None
     replace: bool = False
     push: str | None = None
@@ -63,7 +65,7 @@ def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
     """Check everything that can be checked before training, and place the run in `home`/moes.
 
     Raises UsageError, NotOnHub, IntegrityError (experts of different bases), CheckpointError or
-    DataError; nothing is written.
+    DataError; nothing is written but extracts of full experts.
     """
     check_machine(machine)
     if request.out is not None and not (request.out / NAME).is_file():
@@ -153,7 +155,8 @@ def _named(hub: Hub, request: Request, home: Path, machine: Machine) -> MixtureJ
             )
     check_asked(request.asked, len(request.experts), machine)
     rank = request.asked.extract_rank
-    experts = open_experts(hub, request.experts, request.base, rank, home / "extracted")
+    extracted = request.extracted or home / "extracted"
+    experts = open_experts(hub, request.experts, request.base, rank, extracted)
     tasks = _tasks(hub, request, experts)
     own = tuple(_task_of(source, tasks) for source in experts.sources)
     return MixtureJob(request.asked, experts, tasks, own, _words(request, experts))
@@ -163,7 +166,7 @@ def _locked(
     hub: Hub, request: Request, path: Path, home: Path, machine: Machine
 ) -> tuple[MixtureJob, tuple[str, ...]]:
     """The mixture that a lock picks, and what has changed since."""
-    extracted = home / "extracted"
+    extracted = request.extracted or home / "extracted"
     found = open_mixture(hub, path, request.policy, request.locked, request.base, extracted)
     asked = found.asked.model_copy(update={"push_every": request.asked.push_every})
     check_asked(asked, len(found.experts.sources), machine)

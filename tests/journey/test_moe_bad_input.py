@@ -216,9 +216,14 @@ def test_experts_of_different_bases(hubmerge: Command, world: World, tmp_path: P
         assert "odd/other" in said.err
 
 
-def test_full_experts_become_adapters_when_asked(hubmerge: Command, tmp_path: Path) -> None:
-    words = ("moerge", "demo/mnist@step8", "demo/hebrew@step8", MNIST, *NONE)
-    said = hubmerge(*words, "--extract-rank", "4", "--out", tmp_path / "made", "--json")
+def test_full_experts_become_adapters_when_asked(
+    hubmerge: Command, world: World, tmp_path: Path
+) -> None:
+    words = ("moerge", "demo/mnist@step8", "demo/hebrew@step8", MNIST, *NONE, "--extract-rank", "4")
+    before = sorted(world.home.glob("extracted/*"))
+    assert hubmerge(*words, "--dry-run").code == 0
+    assert sorted(world.home.glob("extracted/*")) == before
+    said = hubmerge(*words, "--out", tmp_path / "made", "--json")
     assert said.code == 0, said.err
     notes = json.loads((tmp_path / "made" / "hubmerge.json").read_text())["training"]["notes"]
     assert any("demo/mnist@step8 as a LoRA of rank 4 keeps" in note for note in notes)
