@@ -16,6 +16,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hubmerge.cli.app import app
+from hubmerge.flows.extraction import as_adapters
+from hubmerge.flows.sources import open_ref
+from hubmerge.hub.client import Hub
+from hubmerge.refs import ModelRef
 from hubmerge.weights.moe_config import EXPERTS
 from tests.hub.proxy import Proxy, proxied
 from tests.journey.conftest import Command, World
@@ -232,6 +236,21 @@ def test_full_experts_become_adapters_when_asked(
     assert ranks == {"mini-mnist": 4, "mini-hebrew": 4, "mini-mnist-2": 2}
     scores = hubmerge("eval", tmp_path / "made", "--split", "validation", "--json")
     assert {score["task"].split("@")[0] for score in scores.data} == {"mini-mnist", "mini-hebrew"}
+
+
+def test_what_is_extracted_hangs_on_the_base(hub: Hub, tmp_path: Path) -> None:
+    expert, base, other = (
+        open_ref(hub, ModelRef(repo, revision=step))
+        for repo, step in (
+            ("demo/mnist", "step8"),
+            ("hubmerge/tiny-clip", None),
+            ("demo/mnist", "step2"),
+        )
+    )
+    folders = [as_adapters([expert], one, 2, tmp_path)[0][0].folder for one in (base, other, base)]
+    assert folders[0] == folders[2] != folders[1]
+    first, second = (load_file(folder / WEIGHTS) for folder in folders[:2])
+    assert any(not np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_weights_that_are_no_numbers(hubmerge: Command, local: Path, tmp_path: Path) -> None:

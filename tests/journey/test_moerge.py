@@ -133,6 +133,18 @@ def test_a_step_that_was_lost_is_made_again(
         assert all(after[name] == before[name] for name in vouched)
 
 
+def test_a_step_that_was_changed_is_not_passed_on(
+    mixed: tuple[Said, Path], hubmerge: Command, world: World, tmp_path: Path
+) -> None:
+    router = world.home / "moes" / mixed[0].data["run"][:12] / "steps/step4/router.safetensors"
+    before = router.read_bytes()
+    router.write_bytes(before[:-4] + bytes(4))
+    said = hubmerge("moerge", *MIXED, "--out", tmp_path / "copy")
+    router.write_bytes(before)
+    assert (said.code, "is not as it was saved" in said.err) == (3, True)
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_mixture_is_measured_by_name_and_by_folder(out: Path, hubmerge: Command) -> None:
     said = hubmerge("eval", f"{TO}@step4", out, "--split", "validation", "--json")
     assert said.code == 0, said.err

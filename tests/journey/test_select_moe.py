@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,18 @@ def test_the_lock_builds_what_was_measured(hubmerge: Command, chosen: Path, tmp_
     assert found["recipe"] == f"pick {made.chosen!r}"
     planned = hubmerge(*words, "--policy", "last", "--push-every", "2", "--dry-run", "--json")
     assert planned.data["steps"] == [2, 4]
+
+
+def test_another_lock_of_the_same_pick_is_another_mixture(
+    hubmerge: Command, chosen: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "mixture", tmp_path / "other.lock"
+    assert hubmerge("moerge", "--lock", chosen, "--out", out).code == 0
+    other.write_bytes(dataclasses.replace(read(chosen), command="said otherwise").to_bytes())
+    said = hubmerge("moerge", "--lock", other, "--out", out)
+    assert (said.code, "exists and is not empty" in said.err) == (1, True)
+    assert hubmerge("moerge", "--lock", other, "--out", out, "--replace").code == 0
+    assert (out / LOCK).read_bytes() == other.read_bytes()
 
 
 def test_a_start_that_was_asked_for(select: Select, place: Path) -> None:
