@@ -8,7 +8,7 @@ demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
 
 test: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -m slow

@@ -15,7 +15,14 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 _cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
 os.environ["HF_HOME"] = _cache.name
 
+# One file is one worker's: begun last, the longest would leave the other without work.
+_LONGEST = ("test_readme.py", "test_upcycle.py", "test_killed.py", "test_processes.py")
 _LEAVE_OUT = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 @pytest.fixture(autouse=True)
