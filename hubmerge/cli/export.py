@@ -14,6 +14,7 @@ from hubmerge.cli.session import Session, verb
 def export(
     session: Session,
     mixture: Annotated[str, typer.Argument(help="A mixture: owner/name@step64 or a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the result.")],
     form: Annotated[
         str,
         typer.Option(
@@ -22,7 +23,6 @@ def export(
             "AutoModel runs only with trust_remote_code=True.",
         ),
     ] = "peft-arrow",
-    out: Annotated[Path, typer.Option(help="Folder of the result.")] = ...,  # type: ignore[assignment]
     replace: Annotated[bool, typer.Option("--replace", help="Replace what lies in --out.")] = False,
 ) -> None:
     """Write a mixture for people without hubmerge; its README says how to open it."""
