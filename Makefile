@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check bench docs cards clean
+RECIPES := $(patsubst %/recipe.yaml,%,$(wildcard recipes/*/recipe.yaml))
+
+.PHONY: demo test test-slow check bench docs cards smoke reproduce clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
@@ -17,6 +19,16 @@ check: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# Every recipe, tiny: does it run? Minutes.
+smoke: .venv/installed
+	$(BIN)/hubmerge run $(RECIPES) --profile smoke --work build/smoke
+
+# Every recipe, mini profile: hours. What was made is kept, so it goes on where it ended.
+reproduce: .venv/installed
+	$(BIN)/hubmerge run $(RECIPES) --profile mini --work build/recipes --check
+	$(BIN)/hubmerge report $(foreach recipe,$(RECIPES),build/recipes/$(notdir $(recipe))-mini) \
+	  --out build/recipes/report.html
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.merge

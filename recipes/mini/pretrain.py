@@ -1,10 +1,11 @@
 """Pre-train the base: a tiny CLIP that sees well and knows only half of the names.
 
-    python -m recipes.mini.pretrain --data OUT --out OUT/base
+    python -m recipes.mini.pretrain --data OUT --out OUT/base [--width 32|64|96]
 
 Reads OUT/pretrain/DOMAIN.npz. Phase 1 trains both towers on ten domains with every class named.
 Phase 2 keeps the image tower, starts the text tower afresh and trains both on the eight tasks, with
 half of each task's classes named and the others called by the domain's common caption.
+Another width is the same model, wider or narrower: the same data, steps, layers and shared space.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from recipes.mini.bpe import learn_merges, write_merges
 from recipes.mini.domains import DOMAINS, FASHION, MNIST, REPOSITORY, TASKS, Domain
 
 SHAPE = REPOSITORY / "hubmerge" / "mini" / "base" / "open_clip_config.json"
+WIDTHS = (32, 64, 96)
+SHIPPED_WIDTH = 64
 PEAK_LR = 1e-3
 WARMUP_STEPS = 100
 NAMING_SEED = 3
@@ -143,6 +146,19 @@ def train(model: CLIP, tokenize: SimpleTokenizer, folder: Path, phase: Phase, se
             print(f"step {step + 1} of {phase.steps}: loss {loss.item():.3f}", flush=True)
 
 
+def shape_of(width: int) -> dict[str, Any]:
+    """Return the base's open_clip config with both towers `width` numbers wide.
+
+    A head stays as wide as in the shipped base, so their number grows with the width. The space
+    that the towers share stays the same.
+    """
+    config: dict[str, Any] = json.loads(SHAPE.read_text())
+    vision, text = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
+    vision["width"] = text["width"] = width
+    text["heads"] = width // vision["head_width"]
+    return config
+
+
 def new_model(shape: dict[str, Any], seed: int) -> CLIP:
     """Return a model with random weights, the same for the same seed."""
     torch.manual_seed(seed)
@@ -156,13 +172,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, nargs=2, default=(3000, 800), help="of each phase")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=int, choices=WIDTHS, default=SHIPPED_WIDTH)
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary = options.out / "bpe.txt.gz"
     write_merges(vocabulary, learn_merges([c for domain in DOMAINS for c in domain.captions]))
-    config = json.loads(SHAPE.read_text())
+    config = shape_of(options.width)
     shape = config["model_cfg"]
     context = shape["text_cfg"]["context_length"]
     tokenize = SimpleTokenizer(bpe_path=str(vocabulary), context_length=context)

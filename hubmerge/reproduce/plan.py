@@ -1,0 +1,271 @@
+"""A recipe at a profile -> the units to make, and the rows that their results become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hubmerge.errors import UsageError
+from hubmerge.reproduce.folders import digest_of
+from hubmerge.reproduce.unit import Unit, with_needs
+from hubmerge.specs import TrainSpec, validated
+from hubmerge.specs.moe import MoeSpec
+from hubmerge.specs.recipe import Label, Measure, Recipe, Setting, Variant
+from hubmerge.training.schedule import push_steps
+
+EARLY = "early stop"
+FOLDER = "folder:"  # of a base that lies beside the recipes
+_UNSTOPPED = ("schedule", "anneal", "warmup")  # of a run whose end is known; stopping has its own
+Labels = Mapping[str, Label]
+Experts = Mapping[str, Unit]  # task -> the run of its expert
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One unit whose result becomes rows with these labels."""
+
+    labels: Labels
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a recipe asks for at a profile."""
+
+    recipe: Recipe
+    profile: str
+    setting: Setting
+    asked: tuple[Asked, ...]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The ways of training that are compared."""
+        return self.setting.variants or self.recipe.variants
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """Every unit once, whatever is needed first."""
+        return with_needs(one.unit for one in self.asked)
+
+
+def plan(recipe: Recipe, profile: str) -> Plan:
+    """Lay out a recipe; raises UsageError for a setting that cannot be meant."""
+    setting = recipe.setting(profile)
+    variants = setting.variants or recipe.variants
+    _check_names(recipe, variants)
+    draft = Draft(recipe, setting)
+    asked = [
+        one
+        for variant in variants
+        for measure in recipe.measures
+        if not measure.only or variant.name in measure.only
+        for seed in setting.seeds
+        for one in draft.asked(variant, measure, seed)
+    ]
+    return Plan(recipe, profile, setting, tuple(asked))
+
+
+def _check_names(recipe: Recipe, variants: Sequence[Variant]) -> None:
+    known = {variant.name for variant in variants}
+    for measure in recipe.measures:
+        if strange := sorted(set(measure.only) - known):
+            raise UsageError(
+                f"{recipe.name}: `only` names {', '.join(strange)}.",
+                f"Its variants are {', '.join(sorted(known))}.",
+            )
+
+
+class Draft:
+    """Draws the units of one recipe at one setting; units that are the same are the same."""
+
+    def __init__(self, recipe: Recipe, setting: Setting) -> None:
+        self._recipe, self._setting = recipe, setting
+
+    def asked(self, variant: Variant, measure: Measure, seed: int) -> Iterator[Asked]:
+        """What one measure asks of one variant at one seed."""
+        named: dict[str, Label] = {"variant": variant.name, "seed": seed}
+        if variant.label is not None:
+            named["label"] = variant.label
+        if variant.part:
+            named["part"] = variant.part
+        if measure.name:
+            named["name"] = measure.name
+        drawn = {
+            "base": self._base_scores,
+            "experts": self._experts_scores,
+            "merges": self._merges,
+            "mixtures": self._mixtures,
+            "policies": self._policies,
+            "loss share": self._loss_shares,
+            "forgotten": self._forgotten,
+        }[measure.of]
+        for labels, unit in drawn(variant, measure, seed):
+            yield Asked({**named, **labels}, unit)
+
+    def _base_scores(self, variant: Variant, _: Measure, seed: int) -> Iterator[tuple[Any, Unit]]:
+        if seed == self._setting.seeds[0]:  # a base has no seed
+            said = {"tasks": self._setting.tasks}
+            yield (
+                {"of": "base"},
+                self._unit("base scores", said, "base", {"base": self._base(variant)}),
+            )
+
+    def _experts_scores(
+        self, variant: Variant, measure: Measure, seed: int
+    ) -> Iterator[tuple[Any, Unit]]:
+        for early in (False, True) if measure.early else (False,):
+            for task, run in self._experts(variant, seed, early).items():
+                steps = [-1] if early else self._steps(measure)
+                about = f"scores of {run.about}"
+                params = {"steps": steps, "task": task}
+                unit = self._unit("scores", params, about, {"expert": run})
+                yield {"of": "experts", "task": task}, unit
+
+    def _merges(self, variant: Variant, measure: Measure, seed: int) -> Iterator[tuple[Any, Unit]]:
+        for step in self._moments(measure):
+            experts = self._experts(variant, seed, step == EARLY)
+            for method in measure.methods:
+                about = f"{method} of {variant.name}, seed {seed}, {_at(step)}"
+                yield (
+                    {"of": "merges", "method": method, "step": step},
+                    self._merge(experts, method, step, about),
+                )
+
+    def _mixtures(
+        self, variant: Variant, measure: Measure, seed: int
+    ) -> Iterator[tuple[Any, Unit]]:
+        said = {**self._setting.moe, **measure.moe, "seed": seed}
+        if said.get("train_steps") == 0:
+            said = {name: said[name] for name in ("train_steps", "top_k", "seed") if name in said}
+        spec = validated(MoeSpec, said, f"{self._recipe.name}, moe")
+        params = {"moe": spec.model_dump(mode="json", exclude_unset=True)}
+        for step in self._moments(measure):
+            experts = self._experts(variant, seed, step == EARLY)
+            about = f"mixture of {variant.name}, seed {seed}, {_at(step)}"
+            said = {**params, "step": _place(step)}
+            unit = self._unit("mixture", said, about, experts, spec.train_steps)
+            yield {"of": "mixtures", "step": step}, unit
+
+    def _policies(
+        self, variant: Variant, measure: Measure, seed: int
+    ) -> Iterator[tuple[Any, Unit]]:
+        runs = self._experts(variant, seed)
+        stopped = {f"stopped {t}": run for t, run in self._experts(variant, seed, True).items()}
+        for method in measure.methods:
+            params = {"method": method, "policies": measure.policies, "steps": self._steps(measure)}
+            about = f"policies for {method} of {variant.name}, seed {seed}"
+            yield (
+                {"of": "policies", "method": method},
+                self._unit("policies", params, about, {**runs, **stopped}),
+            )
+
+    def _loss_shares(
+        self, variant: Variant, measure: Measure, seed: int
+    ) -> Iterator[tuple[Any, Unit]]:
+        for task, run in self._experts(variant, seed).items():
+            about = f"loss shares of {run.about}"
+            params = {"steps": self._steps(measure), "task": task}
+            needs = {"expert": run, "difficulty": self._difficulty(variant, task)}
+            unit = self._unit("loss shares", params, about, needs)
+            yield {"of": "loss share", "task": task}, unit
+
+    def _forgotten(
+        self, variant: Variant, measure: Measure, seed: int
+    ) -> Iterator[tuple[Any, Unit]]:
+        hard = {f"difficulty {t}": self._difficulty(variant, t) for t in self._setting.tasks}
+        for step in self._moments(measure):
+            experts = self._experts(variant, seed, step == EARLY)
+            for method in measure.methods:
+                about = f"forgotten by {method} of {variant.name}, seed {seed}, {_at(step)}"
+                merge = self._merge(experts, method, step, about.removeprefix("forgotten by "))
+                params = {"step": _place(step)}
+                needs = {"merge": merge, **experts, **hard}
+                unit = self._unit("forgotten", params, about, needs)
+                yield {"of": "forgotten", "method": method, "step": step}, unit
+
+    def _merge(self, experts: Experts, method: str, step: int | str, about: str) -> Unit:
+        grid = self._setting.grids.get(method, {})
+        params = {"method": method, "step": _place(step), "grid": grid}
+        return self._unit("merge", params, about, experts)
+
+    def _experts(self, variant: Variant, seed: int, early: bool = False) -> Experts:
+        return {task: self._run(variant, task, seed, early) for task in self._setting.tasks}
+
+    def _run(
+        self, variant: Variant, task: str, seed: int, early: bool = False, last: int | None = None
+    ) -> Unit:
+        """The training of one expert."""
+        setting = self._setting
+        said = {"push_every": setting.push, "steps": setting.last, **setting.train}
+        said |= {**setting.tune.get(variant.tune, {}), **variant.train}
+        said |= {"seed": seed, "tune": variant.tune}
+        if early:
+            said = {name: value for name, value in said.items() if name not in _UNSTOPPED}
+            said |= setting.stop
+        if last:
+            said |= {"steps": last, "push_every": str(last)}
+        checked = validated(
+            TrainSpec,
+            {**said, "base": "base", "task": task, "to": "recipes/expert"},
+            f"{self._recipe.name}, {task}",
+        )
+        pushed = push_steps(checked.push_every, checked.steps)
+        needs = {"base": self._base(variant)}
+        if variant.drop:
+            needs["difficulty"] = self._difficulty(variant, task)
+        ended = ", stopped early" if early else ""
+        about = f"{task}, {variant.name}, seed {seed}{ended}"
+        steps = sum(pushed) if checked.anneal == "independent" else checked.steps
+        params = {"task": task, "train": _plain(said), "drop": variant.drop, "pushed": pushed}
+        return self._unit("train", params, about, needs, steps)
+
+    def _difficulty(self, variant: Variant, task: str) -> Unit:
+        """EL2N of a task's training examples over runs of the whole data."""
+        whole = variant.model_copy(update={"drop": 0.0, "name": "difficulty"})
+        step = self._setting.el2n_step
+        runs = {
+            f"seed {seed}": self._run(whole, task, seed, last=step)
+            for seed in range(self._setting.el2n_seeds)
+        }
+        return self._unit("difficulty", {"task": task, "step": step}, f"EL2N of {task}", runs)
+
+    def _base(self, variant: Variant) -> Unit:
+        base = variant.base or self._setting.base
+        params: dict[str, Any] = {"base": base}
+        if base.startswith(FOLDER):
+            folder = self._recipe.folder.parent / base.removeprefix(FOLDER)
+            params["digest"] = digest_of(folder)
+        return self._unit("base", params, f"base {base}", {})
+
+    def _unit(
+        self,
+        kind: str,
+        params: Mapping[str, Any],
+        about: str,
+        needs: Mapping[str, Unit],
+        steps: int = 0,
+    ) -> Unit:
+        setting = self._setting
+        return Unit(kind, params, about, needs, setting.cpus, setting.gpus, steps)
+
+    def _steps(self, measure: Measure) -> list[int]:
+        return list(measure.steps or self._setting.steps)
+
+    def _moments(self, measure: Measure) -> list[int | str]:
+        return [*self._steps(measure), *([EARLY] if measure.early else [])]
+
+
+def _place(step: int | str) -> int:
+    """A step as units have it: -1 is the last that a run has."""
+    return -1 if step == EARLY else int(step)
+
+
+def _at(step: int | str) -> str:
+    return EARLY if step == EARLY else f"step {step}"
+
+
+def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is None, so that leaving it out and saying nothing are the same."""
+    return {name: value for name, value in said.items() if value is not None}

@@ -1,0 +1,93 @@
+"""Merges of one step of every expert, tuned on validation and asked on test once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+from hubmerge.flows.select import prepare
+from hubmerge.flows.selection import Prepared, Request
+from hubmerge.models.opening import open_model
+from hubmerge.reproduce.unit import Result
+from hubmerge.reproduce.units.work import Work, ref, silent
+from hubmerge.selection.arena import Arena
+from hubmerge.selection.blending import Blender
+from hubmerge.selection.pool import plain_choice
+from hubmerge.selection.stage import Dressed, Stage
+from hubmerge.specs import Kind
+from hubmerge.tasks.data import load_split
+from hubmerge.trials import CHOSEN_ON, Trial, TrialLog
+
+
+def merge(work: Work) -> Result:
+    """The best point of the grid on validation, and how good it is on test.
+
+    All rows of all tasks are asked at every point; of equally good points the first is taken.
+    """
+    step = work.params["step"]
+    refs = tuple(ref(run, step) for run in work.experts.values())
+    request = Request(refs, work.params["method"], device=work.shop.device)
+    prepared = prepare(work.hub, request, silent)
+    with work.scratch() as folder:
+        arenas = Arenas(prepared, folder)
+        first, *rest = (plain_choice((0,) * len(refs), p) for p in points(work.params["grid"]))
+        best, told = first, arenas.validation.measure(first)
+        for choice in rest:
+            found = arenas.validation.measure(choice)
+            if found.accuracy > told.accuracy:
+                best, told = choice, found
+        test = arenas.test.measure(best)
+    names = [task.name for task in prepared.pool.tasks]
+    return {
+        "params": dict(best.params),
+        "rows": [{
+            "validation": told.accuracy,
+            "value": test.accuracy,
+            "stderr": test.stderr,
+            "ended": list(prepared.pool.steps(best)),
+            "tasks": dict(zip(names, by_task(test), strict=True)),
+            "note": ", ".join(f"{name} {value:g}" for name, value in best.params),
+        }],
+    }  # fmt: skip
+
+
+class Arenas:
+    """Where choices of one pool are asked: on validation to choose, on test to report."""
+
+    def __init__(self, prepared: Prepared, folder: Path) -> None:
+        self.prepared, self.log = prepared, folder / "trials.jsonl"
+        self.blender = Blender(prepared.pool, prepared.method)
+        self.validation = self._arena(prepared.stages, CHOSEN_ON)
+        self.test = self._arena(_test_stages(prepared), "test")
+
+    def fresh(self) -> Arena:
+        """Another validation arena, which counts for itself what it is asked."""
+        return self._arena(self.prepared.stages, CHOSEN_ON)
+
+    def _arena(self, stages: Sequence[Stage], split: str) -> Arena:
+        pool, method = self.prepared.pool, self.prepared.method
+        return Arena(pool, self.blender, method, stages, TrialLog(self.log), split)
+
+
+def points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
+    """Every point of a grid, the last parameter changing first; one for a method without any."""
+    for values in product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def by_task(trial: Trial) -> list[float]:
+    """Accuracy on each task, in the order of the trial."""
+    return [rows.bits.count("1") / len(rows.bits) for rows in trial.rows.values()]
+
+
+def _test_stages(prepared: Prepared) -> list[Stage]:
+    dressed: dict[Kind, Dressed] = {}
+    stages = []
+    for stage in prepared.stages:
+        kind = stage.task.spec.kind
+        if kind not in dressed:
+            model = open_model(prepared.gathered.base.folder, kind)
+            dressed[kind] = Dressed(model, stage.dressed.device)
+        stages.append(Stage(dressed[kind], load_split(stage.task, "test")))
+    return stages

@@ -1,0 +1,60 @@
+"""Bases and experts: what a recipe's units start from, as revisions on the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hubmerge.flows import train as flow
+from hubmerge.flows.expert import prepare
+from hubmerge.hub.publish import ensure_repo
+from hubmerge.hub.resolve import resolve
+from hubmerge.refs import parse_ref
+from hubmerge.reproduce.plan import FOLDER
+from hubmerge.reproduce.unit import Result
+from hubmerge.reproduce.units.wheels import WHEEL, named, take_model
+from hubmerge.reproduce.units.work import Work, silent
+from hubmerge.specs import TrainSpec, validated
+
+
+def make_base(work: Work) -> Result:
+    """The base as a commit on the Hub; one from a folder or a wheel is put there."""
+    said = str(work.params["base"])
+    if said.startswith(FOLDER):
+        folder = said.removeprefix(FOLDER)
+        return _put(work, folder.strip("/").replace("/", "-"), work.shop.recipes / folder)
+    if said.startswith(WHEEL):
+        with work.scratch() as scratch:
+            return _put(work, named(said)[0].replace("==", "-"), take_model(said, scratch))
+    ref = parse_ref(said)
+    return {"repo": ref.repo_id, "sha": resolve(work.hub, ref).sha}
+
+
+def _put(work: Work, name: str, folder: Path) -> Result:
+    repo = f"{work.shop.owner}/{name}"
+    ensure_repo(work.hub, repo, False)
+    done = work.hub.api.upload_folder(repo_id=repo, folder_path=folder)
+    return {"repo": repo, "sha": done.oid}
+
+
+def train(work: Work) -> Result:
+    """One expert, its steps published; step -> commit, and the curve of its validation."""
+    base, params = work.inputs["base"], work.params
+    task = work.task(params["task"])
+    to = f"{work.shop.owner}/{task.name}-{work.unit.key}"
+    with work.scratch() as folder:
+        said = {**params["train"], "base": f"{base['repo']}@{base['sha']}", "task": params["task"]}
+        if params["drop"]:
+            file = folder / "difficulty.json"
+            file.write_text(json.dumps(work.inputs["difficulty"]["file"]))
+            said |= {"difficulty": str(file), "drop_hardest": params["drop"]}
+        spec = validated(TrainSpec, {**said, "to": to}, work.unit.about)
+        run = prepare(work.hub, spec, task, folder, folder / "run", work.machine)
+        made = flow.train(work.hub, run, silent)
+    assert made is not None
+    return {
+        "repo": to,
+        "commits": {str(step): sha for step, sha in made.commits.items()},
+        "curve": [[p.step, p.loss, p.accuracy] for p in made.curve],
+        "validation": {str(step): point.accuracy for step, point in made.points.items()},
+    }
