@@ -12,14 +12,15 @@ PACKAGE = Path(__file__).parents[1] / "hubmerge"
 FLOORS = [
     {"errors", "durable", "progress"},
     {"refs", "specs", "server"},
-    {"weights", "tasks", "hub", "scores", "trials", "routing"},
-    {"merging", "manifest"},
+    {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
+    {"merging", "manifest", "results"},
     {"lock"},
     {"models", "cards", "retention"},
-    {"learners", "moerging"},
-    {"evaluation"},
-    {"training", "selection"},
+    {"learners", "moerging", "reports"},
+    {"evaluation", "answers"},
+    {"training", "selection", "difficulty"},
     {"flows"},
+    {"reproduce"},
     {"cli"},
 ]
 # A file may also use its own room, and refs is the alphabet specs is written in.
@@ -31,6 +32,7 @@ LIGHT = (
     "specs",
     "scores",
     "routing",
+    "forgetting",
     "manifest",
     "lock",
     "trials",
@@ -38,6 +40,8 @@ LIGHT = (
     "hub",
     "server",
     "cards",
+    "results",
+    "reports",
     "cli",
 )
 HEAVY = {"torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate"}

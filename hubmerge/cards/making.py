@@ -45,6 +45,8 @@ _LINES: Mapping[str, Mapping[str, str]] = {
         "data_revision": "revision", "data_revisions": "revisions", "augment": "augmented",
         "bucket": "bucketed", "max_examples": "examples at most", "stream": "streamed",
         "sampling": "tasks sampled", "sampling_temperature": "at temperature",
+        "drop_hardest": "without the hardest share", "dropped": "rows dropped", "of_rows": "of",
+        "difficulty": "by scores",
     },
     "tasks": {"tasks": ""},
     "seed": {"seed": ""},

@@ -8,6 +8,7 @@ from typing import Any
 from hubmerge.cards import routing, selection
 from hubmerge.cards.cost import cost_rows, trained_words
 from hubmerge.cards.curve import CSV, PICTURE, curve_rows, curve_tasks, curve_words, thinned
+from hubmerge.cards.forgotten import forgotten_section
 from hubmerge.cards.headline import expert_headline, headline
 from hubmerge.cards.making import notes
 from hubmerge.cards.markdown import code, commit, escaped, plain
@@ -52,6 +53,7 @@ def _about_upcycled(told: CardInput) -> dict[str, Any]:
         "steps_words": steps_words(manifest.experts, manifest.noun),
         "notes": [plain(note) for note in notes(manifest)],
         "locked": manifest.lock is not None,
+        "forgotten": forgotten_section(told.forgotten) if told.forgotten else None,
     }
 
 

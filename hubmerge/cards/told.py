@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from hubmerge.forgetting import Forgetting
 from hubmerge.lock import Lock, Pick
 from hubmerge.manifest import Manifest, last_recipe, recipe_id
 from hubmerge.routing import Routing
@@ -28,8 +29,9 @@ class StepTag:
 class CardInput:
     """What a card is told from: a manifest, and the log in which its scores are looked up.
 
-    `lock` is the one beside a merge or a mixture, `routing` what was measured of a mixture. `steps`
-    are those of its repository and `used_by` the merges made of an expert, where a Hub was asked.
+    `lock` is the one beside a merge or a mixture, `routing` what was measured of a mixture, and
+    `forgotten` what was measured of either beside its experts. `steps` are those of its repository
+    and `used_by` the merges made of an expert, where a Hub was asked.
     """
 
     manifest: Manifest
@@ -39,6 +41,7 @@ class CardInput:
     steps: tuple[StepTag, ...] = ()
     used_by: tuple[str, ...] = ()
     routing: Routing | None = None
+    forgotten: Forgetting | None = None
 
     @cached_property
     def own(self) -> list[Score]:

@@ -7,7 +7,9 @@ import typer
 from hubmerge import __version__
 from hubmerge.cli import (
     card,
+    difficulty,
     evaluate,
+    explain,
     export,
     hub,
     listing,
@@ -16,6 +18,7 @@ from hubmerge.cli import (
     publish,
     report,
     retain,
+    run,
     select,
     steps,
     train,
@@ -41,9 +44,12 @@ app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("publish")(publish.publish)
 app.command("eval")(evaluate.evaluate)
+app.command("difficulty")(difficulty.difficulty)
+app.command("explain")(explain.explain)
 app.command("card")(card.card)
 app.command("report")(report.report)
 app.command("retain")(retain.retain)
+app.command("run")(run.run)
 app.command("tasks")(listing.tasks)
 app.command("methods")(listing.methods)
 app.add_typer(hub.app, name="hub")

@@ -21,6 +21,8 @@ from hubmerge.flows.publication import (
 )
 from hubmerge.flows.sealed import check_sealed
 from hubmerge.flows.sources import CARD, Pinned, pin, pin_revision
+from hubmerge.forgetting import NAME as FORGOTTEN
+from hubmerge.forgetting import Forgetting, forgetting_beside, parse_forgetting
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.hub.merges import merges_of
@@ -70,6 +72,8 @@ def card(
     told = CardInput(manifest, log.read(), split, lock=_lock(hub, pinned, manifest))
     if manifest.kind == "moe":
         told = dataclasses.replace(told, routing=_routing(hub, pinned))
+    if manifest.kind != "expert":
+        told = dataclasses.replace(told, forgotten=_forgotten(hub, pinned, manifest))
     if ref.repo_id and manifest.kind != "merge":
         told = dataclasses.replace(told, steps=_steps(hub, ref.repo_id))
     if ref.repo_id and manifest.kind == "expert":
@@ -141,6 +145,15 @@ def _routing(hub: Hub, pinned: Pinned) -> Routing | None:
         return routing_beside(path)
     data = read_file(hub, pinned.revision, ROUTING)
     return None if data is None else parse_routing(data, f"{ROUTING} of {pinned.revision.label}")
+
+
+def _forgotten(hub: Hub, pinned: Pinned, manifest: Manifest) -> Forgetting | None:
+    """What `hubmerge explain` found of a merge or a mixture, None where it was not asked."""
+    path, model = pinned.revision.ref.path, manifest.digest
+    if path is not None:
+        return forgetting_beside(path, model)
+    data, where = read_file(hub, pinned.revision, FORGOTTEN), pinned.revision.label
+    return None if data is None else parse_forgetting(data, f"{FORGOTTEN} of {where}", model)
 
 
 def _steps(hub: Hub, repo_id: str) -> tuple[StepTag, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from hubmerge.answers import Answers, read_answers
 from hubmerge.errors import UsageError
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.flows.bases import base_of
@@ -112,15 +113,9 @@ class Bench:
 
     def measure(self, model: Opened, task: Task) -> Score:
         """The score of one model on one task."""
-        if task.id not in self._splits:
-            self._splits[task.id] = load_split(task, self._split)
-        split, opened = self._splits[task.id], self._opened(model, task.spec.kind)
-        head = self._heads.of(model, opened, task, split.classes)
-        learner = make_learner(opened, task, head, augment=False)
-        network = learner.network.to(self._device)
-        examples = self._prepared(learner, opened, split)
+        split, (learner, examples) = self.rows(task), self._at(model, task)
         batches = examples.batches(learner.collate)
-        said = accuracy(learner, network, batches, task.spec.metric, self._device)
+        said = accuracy(learner, learner.network, batches, task.spec.metric, self._device)
         manifest, data = model.manifest, task.spec.data
         return Score(
             label=model.revision.label,
@@ -134,6 +129,29 @@ class Bench:
             recipe=_recipe(manifest) if manifest else None,
             data=f"{data.id}@{data.revision}" if data.id else None,
         )
+
+    def answers(self, model: Opened, task: Task) -> Answers:
+        """What one model says of every row of one task, in their order.
+
+        Raises UsageError for a task without classes.
+        """
+        learner, examples = self._at(model, task)
+        batches = (batch for batch, _ in examples.batches(learner.collate))
+        return read_answers(learner, learner.network, batches, self._device)
+
+    def rows(self, task: Task) -> Split:
+        """The split of a task, loaded once."""
+        if task.id not in self._splits:
+            self._splits[task.id] = load_split(task, self._split)
+        return self._splits[task.id]
+
+    def _at(self, model: Opened, task: Task) -> tuple[Learner, Examples]:
+        """The model at the task, on the device, and the rows as it takes them."""
+        split, opened = self.rows(task), self._opened(model, task.spec.kind)
+        head = self._heads.of(model, opened, task, split.classes)
+        learner = make_learner(opened, task, head, augment=False)
+        learner.network.to(self._device)
+        return learner, self._prepared(learner, opened, split)
 
     def _opened(self, model: Opened, kind: Kind) -> Model:
         """The model as a module; the last one stays open for its next task."""

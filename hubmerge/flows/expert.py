@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hubmerge.difficulty.difficulty import read_difficulty
+from hubmerge.difficulty.pruning import Pruned, check_rows, prune
 from hubmerge.flows.job import Begun
 from hubmerge.flows.machine import Machine, check_machine
 from hubmerge.flows.run import Run, prepare_run
@@ -26,12 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExpertJob:
-    """The training of one expert; `columns` is what --columns said."""
+    """The training of one expert; `columns` is what --columns said.
+
+    `pruned` are the rows that are left where the hardest are dropped.
+    """
 
     spec: TrainSpec
     base: Opened
     task: Task
     columns: str | None = None
+    pruned: Pruned | None = None
     kind: Literal["expert", "moe"] = "expert"
 
     @property
@@ -42,6 +48,9 @@ class ExpertJob:
     def identity(self) -> list[Any]:
         said = {name: value for name, value in self.spec.settings.items() if name != "push_every"}
         said["warmup"] = [self.spec.warmup_length(step) for step in self.planned]
+        if self.pruned:  # which rows are left decides, whatever file and share say so
+            said = {name: said[name] for name in said if name not in ("difficulty", "drop_hardest")}
+            said["rows"] = self.pruned.digest
         return [said, self.planned, self.spec.to, self.base.digest, self.task.digest]
 
     def begin(self) -> Begun:
@@ -67,6 +76,9 @@ class ExpertJob:
         if spec.stream:
             return load_stream(self.task, spec.max_examples)
         training = load_split(self.task, "train")
+        if self.pruned:
+            check_rows(self.pruned, len(training), self.task.id)
+            training = training.only(self.pruned.rows)
         if spec.max_examples is not None:
             training = training.sample(spec.max_examples, spec.seed)
         return training
@@ -85,6 +97,8 @@ class ExpertJob:
         about = dict(begun.about)
         layout = about.pop("layout")
         said = {**spec.settings, "warmup_steps": spec.warmup_length(length), **about}
+        if self.pruned:
+            said |= self.pruned.said
         return Manifest(
             kind="expert",
             base=source_of(self.base),
@@ -126,12 +140,20 @@ def prepare(
     check_even(spec, machine.world)
     push_steps(spec.push_every, spec.steps)
     base = open_ref(hub, parse_ref(spec.base))
-    job = ExpertJob(spec, base, pin_task(hub, task), columns)
+    pinned = pin_task(hub, task)
+    job = ExpertJob(spec, base, pinned, columns, _pruned(spec, pinned))
 
     def folder(run_id: str) -> Path:
         return out or runs / spec.to / run_id[:12]
 
     return prepare_run(hub, job, spec.to, machine, folder, lambda: _checked(job))
+
+
+def _pruned(spec: TrainSpec, task: Task) -> Pruned | None:
+    """The rows that are left without the hardest, None where all are trained on."""
+    if not spec.drops:
+        return None
+    return prune(read_difficulty(Path(str(spec.difficulty))), spec.drop_hardest, task.id)
 
 
 def _checked(job: ExpertJob) -> tuple[str, ...]:

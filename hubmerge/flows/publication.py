@@ -7,16 +7,18 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hubmerge.cards import routing, selection
+from hubmerge.cards import forgotten, routing, selection
 from hubmerge.cards.card import CardInput, render_card
 from hubmerge.cards.curve import CSV, PICTURE, curve_csv
 from hubmerge.cards.figures import heat_map_picture, selection_picture, training_picture
+from hubmerge.cards.forgotten_bars import forgotten_picture
 from hubmerge.cards.routing_map import routing_picture
 from hubmerge.durable import hash_file, write_whole
 from hubmerge.errors import IntegrityError, NotOnHub
 from hubmerge.flows.sealed import files_in
 from hubmerge.flows.sources import CARD as CARD
 from hubmerge.flows.sources import pin
+from hubmerge.forgetting import Forgetting, forgetting_beside
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import list_files
 from hubmerge.hub.publish import Publication, manifest_digest
@@ -73,7 +75,8 @@ def add_figures(folder: Path, manifest: Manifest) -> None:
     """Write what a card shows, pictures and CSV, where its card expects it and it is not.
 
     The curve of an expert or a mixture is told from its manifest, a selection from the lock, and
-    where a mixture's tokens went from its routing. The manifest vouches for none of these: what a
+    where a mixture's tokens went from its routing, and what was forgotten from forgotten.json. The
+    manifest vouches for none of these: what a
     model is must not hang on a drawing.
     """
     for name, draw in _figures(folder, manifest).items():
@@ -86,6 +89,7 @@ def _figures(folder: Path, manifest: Manifest) -> Figures:
         **_curve(manifest.validation),
         **_choice(lock_beside(folder, manifest)),
         **_routes(_seen(folder, manifest), [one.task for one in manifest.experts]),
+        **_losses(forgetting_beside(folder, manifest.digest)),
     }
 
 
@@ -117,6 +121,10 @@ def _routes(seen: Routing | None, trained_for: Sequence[str | None]) -> Figures:
         routing.CSV: lambda: routing.routing_csv(seen).encode(),
         routing.PICTURE: lambda: routing_picture(seen, trained_for),
     }
+
+
+def _losses(found: Forgetting | None) -> Figures:
+    return {forgotten.PICTURE: lambda: forgotten_picture(found)} if found else {}
 
 
 def check_room(hub: Hub, repo_id: str, kind: str) -> None:

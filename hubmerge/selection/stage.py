@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hubmerge.answers import Answers, read_answers
 from hubmerge.evaluation import Examples, outcomes
 from hubmerge.learners.classifying import Classifier
 from hubmerge.learners.learner import without_network
@@ -70,11 +71,23 @@ class Stage:
 
         `folder` is the expert's, which brings the head of a task whose head is trained.
         """
-        if isinstance(self._network, Classifier):
-            self._network.head = self._head(folder).to(self.dressed.device)
+        self._take_head(folder)
         batches = self._examples.batches_of(rows, self._learner.collate)
         right = outcomes(self._learner, self._network, batches, self.dressed.device)
         return "".join("1" if one else "0" for one in right)
+
+    def answers(self, rows: Sequence[int], folder: Path) -> Answers:
+        """What the model as it is dressed says of these rows, in their order; as `ask`.
+
+        Raises UsageError for a task without classes.
+        """
+        self._take_head(folder)
+        batches = self._examples.batches_of(rows, self._learner.collate)
+        return read_answers(self._learner, self._network, batches, self.dressed.device)
+
+    def _take_head(self, folder: Path) -> None:
+        if isinstance(self._network, Classifier):
+            self._network.head = self._head(folder).to(self.dressed.device)
 
     def _head(self, folder: Path) -> nn.Module:
         model, task, classes = self.dressed.model, self.task, self._split.classes

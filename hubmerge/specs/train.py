@@ -15,6 +15,7 @@ Anneal = Literal["trajectory", "independent", "branch"]
 Schedule = Literal["constant", "cosine", "linear", "wsd", "plateau"]
 EarlyStop = Literal["off", "plateau", "noise"]
 Precision = Literal["fp32", "bf16"]
+_TOGETHER = "`difficulty` and a `drop_hardest` above 0 go together"
 _ADAPTER = "it belongs to `tune: lora` or another adapter"
 _NEEDS = {
     "rank": _ADAPTER, "alpha": _ADAPTER, "dropout": _ADAPTER, "rslora": _ADAPTER,
@@ -23,6 +24,7 @@ _NEEDS = {
     "min_lr": "it belongs to `early_stop: plateau`",
     "band": "it belongs to `early_stop: noise`",
     "patience": "it belongs to `schedule: plateau` or to `early_stop`",
+    "difficulty": _TOGETHER, "drop_hardest": _TOGETHER,
 }  # fmt: skip
 _NOISE_PATIENCE = 20  # evaluations; docs/early-stopping.md compares others
 _PLATEAU_WARMUP = 50  # steps, the paper's
@@ -100,6 +102,15 @@ class TrainSpec(Spec):
     augment: bool = Field(True, description="Random crops of 90 to 100 % of an image.")
     bucket: bool = Field(False, description="Put texts of like length into one batch.")
     max_examples: int | None = Field(None, ge=1, description="Train on so many examples. [all]")
+    difficulty: str | None = Field(
+        None, description="Scores of the train split, from `hubmerge difficulty`. [none]"
+    )
+    drop_hardest: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Train without this share of rows, the hardest by those scores.",
+    )
     stream: bool = Field(False, description="Read training data as they come, keeping none.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of order, crops and adapters.")
 
@@ -143,7 +154,14 @@ class TrainSpec(Spec):
             raise ValueError("early_stop: plateau sets the schedule; leave `schedule` out")
         if self.stream and self.bucket:
             raise ValueError("bucket sorts texts by length, and a stream cannot be sorted")
+        if self.stream and self.drops:
+            raise ValueError("drop_hardest names rows by number, and a stream has no numbers")
         return self
+
+    @property
+    def drops(self) -> bool:
+        """Whether the hardest rows are left out."""
+        return self.difficulty is not None and self.drop_hardest > 0
 
     @property
     def peak(self) -> float:
@@ -195,6 +213,8 @@ class TrainSpec(Spec):
             said |= {"patience": self.evaluations, "evaluate_every": self.cadence}
         else:
             mute.add("patience")
+        if not self.drops:
+            mute |= {"difficulty", "drop_hardest"}
         return {name: value for name, value in said.items() if name not in mute}
 
     def warmup_length(self, steps: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -86,7 +86,11 @@ class Split:
         if count >= len(self):
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return replace(self, rows=self.rows.select(order[:count].tolist()))
+        return self.only(order[:count].tolist())
+
+    def only(self, rows: Sequence[int]) -> Split:
+        """These rows, in this order."""
+        return replace(self, rows=self.rows.select(rows))
 
 
 def load_split(task: Task, name: str) -> Split:

@@ -1,0 +1,1 @@
+"""Which examples are hard, and which of them a merge forgets."""
