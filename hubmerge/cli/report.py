@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hubmerge.cli.options import Split
+from hubmerge.cli.report_page import is_results, report_results
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import measured, table
 from hubmerge.errors import UsageError
@@ -21,12 +22,41 @@ if TYPE_CHECKING:
 def report(
     session: Session,
     models: Annotated[
-        list[str], typer.Argument(help="Expert repositories (all their steps) and merges.")
+        list[str],
+        typer.Argument(
+            help="Expert repositories (all their steps) and merges; or results.json files, and "
+            "folders of them, from `hubmerge run`."
+        ),
     ],
     split: Split = "test",
-    out: Annotated[Path | None, typer.Option(help="Figure to write: .png or .svg.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Figure to write: .png or .svg. Of results the page: .html, or a folder for a "
+            "static Space."
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Of results: the folder for every chart as .png and .svg.")
+    ] = None,
 ) -> None:
-    """One table and one figure: accuracy per step, of the experts and of their merges."""
+    """One table and one figure: accuracy per step of experts and merges; or recipes' results."""
+    results = [text for text in models if is_results(text)]
+    if len(results) == len(models):
+        return report_results(session, results, out, figures)
+    if results:
+        raise UsageError(
+            f"{results[0]} holds results of a recipe, and others are references to models.",
+            "Report one kind at a time.",
+        )
+    if figures:
+        raise UsageError(
+            "--figures goes with results of recipes.", "Write a figure of models with --out."
+        )
+    return _report_models(session, models, split, out)
+
+
+def _report_models(session: Session, models: list[str], split: Split, out: Path | None) -> None:
     refs = [parse_ref(text) for text in models]
     if out and out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {out} is no figure.", "Name it with .png or .svg.")

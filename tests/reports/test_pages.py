@@ -1,0 +1,72 @@
+"""Results as Markdown, line by line, and in a folder that is a Space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hubmerge.errors import UsageError
+from hubmerge.reports.pages import overview_block, recipe_readme_block
+from hubmerge.reports.space import write_page
+from hubmerge.results import Cell, Table
+from tests.reports.worlds import HOSTILE, claims, results
+
+
+def test_the_claims_and_tables_of_a_recipe() -> None:
+    lines = recipe_readme_block(results()).splitlines()
+    assert lines[0].startswith("**◐ partly.** TA falls as in the paper")
+    assert lines[2:5] == [
+        "| the paper | ours | verdict |",
+        "| --- | ---: | --- |",
+        "| Task arithmetic peaks before the last step. (paper: +2.9) | +2.6 ± 0.3 points "
+        "| ✓ reproduced |",
+    ]
+    assert lines[6].endswith("(paper: more than 0) | -1.2 ± 0.3 points | ✗ not reproduced |")
+    assert lines[9:14] == [
+        "**Best uniform step**",
+        "",
+        "| method | step | best | last |",
+        "| --- | ---: | ---: | ---: |",
+        "| TA | 256 | 70.4 ± 0.2 | 67.0 ± 0.6 |",
+    ]
+
+
+def test_names_cannot_break_a_table() -> None:
+    table = Table("t", HOSTILE, (HOSTILE, "b"), ((HOSTILE, Cell((0.5,))), ("a\nb", "|")))
+    told = results(tables=(table,), because=HOSTILE, notes=("<!-- recipe:end -->",))
+    block = recipe_readme_block(told)
+    rows = [line for line in block.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows[-4:]} == {3}
+    assert "<img" not in block
+    assert "<!--" not in block
+    assert "\x1b" not in block
+    assert "| a\\\\nb | \\| |" in rows
+
+
+def test_one_line_a_recipe() -> None:
+    told = results(claims=claims()[:2])
+    assert overview_block([told]).splitlines()[2] == (
+        "| fft-vision | figure 1, left | ◐ partly | ta-falls +2.6 ± 0.3 points, "
+        "ties-falls +0.7 ± 0.4 points | 1 h 15 min |"
+    )
+
+
+def test_a_file_or_a_space(tmp_path: Path) -> None:
+    assert write_page([results()], tmp_path / "new" / "a.html") == tmp_path / "new" / "a.html"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.html"]
+    page = write_page([results()], tmp_path / "space")
+    assert page.read_bytes() == (tmp_path / "new" / "a.html").read_bytes()
+    front = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
+    assert (front["sdk"], front["app_file"]) == ("static", "index.html")
+    assert write_page([results()], tmp_path / "space") == page  # again, over its own
+
+
+def test_what_is_somebodys_stays(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# mine")
+    with pytest.raises(UsageError, match="would be lost"):
+        write_page([results()], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    with pytest.raises(UsageError, match="is no page"):
+        write_page([results()], tmp_path / "page.pdf")
