@@ -35,6 +35,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.select
 	$(BIN)/python -m benchmarks.moe_layer
+	$(BIN)/python -m benchmarks.runner
 
 docs: cards
 	$(BIN)/python scripts/help_pages.py

@@ -182,6 +182,17 @@ class Recipe(Spec):
     folder: Path = Path()
     suites: Mapping[str, Setting] = {}
 
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Recipe:
+        for what, named in (
+            ("charts", self.charts), ("tables", self.tables), ("claims", self.claims),
+            ("variants", self.variants),
+        ):  # fmt: skip
+            names = [one.name for one in named]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two {what} are called {twice[0]!r}")
+        return self
+
     @property
     def name(self) -> str:
         """The name of its folder."""
