@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result as Answer
+from typer.testing import Result as Answer
 from typer.testing import CliRunner
 
 from hubmerge.cli.app import app
