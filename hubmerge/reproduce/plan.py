@@ -8,18 +8,15 @@ from functools import cached_property
 from typing import Any
 
 from hubmerge.errors import UsageError
-from hubmerge.reproduce.folders import digest_of
+from hubmerge.reproduce.runs import Experts, Runs
 from hubmerge.reproduce.unit import Unit, with_needs
-from hubmerge.specs import TrainSpec, validated
+from hubmerge.specs import validated
 from hubmerge.specs.moe import MoeSpec
 from hubmerge.specs.recipe import Label, Measure, Recipe, Setting, Variant
-from hubmerge.training.schedule import push_steps
 
 EARLY = "early stop"
-FOLDER = "folder:"  # of a base that lies beside the recipes
-_UNSTOPPED = ("schedule", "anneal", "warmup")  # of a run whose end is known; stopping has its own
+STOPPED = "stopped "  # and the task: the role of an early-stopped run beside the whole one
 Labels = Mapping[str, Label]
-Experts = Mapping[str, Unit]  # task -> the run of its expert
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,7 @@ class Draft:
 
     def __init__(self, recipe: Recipe, setting: Setting) -> None:
         self._recipe, self._setting = recipe, setting
+        self._runs = Runs(recipe, setting)
 
     def asked(self, variant: Variant, measure: Measure, seed: int) -> Iterator[Asked]:
         """What one measure asks of one variant at one seed."""
@@ -90,8 +88,6 @@ class Draft:
             named["label"] = variant.label
         if variant.part:
             named["part"] = variant.part
-        if measure.name:
-            named["name"] = measure.name
         drawn = {
             "base": self._base_scores,
             "experts": self._experts_scores,
@@ -106,26 +102,27 @@ class Draft:
 
     def _base_scores(self, variant: Variant, _: Measure, seed: int) -> Iterator[tuple[Any, Unit]]:
         if seed == self._setting.seeds[0]:  # a base has no seed
-            said = {"tasks": self._setting.tasks}
+            tasks = self._runs.tasks
+            said = {"tasks": {name: known.text for name, known in tasks.items()}}
             yield (
                 {"of": "base"},
-                self._unit("base scores", said, "base", {"base": self._base(variant)}),
+                self._runs.unit("base scores", said, "base", {"base": self._runs.base(variant)}),
             )
 
     def _experts_scores(
         self, variant: Variant, measure: Measure, seed: int
     ) -> Iterator[tuple[Any, Unit]]:
         for early in (False, True) if measure.early else (False,):
-            for task, run in self._experts(variant, seed, early).items():
+            for task, run in self._runs.experts(variant, seed, early).items():
                 steps = [-1] if early else self._steps(measure)
                 about = f"scores of {run.about}"
-                params = {"steps": steps, "task": task}
-                unit = self._unit("scores", params, about, {"expert": run})
+                params = {"steps": steps, **self._runs.of_task(task)}
+                unit = self._runs.unit("scores", params, about, {"expert": run})
                 yield {"of": "experts", "task": task}, unit
 
     def _merges(self, variant: Variant, measure: Measure, seed: int) -> Iterator[tuple[Any, Unit]]:
         for step in self._moments(measure):
-            experts = self._experts(variant, seed, step == EARLY)
+            experts = self._runs.experts(variant, seed, step == EARLY)
             for method in measure.methods:
                 about = f"{method} of {variant.name}, seed {seed}, {_at(step)}"
                 yield (
@@ -136,119 +133,61 @@ class Draft:
     def _mixtures(
         self, variant: Variant, measure: Measure, seed: int
     ) -> Iterator[tuple[Any, Unit]]:
-        said = {**self._setting.moe, **measure.moe, "seed": seed}
+        said = {**self._setting.moe, "seed": seed}
         if said.get("train_steps") == 0:
             said = {name: said[name] for name in ("train_steps", "top_k", "seed") if name in said}
         spec = validated(MoeSpec, said, f"{self._recipe.name}, moe")
         params = {"moe": spec.model_dump(mode="json", exclude_unset=True)}
         for step in self._moments(measure):
-            experts = self._experts(variant, seed, step == EARLY)
+            experts = self._runs.experts(variant, seed, step == EARLY)
             about = f"mixture of {variant.name}, seed {seed}, {_at(step)}"
             said = {**params, "step": _place(step)}
-            unit = self._unit("mixture", said, about, experts, spec.train_steps)
+            unit = self._runs.unit("mixture", said, about, experts, spec.train_steps)
             yield {"of": "mixtures", "step": step}, unit
 
     def _policies(
         self, variant: Variant, measure: Measure, seed: int
     ) -> Iterator[tuple[Any, Unit]]:
-        runs = self._experts(variant, seed)
-        stopped = {f"stopped {t}": run for t, run in self._experts(variant, seed, True).items()}
+        runs = self._runs.experts(variant, seed)
+        stopped = {
+            f"{STOPPED}{t}": run for t, run in self._runs.experts(variant, seed, True).items()
+        }
         for method in measure.methods:
             params = {"method": method, "policies": measure.policies, "steps": self._steps(measure)}
             about = f"policies for {method} of {variant.name}, seed {seed}"
             yield (
                 {"of": "policies", "method": method},
-                self._unit("policies", params, about, {**runs, **stopped}),
+                self._runs.unit("policies", params, about, {**runs, **stopped}),
             )
 
     def _loss_shares(
         self, variant: Variant, measure: Measure, seed: int
     ) -> Iterator[tuple[Any, Unit]]:
-        for task, run in self._experts(variant, seed).items():
+        for task, run in self._runs.experts(variant, seed).items():
             about = f"loss shares of {run.about}"
-            params = {"steps": self._steps(measure), "task": task}
-            needs = {"expert": run, "difficulty": self._difficulty(variant, task)}
-            unit = self._unit("loss shares", params, about, needs)
+            params = {"steps": self._steps(measure), **self._runs.of_task(task)}
+            needs = {"expert": run, "difficulty": self._runs.difficulty(variant, task)}
+            unit = self._runs.unit("loss shares", params, about, needs)
             yield {"of": "loss share", "task": task}, unit
 
     def _forgotten(
         self, variant: Variant, measure: Measure, seed: int
     ) -> Iterator[tuple[Any, Unit]]:
-        hard = {f"difficulty {t}": self._difficulty(variant, t) for t in self._setting.tasks}
+        hard = {f"difficulty {t}": self._runs.difficulty(variant, t) for t in self._runs.tasks}
         for step in self._moments(measure):
-            experts = self._experts(variant, seed, step == EARLY)
+            experts = self._runs.experts(variant, seed, step == EARLY)
             for method in measure.methods:
                 about = f"forgotten by {method} of {variant.name}, seed {seed}, {_at(step)}"
                 merge = self._merge(experts, method, step, about.removeprefix("forgotten by "))
                 params = {"step": _place(step)}
                 needs = {"merge": merge, **experts, **hard}
-                unit = self._unit("forgotten", params, about, needs)
+                unit = self._runs.unit("forgotten", params, about, needs)
                 yield {"of": "forgotten", "method": method, "step": step}, unit
 
     def _merge(self, experts: Experts, method: str, step: int | str, about: str) -> Unit:
         grid = self._setting.grids.get(method, {})
         params = {"method": method, "step": _place(step), "grid": grid}
-        return self._unit("merge", params, about, experts)
-
-    def _experts(self, variant: Variant, seed: int, early: bool = False) -> Experts:
-        return {task: self._run(variant, task, seed, early) for task in self._setting.tasks}
-
-    def _run(
-        self, variant: Variant, task: str, seed: int, early: bool = False, last: int | None = None
-    ) -> Unit:
-        """The training of one expert."""
-        setting = self._setting
-        said = {"push_every": setting.push, "steps": setting.last, **setting.train}
-        said |= {**setting.tune.get(variant.tune, {}), **variant.train}
-        said |= {"seed": seed, "tune": variant.tune}
-        if early:
-            said = {name: value for name, value in said.items() if name not in _UNSTOPPED}
-            said |= setting.stop
-        if last:
-            said |= {"steps": last, "push_every": str(last)}
-        checked = validated(
-            TrainSpec,
-            {**said, "base": "base", "task": task, "to": "recipes/expert"},
-            f"{self._recipe.name}, {task}",
-        )
-        pushed = push_steps(checked.push_every, checked.steps)
-        needs = {"base": self._base(variant)}
-        if variant.drop:
-            needs["difficulty"] = self._difficulty(variant, task)
-        ended = ", stopped early" if early else ""
-        about = f"{task}, {variant.name}, seed {seed}{ended}"
-        steps = sum(pushed) if checked.anneal == "independent" else checked.steps
-        params = {"task": task, "train": _plain(said), "drop": variant.drop, "pushed": pushed}
-        return self._unit("train", params, about, needs, steps)
-
-    def _difficulty(self, variant: Variant, task: str) -> Unit:
-        """EL2N of a task's training examples over runs of the whole data."""
-        whole = variant.model_copy(update={"drop": 0.0, "name": "difficulty"})
-        step = self._setting.el2n_step
-        runs = {
-            f"seed {seed}": self._run(whole, task, seed, last=step)
-            for seed in range(self._setting.el2n_seeds)
-        }
-        return self._unit("difficulty", {"task": task, "step": step}, f"EL2N of {task}", runs)
-
-    def _base(self, variant: Variant) -> Unit:
-        base = variant.base or self._setting.base
-        params: dict[str, Any] = {"base": base}
-        if base.startswith(FOLDER):
-            folder = self._recipe.folder.parent / base.removeprefix(FOLDER)
-            params["digest"] = digest_of(folder)
-        return self._unit("base", params, f"base {base}", {})
-
-    def _unit(
-        self,
-        kind: str,
-        params: Mapping[str, Any],
-        about: str,
-        needs: Mapping[str, Unit],
-        steps: int = 0,
-    ) -> Unit:
-        setting = self._setting
-        return Unit(kind, params, about, needs, setting.cpus, setting.gpus, steps)
+        return self._runs.unit("merge", params, about, experts)
 
     def _steps(self, measure: Measure) -> list[int]:
         return list(measure.steps or self._setting.steps)
@@ -264,8 +203,3 @@ def _place(step: int | str) -> int:
 
 def _at(step: int | str) -> str:
     return EARLY if step == EARLY else f"step {step}"
-
-
-def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is None, so that leaving it out and saying nothing are the same."""
-    return {name: value for name, value in said.items() if value is not None}

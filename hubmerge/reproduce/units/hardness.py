@@ -78,7 +78,7 @@ class Told:
 
 
 def _answers(work: Work, bench: Bench, merged: Opened, name: str) -> Told:
-    task, run = work.task(name), work.inputs[name]
+    task, run = work.task_of(name), work.inputs[name]
     own = bench.answers(work.open(run, work.params["step"]), task)
     el2n: Sequence[float] = work.inputs[f"difficulty {name}"]["file"]["el2n"]
     return Told(own.right, bench.answers(merged, task).right, bins_of(el2n))

@@ -27,7 +27,8 @@ def merge(work: Work) -> Result:
     """
     step = work.params["step"]
     refs = tuple(ref(run, step) for run in work.experts.values())
-    request = Request(refs, work.params["method"], device=work.shop.device)
+    method, device = work.params["method"], work.shop.device
+    request = Request(refs, method, tasks=work.tasks, device=device)
     prepared = prepare(work.hub, request, silent)
     with work.scratch() as folder:
         arenas = Arenas(prepared, folder)

@@ -16,14 +16,14 @@ def mixture(work: Work) -> Result:
     """Build and train one, and measure it on every task; who it routes to is not told."""
     step, runs = work.params["step"], work.experts
     spec = validated(MoeSpec, work.params["moe"], work.unit.about)
-    request = flow.Request(tuple(ref(run, step) for run in runs.values()), spec)
+    request = flow.Request(tuple(ref(run, step) for run in runs.values()), spec, work.tasks)
     with work.scratch() as folder:
         run = flow.prepare(work.hub, request, folder, work.machine)
         made = flow.moerge(work.hub, run, request, silent)
         assert made is not None
         bench = Bench(work.hub, TEST, work.device)
         opened = open_pinned(work.hub, pin(work.hub, ModelRef(path=made.folder)))
-        scores = {name: bench.measure(opened, work.task(name)).value for name in runs}
+        scores = {name: bench.measure(opened, work.task_of(name)).value for name in runs}
     return {
         "rows": [{
             "validation": made.curve[-1].accuracy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hubmerge.flows.select import prepare
 from hubmerge.flows.selection import Request
+from hubmerge.reproduce.plan import STOPPED
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.merges import Arenas, by_task
 from hubmerge.reproduce.units.work import Work, ref, silent
@@ -27,9 +28,10 @@ def policies(work: Work) -> Result:
     """A row for each policy: its choice on validation, its merges asked, its test accuracy."""
     method, steps = work.params["method"], work.params["steps"]
     refs = tuple(ref(run, step) for run in work.experts.values() for step in steps)
-    stopped = (run for role, run in work.inputs.items() if role.startswith("stopped "))
+    stopped = (run for role, run in work.inputs.items() if role.startswith(STOPPED))
     ends = tuple(ref(run, -1) for run in stopped)
-    prepared = prepare(work.hub, Request((*refs, *ends), method, device=work.shop.device), silent)
+    request = Request((*refs, *ends), method, tasks=work.tasks, device=work.shop.device)
+    prepared = prepare(work.hub, request, silent)
     names, rows = [task.name for task in prepared.pool.tasks], []
     with work.scratch() as folder:
         arenas = Arenas(prepared, folder)

@@ -33,10 +33,9 @@ def score_base(work: Work) -> Result:
     base = work.inputs["base"]
     opened = open_pinned(work.hub, pin(work.hub, ModelRef(base["repo"], revision=base["sha"])))
     bench = Bench(work.hub, TEST, work.device)
-    names = work.params["tasks"]
     return {
         "rows": [
-            {"task": name, "step": 0, "value": bench.measure(opened, work.task(name)).value}
-            for name in names
+            {"task": name, "step": 0, "value": bench.measure(opened, work.task(text)).value}
+            for name, text in work.params["tasks"].items()
         ]
     }

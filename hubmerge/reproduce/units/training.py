@@ -10,7 +10,7 @@ from hubmerge.flows.expert import prepare
 from hubmerge.hub.publish import ensure_repo
 from hubmerge.hub.resolve import resolve
 from hubmerge.refs import parse_ref
-from hubmerge.reproduce.plan import FOLDER
+from hubmerge.reproduce.runs import FOLDER
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.wheels import WHEEL, named, take_model
 from hubmerge.reproduce.units.work import Work, silent
@@ -44,7 +44,7 @@ def train(work: Work) -> Result:
     to = f"{work.shop.owner}/{task.name}-{work.unit.key}"
     with work.scratch() as folder:
         said = {**params["train"], "base": f"{base['repo']}@{base['sha']}", "task": params["task"]}
-        if params["drop"]:
+        if "drop" in params:
             file = folder / "difficulty.json"
             file.write_text(json.dumps(work.inputs["difficulty"]["file"]))
             said |= {"difficulty": str(file), "drop_hardest": params["drop"]}

@@ -13,6 +13,7 @@ from hubmerge.flows.machine import Machine, pick_device
 from hubmerge.flows.sources import Opened, open_pinned, pin, pin_task
 from hubmerge.hub.client import Hub
 from hubmerge.refs import ModelRef
+from hubmerge.reproduce.plan import STOPPED
 from hubmerge.reproduce.unit import Result, Shop, Unit
 from hubmerge.tasks.task import Task, find_task
 
@@ -45,12 +46,21 @@ class Work:
         return {
             role: result
             for role, result in self.inputs.items()
-            if self.unit.needs[role].kind == "train" and " " not in role
+            if self.unit.needs[role].kind == "train" and not role.startswith(STOPPED)
         }
 
-    def task(self, name: str) -> Task:
-        """A task by its name, pinned."""
-        return pin_task(self.hub, find_task(name))
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks of the experts, in their order."""
+        return tuple(map(self.task_of, self.experts))
+
+    def task_of(self, role: str) -> Task:
+        """The task of a run that the unit needs."""
+        return self.task(self.unit.needs[role].params["task"])
+
+    def task(self, text: str) -> Task:
+        """A task by what finds it, pinned."""
+        return pin_task(self.hub, find_task(text))
 
     def open(self, run: Result, step: int) -> Opened:
         """One step of a run; -1 is its last."""
