@@ -128,4 +128,5 @@ def check_all(*checks: Callable[[], object]) -> None:
     if failures:
         hints = dict.fromkeys(failure.hint for failure in failures if failure.hint)
         problems = [problem for failure in failures for problem in failure.problems]
-        raise_together(type(failures[0]), problems, " ".join(hints))
+        kind = type(failures[0])
+        raise_together(UsageError if kind is UnknownName else kind, problems, " ".join(hints))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from hubmerge.errors import UsageError
+from hubmerge.errors import UnknownName, check_all
+from hubmerge.merging.registry import method as find_method
+from hubmerge.merging.registry import parse_params
 from hubmerge.reproduce.runs import Experts, Runs
 from hubmerge.reproduce.unit import Unit, with_needs
 from hubmerge.specs import validated
@@ -51,7 +53,7 @@ def plan(recipe: Recipe, profile: str) -> Plan:
     """Lay out a recipe; raises UsageError for a setting that cannot be meant."""
     setting = recipe.setting(profile)
     variants = setting.variants or recipe.variants
-    _check_names(recipe, variants)
+    _check_names(recipe, setting, variants)
     draft = Draft(recipe, setting)
     asked = [
         one
@@ -64,14 +66,25 @@ def plan(recipe: Recipe, profile: str) -> Plan:
     return Plan(recipe, profile, setting, tuple(asked))
 
 
-def _check_names(recipe: Recipe, variants: Sequence[Variant]) -> None:
+def _check_names(recipe: Recipe, setting: Setting, variants: Sequence[Variant]) -> None:
+    """Variants that are not there, methods and parameters that are none, all told at once."""
     known = {variant.name for variant in variants}
-    for measure in recipe.measures:
-        if strange := sorted(set(measure.only) - known):
-            raise UsageError(
-                f"{recipe.name}: `only` names {', '.join(strange)}.",
-                f"Its variants are {', '.join(sorted(known))}.",
-            )
+    named = {name for measure in recipe.measures for name in measure.only}
+    checks: list[Callable[[], object]] = [
+        partial(find_method, name) for measure in recipe.measures for name in measure.methods
+    ]
+    checks += [partial(_check_grid, *item) for item in setting.grids.items()]
+    for name in sorted(named - known):
+        checks.append(partial(_refuse_variant, name, known))
+    check_all(*checks)
+
+
+def _check_grid(method: str, grid: Mapping[str, Sequence[float]]) -> None:
+    parse_params(find_method(method), {name: values[0] for name, values in grid.items()})
+
+
+def _refuse_variant(name: str, known: Iterable[str]) -> None:
+    raise UnknownName("variant", name, known)
 
 
 class Draft:

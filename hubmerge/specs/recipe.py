@@ -22,6 +22,10 @@ Of = Literal[
     "base", "experts", "merges", "mixtures", "policies", "loss share", "forgotten"
 ]  # fmt: skip
 Quantity = Literal["percent", "points", "share", "number", "steps"]  # what a value is shown as
+Policy = Literal[
+    "last", "best-expert", "early-stop", "proxy", "uniform", "coordinate", "weights", "joint",
+    "rescale",
+]  # fmt: skip
 Label = str | int | float
 # Labels that a row has to carry; `at` is a step by its part: best (on validation), last, or a step.
 Where = Mapping[str, Label | tuple[Label, ...]]
@@ -99,7 +103,7 @@ class Measure(Spec):
 
     of: Of
     methods: tuple[str, ...] = ()
-    policies: tuple[str, ...] = ()
+    policies: tuple[Policy, ...] = ()
     steps: tuple[int, ...] = ()
     early: bool = False
     only: tuple[str, ...] = ()

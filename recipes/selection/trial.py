@@ -8,42 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from hubmerge.flows.selection import Prepared
-from hubmerge.models.opening import open_model
+from hubmerge.reproduce.units.merges import Arenas
+from hubmerge.reproduce.units.policies import ALONE
 from hubmerge.selection.arena import Arena
-from hubmerge.selection.blending import Blender
 from hubmerge.selection.board import Board, Policy
 from hubmerge.selection.grids import GRIDS
 from hubmerge.selection.report import BAND, earliest
 from hubmerge.selection.search import Budget, Search
-from hubmerge.selection.stage import Dressed, Stage
-from hubmerge.tasks.data import load_split
-from hubmerge.trials import CHOSEN_ON, TrialLog
-
-# What has to be run for a policy, itself last.
-ALONE = {
-    "last": ("last",),
-    "best-expert": ("best-expert",),
-    "early-stop": ("early-stop",),
-    "proxy": ("proxy",),
-    "uniform": ("uniform",),
-    "coordinate": ("early-stop", "proxy", "coordinate"),
-    "weights": ("uniform", "weights"),
-    "joint": ("early-stop", "proxy", "coordinate", "joint"),
-    "rescale": ("last", "rescale"),
-}
 
 
 def measured(
     prepared: Prepared, log: Path, policies: Collection[str] = ALONE
 ) -> Iterator[dict[str, Any]]:
     """A row for each policy, and for the best of all as `hubmerge select` takes it."""
-    blender = Blender(prepared.pool, prepared.method)
-    tests = _test_arena(prepared, blender, log)
+    arenas = Arenas(prepared, log)
+    tests = arenas.test
     found: list[Policy] = []
     for name in policies:
-        arena = Arena(
-            prepared.pool, blender, prepared.method, prepared.stages, TrialLog(log), CHOSEN_ON
-        )
+        arena = arenas.fresh()
         board = Board(Search(arena, GRIDS[prepared.method.name], Budget()))
         started = time.monotonic()
         for policy in ALONE[name]:
@@ -57,14 +39,6 @@ def measured(
                         for one in board.uniform)  # fmt: skip
     chosen = earliest([one for one in found if one.name != "rescale"], prepared.pool, BAND)
     yield {**_row(chosen, tests, arena, 0.0), "policy": "select", "of": chosen.name}
-
-
-def _test_arena(prepared: Prepared, blender: Blender, log: Path) -> Arena:
-    first = prepared.stages[0]
-    model = open_model(prepared.gathered.base.folder, first.task.spec.kind)
-    dressed = Dressed(model, first.dressed.device)
-    stages = [Stage(dressed, load_split(task, "test")) for task in prepared.pool.tasks]
-    return Arena(prepared.pool, blender, prepared.method, stages, TrialLog(log), "test")
 
 
 def _row(policy: Policy, tests: Arena, arena: Arena, seconds: float) -> dict[str, Any]:

@@ -102,5 +102,11 @@ def test_a_setting_that_cannot_be_meant_is_refused_before_anything_runs() -> Non
 
 
 def test_a_measure_of_no_variant_is_refused() -> None:
-    with pytest.raises(UsageError, match="`only` names rank 3"):
+    with pytest.raises(UsageError, match="Unknown variant 'rank 3'"):
         laid([{"of": "experts", "only": ["rank 3"]}])
+
+
+def test_a_method_and_a_parameter_that_are_none_are_refused_together() -> None:
+    with pytest.raises(UsageError) as told:
+        laid([{**MERGES, "methods": ["tise"]}], {"grids": {"ties": {"scael": [0.5]}}})
+    assert len(told.value.problems) == 2

@@ -19,6 +19,8 @@ from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
 from hubmerge.trials import CHOSEN_ON, Trial, TrialLog
 
+TRIALS = "trials.jsonl"
+
 
 def merge(work: Work) -> Result:
     """The best point of the grid on validation, and how good it is on test.
@@ -31,7 +33,7 @@ def merge(work: Work) -> Result:
     request = Request(refs, method, tasks=work.tasks, device=device)
     prepared = prepare(work.hub, request, silent)
     with work.scratch() as folder:
-        arenas = Arenas(prepared, folder)
+        arenas = Arenas(prepared, folder / TRIALS)
         first, *rest = (plain_choice((0,) * len(refs), p) for p in points(work.params["grid"]))
         best, told = first, arenas.validation.measure(first)
         for choice in rest:
@@ -56,8 +58,8 @@ def merge(work: Work) -> Result:
 class Arenas:
     """Where choices of one pool are asked: on validation to choose, on test to report."""
 
-    def __init__(self, prepared: Prepared, folder: Path) -> None:
-        self.prepared, self.log = prepared, folder / "trials.jsonl"
+    def __init__(self, prepared: Prepared, log: Path) -> None:
+        self.prepared, self.log = prepared, log
         self.blender = Blender(prepared.pool, prepared.method)
         self.validation = self._arena(prepared.stages, CHOSEN_ON)
         self.test = self._arena(_test_stages(prepared), "test")

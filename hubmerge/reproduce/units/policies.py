@@ -6,7 +6,7 @@ from hubmerge.flows.select import prepare
 from hubmerge.flows.selection import Request
 from hubmerge.reproduce.plan import STOPPED
 from hubmerge.reproduce.unit import Result
-from hubmerge.reproduce.units.merges import Arenas, by_task
+from hubmerge.reproduce.units.merges import TRIALS, Arenas, by_task
 from hubmerge.reproduce.units.work import Work, ref, silent
 from hubmerge.selection.board import Board
 from hubmerge.selection.grids import GRIDS
@@ -17,10 +17,12 @@ ALONE = {
     "last": ("last",),
     "best-expert": ("best-expert",),
     "early-stop": ("early-stop",),
+    "proxy": ("proxy",),
     "uniform": ("uniform",),
     "coordinate": ("early-stop", "proxy", "coordinate"),
     "weights": ("uniform", "weights"),
     "joint": ("early-stop", "proxy", "coordinate", "joint"),
+    "rescale": ("last", "rescale"),
 }
 
 
@@ -34,7 +36,7 @@ def policies(work: Work) -> Result:
     prepared = prepare(work.hub, request, silent)
     names, rows = [task.name for task in prepared.pool.tasks], []
     with work.scratch() as folder:
-        arenas = Arenas(prepared, folder)
+        arenas = Arenas(prepared, folder / TRIALS)
         for name in work.params["policies"]:
             arena = arenas.fresh()
             board = Board(Search(arena, GRIDS[method], Budget()))
