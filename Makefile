@@ -26,9 +26,10 @@ smoke: .venv/installed
 
 # Every recipe, mini profile: hours. What was made is kept, so it goes on where it ended.
 reproduce: .venv/installed
-	$(BIN)/hubmerge run $(RECIPES) --profile mini --work build/recipes --check
+	$(BIN)/hubmerge run $(RECIPES) --profile mini --work build/recipes
 	$(BIN)/hubmerge report $(foreach recipe,$(RECIPES),build/recipes/$(notdir $(recipe))-mini) \
 	  --out build/recipes/report.html
+	$(BIN)/hubmerge run $(RECIPES) --profile mini --work build/recipes --check --quiet
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.merge

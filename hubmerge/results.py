@@ -96,7 +96,8 @@ class Claim:
 
     `values` are one a seed. The verdict is `reproduced` where their mean is on the claimed side of
     `threshold` by two standard errors or more, `partly` where it is on that side by less, else
-    `not`; of a single seed it is told from `noise`, a standard error that was measured otherwise.
+    `not`. A single seed is judged by `noise`, a standard error over examples, and is never more
+    than `partly` where that is not known.
     """
 
     name: str
@@ -189,6 +190,8 @@ def verdict_of(values: Sequence[float], threshold: float = 0.0, noise: float = 0
     beyond, error = mean(values) - threshold, stderr(values) or noise
     if beyond <= 0:
         return "not"
+    if len(values) < 2 and not error:
+        return "partly"
     return "reproduced" if beyond >= 2 * error else "partly"
 
 

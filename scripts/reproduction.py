@@ -67,7 +67,7 @@ def _ran(work: Path, name: str) -> Results | None:
 
 
 def results_of(recipe: Recipe) -> Results | None:
-    """What was kept of a recipe, with the sentence that its recipe.yaml has by now."""
+    """What was kept of a recipe, None if it was never run."""
     return read_results(recipe.folder) if (recipe.folder / NAME).is_file() else None
 
 

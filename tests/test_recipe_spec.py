@@ -21,7 +21,7 @@ SETTING = {
     "train": {"batch": 8, "lr": 0.001},
     "estimate": {"seconds_per_step": 0.1, "seconds_per_merge": 1, "bytes_per_step": 1000},
 }
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "title": "A title",
     "suite": "own",
     "where": "figure 1",
@@ -74,3 +74,29 @@ def test_a_step_beyond_the_run_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no recipe at"):
         read_recipe(tmp_path)
+
+
+def test_a_profile_that_the_suite_does_not_have_is_refused(tmp_path: Path) -> None:
+    own = {"profiles": {"minni": {"steps": [2]}}}
+    with pytest.raises(UnknownName, match="minni"):
+        read_recipe(write(tmp_path, RECIPE | own, {"mini": SETTING}))
+
+
+@pytest.mark.parametrize("at", [128, "frist"])
+def test_a_part_of_the_steps_that_is_none_is_refused(tmp_path: Path, at: object) -> None:
+    claim = {"name": "falls", "says": "It falls.", "a": {"of": "experts", "at": at}}
+    with pytest.raises(UsageError, match="`at` is best, first or last"):
+        read_recipe(write(tmp_path, RECIPE | {"claims": [claim]}, {"mini": SETTING}))
+
+
+def test_two_claims_of_one_name_are_refused(tmp_path: Path) -> None:
+    claims = [*RECIPE["claims"], *RECIPE["claims"]]
+    with pytest.raises(UsageError, match="two claims are called 'falls'"):
+        read_recipe(write(tmp_path, RECIPE | {"claims": claims}, {"mini": SETTING}))
+
+
+def test_a_folder_that_cannot_name_files_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, RECIPE, {"mini": SETTING})
+    odd = folder.rename(folder.with_name("a\nname"))
+    with pytest.raises(UsageError, match="cannot name a recipe"):
+        read_recipe(odd)

@@ -133,7 +133,9 @@ def _shop(session: Session, ordered: Order, owner: str | None, work: Path) -> Sh
             f"The profile {ordered.profile} pushes to a Hub, and it is not said whose.",
             "Write --owner NAME: your name there, or an organisation's.",
         )
-    return Shop(hub, owner or "recipes", work / "scratch", ordered.recipes)
+    from hubmerge.reproduce.code import code_version
+
+    return Shop(hub, owner or "recipes", work / "scratch", ordered.recipes, code_version())
 
 
 def _show_plan(
@@ -224,8 +226,13 @@ def _raise_failures(outcome: Outcome, units: int, again: str) -> None:
 
 def _raise_strays(session: Session, told: Sequence[Told], check: bool) -> None:
     """Numbers outside their band are told of, and fail the command if that was asked for."""
-    strays = [f"{one.results.recipe}: {sentence}" for one in told for sentence in one.left]
+    strays = [f"{one.results.recipe}: {sentence}" for one in told for sentence in one.left or ()]
     if check:
+        strays += [
+            f"{one.results.recipe}: it has no expected.json to be held to."
+            for one in told
+            if one.left is None
+        ]
         raise_together(
             HubmergeError, strays, "Find out why before changing what expected.json expects."
         )

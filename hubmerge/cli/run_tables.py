@@ -122,7 +122,7 @@ def end_data(outcome: Outcome, told: Iterable[Told]) -> dict[str, Any]:
                 "verdict": one.results.verdict,
                 "claims": {claim.name: claim.verdict for claim in one.results.claims},
                 "results": str(one.path),
-                "left": list(one.left),
+                "left": None if one.left is None else list(one.left),
             }
             for one in told
         ],

@@ -5,12 +5,18 @@ from __future__ import annotations
 import ast
 import gc
 import hashlib
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hubmerge.reproduce.folders import digest_of
+
 _PACKAGE = Path(__file__).parents[1]
+_BASE = _PACKAGE / "mini" / "base"  # what the embedded Hub has from the start
+_DECIDING = ("torch", "numpy", "transformers", "peft", "open_clip_torch", "accelerate", "datasets")
 # Rooms that only tell, keep or serve what others measured.
 _TELLING = {"cli", "cards", "reports", "retention", "server", "results.py"}
 _MEASURING = ("perform.py", "units")  # of this room, where the rest plans and runs
@@ -19,8 +25,18 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @cache
 def code_version() -> str:
-    """Sixteen hex digits of the measuring code that is installed here, the same on any Python."""
-    return digest_of_code(_PACKAGE)
+    """Sixteen hex digits of what measures here: our code, the base we ship, the libraries."""
+    said = [digest_of_code(_PACKAGE), digest_of(_BASE), *sorted(versions().items())]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """The libraries that decide bits, and which of them is installed."""
+    found = {}
+    for name in _DECIDING:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def digest_of_code(package: Path) -> str:

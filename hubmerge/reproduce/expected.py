@@ -73,6 +73,8 @@ def _expected_claim(claim: Claim) -> dict[str, Any]:
         for shift in (-said["band"], 0.0, said["band"])
     )
     verdicts = {verdict_of(values, claim.threshold, claim.noise) for values in moved}
+    if {"not", "reproduced"} <= verdicts:
+        verdicts.add("partly")  # which lies between
     return {**said, "verdicts": sorted(verdicts)}
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from hubmerge.errors import UnknownName, check_all
+from hubmerge.errors import UnknownName, UsageError, check_all
+from hubmerge.merging.registry import METHODS, parse_params
 from hubmerge.merging.registry import method as find_method
-from hubmerge.merging.registry import parse_params
 from hubmerge.reproduce.runs import Experts, Runs
 from hubmerge.reproduce.unit import Unit, with_needs
 from hubmerge.specs import validated
@@ -74,6 +74,9 @@ def _check_names(recipe: Recipe, setting: Setting, variants: Sequence[Variant]) 
         partial(find_method, name) for measure in recipe.measures for name in measure.methods
     ]
     checks += [partial(_check_grid, *item) for item in setting.grids.items()]
+    merged = {name for m in recipe.measures if m.of == "merges" for name in m.methods}
+    untried = merged & METHODS.keys() - setting.grids.keys()
+    checks += [partial(_refuse_grid, name) for name in sorted(untried)]
     for name in sorted(named - known):
         checks.append(partial(_refuse_variant, name, known))
     check_all(*checks)
@@ -81,6 +84,12 @@ def _check_names(recipe: Recipe, setting: Setting, variants: Sequence[Variant]) 
 
 def _check_grid(method: str, grid: Mapping[str, Sequence[float]]) -> None:
     parse_params(find_method(method), {name: values[0] for name, values in grid.items()})
+
+
+def _refuse_grid(method: str) -> None:
+    """A method with a scale is not tuned at its default."""
+    if "scale" in find_method(method).params.model_fields:
+        raise UsageError(f"`grids` has no values to try for {method}.", "Give it some `scale`.")
 
 
 def _refuse_variant(name: str, known: Iterable[str]) -> None:
@@ -135,7 +144,7 @@ class Draft:
 
     def _merges(self, variant: Variant, measure: Measure, seed: int) -> Iterator[tuple[Any, Unit]]:
         for step in self._moments(measure):
-            experts = self._runs.experts(variant, seed, step == EARLY)
+            experts = self._taken(variant, seed, step)
             for method in measure.methods:
                 about = f"{method} of {variant.name}, seed {seed}, {_at(step)}"
                 yield (
@@ -152,7 +161,7 @@ class Draft:
         spec = validated(MoeSpec, said, f"{self._recipe.name}, moe")
         params = {"moe": spec.model_dump(mode="json", exclude_unset=True)}
         for step in self._moments(measure):
-            experts = self._runs.experts(variant, seed, step == EARLY)
+            experts = self._taken(variant, seed, step)
             about = f"mixture of {variant.name}, seed {seed}, {_at(step)}"
             said = {**params, "step": _place(step)}
             unit = self._runs.unit("mixture", said, about, experts, spec.train_steps)
@@ -188,7 +197,7 @@ class Draft:
     ) -> Iterator[tuple[Any, Unit]]:
         hard = {f"difficulty {t}": self._runs.difficulty(variant, t) for t in self._runs.tasks}
         for step in self._moments(measure):
-            experts = self._runs.experts(variant, seed, step == EARLY)
+            experts = self._taken(variant, seed, step)
             for method in measure.methods:
                 about = f"forgotten by {method} of {variant.name}, seed {seed}, {_at(step)}"
                 merge = self._merge(experts, method, step, about.removeprefix("forgotten by "))
@@ -196,6 +205,17 @@ class Draft:
                 needs = {"merge": merge, **experts, **hard}
                 unit = self._runs.unit("forgotten", params, about, needs)
                 yield {"of": "forgotten", "method": method, "step": step}, unit
+
+    def _taken(self, variant: Variant, seed: int, step: int | str) -> Experts:
+        """The runs to take a step of; raises UsageError if it is none that they push."""
+        experts = self._runs.experts(variant, seed, step == EARLY)
+        pushed = next(iter(experts.values())).params["pushed"]
+        if step != EARLY and step not in pushed:
+            raise UsageError(
+                f"{self._recipe.name}: step {step} of {variant.name} is not pushed.",
+                f"`push` gives {', '.join(map(str, pushed))}.",
+            )
+        return experts
 
     def _merge(self, experts: Experts, method: str, step: int | str, about: str) -> Unit:
         grid = self._setting.grids.get(method, {})

@@ -7,13 +7,11 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
 
 from hubmerge import __version__
+from hubmerge.reproduce.code import versions
 from hubmerge.reproduce.store import Record
 from hubmerge.results import Provenance
-
-_DECIDING = ("torch", "numpy", "transformers", "peft", "open_clip_torch", "accelerate", "datasets")
 
 
 def provenance(records: Collection[Record]) -> Provenance:
@@ -21,18 +19,8 @@ def provenance(records: Collection[Record]) -> Provenance:
     return Provenance(
         hubmerge=__version__,
         code=" ".join(sorted({record.code for record in records})),
-        versions={"python": platform.python_version(), **_versions()},
+        versions={"python": platform.python_version(), **versions()},
         units=dict(sorted(Counter(record.kind for record in records).items())),
         seconds=round(sum(record.seconds for record in records), 1),
         machine=f"{sys.platform}, {platform.machine()}, {os.cpu_count()} CPUs",
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _DECIDING:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from hubmerge.results import mean
 from hubmerge.specs.recipe import Where
 
 Row = Mapping[str, Any]
-AT = "at"  # a step by its part: `best` on validation, or `last`
+AT = "at"  # a step by its part
 
 
 def rows_of(plan: Plan, found: Mapping[str, Result]) -> list[Row]:
@@ -30,27 +31,32 @@ def picked(rows: Iterable[Row], where: Where, peak: Where | None = None) -> list
     """The rows that carry these labels; a label with several values may have any of them.
 
     `at: best` are those of the step at which the rows, or those of `peak`, are best on validation,
-    by the mean over seeds; `at: last` are those of the last step.
+    by the mean over seeds; `at: first` and `at: last` are those of the ends.
     """
     all_rows = list(rows)
     labels = {name: value for name, value in where.items() if name != AT}
     fitting = [row for row in all_rows if _fits(row, labels)]
     if AT not in where:
         return fitting
-    if where[AT] == "last":
-        step = max(numbered(fitting), default=None)
-    else:
-        step = best_step(picked(all_rows, peak) if peak else fitting)
+    numbers = numbered(fitting)
+    match where[AT]:
+        case "first":
+            step = min(numbers, default=None)
+        case "last":
+            step = max(numbers, default=None)
+        case _:
+            step = best_step(picked(all_rows, peak) if peak else fitting)
     return [row for row in fitting if row.get("step") == step]
 
 
 def best_step(rows: Sequence[Row]) -> int | None:
     """The step that is best on validation, by the mean over its rows; the earliest of equals."""
-    steps = numbered(rows)
-    by_step = {
-        step: mean([r["validation"] for r in rows if r.get("step") == step]) for step in steps
+    watched = [row for row in rows if "validation" in row]
+    told = {
+        step: mean([row["validation"] for row in watched if row.get("step") == step])
+        for step in numbered(watched)
     }
-    return max(by_step, key=lambda step: (by_step[step], -step), default=None)
+    return max(told, key=lambda step: (told[step], -step), default=None)
 
 
 def numbered(rows: Iterable[Row]) -> list[int]:
@@ -64,6 +70,12 @@ def by_seed(rows: Iterable[Row], how: Callable[[list[float]], float] = mean) -> 
     for row in rows:
         seeds.setdefault(row["seed"], []).append(row["value"])
     return {seed: how(values) for seed, values in sorted(seeds.items())}
+
+
+def noise(rows: Sequence[Row]) -> float:
+    """The standard error over examples of the mean of these rows; 0 where it is not known."""
+    errors = [row["stderr"] for row in rows if "stderr" in row]
+    return math.hypot(*errors) / len(errors) if errors else 0.0
 
 
 def values_of(rows: Iterable[Row], label: str) -> list[Any]:

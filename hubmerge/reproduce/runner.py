@@ -13,6 +13,7 @@ from hubmerge.reproduce.store import Record, Store
 from hubmerge.reproduce.unit import Unit
 
 _PAUSES_S = (1.0, 5.0, 30.0)
+_NO_ROOM_S = 0.2  # until the engine is asked again, which may have lost all its nodes
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _Walk:
         pause_s = max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
         if self._flying:
             return engine.wait(pause_s)
-        time.sleep(pause_s or 0.0)
+        time.sleep(pause_s or _NO_ROOM_S)
         return ()
 
     def end(self, done: Done) -> None:

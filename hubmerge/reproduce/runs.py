@@ -67,8 +67,18 @@ class Runs:
         base = variant.base or self._setting.base
         params: dict[str, Any] = {"base": base}
         if base.startswith(FOLDER):
-            params["digest"] = digest_of(self._recipe.folder.parent / base.removeprefix(FOLDER))
+            params["digest"] = digest_of(self._beside(base.removeprefix(FOLDER)))
         return self.unit("base", params, f"base {base}", {})
+
+    def _beside(self, place: str) -> Path:
+        """A folder beside the recipe; raises UsageError for one elsewhere, which may be private."""
+        around = self._recipe.folder.parent
+        if not (around / place).resolve().is_relative_to(around.resolve()):
+            raise UsageError(
+                f"The base folder:{place} does not lie beside the recipe.",
+                "Put it into the folder of the recipes, as it is copied to the Hub.",
+            )
+        return around / place
 
     def of_task(self, task: str) -> dict[str, str]:
         """What the parameters of a unit say of its task."""

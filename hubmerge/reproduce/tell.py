@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from hubmerge.errors import UsageError, raise_together
 from hubmerge.reproduce.plan import Plan
-from hubmerge.reproduce.rows import Row, by_seed, picked, rows_of, values_of
+from hubmerge.reproduce.rows import AT, Row, by_seed, noise, picked, rows_of, values_of
 from hubmerge.reproduce.unit import Result
 from hubmerge.results import (
     Axis,
@@ -39,9 +40,10 @@ def tell(plan: Plan, found: Mapping[str, Result], provenance: Provenance) -> Res
     """Results of a recipe from those of its units; what was not made leaves no rows."""
     recipe, setting = plan.recipe, plan.setting
     rows = [_named(row) for row in rows_of(plan, found)]
-    claims = tuple(
-        claim for spec in recipe.claims if (claim := _claim(spec, rows, len(setting.seeds)))
-    )
+    found_of = {spec.name: _claim(spec, rows) for spec in recipe.claims}
+    if setting.claims_all:
+        _check_claims(recipe.name, found_of)
+    claims = tuple(claim for claim in found_of.values() if claim)
     return Results(
         recipe=recipe.name,
         profile=plan.profile,
@@ -61,6 +63,16 @@ def tell(plan: Plan, found: Mapping[str, Result], provenance: Provenance) -> Res
         provenance=provenance,
         rows=tuple(rows),
     )  # fmt: skip
+
+
+def _check_claims(recipe: str, found: Mapping[str, Claim | None]) -> None:
+    """A claim that no row speaks of is a slip of the recipe, and must not pass for a finding."""
+    problems = [
+        f"{recipe}: no row was measured for the claim {name!r}."
+        for name, claim in found.items()
+        if claim is None
+    ]
+    raise_together(UsageError, problems, "See that its labels are those of `measures`.")
 
 
 def _named(row: Row) -> Row:
@@ -97,12 +109,14 @@ def _point(place: float | str, rows: Sequence[Row]) -> Point:
 
 
 def _table(spec: TableSpec, rows: Sequence[Row]) -> Table:
-    fitting = picked(rows, spec.where)
+    where = {name: value for name, value in spec.where.items() if name != AT}
+    at = {name: value for name, value in spec.where.items() if name == AT}
+    fitting = picked(rows, where)
     lines = _sides(spec.lines, fitting)
     columns = _sides(spec.columns, fitting)
     cells = []
     for line in lines:
-        found = [_cell(fitting, {**line.where, **column.where}, spec) for column in columns]
+        found = [_cell(fitting, {**at, **line.where, **column.where}, spec) for column in columns]
         if any(isinstance(cell, Cell) for cell in found):
             cells.append((line.label, *found))
     head = spec.lines if isinstance(spec.lines, str) else ""
@@ -120,24 +134,18 @@ def _cell(rows: Sequence[Row], where: Where, spec: TableSpec) -> str | Cell:
     return Cell(tuple(found.values()), spec.unit) if found else "-"
 
 
-def _claim(spec: ClaimSpec, rows: Sequence[Row], seeds: int) -> Claim | None:
+def _claim(spec: ClaimSpec, rows: Sequence[Row]) -> Claim | None:
     """Seed by seed, side a less side b; None where nothing of it was measured."""
     how = math.fsum if spec.sum else mean
-    a = by_seed(picked(rows, spec.a, spec.peak), how)
-    b = by_seed(picked(rows, spec.b, spec.peak), how) if spec.b else None
-    shared = [seed for seed in a if b is None or seed in b]
-    values = tuple(a[seed] - (b[seed] if b is not None else 0.0) for seed in shared)
+    sides = [picked(rows, side, spec.peak) for side in (spec.a, spec.b) if side is not None]
+    a, *b = (by_seed(side, how) for side in sides)
+    shared = [seed for seed in a if all(seed in other for other in b)]
+    values = tuple(a[seed] - sum(other[seed] for other in b) for seed in shared)
     if not values:
         return None
-    noise = _noise(picked(rows, spec.a, spec.peak), seeds)
-    verdict = verdict_of(values, spec.above, noise)
-    return Claim(spec.name, spec.says, values, verdict, spec.unit, spec.paper, spec.above, noise)
-
-
-def _noise(rows: Sequence[Row], seeds: int) -> float:
-    """Of a single seed: the standard error over test rows, of a difference of two such means."""
-    errors = [row["stderr"] for row in rows if "stderr" in row]
-    return 2**0.5 * max(errors) if seeds == 1 and errors else 0.0
+    error = math.hypot(*map(noise, sides)) if len(values) == 1 else 0.0
+    verdict = verdict_of(values, spec.above, error)
+    return Claim(spec.name, spec.says, values, verdict, spec.unit, spec.paper, spec.above, error)
 
 
 def _shown(value: object) -> str:

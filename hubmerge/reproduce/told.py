@@ -18,11 +18,14 @@ from hubmerge.results import Results, write_results
 
 @dataclass(frozen=True)
 class Told:
-    """Results, the file they are in, and a sentence for each number that left its band."""
+    """Results, the file they are in, and a sentence for each number that left its band.
+
+    None for `left` says that the recipe has no expected.json.
+    """
 
     results: Results
     path: Path
-    left: tuple[str, ...]
+    left: tuple[str, ...] | None
 
 
 def tell_all(ordered: Order, records: Mapping[str, Record], work: Path) -> list[Told]:
@@ -46,4 +49,5 @@ def _tell(plan: Plan, records: Mapping[str, Record], folder: Path) -> Told:
     path = write_results(folder, results)
     draw(results, folder)
     expected = plan.recipe.folder / NAME
-    return Told(results, path, tuple(check(results, expected)) if expected.is_file() else ())
+    left = tuple(check(results, expected)) if expected.is_file() else None
+    return Told(results, path, left)

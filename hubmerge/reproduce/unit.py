@@ -42,7 +42,8 @@ class Unit:
 class Shop:
     """Where units are made: which Hub, whose repositories, a folder for scratch, a device.
 
-    `recipes` is the folder of all recipes, where bases of theirs may lie. Plain values, as it goes
+    `recipes` is the folder of all recipes, where bases of theirs may lie. `code` is the version of
+    the measuring code: what other code trained is in other repositories. Plain values, as it goes
     to other processes.
     """
 
@@ -50,6 +51,7 @@ class Shop:
     owner: str
     folder: Path
     recipes: Path = Path("recipes")
+    code: str = ""
     device: str | None = None
 
 

@@ -7,17 +7,19 @@ claims pick rows by them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hubmerge.errors import UnknownName, UsageError
+from hubmerge.refs import printable
 from hubmerge.specs.reading import Spec, read_yaml, validated
 
 NAME = "recipe.yaml"
-PROFILES = ("mini", "paper", "smoke")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # it becomes names of files and of jobs
 Of = Literal[
     "base", "experts", "merges", "mixtures", "policies", "loss share", "forgotten"
 ]  # fmt: skip
@@ -27,8 +29,16 @@ Policy = Literal[
     "rescale",
 ]  # fmt: skip
 Label = str | int | float
-# Labels that a row has to carry; `at` is a step by its part: best (on validation), last, or a step.
-Where = Mapping[str, Label | tuple[Label, ...]]
+
+
+def _check_at(where: Mapping[str, Label | tuple[Label, ...]]) -> Mapping[str, Any]:
+    if where.get("at", "best") not in ("best", "first", "last"):
+        raise ValueError(f"`at` is best, first or last; write `step: {where['at']}` for a step")
+    return where
+
+
+# Labels that a row has to carry; `at` is a step by its part, the best one by validation.
+Where = Annotated[Mapping[str, Label | tuple[Label, ...]], AfterValidator(_check_at)]
 
 
 class Estimate(Spec):
@@ -63,7 +73,8 @@ class Setting(Spec):
     the pushed steps that are measured, `last` is the length of a run. `train` goes into every run,
     `tune` into those that tune so, `stop` into those that are stopped early. `grids` has the values
     that are tried of each parameter of a method. `variants` take the place of the recipe's.
-    `assumed` are the settings that the paper leaves open, as sentences.
+    `assumed` are the settings that the paper leaves open, as sentences. Unless `claims_all` is off,
+    a claim that no row speaks of is an error.
     """
 
     hub: Literal["local"] | None = None
@@ -83,6 +94,7 @@ class Setting(Spec):
     el2n_seeds: int = Field(10, ge=1)
     cpus: int = Field(1, ge=1)
     gpus: float = Field(0.0, ge=0)
+    claims_all: bool = True
     notes: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     estimate: Estimate
@@ -213,9 +225,16 @@ def read_recipe(place: Path) -> Recipe:
     if not file.is_file():
         raise UsageError(f"There is no recipe at {place}.", "Name a folder with a recipe.yaml.")
     folder = file.resolve().parent
+    if not _NAME.fullmatch(folder.name):
+        raise UsageError(
+            f"The folder {printable(folder.name)!r} cannot name a recipe.",
+            "Name it with letters, digits, dots and dashes.",
+        )
     values = read_yaml(file)
     recipe = validated(Recipe, values, str(file))
     said = read_yaml(folder.parent / "suites" / f"{recipe.suite}.yaml")
+    if strange := sorted(recipe.profiles.keys() - said.keys()):
+        raise UnknownName("profile", strange[0], said)
     suites = {
         name: _setting(dict(setting), recipe.profiles.get(name, {}), f"{file}, {name}")
         for name, setting in said.items()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result as Answer
 from typer.testing import CliRunner
+from typer.testing import Result as Answer
 
 from hubmerge.cli.app import app
 from hubmerge.reproduce.code import code_version

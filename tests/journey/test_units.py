@@ -103,6 +103,20 @@ def test_shares_are_of_a_whole(made: tuple[list[Row], Outcome]) -> None:
         assert sum(r["value"] for r in shares if r["step"] == step) == pytest.approx(1)
 
 
+def test_bits_that_cannot_be_had_again_go_to_a_repository_of_their_own(
+    made: tuple[list[Row], Outcome], tmp_path: Path
+) -> None:
+    plan = laid([{"of": "experts"}], {**TINY, "tasks": [pictures(tmp_path / "one", 7)]})
+    base, run, _ = plan.units
+    shop = Shop("local", "recipes", tmp_path / "scratch", Path("recipes"))
+    with connect("local") as hub:
+        found = {"base": perform(base, {}, shop)}
+        taken = f"recipes/one-{run.key}"
+        hub.api.create_repo(taken)
+        hub.api.create_tag(taken, tag="step1")
+        assert perform(run, found, shop)["repo"] == f"{taken}-2"
+
+
 def test_what_was_dropped_makes_another_expert(made: tuple[list[Row], Outcome]) -> None:
     rows, outcome = made
     runs = [record for record in outcome.records.values() if record.kind == "train"]

@@ -137,6 +137,19 @@ run(units, local(folder, whereabouts), Store(folder, "c"), lambda e: print(e.wha
 """
 
 
+def test_a_worker_that_dies_idle_is_not_missed(tmp_path: Path) -> None:
+    first, second = unit("first"), unit("second")
+    with closing(local(tmp_path, workers=2)) as engine:
+        engine.start(first, {})
+        assert [done.key for done in engine.wait(None)] == [first.key]
+        [idle] = engine._idle
+        idle.process.kill()
+        idle.process.wait()
+        assert list(engine.wait(0.1)) == []
+        engine.start(second, {})
+        assert [done.key for done in engine.wait(None)] == [second.key]
+
+
 def test_a_killed_run_keeps_what_was_finished_and_leaves_no_worker(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     driver = subprocess.Popen(

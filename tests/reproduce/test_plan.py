@@ -42,7 +42,7 @@ def kinds(found: Plan) -> dict[str, int]:
     return count
 
 
-MERGES = {"of": "merges", "methods": ["ties"]}
+MERGES: dict[str, Any] = {"of": "merges", "methods": ["ties"]}
 
 
 def test_what_is_measured_of_the_same_experts_shares_them() -> None:
@@ -106,7 +106,26 @@ def test_a_measure_of_no_variant_is_refused() -> None:
         laid([{"of": "experts", "only": ["rank 3"]}])
 
 
-def test_a_method_and_a_parameter_that_are_none_are_refused_together() -> None:
+def test_methods_and_parameters_that_are_none_are_refused_together() -> None:
     with pytest.raises(UsageError) as told:
-        laid([{**MERGES, "methods": ["tise"]}], {"grids": {"ties": {"scael": [0.5]}}})
-    assert len(told.value.problems) == 2
+        laid([{**MERGES, "methods": ["ties", "tise"]}], {"grids": {"ties": {"scael": [0.5]}}})
+    assert [problem[:22] for problem in told.value.problems] == [
+        "Unknown merge method '",
+        "Unknown parameter of t",
+    ]
+
+
+def test_a_method_that_is_not_tuned_is_refused() -> None:
+    with pytest.raises(UsageError, match="no values to try for dare"):
+        laid([{**MERGES, "methods": ["dare"]}])
+
+
+def test_a_step_that_is_not_pushed_is_refused() -> None:
+    with pytest.raises(UsageError, match="step 5 of full is not pushed"):
+        laid([{**MERGES, "steps": [5]}])
+
+
+@pytest.mark.parametrize("place", ["/etc", "../../elsewhere"])
+def test_a_base_that_lies_elsewhere_is_refused(place: str) -> None:
+    with pytest.raises(UsageError, match="does not lie beside the recipe"):
+        laid([MERGES], {"base": f"folder:{place}"})

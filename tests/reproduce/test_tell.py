@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
+
+from hubmerge.errors import UsageError
 from hubmerge.reproduce.plan import Plan
 from hubmerge.reproduce.tell import tell
 from hubmerge.results import Cell, Provenance, Results
@@ -25,7 +28,6 @@ ASKED: dict[str, Any] = {
             "a": {"of": "merges", "at": "best"}, "b": {"of": "merges", "at": "last"},
         },
         {"name": "high", "says": "It is high.", "a": {"of": "merges", "at": "best"}, "above": 0.7},
-        {"name": "absent", "says": "No row tells.", "a": {"of": "mixtures"}},
     ],
 }  # fmt: skip
 
@@ -80,10 +82,33 @@ def test_a_claim_is_a_difference_seed_by_seed() -> None:
     assert told().verdict == "partly"
 
 
-def test_what_is_not_measured_is_not_claimed() -> None:
-    assert [claim.name for claim in told().claims] == ["falls", "high"]
-    found = laid([{"of": "merges", "methods": ["ties"]}], **ASKED)
-    assert tell(found, {}, PROVENANCE).claims == ()
+ABSENT = {"name": "absent", "says": "No row tells.", "a": {"of": "mixtures"}}
+
+
+def test_a_claim_that_no_row_speaks_of_is_refused() -> None:
+    with pytest.raises(UsageError, match="no row was measured for the claim 'absent'"):
+        told(claims=[*ASKED["claims"], ABSENT])
+
+
+def test_a_smoke_may_leave_claims_out() -> None:
+    measures = [{"of": "merges", "methods": ["ties"]}]
+    claims = [*ASKED["claims"], ABSENT]
+    found = laid(measures, {"claims_all": False}, **{**ASKED, "claims": claims})
+    assert [c.name for c in tell(found, results(found), PROVENANCE).claims] == ["falls", "high"]
+
+
+def test_the_best_step_of_a_table_is_that_of_each_cell() -> None:
+    methods = ["ties", "average"]
+    table = {"name": "t", "title": "T", "where": {"of": "merges", "at": "best"}, "lines": "of"}
+    found = laid([{"of": "merges", "methods": methods}], **{**ASKED, "tables": [table]})
+    said = {}
+    for asked in found.asked:
+        is_late = asked.labels["step"] == 8
+        good = is_late if asked.labels["method"] == "average" else not is_late
+        row = {"validation": 0.8 if good else 0.2, "value": 0.9 if good else 0.1}
+        said[asked.unit.key] = {"rows": [row]}
+    [told] = tell(found, said, PROVENANCE).tables
+    assert told.rows == (("merges", Cell((0.9, 0.9)), Cell((0.9, 0.9))),)
 
 
 def test_a_single_seed_is_judged_by_the_noise_of_its_test_rows() -> None:
@@ -91,6 +116,13 @@ def test_a_single_seed_is_judged_by_the_noise_of_its_test_rows() -> None:
     said = results(found)
     for result in said.values():
         result["rows"][0]["stderr"] = 0.02
-    falls = tell(found, said, PROVENANCE).claims[0]
-    assert math.isclose(falls.stderr, 0.02 * math.sqrt(2))
+    falls, high = tell(found, said, PROVENANCE).claims
+    assert math.isclose(falls.stderr, 0.02 * math.sqrt(2))  # of a difference
     assert falls.verdict == "partly"  # 0.05 is less than two of them
+    assert math.isclose(high.stderr, 0.02)
+
+
+def test_a_single_seed_of_unknown_noise_proves_nothing() -> None:
+    found = laid([{"of": "merges", "methods": ["ties"]}], {"seeds": [0]}, **ASKED)
+    falls, _ = tell(found, results(found), PROVENANCE).claims
+    assert falls.verdict == "partly"

@@ -99,7 +99,8 @@ class Local:
             worker.process.stdin.flush()
 
     def wait(self, timeout_s: float | None) -> Sequence[Done]:
-        return [self._end(key.data) for key, _ in self._pipes.select(timeout_s)]
+        ended = (self._end(key.data) for key, _ in self._pipes.select(timeout_s))
+        return [done for done in ended if done]
 
     def close(self) -> None:
         for worker in (*self._busy.values(), *self._idle):
@@ -109,10 +110,13 @@ class Local:
         self._idle.clear()
         self._pipes.close()
 
-    def _end(self, worker: _Worker) -> Done:
-        """The end of a worker's unit, or of the worker."""
+    def _end(self, worker: _Worker) -> Done | None:
+        """The end of a worker's unit, or of the worker; None if it had nothing to do."""
         unit, worker.unit = worker.unit, None
-        assert unit
+        if unit is None:
+            self._idle.remove(worker)
+            self._dismiss(worker)
+            return None
         assert worker.process.stdout
         line = worker.process.stdout.readline()
         del self._busy[unit.key]

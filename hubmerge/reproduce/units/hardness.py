@@ -6,20 +6,18 @@ Source: arXiv 2506.14126, sections 2.4 and 4, figures 3 and 4.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from hubmerge.difficulty.bins import BINS, Ints, bins_of, shares, sums
-from hubmerge.flows import merge as merging
+from hubmerge.answers import Bools
+from hubmerge.difficulty.bins import BINS, bins_of, shares, sums
 from hubmerge.flows.difficulty import measure
 from hubmerge.flows.evaluate import Bench
-from hubmerge.flows.sources import Opened, open_pinned, pin
-from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
+from hubmerge.reproduce.units.merges import prepared_for, stages_of
 from hubmerge.reproduce.units.work import Work, ref, silent
+from hubmerge.selection.blending import Blender
+from hubmerge.selection.pool import plain_choice
 
 SPLIT = "train"
 
@@ -48,16 +46,17 @@ def loss_shares(work: Work) -> Result:
 def forgotten(work: Work) -> Result:
     """A row for each bin: its share of what is forgotten, and of what of it was known.
 
-    Forgotten is what a task's own expert has right and the merge has wrong.
+    Forgotten is what a task's own expert has right and the merge, as its unit tuned it, has wrong.
     """
     lost, known = np.zeros(BINS), np.zeros(BINS)
     bench = Bench(work.hub, SPLIT, work.device)
-    with work.scratch() as folder:
-        merged = _merged(work, folder)
-        for name in work.experts:
-            said = _answers(work, bench, merged, name)
-            lost += sums(said.before & ~said.after, said.bins)
-            known += sums(said.before, said.bins)
+    for name, after in _merged_right(work).items():
+        before = bench.answers(
+            work.open(work.inputs[name], work.params["step"]), work.task_of(name)
+        )
+        bins = bins_of(work.inputs[f"difficulty {name}"]["file"]["el2n"])
+        lost += sums(before.right & ~after, bins)
+        known += sums(before.right, bins)
     return {
         "rows": [
             {"bin": place + 1, "value": float(share), "rate": float(rate)}
@@ -68,28 +67,17 @@ def forgotten(work: Work) -> Result:
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Told:
-    """Of each training example of one task: right by its expert, right by the merge, its bin."""
-
-    before: Any
-    after: Any
-    bins: Ints
-
-
-def _answers(work: Work, bench: Bench, merged: Opened, name: str) -> Told:
-    task, run = work.task_of(name), work.inputs[name]
-    own = bench.answers(work.open(run, work.params["step"]), task)
-    el2n: Sequence[float] = work.inputs[f"difficulty {name}"]["file"]["el2n"]
-    return Told(own.right, bench.answers(merged, task).right, bins_of(el2n))
-
-
-def _merged(work: Work, folder: Any) -> Opened:
-    """The merge as its unit tuned it, written out."""
-    params = {name: str(value) for name, value in work.inputs["merge"]["params"].items()}
-    method = work.unit.needs["merge"].params["method"]
-    refs = tuple(ref(run, work.params["step"]) for run in work.experts.values())
-    request = merging.MergeRequest(refs, method, params, out=folder / "merge")
-    prepared = merging.prepare(work.hub, request, folder)
-    made = merging.merge_and_publish(work.hub, prepared, silent)
-    return open_pinned(work.hub, pin(work.hub, ModelRef(path=made.folder)))
+def _merged_right(work: Work) -> dict[str, Bools]:
+    """Task -> which of its training examples the merge has right, in their order."""
+    refs = [ref(run, work.params["step"]) for run in work.experts.values()]
+    prepared = prepared_for(work, work.unit.needs["merge"].params["method"], refs)
+    choice = plain_choice((0,) * len(refs), work.inputs["merge"]["params"])
+    merged = dict(Blender(prepared.pool, prepared.method).merged(choice))
+    stages = stages_of(prepared, SPLIT)
+    for dressed in dict.fromkeys(stage.dressed for stage in stages):
+        dressed.wear(merged)
+    experts = prepared.pool.experts(choice)
+    return {
+        name: stage.answers(range(len(stage.order)), prepared.pool.open(expert).folder).right
+        for name, stage, expert in zip(work.experts, stages, experts, strict=True)
+    }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 from hubmerge.flows.select import prepare
 from hubmerge.flows.selection import Prepared, Request
 from hubmerge.models.opening import open_model
+from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.work import Work, ref, silent
 from hubmerge.selection.arena import Arena
@@ -28,10 +30,8 @@ def merge(work: Work) -> Result:
     All rows of all tasks are asked at every point; of equally good points the first is taken.
     """
     step = work.params["step"]
-    refs = tuple(ref(run, step) for run in work.experts.values())
-    method, device = work.params["method"], work.shop.device
-    request = Request(refs, method, tasks=work.tasks, device=device)
-    prepared = prepare(work.hub, request, silent)
+    refs = [ref(run, step) for run in work.experts.values()]
+    prepared = prepared_for(work, work.params["method"], refs)
     with work.scratch() as folder:
         arenas = Arenas(prepared, folder / TRIALS)
         first, *rest = (plain_choice((0,) * len(refs), p) for p in points(work.params["grid"]))
@@ -41,7 +41,6 @@ def merge(work: Work) -> Result:
             if found.accuracy > told.accuracy:
                 best, told = choice, found
         test = arenas.test.measure(best)
-    names = [task.name for task in prepared.pool.tasks]
     return {
         "params": dict(best.params),
         "rows": [{
@@ -49,10 +48,32 @@ def merge(work: Work) -> Result:
             "value": test.accuracy,
             "stderr": test.stderr,
             "ended": list(prepared.pool.steps(best)),
-            "tasks": dict(zip(names, by_task(test), strict=True)),
+            "tasks": dict(zip(work.experts, by_task(test), strict=True)),
             "note": ", ".join(f"{name} {value:g}" for name, value in best.params),
         }],
     }  # fmt: skip
+
+
+def prepared_for(work: Work, method: str, refs: Sequence[ModelRef]) -> Prepared:
+    """A selection among these steps of the unit's experts, known by their bytes.
+
+    A commit has a date. What hangs on the name of an expert, DARE's masks and the order of sums,
+    would be another on every Hub if it were that of the commit.
+    """
+    request = Request(tuple(refs), method, tasks=work.tasks, device=work.shop.device)
+    prepared = prepare(work.hub, request, silent)
+    pool = prepared.pool
+    commits = {one.source.digest: one for its in pool.candidates for one in its}
+    candidates = tuple(
+        tuple(replace(one, source=replace(one.source, sha=one.source.digest)) for one in its)
+        for its in pool.candidates
+    )
+    by_bytes = replace(
+        pool,
+        candidates=candidates,
+        open=lambda candidate: pool.open(commits[candidate.source.digest]),
+    )
+    return replace(prepared, gathered=replace(prepared.gathered, pool=by_bytes))
 
 
 class Arenas:
@@ -62,7 +83,7 @@ class Arenas:
         self.prepared, self.log = prepared, log
         self.blender = Blender(prepared.pool, prepared.method)
         self.validation = self._arena(prepared.stages, CHOSEN_ON)
-        self.test = self._arena(_test_stages(prepared), "test")
+        self.test = self._arena(stages_of(prepared, "test"), "test")
 
     def fresh(self) -> Arena:
         """Another validation arena, which counts for itself what it is asked."""
@@ -84,7 +105,8 @@ def by_task(trial: Trial) -> list[float]:
     return [rows.bits.count("1") / len(rows.bits) for rows in trial.rows.values()]
 
 
-def _test_stages(prepared: Prepared) -> list[Stage]:
+def stages_of(prepared: Prepared, split: str) -> list[Stage]:
+    """Every task with its rows of a split, under a base of its own to dress."""
     dressed: dict[Kind, Dressed] = {}
     stages = []
     for stage in prepared.stages:
@@ -92,5 +114,5 @@ def _test_stages(prepared: Prepared) -> list[Stage]:
         if kind not in dressed:
             model = open_model(prepared.gathered.base.folder, kind)
             dressed[kind] = Dressed(model, stage.dressed.device)
-        stages.append(Stage(dressed[kind], load_split(stage.task, "test")))
+        stages.append(Stage(dressed[kind], load_split(stage.task, split)))
     return stages

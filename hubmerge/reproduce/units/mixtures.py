@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hubmerge.flows import moerge as flow
 from hubmerge.flows.evaluate import Bench
 from hubmerge.flows.sources import open_pinned, pin
@@ -23,12 +25,13 @@ def mixture(work: Work) -> Result:
         assert made is not None
         bench = Bench(work.hub, TEST, work.device)
         opened = open_pinned(work.hub, pin(work.hub, ModelRef(path=made.folder)))
-        scores = {name: bench.measure(opened, work.task_of(name)).value for name in runs}
+        scores = {name: bench.measure(opened, work.task_of(name)) for name in runs}
     return {
         "rows": [{
             "validation": made.curve[-1].accuracy,
-            "value": sum(scores.values()) / len(scores),
-            "tasks": scores,
+            "value": sum(score.value for score in scores.values()) / len(scores),
+            "stderr": math.hypot(*(score.stderr for score in scores.values())) / len(scores),
+            "tasks": {name: score.value for name, score in scores.items()},
             "ended": [last_of(run, step) for run in runs.values()],
         }],
     }  # fmt: skip

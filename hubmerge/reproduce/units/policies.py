@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from hubmerge.flows.select import prepare
-from hubmerge.flows.selection import Request
 from hubmerge.reproduce.plan import STOPPED
 from hubmerge.reproduce.unit import Result
-from hubmerge.reproduce.units.merges import TRIALS, Arenas, by_task
-from hubmerge.reproduce.units.work import Work, ref, silent
+from hubmerge.reproduce.units.merges import TRIALS, Arenas, by_task, prepared_for
+from hubmerge.reproduce.units.work import Work, ref
 from hubmerge.selection.board import Board
 from hubmerge.selection.grids import GRIDS
 from hubmerge.selection.search import Budget, Search
@@ -32,9 +30,8 @@ def policies(work: Work) -> Result:
     refs = tuple(ref(run, step) for run in work.experts.values() for step in steps)
     stopped = (run for role, run in work.inputs.items() if role.startswith(STOPPED))
     ends = tuple(ref(run, -1) for run in stopped)
-    request = Request((*refs, *ends), method, tasks=work.tasks, device=work.shop.device)
-    prepared = prepare(work.hub, request, silent)
-    names, rows = [task.name for task in prepared.pool.tasks], []
+    prepared = prepared_for(work, method, (*refs, *ends))
+    names, rows = list(work.experts), []
     with work.scratch() as folder:
         arenas = Arenas(prepared, folder / TRIALS)
         for name in work.params["policies"]:

