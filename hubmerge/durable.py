@@ -13,10 +13,14 @@ from typing import IO
 def write_whole(target: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace a file in one step; unless `mode` says otherwise, only its owner may read it."""
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        settle(file)
-    os.replace(beside, target)
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            settle(file)
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     fsync_folder(target.parent)
 
 

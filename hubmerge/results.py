@@ -11,25 +11,26 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hubmerge.durable import write_whole
 from hubmerge.errors import DataError
 from hubmerge.specs.recipe import Quantity
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 NAME = "results.json"
 Verdict = Literal["reproduced", "partly", "not"]
-Seeds = Mapping[str, float]  # seed -> value
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Seeds = Mapping[str, Number]  # seed -> value
 
 
 @dataclass(frozen=True)
 class Point:
     """One place of a series: its value for each seed; `note` says with what it was reached."""
 
-    x: float | str
+    x: Number | str
     values: Seeds
     note: str = ""
 
@@ -76,7 +77,7 @@ class Chart:
 class Cell:
     """A measured number of a table: one value a seed."""
 
-    values: tuple[float, ...]
+    values: tuple[Number, ...]
     unit: Quantity = "percent"
 
 
@@ -102,12 +103,12 @@ class Claim:
 
     name: str
     says: str
-    values: tuple[float, ...]
+    values: tuple[Number, ...]
     verdict: Verdict
     unit: Quantity = "points"
     paper: str = ""
-    threshold: float = 0.0
-    noise: float = 0.0
+    threshold: Number = 0.0
+    noise: Number = 0.0
 
     @property
     def mean(self) -> float:
@@ -137,7 +138,7 @@ class Provenance:
     code: str
     versions: Mapping[str, str]
     units: Mapping[str, int]
-    seconds: float
+    seconds: Number
     machine: str = ""
 
 
@@ -158,13 +159,15 @@ class Results:
     because: str
     provenance: Provenance
     rows: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
 
 
 def write_results(folder: Path, results: Results) -> Path:
     """Write results.json whole; its keys are sorted, so the same results are the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = json.dumps(asdict(results), sort_keys=True, indent=1, ensure_ascii=False)
+    said = json.dumps(
+        asdict(results), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+    )
     write_whole(folder / NAME, f"{said}\n".encode(), mode=0o644)
     return folder / NAME
 
@@ -188,7 +191,7 @@ def read_results(path: Path) -> Results:
 def verdict_of(values: Sequence[float], threshold: float = 0.0, noise: float = 0.0) -> Verdict:
     """What a claim that the values are above a threshold comes to; see Claim."""
     beyond, error = mean(values) - threshold, stderr(values) or noise
-    if beyond <= 0:
+    if not beyond > 0:  # nor is what is no number
         return "not"
     if len(values) < 2 and not error:
         return "partly"

@@ -12,7 +12,6 @@ docs/reproduction.md are told from these and from recipe.yaml.
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from hubmerge.reports.pages import recipe_readme_block
 from hubmerge.reports.verdicts import symbol_and_word
 from hubmerge.reproduce.expected import NAME as EXPECTED
 from hubmerge.reproduce.expected import write_expected
-from hubmerge.results import NAME, Claim, Results, mean, read_results
+from hubmerge.results import NAME, Claim, Results, mean, read_results, write_results
 from hubmerge.specs.recipe import Recipe, read_recipe
 from recipes.pages import markdown, placed
 
@@ -38,17 +37,14 @@ ORDER = (
 
 def take(work: Path) -> list[str]:
     """Copy the results of every recipe that was run there; returns the recipes that were not."""
-    left_out = []
-    for name in ORDER:
-        found = work / f"{name}-{KEPT}" / NAME
-        if not found.is_file():
-            left_out.append(name)
-            continue
-        shutil.copy(found, RECIPES / name / NAME)
-        results = read_results(found)
+    found = {name: results for name in ORDER if (results := _ran(work, name))}
+    if not found:
+        raise SystemExit(f"There are no results of recipes in {work}.")
+    for name, results in found.items():
+        write_results(RECIPES / name, results)
         write_expected(RECIPES / name, results)
         draw(results, RECIPES / name)
-    return left_out
+    return [name for name in ORDER if name not in found]
 
 
 def pages() -> dict[Path, str]:
@@ -63,7 +59,10 @@ def pages() -> dict[Path, str]:
 
 def _ran(work: Path, name: str) -> Results | None:
     found = work / f"{name}-{KEPT}" / NAME
-    return read_results(found) if found.is_file() else None
+    results = read_results(found) if found.is_file() else None
+    if results and (results.recipe, results.profile) != (name, KEPT):
+        raise SystemExit(f"{found} is of {results.recipe}, profile {results.profile}.")
+    return results
 
 
 def results_of(recipe: Recipe) -> Results | None:
@@ -136,10 +135,12 @@ def main() -> None:
         if stale:
             raise SystemExit("\n".join(f"{path.relative_to(ROOT)} is stale" for path in stale))
         return
-    if words[:1] == ["--summary"]:
+    if words[:1] == ["--summary"] and len(words) == 2:
         recipes = [read_recipe(RECIPES / name) for name in ORDER]
         print(overview([(one, _ran(Path(words[1]), one.name)) for one in recipes]))
         return
+    if len(words) > 1 or any(word.startswith("-") for word in words):
+        raise SystemExit(__doc__)
     if words:
         for name in take(Path(words[0])):
             print(f"{name} was not run in {words[0]}")

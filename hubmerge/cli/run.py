@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -15,8 +14,8 @@ import typer
 from rich.console import Group
 
 from hubmerge.cli.options import DryRun
-from hubmerge.cli.run_emit import Emitted, launch, write_launch
-from hubmerge.cli.run_engine import EngineName, open_engine, served
+from hubmerge.cli.run_emit import Emitted, launch, typed, write_launch
+from hubmerge.cli.run_engine import EngineName, check_weights, open_engine, served
 from hubmerge.cli.run_tables import claim_table, cost_table, end_data, failure_table, plan_data
 from hubmerge.cli.run_watch import Watching
 from hubmerge.cli.session import Session, verb
@@ -103,7 +102,7 @@ def run(
         _show_plan(session, ordered, units, store, asked)
         return
     shop = _shop(session, ordered, owner, store.folder)
-    said = partial(_typed, profile=profile, hub=session.hub, owner=owner, any_code=any_code)
+    said = partial(typed, profile=profile, hub=session.hub, owner=owner, any_code=any_code)
     if emit:
         missing = _missing(units, store, any_code)
         script = launch(emit, ordered, missing, shop, recipes, work, said)
@@ -118,7 +117,9 @@ def run(
 
 
 def _keys(only: str) -> list[str]:
-    return [key.strip() for key in only.split(",") if key.strip()]
+    if keys := [key.strip() for key in only.split(",") if key.strip()]:
+        return keys
+    raise UsageError("--only names no unit.", "Write keys of `--dry-run --json`, with commas.")
 
 
 def _shop(session: Session, ordered: Order, owner: str | None, work: Path) -> Shop:
@@ -164,6 +165,7 @@ def _make(
     missing = _missing(units, store, asked.any_code)
     if len(missing) < len(units):
         session.say(f"{len(units) - len(missing)} of {len(units)} units are known already.")
+    check_weights(shop, store, len(units) - len(missing) if missing else 0)
     if not missing:
         return runner.Outcome(store.known(units, asked.any_code), (), (), ())
     watching = Watching(session, units, ordered.pace())
@@ -238,19 +240,3 @@ def _raise_strays(session: Session, told: Sequence[Told], check: bool) -> None:
         )
     for stray in strays:
         session.say(f"Note: {stray}")
-
-
-def _typed(
-    recipes: Sequence[Path],
-    work: Path,
-    *,
-    profile: str,
-    hub: str | None,
-    owner: str | None,
-    any_code: bool,
-) -> str:
-    """The command that goes on with this run, whatever engine it was begun with."""
-    said = {"--profile": profile, "--work": work, "--hub": hub, "--owner": owner}
-    words = [str(word) for pair in said.items() if pair[1] is not None for word in pair]
-    code = ["--any-code"] if any_code else []
-    return shlex.join(["hubmerge", "run", *map(str, recipes), *words, *code])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ from hubmerge import __version__
 from hubmerge.cli.session import Session
 from hubmerge.durable import write_whole
 from hubmerge.errors import UsageError
+from hubmerge.refs import printable
 
 if TYPE_CHECKING:
     from hubmerge.reproduce.order import Order
@@ -36,9 +38,11 @@ def launch(
 
     if shop.hub == "local":
         raise UsageError(
-            f"The profile {ordered.profile} keeps weights on the embedded Hub of one machine.",
-            "Run it there, or emit another profile.",
+            "The weights would be kept on the embedded Hub of one machine.",
+            "Emit a profile that says no `hub: local`, with HUBMERGE_HUB and --hub left out.",
         )
+    if printable(str(work)) != str(work):
+        raise UsageError("--work has a control character in it.", "Name another folder.")
     name = ", ".join(plan.recipe.name for plan in ordered.plans)
     pace = ordered.pace()
     if emit == "slurm":
@@ -63,3 +67,19 @@ def write_launch(session: Session, script: str, out: Path | None) -> None:
         return
     write_whole(out, script.encode(), mode=0o755)
     session.say(f"Written: {out}")
+
+
+def typed(
+    recipes: Sequence[Path],
+    work: Path,
+    *,
+    profile: str,
+    hub: str | None,
+    owner: str | None,
+    any_code: bool,
+) -> str:
+    """The command that goes on with this run, whatever engine it was begun with."""
+    said = {"--profile": profile, "--work": work, "--hub": hub, "--owner": owner}
+    words = [str(word) for pair in said.items() if pair[1] is not None for word in pair]
+    code = ["--any-code"] if any_code else []
+    return shlex.join(["hubmerge", "run", *map(str, recipes), *words, *code])

@@ -8,10 +8,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hubmerge.errors import IntegrityError
 from hubmerge.hub.place import connect
 
 if TYPE_CHECKING:
     from hubmerge.reproduce.engines.engine import Engine, Perform
+    from hubmerge.reproduce.store import Store
     from hubmerge.reproduce.unit import Shop, Unit
 
 EngineName = Literal["local", "ray"]
@@ -76,3 +78,12 @@ def _gpus() -> tuple[str, ...]:
     import torch
 
     return tuple(str(number) for number in range(torch.cuda.device_count()))
+
+
+def check_weights(shop: Shop, store: Store, known: int) -> None:
+    """Refuse to go on from units whose weights are not there any more."""
+    if known and shop.hub == "local" and not (store.folder / "home" / "hub").is_dir():
+        raise IntegrityError(
+            f"{store.folder} knows {known} of these units, and the Hub with their weights is gone.",
+            f"Put {store.folder / 'home'} back, or remove {store.units} to begin anew.",
+        )

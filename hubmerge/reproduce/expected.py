@@ -90,7 +90,7 @@ def _claim_problems(name: str, claim: Claim | None, expected: Mapping[str, Any])
 def _strayed(name: str, value: float | None, expected: Mapping[str, Any]) -> Iterator[str]:
     if value is None:
         yield f"{name} was not measured."
-    elif abs(value - expected["mean"]) > expected["band"]:
+    elif not abs(value - expected["mean"]) <= expected["band"]:  # nor is what is no number
         yield (
             f"{name} is {100 * value:.1f}, and was expected to be "
             f"{100 * expected['mean']:.1f} ± {100 * expected['band']:.1f}."

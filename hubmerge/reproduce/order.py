@@ -11,7 +11,7 @@ from hubmerge.errors import UnknownName, UsageError, check_all
 from hubmerge.reproduce.plan import Plan, plan
 from hubmerge.reproduce.plan_cost import Pace
 from hubmerge.reproduce.unit import Unit, with_needs
-from hubmerge.specs.recipe import Recipe, read_recipe
+from hubmerge.specs.recipe import NAME, Recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Order:
 def order(places: Sequence[Path], profile: str) -> Order:
     """Read recipes and lay them out; raises UsageError with the problems of all of them."""
     recipes: list[Recipe] = []
+    places = list(dict.fromkeys(place.parent if place.name == NAME else place for place in places))
     check_all(*(lambda place=place: recipes.append(read_recipe(place)) for place in places))
     plans: list[Plan] = []
     check_all(*(lambda one=one: plans.append(plan(one, profile)) for one in recipes))

@@ -80,7 +80,8 @@ def noise(rows: Sequence[Row]) -> float:
 
 def values_of(rows: Iterable[Row], label: str) -> list[Any]:
     """The values that a label takes, numbers rising and words in the order in which they come."""
-    found = list(dict.fromkeys(row[label] for row in rows if label in row))
+    said = (row[label] for row in rows if label in row)
+    found = list(dict.fromkeys(value for value in said if isinstance(value, (str, int, float))))
     numbers = sorted(value for value in found if not isinstance(value, str))
     return [*numbers, *(value for value in found if isinstance(value, str))]
 

@@ -18,6 +18,7 @@ from hubmerge.training.schedule import push_steps
 ABSENT = "absent"  # for the digest of a task whose data are not there yet
 FOLDER = "folder:"  # of a base that lies beside the recipes
 Experts = Mapping[str, Unit]  # name of a task -> the run of its expert
+_OURS = {"base", "task", "to", "seed", "tune", "difficulty", "drop_hardest"}
 _UNSTOPPED = ("schedule", "anneal", "warmup")  # of a run whose end is known; stopping has its own
 
 
@@ -91,12 +92,17 @@ class Runs:
         setting = self._setting
         said = {"push_every": setting.push, "steps": setting.last, **setting.train}
         said |= {**setting.tune.get(variant.tune, {}), **variant.train}
-        said |= {"seed": seed, "tune": variant.tune}
         if early:
             said = {name: value for name, value in said.items() if name not in _UNSTOPPED}
             said |= setting.stop
         if last:
             said |= {"steps": last, "push_every": str(last)}
+        if taken := sorted(_OURS & said.keys()):
+            raise UsageError(
+                f"{self._recipe.name}: `train` cannot say {', '.join(taken)}.",
+                "A recipe says base, tasks and seeds itself, and `drop` in a variant.",
+            )
+        said |= {"seed": seed, "tune": variant.tune}
         checked = validated(
             TrainSpec,
             {**said, "base": "base", "task": task, "to": "recipes/expert"},

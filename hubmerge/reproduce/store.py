@@ -11,7 +11,7 @@ from typing import Any
 
 from hubmerge.durable import try_lock, write_whole
 from hubmerge.errors import Busy
-from hubmerge.reproduce.unit import Result, Unit
+from hubmerge.reproduce.unit import Result, Unit, key_of
 
 FORMAT = 1
 _MIXED = "+older"
@@ -119,6 +119,9 @@ def _said(unit: Unit, record: Record) -> dict[str, Any]:
 
 
 def _record(key: str, said: Mapping[str, Any]) -> Record:
+    """What a file says; raises ValueError if it speaks of another unit than its name says."""
+    if (said["format"], key_of(said)) != (FORMAT, key):
+        raise ValueError(key)
     return Record(
         key=key,
         kind=said["kind"],

@@ -34,8 +34,13 @@ class Unit:
     def key(self) -> str:
         """Sixteen hex digits that any change of what decides it changes."""
         needs = {role: unit.key for role, unit in self.needs.items()}
-        said = [self.kind, self.params, needs, self.cpus]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        return key_of({"kind": self.kind, "params": self.params, "needs": needs, "cpus": self.cpus})
+
+
+def key_of(said: Mapping[str, Any]) -> str:
+    """The key of what is said of a unit, where its needs are keys."""
+    deciding = [said["kind"], said["params"], said["needs"], said["cpus"]]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

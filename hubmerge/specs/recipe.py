@@ -41,6 +41,10 @@ def _check_at(where: Mapping[str, Label | tuple[Label, ...]]) -> Mapping[str, An
 Where = Annotated[Mapping[str, Label | tuple[Label, ...]], AfterValidator(_check_at)]
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,95}$")]  # of a file, too
+Step = Annotated[int, Field(ge=1)]
+
+
 class Estimate(Spec):
     """What a plan is costed by before anything was measured: assumptions, all of them."""
 
@@ -83,7 +87,7 @@ class Setting(Spec):
     seeds: tuple[int, ...] = Field(min_length=1)
     last: int = Field(ge=1)
     push: str = "2^k"
-    steps: tuple[int, ...] = Field(min_length=1)
+    steps: tuple[Step, ...] = Field(min_length=1)
     train: Mapping[str, Any] = {}
     tune: Mapping[str, Mapping[str, Any]] = {}
     stop: Mapping[str, Any] = {}
@@ -91,7 +95,7 @@ class Setting(Spec):
     moe: Mapping[str, Any] = {}
     variants: tuple[Variant, ...] = ()
     el2n_step: int = Field(32, ge=1)
-    el2n_seeds: int = Field(10, ge=1)
+    el2n_seeds: int = Field(10, ge=1, le=1000)
     cpus: int = Field(1, ge=1)
     gpus: float = Field(0.0, ge=0)
     claims_all: bool = True
@@ -116,7 +120,7 @@ class Measure(Spec):
     of: Of
     methods: tuple[str, ...] = ()
     policies: tuple[Policy, ...] = ()
-    steps: tuple[int, ...] = ()
+    steps: tuple[Step, ...] = ()
     early: bool = False
     only: tuple[str, ...] = ()
 
@@ -124,13 +128,15 @@ class Measure(Spec):
     def _has_methods(self) -> Measure:
         if self.of in ("merges", "policies", "forgotten") and not self.methods:
             raise ValueError(f"{self.of} needs `methods`")
+        if self.of == "policies" and not self.policies:
+            raise ValueError("policies needs `policies`")
         return self
 
 
 class ChartSpec(Spec):
     """A picture of rows: their values against label `x`, a series for each value of label `by`."""
 
-    name: str
+    name: Name
     title: str
     where: Where = Field(default_factory=dict)
     x: str = "step"
@@ -183,7 +189,7 @@ class Recipe(Spec):
     """One figure or table of the paper; see the module."""
 
     title: str
-    suite: str
+    suite: Name
     where: str
     says: str
     profiles: Mapping[str, Mapping[str, Any]] = {}
@@ -235,6 +241,8 @@ def read_recipe(place: Path) -> Recipe:
     said = read_yaml(folder.parent / "suites" / f"{recipe.suite}.yaml")
     if strange := sorted(recipe.profiles.keys() - said.keys()):
         raise UnknownName("profile", strange[0], said)
+    if odd := [name for name in said if not _NAME.fullmatch(str(name))]:
+        raise UsageError(f"{printable(str(odd[0]))!r} cannot name a profile.")
     suites = {
         name: _setting(dict(setting), recipe.profiles.get(name, {}), f"{file}, {name}")
         for name, setting in said.items()

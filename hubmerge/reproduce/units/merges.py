@@ -95,9 +95,10 @@ class Arenas:
 
 
 def points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
-    """Every point of a grid, the last parameter changing first; one for a method without any."""
-    for values in product(*grid.values()):
-        yield dict(zip(grid, values, strict=True))
+    """Every point of a grid, the last parameter by name changing first; one of an empty grid."""
+    names = sorted(grid)
+    for values in product(*(grid[name] for name in names)):
+        yield dict(zip(names, values, strict=True))
 
 
 def by_task(trial: Trial) -> list[float]:

@@ -42,10 +42,13 @@ class Work:
 
     @property
     def experts(self) -> dict[str, Result]:
-        """Task -> the run of its expert, in the order of the tasks; stopped runs are apart."""
+        """Task -> the run of its expert, by name; stopped runs are apart.
+
+        A unit is known whatever the order in which its needs were said.
+        """
         return {
             role: result
-            for role, result in self.inputs.items()
+            for role, result in sorted(self.inputs.items())
             if self.unit.needs[role].kind == "train" and not role.startswith(STOPPED)
         }
 
