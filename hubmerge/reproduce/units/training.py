@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hubmerge.durable import write_whole
 from hubmerge.errors import IntegrityError
 from hubmerge.flows import train as flow
 from hubmerge.flows.expert import prepare
@@ -62,8 +63,9 @@ def _trained(work: Work, name: str) -> Result:
     with work.scratch() as folder:
         said = {**params["train"], "base": f"{base['repo']}@{base['sha']}", "task": params["task"]}
         if "drop" in params:
-            file = folder / "difficulty.json"
-            file.write_text(json.dumps(work.inputs["difficulty"]["file"]))
+            # Where it lies is told with the run, which is to be the same when it is made again.
+            file = work.shop.folder / f"difficulty-{work.unit.needs['difficulty'].key}.json"
+            write_whole(file, json.dumps(work.inputs["difficulty"]["file"]).encode())
             said |= {"difficulty": str(file), "drop_hardest": params["drop"]}
         spec = validated(TrainSpec, {**said, "to": to}, work.unit.about)
         run = prepare(work.hub, spec, task, folder, folder / "run", work.machine)
