@@ -63,7 +63,7 @@ def _table(told: Sequence[Results]) -> object:
             ("", claim.says, claim.paper or MISSING, ours(claim), symbol_and_word(claim.verdict))
             for claim in results.claims
         ]
-    return table(("recipe", "claim", "paper>", "ours>", "verdict"), rows)
+    return table(("recipe", "claim", "paper", "ours>", "verdict"), rows)
 
 
 def _data(told: Sequence[Results]) -> list[dict[str, object]]:
