@@ -42,8 +42,8 @@ def versions() -> dict[str, str]:
 def digest_of_code(package: Path) -> str:
     """The digest of a package's measuring files: their names and syntax trees.
 
-    Docstrings, comments and layout do not count. Data is not in it: tasks have versions, and a base
-    has its commit, in the units' parameters.
+    Docstrings, comments and layout do not count. Data are not in it: of tasks and bases the units'
+    parameters have digests or commits.
     """
     digest = hashlib.sha256()
     with _without_collection():
