@@ -48,7 +48,11 @@ def curve(said: str) -> tuple[list[float], list[float]]:
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("--tune", "lora", "--accumulate", "2")], ids=["full", "lora"]
+    "more",
+    [
+        pytest.param((), id="full", marks=pytest.mark.slow),  # a minute of two cores
+        pytest.param(("--tune", "lora", "--accumulate", "2"), id="lora"),
+    ],
 )
 def test_two_processes_train_as_one(tmp_path: Path, more: tuple[str, ...]) -> None:
     words = (*TRAIN, *more)
