@@ -16,12 +16,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 import hubmerge
+from hubmerge.learners.factory import first_head, make_learner
 from hubmerge.learners.learner import Learner
-from hubmerge.learners.making import first_head, make_learner
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.specs import TaskSpec, TrainSpec
 from hubmerge.tasks.data import Split, load_split
-from hubmerge.tasks.task import Task, find_task
+from hubmerge.tasks.lookup import find_task
+from hubmerge.tasks.task import Task
 
 BUILD = Path(__file__).parents[1] / "build"
 TINY_CLIP = Path(hubmerge.__file__).parent / "mini" / "base"

@@ -26,9 +26,9 @@ from hubmerge.evaluation import Examples
 from hubmerge.learners.learner import Learner
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.training.fit import make_fit
+from hubmerge.training.inputs import Data, Watch, Watched
 from hubmerge.training.loop import train
-from hubmerge.training.order import Order
-from hubmerge.training.watch import Data, Watch, Watched
+from hubmerge.training.row_order import Order
 
 Tick = Callable[[], None]
 Loop = Callable[[Tick], list[float]]  # -> the loss of every step

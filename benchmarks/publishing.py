@@ -11,33 +11,33 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import hubmerge.flows.keeping
-import hubmerge.flows.publication
 import hubmerge.flows.train
+import hubmerge.opening.publication
+import hubmerge.runs.step_folders
 import hubmerge.training.position
 from benchmarks.cases import Case
-from hubmerge.flows.expert import prepare
-from hubmerge.flows.machine import Machine, make_accelerator
-from hubmerge.flows.run import Run
-from hubmerge.flows.trainee import Trainee
 from hubmerge.hub.client import Hub
+from hubmerge.hub.environment import connect, home
 from hubmerge.hub.outbox import Publisher
-from hubmerge.hub.place import connect, home
+from hubmerge.runs.expert_job import prepare
+from hubmerge.runs.expert_model import Trainee
+from hubmerge.runs.machine import Machine, make_accelerator
+from hubmerge.runs.run import Run
 from hubmerge.training.fit import Fit, make_fit
+from hubmerge.training.inputs import Data, Watch
 from hubmerge.training.loop import train
-from hubmerge.training.watch import Data, Watch
 
 # Where the time of a run goes. What stands under another is part of it; `publish` is what the
 # thread in the background needs, all else holds training up.
 PARTS = {
     "save a step": (hubmerge.flows.train, "keep_step"),
     "- write weights": (Trainee, "save"),
-    "- hash and card": (hubmerge.flows.keeping, "seal"),
+    "- hash and card": (hubmerge.runs.step_folders, "seal"),
     "copy the position": (Fit, "state"),
     "write the position": (hubmerge.training.position, "write_position"),
     "wait for the last push": (Publisher, "close"),
     "publish, in background": (Publisher, "_publish"),
-    "- draw the curve": (hubmerge.flows.publication, "training_picture"),
+    "- draw the curve": (hubmerge.opening.publication, "training_picture"),
 }
 HOLDING_UP = (
     "save a step",

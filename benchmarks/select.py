@@ -30,29 +30,29 @@ from typing import Any
 
 from benchmarks.cases import BUILD
 from benchmarks.publishing import embedded_hub
-from hubmerge.flows.expert import prepare as prepare_run
-from hubmerge.flows.machine import Machine
+from hubmerge.choosing.merge_selection import Prepared, Request
 from hubmerge.flows.select import choice_of, prepare, select
-from hubmerge.flows.selection import Prepared, Request
 from hubmerge.flows.train import train
 from hubmerge.hub.client import Hub
-from hubmerge.hub.place import home
+from hubmerge.hub.environment import home
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import parse_params
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.refs import parse_ref
-from hubmerge.selection.arena import Arena
-from hubmerge.selection.blending import Blender
-from hubmerge.selection.board import Board
+from hubmerge.runs.expert_job import prepare as prepare_run
+from hubmerge.runs.machine import Machine
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import GRIDS
+from hubmerge.selection.memory_merge import Blender
 from hubmerge.selection.policies import uniform
+from hubmerge.selection.policy_results import Board
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import Budget, Search
-from hubmerge.selection.stage import Dressed, Stage
+from hubmerge.selection.task_split import Dressed, Stage
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import load_split
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from hubmerge.trials import CHOSEN_ON, TrialLog
 
 OUT = BUILD / "bench-select.json"
@@ -81,7 +81,7 @@ def search_of(chosen: Prepared, exhaustive: bool = False) -> Search:
     """A search that knows nothing yet."""
     log = TrialLog(Path(tempfile.mkdtemp()) / "trials.jsonl")
     blender = Blender(chosen.pool, chosen.method)
-    arena = Arena(chosen.pool, blender, chosen.method, chosen.stages, log, CHOSEN_ON)
+    arena = Evaluator(chosen.pool, blender, chosen.method, chosen.stages, log, CHOSEN_ON)
     return Search(arena, GRIDS[chosen.method.name], Budget(), exhaustive=exhaustive)
 
 

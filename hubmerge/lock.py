@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
+from hubmerge.kinds import MOE
 from hubmerge.manifest import Count, Source, files_digest
 from hubmerge.refs import (
     ModelRef,
@@ -153,7 +154,7 @@ class Lock:
     @property
     def is_mixture(self) -> bool:
         """Whether it says what a mixture starts from, and not what is merged."""
-        return self.method == "moe"
+        return self.method == MOE
 
     def pick(self, policy: str | None = None) -> Pick:
         """The pick of that policy, by default the chosen one; raises UnknownName."""

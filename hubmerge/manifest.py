@@ -7,11 +7,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hubmerge.errors import IntegrityError
+from hubmerge.kinds import EXPERT, MERGE, MOE, ModelKind
 from hubmerge.refs import printable
 
 NAME = "hubmerge.json"
@@ -102,7 +103,7 @@ class Manifest:
     where it follows from the sources'.
     """
 
-    kind: Literal["expert", "merge", "moe"]
+    kind: ModelKind
     base: Source
     experts: tuple[Source, ...] = ()
     method: str | None = None
@@ -123,9 +124,21 @@ class Manifest:
     format: int = FORMAT
 
     @property
+    def is_expert(self) -> bool:
+        return self.kind == EXPERT
+
+    @property
+    def is_merge(self) -> bool:
+        return self.kind == MERGE
+
+    @property
+    def is_moe(self) -> bool:
+        return self.kind == MOE
+
+    @property
     def noun(self) -> str:
         """What people call its kind: an expert, a merge or a mixture."""
-        return "mixture" if self.kind == "moe" else self.kind
+        return "mixture" if self.is_moe else self.kind
 
     @property
     def recipe(self) -> str:

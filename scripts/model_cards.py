@@ -13,9 +13,9 @@ from pathlib import Path
 from hubmerge.cards import routing, selection
 from hubmerge.cards.card import CardInput, render_card
 from hubmerge.cards.plain_merge import plain_merges
-from hubmerge.flows.publication import add_figures, lock_beside
 from hubmerge.lock import NAME as LOCK
 from hubmerge.manifest import NAME, Manifest, parse_manifest
+from hubmerge.opening.publication import add_figures, lock_beside
 from hubmerge.routing import NAME as ROUTING
 from hubmerge.routing import routing_beside
 from hubmerge.scores import ScoreLog

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from hubmerge.reports.figures import draw
-from hubmerge.reports.numbers import duration, said
-from hubmerge.reports.pages import recipe_readme_block
+from hubmerge.reports.markdown_tables import recipe_readme_block
+from hubmerge.reports.number_format import duration, said
 from hubmerge.reports.verdicts import symbol_and_word
 from hubmerge.reproduce.expected import NAME as EXPECTED
 from hubmerge.reproduce.expected import write_expected

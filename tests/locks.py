@@ -9,12 +9,12 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from hubmerge.flows.bases import common_base
-from hubmerge.flows.sources import open_ref, pin_revision, source_of
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.lock import Common, Lock, LockedTask, Pick, Pin, Spent
 from hubmerge.manifest import Source
+from hubmerge.opening.bases import common_base
+from hubmerge.opening.references import open_ref, pin_revision, source_of
 from hubmerge.refs import ModelRef, parse_ref
 
 ACCURACY = {"last": 0.4, "uniform": 0.45, "coordinate": 0.5}

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hubmerge.answers import Answers, read_answers
 from hubmerge.errors import CheckpointError, UsageError
-from hubmerge.learners.classifying import Classifier, ImageLearner
+from hubmerge.learners.classification import Classifier, ImageLearner
 from hubmerge.learners.learner import without_network
+from hubmerge.predictions import Answers, read_answers
 from tests.learners.worlds import batch_of, counting
 
 CPU = torch.device("cpu")

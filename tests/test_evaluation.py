@@ -22,13 +22,13 @@ from torch import Tensor, nn
 import hubmerge
 from hubmerge.errors import CheckpointError
 from hubmerge.evaluation import Examples, accuracy
-from hubmerge.learners.classifying import Classifier, ImageLearner, LabelHead
+from hubmerge.learners.classification import Classifier, ImageLearner, LabelHead
+from hubmerge.learners.factory import first_head, make_learner
 from hubmerge.learners.learner import Batch
-from hubmerge.learners.making import first_head, make_learner
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.tasks.data import Paired, Split, load_split
 from hubmerge.tasks.labels import Labels
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from tests.learners.worlds import batch_of, counting, task
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"

@@ -10,15 +10,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 FLOORS = [
-    {"errors", "durable", "progress"},
+    {"errors", "durable", "progress", "kinds", "front_matter"},
     {"refs", "specs", "server"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
     {"merging", "manifest", "results"},
     {"lock"},
     {"models", "cards", "retention"},
     {"learners", "moerging", "reports"},
-    {"evaluation", "answers"},
+    {"evaluation", "predictions"},
     {"training", "selection", "difficulty"},
+    {"opening"},
+    {"runs"},
+    {"choosing"},
     {"flows"},
     {"reproduce"},
     {"cli"},
@@ -28,6 +31,8 @@ SIDEWAYS = {("specs", "refs")}
 LIGHT = (
     "errors",
     "durable",
+    "kinds",
+    "front_matter",
     "refs",
     "specs",
     "scores",
@@ -124,7 +129,7 @@ MAY_IMPORT = {
     "numpy.typing",
     "pydantic",
     "hubmerge.weights.dtypes",
-    "hubmerge.weights.blocks",
+    "hubmerge.weights.array_blocks",
     *(f"hubmerge.merging.{name}" for name in MATHS),
 }
 
@@ -132,7 +137,7 @@ MAY_IMPORT = {
 @pytest.mark.parametrize("path", [
     *(PACKAGE / "merging" / f"{name}.py" for name in MATHS),
     PACKAGE / "weights" / "dtypes.py",
-    PACKAGE / "weights" / "blocks.py",
+    PACKAGE / "weights" / "array_blocks.py",
 ], ids=lambda path: path.stem)  # fmt: skip
 def test_a_merge_method_knows_no_files_and_no_hub(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

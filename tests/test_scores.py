@@ -16,8 +16,8 @@ from rich.table import Table
 from hubmerge.cli.evaluate import _table
 from hubmerge.errors import DataError
 from hubmerge.flows import report as reporting
-from hubmerge.flows.sources import Pinned
 from hubmerge.manifest import Manifest, Source
+from hubmerge.opening.opened_model import Pinned
 from hubmerge.scores import Score, ScoreLog, by_task, shown_names, upcycling
 
 

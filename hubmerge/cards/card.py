@@ -7,14 +7,14 @@ from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from hubmerge.cards.author_text import BEGIN, END, whole_card
+from hubmerge.cards.card_input import CardInput, StepTag
 from hubmerge.cards.headline import title
-from hubmerge.cards.kept import BEGIN, END, whole_card
 from hubmerge.cards.licence import clashes
-from hubmerge.cards.making import provenance
 from hubmerge.cards.markdown import code, plain, without_tokens
 from hubmerge.cards.metadata import eval_results, front_matter, licence
 from hubmerge.cards.sections import about
-from hubmerge.cards.told import CardInput, StepTag
+from hubmerge.cards.training_summary import provenance
 from hubmerge.cards.usage import loading
 from hubmerge.manifest import Manifest
 
@@ -60,7 +60,7 @@ def _licence(manifest: Manifest) -> Iterator[str]:
     problems = [plain(problem) for problem in clashes(sources)]
     if manifest.licence:
         yield f"{plain(manifest.licence)}, as stated by whoever merged."
-    elif named and manifest.kind == "expert":
+    elif named and manifest.is_expert:
         yield f"{plain(named)}, that of its base."
     elif named:
         yield f"{plain(named)}, the most restrictive of the sources' licences."

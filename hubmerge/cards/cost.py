@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubmerge.cards.numbers import MISSING, percent
+from hubmerge.cards.number_format import MISSING, percent
 from hubmerge.routing import Cost
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hubmerge.cards.markdown import inert
-from hubmerge.cards.numbers import MISSING, percent
+from hubmerge.cards.number_format import MISSING, percent
 from hubmerge.manifest import Point
 
 CSV, PICTURE = "curve.csv", "curve.png"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubmerge.cards.curve import standard_error, thinned
-from hubmerge.cards.drawing import BLUE, GREY, ORANGE, band, plain_style, png, short
-from hubmerge.cards.numbers import HALF
+from hubmerge.cards.number_format import HALF
+from hubmerge.cards.plotting import BLUE, GREY, ORANGE, band, plain_style, png, short
 from hubmerge.cards.selection import Grid, experts_alone, grid, made
 from hubmerge.lock import Lock
 from hubmerge.manifest import Point

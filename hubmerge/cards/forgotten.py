@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hubmerge.cards.markdown import listed, plain
-from hubmerge.cards.numbers import MISSING, percent
+from hubmerge.cards.number_format import MISSING, percent
 from hubmerge.forgetting import Forgetting, OfClass, OfExpert
 from hubmerge.scores import shown_names
 

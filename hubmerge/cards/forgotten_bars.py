@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hubmerge.cards.drawing import BLUE, GREY, ORANGE, plain_style, png, short
+from hubmerge.cards.plotting import BLUE, GREY, ORANGE, plain_style, png, short
 from hubmerge.forgetting import Forgetting, Forgotten
 from hubmerge.scores import shown_names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hubmerge.cards.drawing import BLUE, ORANGE, plain_style, png
+from hubmerge.cards.plotting import BLUE, ORANGE, plain_style, png
 from hubmerge.refs import printable
 
 if TYPE_CHECKING:

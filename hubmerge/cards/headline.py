@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hubmerge.cards import selection
-from hubmerge.cards.making import adapter_name, annealed, stopped_early
+from hubmerge.cards.baselines import summary_rows
+from hubmerge.cards.card_input import CardInput
 from hubmerge.cards.markdown import plain
 from hubmerge.cards.metadata import metric_name
-from hubmerge.cards.numbers import percent
-from hubmerge.cards.rivals import summary_rows
-from hubmerge.cards.told import CardInput
+from hubmerge.cards.number_format import percent
+from hubmerge.cards.training_summary import adapter_name, annealed, stopped_early
 from hubmerge.manifest import Manifest
 from hubmerge.scores import Score, shown_names, upcycling
 
 
 def title(manifest: Manifest) -> str:
     """What it is, of which tasks, as text that is not escaped yet."""
-    if manifest.kind == "expert":
+    if manifest.is_expert:
         return f"Expert for {manifest.task_name or 'one task'} at step {manifest.step}"
     names = shown_names(expert.task for expert in manifest.experts if expert.task)
     tasks = ", ".join(names.get(e.task or "") or e.name for e in manifest.experts)
-    made = "Mixture" if manifest.kind == "moe" else f"{manifest.method} merge"
+    made = "Mixture" if manifest.is_moe else f"{manifest.method} merge"
     return f"{made} of {len(manifest.experts)} experts: {tasks}"
 
 
@@ -39,7 +39,7 @@ def headline(told: CardInput) -> str:
             f"**Upcycling score {percent(score.value)} %** (95 % interval {ours['interval']}), "
             f"raw mean {told.split} accuracy over {score.tasks} tasks"
         )
-        said += ", the task unknown to the router" if told.manifest.kind == "moe" else ""
+        said += ", the task unknown to the router" if told.manifest.is_moe else ""
         said += f": {gains}." if gains else "."
     return "\n\n".join([said, *_choice(told)])
 

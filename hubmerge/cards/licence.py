@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from hubmerge.server.cards import card_data
+from hubmerge.front_matter import card_data
 
 # Each class binds more than the one above it; among the permissive a later one binds more.
 _PERMISSIVE = (

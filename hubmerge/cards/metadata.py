@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from hubmerge.cards.card_input import CardInput
 from hubmerge.cards.licence import licence_metadata, most_restrictive
-from hubmerge.cards.told import CardInput
 from hubmerge.cards.usage import kind_of, library, relation
 from hubmerge.errors import UsageError
 from hubmerge.manifest import Manifest
@@ -21,7 +21,7 @@ EVAL_RESULTS = ".eval_results/hubmerge.yaml"
 def front_matter(told: CardInput, title: str) -> dict[str, Any]:
     """What the Hub reads of a card; what is not known is left out, an unknown licence is said."""
     manifest = told.manifest
-    merge = manifest.kind == "merge"
+    merge = manifest.is_merge
     # What a mixture is made of is in it whole: like any adapter it needs its base and no more.
     sources = [s for s in (manifest.experts if merge else [manifest.base]) if not s.is_local]
     said: dict[str, Any] = {
@@ -107,9 +107,9 @@ def _dataset(score: Score, name: str) -> dict[str, str]:
 
 
 def _own_tags(manifest: Manifest) -> list[str]:
-    if manifest.kind == "merge":
+    if manifest.is_merge:
         return ["merge", str(manifest.method)]
-    if manifest.kind == "moe":
+    if manifest.is_moe:
         return ["moe", "mixture-of-experts", "lora"]
     adapter = [str(manifest.training.get("tune") or "lora")] if manifest.layout == "peft" else []
     return ["expert", f"step-{manifest.step}", *adapter]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from hubmerge.cards.told import CardInput
+from hubmerge.cards.card_input import CardInput
 from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import METHODS, Method
 from hubmerge.scores import Score, upcycling

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from hubmerge.cards.markdown import inert, listed, plain
-from hubmerge.cards.numbers import MISSING, percent
+from hubmerge.cards.number_format import MISSING, percent
 from hubmerge.routing import Routing
 from hubmerge.scores import shown_names
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from hubmerge.cards.drawing import ORANGE, plain_style, png, short
+from hubmerge.cards.plotting import ORANGE, plain_style, png, short
 from hubmerge.cards.routing import own_experts
 from hubmerge.routing import Routing
 from hubmerge.scores import shown_names

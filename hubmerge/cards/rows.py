@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hubmerge.cards.numbers import MISSING, percent, points
-from hubmerge.cards.told import CardInput
+from hubmerge.cards.card_input import CardInput
+from hubmerge.cards.number_format import MISSING, percent, points
 from hubmerge.manifest import Source
 from hubmerge.scores import Score, shown_names
 

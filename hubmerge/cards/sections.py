@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from hubmerge.cards import routing, selection
+from hubmerge.cards.baselines import summary_rows, todo
+from hubmerge.cards.card_input import CardInput, StepTag
 from hubmerge.cards.cost import cost_rows, trained_words
 from hubmerge.cards.curve import CSV, PICTURE, curve_rows, curve_tasks, curve_words, thinned
 from hubmerge.cards.forgotten import forgotten_section
 from hubmerge.cards.headline import expert_headline, headline
-from hubmerge.cards.making import notes
 from hubmerge.cards.markdown import code, commit, escaped, plain
 from hubmerge.cards.metadata import data_sets
-from hubmerge.cards.numbers import MISSING, percent
-from hubmerge.cards.rivals import summary_rows, todo
+from hubmerge.cards.number_format import MISSING, percent
 from hubmerge.cards.rows import expert_rows, normalised_rows, own_rows, steps_words, task_rows
-from hubmerge.cards.told import CardInput, StepTag
+from hubmerge.cards.training_summary import notes
 from hubmerge.manifest import Manifest
 from hubmerge.scores import shown_names
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hubmerge.cards.markdown import inert, listed, plain
-from hubmerge.cards.numbers import MISSING, percent, points
+from hubmerge.cards.number_format import MISSING, percent, points
 from hubmerge.lock import Lock, Pick, Swap
 from hubmerge.scores import shown_names
 

@@ -50,14 +50,14 @@ def kind_of(manifest: Manifest) -> Kind:
 
 def relation(manifest: Manifest) -> str:
     """What a model is to its base, as the Hub says it."""
-    if manifest.kind == "merge":
+    if manifest.is_merge:
         return "merge"
-    return "adapter" if manifest.kind == "moe" or manifest.layout == "peft" else "finetune"
+    return "adapter" if manifest.is_moe or manifest.layout == "peft" else "finetune"
 
 
 def library(manifest: Manifest) -> str:
     """What loads it."""
-    return "hubmerge" if manifest.kind == "moe" else manifest.layout
+    return "hubmerge" if manifest.is_moe else manifest.layout
 
 
 def pinned(source: Source) -> str:
@@ -82,7 +82,7 @@ def _heads(manifest: Manifest) -> list[str]:
 
 
 def _loading(manifest: Manifest) -> str:
-    if manifest.kind == "moe":
+    if manifest.is_moe:
         return _loading_mixture(manifest)
     kind = kind_of(manifest)
     if manifest.layout == "open_clip":

@@ -19,8 +19,8 @@ from hubmerge.refs import ModelRef, parse_ref
 if TYPE_CHECKING:
     from hubmerge.difficulty.difficulty import Asked, Difficulty
     from hubmerge.flows.examples import Shown
-    from hubmerge.flows.sources import Opened
     from hubmerge.hub.client import Hub
+    from hubmerge.opening.opened_model import Opened
 
 _LONGEST_TEXT = 200
 
@@ -59,9 +59,9 @@ def difficulty(
     with session.connected() as hub:
         from hubmerge.difficulty.difficulty import write_difficulty
         from hubmerge.flows.difficulty import draw_hardest, hardest_examples, measure
-        from hubmerge.flows.sources import open_ref, pin_task
-        from hubmerge.tasks.own import read_columns
-        from hubmerge.tasks.task import find_task
+        from hubmerge.opening.references import open_ref, pin_task
+        from hubmerge.tasks.custom_task import read_columns
+        from hubmerge.tasks.lookup import find_task
 
         asked = pin_task(hub, find_task(task, read_columns(columns) if columns else None))
         if picture and asked.spec.kind != "image":
@@ -95,7 +95,7 @@ def _check_files(out: Path | None, picture: Path | None) -> None:
 
 
 def _every_step(hub: Hub, refs: Sequence[ModelRef]) -> list[Opened]:
-    from hubmerge.flows.sources import every_step, open_pinned, pin_revision
+    from hubmerge.opening.references import every_step, open_pinned, pin_revision
 
     repos = dict.fromkeys(str(ref.repo_id) for ref in refs)
     return [open_pinned(hub, pin_revision(hub, s)) for repo in repos for s in every_step(hub, repo)]

@@ -39,10 +39,10 @@ def evaluate(
         raise UsageError("--every-step goes with repositories.", "Write owner/name alone.")
     with session.connected() as hub:
         from hubmerge.flows.evaluate import evaluate as measure
-        from hubmerge.flows.sources import every_step as all_steps
-        from hubmerge.flows.sources import pin, pin_revision
-        from hubmerge.tasks.own import read_columns
-        from hubmerge.tasks.task import find_task, names_its_columns
+        from hubmerge.opening.references import every_step as all_steps
+        from hubmerge.opening.references import pin, pin_revision
+        from hubmerge.tasks.custom_task import read_columns
+        from hubmerge.tasks.lookup import find_task, names_its_columns
 
         if every_step:
             revisions = [step for repo in repos for step in all_steps(hub, repo)]

@@ -59,9 +59,9 @@ def explain(
         from hubmerge.difficulty.difficulty import read_difficulty
         from hubmerge.flows.explain import explain as compare
         from hubmerge.flows.explain import write_explained
-        from hubmerge.flows.sources import open_ref
-        from hubmerge.tasks.own import read_columns
-        from hubmerge.tasks.task import find_task, names_its_columns
+        from hubmerge.opening.references import open_ref
+        from hubmerge.tasks.custom_task import read_columns
+        from hubmerge.tasks.lookup import find_task, names_its_columns
 
         said = read_columns(columns) if columns else None
         named = [find_task(name, None if names_its_columns(name) else said) for name in names]

@@ -11,7 +11,7 @@ import typer
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import table
 from hubmerge.errors import HubUnreachable
-from hubmerge.hub.place import hub_folder
+from hubmerge.hub.environment import hub_folder
 
 Option = typer.Option
 app = typer.Typer(

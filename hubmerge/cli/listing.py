@@ -38,7 +38,7 @@ def tasks(
         return
     if columns is not None:
         raise UsageError("--columns belongs to --check.")
-    from hubmerge.tasks.task import all_tasks
+    from hubmerge.tasks.lookup import all_tasks
 
     specs = [task.spec for task in all_tasks()]
     rows = [
@@ -51,10 +51,10 @@ def tasks(
 
 def _check(session: Session, text: str, columns: str | None) -> None:
     with session.connected() as hub:
-        from hubmerge.flows.sources import pin_task
+        from hubmerge.opening.references import pin_task
         from hubmerge.tasks.check import check_task
-        from hubmerge.tasks.own import read_columns
-        from hubmerge.tasks.task import find_task
+        from hubmerge.tasks.custom_task import read_columns
+        from hubmerge.tasks.lookup import find_task
 
         task = find_task(text, read_columns(columns) if columns else None)
         report = check_task(pin_task(hub, task))

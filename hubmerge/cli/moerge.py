@@ -21,8 +21,8 @@ from hubmerge.scores import shown_names
 from hubmerge.specs import MoeSpec, validated
 
 if TYPE_CHECKING:
-    from hubmerge.flows.run import Run
     from hubmerge.flows.train import Trained
+    from hubmerge.runs.run import Run
 
 Option = typer.Option
 
@@ -89,9 +89,9 @@ def moerge(
     named = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks else ()
     with session.connected() as hub, TemporaryDirectory() as scratch:
         from hubmerge.flows import moerge as flow
-        from hubmerge.flows.machine import Machine
-        from hubmerge.flows.run import forget_position
-        from hubmerge.tasks.task import find_task
+        from hubmerge.runs.machine import Machine
+        from hubmerge.runs.run import forget_position
+        from hubmerge.tasks.lookup import find_task
 
         trackers = tuple(filter(None, track.split(",")))
         request = flow.Request(

@@ -37,7 +37,7 @@ def publish(
     repo_id = check_repo_id(to)
     with session.connected() as hub:
         from hubmerge.flows import publish as flow
-        from hubmerge.tasks.task import find_task
+        from hubmerge.tasks.lookup import find_task
 
         prepared = flow.prepare(
             hub,

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from hubmerge.cards.numbers import MISSING
+from hubmerge.cards.number_format import MISSING
 from hubmerge.cli.session import Session
 from hubmerge.cli.tables import table
 from hubmerge.errors import UsageError, check_all, raise_together
-from hubmerge.reports.numbers import ours
+from hubmerge.reports.number_format import ours
 from hubmerge.reports.verdicts import symbol_and_word
 from hubmerge.results import NAME, Results, read_results
 

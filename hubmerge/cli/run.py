@@ -16,16 +16,16 @@ from rich.console import Group
 from hubmerge.cli.options import DryRun
 from hubmerge.cli.run_emit import Emitted, launch, typed, write_launch
 from hubmerge.cli.run_engine import EngineName, check_weights, open_engine, served
+from hubmerge.cli.run_progress import Watching
 from hubmerge.cli.run_tables import claim_table, cost_table, end_data, failure_table, plan_data
-from hubmerge.cli.run_watch import Watching
 from hubmerge.cli.session import Session, verb
 from hubmerge.errors import HubmergeError, UsageError, raise_together
 
 if TYPE_CHECKING:
-    from hubmerge.reproduce.order import Order
+    from hubmerge.reproduce.combined_plan import Order
+    from hubmerge.reproduce.result_files import Told
     from hubmerge.reproduce.runner import Outcome
     from hubmerge.reproduce.store import Store
-    from hubmerge.reproduce.told import Told
     from hubmerge.reproduce.unit import Shop, Unit
 
 Option = typer.Option
@@ -88,8 +88,8 @@ def run(
 
     Everything made is kept, so the same command goes on where another ended.
     """
-    from hubmerge.reproduce.code import code_version
-    from hubmerge.reproduce.order import order
+    from hubmerge.reproduce.code_digest import code_version
+    from hubmerge.reproduce.combined_plan import order
     from hubmerge.reproduce.store import Store
 
     if out and not emit:
@@ -134,7 +134,7 @@ def _shop(session: Session, ordered: Order, owner: str | None, work: Path) -> Sh
             f"The profile {ordered.profile} pushes to a Hub, and it is not said whose.",
             "Write --owner NAME: your name there, or an organisation's.",
         )
-    from hubmerge.reproduce.code import code_version
+    from hubmerge.reproduce.code_digest import code_version
 
     return Shop(hub, owner or "recipes", work / "scratch", ordered.recipes, code_version())
 
@@ -191,7 +191,7 @@ def _missing(units: Sequence[Unit], store: Store, any_code: bool) -> list[Unit]:
 
 def _tell(session: Session, ordered: Order, outcome: Outcome, work: Path) -> list[Told]:
     """Tell the recipes that can be told, and say which cannot."""
-    from hubmerge.reproduce.told import lacking, tell_all
+    from hubmerge.reproduce.result_files import lacking, tell_all
 
     for plan in ordered.plans:
         if absent := lacking(plan, outcome.records):

@@ -14,7 +14,7 @@ from hubmerge.errors import UsageError
 from hubmerge.refs import printable
 
 if TYPE_CHECKING:
-    from hubmerge.reproduce.order import Order
+    from hubmerge.reproduce.combined_plan import Order
     from hubmerge.reproduce.unit import Shop, Unit
 
 Emitted = Literal["slurm", "hf-jobs"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hubmerge.errors import IntegrityError
-from hubmerge.hub.place import connect
+from hubmerge.hub.environment import connect
 
 if TYPE_CHECKING:
     from hubmerge.reproduce.engines.engine import Engine, Perform

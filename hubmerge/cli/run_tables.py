@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from hubmerge.cli.run_watch import lasting
+from hubmerge.cli.run_progress import lasting
 from hubmerge.cli.tables import table
 from hubmerge.results import Claim, Results
 
 if TYPE_CHECKING:
-    from hubmerge.reproduce.order import Order
+    from hubmerge.reproduce.combined_plan import Order
     from hubmerge.reproduce.plan_cost import Cost
+    from hubmerge.reproduce.result_files import Told
     from hubmerge.reproduce.runner import Failure, Outcome
-    from hubmerge.reproduce.told import Told
     from hubmerge.reproduce.unit import Unit
 
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

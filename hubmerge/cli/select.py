@@ -17,22 +17,22 @@ from hubmerge.cards.figures import heat_map_picture, selection_picture
 from hubmerge.cards.selection import CSV, CURVES, HEAT_MAP, selection_csv
 from hubmerge.cli.options import Columns, Device, DryRun
 from hubmerge.cli.select_moe import asked_mixture, choose_start
-from hubmerge.cli.selection import Choice, shown, verdict
+from hubmerge.cli.selection_tables import Choice, shown, verdict
 from hubmerge.cli.session import Session, verb
 from hubmerge.cli.tables import table
 from hubmerge.durable import write_whole
 from hubmerge.errors import IntegrityError, UsageError, raise_together
+from hubmerge.kinds import MOE
 from hubmerge.lock import NAME, Lock, parse_lock, read_lock
 from hubmerge.refs import parse_ref
 
 if TYPE_CHECKING:
-    from hubmerge.flows.selection import Prepared, Request
+    from hubmerge.choosing.merge_selection import Prepared, Request
     from hubmerge.hub.client import Hub
     from hubmerge.progress import Progress
 
 Option = typer.Option
 INCONCLUSIVE = 4
-MIXTURE = "moe"
 _BAND = 1.0
 _BUDGET = re.compile(r"([1-9]\d{0,6})(m|h|)")
 
@@ -91,7 +91,7 @@ def select(
     when the choice is not better beyond the noise than the last steps, or for a mixture, than an
     early start.
     """
-    is_mixture = target == MIXTURE
+    is_mixture = target == MOE
     if is_mixture:
         _check_mixture(against, band)
     elif settings:
@@ -106,9 +106,9 @@ def select(
     _check_places(lock, out)
     names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
     with session.connected() as hub:
-        from hubmerge.flows.selection import Request
-        from hubmerge.tasks.own import read_columns
-        from hubmerge.tasks.task import find_task, names_its_columns
+        from hubmerge.choosing.merge_selection import Request
+        from hubmerge.tasks.custom_task import read_columns
+        from hubmerge.tasks.lookup import find_task, names_its_columns
 
         said = read_columns(columns) if columns else None
         named = [find_task(name, None if names_its_columns(name) else said) for name in names]

@@ -13,17 +13,17 @@ from rich.console import Group
 from rich.table import Table
 
 from hubmerge.cli.options import settings_of
-from hubmerge.cli.selection import Choice, over, steps_around
+from hubmerge.cli.selection_tables import Choice, over, steps_around
 from hubmerge.cli.tables import line, percent, table
 from hubmerge.errors import UsageError
 from hubmerge.lock import Lock
 from hubmerge.specs import MoeSpec, validated
 
 if TYPE_CHECKING:
+    from hubmerge.choosing.merge_selection import Request
+    from hubmerge.choosing.moe_selection import Prepared
     from hubmerge.cli.session import Session
     from hubmerge.flows.select_moe import Selected
-    from hubmerge.flows.selection import Request
-    from hubmerge.flows.selection_moe import Prepared
     from hubmerge.hub.client import Hub
     from hubmerge.progress import Progress
 
@@ -56,9 +56,9 @@ def choose_start(
     progress: Progress,
 ) -> Choice | None:
     """Choose what a mixture starts from; None after a dry run, which is shown."""
+    from hubmerge.choosing.moe_selection import MixtureRequest
     from hubmerge.flows import select_moe as flow
     from hubmerge.flows.select import few_rows
-    from hubmerge.flows.selection_moe import MixtureRequest
 
     extracted = session.home / "extracted"
     wanted = MixtureRequest(**vars(request), asked=asked, extracted=extracted)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hubmerge.errors import HubmergeError
-from hubmerge.hub.place import connect, home
+from hubmerge.hub.environment import connect, home
 from hubmerge.refs import printable
 from hubmerge.scores import ScoreLog
 from hubmerge.trials import TrialLog

@@ -17,8 +17,8 @@ from hubmerge.refs import step_tag
 from hubmerge.specs import TrainSpec, read_yaml, validated
 
 if TYPE_CHECKING:
-    from hubmerge.flows.run import Run
     from hubmerge.flows.train import Trained
+    from hubmerge.runs.run import Run
 
 
 def train(
@@ -58,11 +58,11 @@ def train(
         session = dataclasses.replace(session, quiet=True)
     with session.connected() as hub:
         from hubmerge.flows import train as flow
-        from hubmerge.flows.expert import prepare
-        from hubmerge.flows.machine import Machine
-        from hubmerge.flows.run import forget_position
-        from hubmerge.tasks.own import read_columns
-        from hubmerge.tasks.task import find_task
+        from hubmerge.runs.expert_job import prepare
+        from hubmerge.runs.machine import Machine
+        from hubmerge.runs.run import forget_position
+        from hubmerge.tasks.custom_task import read_columns
+        from hubmerge.tasks.lookup import find_task
 
         trackers = tuple(filter(None, track.split(",")))
         machine = Machine(device, workers, state_every, trackers, rank, world)

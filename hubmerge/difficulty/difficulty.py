@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hubmerge.answers import Answers
 from hubmerge.difficulty.bins import BINS, Ints, bins_of, means, shares
 from hubmerge.durable import write_whole
 from hubmerge.errors import DataError, UsageError, raise_together
+from hubmerge.predictions import Answers
 
 NAME = "difficulty.json"
 FORMAT = 1

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hubmerge.answers import Answers, Bools
 from hubmerge.difficulty.bins import BINS, Ints, sums
 from hubmerge.forgetting import Forgotten, OfClass
+from hubmerge.predictions import Answers, Bools
 
 
 def lost(before: ArrayLike, after: ArrayLike) -> Bools:

@@ -12,25 +12,26 @@ from hubmerge.cards.card import CardInput, StepTag, render_card
 from hubmerge.cards.metadata import EVAL_RESULTS, eval_results
 from hubmerge.durable import write_whole
 from hubmerge.errors import UsageError
-from hubmerge.flows.publication import (
+from hubmerge.forgetting import NAME as FORGOTTEN
+from hubmerge.forgetting import Forgetting, forgetting_beside, parse_forgetting
+from hubmerge.hub.client import Hub
+from hubmerge.hub.derived_models import merges_of
+from hubmerge.hub.fetch import fetch, read_file
+from hubmerge.hub.publish import ensure_repo, publish
+from hubmerge.hub.resolve import list_steps
+from hubmerge.lock import NAME as LOCK
+from hubmerge.lock import Lock
+from hubmerge.manifest import NAME, Manifest
+from hubmerge.opening.integrity import check_sealed
+from hubmerge.opening.opened_model import Pinned
+from hubmerge.opening.publication import (
     add_figures,
     check_room,
     folder_publication,
     lock_beside,
     vouched_lock,
 )
-from hubmerge.flows.sealed import check_sealed
-from hubmerge.flows.sources import CARD, Pinned, pin, pin_revision
-from hubmerge.forgetting import NAME as FORGOTTEN
-from hubmerge.forgetting import Forgetting, forgetting_beside, parse_forgetting
-from hubmerge.hub.client import Hub
-from hubmerge.hub.fetch import fetch, read_file
-from hubmerge.hub.merges import merges_of
-from hubmerge.hub.publish import ensure_repo, publish
-from hubmerge.hub.resolve import list_steps
-from hubmerge.lock import NAME as LOCK
-from hubmerge.lock import Lock
-from hubmerge.manifest import NAME, Manifest
+from hubmerge.opening.references import CARD, pin, pin_revision
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.routing import NAME as ROUTING
 from hubmerge.routing import Routing, parse_routing, routing_beside
@@ -70,13 +71,13 @@ def card(
         )
     manifest = pinned.manifest
     told = CardInput(manifest, log.read(), split, lock=_lock(hub, pinned, manifest))
-    if manifest.kind == "moe":
+    if manifest.is_moe:
         told = dataclasses.replace(told, routing=_routing(hub, pinned))
-    if manifest.kind != "expert":
+    if not manifest.is_expert:
         told = dataclasses.replace(told, forgotten=_forgotten(hub, pinned, manifest))
-    if ref.repo_id and manifest.kind != "merge":
+    if ref.repo_id and not manifest.is_merge:
         told = dataclasses.replace(told, steps=_steps(hub, ref.repo_id))
-    if ref.repo_id and manifest.kind == "expert":
+    if ref.repo_id and manifest.is_expert:
         told = dataclasses.replace(told, used_by=merges_of(hub, ref.repo_id))
     before, results = _before(hub, pinned, CARD), ""
     if with_results or _before(hub, pinned, EVAL_RESULTS):
@@ -106,7 +107,7 @@ def _pushed(hub: Hub, pinned: Pinned, manifest: Manifest, made: Card, push: Mode
 
 def _write(folder: Path, manifest: Manifest, made: Card) -> None:
     """The card and what it shows, then the results."""
-    if manifest.kind != "expert":
+    if not manifest.is_expert:
         add_figures(folder, manifest)
     write_whole(folder / CARD, made.text.encode(), mode=0o644)
     if made.results:

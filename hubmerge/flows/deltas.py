@@ -16,8 +16,12 @@ from hubmerge.cards.licence import licence_metadata
 from hubmerge.cards.markdown import plain
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
-from hubmerge.flows.publication import CARD, check_room, step_publication
-from hubmerge.flows.restoring import (
+from hubmerge.hub.client import Hub
+from hubmerge.hub.fetch import fetch, read_file
+from hubmerge.hub.publish import ensure_repo, publish
+from hubmerge.hub.step_names import list_refs
+from hubmerge.manifest import NAME, Manifest
+from hubmerge.opening.delta import (
     TOLD,
     Told,
     parse_told,
@@ -25,20 +29,15 @@ from hubmerge.flows.restoring import (
     restore_into,
     write_whole_checkpoint,
 )
-from hubmerge.flows.sources import (
-    Opened,
-    Pinned,
+from hubmerge.opening.opened_model import Opened, Pinned
+from hubmerge.opening.publication import CARD, check_room, step_publication
+from hubmerge.opening.references import (
     every_step,
     open_delta_base,
     open_pinned,
     pin_revision,
     source_of,
 )
-from hubmerge.hub.client import Hub
-from hubmerge.hub.fetch import fetch, read_file
-from hubmerge.hub.names import list_refs
-from hubmerge.hub.publish import ensure_repo, publish
-from hubmerge.manifest import NAME, Manifest
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, step_tag
 from hubmerge.weights import delta_file
@@ -112,9 +111,9 @@ def _problems(pinned: Sequence[Pinned], repo: str, to: str) -> Iterator[str]:
         yield f"{to} cannot hold a step both whole and as a delta."
     for one in pinned:
         label, manifest = one.revision.label, one.manifest
-        if manifest and manifest.kind == "moe":
+        if manifest and manifest.is_moe:
             yield f"{label} is a mixture, whose experts are small adapters already."
-        elif manifest is None or manifest.kind != "expert" or not manifest.validation:
+        elif manifest is None or not manifest.is_expert or not manifest.validation:
             yield f"{label} has no manifest of `hubmerge train`, which names its base."
         elif manifest.layout == "peft":
             yield f"{label} is an adapter, which is small already."

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hubmerge.answers import Answers
 from hubmerge.cards.gallery import gallery_picture
 from hubmerge.difficulty.bins import BINS, ranked
 from hubmerge.difficulty.difficulty import Difficulty, Name, asked_of, difficulty_of
 from hubmerge.durable import write_whole
 from hubmerge.flows.evaluate import Bench
 from hubmerge.flows.examples import Shown, shown
-from hubmerge.flows.machine import pick_device
-from hubmerge.flows.sources import Opened
 from hubmerge.hub.client import Hub
+from hubmerge.opening.opened_model import Opened
+from hubmerge.predictions import Answers
 from hubmerge.progress import Progress
+from hubmerge.runs.machine import pick_device
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.task import Task
 

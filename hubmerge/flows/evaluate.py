@@ -5,29 +5,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from hubmerge.answers import Answers, read_answers
-from hubmerge.errors import UsageError
 from hubmerge.evaluation import Examples, accuracy
-from hubmerge.flows.bases import base_of
-from hubmerge.flows.heads import Heads
-from hubmerge.flows.machine import pick_device
-from hubmerge.flows.sources import Opened, Pinned, open_pinned, pin_task
 from hubmerge.hub.client import Hub
+from hubmerge.learners.factory import make_learner
 from hubmerge.learners.learner import Learner, without_network
-from hubmerge.learners.making import make_learner
 from hubmerge.manifest import Manifest
 from hubmerge.models.adapter import apply_adapter
-from hubmerge.models.opening import Model, open_model
-from hubmerge.moerging.mixture import read_mixture
+from hubmerge.models.loading import Model, open_model
+from hubmerge.moerging.moe_model import read_mixture
+from hubmerge.opening.bases import base_of
+from hubmerge.opening.opened_model import Opened, Pinned
+from hubmerge.opening.references import open_pinned, pin_task
+from hubmerge.opening.task_heads import Heads
+from hubmerge.opening.trained_tasks import own_tasks
+from hubmerge.predictions import Answers, read_answers
 from hubmerge.progress import Progress
+from hubmerge.runs.machine import pick_device
 from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import Split, load_split
-from hubmerge.tasks.task import Task, catalog, find_task
+from hubmerge.tasks.task import Task
 
 
 def evaluate(
@@ -60,45 +61,6 @@ def evaluate(
             # The same weights may have been measured under another name.
             scores.append(dataclasses.replace(known[key], label=model.revision.label))
     return scores
-
-
-def own_tasks(hub: Hub, model: Opened | Pinned) -> list[Task]:
-    """The shipped tasks that a model's manifest names: its own, or those of its experts.
-
-    Raises UsageError if it names none, or one that is not among the shipped ones.
-    """
-    manifest = model.manifest
-    said = list(_trained_for(manifest)) if manifest else [None]
-    names = {str(task_id).partition("@")[0] for task_id in said}
-    shipped = {name: find_task(name) for name in names & catalog().keys()}
-    found = [_same(hub, shipped, task_id) for task_id in dict.fromkeys(said)]
-    tasks = [task for task in found if task]
-    if len(tasks) < len(found):
-        trained_for = f" but for {', '.join(sorted(names))}" if any(said) else ""
-        raise UsageError(
-            f"{model.revision.label} was not trained for tasks that come with hubmerge"
-            f"{trained_for}.",
-            "Write --tasks with names of `hubmerge tasks`, YAML files or image folders, separated "
-            "by commas.",
-        )
-    return tasks
-
-
-def _trained_for(manifest: Manifest) -> Iterable[str | None]:
-    """The ids of a model's tasks: its own, those a mixture was trained on, or its experts'."""
-    if manifest.kind == "expert":
-        return [manifest.task]
-    together = manifest.params.get("tasks")
-    if manifest.kind == "moe" and isinstance(together, list | tuple):
-        return [str(task) for task in together]
-    return [source.task for source in manifest.experts]
-
-
-def _same(hub: Hub, shipped: dict[str, Task], task_id: str | None) -> Task | None:
-    """The shipped task of that id: the same name may mean other images elsewhere."""
-    task = shipped.get((task_id or "").partition("@")[0])
-    pinned = pin_task(hub, task) if task else None
-    return pinned if pinned and pinned.id == task_id else None
 
 
 class Bench:
@@ -169,8 +131,8 @@ class Bench:
 
 def _recipe(manifest: Manifest) -> str | None:
     """What a merge or a mixture is known by; the steps of a mixture before its last share its."""
-    whole = manifest.kind == "merge" or manifest.step == manifest.last_step
-    return manifest.recipe if manifest.kind != "expert" and whole else None
+    whole = manifest.is_merge or manifest.step == manifest.last_step
+    return manifest.recipe if not manifest.is_expert and whole else None
 
 
 def how_it_reads(learner: Learner, model: Model) -> str:
@@ -198,6 +160,6 @@ def open_expert(hub: Hub, model: Opened, kind: Kind) -> Model:
     base = base_of(hub, model)
     assert base is not None  # what is nothing without a base, and names none, is refused
     opened = open_model(base.folder, kind)
-    if model.checkpoint.kind == "moe":
+    if model.checkpoint.is_moe:
         return read_mixture(opened, base.checkpoint, model.folder).model
     return apply_adapter(opened, model.folder).model

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hubmerge.answers import Answers
 from hubmerge.cards.forgotten import GALLERY, PICTURE
 from hubmerge.cards.forgotten_bars import forgotten_picture
 from hubmerge.cards.gallery import gallery_picture
@@ -17,16 +16,19 @@ from hubmerge.difficulty.difficulty import Difficulty
 from hubmerge.difficulty.forgotten import by_class, forgotten, lost, spread
 from hubmerge.durable import write_whole
 from hubmerge.errors import DataError, IntegrityError, UsageError, raise_together
-from hubmerge.flows.evaluate import Bench, own_tasks
+from hubmerge.flows.evaluate import Bench
 from hubmerge.flows.examples import Shown, shown
-from hubmerge.flows.locked import open_source
-from hubmerge.flows.machine import pick_device
-from hubmerge.flows.sources import Opened, open_ref, pin_task
 from hubmerge.forgetting import NAME, Example, Forgetting, OfExpert
 from hubmerge.hub.client import Hub
 from hubmerge.manifest import Source
+from hubmerge.opening.locked_experts import open_source
+from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.references import open_ref, pin_task
+from hubmerge.opening.trained_tasks import own_tasks
+from hubmerge.predictions import Answers
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, parse_ref
+from hubmerge.runs.machine import pick_device
 from hubmerge.tasks.task import Task
 
 EXAMPLES = 8  # of each expert

@@ -11,22 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from hubmerge.errors import UnknownName, UsageError
-from hubmerge.flows.bases import base_of
-from hubmerge.flows.evaluate import own_tasks
-from hubmerge.flows.heads import Heads
-from hubmerge.flows.machine import pick_device
-from hubmerge.flows.sources import Opened, open_ref, pin_task
 from hubmerge.hub.client import Hub
-from hubmerge.hub.place import connect
-from hubmerge.learners.making import make_learner
-from hubmerge.models.opening import open_model
+from hubmerge.hub.environment import connect
+from hubmerge.learners.factory import make_learner
+from hubmerge.models.loading import open_model
 from hubmerge.moerging.export import export_peft_arrow, export_transformers
-from hubmerge.moerging.mixture import Mixture, read_mixture
+from hubmerge.moerging.moe_model import Mixture, read_mixture
+from hubmerge.opening.bases import base_of
+from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.references import open_ref, pin_task
+from hubmerge.opening.task_heads import Heads
+from hubmerge.opening.trained_tasks import own_tasks
 from hubmerge.refs import parse_ref
+from hubmerge.runs.machine import pick_device
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.examples import Ranked
-from hubmerge.tasks.task import Task, find_task
+from hubmerge.tasks.lookup import find_task
+from hubmerge.tasks.task import Task
 
 FORMATS: Mapping[str, Callable[..., None]] = {
     "peft-arrow": export_peft_arrow,
@@ -155,7 +157,7 @@ def load_moe(
 
 def open_mixture(hub: Hub, opened: Opened) -> Mixture:
     """The mixture of an opened folder, on its base; raises UsageError for what is no mixture."""
-    if opened.checkpoint.kind != "moe":
+    if not opened.checkpoint.is_moe:
         raise UsageError(
             f"{opened.revision.label} is no mixture.", "`hubmerge moerge` makes one of adapters."
         )

@@ -14,19 +14,20 @@ from pathlib import Path
 from hubmerge import lock
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError
-from hubmerge.flows.combination import copy_heads, heads_of, kind_of_tasks, notes_on
-from hubmerge.flows.inputs import Inputs, check_licences
-from hubmerge.flows.locked import open_lock
-from hubmerge.flows.named import open_named
-from hubmerge.flows.publication import check_room, folder_publication, seal
-from hubmerge.flows.sealed import is_sealed
-from hubmerge.flows.sources import read_local_manifest, versions
 from hubmerge.hub.client import Hub
-from hubmerge.hub.proposal import check_proposable, propose
 from hubmerge.hub.publish import ensure_repo, publish
+from hubmerge.hub.pull_request import check_proposable, propose
+from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
 from hubmerge.merging.plan import Expert, MergePlan, check
+from hubmerge.opening.expert_heads import copy_heads, heads_of, kind_of_tasks, notes_on
+from hubmerge.opening.integrity import is_sealed
+from hubmerge.opening.locked_experts import open_lock
+from hubmerge.opening.merge_experts import open_named
+from hubmerge.opening.merge_inputs import Inputs, check_licences
+from hubmerge.opening.publication import check_room, folder_publication, seal
+from hubmerge.opening.references import read_local_manifest, versions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 
@@ -81,7 +82,7 @@ class Prepared:
             there = read_local_manifest(self.folder)
         except IntegrityError:
             return False  # what is broken is not done
-        if there is None or there.kind != "merge":
+        if there is None or not there.is_merge:
             return False
         wanted = self.manifest.recipe, self.manifest.licence
         same = (there.recipe, there.licence) == wanted
@@ -191,7 +192,7 @@ def _manifest(request: MergeRequest, inputs: Inputs) -> Manifest:
     open_clip = (inputs.base.folder / "open_clip_config.json").is_file()
     notes = tuple(notes_on(inputs.experts))
     return Manifest(
-        kind="merge",
+        kind=MERGE,
         base=inputs.base_source,
         experts=inputs.sources,
         method=inputs.method.name,

@@ -8,30 +8,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError, UsageError
-from hubmerge.flows.conditions import check_asked, check_start, checked
-from hubmerge.flows.evaluate import own_tasks
-from hubmerge.flows.experts import Experts, open_experts
-from hubmerge.flows.inputs import check_licences
-from hubmerge.flows.machine import Machine, check_machine
 from hubmerge.flows.merge import MergeRequest, merge_and_publish
 from hubmerge.flows.merge import Prepared as PreparedMerge
 from hubmerge.flows.merge import prepare as prepare_merge
-from hubmerge.flows.mixture import MixtureJob
-from hubmerge.flows.publication import add_figures
-from hubmerge.flows.run import Run, prepare_run
-from hubmerge.flows.sealed import files_in, is_sealed
-from hubmerge.flows.sources import pin_task, read_local_manifest
-from hubmerge.flows.starts import open_mixture
 from hubmerge.flows.train import Trained, train
 from hubmerge.hub.client import Hub
 from hubmerge.lock import NAME as LOCK
 from hubmerge.manifest import NAME, Source
 from hubmerge.merging.registry import method as find_method
+from hubmerge.opening.integrity import files_in, is_sealed
+from hubmerge.opening.merge_inputs import check_licences
+from hubmerge.opening.moe_experts import Experts, open_experts
+from hubmerge.opening.moe_inputs import open_mixture
+from hubmerge.opening.publication import add_figures
+from hubmerge.opening.references import pin_task, read_local_manifest
+from hubmerge.opening.trained_tasks import own_tasks
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
+from hubmerge.runs.machine import Machine, check_machine
+from hubmerge.runs.moe_checks import check_asked, check_start, checked
+from hubmerge.runs.moe_job import MixtureJob
+from hubmerge.runs.moe_plan import MoePlan
+from hubmerge.runs.run import Run, prepare_run
 from hubmerge.specs import MoeSpec
 from hubmerge.tasks.task import Task
-from hubmerge.weights.folder import check_place, whole_folder
+from hubmerge.weights.atomic_folder import check_place, whole_folder
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
     if request.out is not None and not (request.out / NAME).is_file():
         check_place(request.out, request.replace)
     if request.lock is None:
-        job, drift = _named(hub, request, home, machine), tuple[str, ...]()
+        plan, drift = _named(hub, request, home, machine), tuple[str, ...]()
     else:
-        job, drift = _locked(hub, request, request.lock, home, machine)
-    check_start(job)
-    check_licences((job.base, *job.experts.opened), request.licence)
-    job = replace(job, licence=request.licence)
+        plan, drift = _locked(hub, request, request.lock, home, machine)
+    check_start(plan)
+    check_licences((plan.base, *plan.experts.opened), request.licence)
+    job = MixtureJob(replace(plan, licence=request.licence))
 
     def folder(run_id: str) -> Path:
         return home / "moes" / run_id[:12]
@@ -93,7 +94,7 @@ def described(run: Run) -> str:
     """What will be made, in half a sentence."""
     job = run.job
     assert isinstance(job, MixtureJob)  # `prepare` made it
-    asked, count = job.asked, len(job.experts.sources)
+    asked, count = job.plan.asked, len(job.plan.experts.sources)
     steps = f"{asked.train_steps} steps from {run.base.revision.label}"
     return f"mixture of {count} experts, top {asked.top_k}: {steps}"
 
@@ -144,7 +145,7 @@ def copy_folder(source: Path, target: Path) -> None:
         shutil.copyfile(path, place)
 
 
-def _named(hub: Hub, request: Request, home: Path, machine: Machine) -> MixtureJob:
+def _named(hub: Hub, request: Request, home: Path, machine: Machine) -> MoePlan:
     """The mixture of experts that were named, under the options that were typed."""
     if request.merge is not None:
         find_method(request.merge)
@@ -159,12 +160,12 @@ def _named(hub: Hub, request: Request, home: Path, machine: Machine) -> MixtureJ
     experts = open_experts(hub, request.experts, request.base, rank, extracted)
     tasks = _tasks(hub, request, experts)
     own = tuple(_task_of(source, tasks) for source in experts.sources)
-    return MixtureJob(request.asked, experts, tasks, own, _words(request, experts))
+    return MoePlan(request.asked, experts, tasks, own, _words(request, experts))
 
 
 def _locked(
     hub: Hub, request: Request, path: Path, home: Path, machine: Machine
-) -> tuple[MixtureJob, tuple[str, ...]]:
+) -> tuple[MoePlan, tuple[str, ...]]:
     """The mixture that a lock picks, and what has changed since."""
     extracted = request.extracted or home / "extracted"
     found = open_mixture(hub, path, request.policy, request.locked, request.base, extracted)
@@ -179,7 +180,7 @@ def _locked(
     words = ["--lock", LOCK, *(["--policy", request.policy] if request.policy else [])]
     words += ["--tasks", ",".join(request.named)] if request.tasks else []
     words += ["--base", found.experts.base_source.name] if request.base else []
-    return MixtureJob(asked, found.experts, tasks, tasks, tuple(words), found.data), found.notes
+    return MoePlan(asked, found.experts, tasks, tasks, tuple(words), found.data), found.notes
 
 
 def _own(hub: Hub, experts: Experts) -> list[Task]:

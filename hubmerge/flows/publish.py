@@ -13,17 +13,19 @@ from tempfile import TemporaryDirectory
 
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubmergeError, NotOnHub, UsageError, raise_together
-from hubmerge.flows.publication import CARD, check_room, seal, step_publication
-from hubmerge.flows.sealed import check_sealed, files_in
-from hubmerge.flows.sources import Opened, open_ref, read_local_manifest, source_of, versions
 from hubmerge.hub.client import Hub
-from hubmerge.hub.contents import STATE, STATE_BYTES, step_in_state
+from hubmerge.hub.commit_contents import STATE, STATE_BYTES, step_in_state
 from hubmerge.hub.fetch import list_files, same_bytes, wanted
-from hubmerge.hub.names import list_refs
 from hubmerge.hub.publish import Publication, ensure_repo, publish
+from hubmerge.hub.step_names import list_refs
+from hubmerge.kinds import EXPERT, MOE
 from hubmerge.manifest import Manifest, files_digest
 from hubmerge.merging.plan import Expert, MergePlan, check
 from hubmerge.merging.registry import method
+from hubmerge.opening.integrity import check_sealed, files_in
+from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.publication import CARD, check_room, seal, step_publication
+from hubmerge.opening.references import open_ref, read_local_manifest, source_of, versions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, step_of, step_tag
 from hubmerge.tasks.task import Task
@@ -73,7 +75,7 @@ def prepare(hub: Hub, folder: Path, to: str, base: ModelRef | None, task: Task |
         opened = open_ref(hub, base)
         _check_fit(opened, steps)
         manifest = Manifest(
-            kind="expert",
+            kind=EXPERT,
             base=source_of(opened),
             task=task.id,
             task_kind=task.spec.kind,
@@ -138,7 +140,7 @@ def _saved(folder: Path) -> Saved:
 
 def _kind(steps: Sequence[Saved]) -> str:
     """The kind that a repository of these steps has: of experts or of mixtures."""
-    kinds = {"moe" if one.checkpoint.kind == "moe" else "expert" for one in steps}
+    kinds = {MOE if one.checkpoint.is_moe else EXPERT for one in steps}
     if len(kinds) > 1:
         raise CheckpointError(
             f"{steps[0].folder.parent} holds experts and mixtures.",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubmerge.errors import DataError
-from hubmerge.flows.sources import Pinned, every_step, pin, pin_revision
 from hubmerge.hub.client import Hub
 from hubmerge.manifest import Manifest
+from hubmerge.opening.opened_model import Pinned
+from hubmerge.opening.references import every_step, pin, pin_revision
 from hubmerge.refs import ModelRef
 from hubmerge.scores import Score, ScoreLog, Upcycling, shown_names, upcycling
 
@@ -43,20 +44,20 @@ def report(hub: Hub, refs: Sequence[ModelRef], log: ScoreLog, split: str) -> Rep
     """
     scores = [score for score in log.read() if score.split == split]
     models = _models(hub, refs)
-    experts = [(one, m) for one in models if (m := one.manifest) and m.kind == "expert"]
-    merges = [(one, m) for one in models if (m := one.manifest) and m.kind != "expert"]
+    experts = [(one, m) for one in models if (m := one.manifest) and m.is_expert]
+    merges = [(one, m) for one in models if (m := one.manifest) and not m.is_expert]
     tasks = tuple(sorted({str(m.task) for _, m in experts})) or _tasks_of(merges)
     left_out = [f"{one.revision.label}: no manifest" for one in models if one.manifest is None]
 
     found: dict[tuple[str, int], list[Score]] = {}
     for one, manifest in (*experts, *merges):
         own = {s.task: s for s in scores if s.model == manifest.digest and s.task in tasks}
-        step = manifest.step if manifest.kind == "expert" else _common_step(manifest)
+        step = manifest.step if manifest.is_expert else _common_step(manifest)
         if step is None:
             left_out.append(f"{one.revision.label}: its experts are at different steps")
         elif not own:
             left_out.append(f"{one.revision.label}: not measured on {split}")
-        elif manifest.kind == "expert":
+        elif manifest.is_expert:
             mine = [s for s in own.values() if s.task == manifest.task]
             found.setdefault((EXPERTS, step), []).extend(mine)
         else:
@@ -120,5 +121,5 @@ def _curve_name(manifest: Manifest, merges: Sequence[tuple[Pinned, Manifest]]) -
 
 def _params(manifest: Manifest) -> Mapping[str, Any]:
     """What tells merges of one method apart; mixtures by how long they were trained, too."""
-    trained = {"trained": manifest.step} if manifest.kind == "moe" else {}
+    trained = {"trained": manifest.step} if manifest.is_moe else {}
     return {**manifest.params, **trained}

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError, NotOnHub, UnknownName, raise_together
-from hubmerge.flows.sources import pin_revision
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import HubFile, list_files
-from hubmerge.hub.names import Refs, list_refs
 from hubmerge.hub.removal import delete_name, list_every_ref, purge
+from hubmerge.hub.step_names import Refs, list_refs
+from hubmerge.kinds import MOE
 from hubmerge.lock import Lock, parse_lock, read_lock
 from hubmerge.manifest import NAME, Manifest
 from hubmerge.merging.registry import METHODS
+from hubmerge.opening.references import pin_revision
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, step_of
 from hubmerge.retention.choice import Kind, Named, Verdict, choose, references, stored
@@ -146,7 +147,7 @@ def known_locks(home: Path, more: Sequence[Path] = ()) -> dict[str, Lock]:
 
 
 def _check_targets(targets: Collection[str], tried: Collection[str]) -> None:
-    known = {*METHODS, "moe", *tried}
+    known = {*METHODS, MOE, *tried}
     for name in targets:
         if name not in known:
             raise UnknownName("target", name, known)

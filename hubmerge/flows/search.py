@@ -12,7 +12,7 @@ from typing import Literal
 
 from hubmerge.errors import CheckpointError, HubError, HubUnreachable, IntegrityError, NotOnHub
 from hubmerge.hub.client import Hub
-from hubmerge.hub.contents import list_folder
+from hubmerge.hub.commit_contents import list_folder
 from hubmerge.hub.fetch import read_file
 from hubmerge.hub.headers import Shapes, read_shapes
 from hubmerge.hub.resolve import list_steps, resolve
@@ -21,7 +21,7 @@ from hubmerge.manifest import NAME, Manifest, Source, parse_manifest
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, is_sha, printable
 from hubmerge.weights.adapter_config import named_base
-from hubmerge.weights.adapter_fields import FILE, problems_of
+from hubmerge.weights.adapter_config_fields import FILE, problems_of
 from hubmerge.weights.header import listed as named
 from hubmerge.weights.header import load_object
 from hubmerge.weights.moe_config import CONFIG
@@ -137,7 +137,7 @@ def _fit(
         return "no", "its weights are pickles" if kind == "pickle" else "no weights on main"
     if kind == "mixture":
         return "no", "it is a mixture, no expert; its experts are adapters in its folders"
-    if (manifest and manifest.kind == "merge") or listed.relation == "merge":
+    if (manifest and manifest.is_merge) or listed.relation == "merge":
         return "no", "it is a merge, no expert"
     if listed.relation == "quantized":
         return "no", "it is quantised"

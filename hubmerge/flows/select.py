@@ -6,25 +6,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from hubmerge.choosing.candidates import Gathered, gather
+from hubmerge.choosing.merge_selection import Prepared, Request, lock_of
 from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
-from hubmerge.flows.locked import MIXTURE
-from hubmerge.flows.machine import pick_device
-from hubmerge.flows.pool import Gathered, gather
-from hubmerge.flows.selection import Prepared, Request, lock_of
 from hubmerge.hub.client import Hub
+from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
 from hubmerge.merging.plan import Expert, MergePlan, check
 from hubmerge.merging.registry import METHODS, Method, parse_params
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.progress import Progress
+from hubmerge.runs.machine import pick_device
 from hubmerge.selection import report
-from hubmerge.selection.arena import Arena
-from hubmerge.selection.blending import Blender
-from hubmerge.selection.board import POLICIES, Board, Policy
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import GRIDS
+from hubmerge.selection.memory_merge import Blender
+from hubmerge.selection.policy_results import POLICIES, Board, Policy
 from hubmerge.selection.pool import Choice, Pool, as_params
 from hubmerge.selection.search import Budget, Found, Search
-from hubmerge.selection.stage import Dressed, Stage
+from hubmerge.selection.task_split import Dressed, Stage
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
 from hubmerge.trials import CHOSEN_ON, TrialLog
@@ -48,7 +48,7 @@ def prepare(hub: Hub, request: Request, progress: Progress) -> Prepared:
     if request.policy is not None and request.policy not in POLICIES:
         raise UnknownName("policy", request.policy, POLICIES)
     if request.method not in METHODS:
-        raise UnknownName("target", request.method, (*METHODS, MIXTURE))
+        raise UnknownName("target", request.method, (*METHODS, MOE))
     method = METHODS[request.method]
     gathered = gather(hub, request.repos, request.tasks, request.base, progress)
     pool = gathered.pool
@@ -82,7 +82,7 @@ def select(prepared: Prepared, log: TrialLog, progress: Progress) -> Selected:
     """
     request, pool, method = prepared.request, prepared.pool, prepared.method
     blender = Blender(pool, method)
-    arena = Arena(pool, blender, method, prepared.stages, log, CHOSEN_ON)
+    arena = Evaluator(pool, blender, method, prepared.stages, log, CHOSEN_ON)
     budget = Budget(request.merges, request.seconds)
     budget.reserve(2 * len(pool.tasks))
     search = Search(arena, GRIDS[method.name], budget, exhaustive=request.exhaustive)
@@ -96,7 +96,7 @@ def select(prepared: Prepared, log: TrialLog, progress: Progress) -> Selected:
     return Selected(lock_of(prepared, board, chosen), budget.spent_s)
 
 
-def _tell(progress: Progress, name: str, arena: Arena, most: int | None, found: Found) -> None:
+def _tell(progress: Progress, name: str, arena: Evaluator, most: int | None, found: Found) -> None:
     progress(f"{name}: {100 * found.accuracy:.1f} %", arena.merges, most or arena.merges)
 
 

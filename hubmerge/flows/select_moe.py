@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hubmerge.choosing.candidates import gather
+from hubmerge.choosing.moe_selection import MixtureRequest, Prepared, Reached, beats, lock_of
+from hubmerge.choosing.moe_trials import Bench, Tryouts
 from hubmerge.errors import UnknownName, UsageError
-from hubmerge.flows.conditions import check_asked, check_start, checked
-from hubmerge.flows.experts import open_experts
-from hubmerge.flows.machine import Machine, check_machine
-from hubmerge.flows.pool import gather
-from hubmerge.flows.selection_moe import MixtureRequest, Prepared, Reached, beats, lock_of
-from hubmerge.flows.tryouts import Bench, Tryouts
 from hubmerge.hub.client import Hub
 from hubmerge.lock import Lock
+from hubmerge.opening.moe_experts import open_experts
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, parse_ref
-from hubmerge.selection.arms import Arms, arms_of
-from hubmerge.selection.board import Policy
+from hubmerge.runs.machine import Machine, check_machine
+from hubmerge.runs.moe_checks import check_asked, check_start, checked
 from hubmerge.selection.halving import Rung, race
+from hubmerge.selection.moe_starts import Arms, arms_of
+from hubmerge.selection.policy_results import Policy
 from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import OutOfBudget
 from hubmerge.tasks.data import load_split
@@ -66,7 +66,7 @@ def prepare(hub: Hub, request: MixtureRequest, progress: Progress) -> Prepared:
     rows = {task.id: len(load_split(task, CHOSEN_ON)) for task in pool.tasks}
     bench = Bench(gathered, asked, rows, machine, request.extracted)
     job = bench.job(bench.choice(arms.places[arms.last], asked.train_steps))
-    check_start(job)
+    check_start(job.plan)
     checked(job)
     prepared = Prepared(request, bench, arms)
     _check_budget(prepared)

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from hubmerge.flows.sources import pin_revision
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, typed
 from hubmerge.manifest import Point
+from hubmerge.opening.references import pin_revision
 from hubmerge.progress import Progress
 from hubmerge.refs import Revision, is_sha
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from hubmerge.durable import try_lock
 from hubmerge.errors import Busy, UsageError
-from hubmerge.flows.keeping import keep_step, write_curve
-from hubmerge.flows.publication import step_publication
-from hubmerge.flows.run import Run, check_repository, forget_position
 from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Publisher
 from hubmerge.hub.publish import Publication, ensure_repo
 from hubmerge.manifest import Point
+from hubmerge.opening.publication import step_publication
 from hubmerge.progress import Progress
+from hubmerge.runs.run import Run, check_repository, forget_position
+from hubmerge.runs.step_folders import keep_step, write_curve
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from hubmerge.training.loop import Position
+    from hubmerge.training.position import Position
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _with_queue(progress: Progress, publisher: Publisher) -> Progress:
 
 def _train_and_save(run: Run, progress: Progress) -> Iterator[int]:
     """Train line after line; each pushed step is a folder, whole, before its number is yielded."""
-    from hubmerge.flows.machine import make_accelerator
+    from hubmerge.runs.machine import make_accelerator
     from hubmerge.training.position import read_position
 
     folder, missing = run.outbox.folder, run.missing
@@ -162,9 +162,9 @@ def _line(
 ) -> Iterator[int]:
     """Train one line, keep its pushed steps, and yield each when it is kept."""
     from hubmerge.training.fit import freeze_idle, make_fit
+    from hubmerge.training.inputs import Data, Watch
     from hubmerge.training.loop import train as train_line
     from hubmerge.training.position import write_position
-    from hubmerge.training.watch import Data, Watch
 
     begun = run.job.begin()
     learner = begun.learner

@@ -11,18 +11,19 @@ from typing import Any
 from hubmerge import lock
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubError, HubUnreachable, IntegrityError, UsageError
-from hubmerge.flows.drift import stand
-from hubmerge.flows.inputs import Inputs
-from hubmerge.flows.locked import open_source
 from hubmerge.flows.merge import MergeRequest, merge_and_publish, prepare_inputs
-from hubmerge.flows.sealed import weights_beside
-from hubmerge.flows.sources import Pinned, pin, versions
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.lock import Lock, Pick, parse_lock, read_lock
 from hubmerge.manifest import NAME, Manifest, Source, recipe_id
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
+from hubmerge.opening.drift import stand
+from hubmerge.opening.integrity import weights_beside
+from hubmerge.opening.locked_experts import open_source
+from hubmerge.opening.merge_inputs import Inputs
+from hubmerge.opening.opened_model import Pinned
+from hubmerge.opening.references import pin, versions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, check_inner_path, check_repo_id, check_revision
 from hubmerge.weights.checkpoint import open_checkpoint
@@ -55,9 +56,9 @@ def verify(
             f"{pinned.revision.label} has no {NAME} to check it against.",
             "Only what hubmerge trained or merged can be verified.",
         )
-    locked = manifest.kind == "moe" and manifest.lock is not None and not scratch
-    if manifest.kind != "merge" and (lock_file or scratch) and not locked:
-        article = "an" if manifest.kind == "expert" else "a"
+    locked = manifest.is_moe and manifest.lock is not None and not scratch
+    if not manifest.is_merge and (lock_file or scratch) and not locked:
+        article = "an" if manifest.is_expert else "a"
         raise UsageError(
             f"{pinned.revision.label} is {article} {manifest.noun}: it has no lock and is not "
             "merged.",
@@ -85,7 +86,7 @@ def _files(hub: Hub, pinned: Pinned, manifest: Manifest) -> Iterator[Check]:
         yield _file(folder, name, digest)
     for name in sorted(weights_beside(folder, manifest) - manifest.files.keys()):
         yield Check(name, "not in the manifest", f"{NAME} does not vouch for {name}.")
-    if manifest.kind == "moe":
+    if manifest.is_moe:
         yield _mixture(folder, manifest)
 
 

@@ -18,7 +18,7 @@ from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from hubmerge.errors import HubUnreachable
-from hubmerge.hub.answers import as_ours, wait_out
+from hubmerge.hub.client_errors import as_ours, wait_out
 
 T = TypeVar("T")
 

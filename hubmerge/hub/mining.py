@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from hubmerge.hub.contents import Contents, Saved
+from hubmerge.hub.commit_contents import Contents, Saved
 from hubmerge.hub.history import Commit
 from hubmerge.refs import ModelRef, Revision, step_of
 

@@ -15,8 +15,8 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from hubmerge.errors import HubmergeError, HubUnreachable
-from hubmerge.hub.answers import retry_after_s
 from hubmerge.hub.client import Hub
+from hubmerge.hub.client_errors import retry_after_s
 from hubmerge.hub.publish import Publication, publish
 from hubmerge.refs import step_of, step_tag
 

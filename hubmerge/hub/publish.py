@@ -24,10 +24,10 @@ from huggingface_hub import (
 from huggingface_hub.utils import build_hf_headers, paginate  # type: ignore[attr-defined]
 
 from hubmerge.errors import HubUnreachable, IntegrityError, NotOnHub, UsageError
-from hubmerge.hub.answers import no_token, wait_out
 from hubmerge.hub.client import Hub
+from hubmerge.hub.client_errors import no_token, wait_out
 from hubmerge.hub.fetch import HubFile, list_files, same_bytes
-from hubmerge.hub.names import list_refs
+from hubmerge.hub.step_names import list_refs
 from hubmerge.refs import ModelRef, Revision, check_inner_path
 
 T = TypeVar("T")

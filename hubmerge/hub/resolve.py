@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError, either
 from hubmerge.hub.client import Hub
-from hubmerge.hub.contents import examine
+from hubmerge.hub.commit_contents import examine
 from hubmerge.hub.history import read_history
 from hubmerge.hub.mining import mine, wanted
-from hubmerge.hub.names import (
+from hubmerge.hub.step_names import (
     Refs,
     by_rank,
     counted_checkpoints,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hubmerge.errors import CheckpointError, UsageError
-from hubmerge.learners.classifying import LabelHead
+from hubmerge.learners.classification import LabelHead
 from hubmerge.models.model import LabelEncoder
 from hubmerge.refs import printable
 from hubmerge.tasks.heads import zero_shot_head

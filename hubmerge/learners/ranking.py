@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import BaseModelOutput
 
 from hubmerge.errors import DataError
-from hubmerge.learners.classifying import check_numbers, pad_right
+from hubmerge.learners.classification import check_numbers, pad_right
 from hubmerge.learners.learner import Batch, Example
 from hubmerge.tasks.examples import Paired, Ranked
 

@@ -21,10 +21,10 @@ from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import Expert, MergePlan, canonical, check
 from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.progress import Progress
-from hubmerge.weights.blocks import blocks
+from hubmerge.weights.array_blocks import blocks
+from hubmerge.weights.atomic_folder import check_place, whole_folder
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
-from hubmerge.weights.folder import check_place, whole_folder
 from hubmerge.weights.header import Tensor, shown
 from hubmerge.weights.task_vector import TaskVector
 from hubmerge.weights.writer import check_room, copy_side_files, mirror, side_files, write_tensor

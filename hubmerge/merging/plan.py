@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from hubmerge.errors import CheckpointError, UnknownName, UsageError, raise_together
 from hubmerge.merging.registry import Method
-from hubmerge.weights.adapter_fields import Problem
+from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_match import match
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import float_dtype
@@ -128,7 +128,7 @@ def _problems(plan: MergePlan) -> Iterator[Problem]:
     for expert in plan.experts:
         if expert.checkpoint.kind == "lora":
             yield from match(plan.base, expert.checkpoint, f"Adapter {expert.name}").problems
-        elif expert.checkpoint.kind == "moe":
+        elif expert.checkpoint.is_moe:
             yield no_expert(expert.checkpoint), ITS_EXPERTS
         else:
             yield from ((problem, _HINT) for problem in _misfits(plan.base, expert))

@@ -17,7 +17,7 @@ from hubmerge.merging.deltas import Deltas, Passes
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
 from hubmerge.merging.trim import kth_magnitudes, magnitudes
-from hubmerge.weights.blocks import blocks
+from hubmerge.weights.array_blocks import blocks
 from hubmerge.weights.dtypes import Array
 
 

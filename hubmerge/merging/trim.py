@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hubmerge.weights.blocks import blocks
+from hubmerge.weights.array_blocks import blocks
 from hubmerge.weights.dtypes import Array, cast
 
 _BINS = 1 << 16

@@ -21,8 +21,8 @@ from hubmerge.models.config import read_config
 from hubmerge.models.fused_attention import keep_bases_exact
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.layers import ia3_layers, linear_layers, targets
+from hubmerge.models.loading import Model
 from hubmerge.models.open_clip_folder import OpenClip
-from hubmerge.models.opening import Model
 from hubmerge.refs import printable
 from hubmerge.specs import TrainSpec
 from hubmerge.weights.checkpoint import open_checkpoint

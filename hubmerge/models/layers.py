@@ -16,8 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from hubmerge.errors import UsageError
 from hubmerge.models.clip_folder import TransformersClip
 from hubmerge.models.language_model import LanguageModel
+from hubmerge.models.loading import Model
 from hubmerge.models.open_clip_folder import OpenClip
-from hubmerge.models.opening import Model
 
 # peft has no word on these; as elsewhere: keys, values, and what goes into the second layer.
 _IA3 = {"clip": ["k_proj", "v_proj", "fc2"], "vit": ["k_proj", "v_proj", "fc2"]}

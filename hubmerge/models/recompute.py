@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hubmerge.models.clip_folder import TransformersClip
 from hubmerge.models.language_model import LanguageModel
+from hubmerge.models.loading import Model
 from hubmerge.models.open_clip_folder import OpenClip
-from hubmerge.models.opening import Model
 
 
 def recompute(model: Model) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hubmerge.moerging.mixture import Mixture
+from hubmerge.moerging.moe_model import Mixture
 
 
 @torch.no_grad()

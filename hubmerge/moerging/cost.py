@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hubmerge.moerging.experts import layers_of
-from hubmerge.moerging.mixture import Mixture
+from hubmerge.moerging.moe_model import Mixture
 from hubmerge.routing import Cost, Flops, Parameters
 
 

@@ -18,11 +18,11 @@ from transformers.models.auto.modeling_auto import (
 
 from hubmerge.cards.markdown import code, plain
 from hubmerge.errors import UsageError
-from hubmerge.moerging.mixture import Mixture
+from hubmerge.moerging.moe_model import Mixture
 from hubmerge.moerging.peft_arrow import check_arrow, check_layout, write_equal_ranks
 from hubmerge.moerging.remote_code import modeling_hubmerge_moe, peft_mixture
 from hubmerge.refs import check_repo_id, is_sha
-from hubmerge.weights.folder import whole_folder
+from hubmerge.weights.atomic_folder import whole_folder
 
 CARD = "README.md"
 _MODELING = "modeling_hubmerge_moe"

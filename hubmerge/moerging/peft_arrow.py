@@ -23,9 +23,9 @@ from transformers.pytorch_utils import Conv1D
 from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.models.layers import targets
 from hubmerge.moerging.layer import MixtureLinear
-from hubmerge.moerging.mixture import WEIGHTS, Mixture
+from hubmerge.moerging.moe_model import WEIGHTS, Mixture
 from hubmerge.moerging.remote_code.peft_mixture import load_mixture
-from hubmerge.weights.adapter_fields import FILE
+from hubmerge.weights.adapter_config_fields import FILE
 from hubmerge.weights.moe_config import CONFIG, EXPERTS, ROUTER, MoeConfig
 
 _IN_HUBMERGE = "Load it with hubmerge.load_moe."

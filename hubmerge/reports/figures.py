@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubmerge.cards.drawing import plain_style, short
+from hubmerge.cards.plotting import plain_style, short
 from hubmerge.durable import write_whole
 from hubmerge.errors import DataError, raise_together
+from hubmerge.reports.chart_data import Line, Picture, picture
 from hubmerge.reports.palette import MARKERS, colour, dashes
-from hubmerge.reports.picture import Line, Picture, picture
 from hubmerge.reports.scales import positions, thinned, x_range, x_ticks, y_range
 from hubmerge.results import Results
 

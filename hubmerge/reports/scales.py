@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from hubmerge.reports.picture import Line, Picture
+from hubmerge.reports.chart_data import Line, Picture
 
 _MOST_NAMED = 14
 _ROOM = 0.06  # above and below the curves, of their height

@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hubmerge.cards.numbers import MISSING
+from hubmerge.cards.number_format import MISSING
 from hubmerge.refs import printable
-from hubmerge.reports.interval import intervals
-from hubmerge.reports.numbers import beyond, cell_words, duration, ours
-from hubmerge.reports.picture import Picture, picture, to_json
+from hubmerge.reports.chart_data import Picture, picture, to_json
+from hubmerge.reports.claim_intervals import intervals
+from hubmerge.reports.number_format import beyond, cell_words, duration, ours
 from hubmerge.reports.svg import still, swatch
 from hubmerge.reports.verdicts import WORDS
 from hubmerge.results import Cell, Chart, Claim, Results, Table

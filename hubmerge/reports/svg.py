@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from hubmerge.reports.chart_data import Line, Mark, Picture
 from hubmerge.reports.palette import classes
-from hubmerge.reports.picture import Line, Mark, Picture
 from hubmerge.reports.scales import (
     positions,
     round_numbers,

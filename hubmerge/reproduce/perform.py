@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 
-from hubmerge.hub.place import connect
+from hubmerge.hub.environment import connect
 from hubmerge.reproduce.unit import Result, Shop, Unit
 
 # Kind -> the module below units/ and the function; loaded when first needed, as they are heavy.
@@ -15,11 +15,11 @@ MAKERS = {
     "scores": ("scores", "score_expert"),
     "base scores": ("scores", "score_base"),
     "merge": ("merges", "merge"),
-    "mixture": ("mixtures", "mixture"),
+    "mixture": ("moe", "mixture"),
     "policies": ("policies", "policies"),
-    "difficulty": ("hardness", "difficulty"),
-    "loss shares": ("hardness", "loss_shares"),
-    "forgotten": ("hardness", "forgotten"),
+    "difficulty": ("difficulty", "difficulty"),
+    "loss shares": ("difficulty", "loss_shares"),
+    "forgotten": ("difficulty", "forgotten"),
 }
 
 

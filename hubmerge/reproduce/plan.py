@@ -10,7 +10,7 @@ from typing import Any
 from hubmerge.errors import UnknownName, UsageError, check_all
 from hubmerge.merging.registry import METHODS, parse_params
 from hubmerge.merging.registry import method as find_method
-from hubmerge.reproduce.runs import Experts, Runs
+from hubmerge.reproduce.source_units import Experts, Runs
 from hubmerge.reproduce.unit import Unit, with_needs
 from hubmerge.specs import validated
 from hubmerge.specs.moe import MoeSpec

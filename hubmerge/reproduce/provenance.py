@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from hubmerge import __version__
-from hubmerge.reproduce.code import versions
+from hubmerge.reproduce.code_digest import versions
 from hubmerge.reproduce.store import Record
 from hubmerge.results import Provenance
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hubmerge.selection.blending import Blender
 from hubmerge.selection.grids import Grid
+from hubmerge.selection.memory_merge import Blender
 from hubmerge.selection.pool import Candidate, Choice, Pool, plain_choice
 
 

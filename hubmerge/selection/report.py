@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from hubmerge.lock import Common, Pick, Pin, Swap
 from hubmerge.manifest import Source
 from hubmerge.selection import noise
-from hubmerge.selection.board import Board, Policy
+from hubmerge.selection.policy_results import Board, Policy
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.search import Found
 

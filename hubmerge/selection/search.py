@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hubmerge.selection import noise
-from hubmerge.selection.arena import Arena
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.proxy import without_data
@@ -61,7 +61,7 @@ class Budget:
     def spent_s(self) -> float:
         return time.monotonic() - self._started
 
-    def check(self, arena: Arena, recipe: str) -> None:
+    def check(self, arena: Evaluator, recipe: str) -> None:
         """Raise OutOfBudget if another merge would be one too many, or time is up."""
         is_new = not arena.was_asked(recipe)
         if is_new and self.merges is not None and arena.merges >= self.merges - self._reserved:
@@ -75,7 +75,7 @@ class Search:
 
     def __init__(
         self,
-        arena: Arena,
+        arena: Evaluator,
         grid: Grid,
         budget: Budget,
         exhaustive: bool = False,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from hubmerge.server.http_errors import Forbidden, GatedRepo, HiddenRepo, NotSignedIn, RepoMissing
 from hubmerge.server.names import RepoId
-from hubmerge.server.refusals import Forbidden, GatedRepo, HiddenRepo, NotSignedIn, RepoMissing
 from hubmerge.server.repository import Repository
 from hubmerge.server.store import Store
 from hubmerge.server.tokens import Signer, Tokens, User

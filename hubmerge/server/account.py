@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from hubmerge.front_matter import card_problem
 from hubmerge.server.access import asker, hub
-from hubmerge.server.cards import card_problem
-from hubmerge.server.exchange import Json, flag, with_json
+from hubmerge.server.http_errors import NotSignedIn
+from hubmerge.server.messages import Json, flag, with_json
 from hubmerge.server.names import KINDS
-from hubmerge.server.refusals import NotSignedIn
 
 _PACKAGES = ("hubmerge", "starlette", "uvicorn", "dulwich")
 

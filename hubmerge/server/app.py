@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from hubmerge.server import account, commits, discussions, files, lfs, repos, revisions, storage
 from hubmerge.server.access import Hub
-from hubmerge.server.exchange import RawPaths, not_unicode, refused
-from hubmerge.server.refusals import Refusal
+from hubmerge.server.http_errors import Refusal
+from hubmerge.server.messages import RawPaths, not_unicode, refused
 from hubmerge.server.store import Store, seed
 from hubmerge.server.tokens import Signer, Tokens
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hubmerge.durable import place, settle
-from hubmerge.server.refusals import BadRequest
+from hubmerge.server.http_errors import BadRequest
 
 _OID = re.compile(r"[0-9a-f]{64}")
 

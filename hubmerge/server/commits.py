@@ -17,9 +17,9 @@ from starlette.routing import Route
 from hubmerge.server.access import hub, writable, writer
 from hubmerge.server.content import AddFile, AddLarge, Change, Delete
 from hubmerge.server.discussions import web_address
-from hubmerge.server.exchange import REPO, Json, flag, origin
+from hubmerge.server.http_errors import BadRequest, TooLarge
 from hubmerge.server.lfs import LARGEST_SMALL_FILE
-from hubmerge.server.refusals import BadRequest, TooLarge
+from hubmerge.server.messages import REPO, Json, flag, origin
 
 _IN_MEMORY = 4 << 20
 _LARGEST_BODY = 1 << 30

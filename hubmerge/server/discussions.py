@@ -9,10 +9,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import visible, writable
-from hubmerge.server.exchange import REPO, Json, origin, with_json
+from hubmerge.server.http_errors import BadRequest, EntryMissing
 from hubmerge.server.info import stamp
+from hubmerge.server.messages import REPO, Json, origin, with_json
 from hubmerge.server.pulls import Pull, Status
-from hubmerge.server.refusals import BadRequest, EntryMissing
 from hubmerge.server.repository import Repository
 
 _PAGE = 50

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hubmerge.server.access import readable, repo_id
-from hubmerge.server.exchange import REPO, WEB, Json, flag, is_true, page, with_form
 from hubmerge.server.git import Version
 from hubmerge.server.info import large, stamp
+from hubmerge.server.messages import REPO, WEB, Json, flag, is_true, page, with_form
 from hubmerge.server.snapshot import File, Snapshot
 
 _PAGE = 1000

@@ -16,7 +16,7 @@ from dulwich.objects import Blob, Commit, ObjectID, Tag, Tree
 from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
-from hubmerge.server.refusals import Conflict
+from hubmerge.server.http_errors import Conflict
 from hubmerge.server.trees import FOLDER, Folder, read_tree
 
 # A path, and the blob to put there; None drops the path.

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from hubmerge.server.cards import card_data, card_tags
-from hubmerge.server.exchange import Json
-from hubmerge.server.refusals import BadRequest
+from hubmerge.front_matter import card_data, card_tags
+from hubmerge.server.http_errors import BadRequest
+from hubmerge.server.messages import Json
 from hubmerge.server.repository import Repository
 from hubmerge.server.snapshot import File, Snapshot
 

@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from hubmerge.server.access import hub, repo_id, writable
 from hubmerge.server.content import is_ignored, is_tracked, lfs_patterns
-from hubmerge.server.exchange import REPO, WEB, Json, objects, origin, with_json
-from hubmerge.server.refusals import BadRequest, EntryMissing, Forbidden, TooLarge
+from hubmerge.server.http_errors import BadRequest, EntryMissing, Forbidden, TooLarge
+from hubmerge.server.messages import REPO, WEB, Json, objects, origin, with_json
 from hubmerge.server.snapshot import File
 
 # Small files travel inside the commit itself, so they must stay small.

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from hubmerge.server.refusals import BadPath, BadRequest
+from hubmerge.server.http_errors import BadPath, BadRequest
 
 KINDS = ("models", "datasets", "spaces")
 

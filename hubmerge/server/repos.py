@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import asker, hub, visible, writable, writer
-from hubmerge.server.exchange import REPO, Json, flag, origin, page, with_json
+from hubmerge.server.http_errors import BadRequest, Conflict
 from hubmerge.server.info import describe, pick
+from hubmerge.server.messages import REPO, Json, flag, origin, page, with_json
 from hubmerge.server.names import RepoId
-from hubmerge.server.refusals import BadRequest, Conflict
 from hubmerge.server.repository import Repository
 
 _PAGE = 1000

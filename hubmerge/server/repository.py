@@ -14,9 +14,9 @@ from hubmerge.durable import write_whole
 from hubmerge.server.blobs import Blobs
 from hubmerge.server.content import AddFile, AddLarge, Change, Pointer, parse_pointer
 from hubmerge.server.git import Edit, Git
+from hubmerge.server.http_errors import BadRequest, Conflict, Forbidden, RevisionMissing, Stale
 from hubmerge.server.names import RepoId, check_path, check_ref
 from hubmerge.server.pulls import PULL, Pull, Pulls, Status
-from hubmerge.server.refusals import BadRequest, Conflict, Forbidden, RevisionMissing, Stale
 from hubmerge.server.snapshot import Snapshot
 
 BRANCH, TAG = "refs/heads/", "refs/tags/"

@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import readable, repo_id, visible, writable, writer
-from hubmerge.server.exchange import REPO, Json, link_to, number, with_json
 from hubmerge.server.git import Version
 from hubmerge.server.info import stamp
+from hubmerge.server.messages import REPO, Json, link_to, number, with_json
 from hubmerge.server.pulls import PULL
 from hubmerge.server.repository import BRANCH, TAG, Repository
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from hubmerge.server.blobs import Blobs
 from hubmerge.server.content import Pointer, parse_pointer
 from hubmerge.server.git import Entry, Git, Version
-from hubmerge.server.refusals import EntryMissing
+from hubmerge.server.http_errors import EntryMissing
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import hub, repo_id, writable
-from hubmerge.server.exchange import REPO, Json, page, with_json
+from hubmerge.server.http_errors import BadRequest
 from hubmerge.server.info import stamp
-from hubmerge.server.refusals import BadRequest
+from hubmerge.server.messages import REPO, Json, page, with_json
 
 _PAGE = 1000
 

@@ -24,8 +24,8 @@ from hubmerge.server.content import (
     lfs_patterns,
 )
 from hubmerge.server.git import create_git
+from hubmerge.server.http_errors import Conflict, RepoMissing
 from hubmerge.server.names import KINDS, RepoId, check_repo
-from hubmerge.server.refusals import Conflict, RepoMissing
 from hubmerge.server.repository import Repository, Settings
 
 TINY_CLIP = RepoId("models", "hubmerge", "tiny-clip")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dulwich.object_store import BaseObjectStore
 from dulwich.objects import ObjectID, Tree
 
-from hubmerge.server.refusals import BadRequest, EntryMissing
+from hubmerge.server.http_errors import BadRequest, EntryMissing
 
 FILE = 0o100644
 FOLDER = 0o40000

@@ -1,7 +1,7 @@
 """What users write: tasks, training runs and mixtures."""
 
 from hubmerge.specs.moe import MoeSpec
-from hubmerge.specs.reading import Spec, read_yaml, validated
+from hubmerge.specs.parsing import Spec, read_yaml, validated
 from hubmerge.specs.task import Carve, DataSpec, Head, Kind, SplitsSpec, TaskSpec
 from hubmerge.specs.train import Anneal, TrainSpec, Tune
 

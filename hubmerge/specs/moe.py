@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hubmerge.specs.reading import Spec
+from hubmerge.specs.parsing import Spec
 from hubmerge.specs.train import Precision, TrainSpec
 
 Start = Literal["arrow", "zero", "random", "centroid", "prompts"]

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from hubmerge.errors import UnknownName, UsageError
 from hubmerge.refs import printable
-from hubmerge.specs.reading import Spec, read_yaml, validated
+from hubmerge.specs.parsing import Spec, read_yaml, validated
 
 NAME = "recipe.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # it becomes names of files and of jobs

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from hubmerge.refs import check_label
-from hubmerge.specs.reading import Spec, sound
+from hubmerge.specs.parsing import Spec, sound
 
 Kind = Literal["image", "text", "rank", "target"]
 Head = Literal["label", "trained"]
@@ -168,14 +168,16 @@ class TaskSpec(Spec):
     @field_validator("prompt", "target")
     @classmethod
     def _compiles(cls, template: str) -> str:
-        from hubmerge.specs.language import check_template  # jinja2 only for tasks that use it
+        from hubmerge.specs.prompt_language import (
+            check_template,  # jinja2 only for tasks that use it
+        )
 
         return sound(check_template, template) if template else template
 
     @field_validator("choices", "answer")
     @classmethod
     def _computes(cls, said: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        from hubmerge.specs.language import check_expression  # as above
+        from hubmerge.specs.prompt_language import check_expression  # as above
 
         return sound(check_expression, said) if isinstance(said, str) and said else said
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from hubmerge.refs import check_repo_id
-from hubmerge.specs.reading import Spec, sound
+from hubmerge.specs.parsing import Spec, sound
 
 Tune = Literal["full", "lora", "dora", "ia3", "prefix"]
 Anneal = Literal["trajectory", "independent", "branch"]

@@ -12,7 +12,7 @@ from PIL.Image import Image
 from hubmerge.errors import DataError
 from hubmerge.refs import printable
 from hubmerge.specs import TaskSpec
-from hubmerge.specs.language import names_of_expression, names_of_template
+from hubmerge.specs.prompt_language import names_of_expression, names_of_template
 from hubmerge.tasks.labels import Labels
 from hubmerge.tasks.prompts import FIELD, expression, render
 

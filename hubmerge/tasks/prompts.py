@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Undefined
 
 from hubmerge.errors import DataError
-from hubmerge.specs.language import LONGEST, compiled_expression, compiled_template, reason
+from hubmerge.specs.prompt_language import LONGEST, compiled_expression, compiled_template, reason
 
 # As promptsource does it (arXiv 2202.01279), whose prompts the paper's text tasks use.
 FIELD = 2048  # characters of a string field that a prompt of a ranking task sees

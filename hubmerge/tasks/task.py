@@ -1,22 +1,18 @@
-"""A task by name, by YAML file, or by the data it is about."""
+"""A task: what its YAML says, and where its local data are."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hubmerge.durable import hash_file
-from hubmerge.errors import DataError, UnknownName, UsageError
-from hubmerge.specs import TaskSpec, read_yaml, validated
-from hubmerge.tasks.files import is_rows
-
-CATALOG = Path(str(files("hubmerge") / "tasks" / "catalog"))
+from hubmerge.errors import DataError
+from hubmerge.specs import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -71,50 +67,3 @@ def local_data(task: Task) -> Path:
     if task.data_path is None or not task.data_path.exists():
         raise DataError(f"Task {task.name}: there is no folder {task.data_path}.")
     return task.data_path
-
-
-def catalog() -> dict[str, Path]:
-    """Name -> YAML file of the tasks that hubmerge ships."""
-    return {path.stem: path for path in sorted(CATALOG.glob("*.yaml"))}
-
-
-def find_task(text: str, columns: Mapping[str, str] | None = None) -> Task:
-    """The task of that catalog name, YAML file, folder, file of rows, or `hf://datasets/...`.
-
-    A folder holds images by class, or train.csv and such. `columns` says which columns of rows are
-    `image` or `text`, and `label`, or `prompt` and `target`; what it leaves out is guessed from
-    their names. Raises UnknownName with near names, UsageError for what is no task or cannot be
-    guessed, DataError for data that are not there.
-    """
-    shipped = catalog()
-    if names_its_columns(text):
-        if columns:
-            raise UsageError(f"Task {text} names its columns itself.", "Leave --columns out.")
-        return read_task(shipped.get(text, Path(text).expanduser()))
-    # Asks `datasets`, which the shipped tasks can be listed without.
-    from hubmerge.tasks import own
-
-    path = Path(text).expanduser()
-    if text.startswith("hf://"):
-        return own.hub_task(text, columns or {})
-    if is_rows(path) and not path.is_dir():
-        return own.file_task(path, columns or {})
-    if "/" in text or path.is_dir():
-        return own.folder_task(path, columns or {})
-    raise UnknownName("task", text, shipped)
-
-
-def names_its_columns(text: str) -> bool:
-    """Whether that task comes with hubmerge or is a YAML, and so says all there is to say."""
-    return text in catalog() or text.endswith((".yaml", ".yml"))
-
-
-def read_task(path: Path) -> Task:
-    """The task that a YAML file describes."""
-    return Task(validated(TaskSpec, read_yaml(path), path.name), path.parent)
-
-
-def all_tasks() -> Iterator[Task]:
-    """Every shipped task, in name order."""
-    for path in catalog().values():
-        yield read_task(path)

@@ -20,9 +20,9 @@ from hubmerge.evaluation import Examples
 from hubmerge.learners.learner import Batch, Learner, without_network
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
-from hubmerge.tasks.deck import Deck
+from hubmerge.tasks.multitask import Deck
 from hubmerge.tasks.stream import Stream
-from hubmerge.training.order import DeckOrder, Order, Place, seed_at
+from hubmerge.training.row_order import DeckOrder, Order, Place, seed_at
 
 Rows = Split | Deck | Stream
 

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from hubmerge.errors import CheckpointError, OutOfMemory, TrainingDiverged, UsageError
 from hubmerge.learners.learner import Batch, Learner
 from hubmerge.specs import TrainSpec
-from hubmerge.training.order import seed_at
+from hubmerge.training.row_order import seed_at
 from hubmerge.training.schedule import check_even
 
 # What torch says of memory in a plain RuntimeError; an "illegal memory access" is another matter.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -15,43 +15,12 @@ from hubmerge.errors import CheckpointError
 from hubmerge.evaluation import accuracy
 from hubmerge.manifest import Point
 from hubmerge.training.batches import Batches, Share
+from hubmerge.training.events import Moment
 from hubmerge.training.fit import EXPLOSIVE, Fit, check_bounded, diverged
+from hubmerge.training.inputs import UNWATCHED, Data, Watch, Watched
+from hubmerge.training.position import Position
 from hubmerge.training.schedule import branch_points, cooldown_length, cooling, rate
 from hubmerge.training.stopping import outlasted, plateau
-from hubmerge.training.watch import UNWATCHED, Data, Watch, Watched
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a line of training stands: updates made, its curve, and what `Fit.state` gave.
-
-    `losses` are those since the last point of the curve, `first` is the first of all.
-    """
-
-    step: int
-    curve: tuple[Point, ...]
-    losses: tuple[float, ...]
-    first: float | None
-    state: Mapping[str, Tensor] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A point of the curve, with all points before it, and what becomes of it.
-
-    `pushed`: it becomes a revision. `stopped`: early stopping ends the run here. While the consumer
-    holds the moment, the network has just this step's weights, and `position` tells from where the
-    line can be gone on with.
-    """
-
-    curve: tuple[Point, ...]
-    pushed: bool
-    stopped: bool
-    position: Callable[[], Position]
-
-    @property
-    def step(self) -> int:
-        return self.curve[-1].step
 
 
 def train(

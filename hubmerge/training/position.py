@@ -6,19 +6,34 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hubmerge.durable import fsync_folder, settle
 from hubmerge.errors import CheckpointError
 from hubmerge.manifest import Point
-from hubmerge.training.loop import Position
 
 NAME = "state.safetensors"
 _SCRATCH = ".state"  # safetensors writes beside its file too, under a name of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a line of training stands: updates made, its curve, and what `Fit.state` gave.
+
+    `losses` are those since the last point of the curve, `first` is the first of all.
+    """
+
+    step: int
+    curve: tuple[Point, ...]
+    losses: tuple[float, ...]
+    first: float | None
+    state: Mapping[str, Tensor] = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

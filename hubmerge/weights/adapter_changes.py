@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from hubmerge.weights.adapter_config import AdapterConfig
-from hubmerge.weights.adapter_fields import BY_PEFT
+from hubmerge.weights.adapter_config_fields import BY_PEFT
 from hubmerge.weights.adapter_names import (
     BIAS,
     EMBEDDING_A,

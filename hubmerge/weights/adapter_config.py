@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hubmerge.errors import CheckpointError
-from hubmerge.weights.adapter_fields import FILE, Problem, pattern, problems_of
+from hubmerge.weights.adapter_config_fields import FILE, Problem, pattern, problems_of
 from hubmerge.weights.header import load_object
 from hubmerge.weights.layout import plain_file
 

@@ -19,7 +19,7 @@ from hubmerge.weights.adapter_changes import (
     gather,
 )
 from hubmerge.weights.adapter_config import AdapterConfig, read_config
-from hubmerge.weights.adapter_fields import Problem
+from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_names import Names, Rename, find_renames, missing, sort_names
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.header import listed

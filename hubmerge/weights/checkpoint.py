@@ -13,11 +13,12 @@ import numpy as np
 
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError
+from hubmerge.kinds import MOE, CheckpointKind
 from hubmerge.weights.dtypes import DTYPES, Array
 from hubmerge.weights.header import Tensor, listed, read_header, shown
-from hubmerge.weights.layout import Kind, Layout, find_layout, plain_file
-from hubmerge.weights.mixture_layout import find_mixture
+from hubmerge.weights.layout import Layout, find_layout, plain_file
 from hubmerge.weights.moe_config import is_mixture
+from hubmerge.weights.moe_layout import find_mixture
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,12 @@ class Checkpoint:
     """
 
     folder: Path
-    kind: Kind
+    kind: CheckpointKind
     index: Mapping[str, Tensor] = field(repr=False, hash=False)
+
+    @property
+    def is_moe(self) -> bool:
+        return self.kind == MOE
 
     def names(self) -> tuple[str, ...]:
         """The names of all tensors, in the order they lie on disk, file after file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubmerge.weights.blocks import blocks
+from hubmerge.weights.array_blocks import blocks
 from hubmerge.weights.dtypes import Array, cast
 
 

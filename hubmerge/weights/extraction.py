@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from hubmerge.errors import CheckpointError, raise_together
-from hubmerge.weights.adapter_fields import FILE
+from hubmerge.weights.adapter_config_fields import FILE
 from hubmerge.weights.adapter_names import PEFT, A, B
+from hubmerge.weights.atomic_folder import blamed
 from hubmerge.weights.dtypes import Array, is_float
-from hubmerge.weights.folder import blamed
 from hubmerge.weights.header import listed, shown
 from hubmerge.weights.layout import ADAPTER
 from hubmerge.weights.task_vector import TaskVector

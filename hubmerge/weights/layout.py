@@ -8,12 +8,10 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hubmerge.errors import CheckpointError
+from hubmerge.kinds import CheckpointKind
 from hubmerge.weights.header import HEADER_CAP, load_object, shown
-
-Kind = Literal["full", "lora", "moe"]
 
 ADAPTER = "adapter_model.safetensors"
 _INDEX = ".safetensors.index.json"
@@ -33,7 +31,7 @@ class Layout:
     the folder: their names are paths, with "/".
     """
 
-    kind: Kind
+    kind: CheckpointKind
     files: tuple[str, ...]
     index: str | None = None
     weight_map: Mapping[str, str] | None = None
@@ -117,7 +115,7 @@ def _sharded(folder: Path, index: str) -> Layout:
         raise CheckpointError(f"{path} has no weight_map.")
     for tensor, name in weight_map.items():
         _check_shard(path, tensor, name)
-    kind: Kind = "lora" if index.startswith("adapter_model") else "full"
+    kind: CheckpointKind = "lora" if index.startswith("adapter_model") else "full"
     return Layout(kind, tuple(sorted(set(weight_map.values()))), index, weight_map)
 
 

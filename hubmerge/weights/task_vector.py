@@ -34,7 +34,7 @@ class TaskVector:
     def __post_init__(self) -> None:
         if self.base.kind != "full":
             raise CheckpointError(no_base(self.base), WHOLE_BASE)
-        if self.expert.kind == "moe":
+        if self.expert.is_moe:
             raise CheckpointError(no_expert(self.expert), ITS_EXPERTS)
 
     @cached_property
@@ -77,7 +77,7 @@ class TaskVector:
 
 def no_base(checkpoint: Checkpoint) -> str:
     """The sentence for an adapter or a mixture where a whole model is needed."""
-    said = "a mixture" if checkpoint.kind == "moe" else "an adapter"
+    said = "a mixture" if checkpoint.is_moe else "an adapter"
     return f"{checkpoint.folder} is {said}, and a base is a whole model."
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from hubmerge.errors import CheckpointError
+from hubmerge.weights.atomic_folder import blamed, existing
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, is_float
-from hubmerge.weights.folder import blamed, existing
 from hubmerge.weights.header import Tensor
 from hubmerge.weights.layout import PICKLES, find_layout, plain_file
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from hubmerge.flows.evaluate import Bench
-from hubmerge.flows.sources import Opened, open_ref
 from hubmerge.hub.client import Hub
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import METHODS, parse_params
+from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.references import open_ref
 from hubmerge.refs import ModelRef, parse_ref
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from recipes.early_stopping.runs import BASE, TASKS
 
 Accuracies = list[float]

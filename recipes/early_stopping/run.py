@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from hubmerge.hub.place import connect
+from hubmerge.hub.environment import connect
 from recipes.early_stopping.measure import Laboratory
 from recipes.early_stopping.runs import EVERY, LAST, TASKS, Run, Setting
 from recipes.early_stopping.stops import RULES

@@ -16,9 +16,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubmerge.flows.sources import read_local_manifest
 from hubmerge.hub.outbox import Outbox
 from hubmerge.manifest import Point
+from hubmerge.opening.references import read_local_manifest
 
 TASKS = ("mini-mnist", "mini-fashion", "mini-hebrew", "mini-texture")
 BASE = "hubmerge/tiny-clip"

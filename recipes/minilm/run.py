@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hubmerge.hub.place import connect
+from hubmerge.hub.environment import connect
 from recipes.minilm.base import make_base
 
 OUT = Path("build/minilm-recipe")

@@ -86,11 +86,11 @@ def make(trial: Trial) -> dict[str, Any]:
     """Train one mixture and measure it."""
     from hubmerge.flows import moerge as flow
     from hubmerge.flows.evaluate import evaluate
-    from hubmerge.flows.machine import Machine
-    from hubmerge.flows.sources import pin
-    from hubmerge.hub.place import connect, home
+    from hubmerge.hub.environment import connect, home
     from hubmerge.hub.resolve import list_steps
+    from hubmerge.opening.references import pin
     from hubmerge.refs import ModelRef
+    from hubmerge.runs.machine import Machine
     from hubmerge.scores import ScoreLog
     from hubmerge.specs import MoeSpec
 

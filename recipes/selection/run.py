@@ -103,9 +103,9 @@ def choose(setting: Setting, method: str) -> Iterator[dict[str, Any]]:
     """What every policy chooses for a method, what it asked for to find it, and how good it is."""
     import torch
 
+    from hubmerge.choosing.merge_selection import Request
     from hubmerge.flows.select import prepare
-    from hubmerge.flows.selection import Request
-    from hubmerge.hub.place import connect
+    from hubmerge.hub.environment import connect
     from hubmerge.hub.resolve import list_steps
     from hubmerge.refs import parse_ref
     from recipes.selection.trial import measured

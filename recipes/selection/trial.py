@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from hubmerge.flows.selection import Prepared
+from hubmerge.choosing.merge_selection import Prepared
 from hubmerge.reproduce.units.merges import Arenas
 from hubmerge.reproduce.units.policies import ALONE
-from hubmerge.selection.arena import Arena
-from hubmerge.selection.board import Board, Policy
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import GRIDS
+from hubmerge.selection.policy_results import Board, Policy
 from hubmerge.selection.report import BAND, earliest
 from hubmerge.selection.search import Budget, Search
 
@@ -41,7 +41,7 @@ def measured(
     yield {**_row(chosen, tests, arena, 0.0), "policy": "select", "of": chosen.name}
 
 
-def _row(policy: Policy, tests: Arena, arena: Arena, seconds: float) -> dict[str, Any]:
+def _row(policy: Policy, tests: Evaluator, arena: Evaluator, seconds: float) -> dict[str, Any]:
     choice = policy.found.choice
     test = tests.measure(choice)
     return {

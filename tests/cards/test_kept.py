@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubmerge.cards.kept import BEGIN, END, around, whole_card
+from hubmerge.cards.author_text import BEGIN, END, around, whole_card
 
 OURS = f"{BEGIN}\nold numbers\n{END}\n"
 SAID = {"license": "unknown", "library_name": "peft"}

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from typer.testing import Result as Answer
 
 from hubmerge.cli.app import app
-from hubmerge.reproduce.code import code_version
-from hubmerge.reproduce.order import Order, order
+from hubmerge.reproduce.code_digest import code_version
+from hubmerge.reproduce.combined_plan import Order, order
 from hubmerge.reproduce.store import Store
 from tests.cli.small_recipe import write_recipes
 

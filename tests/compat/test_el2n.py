@@ -9,15 +9,15 @@ import pytest
 
 import hubmerge
 from hubmerge.tasks.data import load_split
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 
 torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
 
-from hubmerge.answers import read_answers  # noqa: E402
 from hubmerge.evaluation import Examples  # noqa: E402
-from hubmerge.learners.making import first_head, make_learner  # noqa: E402
-from hubmerge.models.opening import open_model  # noqa: E402
+from hubmerge.learners.factory import first_head, make_learner  # noqa: E402
+from hubmerge.models.loading import open_model  # noqa: E402
+from hubmerge.predictions import read_answers  # noqa: E402
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
 

@@ -24,7 +24,7 @@ from transformers import (
 
 from hubmerge.models.adapter import Adapted, adapt, apply_adapter
 from hubmerge.models.layers import linear_layers
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.models.recompute import recompute
 from hubmerge.specs import Kind, TrainSpec
 from tests.models.worlds import (

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.moerging.export import export_peft_arrow
-from hubmerge.moerging.mixture import Mixture
+from hubmerge.moerging.moe_model import Mixture
 from hubmerge.moerging.peft_arrow import to_peft
 from tests.moerging.small_mixtures import (
     EXPERTS,

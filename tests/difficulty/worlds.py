@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hubmerge.answers import Answers
+from hubmerge.predictions import Answers
 
 
 def answers(

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from hubmerge.cli.app import app
 from hubmerge.errors import CheckpointError, IntegrityError, UsageError
 from hubmerge.flows.merge import MergeRequest, Prepared, merge_and_publish, prepare
-from hubmerge.flows.publication import seal
-from hubmerge.flows.sources import open_ref, source_of
 from hubmerge.hub.client import Hub
 from hubmerge.manifest import Manifest
+from hubmerge.opening.publication import seal
+from hubmerge.opening.references import open_ref, source_of
 from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.server import ServerState, lease
 from tests.weights.adapters import put_adapter, put_base

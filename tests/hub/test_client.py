@@ -15,8 +15,8 @@ from huggingface_hub import HfApi, close_session, get_session
 from hubmerge.errors import HubError, HubUnreachable, NoAccess, NotOnHub, UsageError
 from hubmerge.hub import client
 from hubmerge.hub.client import Hub
-from hubmerge.hub.names import list_refs
 from hubmerge.hub.publish import ensure_repo
+from hubmerge.hub.step_names import list_refs
 from hubmerge.server import ServerState
 from hubmerge.server.tokens import Tokens
 from tests.hub.proxy import Fault, Proxy, cut_short, first, hang, lose_answer, reset, say, status

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hubmerge.errors import IntegrityError, NoAccess, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.hub.contents import Saved
+from hubmerge.hub.commit_contents import Saved
 from hubmerge.hub.history import Commit, read_history
 from hubmerge.hub.mining import Title, mine, parse_title, wanted
 from hubmerge.hub.resolve import find_steps, list_steps, resolve

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hubmerge.errors import NoAccess, UsageError
-from hubmerge.hub.place import connect, hub_folder
+from hubmerge.hub.environment import connect, hub_folder
 from hubmerge.hub.publish import ensure_repo
 from hubmerge.server import read_state
 

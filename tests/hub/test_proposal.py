@@ -9,8 +9,8 @@ from huggingface_hub import HfApi
 
 from hubmerge.errors import HubUnreachable, NoAccess, NotOnHub
 from hubmerge.hub.client import Hub
-from hubmerge.hub.proposal import check_proposable, propose
 from hubmerge.hub.publish import Publication, publish
+from hubmerge.hub.pull_request import check_proposable, propose
 from tests.hub.conftest import Folder, step_of_run
 from tests.hub.proxy import Fault, Proxy, lose_answer, reset, status
 

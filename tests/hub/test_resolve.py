@@ -9,8 +9,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.hub.names import list_refs
 from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
+from hubmerge.hub.step_names import list_refs
 from hubmerge.refs import ModelRef, Revision, parse_ref
 from tests.hub.proxy import Proxy, say
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-import hubmerge.flows.expert
-import hubmerge.flows.run
 import hubmerge.flows.train
-import hubmerge.flows.trainee
 import hubmerge.models.adapter
+import hubmerge.runs.expert_job
+import hubmerge.runs.expert_model
+import hubmerge.runs.run
 import hubmerge.tasks.stream
 import hubmerge.training.loop
 import hubmerge.training.position  # noqa: F401

@@ -19,13 +19,13 @@ from safetensors.numpy import load_file, save_file
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, NoAccess
 from hubmerge.flows.deltas import store_as_deltas
-from hubmerge.flows.restoring import TOLD
-from hubmerge.flows.sources import open_ref, read_local_manifest
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch
 from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.hub.resolve import resolve
 from hubmerge.manifest import NAME, files_digest
+from hubmerge.opening.delta import TOLD
+from hubmerge.opening.references import open_ref, read_local_manifest
 from hubmerge.refs import ModelRef
 from hubmerge.weights import delta_file
 from tests.hub.conftest import tags

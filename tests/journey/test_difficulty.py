@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from hubmerge.answers import Answers
 from hubmerge.difficulty.difficulty import read_difficulty
 from hubmerge.flows.difficulty import answers_of
 from hubmerge.flows.evaluate import Bench
-from hubmerge.flows.sources import open_ref, pin_task
 from hubmerge.forgetting import parse_forgetting
 from hubmerge.hub.client import Hub
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
+from hubmerge.opening.references import open_ref, pin_task
+from hubmerge.predictions import Answers
 from hubmerge.refs import parse_ref
-from hubmerge.selection.stage import Dressed, Stage
+from hubmerge.selection.task_split import Dressed, Stage
 from hubmerge.tasks.data import load_split
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from tests.journey.conftest import TRAIN, WEIGHTS, Command, World, command
 from tests.models.worlds import tiny_bert
 

@@ -18,7 +18,7 @@ from hubmerge.flows.load import Moe
 from hubmerge.moerging.layer import MixtureLinear
 from hubmerge.moerging.remote_code.peft_mixture import load_mixture
 from hubmerge.tasks.data import Split, load_split
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from hubmerge.weights.moe_config import EXPERTS
 from tests.journey.conftest import Command, World
 from tests.journey.moes import HEBREW, LORA, MNIST, ask, train, train_loras

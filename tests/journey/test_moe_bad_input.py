@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hubmerge.cli.app import app
-from hubmerge.flows.extraction import as_adapters
-from hubmerge.flows.sources import open_ref
 from hubmerge.hub.client import Hub
+from hubmerge.opening.extracted_adapters import as_adapters
+from hubmerge.opening.references import open_ref
 from hubmerge.refs import ModelRef
 from hubmerge.weights.moe_config import EXPERTS
 from tests.hub.proxy import Proxy, proxied

@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError
-from hubmerge.flows.bases import base_of
-from hubmerge.flows.publication import check_room, folder_publication, seal, step_publication
-from hubmerge.flows.sources import open_ref, pin, read_local_manifest, source_of
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.manifest import NAME, Manifest, Point, files_digest
+from hubmerge.opening.bases import base_of
+from hubmerge.opening.publication import check_room, folder_publication, seal, step_publication
+from hubmerge.opening.references import open_ref, pin, read_local_manifest, source_of
 from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.routing import NAME as ROUTING
 from hubmerge.routing import Cost, Flops, Parameters, Routing

@@ -12,8 +12,8 @@ import pytest
 from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 
-from hubmerge.flows.sources import read_local_manifest
 from hubmerge.manifest import parse_manifest
+from hubmerge.opening.references import read_local_manifest
 from tests.journey.conftest import Command, World
 
 TRAINERS_OWN = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")

@@ -21,13 +21,13 @@ from safetensors.numpy import save_file
 
 from hubmerge.errors import HubUnreachable, IntegrityError
 from hubmerge.flows import retain as flow
-from hubmerge.flows.publication import seal
-from hubmerge.flows.sources import read_local_manifest
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.hub.resolve import resolve
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, Spent
 from hubmerge.manifest import Manifest, Point, Source, files_digest
+from hubmerge.opening.publication import seal
+from hubmerge.opening.references import read_local_manifest
 from hubmerge.refs import ModelRef
 from hubmerge.retention.plan import parse_plan
 from hubmerge.trials import Part, Rows, Trial, TrialLog

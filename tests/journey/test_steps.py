@@ -16,12 +16,12 @@ from safetensors.numpy import save_file
 
 from hubmerge.cards.figures import training_picture
 from hubmerge.cli.tables import sparkline
-from hubmerge.flows.publication import CARD, seal, step_publication
-from hubmerge.flows.sealed import is_sealed
-from hubmerge.flows.sources import read_local_manifest
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.manifest import NAME, Manifest, Point, Source
+from hubmerge.opening.integrity import is_sealed
+from hubmerge.opening.publication import CARD, seal, step_publication
+from hubmerge.opening.references import read_local_manifest
 from tests.journey.conftest import Command, World
 
 ACCURACIES = {1: 0.5, 2: 0.6, 4: 0.9, 8: 0.9, 16: 0.8}

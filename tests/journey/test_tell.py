@@ -10,12 +10,12 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, snapshot_download
 
-from hubmerge.cards.kept import BEGIN, END
-from hubmerge.flows.sources import open_ref, read_local_manifest, source_of
+from hubmerge.cards.author_text import BEGIN, END
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.lock import Common, Lock, LockedTask, Pick, Pin, Spent, Swap
 from hubmerge.manifest import Source
+from hubmerge.opening.references import open_ref, read_local_manifest, source_of
 from hubmerge.refs import parse_ref
 from hubmerge.scores import Score, ScoreLog
 from tests.journey.conftest import Command, World

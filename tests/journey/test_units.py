@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubmerge.hub.place import connect
+from hubmerge.hub.environment import connect
 from hubmerge.reproduce.engines.inline import Inline
 from hubmerge.reproduce.perform import MAKERS, perform
 from hubmerge.reproduce.rows import Row, rows_of

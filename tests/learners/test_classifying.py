@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hubmerge.errors import CheckpointError
-from hubmerge.learners.classifying import Classifier, ImageLearner, LabelHead, TextLearner
+from hubmerge.learners.classification import Classifier, ImageLearner, LabelHead, TextLearner
 from hubmerge.learners.heads import new_head
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from tests.learners.worlds import CLASSES, batch_of, opened
 
 Folders = dict[str, Path]

@@ -18,7 +18,7 @@ from transformers import BertModel, CLIPModel
 
 from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.learners.heads import head_file, label_head, load_head, new_head, save_head
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.tasks.heads import zero_shot_head
 from tests.learners.worlds import CLASSES, batch_of, opened, task
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from hubmerge.errors import CheckpointError, UsageError
-from hubmerge.learners.classifying import Classifier, ImageLearner, LabelHead, TextLearner
+from hubmerge.learners.classification import Classifier, ImageLearner, LabelHead, TextLearner
+from hubmerge.learners.factory import first_head, make_learner, trained_head
 from hubmerge.learners.heads import save_head
-from hubmerge.learners.making import first_head, make_learner, trained_head
 from hubmerge.learners.ranking import LanguageLearner, Reader
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from tests.learners.worlds import CLASSES, opened, task
 
 Folders = dict[str, Path]

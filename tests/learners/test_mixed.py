@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from hubmerge.errors import UsageError
-from hubmerge.learners.classifying import Classifier, ImageLearner, LabelHead
+from hubmerge.learners.classification import Classifier, ImageLearner, LabelHead
+from hubmerge.learners.factory import make_learner
 from hubmerge.learners.heads import new_head
 from hubmerge.learners.learner import Learner, without_network
-from hubmerge.learners.making import make_learner
-from hubmerge.learners.mixed import MixedClassifier, MixedLearner
-from hubmerge.models.opening import open_model
+from hubmerge.learners.multitask import MixedClassifier, MixedLearner
+from hubmerge.models.loading import open_model
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import Paired, Ranked
 from hubmerge.tasks.task import Task

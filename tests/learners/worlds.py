@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
+from hubmerge.learners.factory import first_head, make_learner
 from hubmerge.learners.learner import Batch, Learner
-from hubmerge.learners.making import first_head, make_learner
 from hubmerge.learners.ranking import LanguageLearner, Reader
-from hubmerge.models.opening import Model, open_model
+from hubmerge.models.loading import Model, open_model
 from hubmerge.specs import DataSpec, Kind, TaskSpec
 from hubmerge.tasks.data import Ranked
 from hubmerge.tasks.task import Task

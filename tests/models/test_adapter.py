@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.models.adapter import adapt, apply_adapter
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.specs import Kind, TrainSpec
 from tests.models.worlds import (
     change_json,

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 import hubmerge
 from hubmerge.errors import CheckpointError
+from hubmerge.models.loading import open_model
 from hubmerge.models.model import VisionText
-from hubmerge.models.opening import open_model
 from hubmerge.tasks.heads import zero_shot_head
 from tests.models.worlds import SIZE, change_json, write_open_clip, write_transformers
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from hubmerge.errors import CheckpointError
-from hubmerge.models.opening import Model, open_model
+from hubmerge.models.loading import Model, open_model
 from hubmerge.specs import Kind
 from hubmerge.tasks.heads import zero_shot_head
 from hubmerge.weights.checkpoint import open_checkpoint

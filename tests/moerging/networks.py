@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hubmerge.models.adapter import Adapted
 from hubmerge.models.layers import linear_layers, targets
-from hubmerge.models.opening import Model, open_model
-from hubmerge.moerging.mixture import Mixture, build
+from hubmerge.models.loading import Model, open_model
+from hubmerge.moerging.moe_model import Mixture, build
 from hubmerge.specs import Kind
 from hubmerge.weights.adapter_match import open_adapter
 from hubmerge.weights.checkpoint import open_checkpoint

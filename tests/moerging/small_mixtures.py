@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from hubmerge.models.adapter import adapt
-from hubmerge.models.opening import open_model
-from hubmerge.moerging.mixture import Mixture, build
+from hubmerge.models.loading import open_model
+from hubmerge.moerging.moe_model import Mixture, build
 from hubmerge.specs import Kind, TrainSpec
 from hubmerge.weights.adapter_match import open_adapter
 from hubmerge.weights.checkpoint import open_checkpoint

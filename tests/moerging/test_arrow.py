@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hubmerge.errors import UsageError
 from hubmerge.moerging.arrow import prototypes
-from hubmerge.moerging.starts import start
+from hubmerge.moerging.router_init import start
 
 from .worlds import random_tokens
 

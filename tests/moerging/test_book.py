@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hubmerge.moerging.book import Book
 from hubmerge.moerging.layer import MixtureLinear, Routing
+from hubmerge.moerging.routing_stats import Book
 from tests.moerging.worlds import random_layer, random_tokens
 
 E = 4

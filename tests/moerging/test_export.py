@@ -23,9 +23,9 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPModel
 
 from hubmerge.errors import UsageError
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.moerging.export import export_transformers
-from hubmerge.moerging.mixture import Mixture, read_mixture
+from hubmerge.moerging.moe_model import Mixture, read_mixture
 from hubmerge.moerging.remote_code import modeling_hubmerge_moe
 from hubmerge.moerging.remote_code.modeling_hubmerge_moe import HubmergeMixture
 from hubmerge.server import ServerState, lease

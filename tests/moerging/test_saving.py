@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hubmerge.errors import CheckpointError
 from hubmerge.models.adapter import apply_adapter
-from hubmerge.moerging.mixture import Mixture, read_mixture
+from hubmerge.moerging.moe_model import Mixture, read_mixture
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.moe_config import CONFIG, EXPERTS, ROUTER, RouterConfig
 from tests.models.worlds import change_json

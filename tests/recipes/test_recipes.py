@@ -11,7 +11,7 @@ from hubmerge.reproduce.expected import check
 from hubmerge.reproduce.plan import plan
 from hubmerge.results import overall, read_results, verdict_of
 from hubmerge.specs.recipe import read_recipe
-from hubmerge.tasks.task import catalog
+from hubmerge.tasks.lookup import catalog
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in (ROOT / "recipes").glob("*/recipe.yaml"))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hubmerge.reports.numbers import (
+from hubmerge.reports.number_format import (
     axis_words,
     beyond,
     cell_words,

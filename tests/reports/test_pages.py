@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from hubmerge.errors import UsageError
-from hubmerge.reports.pages import overview_block, recipe_readme_block
+from hubmerge.reports.markdown_tables import overview_block, recipe_readme_block
 from hubmerge.reports.space import write_page
 from hubmerge.results import Cell, Table
 from tests.reports.worlds import HOSTILE, claims, results

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubmerge.reports.chart_data import Picture, picture, to_json
 from hubmerge.reports.page import _asset
 from hubmerge.reports.palette import COLOURS, RAMP, classes, colour, dashes, styles
-from hubmerge.reports.picture import Picture, picture, to_json
 from hubmerge.reports.scales import (
     positions,
     round_numbers,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.reproduce.code import code_version, digest_of_code, measuring
+from hubmerge.reproduce.code_digest import code_version, digest_of_code, measuring
 
 _FILE = '''"""What it is."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from hubmerge.errors import UsageError
 from hubmerge.reproduce.plan import Plan
-from hubmerge.reproduce.tell import tell
+from hubmerge.reproduce.results_from_units import tell
 from hubmerge.results import Cell, Provenance, Results
 from tests.reproduce.test_plan import laid
 

@@ -15,7 +15,7 @@ from hubmerge.errors import CheckpointError
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import METHODS, method, parse_params
-from hubmerge.selection.blending import Blender, Kept
+from hubmerge.selection.memory_merge import Blender, Kept
 from hubmerge.selection.pool import Choice, Pool, plain_choice
 
 from .worlds import Tensors, make_pool, read

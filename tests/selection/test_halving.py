@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubmerge.selection.arms import arms_of
 from hubmerge.selection.halving import Ask, cost, horizons, race
+from hubmerge.selection.moe_starts import arms_of
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.selection.search import OutOfBudget
 from tests.selection.worlds import Tensors, make_pool

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hubmerge.merging.registry import METHODS, method
-from hubmerge.selection.blending import Blender
 from hubmerge.selection.grids import GRIDS
+from hubmerge.selection.memory_merge import Blender
 from hubmerge.selection.pool import Pool
 from hubmerge.selection.proxy import proxy
 

@@ -16,11 +16,11 @@ import pytest
 
 from hubmerge.merging.registry import method
 from hubmerge.selection import noise
-from hubmerge.selection.arena import Arena
-from hubmerge.selection.blending import Blender
-from hubmerge.selection.board import LAST, Board, order
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import GRIDS
+from hubmerge.selection.memory_merge import Blender
 from hubmerge.selection.policies import coordinate, last, uniform, weights
+from hubmerge.selection.policy_results import LAST, Board, order
 from hubmerge.selection.pool import Pool, plain_choice
 from hubmerge.selection.report import earliest, swaps, tied
 from hubmerge.selection.search import Budget, OutOfBudget, Search
@@ -81,7 +81,7 @@ class World:
 
     def search(self, merges: int | None = None, exhaustive: bool = False) -> Search:
         blender = Blender(self.pool, self.method)
-        arena = Arena(self.pool, blender, self.method, self.stages, self.log, "validation")
+        arena = Evaluator(self.pool, blender, self.method, self.stages, self.log, "validation")
         grid = GRIDS[self.method.name]
         return Search(arena, grid, Budget(merges), exhaustive=exhaustive)
 
@@ -238,7 +238,7 @@ def test_a_candidate_alone_is_known_by_its_task_too(world: World) -> None:
     arena = world.search().arena
     ours = arena.alone(0, 1).accuracy
     swapped = replace(world.pool, candidates=world.pool.candidates[::-1])
-    other = Arena(
+    other = Evaluator(
         swapped, Blender(swapped, world.method), world.method, world.stages, world.log, "validation"
     )
     assert other.alone(1, 1).accuracy != ours  # the same expert, at the other task

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from hubmerge.manifest import Point, Source
 from hubmerge.selection.pool import Candidate, Pool
-from hubmerge.tasks.task import Task, find_task
+from hubmerge.tasks.lookup import find_task
+from hubmerge.tasks.task import Task
 from hubmerge.trials import Rows, Trial
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 

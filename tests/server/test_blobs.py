@@ -10,7 +10,7 @@ import pytest
 
 from hubmerge.server.blobs import Blobs
 from hubmerge.server.content import Pointer, parse_pointer
-from hubmerge.server.refusals import BadRequest
+from hubmerge.server.http_errors import BadRequest
 
 CONTENT = b"weights" * 1000
 OID = hashlib.sha256(CONTENT).hexdigest()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from hubmerge.server.cards import card_data, card_problem, card_tags
+from hubmerge.front_matter import card_data, card_problem, card_tags
 
 BOMB = "\n".join(["a: &a [x]", *(f"{n}: &{n} [*a,*a,*a,*a,*a,*a]" for n in "bcdefghij")])
 HOSTILE = {

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubmerge.server.http_errors import BadPath, BadRequest
 from hubmerge.server.names import RepoId, check_path, check_ref, check_repo
-from hubmerge.server.refusals import BadPath, BadRequest
 
 HOSTILE_PATHS = {
     "up": "../x",

@@ -11,9 +11,7 @@ from dulwich.repo import Repo
 
 from hubmerge.errors import HubmergeError
 from hubmerge.server.content import AddFile, AddLarge, Change, Delete
-from hubmerge.server.names import RepoId
-from hubmerge.server.process import TINY_CLIP_FOLDER
-from hubmerge.server.refusals import (
+from hubmerge.server.http_errors import (
     BadRequest,
     Conflict,
     EntryMissing,
@@ -22,6 +20,8 @@ from hubmerge.server.refusals import (
     RevisionMissing,
     Stale,
 )
+from hubmerge.server.names import RepoId
+from hubmerge.server.process import TINY_CLIP_FOLDER
 from hubmerge.server.repository import TAG, Repository
 from hubmerge.server.store import TINY_CLIP, Store, seed
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from hubmerge.cli.app import app
 from hubmerge.tasks.check import check_task
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from tests.tasks.worlds import parquet_task, png, rows_task, write_images, write_rows
 
 RANK = {"kind": "rank", "prompt": "{{ q }}", "choices": "[a, b]", "answer": "key"}

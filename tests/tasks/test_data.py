@@ -14,8 +14,9 @@ import torch
 from hubmerge.errors import DataError, UnknownName
 from hubmerge.specs import Carve, DataSpec, SplitsSpec, TaskSpec
 from hubmerge.tasks.data import SPLITS, load_split
+from hubmerge.tasks.lookup import find_task
 from hubmerge.tasks.splits import carve, places
-from hubmerge.tasks.task import Task, find_task
+from hubmerge.tasks.task import Task
 from tests.tasks.worlds import (
     moved,
     parquet_task,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hubmerge.errors import UsageError
 from hubmerge.tasks.data import Split, load_split
-from hubmerge.tasks.deck import Deck, deal, make_deck
+from hubmerge.tasks.multitask import Deck, deal, make_deck
 from tests.tasks.worlds import parquet_task, row_of
 
 ROWS = st.dictionaries(st.text("abcdefgh", min_size=1), st.integers(1, 5000), min_size=1)

@@ -13,14 +13,14 @@ from huggingface_hub import HfApi, constants
 
 from hubmerge.server import lease
 from hubmerge.tasks.data import SPLITS
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from tests.tasks.worlds import write_repo, write_rows
 
 # A process of its own: `datasets` reads the Hub's address when it is imported.
 LOAD = """
 import dataclasses, json, sys
 from hubmerge.tasks.data import SPLITS, load_split
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from tests.tasks.worlds import rows_of
 task = find_task("svhn")
 data = task.spec.data.model_copy(update={"id": "me/svhn", "revision": sys.argv[1]})
@@ -31,7 +31,7 @@ print(json.dumps([rows_of(load_split(task, split)) for split in SPLITS]))
 OWN = """
 import json, sys
 from hubmerge.tasks.data import SPLITS, load_split, load_stream
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 task = find_task("hf://datasets/me/svhn@" + sys.argv[1])
 spec = task.spec
 print(json.dumps([spec.name, spec.kind, spec.data.revision, spec.splits.sources]))

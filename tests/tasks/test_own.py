@@ -12,9 +12,9 @@ import yaml
 
 from hubmerge.errors import DataError, HubmergeError, UnknownName, UsageError
 from hubmerge.specs import TaskSpec, validated
+from hubmerge.tasks.custom_task import read_columns
 from hubmerge.tasks.data import SPLITS, Paired, load_split
-from hubmerge.tasks.own import read_columns
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from tests.tasks.worlds import write_images, write_parquet, write_rows
 
 README = Path(__file__).parents[2] / "README.md"

@@ -9,7 +9,7 @@ import pytest
 
 from hubmerge.errors import DataError, UnknownName, UsageError
 from hubmerge.tasks.data import SPLITS, load_split
-from hubmerge.tasks.task import all_tasks, catalog, find_task
+from hubmerge.tasks.lookup import all_tasks, catalog, find_task
 from tests.tasks.worlds import parquet_task, picture, rows_of, write_images, write_parquet
 
 

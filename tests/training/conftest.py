@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hubmerge.tasks.data import Split, load_split
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 
 
 @pytest.fixture(scope="session")

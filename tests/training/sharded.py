@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 
 from hubmerge.tasks.data import load_split
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from hubmerge.training.batches import Batches, Share
 from hubmerge.training.fit import Fit
 from tests.training.worlds import learner, spec

@@ -14,18 +14,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from hubmerge.learners.factory import first_head, make_learner
 from hubmerge.learners.learner import Learner
-from hubmerge.learners.making import first_head, make_learner
 from hubmerge.manifest import Point
 from hubmerge.models.adapter import adapt
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.models.recompute import recompute
 from hubmerge.specs import DataSpec, TaskSpec, TrainSpec
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task
 from hubmerge.training.batches import Batches
 from hubmerge.training.fit import make_fit
-from hubmerge.training.watch import Watch
+from hubmerge.training.inputs import Watch
 from tests.models import worlds
 from tests.training.worlds import curve, running, spec, weights
 

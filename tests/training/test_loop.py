@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from hubmerge.errors import CheckpointError, OutOfMemory, TrainingDiverged, UsageError
-from hubmerge.learners.classifying import Classifier, ImageLearner, LabelHead
-from hubmerge.models.opening import open_model
+from hubmerge.learners.classification import Classifier, ImageLearner, LabelHead
+from hubmerge.models.loading import open_model
 from hubmerge.tasks.data import Split
 from hubmerge.training.batches import Batches
+from hubmerge.training.events import Moment, Position
 from hubmerge.training.fit import make_fit
-from hubmerge.training.loop import Moment, Position
-from hubmerge.training.watch import Watch
+from hubmerge.training.inputs import Watch
 from tests.training.worlds import MINI, curve, fit, learner, ran, running, spec, weights
 
 
@@ -51,7 +51,7 @@ def test_a_run_repeats_itself(training: Split, validation: Split, asked: Any) ->
 REPEAT = """
 from hashlib import sha256
 from hubmerge.tasks.data import load_split
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
 from tests.training.worlds import ran, spec
 splits = [load_split(find_task("mini-mnist"), name) for name in ("train", "validation")]
 print(sha256(ran(spec(steps=2, push_every="2"), *splits)[0]).hexdigest())

@@ -13,19 +13,19 @@ from accelerate import Accelerator
 from torch import nn
 
 from hubmerge.evaluation import Examples, accuracy
+from hubmerge.learners.factory import first_head, make_learner
 from hubmerge.learners.learner import Batch, Example
-from hubmerge.learners.making import first_head, make_learner
-from hubmerge.learners.mixed import MixedLearner
-from hubmerge.models.opening import open_model
+from hubmerge.learners.multitask import MixedLearner
+from hubmerge.models.loading import open_model
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split, load_split
-from hubmerge.tasks.deck import Deck, make_deck
-from hubmerge.tasks.task import find_task
+from hubmerge.tasks.lookup import find_task
+from hubmerge.tasks.multitask import Deck, make_deck
 from hubmerge.training.batches import Batches
+from hubmerge.training.events import Moment, Position, train
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.loop import Moment, Position, train
+from hubmerge.training.inputs import Data, Watch, Watched
 from hubmerge.training.position import read_position, write_position
-from hubmerge.training.watch import Data, Watch, Watched
 from tests.training.worlds import MINI, curve, spec, weights
 
 NAMES = ("mini-mnist", "mini-housenum")

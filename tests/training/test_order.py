@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubmerge.tasks.deck import make_deck
-from hubmerge.training.order import DeckOrder, Order, seed_at
+from hubmerge.tasks.multitask import make_deck
+from hubmerge.training.row_order import DeckOrder, Order, seed_at
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 3), st.booleans())

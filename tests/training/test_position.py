@@ -9,8 +9,7 @@ import torch
 
 from hubmerge.errors import CheckpointError
 from hubmerge.manifest import Point
-from hubmerge.training.loop import Position
-from hubmerge.training.position import NAME, drop_position, read_position, write_position
+from hubmerge.training.position import NAME, Position, drop_position, read_position, write_position
 
 POINT = Point(0, None, 0.1 + 0.2, 400, 0.0)
 POSITION = Position(

@@ -11,17 +11,17 @@ from safetensors.torch import save
 
 import hubmerge
 from hubmerge.evaluation import Examples
+from hubmerge.learners.factory import first_head, make_learner
 from hubmerge.learners.learner import Learner
-from hubmerge.learners.making import first_head, make_learner
 from hubmerge.manifest import Point
 from hubmerge.models.adapter import adapt
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
+from hubmerge.training.events import Moment, Position, train
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.loop import Moment, Position, train
+from hubmerge.training.inputs import Data, Watch, Watched
 from hubmerge.training.schedule import push_steps
-from hubmerge.training.watch import Data, Watch, Watched
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.adapter_config import named_base, read_config
-from hubmerge.weights.adapter_fields import problems_of
+from hubmerge.weights.adapter_config_fields import problems_of
 from hubmerge.weights.adapter_match import match, open_adapter
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 

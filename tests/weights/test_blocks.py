@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hubmerge.weights.blocks import BLOCK, blocks
+from hubmerge.weights.array_blocks import BLOCK, blocks
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,), (BLOCK,), (2, BLOCK), (3, BLOCK - 5)])

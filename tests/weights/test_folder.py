@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hubmerge.errors import Busy, CheckpointError
-from hubmerge.weights.folder import check_place, whole_folder
+from hubmerge.weights.atomic_folder import check_place, whole_folder
 
 
 def write(folder: Path, text: str = "new") -> None:

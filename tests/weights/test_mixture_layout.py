@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.layout import ADAPTER
-from hubmerge.weights.mixture_layout import settings_in
 from hubmerge.weights.moe_config import ROUTER
+from hubmerge.weights.moe_layout import settings_in
 from hubmerge.weights.task_vector import TaskVector
 from tests.weights.adapters import put_base
 from tests.weights.mixtures import put_mixture

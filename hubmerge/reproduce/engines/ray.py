@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from hubmerge.errors import UsageError, raise_together
-from hubmerge.reproduce.code import code_version
+from hubmerge.reproduce.code_digest import code_version
 from hubmerge.reproduce.engines.engine import Done, Perform, Trouble
 from hubmerge.reproduce.engines.job import do_job, find, name_of, read_done, refuse_job, say_job
 from hubmerge.reproduce.engines.threads import threads

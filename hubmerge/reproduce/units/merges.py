@@ -7,16 +7,16 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from hubmerge.choosing.merge_selection import Prepared, Request
 from hubmerge.flows.select import prepare
-from hubmerge.flows.selection import Prepared, Request
-from hubmerge.models.opening import open_model
+from hubmerge.models.loading import open_model
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.work import Work, ref, silent
-from hubmerge.selection.arena import Arena
-from hubmerge.selection.blending import Blender
+from hubmerge.selection.evaluator import Evaluator
+from hubmerge.selection.memory_merge import Blender
 from hubmerge.selection.pool import plain_choice
-from hubmerge.selection.stage import Dressed, Stage
+from hubmerge.selection.task_split import Dressed, Stage
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
 from hubmerge.trials import CHOSEN_ON, Trial, TrialLog
@@ -85,13 +85,13 @@ class Arenas:
         self.validation = self._arena(prepared.stages, CHOSEN_ON)
         self.test = self._arena(stages_of(prepared, "test"), "test")
 
-    def fresh(self) -> Arena:
+    def fresh(self) -> Evaluator:
         """Another validation arena, which counts for itself what it is asked."""
         return self._arena(self.prepared.stages, CHOSEN_ON)
 
-    def _arena(self, stages: Sequence[Stage], split: str) -> Arena:
+    def _arena(self, stages: Sequence[Stage], split: str) -> Evaluator:
         pool, method = self.prepared.pool, self.prepared.method
-        return Arena(pool, self.blender, method, stages, TrialLog(self.log), split)
+        return Evaluator(pool, self.blender, method, stages, TrialLog(self.log), split)
 
 
 def points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:

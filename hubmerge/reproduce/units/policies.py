@@ -6,8 +6,8 @@ from hubmerge.reproduce.plan import STOPPED
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.merges import TRIALS, Arenas, by_task, prepared_for
 from hubmerge.reproduce.units.work import Work, ref
-from hubmerge.selection.board import Board
 from hubmerge.selection.grids import GRIDS
+from hubmerge.selection.policy_results import Board
 from hubmerge.selection.search import Budget, Search
 
 # What has to be run for a policy, itself last.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hubmerge.flows.evaluate import Bench
-from hubmerge.flows.sources import open_pinned, pin
+from hubmerge.opening.references import open_pinned, pin
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.work import Work, last_of

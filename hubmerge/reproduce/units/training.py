@@ -8,14 +8,14 @@ from pathlib import Path
 from hubmerge.durable import write_whole
 from hubmerge.errors import IntegrityError
 from hubmerge.flows import train as flow
-from hubmerge.flows.expert import prepare
 from hubmerge.hub.publish import ensure_repo
 from hubmerge.hub.resolve import resolve
 from hubmerge.refs import parse_ref
-from hubmerge.reproduce.runs import FOLDER
+from hubmerge.reproduce.source_units import FOLDER
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.wheels import WHEEL, named, take_model
 from hubmerge.reproduce.units.work import Work, silent
+from hubmerge.runs.expert_job import prepare
 from hubmerge.specs import TrainSpec, validated
 
 _ATTEMPTS = 4

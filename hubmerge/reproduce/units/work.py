@@ -9,13 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hubmerge.flows.machine import Machine, pick_device
-from hubmerge.flows.sources import Opened, open_pinned, pin, pin_task
 from hubmerge.hub.client import Hub
+from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.references import open_pinned, pin, pin_task
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.plan import STOPPED
 from hubmerge.reproduce.unit import Result, Shop, Unit
-from hubmerge.tasks.task import Task, find_task
+from hubmerge.runs.machine import Machine, pick_device
+from hubmerge.tasks.lookup import find_task
+from hubmerge.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Which Hub and which folders: the one file below the command line that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from hubmerge.errors import UsageError
+from hubmerge.server.leases import lease
+from hubmerge.server.state import ServerState
+
+if TYPE_CHECKING:
+    from hubmerge.hub.client import Hub
+
+
+def home() -> Path:
+    """The folder of all that hubmerge keeps: HUBMERGE_HOME, else ~/.hubmerge."""
+    return Path(os.environ.get("HUBMERGE_HOME") or "~/.hubmerge").expanduser()
+
+
+def hub_folder() -> Path:
+    """The data folder of the embedded Hub."""
+    return home() / "hub"
+
+
+@contextmanager
+def connect(choice: str | None = None) -> Iterator[Hub]:
+    """The Hub to work with: `local` is the embedded one, None follows HUBMERGE_HUB and HF_ENDPOINT.
+
+    The embedded Hub is started if it does not run, and stays for as long as somebody needs it.
+    """
+    choice = choice or os.environ.get("HUBMERGE_HUB") or "default"
+    if choice == "local":
+        with lease(hub_folder()) as server:
+            yield _embedded(server)
+    elif choice == "default":
+        yield _configured()
+    else:
+        raise UsageError(
+            f"--hub {choice!r} is no Hub.",
+            "Write --hub local for the embedded Hub, or leave it out for huggingface.co "
+            "(HF_ENDPOINT names another).",
+        )
+
+
+def _embedded(server: ServerState) -> Hub:
+    cache = hub_folder() / "cache"
+    # Read by huggingface_hub when it is imported, which no light command has done by now; the
+    # Hub's cache knows repositories by name alone, so another Hub needs another folder.
+    os.environ.update(
+        HF_ENDPOINT=server.url,
+        HF_TOKEN=server.token,
+        HF_HUB_CACHE=str(cache),
+        HF_HUB_DISABLE_XET="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_OFFLINE="0",  # no network is needed to reach it
+    )
+    from hubmerge.hub.client import Hub
+
+    return Hub(server.url, server.token, cache, "the embedded Hub")
+
+
+def _configured() -> Hub:
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    from huggingface_hub import constants, get_token
+
+    from hubmerge.hub.client import Hub
+    from hubmerge.hub.client_errors import as_ours
+
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    address = urlsplit(endpoint)
+    if address.scheme not in ("http", "https") or not address.hostname or address.username:
+        raise UsageError(
+            "HF_ENDPOINT is not the address of a Hub.", "Write https://host, without a password."
+        )
+    try:
+        token = get_token()  # in a job that is trusted, exchanged for its proof
+    except Exception as error:
+        raise as_ours(error, "signing in", address.netloc, None) from error
+    return Hub(endpoint, token, Path(constants.HF_HUB_CACHE), address.netloc)

@@ -1,0 +1,94 @@
+"""Learner x rows -> what a model says of each row, and how far that is from right.
+
+EL2N is the score of hard examples (arXiv 2107.07075, section 3; arXiv 2506.14126, section 2.4).
+Shapes: N rows, B rows of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from hubmerge.errors import UsageError
+from hubmerge.learners.classification import Classifies, check_numbers
+from hubmerge.learners.learner import Batch, Learner
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Of each row: its label, what was predicted, and how far that is from right; all [N].
+
+    `el2n` is ||softmax(logits) - onehot(label)||_2, in [0, sqrt(2)]; `loss` the cross-entropy in
+    nats; `margin` the label's logit less the best other one, above 0 where the answer is right.
+    """
+
+    label: Ints
+    predicted: Ints
+    el2n: Floats
+    loss: Floats
+    margin: Floats
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def right(self) -> Bools:
+        """[N]: whether the prediction is the label."""
+        return np.equal(self.predicted, self.label)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right rows, in [0, 1]."""
+        return float(self.right.mean())
+
+
+@torch.inference_mode()
+def read_answers(
+    learner: Learner, network: nn.Module, batches: Iterable[Batch], device: torch.device
+) -> Answers:
+    """The answers to all rows of the batches, in their order, in evaluation mode.
+
+    `network` is the learner's, which may be kept without it. Raises UsageError for a task without
+    classes, CheckpointError for answers that are no numbers.
+    """
+    if not isinstance(learner, Classifies):
+        raise UsageError(
+            "How hard an example is can be told for tasks of images or texts with classes only.",
+            "Name a task of kind image or text; `hubmerge tasks` lists them.",
+        )
+    network.eval()
+    parts: list[dict[str, Tensor]] = []
+    for batch in batches:
+        placed = {name: tensor.to(device) for name, tensor in batch.items()}
+        logits = learner.scores(network, placed)
+        check_numbers(logits)
+        # In float64 a sum over 4000 rows is the same to the last digit that is told.
+        parts.append(_read(logits.cpu().double(), batch["label"]))
+    said: dict[str, Any] = {
+        one.name: torch.cat([part[one.name] for part in parts]).numpy() for one in fields(Answers)
+    }
+    return Answers(**said)
+
+
+def _read(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """One batch: logits [B, C] and labels [B] -> every field of Answers, each [B]."""
+    target = one_hot(label, logits.shape[-1])
+    others = logits.masked_fill(target.bool(), -torch.inf)
+    return {
+        "label": label,
+        "predicted": logits.argmax(dim=-1),
+        "el2n": (logits.softmax(dim=-1) - target).norm(dim=-1),
+        "loss": cross_entropy(logits, label, reduction="none"),
+        "margin": (logits * target).sum(dim=-1) - others.amax(dim=-1),
+    }
