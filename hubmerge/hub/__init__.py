@@ -1,1 +1,1 @@
-"""The only rooms that talk to a Hub: which one, what a name means there, fetching, publishing."""
+"""The only package that talks to a Hub: choose it, resolve names, download, publish."""

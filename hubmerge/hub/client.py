@@ -1,4 +1,4 @@
-"""A Hub and how it is asked: a deadline on every call, retries where they are safe."""
+"""Calls to a Hub: a deadline on every call, retries where they are safe."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from hubmerge.errors import HubUnreachable
-from hubmerge.hub.client_errors import as_ours, wait_out
+from hubmerge.hub.client_errors import to_hubmerge_error, wait_before_retry
 
 T = TypeVar("T")
 
-_PAUSES_S = (0.5, 1.0, 2.0)
-# Slowest line on which an upload or a download still counts as alive.
-_BYTES_PER_S = 100_000
+_RETRY_DELAYS_S = (0.5, 1.0, 2.0)
+# A transfer that is slower than this counts as dead.
+_MIN_BYTES_PER_S = 100_000
 
 
-def _client() -> httpx2.Client:
-    """huggingface_hub's own client waits for ever; ours gives up on a silent server.
+def _make_http_client() -> httpx2.Client:
+    """An HTTP client with timeouts; huggingface_hub's own client waits for ever.
 
-    All threads share it, and huggingface_hub closes it when one of them finds nobody listening;
-    another would lose its answer halfway. Dropped instead, it goes with its last user.
+    All threads share one client, and huggingface_hub closes it after a refused connection in any
+    of them, which would cut off the responses of the others. So `close` does nothing: the client is
+    freed with its last user.
     """
     client = default_client_factory()
     client.timeout = httpx2.Timeout(30.0, connect=10.0)
@@ -39,7 +40,7 @@ def _client() -> httpx2.Client:
     return client
 
 
-set_client_factory(_client)
+set_client_factory(_make_http_client)
 disable_progress_bars()
 logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 # A Hub without a Xet write side makes huggingface_hub fail instead of falling back to LFS.
@@ -48,10 +49,10 @@ constants.HF_HUB_DISABLE_XET = True
 
 @dataclass(frozen=True)
 class Hub:
-    """One Hub: where it is, who asks, the cache folder of what was fetched from it, its name.
+    """One Hub: its endpoint, the user's token, the folder of its cache, and its name in messages.
 
-    `deadline_s` is the most that one question may take, its retries included; moving bytes takes
-    longer by their size.
+    `deadline_s` is the longest that one call may take, retries included. Transfers get more time,
+    by their size.
     """
 
     endpoint: str
@@ -64,49 +65,49 @@ class Hub:
     def api(self) -> HfApi:
         return HfApi(endpoint=self.endpoint, token=self.token or False)
 
-    def ask(self, what: str, question: Callable[[HfApi], T], *, size: int = 0) -> T:
-        """Ask what may safely be asked twice: passing failures are retried.
+    def call(self, action: str, request: Callable[[HfApi], T], *, size: int = 0) -> T:
+        """Make a call that is safe to repeat: transient failures are retried.
 
-        `what` completes "while ..." in the error, `size` is the bytes to be moved. Raises
-        HubUnreachable, NotOnHub, NoAccess or HubError.
+        `action` is named in the error ("reading o/model"), `size` is the number of bytes to be
+        transferred. Raises HubUnreachable, NotOnHub, NoAccess or HubError.
         """
-        end = self._end(size)
-        for pause_s in _PAUSES_S:
+        deadline = self._deadline(size)
+        for delay_s in _RETRY_DELAYS_S:
             try:
-                return self._ask(what, question, end)
+                return self._call_before(action, request, deadline)
             except HubUnreachable as error:
-                wait_out(error, pause_s, at_most_s=end - time.monotonic())
-        return self._ask(what, question, end)
+                wait_before_retry(error, delay_s, max_delay_s=deadline - time.monotonic())
+        return self._call_before(action, request, deadline)
 
-    def ask_once(self, what: str, question: Callable[[HfApi], T], *, size: int = 0) -> T:
-        """Ask what must not be repeated blindly, such as a commit, or what the client repeats
-        by itself: uploads and whatever comes in pages.
+    def call_once(self, action: str, request: Callable[[HfApi], T], *, size: int = 0) -> T:
+        """Make a call without retries: one that is not safe to repeat, such as a commit, or one
+        that the client retries by itself, such as an upload or a list in pages.
         """
-        return self._ask(what, question, self._end(size))
+        return self._call_before(action, request, self._deadline(size))
 
-    def _end(self, size: int) -> float:
-        return time.monotonic() + self.deadline_s + size / _BYTES_PER_S
+    def _deadline(self, size: int) -> float:
+        return time.monotonic() + self.deadline_s + size / _MIN_BYTES_PER_S
 
-    def _ask(self, what: str, question: Callable[[HfApi], T], end: float) -> T:
+    def _call_before(self, action: str, request: Callable[[HfApi], T], deadline: float) -> T:
         try:
-            return _within(end - time.monotonic(), lambda: question(self.api))
+            return _run_with_timeout(deadline - time.monotonic(), lambda: request(self.api))
         except Exception as error:
-            raise as_ours(error, what, self.name, self.token) from error
+            raise to_hubmerge_error(error, action, self.name, self.token) from error
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
-    """The result of `work`, or TimeoutError after `seconds` of wall clock.
+def _run_with_timeout(seconds: float, work: Callable[[], T]) -> T:
+    """The result of `work`; raises TimeoutError after `seconds` of wall clock.
 
-    Socket timeouts alone let a server that sends one byte now and then hold a call for ever; the
-    abandoned thread ends with its socket.
+    Socket timeouts are not enough: a server that sends one byte now and then could hold a call for
+    ever. The abandoned thread ends with its socket.
     """
-    answer: Future[T] = Future()
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            answer.set_result(work())
+            future.set_result(work())
         except BaseException as error:
-            answer.set_exception(error)
+            future.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="hub-call").start()
-    return answer.result(timeout=seconds)
+    return future.result(timeout=seconds)

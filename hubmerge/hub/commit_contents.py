@@ -1,6 +1,6 @@
-"""What commits hold, by their listings and trainer states; no weights are fetched.
+"""The contents of commits, from their listings and trainer states; no weights are downloaded.
 
-A git object never changes, so what was learned of one is kept on disk under its id.
+A git object never changes, so what was read of it is cached on disk under its id.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from hubmerge.durable import append_lines
 from hubmerge.hub.client import Hub
-from hubmerge.hub.history import kept_folder
+from hubmerge.hub.history import cache_folder
 from hubmerge.progress import Progress
 
-STATE = "trainer_state.json"
+TRAINER_STATE = "trainer_state.json"
 _PICKLES = ("pytorch_model*.bin", "adapter_model.bin")
-# Its keys are sorted and "log_history", which grows without end, comes after the one we want.
-STATE_BYTES = 64 << 10
+# Its keys are sorted, and "log_history", which can be very long, comes after "global_step".
+TRAINER_STATE_BYTES = 64 << 10
 _GLOBAL_STEP = re.compile(rb'"global_step"\s*:\s*([0-9]{1,12})\b')
-_AT_ONCE, _BATCH = 8, 64
+_THREADS, _BATCH_SIZE = 8, 64
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedModel:
     """A model in one folder of a commit, as Trainer saves it.
 
-    `weights` is a digest of its weight files, None if there are none; `state` is the git id of its
-    trainer_state.json and `step` the global step written there, both None without.
+    `weights` is a digest of its weight files, None if there are none. `state` is the git id of its
+    trainer_state.json and `step` the global step in it, both None without that file.
     """
 
     weights: str | None = None
@@ -49,13 +49,13 @@ class Saved:
     step: int | None = None
 
 
-# Folder of a commit ("" is its root) -> what is saved there.
-Contents = Mapping[str, Saved]
+# Folder of a commit ("" is its root) -> the model saved there.
+Contents = Mapping[str, SavedModel]
 
 
 @dataclass(frozen=True)
-class Listing:
-    """One folder as the Hub lists it: Saved without the step, and the folders below by git id."""
+class FolderListing:
+    """One folder as the Hub lists it: a SavedModel without its step, and subfolders by git id."""
 
     weights: str | None
     is_pickled: bool
@@ -64,37 +64,41 @@ class Listing:
 
 
 # A commit, and a path in it.
-Place = tuple[str, str]
+CommitPath = tuple[str, str]
 T = TypeVar("T")
-_LINE: TypeAdapter[tuple[str, Listing | int | None]] = TypeAdapter(tuple[str, Listing | int | None])
+_CACHE_LINE: TypeAdapter[tuple[str, FolderListing | int | None]] = TypeAdapter(
+    tuple[str, FolderListing | int | None]
+)
 
 
-def examine(
-    hub: Hub, repo_id: str, head: str, wanted: Mapping[str, Iterable[str]], progress: Progress
+def read_contents(
+    hub: Hub, repo_id: str, head: str, folders_of: Mapping[str, Iterable[str]], progress: Progress
 ) -> dict[str, Contents]:
-    """What each wanted commit holds at its root and in its named folders, where it has them.
+    """The models at the root of each commit and in the folders named for it, where they exist.
 
-    Of the head every checkpoint folder is told.
+    For the head, all its checkpoint folders are read.
     """
-    memory = Memory(kept_folder(hub, repo_id) / "contents.jsonl", repo_id, progress)
-    roots = memory.learn(
-        {sha: (sha, "") for sha in wanted},
-        lambda sha, _: _kept_part(list_folder(hub, repo_id, sha, ""), wanted[sha]),
+    cache = ContentsCache(cache_folder(hub, repo_id) / "contents.jsonl", repo_id, progress)
+    roots = cache.lookup(
+        {sha: (sha, "") for sha in folders_of},
+        lambda sha, _: _select_folders(list_folder(hub, repo_id, sha, ""), folders_of[sha]),
     )
-    listed = {(sha, ""): roots[sha] for sha in wanted}
-    listed[head, ""] = list_folder(hub, repo_id, head, "")
-    listed |= _below(hub, repo_id, memory, listed)
-    steps = _steps(hub, repo_id, memory, listed)
-    contents: dict[str, dict[str, Saved]] = {}
-    for (sha, folder), one in listed.items():
-        step = steps.get(one.state) if one.state else None
-        contents.setdefault(sha, {})[folder] = Saved(one.weights, one.is_pickled, one.state, step)
+    listings = {(sha, ""): roots[sha] for sha in folders_of}
+    listings[head, ""] = list_folder(hub, repo_id, head, "")
+    listings |= _list_checkpoint_folders(hub, repo_id, cache, listings)
+    steps = _read_steps(hub, repo_id, cache, listings)
+    contents: dict[str, dict[str, SavedModel]] = {}
+    for (sha, folder), listing in listings.items():
+        step = steps.get(listing.state) if listing.state else None
+        contents.setdefault(sha, {})[folder] = SavedModel(
+            listing.weights, listing.is_pickled, listing.state, step
+        )
     return dict(contents)
 
 
-def list_folder(hub: Hub, repo_id: str, sha: str, folder: str) -> Listing:
-    """One folder of a commit, by one request for each page of its listing."""
-    entries = hub.ask_once(
+def list_folder(hub: Hub, repo_id: str, sha: str, folder: str) -> FolderListing:
+    """List one folder of a commit, with one request for each page of the listing."""
+    entries = hub.call_once(
         f"listing {repo_id}@{sha[:12]}",
         lambda api: list(api.list_repo_tree(repo_id, folder or None, revision=sha)),
     )
@@ -107,91 +111,93 @@ def list_folder(hub: Hub, repo_id: str, sha: str, folder: str) -> Listing:
     pickled = {
         name: id for name, id in files.items() if any(fnmatchcase(name, p) for p in _PICKLES)
     }
-    return Listing(
+    return FolderListing(
         weights=_digest(safe or pickled),
         is_pickled=bool(pickled and not safe),
-        state=files.get(STATE),
+        state=files.get(TRAINER_STATE),
         folders={
             entry.path: entry.tree_id
             for entry in entries
-            if isinstance(entry, RepoFolder) and is_checkpoint(entry.path)
+            if isinstance(entry, RepoFolder) and is_checkpoint_folder(entry.path)
         },
     )
 
 
-def is_checkpoint(folder: str) -> bool:
-    """Whether a folder is one that Trainer pushes checkpoints to."""
+def is_checkpoint_folder(folder: str) -> bool:
+    """Whether Trainer pushes checkpoints to a folder of this name."""
     return re.fullmatch(r"last-checkpoint|checkpoint-[0-9]{1,12}", folder) is not None
 
 
-class Memory:
-    """Listings and steps by the id of their git object, with a file that remembers them."""
+class ContentsCache:
+    """Listings and steps by the id of their git object, kept in a file."""
 
     def __init__(self, path: Path, repo_id: str, progress: Progress) -> None:
         self._path, self._repo_id, self._progress = path, repo_id, progress
-        self._known: dict[str, Any] = dict(_remembered(path))
+        self._known: dict[str, Any] = dict(_read_cache(path))
 
-    def learn(self, objects: Mapping[str, Place], ask: Callable[[str, str], T]) -> dict[str, T]:
-        """What is known of each object; the Hub is asked, by commit and path, for the others."""
-        missing = [(id, place) for id, place in objects.items() if id not in self._known]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for start in range(0, len(missing), _BATCH):
-                batch = missing[start : start + _BATCH]
-                answers = pool.map(lambda one: ask(*one[1]), batch)
-                learned = [(id, answer) for (id, _), answer in zip(batch, answers, strict=True)]
-                append_lines(self._path, "".join(_line(*one) for one in learned))
-                self._known.update(learned)
+    def lookup(
+        self, objects: Mapping[str, CommitPath], fetch: Callable[[str, str], T]
+    ) -> dict[str, T]:
+        """The value of each object: from the cache, else fetched by commit and path and cached."""
+        missing = [(id, path) for id, path in objects.items() if id not in self._known]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(missing), _BATCH_SIZE):
+                batch = missing[start : start + _BATCH_SIZE]
+                values = pool.map(lambda item: fetch(*item[1]), batch)
+                fetched = [(id, value) for (id, _), value in zip(batch, values, strict=True)]
+                append_lines(self._path, "".join(_cache_line(*item) for item in fetched))
+                self._known.update(fetched)
                 done = start + len(batch)
-                self._progress(f"{self._repo_id}: what commits hold", done, len(missing))
+                self._progress(f"{self._repo_id}: contents of commits", done, len(missing))
         return {id: self._known[id] for id in objects}
 
 
-def _remembered(path: Path) -> Iterator[tuple[str, Listing | int | None]]:
+def _read_cache(path: Path) -> Iterator[tuple[str, FolderListing | int | None]]:
     for line in path.read_bytes().splitlines() if path.is_file() else []:
-        with suppress(ValidationError):  # half a line that a crash left
-            yield _LINE.validate_json(line)
+        with suppress(ValidationError):  # an incomplete line, after a crash
+            yield _CACHE_LINE.validate_json(line)
 
 
-def _line(id: str, answer: Any) -> str:
-    return _LINE.dump_json((id, answer)).decode() + "\n"
+def _cache_line(id: str, value: Any) -> str:
+    return _CACHE_LINE.dump_json((id, value)).decode() + "\n"
 
 
-def _kept_part(root: Listing, folders: Iterable[str]) -> Listing:
-    """Of a thousand checkpoint folders, each commit needs its own."""
+def _select_folders(root: FolderListing, folders: Iterable[str]) -> FolderListing:
+    """The listing with only these folders: a root may list a thousand checkpoints."""
     named = {name: root.folders[name] for name in folders if name in root.folders}
-    return Listing(root.weights, root.is_pickled, root.state, named)
+    return FolderListing(root.weights, root.is_pickled, root.state, named)
 
 
-def _below(
-    hub: Hub, repo_id: str, memory: Memory, roots: Mapping[Place, Listing]
-) -> dict[Place, Listing]:
-    """The checkpoint folders of the roots; the same folder in many commits is asked for once."""
-    places = {
+def _list_checkpoint_folders(
+    hub: Hub, repo_id: str, cache: ContentsCache, roots: Mapping[CommitPath, FolderListing]
+) -> dict[CommitPath, FolderListing]:
+    """List the checkpoint folders of the roots; a folder that many commits share is listed once."""
+    tree_ids = {
         (sha, name): tree for (sha, _), root in roots.items() for name, tree in root.folders.items()
     }
-    trees = {tree: place for place, tree in places.items()}
-    known = memory.learn(trees, lambda sha, name: list_folder(hub, repo_id, sha, name))
-    return {place: known[tree] for place, tree in places.items()}
+    paths = {tree: path for path, tree in tree_ids.items()}
+    listings = cache.lookup(paths, lambda sha, name: list_folder(hub, repo_id, sha, name))
+    return {path: listings[tree] for path, tree in tree_ids.items()}
 
 
-def _steps(
-    hub: Hub, repo_id: str, memory: Memory, listed: Mapping[Place, Listing]
+def _read_steps(
+    hub: Hub, repo_id: str, cache: ContentsCache, listings: Mapping[CommitPath, FolderListing]
 ) -> dict[str, int | None]:
-    """Each trainer state by its git id, and the step it says."""
+    """The step in each trainer state, by the git id of its file."""
     states = {
-        one.state: (sha, f"{folder}/{STATE}".lstrip("/"))
-        for (sha, folder), one in listed.items()
-        if one.state
+        listing.state: (sha, f"{folder}/{TRAINER_STATE}".lstrip("/"))
+        for (sha, folder), listing in listings.items()
+        if listing.state
     }
-    return memory.learn(states, lambda sha, path: _global_step(hub, repo_id, sha, path))
+    return cache.lookup(states, lambda sha, path: _fetch_global_step(hub, repo_id, sha, path))
 
 
-def _global_step(hub: Hub, repo_id: str, sha: str, path: str) -> int | None:
-    """The step in a trainer_state.json, None if it does not say; its long log is not read."""
+def _fetch_global_step(hub: Hub, repo_id: str, sha: str, path: str) -> int | None:
+    """The step in a trainer_state.json, None if it has none; only the start of the file is read."""
     url = hf_hub_url(repo_id, path, revision=sha, endpoint=hub.endpoint)
     headers = {
         **build_hf_headers(token=hub.token or False),
-        "Range": f"bytes=0-{STATE_BYTES - 1}",
+        "Range": f"bytes=0-{TRAINER_STATE_BYTES - 1}",
         "Accept-Encoding": "identity",
     }
 
@@ -199,19 +205,19 @@ def _global_step(hub: Hub, repo_id: str, sha: str, path: str) -> int | None:
         text = b""
         with get_session().stream("GET", url, headers=headers) as response:
             hf_raise_for_status(response)
-            for piece in response.iter_bytes():
-                text += piece
-                if len(text) >= STATE_BYTES:
+            for chunk in response.iter_bytes():
+                text += chunk
+                if len(text) >= TRAINER_STATE_BYTES:
                     break
-        return text[:STATE_BYTES]
+        return text[:TRAINER_STATE_BYTES]
 
-    return step_in_state(hub.ask(f"reading {path} of {repo_id}@{sha[:12]}", read))
+    return parse_global_step(hub.call(f"reading {path} of {repo_id}@{sha[:12]}", read))
 
 
-def step_in_state(text: bytes) -> int | None:
-    """The global step that the beginning of a trainer_state.json says, None without."""
-    found = _GLOBAL_STEP.search(text[:STATE_BYTES])
-    return int(found[1]) if found else None
+def parse_global_step(text: bytes) -> int | None:
+    """The global step in the first bytes of a trainer_state.json; None if they have none."""
+    match = _GLOBAL_STEP.search(text[:TRAINER_STATE_BYTES])
+    return int(match[1]) if match else None
 
 
 def _digest(files: Mapping[str, str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What others made of a repository."""
+"""Models that others made from a repository."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from hubmerge.errors import UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.refs import check_repo_id
 
-# Enough for a card, and one page of the Hub's.
-_MOST = 100
+# Enough for a card, and one page of the Hub's list.
+_MAX_MERGES = 100
 
 
-def merges_of(hub: Hub, repo_id: str) -> tuple[str, ...]:
-    """The repositories whose cards name this one as what they were merged from, by name.
+def find_merges(hub: Hub, repo_id: str) -> tuple[str, ...]:
+    """The repositories whose cards name this one as a base of their merge, sorted by name.
 
-    What they say is not proof. A name that is none is as good as not there.
+    The cards are not verified. Invalid repository names are left out.
     """
-    wanted = f"base_model:merge:{repo_id}"
-    names = hub.ask_once(
+    tag = f"base_model:merge:{repo_id}"
+    names = hub.call_once(
         f"looking for merges of {repo_id}",
-        lambda api: [str(model.id) for model in api.list_models(filter=wanted, limit=_MOST)],
+        lambda api: [str(model.id) for model in api.list_models(filter=tag, limit=_MAX_MERGES)],
     )
-    return tuple(sorted(name for name in names if _is_sound(name)))
+    return tuple(sorted(name for name in names if _is_repo_id(name)))
 
 
-def _is_sound(name: str) -> bool:
+def _is_repo_id(name: str) -> bool:
     try:
         return bool(check_repo_id(name))
     except UsageError:

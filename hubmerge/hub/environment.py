@@ -1,4 +1,4 @@
-"""Which Hub and which folders: the one file below the command line that reads the environment."""
+"""The Hub and the folders to use: the only file below `cli` that reads environment variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def home() -> Path:
-    """The folder of all that hubmerge keeps: HUBMERGE_HOME, else ~/.hubmerge."""
+    """The folder of all data of hubmerge: HUBMERGE_HOME, else ~/.hubmerge."""
     return Path(os.environ.get("HUBMERGE_HOME") or "~/.hubmerge").expanduser()
 
 
@@ -31,45 +31,45 @@ def hub_folder() -> Path:
 def connect(choice: str | None = None) -> Iterator[Hub]:
     """The Hub to work with: `local` is the embedded one, None follows HUBMERGE_HUB and HF_ENDPOINT.
 
-    The embedded Hub is started if it does not run, and stays for as long as somebody needs it.
+    The embedded Hub is started if it is not running, and runs until its last user has finished.
     """
     choice = choice or os.environ.get("HUBMERGE_HUB") or "default"
     if choice == "local":
         with lease(hub_folder()) as server:
-            yield _embedded(server)
+            yield _open_embedded(server)
     elif choice == "default":
-        yield _configured()
+        yield _open_configured()
     else:
         raise UsageError(
-            f"--hub {choice!r} is no Hub.",
+            f"--hub {choice!r} is not a Hub.",
             "Write --hub local for the embedded Hub, or leave it out for huggingface.co "
             "(HF_ENDPOINT names another).",
         )
 
 
-def _embedded(server: ServerState) -> Hub:
+def _open_embedded(server: ServerState) -> Hub:
     cache = hub_folder() / "cache"
-    # Read by huggingface_hub when it is imported, which no light command has done by now; the
-    # Hub's cache knows repositories by name alone, so another Hub needs another folder.
+    # huggingface_hub reads these when it is imported, which has not happened yet. Its cache knows
+    # repositories by name only, so each Hub needs a cache folder of its own.
     os.environ.update(
         HF_ENDPOINT=server.url,
         HF_TOKEN=server.token,
         HF_HUB_CACHE=str(cache),
         HF_HUB_DISABLE_XET="1",
         HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HUB_OFFLINE="0",  # no network is needed to reach it
+        HF_HUB_OFFLINE="0",  # the embedded Hub needs no network
     )
     from hubmerge.hub.client import Hub
 
     return Hub(server.url, server.token, cache, "the embedded Hub")
 
 
-def _configured() -> Hub:
+def _open_configured() -> Hub:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     from huggingface_hub import constants, get_token
 
     from hubmerge.hub.client import Hub
-    from hubmerge.hub.client_errors import as_ours
+    from hubmerge.hub.client_errors import to_hubmerge_error
 
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     address = urlsplit(endpoint)
@@ -78,7 +78,7 @@ def _configured() -> Hub:
             "HF_ENDPOINT is not the address of a Hub.", "Write https://host, without a password."
         )
     try:
-        token = get_token()  # in a job that is trusted, exchanged for its proof
+        token = get_token()  # in a trusted CI job, exchanged for its OIDC token
     except Exception as error:
-        raise as_ours(error, "signing in", address.netloc, None) from error
+        raise to_hubmerge_error(error, "signing in", address.netloc, None) from error
     return Hub(endpoint, token, Path(constants.HF_HUB_CACHE), address.netloc)

@@ -1,4 +1,4 @@
-"""A pinned revision as a folder, every file checked against what the Hub says it is."""
+"""Download a pinned revision to a folder; every file is checked against the Hub's listing."""
 
 from __future__ import annotations
 
@@ -15,61 +15,62 @@ from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.refs import Revision, check_inner_path
 
-# Weights, configs and words; never code, never a pickle.
-ALLOWED = (
+# Weights, configurations and text; never code, never a pickle.
+ALLOWED_PATTERNS = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.gz", "*.model",
     "chat_template.jinja", "README.md", "hubmerge.lock",
 )  # fmt: skip
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# A folder with such a file is a mixture, and its experts lie in folders of this folder.
-_MIXTURE, _EXPERTS = "moe_config.json", "experts"
-# A manifest is some kilobytes; whoever publishes more wants to fill our memory.
-_LARGEST_READ = 16 << 20
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# A folder with this file is a mixture of experts; its experts are in subfolders of `experts`.
+_MOE_CONFIG, _EXPERTS_FOLDER = "moe_config.json", "experts"
+# A manifest has some kilobytes; a much larger file is an attempt to fill the memory.
+_MAX_READ_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a revision as the Hub lists it: size in bytes, SHA-256 if LFS, else git's SHA-1."""
+    """A file of a revision as the Hub lists it: size in bytes, SHA-256 (LFS only), git blob id."""
 
     path: str
     size: int
     sha256: str | None
-    blob: str
+    blob_id: str
 
 
 def list_files(hub: Hub, revision: Revision) -> dict[str, HubFile]:
-    """Every file of a revision by its path; a path that leaves the repository is refused."""
+    """Every file of a revision by its path; raises IntegrityError for a path outside the folder."""
     repo_id, sha, folder = str(revision.ref.repo_id), revision.sha, revision.ref.subfolder
-    entries = hub.ask_once(
+    entries = hub.call_once(
         f"listing {revision.label}",
         lambda api: list(api.list_repo_tree(repo_id, folder, revision=sha, recursive=True)),
     )
     return {
-        entry.path: _hub_file(entry, revision.label)
+        entry.path: _to_hub_file(entry, revision.label)
         for entry in entries
         if isinstance(entry, RepoFile)
     }
 
 
 def fetch(hub: Hub, revision: Revision) -> Path:
-    """Download the `wanted` files of a revision's folder once, check each, return the folder.
+    """Download `files_to_download` of a revision, check each file, and return the folder.
 
-    Raises NotOnHub if it holds none, IntegrityError when a file's bytes are not those the Hub
-    lists: that file is gone then, so that the next try fetches it anew.
+    Files that are in the cache already are not downloaded again. Raises NotOnHub if there is no
+    model. Raises IntegrityError if the bytes of a file differ from the Hub's listing; that file is
+    removed, so that the next call downloads it again.
     """
     inner = revision.ref.subfolder or ""
     files = list_files(hub, revision)
-    listed = {path: files[path] for path in wanted(files, inner)}
-    beside = [path for path in files if path.rpartition("/")[0] == inner]
+    listed = {path: files[path] for path in files_to_download(files, inner)}
+    in_folder = [path for path in files if path.rpartition("/")[0] == inner]
     weights = [path for path in listed if path.endswith(".safetensors")]
-    if not weights and (pickles := [path for path in beside if path.endswith(_PICKLES)]):
+    if not weights and (pickles := [path for path in in_folder if path.endswith(_PICKLE_SUFFIXES)]):
         raise NotOnHub(
-            f"{revision.label} holds its weights only as pickles ({pickles[0]}).",
+            f"{revision.label} has its weights only as pickles ({pickles[0]}).",
             "A pickle can run code: name a revision with safetensors files.",
         )
     if not listed:
-        raise NotOnHub(f"{revision.label} holds no model: none of {', '.join(ALLOWED)}.")
-    root = hub.ask(
+        raise NotOnHub(f"{revision.label} has no model: none of {', '.join(ALLOWED_PATTERNS)}.")
+    root = hub.call(
         f"downloading {revision.label}",
         lambda api: snapshot_download(
             str(revision.ref.repo_id),
@@ -81,40 +82,42 @@ def fetch(hub: Hub, revision: Revision) -> Path:
         ),
         size=sum(file.size for file in listed.values()),
     )
-    verify(Path(root), listed, revision.label)
+    verify_files(Path(root), listed, revision.label)
     return Path(root) / inner
 
 
-def wanted(paths: Iterable[str], folder: str = "") -> list[str]:
-    """The allowed files among all that lie in a model's folder and below it.
+def files_to_download(paths: Iterable[str], folder: str = "") -> list[str]:
+    """The paths of a model's folder that match ALLOWED_PATTERNS.
 
-    Those of the folder itself, and of a mixture those of each expert's folder. Nothing else below:
-    a repository may hold every checkpoint-N there.
+    For a mixture of experts, also those in the folder of each expert. Other subfolders are left
+    out: a repository may have every checkpoint-N there.
     """
-    paths, above = list(paths), f"{folder}/" if folder else ""
-    experts = f"{above}{_EXPERTS}" if f"{above}{_MIXTURE}" in paths else None
+    paths, prefix = list(paths), f"{folder}/" if folder else ""
+    experts = f"{prefix}{_EXPERTS_FOLDER}" if f"{prefix}{_MOE_CONFIG}" in paths else None
 
-    def is_wanted(path: str) -> bool:
+    def is_allowed(path: str) -> bool:
         parent, _, name = path.rpartition("/")
-        allowed = any(fnmatch(name, pattern) for pattern in ALLOWED)
-        return allowed and (parent == folder or parent.rpartition("/")[0] == experts)
+        matches = any(fnmatch(name, pattern) for pattern in ALLOWED_PATTERNS)
+        return matches and (parent == folder or parent.rpartition("/")[0] == experts)
 
-    return [path for path in paths if is_wanted(path)]
+    return [path for path in paths if is_allowed(path)]
 
 
 def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
-    """The bytes of one small file of a revision, checked; None if it is not there."""
+    """The bytes of one small file of a revision, verified; None if the file does not exist."""
     repo_id, sha, folder = str(revision.ref.repo_id), revision.sha, revision.ref.subfolder
     path = f"{folder}/{name}" if folder else name
-    what = f"reading {path} of {revision.label}"
-    entries = hub.ask(what, lambda api: api.get_paths_info(repo_id, path, revision=sha))
+    action = f"reading {path} of {revision.label}"
+    entries = hub.call(action, lambda api: api.get_paths_info(repo_id, path, revision=sha))
     if not entries or not isinstance(entries[0], RepoFile):
         return None
-    file = _hub_file(entries[0], revision.label)
-    if file.path != path or file.size > _LARGEST_READ:
-        raise IntegrityError(f"{path} of {revision.label} is no small file ({file.size} bytes).")
-    here = hub.ask(
-        what,
+    file = _to_hub_file(entries[0], revision.label)
+    if file.path != path or file.size > _MAX_READ_BYTES:
+        raise IntegrityError(
+            f"{path} of {revision.label} is too large to read ({file.size} bytes)."
+        )
+    local_path = hub.call(
+        action,
         lambda api: hf_hub_download(
             repo_id,
             path,
@@ -124,52 +127,49 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
             cache_dir=hub.cache,
         ),
     )
-    root = Path(here).parents[path.count("/")]
-    verify(root, {path: file}, revision.label)
-    return Path(here).read_bytes()
+    root = Path(local_path).parents[path.count("/")]
+    verify_files(root, {path: file}, revision.label)
+    return Path(local_path).read_bytes()
 
 
-def verify(root: Path, listed: Mapping[str, HubFile], label: str) -> None:
-    """Check that every listed file lies whole under `root`; remove and name those that do not.
-
-    Raises IntegrityError.
-    """
-    wrong = [path for path, file in listed.items() if not _is_whole(root / path, file)]
+def verify_files(root: Path, listed: Mapping[str, HubFile], label: str) -> None:
+    """Check every listed file under `root`; remove those that differ and raise IntegrityError."""
+    wrong = [path for path, file in listed.items() if not _is_intact(root / path, file)]
     for path in wrong:
         _remove(root, path)
     raise_together(
         IntegrityError,
         [f"{path} of {label} is not what the Hub lists: its SHA differs." for path in wrong],
-        "Run the command again to fetch it anew; if it differs again, trust neither.",
+        "Run the command again; if the SHA still differs, do not trust this revision.",
     )
 
 
 def same_bytes(path: Path, file: HubFile) -> bool:
-    """Whether the bytes at `path` are those of the listed file."""
+    """Whether the file at `path` has the bytes of the listed one."""
     if path.stat().st_size != file.size:
         return False
     if file.sha256:
         return _digest(path, hashlib.sha256()) == file.sha256
-    return _digest(path, hashlib.sha1(f"blob {file.size}\0".encode())) == file.blob
+    return _digest(path, hashlib.sha1(f"blob {file.size}\0".encode())) == file.blob_id
 
 
 def _remove(root: Path, path: str) -> None:
-    """Remove a file of a snapshot and what it links to, if that lies in the cache as well."""
+    """Remove a file of a snapshot, and the file it links to if that is in the cache as well."""
     target, repository = (root / path).resolve(), root.resolve().parents[1]
     if target.is_relative_to(repository):
         target.unlink(missing_ok=True)
     (root / path).unlink(missing_ok=True)
 
 
-def _is_whole(path: Path, file: HubFile) -> bool:
+def _is_intact(path: Path, file: HubFile) -> bool:
     return path.is_file() and same_bytes(path, file)
 
 
-def _hub_file(entry: RepoFile, label: str) -> HubFile:
+def _to_hub_file(entry: RepoFile, label: str) -> HubFile:
     try:
         path = check_inner_path(entry.path)
     except UsageError as error:
-        raise IntegrityError(f"{label} lists a file that no folder may hold: {error}") from error
+        raise IntegrityError(f"{label} lists an unsafe file path: {error}") from error
     return HubFile(path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
 
 

@@ -1,4 +1,4 @@
-"""The commits of a repository, youngest first: read in pages, kept on disk."""
+"""The commits of a repository, newest first: read in pages and cached on disk."""
 
 from __future__ import annotations
 
@@ -13,92 +13,94 @@ from typing import Any
 
 from huggingface_hub.utils import build_hf_headers, paginate  # type: ignore[attr-defined]
 
-from hubmerge.durable import write_whole
+from hubmerge.durable import write_atomic
 from hubmerge.errors import IntegrityError
 from hubmerge.hub.client import Hub
 from hubmerge.progress import Progress
 from hubmerge.refs import is_sha
 
-# The most that a Hub puts on one page, and its own choice, enough for what is new since last time.
-_LARGEST_PAGE, _PAGE = 1000, 50
-_LONGEST_TITLE = 300
+# The largest page of a Hub, and its default, which is enough for the commits since the last call.
+_MAX_PAGE_SIZE, _UPDATE_PAGE_SIZE = 1000, 50
+_MAX_TITLE_CHARS = 300
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit by its SHA, and its title: what anybody wrote, cut at 300 characters."""
+    """A commit: its SHA, and its title, which anybody may have written, cut at 300 characters."""
 
     sha: str
     title: str
 
 
 def read_history(hub: Hub, repo_id: str, head: str, progress: Progress) -> tuple[Commit, ...]:
-    """A commit and all before it, youngest first.
+    """The commit `head` and all its ancestors, newest first.
 
-    What lies behind a commit never changes: only what is newer than the last time is read.
+    The ancestors of a commit never change, so only commits that are newer than the cache are read.
     """
-    kept_in = kept_folder(hub, repo_id) / "commits.json"
-    known = _kept(kept_in)
+    cache = cache_folder(hub, repo_id) / "commits.json"
+    known = _read_cached(cache)
     if known and known[0].sha == head:
         return known
-    commits = tuple(_joined(_pages(hub, repo_id, head, bool(known)), known, repo_id, progress))
+    commits = tuple(
+        _join_known(_read_pages(hub, repo_id, head, bool(known)), known, repo_id, progress)
+    )
     if not commits or commits[0].sha != head:
-        raise IntegrityError(f"The history of {repo_id} does not begin at {head}.")
-    kept_in.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(kept_in, json.dumps([[one.sha, one.title] for one in commits]).encode())
+        raise IntegrityError(f"The Hub's history of {repo_id} does not start at {head}.")
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(cache, json.dumps([[commit.sha, commit.title] for commit in commits]).encode())
     return commits
 
 
-def kept_folder(hub: Hub, repo_id: str) -> Path:
-    """Where what was learned of a repository's commits is kept, apart for each Hub."""
+def cache_folder(hub: Hub, repo_id: str) -> Path:
+    """The folder that caches the commits of a repository, one for each Hub."""
     name = hashlib.sha256(f"{hub.name}\n{repo_id}".encode()).hexdigest()[:24]
     return hub.cache / "hubmerge" / name
 
 
-def _joined(
+def _join_known(
     pages: Iterable[Sequence[Commit]], known: Sequence[Commit], repo_id: str, progress: Progress
 ) -> Iterator[Commit]:
-    """The pages up to a commit that is known, and from there on what is known."""
-    places, count = {commit.sha: place for place, commit in enumerate(known)}, 0
+    """The commits of the pages up to a known commit, then the known commits from there."""
+    positions, count = {commit.sha: index for index, commit in enumerate(known)}, 0
     for page in pages:
-        for number, commit in enumerate(page):
-            place = places.get(commit.sha)
-            # Of a history that is no line, a known commit may come before others that are new.
-            if place is not None and _goes_on(page[number:], known[place:]):
-                yield from known[place:]
+        for index, commit in enumerate(page):
+            position = positions.get(commit.sha)
+            # In a history with merges, a known commit may come before new ones.
+            if position is not None and _continues_with(page[index:], known[position:]):
+                yield from known[position:]
                 return
             yield commit
         count += len(page)
         progress(f"{repo_id}: commits", count, count)
 
 
-def _goes_on(page: Sequence[Commit], known: Sequence[Commit]) -> bool:
+def _continues_with(page: Sequence[Commit], known: Sequence[Commit]) -> bool:
     return [commit.sha for commit in page] == [commit.sha for commit in known[: len(page)]]
 
 
-def _pages(hub: Hub, repo_id: str, head: str, is_update: bool) -> Iterator[list[Commit]]:
-    size = _PAGE if is_update else _LARGEST_PAGE
+def _read_pages(hub: Hub, repo_id: str, head: str, is_update: bool) -> Iterator[list[Commit]]:
+    size = _UPDATE_PAGE_SIZE if is_update else _MAX_PAGE_SIZE
     address = f"{hub.endpoint}/api/models/{repo_id}/commits/{head}"
     headers = build_hf_headers(token=hub.token or False)
-    told = paginate(address, {"limit": size}, headers)
-    while page := hub.ask_once(
-        f"reading the commits of {repo_id}", lambda api: list(islice(told, size))
+    items = paginate(address, {"limit": size}, headers)
+    while page := hub.call_once(
+        f"reading the commits of {repo_id}", lambda api: list(islice(items, size))
     ):
-        yield [_commit(item, repo_id) for item in page]
+        yield [_parse_commit(item, repo_id) for item in page]
 
 
-def _commit(item: Any, repo_id: str) -> Commit:
-    said = item if isinstance(item, dict) else {}
-    sha, title = str(said.get("id")), str(said.get("title") or "")
+def _parse_commit(item: Any, repo_id: str) -> Commit:
+    fields = item if isinstance(item, dict) else {}
+    sha, title = str(fields.get("id")), str(fields.get("title") or "")
     if not is_sha(sha):
-        raise IntegrityError(f"The Hub lists no commit for {repo_id}: {sha[:40]!r}.")
-    return Commit(sha, title[:_LONGEST_TITLE])
+        raise IntegrityError(f"The Hub lists an invalid commit of {repo_id}: {sha[:40]!r}.")
+    return Commit(sha, title[:_MAX_TITLE_CHARS])
 
 
-def _kept(path: Path) -> tuple[Commit, ...]:
-    """The commits kept in a file; none if there is no sound one."""
+def _read_cached(path: Path) -> tuple[Commit, ...]:
+    """The commits in a cache file; none if it is missing or invalid."""
     with suppress(OSError, ValueError, TypeError):
         commits = tuple(Commit(sha, title) for sha, title in json.loads(path.read_bytes()))
-        if all(is_sha(one.sha) and isinstance(one.title, str) for one in commits):
+        if all(is_sha(commit.sha) and isinstance(commit.title, str) for commit in commits):
             return commits
     return ()

@@ -1,7 +1,7 @@
 """The outbox: finished step folders on disk that a background thread publishes, in order.
 
-The queue is the disk and the ledger is the Hub: a step folder is published once its tag stands.
-A crash loses nothing, and the next run over the same outbox sends what this one did not.
+The folders are the queue, and the tags on the Hub are the ledger: a step is published when its tag
+exists. A crash loses nothing: the next run with the same outbox publishes what is missing.
 """
 
 from __future__ import annotations
@@ -20,103 +20,112 @@ from hubmerge.hub.client_errors import retry_after_s
 from hubmerge.hub.publish import Publication, publish
 from hubmerge.refs import step_of, step_tag
 
-_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+_RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
 @dataclass(frozen=True)
 class Outbox:
-    """The step folders of one run; a folder appears in `steps` only when it is whole."""
+    """The step folders of one run; a folder appears in `steps` only when it is complete."""
 
     folder: Path
 
     @property
-    def steps(self) -> Path:
+    def steps_folder(self) -> Path:
         return self.folder / "steps"
 
     def step_folder(self, step: int) -> Path:
-        """Where the folder of a step lies, or will."""
-        return self.steps / step_tag(step)
+        """The path of a step's folder, which need not exist yet."""
+        return self.steps_folder / step_tag(step)
 
-    def saved(self) -> tuple[int, ...]:
-        """The steps whose folders are whole, rising."""
-        names = {path.name for path in self.steps.iterdir()} if self.steps.is_dir() else set()
+    def saved_steps(self) -> tuple[int, ...]:
+        """The steps whose folders are complete, in rising order."""
+        folder = self.steps_folder
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         steps = {step for name in names if (step := step_of(name)) is not None}
         return tuple(sorted(step for step in steps if step_tag(step) in names))
 
 
 class Publisher:
-    """Publishes an outbox in the background; nothing that happens on the Hub stops training.
+    """Publishes an outbox in the background; no failure of the Hub stops training.
 
-    A Hub that fails for a while only delays it; what waiting cannot mend is told by `close`.
+    While the Hub is down, publishing waits. `close` raises the errors that waiting cannot fix.
     """
 
-    def __init__(self, hub: Hub, outbox: Outbox, describe: Callable[[int], Publication]) -> None:
-        self._hub, self._outbox, self._describe = hub, outbox, describe
+    def __init__(
+        self, hub: Hub, outbox: Outbox, publication_of: Callable[[int], Publication]
+    ) -> None:
+        self._hub, self._outbox, self._publication_of = hub, outbox, publication_of
         self._published: dict[int, str] = {}
-        self._news, self._closing = threading.Event(), threading.Event()
+        self._step_saved, self._closing = threading.Event(), threading.Event()
         self._patience_s = self._give_up_at = math.inf  # while training goes on
         self._failure: HubmergeError | None = None
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
     @property
-    def waiting(self) -> tuple[int, ...]:
-        """The saved steps not known to be on the Hub, rising."""
-        return tuple(step for step in self._outbox.saved() if step not in self._published)
+    def unpublished(self) -> tuple[int, ...]:
+        """The saved steps that are not known to be on the Hub, in rising order."""
+        return tuple(step for step in self._outbox.saved_steps() if step not in self._published)
 
     def notify(self) -> None:
-        """Tell that a step folder was saved."""
-        self._news.set()
+        """Report that a step folder was saved."""
+        self._step_saved.set()
 
     def close(self, patience_s: float) -> dict[int, str]:
-        """Wait until all is published and return step -> commit; raises what stood in the way.
+        """Wait until all steps are published and return step -> commit; raises the first error.
 
-        A Hub that does not answer is given up once `patience_s` pass without a step landing.
+        Gives up on a Hub that does not answer when `patience_s` seconds pass without a published
+        step.
         """
         self._patience_s, self._give_up_at = patience_s, time.monotonic() + patience_s
         self._closing.set()
-        self._news.set()
+        self._step_saved.set()
         self._thread.join()
         if self._failure is None:
             return dict(sorted(self._published.items()))
-        steps = f"{len(self.waiting)} of {len(self._outbox.saved())} steps"
+        steps = f"{len(self.unpublished)} of {len(self._outbox.saved_steps())} steps"
         raise type(self._failure)(
-            f"{steps} wait in {self._outbox.steps}: {self._failure.message}", self._failure.hint
+            f"{steps} wait in {self._outbox.steps_folder}: {self._failure.message}",
+            self._failure.hint,
         ) from self._failure
 
     def _run(self) -> None:
         try:
             while True:
-                self._news.clear()
-                last_round = self._closing.is_set()  # asked first: it sees all that was saved
-                for step in self.waiting:
+                self._step_saved.clear()
+                # Read before the saved steps, so that the last round publishes all of them.
+                is_last_round = self._closing.is_set()
+                for step in self.unpublished:
                     self._published[step] = self._publish(step)
-                if last_round:
+                if is_last_round:
                     return
-                self._news.wait()
+                self._step_saved.wait()
         except HubmergeError as error:
             self._failure = error
-        except Exception as error:  # a bug must not end the thread unseen
+        except Exception as error:  # a bug must not end the thread silently
             self._failure = HubmergeError(f"Publishing failed: {type(error).__name__}: {error}")
 
     def _publish(self, step: int) -> str:
-        """Publish one step, again and again while the Hub does not answer."""
-        pauses = chain(_PAUSES_S, repeat(_PAUSES_S[-1]))
+        """Publish one step; retried while the Hub does not answer."""
+        delays = chain(_RETRY_DELAYS_S, repeat(_RETRY_DELAYS_S[-1]))
         while True:
             try:
-                commit = publish(self._hub, self._describe(step))
+                commit = publish(self._hub, self._publication_of(step))
             except HubUnreachable as error:
-                self._wait(error, next(pauses))
+                self._wait_before_retry(error, next(delays))
             else:
                 self._give_up_at = time.monotonic() + self._patience_s
                 return commit
 
-    def _wait(self, error: HubUnreachable, pause_s: float) -> None:
-        """Wait before the next try; out of patience, raise the error."""
+    def _wait_before_retry(self, error: HubUnreachable, delay_s: float) -> None:
+        """Wait before the next attempt; raise the error if the time is up."""
         left_s, asked_s = self._give_up_at - time.monotonic(), retry_after_s(error) or 0.0
         if left_s <= 0 or asked_s > left_s:
             raise error
-        seconds = asked_s or min(pause_s, left_s)
+        self._sleep(asked_s or min(delay_s, left_s))
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait; until `close` is called, wait no longer than its call."""
         if self._closing.is_set():
             time.sleep(seconds)
         else:

@@ -1,7 +1,7 @@
-"""Publishing one immutable folder: one commit, checked, then the tag, which is the commit point.
+"""Publish one immutable folder: one commit, which is checked, then the tag (the commit point).
 
-Whatever a crash, a rival or a lost answer left behind, publishing the same folder again ends in
-the same place: a commit is recognised by its trailer and its files, a tag is never moved.
+After a crash, a race or a lost response, publishing the same folder again gives the same result: a
+commit is recognised by its trailer and its files, and a tag is never moved.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -25,30 +26,32 @@ from huggingface_hub.utils import build_hf_headers, paginate  # type: ignore[att
 
 from hubmerge.errors import HubUnreachable, IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.hub.client_errors import no_token, wait_out
+from hubmerge.hub.client_errors import no_token_error, wait_before_retry
 from hubmerge.hub.fetch import HubFile, list_files, same_bytes
 from hubmerge.hub.step_names import list_refs
 from hubmerge.refs import ModelRef, Revision, check_inner_path
 
 T = TypeVar("T")
 
-# Long enough for a dozen rivals on one branch, each of whom wins once.
-_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, *[3.0] * 7)
-_LONGEST_PAUSE_S = 60.0
-# One page: the commit that a crash left untagged is young.
+_RETRY_DELAYS_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.0)
+_MAX_DELAY_S = 60.0
+# Retries while main does not move, and attempts in all. A rival who commits first moves main, so
+# many rivals all succeed in turn, however slow the Hub is.
+_MAX_RETRIES, _MAX_ATTEMPTS = 12, 200
+# One page: a commit that a crash left without its tag is recent.
 _SEARCHED_COMMITS = 50
-# The Hub makes it with the repository, and decides by it what goes to LFS.
-_ATTRIBUTES = ".gitattributes"
-# Hidden by the Hub's own convention.
-_RESULTS = ".eval_results/"
+# The Hub creates it with the repository; it says which files go to LFS.
+_GITATTRIBUTES = ".gitattributes"
+# Hidden by a convention of the Hub.
+_RESULTS_FOLDER = ".eval_results/"
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A folder to become a revision of `repo_id`: its title, its trailer, its tag if it has one.
+    """A folder to publish as a revision of `repo_id`: title, trailer, and a tag if it has one.
 
-    The trailer (key -> value) ends the commit's message and identifies the commit: the same
-    folder published again carries the same one.
+    The trailer (key -> value) ends the message of the commit and identifies it: the same folder
+    has the same trailer when it is published again.
     """
 
     repo_id: str
@@ -64,16 +67,18 @@ class Publication:
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files of the folder by their path inside it; links stay behind, and what is hidden.
+        """The files of the folder by their path inside it, without links and hidden files.
 
-        The Hub's results do not, though they are hidden.
+        The folder of evaluation results is included, although its name is hidden.
         """
         paths = sorted(path for path in self.folder.rglob("*") if not path.is_symlink())
-        named = {path.relative_to(self.folder).as_posix(): path for path in paths if path.is_file()}
+        by_name = {
+            path.relative_to(self.folder).as_posix(): path for path in paths if path.is_file()
+        }
         files = {
             name: path
-            for name, path in named.items()
-            if not f"/{name.removeprefix(_RESULTS)}".count("/.")
+            for name, path in by_name.items()
+            if not f"/{name.removeprefix(_RESULTS_FOLDER)}".count("/.")
         }
         if not files:
             raise UsageError(f"There is nothing to publish in {self.folder}.")
@@ -81,21 +86,21 @@ class Publication:
 
 
 def ensure_repo(hub: Hub, repo_id: str, private: bool = False) -> None:
-    """The repository exists and may be written to; raises NoAccess before any work is done.
+    """Create the repository unless it exists; raises NoAccess if the token may not write to it.
 
-    Raises UsageError if it should be private and is public already.
+    Raises UsageError if it should be private but exists and is public.
     """
     if not hub.token:
-        raise no_token(f"opening {repo_id} for writing")
+        raise no_token_error(f"opening {repo_id} for writing")
     try:
-        # Asked first: creating what exists succeeds with a token that may only read.
-        hub.ask(f"opening {repo_id} for writing", lambda api: api.auth_check(repo_id, write=True))
+        # Checked first: creating an existing repository succeeds even with a read-only token.
+        hub.call(f"opening {repo_id} for writing", lambda api: api.auth_check(repo_id, write=True))
     except NotOnHub:
-        hub.ask(
+        hub.call(
             f"creating {repo_id}",
             lambda api: api.create_repo(repo_id, exist_ok=True, private=private or None),
         )
-    if private and not hub.ask(f"reading {repo_id}", lambda api: api.model_info(repo_id)).private:
+    if private and not hub.call(f"reading {repo_id}", lambda api: api.model_info(repo_id)).private:
         raise UsageError(
             f"{repo_id} exists already and is public.",
             "Make it private on its page, or choose another repository.",
@@ -105,49 +110,64 @@ def ensure_repo(hub: Hub, repo_id: str, private: bool = False) -> None:
 def publish(
     hub: Hub, publication: Publication, before_tag: Callable[[str], object] | None = None
 ) -> str:
-    """Publish the folder and return its commit; doing so twice changes nothing.
+    """Publish the folder and return its commit; publishing it again changes nothing.
 
-    `before_tag` is given the commit and raises if it should not be tagged. Raises IntegrityError
-    when the tag already stands for other bytes.
+    `before_tag` gets the commit and raises if it must not be tagged. Raises IntegrityError if the
+    tag exists and has other bytes.
     """
-    if standing := _tagged(hub, publication):
-        return standing
-    commit = settle(lambda: _landed(hub, publication), lambda: _commit(hub, publication))
+    if tagged := _find_tagged(hub, publication):
+        return tagged
+    head = partial(read_head, hub, publication.repo_id)
+    commit = ensure_once(
+        lambda: _find_commit(hub, publication), lambda: _commit_folder(hub, publication), head
+    )
     if before_tag is not None:
         before_tag(commit)
     if publication.tag is None:
         return commit
-    return settle(lambda: _tagged(hub, publication), lambda: _tag(hub, publication, commit))
+    return ensure_once(
+        lambda: _find_tagged(hub, publication), lambda: _create_tag(hub, publication, commit), head
+    )
 
 
 def manifest_digest(data: bytes) -> str:
-    """The SHA-256 that a commit's trailer carries for a manifest."""
+    """The SHA-256 of a manifest, as the trailer of a commit has it."""
     return hashlib.sha256(data).hexdigest()
 
 
-def settle(look: Callable[[], T | None], send: Callable[[], T]) -> T:
-    """Bring about what must happen exactly once: look, send, and after any doubt look again."""
-    for pause_s in _PAUSES_S:
-        if found := look():
-            return found
+def ensure_once(
+    find: Callable[[], T | None], send: Callable[[], T], read_head: Callable[[], object]
+) -> T:
+    """Do what must happen exactly once: find it, else send it; after a failure find it again.
+
+    `read_head` is read after each failure. Gives up after 12 retries during which it stayed the
+    same, and after 200 attempts in any case; raises the last HubUnreachable.
+    """
+    delays = chain(_RETRY_DELAYS_S, repeat(_RETRY_DELAYS_S[-1]))
+    retries, head = 0, None
+    for delay_s in islice(delays, _MAX_ATTEMPTS - 1):
         try:
-            return send()
+            return find() or send()
         except HubUnreachable as error:
-            wait_out(error, pause_s, _LONGEST_PAUSE_S)
-    return look() or send()
+            if retries == _MAX_RETRIES:
+                raise
+            wait_before_retry(error, delay_s, _MAX_DELAY_S)
+        old_head, head = head, read_head()
+        retries = retries + 1 if head == old_head else 1
+    return find() or send()
 
 
-def _tagged(hub: Hub, publication: Publication) -> str | None:
-    """The commit that the tag stands for, if it stands."""
+def _find_tagged(hub: Hub, publication: Publication) -> str | None:
+    """The commit of the tag, if the tag exists; raises IntegrityError if it has other bytes."""
     if publication.tag is None:
         return None
     commit = list_refs(hub, publication.repo_id).tags.get(publication.tag)
-    return checked(hub, publication, commit) if commit else None
+    return check_commit(hub, publication, commit) if commit else None
 
 
-def _tag(hub: Hub, publication: Publication, commit: str) -> str:
+def _create_tag(hub: Hub, publication: Publication, commit: str) -> str:
     tag, message = str(publication.tag), publication.tag_message or None
-    hub.ask_once(
+    hub.call_once(
         f"tagging {publication.repo_id}@{tag}",
         lambda api: api.create_tag(
             publication.repo_id, tag=tag, tag_message=message, revision=commit
@@ -156,59 +176,65 @@ def _tag(hub: Hub, publication: Publication, commit: str) -> str:
     return commit
 
 
-def _landed(hub: Hub, publication: Publication) -> str | None:
-    """The young commit on main that is this publication already, after a crash or a lost answer.
+def _find_commit(hub: Hub, publication: Publication) -> str | None:
+    """A recent commit on main that is this publication, left by a crash or a lost response.
 
-    Without a tag, main is what a reader gets: then only its newest commit will do.
+    Without a tag, a reader gets main: then only the newest commit counts.
     """
     searched = _SEARCHED_COMMITS if publication.tag else 1
-    for commit, said in newest(hub, publication.repo_id, "main", searched):
-        same = said == publication.description and holds(hub, publication, commit)
-        if same and _is_stored(hub, publication, commit):
+    for commit, description in newest_commits(hub, publication.repo_id, "main", searched):
+        if description != publication.description or not commit_matches(hub, publication, commit):
+            continue
+        if _is_stored(hub, publication, commit):
             return commit
     return None
 
 
 def _is_stored(hub: Hub, publication: Publication, commit: str) -> bool:
-    """Whether what a commit lists can still be had: large files may have been deleted for good."""
-    repo_id, listed = publication.repo_id, list_files(hub, _at(publication, commit))
+    """Whether all large files of a commit still exist: they may have been deleted for good."""
+    repo_id, listed = publication.repo_id, list_files(hub, _revision_of(publication, commit))
     large = [path for path, file in listed.items() if file.sha256]
     urls = [hf_hub_url(repo_id, path, revision=commit, endpoint=hub.endpoint) for path in large]
 
-    def question(api: HfApi) -> bool:
+    def exist(api: HfApi) -> bool:
         return all(api.get_hf_file_metadata(url=url).size is not None for url in urls)
 
     try:
-        return hub.ask(f"looking for the files of {repo_id}@{commit[:12]}", question)
+        return hub.call(f"looking for the files of {repo_id}@{commit[:12]}", exist)
     except NotOnHub:
         return False
 
 
-def newest(hub: Hub, repo_id: str, revision: str, count: int) -> list[tuple[str, str]]:
-    """The newest commits of a revision, each with what its message says below the title."""
+def newest_commits(hub: Hub, repo_id: str, revision: str, count: int) -> list[tuple[str, str]]:
+    """The newest commits of a revision, each with its message below the title."""
     address = f"{hub.endpoint}/api/models/{repo_id}/commits/{quote(revision, safe='')}"
     headers = build_hf_headers(token=hub.token or False)
     # HfApi.list_repo_commits reads all pages, however long the history.
-    commits = hub.ask_once(
+    commits = hub.call_once(
         f"reading the commits of {repo_id}",
         lambda api: list(islice(paginate(address, {}, headers), count)),
     )
     return [(str(commit["id"]), str(commit["message"]).strip()) for commit in commits]
 
 
-def _commit(hub: Hub, publication: Publication) -> str:
-    """One commit that makes main the folder and nothing else, on top of what was read there."""
-    head, listed = main_of(hub, publication)
+def _commit_folder(hub: Hub, publication: Publication) -> str:
+    """Make one commit on main, after which main has exactly the files of the folder."""
+    head, listed = read_main(hub, publication)
     if head and same_files(listed, publication.files):
         return head
     info = send_commit(hub, publication, head, listed)
-    return checked(hub, publication, str(info.oid))
+    return check_commit(hub, publication, str(info.oid))
 
 
-def main_of(hub: Hub, publication: Publication) -> tuple[str | None, dict[str, HubFile]]:
+def read_head(hub: Hub, repo_id: str) -> str | None:
+    """The newest commit of main; None in an empty repository."""
+    return list_refs(hub, repo_id).branches.get("main")
+
+
+def read_main(hub: Hub, publication: Publication) -> tuple[str | None, dict[str, HubFile]]:
     """The newest commit of main and its files."""
-    head = list_refs(hub, publication.repo_id).branches.get("main")
-    return head, list_files(hub, _at(publication, head)) if head else {}
+    head = read_head(hub, publication.repo_id)
+    return head, list_files(hub, _revision_of(publication, head)) if head else {}
 
 
 def send_commit(
@@ -219,21 +245,21 @@ def send_commit(
     revision: str = "main",
     create_pr: bool = False,
 ) -> CommitInfo:
-    """Turn the listed files of `head`, a revision's newest, into those of the folder, at once."""
+    """Replace the `listed` files of `head`, the newest commit of a revision, by the folder's."""
     repo_id, files = publication.repo_id, publication.files
-    # New in each try: an addition remembers what main held when it was uploaded.
+    # New for each attempt: an addition stores the state of main at its upload.
     additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-    deletions = [CommitOperationDelete(name) for name in listed.keys() - {_ATTRIBUTES, *files}]
+    deletions = [CommitOperationDelete(name) for name in listed.keys() - {_GITATTRIBUTES, *files}]
     size = sum(path.stat().st_size for path in files.values())
-    # Uploaded first: that the client may repeat, a commit nobody may.
-    hub.ask_once(
+    # Uploaded first: an upload may be repeated by the client, a commit may not.
+    hub.call_once(
         f"uploading {publication.title!r} to {repo_id}",
         lambda api: api.preupload_lfs_files(
             repo_id, additions, revision=revision, free_memory=False, create_pr=create_pr
         ),
         size=size,
     )
-    return hub.ask_once(
+    return hub.call_once(
         f"committing {publication.title!r} to {repo_id}",
         lambda api: api.create_commit(
             repo_id,
@@ -248,28 +274,28 @@ def send_commit(
     )
 
 
-def checked(hub: Hub, publication: Publication, commit: str) -> str:
-    """The commit, if it holds the folder; raises IntegrityError."""
-    if holds(hub, publication, commit):
+def check_commit(hub: Hub, publication: Publication, commit: str) -> str:
+    """Return the commit if it has the files of the folder, else raise IntegrityError."""
+    if commit_matches(hub, publication, commit):
         return commit
     where = f"{publication.repo_id}@{publication.tag or commit[:12]}"
     raise IntegrityError(
-        f"{where} already stands for other bytes than {publication.folder} (commit {commit}).",
+        f"{where} already exists and has other bytes than {publication.folder} (commit {commit}).",
         "A published step never changes: choose another repository with --to or --push, or "
         "delete the tag yourself if it was a mistake.",
     )
 
 
-def holds(hub: Hub, publication: Publication, commit: str) -> bool:
-    """Whether the commit holds exactly the folder's files."""
-    return same_files(list_files(hub, _at(publication, commit)), publication.files)
+def commit_matches(hub: Hub, publication: Publication, commit: str) -> bool:
+    """Whether the commit has exactly the files of the folder."""
+    return same_files(list_files(hub, _revision_of(publication, commit)), publication.files)
 
 
 def same_files(listed: Mapping[str, HubFile], files: Mapping[str, Path]) -> bool:
-    """Whether a Hub lists these files with these bytes, and no others but its own."""
-    same_names = listed.keys() - {_ATTRIBUTES} == files.keys()
+    """Whether the listing has exactly these files and bytes, apart from .gitattributes."""
+    same_names = listed.keys() - {_GITATTRIBUTES} == files.keys()
     return same_names and all(same_bytes(path, listed[name]) for name, path in files.items())
 
 
-def _at(publication: Publication, commit: str) -> Revision:
+def _revision_of(publication: Publication, commit: str) -> Revision:
     return Revision(ModelRef(publication.repo_id, revision=publication.tag), commit)

@@ -1,6 +1,6 @@
-"""Taking away what a plan drops: tags and branches, and for good the contents that only they held.
+"""Delete tags and branches, and for good the large files that only they had.
 
-Everything here may be done twice: what is gone already is as it should be.
+Every function may be called again: it is no error if the tag, branch or file is gone already.
 """
 
 from __future__ import annotations
@@ -16,55 +16,56 @@ from hubmerge.errors import NotOnHub
 from hubmerge.hub.client import Hub
 
 
-def delete_name(hub: Hub, repo_id: str, kind: Literal["tag", "branch"], name: str) -> None:
-    """Delete a tag or a branch; its commit stays for as long as something leads to it.
+def delete_ref(hub: Hub, repo_id: str, kind: Literal["tag", "branch"], name: str) -> None:
+    """Delete a tag or a branch; its commit stays as long as another ref reaches it.
 
-    A Hub cannot be asked to delete a name only where it still points: look right before.
+    The Hub cannot delete a ref on the condition that it still points to a given commit: read it
+    directly before the call.
     """
 
-    def question(api: HfApi) -> None:
+    def delete(api: HfApi) -> None:
         if kind == "tag":
             api.delete_tag(repo_id, tag=name)
         else:
             api.delete_branch(repo_id, branch=name)
 
     try:
-        hub.ask(f"deleting {kind} {repo_id}@{name}", question)
+        hub.call(f"deleting {kind} {repo_id}@{name}", delete)
     except NotOnHub:
-        return  # by whoever was quicker, or by ourselves before a lost answer
+        return  # by somebody else, or by this process before a lost response
 
 
-def list_every_ref(hub: Hub, repo_id: str) -> dict[str, str]:
+def list_all_refs(hub: Hub, repo_id: str) -> dict[str, str]:
     """Every ref by its full name (refs/tags/step64) -> commit.
 
-    Also those of pull requests, and names that we would not work with: they hold files too.
+    Includes pull requests and names that hubmerge does not accept: they keep files alive too.
     """
-    refs = hub.ask(
+    refs = hub.call(
         f"reading the refs of {repo_id}",
         lambda api: api.list_repo_refs(repo_id, include_pull_requests=True),
     )
-    every = chain(refs.tags, refs.branches, refs.converts, refs.pull_requests or ())
-    return {ref.ref: ref.target_commit for ref in every}
+    all_refs = chain(refs.tags, refs.branches, refs.converts, refs.pull_requests or ())
+    return {ref.ref: ref.target_commit for ref in all_refs}
 
 
 def purge(hub: Hub, repo_id: str, contents: Collection[str]) -> int:
-    """Delete large files for good, by their SHA-256, and return the bytes that are freed by it.
+    """Delete large files for good, by their SHA-256, and return the number of bytes freed.
 
-    History is not rewritten: that would give every later commit another SHA, and break every lock.
-    The commits that list these files stay, and can no longer be loaded.
+    History is not rewritten: every later commit would get another SHA, which breaks locks. The
+    commits that list these files stay, but they can no longer be loaded.
     """
-    wanted = [file for file in _stored(hub, repo_id) if file.file_oid in contents]
-    if not wanted:
+    files = [file for file in _list_lfs_files(hub, repo_id) if file.file_oid in contents]
+    if not files:
         return 0
-    hub.ask(
+    hub.call(
         f"deleting large files of {repo_id}",
-        lambda api: api.permanently_delete_lfs_files(repo_id, wanted, rewrite_history=False),
+        lambda api: api.permanently_delete_lfs_files(repo_id, files, rewrite_history=False),
     )
-    left = {file.file_oid for file in _stored(hub, repo_id)}
-    return sum(file.size for file in wanted if file.file_oid not in left)
+    remaining = {file.file_oid for file in _list_lfs_files(hub, repo_id)}
+    return sum(file.size for file in files if file.file_oid not in remaining)
 
 
-def _stored(hub: Hub, repo_id: str) -> list[LFSFileInfo]:
-    return hub.ask_once(
+def _list_lfs_files(hub: Hub, repo_id: str) -> list[LFSFileInfo]:
+    return hub.call_once(
         f"listing the large files of {repo_id}", lambda api: list(api.list_lfs_files(repo_id))
     )

@@ -1,4 +1,4 @@
-"""Names become SHAs, once: tag, branch, commit, step, folder; everything after uses the SHA."""
+"""Resolve names (tag, branch, commit, step, folder) to SHAs, once; later code uses the SHA."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from hubmerge.errors import IntegrityError, NotOnHub, UsageError, either
+from hubmerge.errors import IntegrityError, NotOnHub, UsageError, join_with_or
 from hubmerge.hub.client import Hub
-from hubmerge.hub.commit_contents import examine
+from hubmerge.hub.commit_contents import read_contents
 from hubmerge.hub.history import read_history
-from hubmerge.hub.mining import mine, wanted
+from hubmerge.hub.mining import commits_to_read, mine_revisions
 from hubmerge.hub.step_names import (
     Refs,
-    by_rank,
     counted_checkpoints,
-    is_plain,
+    is_plain_step_name,
     list_refs,
     named_steps,
-    place,
+    one_per_step,
+    sort_key,
     step_folders,
 )
 from hubmerge.progress import Progress
@@ -26,57 +26,59 @@ from hubmerge.refs import ModelRef, Revision, is_sha, step_of
 
 _SHORT_SHA = re.compile(r"[0-9a-f]{7,40}")
 _PULL_REQUEST = re.compile(r"refs/pr/[1-9][0-9]{0,8}")
-_SHOWN = 12
-# What is less sure than this must be asked for by its commit.
-_SURE_ENOUGH = 0.5
+_MAX_SHOWN_STEPS = 12
+# A step with less confidence is not found by its number, only by its commit.
+_MIN_CONFIDENCE = 0.5
 
 
 def list_steps(hub: Hub, repo_id: str) -> tuple[Revision, ...]:
     """The step revisions of a repository by its tags, branches and checkpoint-N folders, rising.
 
-    A tag counts before a branch, a branch before a folder, where they speak of the same step of the
-    same series; stage1-step1000 and stage2-step1000 are two. Names alone are read, no history.
+    For the same step of the same series, a tag wins over a branch and a branch over a folder;
+    stage1-step1000 and stage2-step1000 are different series. The history is not read.
     """
     refs = list_refs(hub, repo_id)
-    return by_rank([*named_steps(repo_id, refs), *step_folders(hub, repo_id, refs)])
+    return one_per_step([*named_steps(repo_id, refs), *step_folders(hub, repo_id, refs)])
 
 
 def find_steps(hub: Hub, repo_id: str, progress: Progress) -> tuple[Revision, ...]:
     """Every step revision of a repository: by its names, and mined from the history of main.
 
-    Run after run, rising; what has no step comes last: numbers that count checkpoints, epochs and
-    ends of training. Contents are checked, weights are never fetched. Raises NotOnHub.
+    Run after run, in rising order; revisions without a step come last: numbered checkpoints, epochs
+    and ends of training. Contents are checked, weights are never downloaded. Raises NotOnHub.
     """
     refs = list_refs(hub, repo_id)
-    named, mined = named_steps(repo_id, refs), _mined(hub, repo_id, refs, progress)
-    folders = [one for one in mined if one.found == "folder"]
-    commits = [one for one in mined if one.found != "folder"]
-    at = {one.sha for one in named}
-    unnamed = [one for one in commits if one.ref.subfolder or one.sha not in at]
-    found = [*by_rank([*named, *folders]), *counted_checkpoints(repo_id, refs), *unnamed]
-    if len({one.run for one in unnamed}) == 1:
-        return tuple(sorted(found, key=place))
-    return tuple(sorted(found, key=lambda one: (one.run or 0, *place(one))))
+    named, mined = named_steps(repo_id, refs), _mine_main(hub, repo_id, refs, progress)
+    folders = [revision for revision in mined if revision.origin == "folder"]
+    commits = [revision for revision in mined if revision.origin != "folder"]
+    named_shas = {revision.sha for revision in named}
+    unnamed = [
+        revision for revision in commits if revision.ref.subfolder or revision.sha not in named_shas
+    ]
+    revisions = [*one_per_step([*named, *folders]), *counted_checkpoints(repo_id, refs), *unnamed]
+    if len({revision.run for revision in unnamed}) == 1:
+        return tuple(sorted(revisions, key=sort_key))
+    return tuple(sorted(revisions, key=lambda item: (item.run or 0, *sort_key(item))))
 
 
 def resolve(hub: Hub, ref: ModelRef) -> Revision:
-    """The commit a Hub reference means now; raises NotOnHub that says which steps exist.
+    """The commit that a Hub reference means now; raises NotOnHub with the steps that exist.
 
-    A step that no tag, branch or folder names is looked for in the history of main; how sure it is
-    its confidence says. Raises UsageError when a step is found in several places and none is the
-    plain one.
+    A step that no tag, branch or folder names is searched in the history of main, and its
+    `confidence` is below 1. Raises UsageError if several revisions have the step and none is named
+    by the step alone.
     """
-    repo_id, asked = str(ref.repo_id), ref.revision or "main"
+    repo_id, name = str(ref.repo_id), ref.revision or "main"
     refs = list_refs(hub, repo_id)
-    for found, names in (("tag", refs.tags), ("branch", refs.branches)):
-        if asked in names:
-            return Revision(ref, names[asked], step_of(asked), found)
-    if _SHORT_SHA.fullmatch(asked) and (sha := _commit(hub, repo_id, asked, asked)):
+    for kind, names in (("tag", refs.tags), ("branch", refs.branches)):
+        if name in names:
+            return Revision(ref, names[name], step_of(name), kind)
+    if _SHORT_SHA.fullmatch(name) and (sha := _fetch_sha(hub, repo_id, name, name)):
         return Revision(ref, sha, None, "commit")
-    if _PULL_REQUEST.fullmatch(asked) and (sha := _commit(hub, repo_id, asked)):
+    if _PULL_REQUEST.fullmatch(name) and (sha := _fetch_sha(hub, repo_id, name)):
         return Revision(ref, sha, None, "branch")
     named = [*named_steps(repo_id, refs), *step_folders(hub, repo_id, refs)]
-    revision = _by_name(ref, asked, named) or _by_history(hub, ref, asked, refs, named)
+    revision = _find_by_name(ref, name, named) or _find_in_history(hub, ref, name, refs, named)
     if ref.subfolder is None:
         return revision
     inner = "/".join(filter(None, (revision.ref.subfolder, ref.subfolder)))
@@ -84,89 +86,97 @@ def resolve(hub: Hub, ref: ModelRef) -> Revision:
 
 
 def pin_dataset(hub: Hub, dataset_id: str, revision: str) -> str:
-    """The commit of a data set's revision now."""
-    info = hub.ask(
+    """The commit that a revision of a data set means now."""
+    info = hub.call(
         f"reading data set {dataset_id}@{revision}",
         lambda api: api.dataset_info(dataset_id, revision=revision),
     )
-    return _checked_sha(str(info.sha), dataset_id)
+    return _check_sha(str(info.sha), dataset_id)
 
 
-def _mined(hub: Hub, repo_id: str, refs: Refs, progress: Progress) -> list[Revision]:
-    """What main and its history hold, its checkpoint folders included."""
+def _mine_main(hub: Hub, repo_id: str, refs: Refs, progress: Progress) -> list[Revision]:
+    """The revisions in main and its history, including its checkpoint folders."""
     head = refs.branches.get("main")
     if head is None:
         return []
     commits = read_history(hub, repo_id, head, progress)
-    return mine(repo_id, commits, examine(hub, repo_id, head, wanted(commits), progress))
+    return mine_revisions(
+        repo_id, commits, read_contents(hub, repo_id, head, commits_to_read(commits), progress)
+    )
 
 
-def _by_name(ref: ModelRef, asked: str, named: Sequence[Revision]) -> Revision | None:
-    """The folder or step of that name; a name that is nothing but the step wins over others."""
+def _find_by_name(ref: ModelRef, name: str, named: Sequence[Revision]) -> Revision | None:
+    """The folder or step of that name; a revision that is named by the step alone wins."""
     for revision in named:
-        if asked == revision.ref.subfolder:
+        if name == revision.ref.subfolder:
             return revision
-    step = step_of(asked)
-    near = [one for one in by_rank(named) if step is not None and one.step == step]
-    return _only(ref, [one for one in near if is_plain(one)] or near)
+    step = step_of(name)
+    matches = [item for item in one_per_step(named) if step is not None and item.step == step]
+    return _only_match(ref, [item for item in matches if is_plain_step_name(item)] or matches)
 
 
-def _by_history(
-    hub: Hub, ref: ModelRef, asked: str, refs: Refs, named: Sequence[Revision]
+def _find_in_history(
+    hub: Hub, ref: ModelRef, name: str, refs: Refs, named: Sequence[Revision]
 ) -> Revision:
     """The step of that name in the history of main; raises NotOnHub."""
-    repo_id, step, hint = str(ref.repo_id), step_of(asked), ""
-    mined = [] if step is None else _mined(hub, repo_id, refs, lambda what, done, total: None)
-    near = [one for one in mined if one.step == step]
-    if found := _only(ref, [one for one in near if one.confidence >= _SURE_ENOUGH]):
-        return found
-    if near:
-        hint = f"{typed(near[0])} is titled so, but other titles of its run are wrong."
-    sure = [one for one in mined if one.step is not None and one.confidence >= _SURE_ENOUGH]
+    repo_id, step, hint = str(ref.repo_id), step_of(name), ""
+    mined = [] if step is None else _mine_main(hub, repo_id, refs, lambda what, done, total: None)
+    matches = [item for item in mined if item.step == step]
+    certain = [
+        item for item in mined if item.step is not None and item.confidence >= _MIN_CONFIDENCE
+    ]
+    if match := _only_match(ref, [item for item in certain if item.step == step]):
+        return match
+    if matches:
+        hint = (
+            f"The title of {format_ref(matches[0])} names this step, but other titles of its run "
+            "are wrong."
+        )
     raise NotOnHub(
-        f"{repo_id} has no revision {asked!r}.", hint or _way_out(ref, by_rank([*named, *sure]))
+        f"{repo_id} has no revision {name!r}.",
+        hint or _steps_hint(ref, one_per_step([*named, *certain])),
     )
 
 
-def _only(ref: ModelRef, near: Sequence[Revision]) -> Revision | None:
-    if len(near) < 2:
-        return near[0] if near else None
+def _only_match(ref: ModelRef, matches: Sequence[Revision]) -> Revision | None:
+    if len(matches) < 2:
+        return matches[0] if matches else None
     raise UsageError(
-        f"{ref.repo_id} has step {near[0].step} in several places.",
-        f"Write {either([typed(one) for one in near])}.",
+        f"{ref.repo_id} has several revisions of step {matches[0].step}.",
+        f"Write {join_with_or([format_ref(match) for match in matches])}.",
     )
 
 
-def _way_out(ref: ModelRef, steps: Sequence[Revision]) -> str:
+def _steps_hint(ref: ModelRef, steps: Sequence[Revision]) -> str:
     if not steps:
-        return f"It has no step revisions at all; `hubmerge steps {ref.repo_id}` looks for them."
-    known = [str(revision.step) for revision in steps]
-    if len(known) > _SHOWN:
-        known[_SHOWN - 2 : -1] = ["..."]
-    return f"It has the steps {', '.join(known)}: write {typed(steps[-1])}."
+        return f"No name in it has a step; `hubmerge steps {ref.repo_id}` also reads its history."
+    shown = [str(revision.step) for revision in steps]
+    if len(shown) > _MAX_SHOWN_STEPS:
+        shown[_MAX_SHOWN_STEPS - 2 : -1] = ["..."]
+    return f"It has the steps {', '.join(shown)}: write {format_ref(steps[-1])}."
 
 
-def typed(one: Revision) -> str:
-    """What to type for a revision."""
-    folder = one.found == "folder" and one.ref.subfolder
-    named = one.ref.revision or folder or "main"
-    if one.ref.revision and is_sha(named):
-        return str(dataclasses.replace(one.ref, revision=one.sha[:12]))
-    return f"{one.ref.repo_id}@{named}"
+def format_ref(revision: Revision) -> str:
+    """The reference to type for a revision."""
+    folder = revision.origin == "folder" and revision.ref.subfolder
+    name = revision.ref.revision or folder or "main"
+    if revision.ref.revision and is_sha(name):
+        return str(dataclasses.replace(revision.ref, revision=revision.sha[:12]))
+    return f"{revision.ref.repo_id}@{name}"
 
 
-def _commit(hub: Hub, repo_id: str, asked: str, start: str = "") -> str | None:
-    """The whole SHA of a commit, which has this `start`; None if there is no such commit."""
-    what = f"reading {repo_id}@{asked}"
+def _fetch_sha(hub: Hub, repo_id: str, revision: str, prefix: str = "") -> str | None:
+    """The full SHA of a revision, if it exists and the SHA has the prefix; else None."""
+    action = f"reading {repo_id}@{revision}"
     try:
-        info = hub.ask(what, lambda api: api.model_info(repo_id, revision=asked))
+        info = hub.call(action, lambda api: api.model_info(repo_id, revision=revision))
     except NotOnHub:
         return None
-    sha = _checked_sha(str(info.sha), repo_id)
-    return sha if sha.startswith(start) else None
+    sha = _check_sha(str(info.sha), repo_id)
+    return sha if sha.startswith(prefix) else None
 
 
-def _checked_sha(sha: str, name: str) -> str:
+def _check_sha(sha: str, name: str) -> str:
     if not is_sha(sha):
-        raise IntegrityError(f"The Hub names no commit for {name}: {sha[:40]!r}.")
+        raise IntegrityError(f"The Hub returned an invalid commit for {name}: {sha[:40]!r}.")
     return sha

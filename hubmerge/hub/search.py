@@ -1,4 +1,4 @@
-"""Models over a whole Hub: by the base they name, author, tag, collection."""
+"""Search the models of a Hub by base, author, tag or collection."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from hubmerge.hub.client import Hub
 from hubmerge.refs import ModelRef, check_repo_id, is_sha, parse_ref, printable
 
 _KEYS = ("author", "base", "collection", "tag")
-_BASE, _LICENCE = "base_model:", "license:"
+_BASE_TAG, _LICENCE_TAG = "base_model:", "license:"
 _RELATIONS = ("finetune", "adapter", "merge", "quantized")
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,199})?")
-_AT_ONCE = 8
+_SAFE_VALUE = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,199})?"
+)
+_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Query:
-    """What models are looked for: all that is given must hold; the base may name a revision."""
+    """A search for models: every given field must match; the base may have a revision."""
 
     base: ModelRef | None = None
     author: str | None = None
@@ -32,11 +34,11 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A model as the Hub lists it: its newest commit, its files and what its tags say.
+class ListedModel:
+    """A model as the Hub lists it: its newest commit, files and tags.
 
-    `bases` are the models its card names as its base, `relation` what it is to them: finetune,
-    adapter, merge or quantized, None where nobody says.
+    `bases` are the base models that its card names, `relation` is its relation to them: finetune,
+    adapter, merge or quantized, None if the tags have none.
     """
 
     repo_id: str
@@ -46,12 +48,11 @@ class Listed:
     bases: tuple[str, ...]
     relation: str | None
     licence: str | None
-    is_gated: bool
 
 
 def parse_query(words: Sequence[str]) -> Query:
-    """Read `key=value` words; only tag may come twice. Raises UsageError or UnknownName."""
-    said: dict[str, list[str]] = {}
+    """Parse `key=value` words; only `tag` may be repeated. Raises UsageError or UnknownName."""
+    options: dict[str, list[str]] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not value or not value.isprintable():
@@ -61,34 +62,34 @@ def parse_query(words: Sequence[str]) -> Query:
             )
         if key not in _KEYS:
             raise UnknownName("search key", printable(key)[:60], _KEYS)
-        said.setdefault(key, []).append(value)
-    twice = [key for key, values in said.items() if key != "tag" and len(values) > 1]
-    if twice or not said:
+        options.setdefault(key, []).append(value)
+    repeated = [key for key, values in options.items() if key != "tag" and len(values) > 1]
+    if repeated or not options:
         raise UsageError(
-            f"--search {twice[0]}= is given twice." if twice else "--search names nothing.",
-            "Name base, author and collection once each; tag as often as you like.",
+            f"--search {repeated[0]}= is given twice." if repeated else "--search is empty.",
+            "Give base, author and collection at most once; tag may be repeated.",
         )
-    base = parse_ref(said["base"][0]) if "base" in said else None
+    base = parse_ref(options["base"][0]) if "base" in options else None
     if base is not None and (base.is_local or base.subfolder):
-        raise UsageError(f"--search base={base} is no repository.", "Write base=owner/name.")
+        raise UsageError(f"--search base={base} is not a repository.", "Write base=owner/name.")
     return Query(
         base=base,
-        author=_plain(said, "author"),
-        collection=_plain(said, "collection"),
-        tags=tuple(said.get("tag", ())),
+        author=_safe_value(options, "author"),
+        collection=_safe_value(options, "collection"),
+        tags=tuple(options.get("tag", ())),
     )
 
 
-def search(hub: Hub, query: Query, limit: int) -> list[Listed]:
-    """The models that fit, at most `limit`, the most downloaded first; the base is not its own.
+def search(hub: Hub, query: Query, limit: int) -> list[ListedModel]:
+    """The models that match, at most `limit`, most downloaded first, without the base itself.
 
     Raises NotOnHub for a collection that the Hub does not have.
     """
-    filters = [*([f"{_BASE}{query.base.name}"] if query.base else []), *query.tags]
+    filters = [*([f"{_BASE_TAG}{query.base.name}"] if query.base else []), *query.tags]
     if query.collection:
-        found: Iterable[ModelInfo] = _collected(hub, query.collection)
+        infos: Iterable[ModelInfo] = _models_of_collection(hub, query.collection)
     else:
-        found = hub.ask_once(
+        infos = hub.call_once(
             "searching models",
             lambda api: list(
                 api.list_models(
@@ -100,63 +101,66 @@ def search(hub: Hub, query: Query, limit: int) -> list[Listed]:
                 )
             ),
         )
-    listed = [one for info in found if (one := _listed(info)) and _fits(one, query, filters)]
-    return listed[:limit]
+    models = [
+        model for info in infos if (model := _parse_info(info)) and _matches(model, query, filters)
+    ]
+    return models[:limit]
 
 
-def _collected(hub: Hub, slug: str) -> list[ModelInfo]:
-    what = f"reading the collection {slug}"
+def _models_of_collection(hub: Hub, slug: str) -> list[ModelInfo]:
+    action = f"reading the collection {slug}"
     try:
-        items = hub.ask(what, lambda api: api.get_collection(slug)).items
+        items = hub.call(action, lambda api: api.get_collection(slug)).items
     except NotOnHub as error:
         raise NotOnHub(
             f"{hub.name} has no collection {slug}.",
-            "The embedded Hub has no collections at all: search by author= or tag=.",
+            "The embedded Hub has no collections: search by author= or tag=.",
         ) from error
     names = [item.item_id for item in items if item.item_type == "model"]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda name: _info(hub, name), names))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda name: _fetch_info(hub, name), names))
 
 
-def _info(hub: Hub, name: str) -> ModelInfo:
+def _fetch_info(hub: Hub, name: str) -> ModelInfo:
     repo_id = check_repo_id(name)
-    return hub.ask(f"reading {repo_id}", lambda api: api.model_info(repo_id))
+    return hub.call(f"reading {repo_id}", lambda api: api.model_info(repo_id))
 
 
-def _fits(one: Listed, query: Query, filters: Sequence[str]) -> bool:
-    """Whether a model is what was asked for, whatever the Hub made of it."""
-    author = one.repo_id.partition("/")[0]
-    wanted = query.author in (None, author) and set(filters) <= set(one.tags)
-    return wanted and not (query.base and query.base.repo_id == one.repo_id)
+def _matches(model: ListedModel, query: Query, filters: Sequence[str]) -> bool:
+    """Whether a model matches the query; the Hub's own filter is not trusted."""
+    author = model.repo_id.partition("/")[0]
+    matches = query.author in (None, author) and set(filters) <= set(model.tags)
+    return matches and not (query.base and query.base.repo_id == model.repo_id)
 
 
-def _listed(info: ModelInfo) -> Listed | None:
-    """None for a model whose name or commit is not safe to use."""
+def _parse_info(info: ModelInfo) -> ListedModel | None:
+    """The model of a Hub's answer; None if its name or commit is invalid."""
     tags = tuple(str(tag) for tag in info.tags or ())
-    told = [tag.removeprefix(_BASE) for tag in tags if tag.startswith(_BASE)]
+    bases = [tag.removeprefix(_BASE_TAG) for tag in tags if tag.startswith(_BASE_TAG)]
     relation = next(
-        (name for name in _RELATIONS for one in told if one.startswith(f"{name}:")), None
+        (name for name in _RELATIONS for base in bases if base.startswith(f"{name}:")), None
     )
     with suppress(UsageError):
         if is_sha(str(info.sha)):
-            return Listed(
+            return ListedModel(
                 repo_id=check_repo_id(str(info.id)),
                 sha=str(info.sha),
-                files=tuple(str(one.rfilename) for one in info.siblings or ()),
+                files=tuple(str(file.rfilename) for file in info.siblings or ()),
                 tags=tags,
-                bases=tuple(name for name in told if ":" not in name),
+                bases=tuple(base for base in bases if ":" not in base),
                 relation=relation,
                 licence=next(
-                    (t.removeprefix(_LICENCE) for t in tags if t.startswith(_LICENCE)), None
+                    (t.removeprefix(_LICENCE_TAG) for t in tags if t.startswith(_LICENCE_TAG)), None
                 ),
-                is_gated=bool(info.gated),
             )
     return None
 
 
-def _plain(said: dict[str, list[str]], key: str) -> str | None:
-    """The value of a key, which becomes part of an address."""
-    value = said.get(key, [None])[0]
-    if value is not None and (".." in value or not _PLAIN.fullmatch(value)):
-        raise UsageError(f"--search {key}={value[:60]!r} is no name.", "Copy it from its page.")
+def _safe_value(options: dict[str, list[str]], key: str) -> str | None:
+    """The value of a key that becomes part of a URL; raises UsageError for an unsafe one."""
+    value = options.get(key, [None])[0]
+    if value is not None and (".." in value or not _SAFE_VALUE.fullmatch(value)):
+        raise UsageError(
+            f"--search {key}={value[:60]!r} is not a valid name.", "Copy it from its page."
+        )
     return value

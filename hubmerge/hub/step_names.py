@@ -1,4 +1,4 @@
-"""The names in a repository that speak of steps: tags, branches, checkpoint folders."""
+"""The names in a repository that contain a step: tags, branches, checkpoint folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hubmerge.refs import (
     step_tag,
 )
 
-# What Trainer's hub_strategy="all_checkpoints" leaves on main.
+# The folders that Trainer pushes with hub_strategy="all_checkpoints".
 _CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,12}")
 
 
@@ -36,20 +36,20 @@ class Refs:
 def list_refs(hub: Hub, repo_id: str) -> Refs:
     """Tags and branches of a repository; raises NotOnHub.
 
-    A name or a commit that is not safe in URLs and paths is as good as not there.
+    Names and commits that are not safe in URLs and paths are left out.
     """
-    refs = hub.ask(f"reading the tags of {repo_id}", lambda api: api.list_repo_refs(repo_id))
+    refs = hub.call(f"reading the tags of {repo_id}", lambda api: api.list_repo_refs(repo_id))
     return Refs(
-        _sound((tag.name, tag.target_commit) for tag in refs.tags),
-        _sound((branch.name, branch.target_commit) for branch in refs.branches),
+        _safe_refs((tag.name, tag.target_commit) for tag in refs.tags),
+        _safe_refs((branch.name, branch.target_commit) for branch in refs.branches),
     )
 
 
 def named_steps(repo_id: str, refs: Refs) -> list[Revision]:
-    """What tags and branches say of steps, tags first."""
+    """The tags and branches whose name contains a step, tags first."""
     return [
-        Revision(ModelRef(repo_id, revision=name), sha, step_of(name), found)
-        for found, names in (("tag", refs.tags), ("branch", refs.branches))
+        Revision(ModelRef(repo_id, revision=name), sha, step_of(name), kind)
+        for kind, names in (("tag", refs.tags), ("branch", refs.branches))
         for name, sha in names.items()
         if step_of(name) is not None
     ]
@@ -60,7 +60,7 @@ def step_folders(hub: Hub, repo_id: str, refs: Refs) -> list[Revision]:
     sha = refs.branches.get("main")
     if sha is None:
         return []
-    entries = hub.ask_once(
+    entries = hub.call_once(
         f"listing {repo_id}", lambda api: list(api.list_repo_tree(repo_id, revision=sha))
     )
     folders = [entry.path for entry in entries if isinstance(entry, RepoFolder)]
@@ -72,52 +72,53 @@ def step_folders(hub: Hub, repo_id: str, refs: Refs) -> list[Revision]:
 
 
 def counted_checkpoints(repo_id: str, refs: Refs) -> list[Revision]:
-    """Tags and branches with the number of a checkpoint, which is not its step."""
+    """The tags and branches whose name numbers the checkpoints, which is not their step."""
     return [
         Revision(
-            ModelRef(repo_id, revision=name), sha, None, found,
-            note=f"the number {ordinal_of(name)} counts checkpoints: it need not be the step",
+            ModelRef(repo_id, revision=name), sha, None, kind,
+            note=f"the number {ordinal_of(name)} counts checkpoints and may differ from the step",
         )
-        for found, names in (("tag", refs.tags), ("branch", refs.branches))
+        for kind, names in (("tag", refs.tags), ("branch", refs.branches))
         for name, sha in names.items()
         if ordinal_of(name) is not None
     ]  # fmt: skip
 
 
-def by_rank(found: Sequence[Revision]) -> tuple[Revision, ...]:
-    """One revision per step of a series, or several of one kind, rising.
+def one_per_step(revisions: Sequence[Revision]) -> tuple[Revision, ...]:
+    """One revision for each step of a series, in rising order; several of the same kind all stay.
 
-    `found` has the kinds by their rank: where two speak of one step, the first counts.
+    `revisions` has the kinds (`found`) by priority: for one step, the first kind wins.
     """
     kinds: dict[tuple[str, int | None], str] = {}
-    for one in found:
-        kinds.setdefault(_step_of_series(one), one.found)
-    kept = [one for one in found if kinds[_step_of_series(one)] == one.found]
-    return tuple(sorted(kept, key=place))
+    for revision in revisions:
+        kinds.setdefault(_series_and_step(revision), revision.origin)
+    chosen = [item for item in revisions if kinds[_series_and_step(item)] == item.origin]
+    return tuple(sorted(chosen, key=sort_key))
 
 
-def place(one: Revision) -> tuple[bool, int, str]:
-    """Where a revision stands in the order of steps, what has none last."""
-    name = str(one.ref.revision) if one.run is None else ""  # commits of a run are in order
-    return one.step is None, one.step or ordinal_of(name) or 0, name
+def sort_key(revision: Revision) -> tuple[bool, int, str]:
+    """Sorts revisions by step; those without a step come last."""
+    # The commits of a mined run are in order already: no name for them.
+    name = str(revision.ref.revision) if revision.run is None else ""
+    return revision.step is None, revision.step or ordinal_of(name) or 0, name
 
 
-def is_plain(one: Revision) -> bool:
-    """Whether the name says nothing but the step: step-000125 and global_step100 do."""
-    name = str(one.ref.revision).removeprefix("global_")
-    return re.sub(r"[-_]?0*(?=\d+$)", "", name) == step_tag(one.step or 0)
+def is_plain_step_name(revision: Revision) -> bool:
+    """Whether the name contains only the step, as step-000125 and global_step100 do."""
+    name = str(revision.ref.revision).removeprefix("global_")
+    return re.sub(r"[-_]?0*(?=\d+$)", "", name) == step_tag(revision.step or 0)
 
 
-def _step_of_series(one: Revision) -> tuple[str, int | None]:
-    name = one.ref.revision or ""
-    return ("" if is_sha(name) else series_of(name)), one.step
+def _series_and_step(revision: Revision) -> tuple[str, int | None]:
+    name = revision.ref.revision or ""
+    return ("" if is_sha(name) else series_of(name)), revision.step
 
 
-def _sound(refs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {name: sha for name, sha in refs if is_sha(sha) and _is_sound(name)}
+def _safe_refs(refs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name: sha for name, sha in refs if is_sha(sha) and _is_safe_name(name)}
 
 
-def _is_sound(name: str) -> bool:
+def _is_safe_name(name: str) -> bool:
     try:
         return bool(check_revision(name))
     except UsageError:

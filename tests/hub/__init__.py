@@ -1,1 +1,1 @@
-"""The rooms that talk to a Hub, against a real one and a proxy that breaks on demand."""
+"""Tests of hubmerge.hub against a real Hub, behind a proxy that fails on demand."""

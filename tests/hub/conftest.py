@@ -1,4 +1,4 @@
-"""A real Hub for all tests, a proxy before it for each, and folders to publish."""
+"""One real Hub for all tests, a proxy in front of it for each test, and folders to publish."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from hubmerge.hub import client, outbox, publish
+from hubmerge.hub import client, client_errors, outbox, publish
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import Publication
 from hubmerge.server import ServerState, lease
-from tests.hub.proxy import Proxy, proxied
+from tests.hub.proxy import Proxy, run_proxy
 
 Folder = Callable[..., Path]
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses for machines in one room; as many of them as ever."""
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter delays between attempts, for a Hub on the same machine; as many as usual."""
     for module in (client, publish, outbox):
-        pauses = [pause_s / 20 for pause_s in module._PAUSES_S]
-        monkeypatch.setattr(module, "_PAUSES_S", tuple(pauses))
+        delays = [delay_s / 20 for delay_s in module._RETRY_DELAYS_S]
+        monkeypatch.setattr(module, "_RETRY_DELAYS_S", tuple(delays))
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds waited before each retry of a call, instead of waiting."""
+    seconds: list[float] = []
+    monkeypatch.setattr(client_errors, "sleep", seconds.append)
+    return seconds
 
 
 @pytest.fixture(scope="session")
@@ -36,19 +44,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerState]:
 
 @pytest.fixture(scope="session")
 def api(server: ServerState) -> HfApi:
-    """Straight to the Hub, past the proxy and past our code."""
+    """The client library alone, past the proxy and the code of hubmerge."""
     return HfApi(endpoint=server.url, token=server.token)
 
 
 @pytest.fixture
 def proxy(server: ServerState) -> Iterator[Proxy]:
-    with proxied(server.url) as proxy:
+    with run_proxy(server.url) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def hub(proxy: Proxy, server: ServerState, tmp_path: Path) -> Hub:
-    return Hub(proxy.url, server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
+    return Hub(proxy.url, server.token, tmp_path / "cache", "the test Hub")
 
 
 @pytest.fixture
@@ -61,16 +69,18 @@ def repo(api: HfApi) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """Make the folder of a step; `seed` decides the weights, `extra` adds files."""
+    """Make the folder of a step; `seed` determines the weights, `extra` adds files."""
 
     def make(step: int, seed: int = 0, **extra: str) -> Path:
-        return step_folder(tmp_path / f"folder-{next(_numbers)}", step, seed, extra)
+        return write_step_folder(tmp_path / f"folder-{next(_numbers)}", step, seed, extra)
 
     return make
 
 
-def step_folder(path: Path, step: int, seed: int = 0, extra: dict[str, str] | None = None) -> Path:
-    """Write weights (large to the Hub), a config, a card and a manifest (small to it)."""
+def write_step_folder(
+    path: Path, step: int, seed: int = 0, extra: dict[str, str] | None = None
+) -> Path:
+    """Write weights (an LFS file) and a config, a card and a manifest (regular files)."""
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(bytes([step % 251, seed]) * 1024)
     (path / "config.json").write_text('{"model_type": "test"}')
@@ -82,8 +92,8 @@ def step_folder(path: Path, step: int, seed: int = 0, extra: dict[str, str] | No
     return path
 
 
-def step_of_run(repo: str, folder: Path, step: int, run: str = "r1") -> Publication:
-    """The folder as the revision of a step, as `hubmerge train` words it."""
+def step_publication(repo: str, folder: Path, step: int, run: str = "r1") -> Publication:
+    """The publication of a step folder, as `hubmerge train` makes it."""
     return Publication(
         repo_id=repo,
         folder=folder,
@@ -95,9 +105,9 @@ def step_of_run(repo: str, folder: Path, step: int, run: str = "r1") -> Publicat
 
 
 def commits_with(api: HfApi, publication: Publication) -> list[str]:
-    """The commits on main that carry the trailer of a publication."""
+    """The commits on main that have the trailer of a publication."""
     commits = api.list_repo_commits(publication.repo_id)
-    return [one.commit_id for one in commits if one.message == publication.description]
+    return [commit.commit_id for commit in commits if commit.message == publication.description]
 
 
 def tags(api: HfApi, repo: str) -> dict[str, str]:

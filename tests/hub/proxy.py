@@ -1,4 +1,4 @@
-"""A loopback proxy before a real Hub that fails on demand: what to break, how, how often."""
+"""A loopback proxy in front of a real Hub that fails on demand: which request, how, how often."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"
 
 
 @dataclass
-class Answer:
-    """What goes back to the client; `sent` bytes of the body, or all of it."""
+class Response:
+    """The response for the client; only `sent` bytes of the body are sent if that is given."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -26,107 +26,107 @@ class Answer:
     sent: int | None = None
 
 
-class Drop(Exception):
-    """The connection is reset instead of answered."""
+class ConnectionDropped(Exception):
+    """The connection is reset without a response."""
 
 
-Forward = Callable[[], Answer]
-# A fault gets the way to the real Hub, and may take it, late, twice or never.
-Fault = Callable[[Forward], Answer]
+Forward = Callable[[], Response]
+# A fault may call the real Hub through `forward`: late, twice or never.
+Fault = Callable[[Forward], Response]
 
 
 @dataclass
 class Proxy:
-    """Its address, the requests that it saw, and the faults that wait for theirs."""
+    """The proxy's URL, the requests so far, and the faults for the next requests."""
 
     url: str
-    seen: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     faults: list[tuple[re.Pattern[str], Fault]] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def fail(self, request: str, fault: Fault, times: int = 1) -> None:
-        """Apply `fault` to the next requests whose "METHOD /path?query" the pattern finds."""
+        """Apply `fault` to the next requests whose "METHOD /path?query" matches the pattern."""
         self.faults += [(re.compile(request), fault)] * times
 
     def count(self, request: str) -> int:
-        """How many requests were seen that the pattern finds."""
-        return sum(re.search(request, seen) is not None for seen in self.seen)
+        """The number of requests so far that match the pattern."""
+        return sum(re.search(request, past) is not None for past in self.requests)
 
-    def take(self, request: str) -> Fault | None:
-        """The first fault that waits for such a request; it is used up."""
-        self.seen.append(request)
-        for number, (pattern, _) in enumerate(self.faults):
+    def next_fault(self, request: str) -> Fault | None:
+        """Record the request, and remove and return the first fault for it."""
+        self.requests.append(request)
+        for index, (pattern, _) in enumerate(self.faults):
             if pattern.search(request):
-                return self.faults.pop(number)[1]
+                return self.faults.pop(index)[1]
         return None
 
 
 def status(code: int, text: str = "", **headers: str) -> Fault:
-    """Answer with an error status instead of asking the Hub."""
-    told = [(name.replace("_", "-"), value) for name, value in headers.items()]
-    return lambda forward: Answer(code, [*told, ("Content-Type", "text/plain")], text.encode())
+    """Respond with an error status, without the Hub."""
+    fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return lambda forward: Response(code, [*fields, ("Content-Type", "text/plain")], text.encode())
 
 
-def reset(forward: Forward) -> Answer:
-    """The connection breaks before the Hub heard of the request."""
-    raise Drop
+def reset_connection(forward: Forward) -> Response:
+    """The connection breaks before the request reaches the Hub."""
+    raise ConnectionDropped
 
 
-def lose_answer(forward: Forward) -> Answer:
-    """The Hub does what was asked, and nobody hears of it."""
+def lose_response(forward: Forward) -> Response:
+    """The Hub executes the request, but the response is lost."""
     forward()
-    raise Drop
+    raise ConnectionDropped
 
 
-def cut_short(forward: Forward) -> Answer:
+def cut_short(forward: Forward) -> Response:
     """Half of the body arrives, then the connection ends."""
-    answer = forward()
-    answer.sent = len(answer.body) // 2
-    return answer
+    response = forward()
+    response.sent = len(response.body) // 2
+    return response
 
 
-def flip_bit(forward: Forward) -> Answer:
+def flip_bit(forward: Forward) -> Response:
     """The body arrives at full length with one bit changed."""
-    answer = forward()
-    middle = len(answer.body) // 2
-    flipped = bytes([answer.body[middle] ^ 1])
-    answer.body = answer.body[:middle] + flipped + answer.body[middle + 1 :]
-    return answer
+    response = forward()
+    middle = len(response.body) // 2
+    flipped = bytes([response.body[middle] ^ 1])
+    response.body = response.body[:middle] + flipped + response.body[middle + 1 :]
+    return response
 
 
-def say(body: bytes) -> Fault:
-    """The Hub answers as ever, but with other words."""
+def replace_body(body: bytes) -> Fault:
+    """The Hub responds as usual, but with another body."""
 
-    def fault(forward: Forward) -> Answer:
-        answer = forward()
-        return Answer(200, answer.headers, body)
+    def fault(forward: Forward) -> Response:
+        response = forward()
+        return Response(200, response.headers, body)
 
     return fault
 
 
-def first(work: Callable[[], object]) -> Fault:
-    """Something else happens before the Hub hears of the request."""
+def run_first(action: Callable[[], object]) -> Fault:
+    """Run `action` before the request reaches the Hub."""
 
-    def fault(forward: Forward) -> Answer:
-        work()
+    def fault(forward: Forward) -> Response:
+        action()
         return forward()
 
     return fault
 
 
 def hang(proxy: Proxy) -> Fault:
-    """The request is taken and never answered."""
+    """The request is accepted and never answered."""
 
-    def fault(forward: Forward) -> Answer:
+    def fault(forward: Forward) -> Response:
         proxy.stopped.wait()
-        raise Drop
+        raise ConnectionDropped
 
     return fault
 
 
 @contextmanager
-def proxied(upstream: str) -> Iterator[Proxy]:
-    """A proxy before the Hub at `upstream`."""
+def run_proxy(upstream: str) -> Iterator[Proxy]:
+    """A proxy in front of the Hub at `upstream`."""
     target = urlsplit(upstream)
 
     class Handler(BaseHTTPRequestHandler):
@@ -137,38 +137,38 @@ def proxied(upstream: str) -> Iterator[Proxy]:
         def handle_one(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
-            fault = proxy.take(f"{self.command} {self.path}")
+            fault = proxy.next_fault(f"{self.command} {self.path}")
             try:
-                answer = fault(lambda: self.forward(body)) if fault else self.forward(body)
-                self.reply(answer)
-            except (Drop, ConnectionError, OSError):
+                response = fault(lambda: self.forward(body)) if fault else self.forward(body)
+                self.reply(response)
+            except (ConnectionDropped, ConnectionError, OSError):
                 self.drop()
 
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_one
 
-        def forward(self, body: bytes) -> Answer:
-            # The Host header stays: the Hub builds its links from it, and they lead here again.
+        def forward(self, body: bytes) -> Response:
+            # The Host header is kept: the Hub builds its links from it, so they lead to this proxy.
             connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=30)
             try:
                 connection.request(self.command, self.path, body, dict(self.headers))
-                response = connection.getresponse()
-                return Answer(response.status, response.getheaders(), response.read())
+                upstream = connection.getresponse()
+                return Response(upstream.status, upstream.getheaders(), upstream.read())
             finally:
                 connection.close()
 
-        def reply(self, answer: Answer) -> None:
-            self.send_response(answer.status)
-            length = str(len(answer.body))
-            for name, value in answer.headers:
+        def reply(self, response: Response) -> None:
+            self.send_response(response.status)
+            length = str(len(response.body))
+            for name, value in response.headers:
                 if name.lower() not in _HOP_BY_HOP:
                     self.send_header(name, value)
                 elif name.lower() == "content-length" and self.command == "HEAD":
                     length = value
             self.send_header("Content-Length", length)
             self.end_headers()
-            self.wfile.write(answer.body[: answer.sent])
+            self.wfile.write(response.body[: response.sent])
             self.wfile.flush()
-            if answer.sent is not None:
+            if response.sent is not None:
                 self.close_connection = True
 
         def drop(self) -> None:

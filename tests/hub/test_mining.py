@@ -1,4 +1,4 @@
-"""Histories that a Trainer pushed, on a real Hub: titles suggest, contents decide."""
+"""Histories as Trainer pushes them, on a real Hub: titles suggest a step, contents decide."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from hubmerge.errors import IntegrityError, NoAccess, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.hub.commit_contents import Saved
+from hubmerge.hub.commit_contents import SavedModel
 from hubmerge.hub.history import Commit, read_history
-from hubmerge.hub.mining import Title, mine, parse_title, wanted
+from hubmerge.hub.mining import Title, commits_to_read, mine_revisions, parse_title
 from hubmerge.hub.resolve import find_steps, list_steps, resolve
 from hubmerge.refs import Revision, parse_ref
-from tests.hub.proxy import Proxy, say, status
+from tests.hub.proxy import Proxy, replace_body, status
 
 Files = dict[str, str | None]
 Push = Callable[..., str]
@@ -31,20 +31,20 @@ def training(step: int) -> str:
 
 def state(step: int) -> str:
     """A trainer_state.json as Trainer writes it: sorted keys, and a long log at the end."""
-    said: dict[str, Any] = {"best_global_step": 1, "global_step": step, "log_history": []}
-    said["log_history"] = [{"step": at, "loss": 0.5} for at in range(4000)]
-    return json.dumps(said, indent=2, sort_keys=True)
+    log = [{"step": number, "loss": 0.5} for number in range(4000)]
+    fields: dict[str, Any] = {"best_global_step": 1, "global_step": step, "log_history": log}
+    return json.dumps(fields, indent=2, sort_keys=True)
 
 
 def checkpoint(step: int, weights: str | None = None, folder: str = LAST) -> Files:
-    """What a Trainer pushes of a checkpoint: by default the weights are the step's own."""
+    """The files of a checkpoint that Trainer pushes; by default with the weights of its step."""
     return {
         f"{folder}/model.safetensors": weights or f"w{step}",
         f"{folder}/trainer_state.json": state(step),
     }
 
 
-def root(weights: int | str) -> Files:
+def root_weights(weights: int | str) -> Files:
     return {"model.safetensors": f"w{weights}"}
 
 
@@ -62,46 +62,46 @@ def push(api: HfApi, repo: str) -> Push:
     return commit
 
 
-def found(hub: Hub, repo: str) -> list[tuple[int | None, int | None, str, float]]:
-    """Run, step, how it was found and how sure it is."""
+def found_steps(hub: Hub, repo: str) -> list[tuple[int | None, int | None, str, float]]:
+    """Run, step, how it was found, and its confidence."""
     steps = find_steps(hub, repo, lambda what, done, total: None)
-    return [(one.run, one.step, one.found, one.confidence) for one in steps]
+    return [(item.run, item.step, item.origin, item.confidence) for item in steps]
 
 
-def only(hub: Hub, repo: str) -> Revision:
-    (one,) = find_steps(hub, repo, lambda what, done, total: None)
-    return one
+def only_step(hub: Hub, repo: str) -> Revision:
+    (revision,) = find_steps(hub, repo, lambda what, done, total: None)
+    return revision
 
 
-def test_every_save(hub: Hub, repo: str, push: Push) -> None:
-    shas = {step: push(training(step), root(step)) for step in (2, 4, 8)}
+def test_pushes_at_every_save(hub: Hub, repo: str, push: Push) -> None:
+    shas = {step: push(training(step), root_weights(step)) for step in (2, 4, 8)}
     push("Model save", {"config.json": "{}"})
     push("End of training", {"README.md": "# done"})
-    assert found(hub, repo) == [(1, step, "title", 0.5) for step in (2, 4, 8)]
+    assert found_steps(hub, repo) == [(1, step, "title", 0.5) for step in (2, 4, 8)]
     revision = resolve(hub, parse_ref(f"{repo}@step4"))
     assert (revision.sha, revision.confidence) == (shas[4], 0.5)
-    assert revision.note == "only a title says so"
+    assert revision.note == "its step is known only from the commit's title"
     assert revision.label == f"{repo}@{shas[4][:12]}"
     assert resolve(hub, parse_ref(f"{repo}@checkpoint-8")).sha == shas[8]
-    assert list_steps(hub, repo) == ()  # names alone, for whom every request counts
+    assert list_steps(hub, repo) == ()  # names only, with few requests
 
 
-def test_the_checkpoint_strategy(hub: Hub, repo: str, push: Push) -> None:
+def test_pushes_with_the_checkpoint_strategy(hub: Hub, repo: str, push: Push) -> None:
     for step in (2, 4):
-        push(training(step), root(step))
+        push(training(step), root_weights(step))
         push(f"{training(step)}, checkpoint", checkpoint(step))
-    # Each checkpoint proves the step of the same weights at the root, which come with a tokenizer.
-    assert found(hub, repo) == [(1, 2, "contents", 0.9), (1, 4, "contents", 0.9)]
+    # Each checkpoint proves the step of the same weights at the root, which has a tokenizer too.
+    assert found_steps(hub, repo) == [(1, 2, "contents", 0.9), (1, 4, "contents", 0.9)]
     assert resolve(hub, parse_ref(f"{repo}@step2")).ref.subfolder is None
 
 
-def test_a_last_checkpoint_whose_weights_the_root_never_had(
+def test_a_last_checkpoint_with_weights_that_were_never_at_the_root(
     hub: Hub, repo: str, push: Push
 ) -> None:
     push(training(2), {"config.json": "{}"})
     sha = push(f"{training(2)}, checkpoint", checkpoint(2))
     push(f"{training(4)}, checkpoint", checkpoint(4))
-    assert found(hub, repo) == [(1, 2, LAST, 0.9), (1, 4, LAST, 0.9)]
+    assert found_steps(hub, repo) == [(1, 2, LAST, 0.9), (1, 4, LAST, 0.9)]
     revision = resolve(hub, parse_ref(f"{repo}@step2"))
     assert (revision.sha, revision.ref.revision, revision.ref.subfolder) == (sha, sha, LAST)
     assert revision.label == f"{repo}@{sha[:12]}/{LAST}"
@@ -109,20 +109,20 @@ def test_a_last_checkpoint_whose_weights_the_root_never_had(
 
 def test_the_trainer_state_wins_over_the_title(hub: Hub, repo: str, push: Push) -> None:
     push(f"{training(2)}, checkpoint", checkpoint(6))
-    one = only(hub, repo)
-    assert (one.step, one.found, one.confidence) == (6, LAST, 0.8)
-    assert one.note == "its title says step 2, its weights are those of step 6"
+    revision = only_step(hub, repo)
+    assert (revision.step, revision.origin, revision.confidence) == (6, LAST, 0.8)
+    assert revision.note == "its title says step 2, but its weights are those of step 6"
 
 
-def test_the_measured_lie(hub: Hub, repo: str, push: Push) -> None:
-    # hub_always_push with fast steps: a push reads the folder when its turn comes.
-    push(training(2), root(4))
+def test_titles_of_another_step_than_the_weights(hub: Hub, repo: str, push: Push) -> None:
+    # hub_always_push with fast steps: a push reads the folder when it starts.
+    push(training(2), root_weights(4))
     push(f"{training(2)}, checkpoint", checkpoint(2))
-    push(training(4), root(8))
+    push(training(4), root_weights(8))
     push(f"{training(4)}, checkpoint", checkpoint(4))
-    push(training(6), root(12))
+    push(training(6), root_weights(12))
     push(f"{training(8)}, checkpoint", checkpoint(8))
-    assert found(hub, repo) == [
+    assert found_steps(hub, repo) == [
         (1, 2, LAST, 0.9),
         (1, 4, LAST, 0.9),
         (1, 6, "title", 0.2),
@@ -135,172 +135,182 @@ def test_the_measured_lie(hub: Hub, repo: str, push: Push) -> None:
     assert resolve(hub, parse_ref(f"{repo}@step4")).ref.subfolder == LAST
 
 
-def test_a_lie_that_only_the_contents_correct(hub: Hub, repo: str, push: Push) -> None:
-    push(training(2), root(4) | checkpoint(4, folder="checkpoint-4"))
+def test_a_wrong_step_that_only_contents_correct(hub: Hub, repo: str, push: Push) -> None:
+    push(training(2), root_weights(4) | checkpoint(4, folder="checkpoint-4"))
     push("remove checkpoints", {"checkpoint-4/model.safetensors": None})
     push(f"{training(4)}, checkpoint", checkpoint(4, folder="checkpoint-4"))
-    assert [(step, how) for _, step, how, _ in found(hub, repo)] == [(4, "folder")]
+    assert [(step, source) for _, step, source, _ in found_steps(hub, repo)] == [(4, "folder")]
     push("remove checkpoints", dict.fromkeys(checkpoint(4, folder="checkpoint-4")))
-    assert [(step, how) for _, step, how, _ in found(hub, repo)] == [(4, LAST)]
+    assert [(step, source) for _, step, source, _ in found_steps(hub, repo)] == [(4, LAST)]
 
 
-def test_unchanged_weights_are_no_new_step(hub: Hub, repo: str, push: Push) -> None:
-    push("upload a model", root(7))
-    push(training(2), {"config.json": "a"})  # not even the first: they were there before
-    push(training(4), root(4))
+def test_unchanged_weights_are_not_a_new_step(hub: Hub, repo: str, push: Push) -> None:
+    push("upload a model", root_weights(7))
+    push(training(2), {"config.json": "a"})  # not even this one: the weights were there before
+    push(training(4), root_weights(4))
     push(training(6), {"config.json": "b"})
-    push("somebody's own model", root(9))
+    push("somebody's own model", root_weights(9))
     push(training(8), {"config.json": "c"})
-    assert found(hub, repo) == [(1, 4, "title", 0.5)]
+    assert found_steps(hub, repo) == [(1, 4, "title", 0.5)]
 
 
-def test_missing_weights(hub: Hub, repo: str, push: Push) -> None:
+def test_commits_without_weights_are_left_out(hub: Hub, repo: str, push: Push) -> None:
     push(training(2), {"config.json": "a"})
-    push(training(4), root(4))
+    push(training(4), root_weights(4))
     push("clean up", {"model.safetensors": None})
     push(training(6), {"config.json": "b"})
     push(f"{training(8)}, checkpoint", {f"{LAST}/trainer_state.json": state(8)})
-    assert found(hub, repo) == [(1, 4, "title", 0.5)]
+    assert found_steps(hub, repo) == [(1, 4, "title", 0.5)]
 
 
-def test_weights_come_back(hub: Hub, repo: str, push: Push) -> None:
-    push(training(2), root(2))
+def test_weights_after_a_deletion_are_a_new_step(hub: Hub, repo: str, push: Push) -> None:
+    push(training(2), root_weights(2))
     push("clean up", {"model.safetensors": None})
-    push(training(4), root(4))
-    assert [step for _, step, *_ in found(hub, repo)] == [2, 4]
+    push(training(4), root_weights(4))
+    assert [step for _, step, *_ in found_steps(hub, repo)] == [2, 4]
 
 
 def test_a_restart_is_a_new_run(hub: Hub, repo: str, push: Push) -> None:
-    first = {step: push(training(step), root(f"a{step}")) for step in (2, 4, 8)}
-    second = {step: push(training(step), root(f"b{step}")) for step in (2, 4)}
-    assert [(run, step) for run, step, *_ in found(hub, repo)] == [
+    first = {step: push(training(step), root_weights(f"a{step}")) for step in (2, 4, 8)}
+    second = {step: push(training(step), root_weights(f"b{step}")) for step in (2, 4)}
+    assert [(run, step) for run, step, *_ in found_steps(hub, repo)] == [
         (1, 2), (1, 4), (1, 8), (2, 2), (2, 4),
     ]  # fmt: skip
     assert resolve(hub, parse_ref(f"{repo}@step8")).sha == first[8]
-    with pytest.raises(UsageError, match="step 2 in several places") as refused:
+    with pytest.raises(UsageError, match="several revisions of step 2") as refused:
         resolve(hub, parse_ref(f"{repo}@step2"))
     names = [f"{repo}@{sha[:12]}" for sha in (first[2], second[2])]
     assert refused.value.hint == f"Write {names[0]} or {names[1]}."
 
 
 def test_the_same_step_with_other_weights_is_a_new_run(hub: Hub, repo: str, push: Push) -> None:
-    push(training(8), root("a"))
-    push(training(8), root("b"))
-    assert [(run, step) for run, step, *_ in found(hub, repo)] == [(1, 8), (2, 8)]
+    push(training(8), root_weights("a"))
+    push(training(8), root_weights("b"))
+    assert [(run, step) for run, step, *_ in found_steps(hub, repo)] == [(1, 8), (2, 8)]
 
 
 def test_training_after_the_end_is_a_new_run(hub: Hub, repo: str, push: Push) -> None:
-    push(training(2), root(2))
+    push(training(2), root_weights(2))
     push("End of training", {"README.md": "a"})
-    push(training(100), root(100))
-    assert [(run, step) for run, step, *_ in found(hub, repo)] == [(1, 2), (2, 100)]
+    push(training(100), root_weights(100))
+    assert [(run, step) for run, step, *_ in found_steps(hub, repo)] == [(1, 2), (2, 100)]
 
 
-def test_another_model_at_the_end_has_no_step(hub: Hub, repo: str, push: Push) -> None:
-    push(training(2), root(2))
-    push("Model save", root("best"))
+def test_other_weights_at_the_end_have_no_step(hub: Hub, repo: str, push: Push) -> None:
+    push(training(2), root_weights(2))
+    push("Model save", root_weights("best"))
     push("End of training", {"README.md": "a"})
-    assert found(hub, repo) == [(1, 2, "title", 0.5), (1, None, "end", 0.5)]
-    push("End of training", root(3) | {"trainer_state.json": state(3)})
-    assert found(hub, repo)[1:] == [(1, 3, "contents", 0.9), (1, None, "end", 0.5)]
+    assert found_steps(hub, repo) == [(1, 2, "title", 0.5), (1, None, "end", 0.5)]
+    push("End of training", root_weights(3) | {"trainer_state.json": state(3)})
+    assert found_steps(hub, repo)[1:] == [(1, 3, "contents", 0.9), (1, None, "end", 0.5)]
 
 
-def test_an_old_state_proves_nothing(hub: Hub, repo: str, push: Push) -> None:
-    push("End of training", root(8) | {"trainer_state.json": state(8)})
-    push(training(2), root(2))
-    assert found(hub, repo) == [(1, 8, "contents", 0.9), (2, 2, "title", 0.5)]
+def test_an_old_trainer_state_proves_no_step(hub: Hub, repo: str, push: Push) -> None:
+    push("End of training", root_weights(8) | {"trainer_state.json": state(8)})
+    push(training(2), root_weights(2))
+    assert found_steps(hub, repo) == [(1, 8, "contents", 0.9), (2, 2, "title", 0.5)]
 
 
-def test_epochs(hub: Hub, repo: str, push: Push) -> None:
-    push("Training in progress, epoch 1", root(50))
+def test_titles_with_epochs(hub: Hub, repo: str, push: Push) -> None:
+    push("Training in progress, epoch 1", root_weights(50))
     push("Training in progress, epoch 1, checkpoint", checkpoint(50))
-    push("Training in progress, epoch 2", root(100))
+    push("Training in progress, epoch 2", root_weights(100))
     steps = find_steps(hub, repo, lambda what, done, total: None)
-    assert [(one.step, one.found, one.note) for one in steps] == [
+    assert [(item.step, item.origin, item.note) for item in steps] == [
         (50, "contents", "epoch 1"), (None, "title", "epoch 2"),
     ]  # fmt: skip
 
 
-def test_a_merged_pull_request(hub: Hub, repo: str, push: Push) -> None:
-    sha = push(f"{training(2)} (#3)", root(2))
-    push(f"Merge branch 'x': {training(4)}", root(4))
-    assert (only(hub, repo).sha, only(hub, repo).step) == (sha, 2)
+def test_the_title_of_a_merged_pull_request(hub: Hub, repo: str, push: Push) -> None:
+    sha = push(f"{training(2)} (#3)", root_weights(2))
+    push(f"Merge branch 'x': {training(4)}", root_weights(4))
+    assert (only_step(hub, repo).sha, only_step(hub, repo).step) == (sha, 2)
 
 
-def test_an_upload_in_parts_is_whole_with_its_last(hub: Hub, repo: str, push: Push) -> None:
+def test_an_upload_in_parts_is_complete_with_its_last(hub: Hub, repo: str, push: Push) -> None:
     push(f"{training(2)}, checkpoint", checkpoint(2))
     push(f"{training(4)}, checkpoint", {f"{LAST}/model.safetensors": "w4"})
-    whole = push(f"{training(4)}, checkpoint (part 2)", {f"{LAST}/trainer_state.json": state(4)})
-    assert found(hub, repo) == [(1, 2, LAST, 0.9), (1, 4, LAST, 0.9)]
-    assert resolve(hub, parse_ref(f"{repo}@step4")).sha == whole
+    last_part = push(
+        f"{training(4)}, checkpoint (part 2)", {f"{LAST}/trainer_state.json": state(4)}
+    )
+    assert found_steps(hub, repo) == [(1, 2, LAST, 0.9), (1, 4, LAST, 0.9)]
+    assert resolve(hub, parse_ref(f"{repo}@step4")).sha == last_part
 
 
-def test_titles_in_other_languages_are_passed_over(hub: Hub, repo: str, push: Push) -> None:
+def test_titles_in_other_languages_are_ignored(hub: Hub, repo: str, push: Push) -> None:
     for title in (
         "训练中 步骤 500",
         "Entraînement en cours, étape 4",
         "Training in progress, step ٣",
     ):
-        push(title, root(title))
-    assert found(hub, repo) == []
+        push(title, root_weights(title))
+    assert found_steps(hub, repo) == []
 
 
 def test_a_squashed_history(hub: Hub, repo: str, push: Push) -> None:
-    # One commit with all that was there, under a title that says nothing.
-    push("Super-squash branch 'main' using huggingface_hub", root(4) | checkpoint(4))
+    # One commit with all files, under a title without a step.
+    push("Super-squash branch 'main' using huggingface_hub", root_weights(4) | checkpoint(4))
     push("Update README.md", {"README.md": "a"})
-    assert found(hub, repo) == [(None, 4, "contents", 0.9)]
-    push("Upload model", root("other"))
-    assert found(hub, repo) == [(None, 4, LAST, 0.9)]
+    assert found_steps(hub, repo) == [(None, 4, "contents", 0.9)]
+    push("Upload model", root_weights("other"))
+    assert found_steps(hub, repo) == [(None, 4, LAST, 0.9)]
 
 
 def test_the_only_commit_of_a_repository() -> None:
-    saved = Saved("w", state="s", step=4)
-    (one,) = mine("o/n", [Commit("a" * 40, "Super-squash")], {"a" * 40: {"": saved}})
-    assert (one.step, one.found, one.ref.subfolder) == (4, "contents", None)
-    assert mine("o/n", [Commit("a" * 40, "Super-squash")], {"a" * 40: {"": Saved("w")}}) == []
+    saved = SavedModel("w", state="s", step=4)
+    commits = [Commit("a" * 40, "Super-squash")]
+    (revision,) = mine_revisions("o/n", commits, {"a" * 40: {"": saved}})
+    assert (revision.step, revision.origin, revision.ref.subfolder) == (4, "contents", None)
+    assert (
+        mine_revisions("o/n", [Commit("a" * 40, "Super-squash")], {"a" * 40: {"": SavedModel("w")}})
+        == []
+    )
 
 
-def test_folders_are_looked_into(hub: Hub, repo: str, push: Push) -> None:
+def test_the_state_in_a_checkpoint_folder_wins_over_its_name(
+    hub: Hub, repo: str, push: Push
+) -> None:
     push("all", checkpoint(2, folder="checkpoint-2") | checkpoint(4, folder="checkpoint-4"))
     push("none", {"checkpoint-6/config.json": "{}"})
     push("other", checkpoint(9, folder="checkpoint-8"))
     steps = find_steps(hub, repo, lambda what, done, total: None)
-    assert [(one.step, one.ref.subfolder, one.note) for one in steps] == [
+    assert [(item.step, item.ref.subfolder, item.note) for item in steps] == [
         (2, "checkpoint-2", ""),
         (4, "checkpoint-4", ""),
         (9, "checkpoint-8", "its trainer state says step 9"),
     ]
 
 
-def test_all_checkpoints_are_told_once(hub: Hub, repo: str, push: Push) -> None:
+def test_checkpoint_folders_are_listed_once(hub: Hub, repo: str, push: Push) -> None:
     for step in (2, 4):
-        push(training(step), root(step))
+        push(training(step), root_weights(step))
         push(f"{training(step)}, checkpoint", checkpoint(step, folder=f"checkpoint-{step}"))
-    assert found(hub, repo) == [(None, 2, "folder", 0.9), (None, 4, "folder", 0.9)]
+    assert found_steps(hub, repo) == [(None, 2, "folder", 0.9), (None, 4, "folder", 0.9)]
     # A thousand commits with up to a thousand folders each would fill the disk.
-    (kept,) = hub.cache.rglob("contents.jsonl")
-    lines = kept.read_text().splitlines()
+    (cache,) = hub.cache.rglob("contents.jsonl")
+    lines = cache.read_text().splitlines()
     assert max(line.count('"checkpoint-') for line in lines) == 1
 
 
-def test_a_tag_on_a_mined_commit_is_its_name(hub: Hub, repo: str, push: Push, api: HfApi) -> None:
-    push(training(2), root(2))
-    api.create_tag(repo, tag="step4", revision=push(training(4), root(4)))
-    assert found(hub, repo) == [(1, 2, "title", 0.5), (None, 4, "tag", 1.0)]
+def test_a_tag_on_a_mined_commit_wins(hub: Hub, repo: str, push: Push, api: HfApi) -> None:
+    push(training(2), root_weights(2))
+    api.create_tag(repo, tag="step4", revision=push(training(4), root_weights(4)))
+    assert found_steps(hub, repo) == [(1, 2, "title", 0.5), (None, 4, "tag", 1.0)]
 
 
-def test_pickles_are_told(hub: Hub, repo: str, push: Push) -> None:
+def test_pickled_weights_are_noted(hub: Hub, repo: str, push: Push) -> None:
     push(training(2), {"pytorch_model.bin": "w2", "training_args.bin": "a"})
     push(training(4), {"training_args.bin": "b"})
-    assert only(hub, repo).note == "only a title says so; its weights are pickles"
+    assert only_step(hub, repo).note == (
+        "its step is known only from the commit's title; its weights are pickles"
+    )
 
 
-def test_numbers_of_checkpoints_are_no_steps(hub: Hub, repo: str, api: HfApi) -> None:
+def test_numbers_of_checkpoints_are_not_steps(hub: Hub, repo: str, api: HfApi) -> None:
     for name in ("ckpt_356", "ckpt_99", "CrystalCoder_phase1_checkpoint_055500", "step7"):
         api.create_branch(repo, branch=name)
     steps = find_steps(hub, repo, lambda what, done, total: None)
-    assert [(one.step, one.ref.revision) for one in steps] == [
+    assert [(item.step, item.ref.revision) for item in steps] == [
         (7, "step7"),
         (None, "ckpt_99"),
         (None, "ckpt_356"),
@@ -311,77 +321,77 @@ def test_numbers_of_checkpoints_are_no_steps(hub: Hub, repo: str, api: HfApi) ->
         resolve(hub, parse_ref(f"{repo}@step356"))
 
 
-def test_what_was_learned_is_kept(hub: Hub, repo: str, push: Push, proxy: Proxy) -> None:
+def test_results_are_cached(hub: Hub, repo: str, push: Push, proxy: Proxy) -> None:
     for step in (2, 4):
-        push(training(step), root(step))
+        push(training(step), root_weights(step))
         push(f"{training(step)}, checkpoint", checkpoint(step))
-    first = found(hub, repo)
-    proxy.seen.clear()
-    assert found(hub, repo) == first
+    first = found_steps(hub, repo)
+    proxy.requests.clear()
+    assert found_steps(hub, repo) == first
     assert proxy.count("/commits/") == 0
     assert proxy.count("/tree/") == 1  # the newest commit's folders
     assert proxy.count("/resolve/") == 0
-    push(training(6), root(6))
-    proxy.seen.clear()
-    assert [step for _, step, *_ in found(hub, repo)] == [2, 4, 6]
+    push(training(6), root_weights(6))
+    proxy.requests.clear()
+    assert [step for _, step, *_ in found_steps(hub, repo)] == [2, 4, 6]
     assert proxy.count("/commits/") == 1
     assert proxy.count("limit=50") == 1
     assert proxy.count("/tree/") == 2
 
 
-def test_what_was_learned_before_a_failure_is_kept(
-    hub: Hub, repo: str, push: Push, proxy: Proxy
-) -> None:
-    # More than are asked for at once, youngest first: what fails is in the second batch.
-    oldest, *_ = [push(training(step), root(step)) for step in range(66)]
+def test_results_before_a_failure_are_cached(hub: Hub, repo: str, push: Push, proxy: Proxy) -> None:
+    # More than one batch, newest first: the failure is in the second batch.
+    oldest, *_ = [push(training(step), root_weights(step)) for step in range(66)]
     proxy.fail(f"GET .*/tree/{oldest}", status(403))
     with pytest.raises(NoAccess):
-        found(hub, repo)
-    (kept,) = hub.cache.rglob("contents.jsonl")
-    kept.write_bytes(kept.read_bytes() + b'["half')
-    proxy.seen.clear()
-    assert len(found(hub, repo)) == 66
+        found_steps(hub, repo)
+    (cache,) = hub.cache.rglob("contents.jsonl")
+    cache.write_bytes(cache.read_bytes() + b'["half')
+    proxy.requests.clear()
+    assert len(found_steps(hub, repo)) == 66
     assert proxy.count("/tree/") < 10
 
 
-def test_a_repository_made_anew_is_read_anew(hub: Hub, repo: str, push: Push, api: HfApi) -> None:
+def test_a_repository_that_was_created_again_is_read_again(
+    hub: Hub, repo: str, push: Push, api: HfApi
+) -> None:
     for step in (2, 4):
-        push(training(step), root(step))
-    assert len(found(hub, repo)) == 2
+        push(training(step), root_weights(step))
+    assert len(found_steps(hub, repo)) == 2
     api.delete_repo(repo)
     api.create_repo(repo)
-    assert found(hub, repo) == []
-    push(training(6), root(6))
-    assert [step for _, step, *_ in found(hub, repo)] == [6]
+    assert found_steps(hub, repo) == []
+    push(training(6), root_weights(6))
+    assert [step for _, step, *_ in found_steps(hub, repo)] == [6]
 
 
-def test_a_history_that_is_no_line_is_read_on(hub: Hub, repo: str, proxy: Proxy) -> None:
+def test_a_history_with_merges_is_read_further(hub: Hub, repo: str, proxy: Proxy) -> None:
     def page(*numbers: int) -> bytes:
         return json.dumps([{"id": f"{n:040x}", "title": f"t{n}"} for n in numbers]).encode()
 
     def read(head: int, *numbers: int) -> list[int]:
-        proxy.fail("GET .*/commits/", say(page(*numbers)))
+        proxy.fail("GET .*/commits/", replace_body(page(*numbers)))
         commits = read_history(hub, repo, f"{head:040x}", lambda what, done, total: None)
-        return [int(one.sha, 16) for one in commits]
+        return [int(commit.sha, 16) for commit in commits]
 
     assert read(3, 3, 2, 1) == [3, 2, 1]
-    # 5 merges 4, which is older than 3: meeting 3 does not mean that all that follows is known.
+    # 5 merges 4, which is older than 3: not all commits after the known 3 are known.
     assert read(5, 5, 3, 4, 2, 1) == [5, 3, 4, 2, 1]
     assert read(6, 6, 5, 3, 4) == [6, 5, 3, 4, 2, 1]
-    with pytest.raises(IntegrityError, match="does not begin"):
+    with pytest.raises(IntegrityError, match="does not start"):
         read(7, 6, 5)
-    proxy.fail("GET .*/commits/", say(b'[{"id": "../.."}]'))
-    with pytest.raises(IntegrityError, match="lists no commit"):
+    proxy.fail("GET .*/commits/", replace_body(b'[{"id": "../.."}]'))
+    with pytest.raises(IntegrityError, match="lists an invalid commit"):
         read_history(hub, repo, "f" * 40, lambda what, done, total: None)
 
 
-def test_ten_thousand_commits() -> None:
+def test_ten_thousand_commits_are_mined() -> None:
     titles = [f"Training in progress, step {step}" for step in range(1, 5001)] * 2
     commits = [Commit(f"{number:040x}", title) for number, title in enumerate(titles)][::-1]
-    contents = {one.sha: {"": Saved(weights=one.sha)} for one in commits}
-    assert wanted(commits).keys() == contents.keys()
-    mined = mine("o/n", commits, contents)
-    assert [(one.run, one.step) for one in mined] == [
+    contents = {item.sha: {"": SavedModel(weights=item.sha)} for item in commits}
+    assert commits_to_read(commits).keys() == contents.keys()
+    revisions = mine_revisions("o/n", commits, contents)
+    assert [(item.run, item.step) for item in revisions] == [
         (run, step) for run in (1, 2) for step in range(1, 5001)
     ]
 
@@ -411,12 +421,12 @@ def test_ten_thousand_commits() -> None:
         ("", None),
     ],
 )
-def test_a_title(text: str, title: Title | None) -> None:
+def test_titles_are_parsed(text: str, title: Title | None) -> None:
     assert parse_title(text) == title
 
 
 @given(st.text(max_size=400))
-def test_any_title_may_come(text: str) -> None:
+def test_any_text_can_be_parsed(text: str) -> None:
     if title := parse_title(text):
         assert text.isascii()
         assert title.number is None or str(title.number) in text
@@ -427,7 +437,7 @@ def test_any_title_may_come(text: str) -> None:
     checkpoint=st.sampled_from(["", ", checkpoint"]),
     tail=st.sampled_from(["", " (part 2)", " (#1)", " (part 2) (#1)"]),
 )
-def test_every_title_of_a_trainer_is_read(number: int, checkpoint: str, tail: str) -> None:
+def test_every_title_of_trainer_is_parsed(number: int, checkpoint: str, tail: str) -> None:
     title = parse_title(f"{training(number)}{checkpoint}{tail}")
     assert title is not None
     assert (title.number, title.is_checkpoint) == (number, bool(checkpoint))
@@ -438,23 +448,23 @@ def test_every_title_of_a_trainer_is_read(number: int, checkpoint: str, tail: st
                      f"{training(4)} (part 2)", "Training in progress, epoch 1"]),
     st.sampled_from([None, "a", "b"]), st.sampled_from([None, 2, 4]),
 ), min_size=1, max_size=12))  # fmt: skip
-def test_whatever_happened_nothing_is_mislabelled(
-    story: list[tuple[str, str | None, int | None]],
+def test_no_history_gives_weights_a_wrong_step(
+    history: list[tuple[str, str | None, int | None]],
 ) -> None:
-    commits = [Commit(f"{number:040x}", title) for number, (title, *_) in enumerate(story)][::-1]
+    commits = [Commit(f"{number:040x}", title) for number, (title, *_) in enumerate(history)][::-1]
     contents = {
-        commit.sha: {"": Saved(weights), LAST: Saved(weights, state=str(step), step=step)}
-        for commit, (_, weights, step) in zip(commits, reversed(story), strict=True)
+        commit.sha: {"": SavedModel(weights), LAST: SavedModel(weights, state=str(step), step=step)}
+        for commit, (_, weights, step) in zip(commits, reversed(history), strict=True)
     }
     proven: dict[str, set[int]] = {}
-    for _, weights, step in story:
+    for _, weights, step in history:
         if weights and step is not None:
             proven.setdefault(weights, set()).add(step)
-    mined = mine("o/n", commits, contents)
-    places = [(one.run, one.step) for one in mined if one.step is not None]
-    assert len(places) == len(set(places))
-    for one in mined:
-        saved = contents[one.sha][one.ref.subfolder or ""]
+    revisions = mine_revisions("o/n", commits, contents)
+    steps = [(item.run, item.step) for item in revisions if item.step is not None]
+    assert len(steps) == len(set(steps))
+    for revision in revisions:
+        saved = contents[revision.sha][revision.ref.subfolder or ""]
         assert saved.weights is not None
-        if one.confidence > 0.5:
-            assert one.step in proven[saved.weights]
+        if revision.confidence > 0.5:
+            assert revision.step in proven[saved.weights]

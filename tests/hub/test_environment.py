@@ -1,4 +1,4 @@
-"""Which Hub: the embedded one, the configured one, or a word that is neither."""
+"""The choice of the Hub: the embedded one, the configured one, or an unknown word."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SET = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET", "HF_HUB
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `connect` tells other libraries is taken back after the test."""
+    """The environment variables that `connect` sets are restored after the test."""
     for name in _SET:
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
@@ -45,7 +45,7 @@ def test_the_configured_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "hf_secret" not in repr(hub)
 
 
-def test_a_job_that_cannot_prove_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ci_job_without_an_oidc_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GITHUB_ACTIONS", "HF_OIDC_ID_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_OIDC_RESOURCE", "o/merged")
@@ -54,13 +54,13 @@ def test_a_job_that_cannot_prove_who_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     assert "id-token: write" in refused.value.hint
 
 
-def test_the_home_decides_where_the_hub_lives(
+def test_the_embedded_hub_is_in_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HUBMERGE_HOME", str(tmp_path / "elsewhere"))
     assert hub_folder() == tmp_path / "elsewhere" / "hub"
 
 
-def test_no_such_hub() -> None:
-    with pytest.raises(UsageError, match="'lokal' is no Hub"), connect("lokal"):
+def test_an_unknown_hub_is_refused() -> None:
+    with pytest.raises(UsageError, match="'lokal' is not a Hub"), connect("lokal"):
         pass
