@@ -1,1 +1,1 @@
-"""Merging: methods that are maths, and the one engine that streams checkpoints through them."""
+"""Merge methods as plain maths, and the engine that streams checkpoints through them."""

@@ -1,4 +1,4 @@
-"""What a merge method is given: the experts' changes to one tensor, and nothing about files."""
+"""The input of a merge method: the experts' changes to one tensor, and nothing about files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from hubmerge.weights.dtypes import Array
 
 @dataclass(frozen=True)
 class Deltas:
-    """expert - base for one tensor, one array per expert, all of the tensor's shape; softened.
+    """expert - base of one tensor after softening: one array per expert, all of the tensor's shape.
 
-    `values` are float32 (float64 where the base has F64). `weights` and `shas` go with them, in
-    the same order; the engine orders experts by SHA, so a method never sees the order they were
-    typed in.
+    `values` are float32 (float64 where the base has F64). `weights` and `shas` are in the same
+    order. The engine orders experts by SHA, so the order of the user's arguments has no effect.
     """
 
     tensor: str
@@ -27,5 +26,5 @@ class Deltas:
         return any(bool(values.any()) for values in self.values)
 
 
-# Call it for one walk over all floating-point tensors of the model; it may be called again.
-Passes = Callable[[], Iterable[Deltas]]
+# Each call is one pass over all floating-point tensors of the model.
+DeltaPasses = Callable[[], Iterable[Deltas]]

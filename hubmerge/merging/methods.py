@@ -1,9 +1,9 @@
-"""The merge methods: each is its paper's formula, from changes to one merged change.
+"""The merge methods: each is its paper's formula, from the experts' changes to one merged change.
 
 Every function takes the `Deltas` of one tensor [experts x any shape], the method's parameters, and
-what its survey of the whole model found (None if it has no survey); it returns the merged task
-vector of that tensor, in the dtype of the deltas, to be added to the base. Nothing here knows of
-files, of the Hub, or of the order of tensors and experts.
+the result of its survey of the whole model (None if it has no survey). It returns the merged task
+vector of that tensor, in the dtype of the deltas, to be added to the base. Nothing here depends on
+files, on the Hub, or on the order of tensors and experts.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams
 from hubmerge.weights.dtypes import Array
 
 
-def average(deltas: Deltas, params: NoParams, found: None = None) -> Array:
+def average(deltas: Deltas, params: NoParams, survey: None = None) -> Array:
     """The weighted mean of the experts: sum(w_i d_i) / sum(w_i).
 
-    As a change to the base it says the same as a mean of weights, and a tensor that nobody changed
-    stays as it is to the last bit. Source: model soups, https://arxiv.org/abs/2203.05482
+    As a change to the base it equals the mean of the models, and a tensor that no expert changed
+    keeps every bit. Source: model soups, https://arxiv.org/abs/2203.05482
     """
     return weighted_sum(deltas.values, deltas.weights) / sum(deltas.weights)
 
 
-def task_arithmetic(deltas: Deltas, params: TaskArithmeticParams, found: None = None) -> Array:
+def task_arithmetic(deltas: Deltas, params: TaskArithmeticParams, survey: None = None) -> Array:
     """scale * sum(w_i d_i). Source: https://arxiv.org/abs/2212.04089, equation of section 4."""
     return params.scale * weighted_sum(deltas.values, deltas.weights)
 
 
-def dare(deltas: Deltas, params: DareParams, found: None = None) -> Array:
+def dare(deltas: Deltas, params: DareParams, survey: None = None) -> Array:
     """Drop each change with probability 1 - density, rescale the rest, then task arithmetic.
 
     Source: https://arxiv.org/abs/2311.03099, equations of section 3.2.
     """
     kept = (
-        rescaled(delta, drop(delta, params.density, params.seed, deltas.tensor, sha), params)
+        rescale(delta, drop(delta, params.density, params.seed, deltas.tensor, sha), params)
         for delta, sha in zip(deltas.values, deltas.shas, strict=True)
     )
     return params.scale * weighted_sum(kept, deltas.weights)
 
 
 def weighted_sum(values: Iterable[Array], weights: Sequence[float]) -> Array:
-    """sum(w_i v_i), holding one product at a time."""
+    """sum(w_i v_i), with one product in memory at a time."""
     pairs = zip(values, weights, strict=True)
     first, weight = next(pairs)
     total = first * weight
@@ -56,21 +56,21 @@ def weighted_sum(values: Iterable[Array], weights: Sequence[float]) -> Array:
 
 
 def drop(delta: Array, density: float, seed: int, tensor: str, sha: str) -> Array:
-    """delta with each entry kept with probability `density` and zero otherwise.
+    """delta, where each entry is kept with probability `density` and is zero otherwise.
 
-    The mask depends on seed, tensor name and the expert's SHA, and on nothing else: neither other
-    experts nor other tensors move it. It is drawn from the raw bits of Philox, which numpy promises
-    never to change, 32 bits an entry.
+    The mask depends only on the seed, the tensor's name and the expert's SHA, not on other experts
+    or tensors. It is drawn from the raw bits of Philox, which numpy promises never to change, 32
+    bits per entry.
     """
-    address = json.dumps([seed, tensor, sha]).encode()
-    sequence = np.random.SeedSequence(int.from_bytes(hashlib.sha256(address).digest(), "big"))
+    seed_text = json.dumps([seed, tensor, sha]).encode()
+    sequence = np.random.SeedSequence(int.from_bytes(hashlib.sha256(seed_text).digest(), "big"))
     raw = np.random.Philox(sequence).random_raw((delta.size + 1) // 2)
     bits = raw.astype("<u8", copy=False).view("<u4")[: delta.size].reshape(delta.shape)
     return np.asarray(delta * (bits < round(density * 2**32)))
 
 
-def rescaled(delta: Array, kept: Array, params: DareParams) -> Array:
-    """kept, enlarged to stand for the whole delta: by 1/density, or to delta's L1 norm."""
+def rescale(delta: Array, kept: Array, params: DareParams) -> Array:
+    """`kept` scaled up to replace the whole delta: by 1/density, or to the L1 norm of delta."""
     if params.rescale == "expected":
         return kept / params.density
     before = float(np.abs(delta).sum(dtype=np.float64))

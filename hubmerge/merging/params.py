@@ -15,7 +15,7 @@ Density = Annotated[
 
 
 class NoParams(BaseModel):
-    """A method with nothing to set."""
+    """A method without parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,15 +27,15 @@ class TaskArithmeticParams(NoParams):
 
 
 class TiesParams(NoParams):
-    """Parameters of TIES; the defaults are the authors', but for `scope`, which they lack."""
+    """Parameters of TIES; the defaults are the authors', except `scope`, which is ours."""
 
     density: Density = 0.2
     scale: Scale = 1.0
     trim: Literal["model", "tensor"] = Field(
         "model", description="rank changes over the whole model, or within each tensor"
     )
-    # A frozen half (CLIP's text tower) is all zeros: ranked with the rest, it would leave the
-    # trained half nearly untrimmed.
+    # The changes of a frozen half (CLIP's text tower) are all zeros: ranked with the rest, they
+    # would leave the trained half nearly untrimmed.
     scope: Literal["changed", "all"] = Field(
         "changed",
         description="with trim=model, rank over the tensors that training changed, or all",

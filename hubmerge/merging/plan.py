@@ -1,4 +1,4 @@
-"""What is to be merged, and every reason why it cannot be, found before a value is read."""
+"""A merge plan, and every reason why it cannot be merged, found before any value is read."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from pydantic import BaseModel
 
 from hubmerge.errors import CheckpointError, UnknownName, UsageError, raise_together
 from hubmerge.merging.registry import Method
 from hubmerge.weights.adapter_config_fields import Problem
-from hubmerge.weights.adapter_match import match
+from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import float_dtype
-from hubmerge.weights.header import Tensor, listed, shown
+from hubmerge.weights.header import TensorInfo, safe_name, summarize_names
 from hubmerge.weights.task_vector import (
-    ITS_EXPERTS,
-    WHOLE_BASE,
+    FULL_BASE_HINT,
+    SINGLE_EXPERT_HINT,
     TaskVector,
-    no_base,
-    no_expert,
+    not_a_base,
+    not_an_expert,
 )
 
-# What frameworks put before every name of one and the same model.
+# Prefixes that frameworks put before every tensor name of the same model.
 _PREFIXES = ("base_model.model.", "model.", "module.", "_orig_mod.")
-_HINT = "Experts must be whole fine-tunes of this base, saved under the base's tensor names."
+_FULL_EXPERT_HINT = (
+    "Experts must be full fine-tunes of this base, saved under the base's tensor names."
+)
 
-# The numbers that every expert has, whatever the method, and what each must be.
-SHARES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+# The options of every expert, whatever the method: whether a value is valid, and which are.
+EXPERT_OPTIONS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "weight": (math.isfinite, "a finite number"),
     "keep": (lambda keep: 0 < keep <= 1, "above 0 and at most 1"),
     "intruders": (lambda factor: 0 <= factor <= 1, "from 0 to 1"),
@@ -41,8 +44,9 @@ class Expert:
     """A checkpoint to merge: `sha` pins its weights, `weight` is its share, `label` its name.
 
     `sha` is the commit, or `Checkpoint.digest()` of a local folder: DARE's masks and the order of
-    summing hang on it. Before the method, `keep` is the fraction of its largest changes that stays
-    (0 < keep <= 1) and `intruders` the factor on its intruder dimensions (0 to 1): see `softening`.
+    summation depend on it. Applied before the method: `keep` is the fraction of its largest changes
+    that is kept (0 < keep <= 1), `intruders` the factor on its intruder dimensions (0 to 1); see
+    `softening`.
     """
 
     checkpoint: Checkpoint
@@ -59,10 +63,10 @@ class Expert:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """A merge, fully said: the same plan gives the same bytes, in whatever order the experts come.
+    """A complete description of a merge: the same plan gives the same bytes.
 
-    `dtype` (safetensors spelling) is what floating-point tensors are written in; None leaves each
-    in the base's.
+    The order of the experts has no effect. `dtype` (a safetensors name) is the dtype in which
+    floating-point tensors are written; None keeps that of the base.
     """
 
     base: Checkpoint
@@ -74,33 +78,36 @@ class MergePlan:
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:
-        """What each expert changed, in their order; an adapter is matched with the base once."""
+        """The task vector of each expert, in order; an adapter is matched with the base once."""
         return tuple(TaskVector(self.base, expert.checkpoint) for expert in self.experts)
 
 
-def check(plan: MergePlan) -> None:
+def check_plan(plan: MergePlan) -> None:
     """Raise for everything that is wrong with a plan, all at once, from headers alone.
 
-    UsageError for shares, parameters and dtype; CheckpointError for tensors that are missing, too
-    many, of another shape, or no numbers to merge, and for adapters whose change to the base is not
-    known exactly. (Whether tensors that are not floating-point are the same everywhere can only be
-    read; `merge` looks before it writes.)
+    UsageError for expert options, parameters and dtype; CheckpointError for tensors that are
+    missing, unknown to the base, of another shape or not mergeable, and for adapters whose change
+    to the base is not known exactly. (Whether integer tensors are the same in all models requires
+    reading them; `merge` checks that before it writes.)
     """
-    raise_together(UsageError, list(_usage_problems(plan)))
-    problems = list(_problems(plan))
+    raise_together(UsageError, list(_find_usage_problems(plan)))
+    problems = list(_find_checkpoint_problems(plan))
     hints = dict.fromkeys(hint for _, hint in problems)
     raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
 
 
 def canonical(plan: MergePlan) -> MergePlan:
-    """The plan with its experts ordered by SHA: sums round alike however they were listed."""
-    ordered = sorted(plan.experts, key=lambda one: (one.sha, *(getattr(one, s) for s in SHARES)))
-    return replace(plan, experts=tuple(ordered))
+    """The plan with its experts ordered by SHA, so that sums always round in the same way."""
+
+    def sort_key(expert: Expert) -> tuple[Any, ...]:
+        return expert.sha, *(getattr(expert, option) for option in EXPERT_OPTIONS)
+
+    return replace(plan, experts=tuple(sorted(plan.experts, key=sort_key)))
 
 
-def _usage_problems(plan: MergePlan) -> Iterator[str]:
+def _find_usage_problems(plan: MergePlan) -> Iterator[str]:
     if not isinstance(plan.params, plan.method.params):
-        yield f"The parameters are not those of {plan.method.name}."
+        yield f"The parameters are not of the type that {plan.method.name} takes."
     if plan.dtype is not None:
         try:
             float_dtype(plan.dtype)
@@ -109,51 +116,55 @@ def _usage_problems(plan: MergePlan) -> Iterator[str]:
     if not plan.experts:
         yield "There is no expert to merge."
         return
-    for share, (sound, wanted) in SHARES.items():
-        unsound = [expert.name for expert in plan.experts if not sound(getattr(expert, share))]
-        if unsound:
-            yield f"The {share} of {', '.join(unsound)} is not {wanted}."
+    for option, (is_valid, expected) in EXPERT_OPTIONS.items():
+        invalid = [expert.name for expert in plan.experts if not is_valid(getattr(expert, option))]
+        if invalid:
+            yield f"The {option} of {', '.join(invalid)} is not {expected}."
     weights = [expert.weight for expert in plan.experts]
     problem = plan.method.weight_problem and plan.method.weight_problem(weights)
     if problem and all(map(math.isfinite, weights)):
-        yield f"Weights {weights} do not suit {plan.method.name}: {problem}."
+        yield f"Weights {weights} are not valid for {plan.method.name}: {problem}."
 
 
-def _problems(plan: MergePlan) -> Iterator[Problem]:
-    """What is wrong with the checkpoints, each with its way out."""
+def _find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
+    """The problems of the checkpoints, each with a hint."""
     if plan.base.kind != "full":
-        yield no_base(plan.base), WHOLE_BASE
+        yield not_a_base(plan.base), FULL_BASE_HINT
         return  # no base to compare with
-    yield from ((problem, _HINT) for problem in _quantised("The base", plan.base))
+    yield from ((problem, _FULL_EXPERT_HINT) for problem in _find_quantised("The base", plan.base))
     for expert in plan.experts:
         if expert.checkpoint.kind == "lora":
-            yield from match(plan.base, expert.checkpoint, f"Adapter {expert.name}").problems
+            yield from match_adapter(
+                plan.base, expert.checkpoint, f"Adapter {expert.name}"
+            ).problems
         elif expert.checkpoint.is_moe:
-            yield no_expert(expert.checkpoint), ITS_EXPERTS
+            yield not_an_expert(expert.checkpoint), SINGLE_EXPERT_HINT
         else:
-            yield from ((problem, _HINT) for problem in _misfits(plan.base, expert))
+            yield from (
+                (problem, _FULL_EXPERT_HINT) for problem in _find_expert_problems(plan.base, expert)
+            )
 
 
-def _misfits(base: Checkpoint, expert: Expert) -> Iterator[str]:
-    yield from _name_problems(base, expert)
-    yield from _tensor_problems(base, expert)
-    yield from _quantised(f"Expert {expert.name}", expert.checkpoint)
+def _find_expert_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
+    yield from _find_name_problems(base, expert)
+    yield from _find_tensor_problems(base, expert)
+    yield from _find_quantised(f"Expert {expert.name}", expert.checkpoint)
 
 
-def _name_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
-    ours, theirs = set(base.index), set(expert.checkpoint.index)
-    missing, extra = ours - theirs, theirs - ours
-    prefix = _prefix(missing, extra)
+def _find_name_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
+    base_names, expert_names = set(base.index), set(expert.checkpoint.index)
+    missing, extra = base_names - expert_names, expert_names - base_names
+    prefix = _find_prefix(missing, extra)
     if prefix:
         yield f"Tensor names of expert {expert.name} and the base differ by the prefix {prefix!r}."
         return
     if missing:
-        yield f"Expert {expert.name} lacks {listed(missing)} of the base."
+        yield f"Expert {expert.name} lacks {summarize_names(missing)} of the base."
     if extra:
-        yield f"Expert {expert.name} has {listed(extra)} that the base does not have."
+        yield f"Expert {expert.name} has {summarize_names(extra)} that the base does not have."
 
 
-def _prefix(missing: set[str], extra: set[str]) -> str:
+def _find_prefix(missing: set[str], extra: set[str]) -> str:
     for prefix in _PREFIXES:
         added = {prefix + name for name in missing} & extra
         removed = {prefix + name for name in extra} & missing
@@ -162,27 +173,28 @@ def _prefix(missing: set[str], extra: set[str]) -> str:
     return ""
 
 
-def _tensor_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
-    found = [
-        f"{shown(name)} ({_described(theirs)}, in the base {_described(ours)})"
+def _find_tensor_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
+    misfits = [
+        f"{safe_name(name)} ({_describe_tensor(theirs)}, in the base {_describe_tensor(ours)})"
         for name, ours in base.index.items()
         if (theirs := expert.checkpoint.index.get(name)) and not theirs.fits(ours)
     ]
-    if found:
-        yield f"Expert {expert.name} does not fit the base in {listed(found, 'tensor')}."
+    if misfits:
+        yield f"Expert {expert.name} does not fit the base in {summarize_names(misfits, 'tensor')}."
 
 
-def _quantised(who: str, checkpoint: Checkpoint) -> Iterator[str]:
-    """float8 beside its scales is a code for other numbers: adding codes up means nothing."""
+def _find_quantised(label: str, checkpoint: Checkpoint) -> Iterator[str]:
+    """float8 values with scales are codes for other numbers, and adding codes is meaningless."""
     index = checkpoint.index
-    found = [
+    quantised = [
         name
         for name, tensor in index.items()
         if tensor.dtype.startswith("F8") and {f"{name}_scale", f"{name}_scale_inv"} & set(index)
     ]
-    if found:
-        yield f"{who} is quantised: {listed(found)} must be multiplied by scales first."
+    if quantised:
+        names = summarize_names(quantised)
+        yield f"{label} is quantised: {names} must be multiplied by their scales first."
 
 
-def _described(tensor: Tensor) -> str:
+def _describe_tensor(tensor: TensorInfo) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"

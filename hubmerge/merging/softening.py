@@ -1,9 +1,9 @@
-"""Pseudo early stopping: an expert's task vector softened before any method sees it.
+"""Pseudo early stopping: soften an expert's task vector before any method sees it.
 
 A repository that kept only its last checkpoint has no earlier step to choose, but its change can be
 made more like an earlier one: scaled (the expert's weight), trimmed to its largest entries, or with
-its intruder dimensions scaled down. Each is told of the change as it was published, so they may be
-combined and none moves another.
+its intruder dimensions scaled down. Each is computed from the published change, so they can be
+combined without affecting one another.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hubmerge.merging.ties import rank
+from hubmerge.merging.ties import threshold_rank
 from hubmerge.merging.trim import kth_magnitudes, magnitudes
 from hubmerge.weights.dtypes import Array
 
-# Of the singular vectors with the largest singular values so many are looked at, as in peft's
-# reduce_intruder_dimension. An adapter's rank is not used: its intruders need not be among so few,
-# and the whole model it is merged into must be softened alike.
-TOP = 10
-# A singular vector that is no closer than this to every one of the base is an intruder.
-COSINE = 0.6
+# The number of top singular vectors that are examined, as in peft's reduce_intruder_dimension. An
+# adapter's rank is not used instead: its intruders may be beyond it, and the full model that the
+# adapter makes must be softened in the same way.
+TOP_VECTORS = 10
+# A singular vector whose |cosine| with every one of the base is below this is an intruder.
+MAX_COSINE = 0.6
 
-# Call it for one walk over an expert, tensor by tensor as (name, delta, base), as often as needed.
-Walk = Callable[[], Iterable[tuple[str, Array, Array]]]
+# Each call is one pass over an expert, tensor by tensor as (name, delta, base).
+ExpertPasses = Callable[[], Iterable[tuple[str, Array, Array]]]
 
 
 @dataclass(frozen=True)
 class Intruders:
-    """What the intruder dimensions of one matrix add up to: left [O, n] @ right [n, I], float64."""
+    """The sum of the intruder dimensions of one matrix: left [O, n] @ right [n, I], float64."""
 
     left: NDArray[np.float64]
     right: NDArray[np.float64]
@@ -39,10 +39,10 @@ class Intruders:
 
 @dataclass(frozen=True)
 class Softening:
-    """How one expert's changes are softened; as it stands, not at all.
+    """How one expert's changes are softened; by default not at all.
 
-    Entries below `threshold` become zero. `factor` is what is left of the `intruders`, which are by
-    tensor; with another factor they need not be found again.
+    Entries below `threshold` become zero. `intruders`, by tensor, are scaled by `factor`; another
+    factor does not require finding them again.
     """
 
     threshold: float = 0.0
@@ -50,72 +50,73 @@ class Softening:
     intruders: Mapping[str, Intruders] = field(default_factory=dict)
 
     def soften(self, name: str, delta: Array) -> Array:
-        """The softened change to a tensor, of its dtype and shape; `delta` is not written to.
+        """The softened change to a tensor, of its dtype and shape; `delta` is not modified.
 
-        It is the same array where nothing is to be softened.
+        It is the same array if nothing is to be softened.
         """
-        softened, found = delta, self.intruders.get(name)
-        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for such values
-            if found is not None and self.factor != 1:
-                less = (1 - self.factor) * (found.left @ found.right)
-                softened = (delta - less).astype(delta.dtype)
+        softened, intruders = delta, self.intruders.get(name)
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller checks for such values
+            if intruders is not None and self.factor != 1:
+                removed = (1 - self.factor) * (intruders.left @ intruders.right)
+                softened = (delta - removed).astype(delta.dtype)
             if self.threshold > 0:
                 softened = np.asarray(softened * (magnitudes(delta) >= self.threshold))
         return softened
 
 
-def survey_softening(walk: Walk, keep: float, intruders: float) -> Softening:
-    """Walk over an expert for what softening it must know: twice to trim, once for intruders.
+def survey_softening(passes: ExpertPasses, keep: float, intruders: float) -> Softening:
+    """Survey an expert for softening: two passes to trim, one for intruders.
 
-    `keep` (0 < keep <= 1) is the fraction of entries that stay, the largest over the whole model,
-    ranked as TIES ranks: among the tensors that this expert changed, all that tie with the last
-    kept. `intruders` (0 to 1) is the factor on intruder dimensions. What is 1 costs no walk.
+    `keep` (0 < keep <= 1) is the fraction of entries that is kept, the largest over the whole
+    model, ranked as in TIES: among the tensors that this expert changed, with all ties at the
+    threshold kept. `intruders` (0 to 1) is the factor on intruder dimensions. A value of 1 needs no
+    pass.
     """
-    threshold = _threshold(walk, keep) if keep < 1 else 0.0
-    found = dict(_all_intruders(walk)) if intruders < 1 else {}
-    return Softening(threshold, intruders, found)
+    threshold = _find_threshold(passes, keep) if keep < 1 else 0.0
+    intruders_by_tensor = dict(_intruders_by_tensor(passes)) if intruders < 1 else {}
+    return Softening(threshold, intruders, intruders_by_tensor)
 
 
 def find_intruders(delta: Array, base: Array) -> Intruders | None:
-    """The intruder dimensions of base + delta, None without; only of matrices, as they are stored.
+    """The intruder dimensions of base + delta, or None; only of matrices, as they are stored.
 
-    They are those of its TOP left singular vectors whose largest |cosine| with the left singular
-    vectors of the base is below COSINE. Source: https://arxiv.org/abs/2410.21228, definition 1; as
-    there, vectors are of base + delta and not of delta, so they hold something of the base too, and
-    without them a change may even be longer. Singular values of zero have no directions of their
-    own and count on neither side. float64 throughout.
+    They are those of its TOP_VECTORS left singular vectors whose largest |cosine| with the left
+    singular vectors of the base is below MAX_COSINE. Source: https://arxiv.org/abs/2410.21228,
+    definition 1; as there, the vectors are of base + delta and not of delta, so they include a part
+    of the base, and a change may even get longer without them. Singular values of zero have no
+    directions of their own and are ignored on both sides. float64 throughout.
     """
     if delta.ndim != 2 or not delta.any():
         return None
-    before = base.astype(np.float64)
-    after = before + delta
-    if not np.isfinite(after).all():
+    base_matrix = base.astype(np.float64)
+    merged = base_matrix + delta
+    if not np.isfinite(merged).all():
         return None
-    ours, _, _ = _singular(before)
-    left, sizes, right = _singular(after)
-    cosines = np.abs(ours.T @ left[:, :TOP]).max(axis=0, initial=0)
-    found = np.flatnonzero(cosines < COSINE)
-    return Intruders(left[:, found] * sizes[found], right[found]) if found.size else None
+    base_left, _, _ = _nonzero_svd(base_matrix)
+    left, sizes, right = _nonzero_svd(merged)
+    cosines = np.abs(base_left.T @ left[:, :TOP_VECTORS]).max(axis=0, initial=0)
+    indices = np.flatnonzero(cosines < MAX_COSINE)
+    return Intruders(left[:, indices] * sizes[indices], right[indices]) if indices.size else None
 
 
-def _singular(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """U [O, n], S [n] and V^T [n, I] of the singular values that are not zero, largest first."""
+def _nonzero_svd(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """U [O, n], S [n] and V^T [n, I] of the non-zero singular values, largest first."""
     left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
     zero = sizes.max(initial=0) * max(matrix.shape) * np.finfo(np.float64).eps
     count = np.count_nonzero(sizes > zero)
     return left[:, :count], sizes[:count], right[:count]
 
 
-def _all_intruders(walk: Walk) -> Iterator[tuple[str, Intruders]]:
-    for name, delta, base in walk():
-        found = find_intruders(delta, base)
-        if found is not None:
-            yield name, found
+def _intruders_by_tensor(passes: ExpertPasses) -> Iterator[tuple[str, Intruders]]:
+    for name, delta, base in passes():
+        intruders = find_intruders(delta, base)
+        if intruders is not None:
+            yield name, intruders
 
 
-def _threshold(walk: Walk, keep: float) -> float:
+def _find_threshold(passes: ExpertPasses, keep: float) -> float:
     def changed() -> Iterator[list[Array]]:
-        return ([delta] for _, delta, _ in walk() if delta.any())
+        return ([delta] for _, delta, _ in passes() if delta.any())
 
-    found = kth_magnitudes(changed, lambda count: rank(count, keep))
-    return float(found[0]) if found else 0.0
+    thresholds = kth_magnitudes(changed, lambda count: threshold_rank(count, keep))
+    return float(thresholds[0]) if thresholds else 0.0

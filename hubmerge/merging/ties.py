@@ -1,8 +1,8 @@
-"""TIES-Merging: trim, elect a sign, average those who agree.
+"""TIES-Merging: trim, elect a sign, average the changes that agree with it.
 
 The rules are those of the authors' code (`topk20_mass_dis-mean` of
-https://github.com/prateeky2806/ties-merging), to the bit where weights are 1: ranks over the whole
-model, ties at the threshold kept, exact zero sums given the majority sign. Paper:
+https://github.com/prateeky2806/ties-merging), bit for bit where weights are 1: entries are ranked
+over the whole model, ties at the threshold are kept, and zero sums get the majority sign. Paper:
 https://arxiv.org/abs/2306.01708
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hubmerge.merging.deltas import Deltas, Passes
+from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
 from hubmerge.merging.trim import kth_magnitudes, magnitudes
@@ -23,7 +23,7 @@ from hubmerge.weights.dtypes import Array
 
 @dataclass(frozen=True)
 class TiesSurvey:
-    """What TIES must know of the whole model before it can merge one tensor.
+    """What TIES needs from the whole model before it can merge one tensor.
 
     `thresholds`: per expert, the smallest magnitude that is kept, or None if each tensor has its
     own. `majority`: the sign (-1, 0 or 1) that most entries of the model elect.
@@ -33,20 +33,21 @@ class TiesSurvey:
     majority: int
 
 
-def ties(deltas: Deltas, params: TiesParams, found: TiesSurvey) -> Array:
-    """scale * the weighted mean of those trimmed changes that have the elected sign.
+def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
+    """scale * the weighted mean of the trimmed changes that have the elected sign.
 
     Weights, which the paper does not have, count in the mean: sum(w_i d_i) / sum(w_i) over the
-    experts that agree and are not zero; in the election only with sign=weighted. All must be > 0.
+    experts whose change has that sign. In the election they count only with sign=weighted. All must
+    be > 0.
     """
-    limits = thresholds(deltas, params, found.thresholds)
+    thresholds = tensor_thresholds(deltas, params, survey.thresholds)
     merged = np.empty_like(deltas.values[0])
-    for place, *values in blocks(merged, *deltas.values):
-        trimmed = trim(values, limits)
+    for out_block, *values in blocks(merged, *deltas.values):
+        trimmed = trim(values, thresholds)
         sums = elected_sums(trimmed, deltas.weights, params)
-        # Where all sums are zero and so is the majority, the authors' code takes the negative ones.
-        positive = sums >= 0 if found.majority > 0 else sums > 0
-        place[:] = params.scale * mean_of_agreeing(trimmed, positive, deltas.weights)
+        # Where a sum is zero and the majority too, the authors' code takes the negative changes.
+        positive = sums >= 0 if survey.majority > 0 else sums > 0
+        out_block[:] = params.scale * mean_of_agreeing(trimmed, positive, deltas.weights)
     return merged
 
 
@@ -58,20 +59,20 @@ def mean_of_agreeing(trimmed: Sequence[Array], positive: Array, weights: Sequenc
     return np.asarray(total / np.where(weight == 0, 1, weight))
 
 
-def survey_ties(passes: Passes, params: TiesParams) -> TiesSurvey:
-    """Walk over the model for the trim thresholds (two passes), then for the majority sign."""
+def survey_ties(passes: DeltaPasses, params: TiesParams) -> TiesSurvey:
+    """Make two passes for the trim thresholds, then one for the majority sign."""
     by_model = params.trim == "model"
     of_model = model_thresholds(passes, params) if by_model else None
     balance = 0
     for deltas in passes():
-        limits = thresholds(deltas, params, of_model)
+        limits = tensor_thresholds(deltas, params, of_model)
         for values in blocks(*deltas.values):
             sums = elected_sums(trim(values, limits), deltas.weights, params)
             balance += int(np.count_nonzero(sums > 0)) - int(np.count_nonzero(sums < 0))
     return TiesSurvey(of_model, (balance > 0) - (balance < 0))
 
 
-def thresholds(
+def tensor_thresholds(
     deltas: Deltas, params: TiesParams, of_model: Sequence[np.float32] | None
 ) -> Sequence[np.float32]:
     """Per expert, the smallest magnitude of this tensor that is kept."""
@@ -82,7 +83,7 @@ def thresholds(
 
 def trim(values: Sequence[Array], thresholds: Sequence[np.float32]) -> list[Array]:
     """Each expert's changes with those below its threshold set to zero."""
-    # A product and not a choice, so that a NaN that was let in is not quietly trimmed away.
+    # A product instead of np.where, so that an allowed NaN is not silently trimmed.
     return [
         np.asarray(delta * (magnitudes(delta) >= threshold))
         for delta, threshold in zip(values, thresholds, strict=True)
@@ -90,32 +91,32 @@ def trim(values: Sequence[Array], thresholds: Sequence[np.float32]) -> list[Arra
 
 
 def elected_sums(trimmed: Sequence[Array], weights: Sequence[float], params: TiesParams) -> Array:
-    """The sums whose signs are the elected ones."""
+    """The sums whose signs are elected."""
     return weighted_sum(trimmed, weights if params.sign == "weighted" else [1.0] * len(trimmed))
 
 
-def rank(count: int, density: float) -> int:
-    """Which smallest magnitude, counted from 1, is the threshold; 0 to keep everything.
+def threshold_rank(count: int, density: float) -> int:
+    """The rank of the threshold among magnitudes, smallest first, from 1; 0 keeps everything.
 
-    As in the authors' code, where the threshold itself is kept: int(count * density) + 1 entries
-    stay, and all that tie with the last of them.
+    As in the authors' code, the threshold itself is kept: int(count * density) + 1 entries stay,
+    and all that tie with the last of them.
     """
     return count - int(count * density)
 
 
 def tensor_threshold(delta: Array, density: float) -> np.float32:
     """The smallest magnitude that is kept when a tensor is ranked by itself."""
-    place = rank(delta.size, density)
+    rank = threshold_rank(delta.size, density)
     ordered = magnitudes(delta).reshape(-1)
-    return np.float32(np.partition(ordered, place - 1)[place - 1] if place else 0)
+    return np.float32(np.partition(ordered, rank - 1)[rank - 1] if rank else 0)
 
 
-def model_thresholds(passes: Passes, params: TiesParams) -> tuple[np.float32, ...]:
-    """The smallest magnitude that is kept of each expert when the model is ranked as one vector."""
+def model_thresholds(passes: DeltaPasses, params: TiesParams) -> tuple[np.float32, ...]:
+    """Per expert, the smallest magnitude that is kept when the model is ranked as one vector."""
 
     def ranked() -> Iterator[list[Array]]:
         for deltas in passes():
-            counts = params.scope == "all" or deltas.changed()
-            yield deltas.values if counts else [delta.reshape(-1)[:0] for delta in deltas.values]
+            is_ranked = params.scope == "all" or deltas.changed()
+            yield deltas.values if is_ranked else [delta.reshape(-1)[:0] for delta in deltas.values]
 
-    return kth_magnitudes(ranked, lambda count: rank(count, params.density))
+    return kth_magnitudes(ranked, lambda count: threshold_rank(count, params.density))

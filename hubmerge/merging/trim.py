@@ -1,8 +1,8 @@
 """The exact k-th smallest magnitude of a model that does not fit in memory.
 
-Floats that are not negative are ordered as their bits are, read as whole numbers. So one pass
-counts magnitudes by their high 16 bits, which tells the bin the k-th is in, and a second counts the
-low 16 bits within that bin, which tells the k-th itself. Memory is two tables of 65,536 counts per
+Non-negative floats have the same order as their bits read as integers. So a first pass counts
+magnitudes by their high 16 bits, which gives the bin of the k-th, and a second pass counts the low
+16 bits within that bin, which gives the k-th itself. Memory is two tables of 65,536 counts per
 expert, whatever the size of the model.
 """
 
@@ -25,16 +25,16 @@ def kth_magnitudes(
 ) -> tuple[np.float32, ...]:
     """The k-th smallest magnitude of every column of a stream, exactly, in two passes.
 
-    `passes()` walks the stream: per tensor one array per column (expert), each time the same.
-    `rank_of(count)` says which one is wanted, counted from 1, of a column of `count` entries; 0
-    asks for none, and gets 0.0. Magnitudes are compared as float32.
+    `passes()` iterates over the stream: per tensor one array per column (expert), the same in each
+    pass. `rank_of(count)` returns k, counted from 1, for a column of `count` entries; for 0 the
+    result is 0.0. Magnitudes are compared as float32.
     """
-    coarse = _count(passes(), lambda _, bits: bits >> 16)
-    wanted = [_find(counts, rank_of(int(counts.sum()))) for counts in coarse]
-    bins = [found for found, _ in wanted]
-    fine = _count(passes(), lambda column, bits: bits[bits >> 16 == bins[column]] & 0xFFFF)
-    lows = [_find(counts, rest)[0] for counts, (_, rest) in zip(fine, wanted, strict=True)]
-    bits = [(high << 16) | low for high, low in zip(bins, lows, strict=True)]
+    coarse = _histograms(passes(), lambda _, bits: bits >> 16)
+    coarse_bins = [_locate(counts, rank_of(int(counts.sum()))) for counts in coarse]
+    highs = [high for high, _ in coarse_bins]
+    fine = _histograms(passes(), lambda column, bits: bits[bits >> 16 == highs[column]] & 0xFFFF)
+    lows = [_locate(counts, rest)[0] for counts, (_, rest) in zip(fine, coarse_bins, strict=True)]
+    bits = [(high << 16) | low for high, low in zip(highs, lows, strict=True)]
     return tuple(np.array(bits, np.uint32).view(np.float32))
 
 
@@ -43,7 +43,7 @@ def magnitudes(values: Array) -> NDArray[np.float32]:
     return cast(np.abs(values), np.dtype(np.float32))
 
 
-def _count(
+def _histograms(
     stream: Iterable[Sequence[Array]],
     key: Callable[[int, NDArray[np.uint32]], NDArray[Any]],
 ) -> list[NDArray[np.int64]]:
@@ -58,10 +58,10 @@ def _count(
     return counts
 
 
-def _find(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
+def _locate(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
     """The bin that holds the entry of a rank, and its rank within the bin, counted from 1."""
     if rank <= 0:
         return 0, 0
     below = np.cumsum(counts)
-    found = int(np.searchsorted(below, rank))
-    return found, rank - int(below[found] - counts[found])
+    bin_index = int(np.searchsorted(below, rank))
+    return bin_index, rank - int(below[bin_index] - counts[bin_index])

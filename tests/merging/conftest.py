@@ -1,4 +1,4 @@
-"""Small worlds, below the test's own folder."""
+"""A fixture that writes small models."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from hubmerge.merging.plan import MergePlan
 
-from .worlds import make_world
+from .builders import write_models
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Callable[..., Callable[..., MergePlan]]:
-    """make_world below an empty folder."""
-    return lambda base, *experts: make_world(tmp_path, base, *experts)
+def save_models(tmp_path: Path) -> Callable[..., Callable[..., MergePlan]]:
+    """`write_models` with the test's own folder as root."""
+    return lambda base, *experts: write_models(tmp_path, base, *experts)

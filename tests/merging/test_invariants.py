@@ -1,4 +1,4 @@
-"""What must hold for any numbers, by hypothesis."""
+"""Invariants that hold for any values, with hypothesis."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from hypothesis.extra.numpy import arrays
 from hubmerge.merging.engine import merge
 from hubmerge.weights.checkpoint import Checkpoint
 
-from .worlds import make_world
+from .builders import write_models
 
-few = settings(max_examples=40, deadline=None)
+fewer_examples = settings(max_examples=40)
 NUMBERS = st.floats(-100, 100, width=16).map(np.float32)
 DTYPES = st.sampled_from([np.float32, ml_dtypes.bfloat16, np.float16])
 METHODS = st.sampled_from(["average", "task_arithmetic", "ties", "dare"])
@@ -41,12 +41,12 @@ def models(draw: Any, experts: int) -> list[Tensors]:
 
 
 @contextmanager
-def merging(tensors: list[Tensors]) -> Any:
+def written_models(tensors: list[Tensors]) -> Any:
     with tempfile.TemporaryDirectory() as root:
-        yield make_world(Path(root), *tensors), Path(root)
+        yield write_models(Path(root), *tensors), Path(root)
 
 
-def everything(checkpoint: Checkpoint) -> dict[str, bytes]:
+def read_bytes(checkpoint: Checkpoint) -> dict[str, bytes]:
     return {name: checkpoint.read(name).tobytes() for name in checkpoint.names()}
 
 
@@ -57,64 +57,67 @@ def ulps(dtype: Any, *values: np.ndarray) -> np.ndarray:
     return 2 * largest * float(ml_dtypes.finfo(dtype).eps)
 
 
-@few
+@fewer_examples
 @given(models(1), METHODS)
-def test_one_whole_expert_is_itself(tensors: list[Tensors], method: str) -> None:
+def test_merge_of_one_expert_is_the_expert(tensors: list[Tensors], method: str) -> None:
     options = {"density": 1} if method in ("ties", "dare") else {}
-    with merging(tensors) as (plan, root):
-        found = merge(plan(method, **options), root / "out")
+    with written_models(tensors) as (plan, root):
+        merged = merge(plan(method, **options), root / "out")
         for name, expert in tensors[1].items():
-            gap = np.abs(found.read(name).astype(np.float64) - expert.astype(np.float64))
+            gap = np.abs(merged.read(name).astype(np.float64) - expert.astype(np.float64))
             assert (gap <= ulps(np.float32, tensors[0][name], expert)).all()
 
 
-@few
+@fewer_examples
 @given(models(1), st.integers(1, 3))
 def test_average_of_one_expert_many_times_is_the_expert(tensors: list[Tensors], more: int) -> None:
-    with merging(tensors + [tensors[1]] * more) as (plan, root):
-        found = merge(plan("average", weights=[0.3] * (1 + more)), root / "out")
+    with written_models(tensors + [tensors[1]] * more) as (plan, root):
+        merged = merge(plan("average", weights=[0.3] * (1 + more)), root / "out")
         for name, expert in tensors[1].items():
-            gap = np.abs(found.read(name).astype(np.float64) - expert.astype(np.float64))
+            gap = np.abs(merged.read(name).astype(np.float64) - expert.astype(np.float64))
             assert (gap <= ulps(expert.dtype, tensors[0][name], expert)).all()
 
 
-@few
+@fewer_examples
 @given(models(3), METHODS, st.permutations(range(3)))
 def test_order_of_experts_changes_no_byte(
     tensors: list[Tensors], method: str, order: list[int]
 ) -> None:
-    with merging(tensors) as (make, root):
-        plan = make(method, weights=[0.5, 1.0, 2.0])
+    with written_models(tensors) as (make_plan, root):
+        plan = make_plan(method, weights=[0.5, 1.0, 2.0])
         turned = replace(plan, experts=tuple(plan.experts[i] for i in order))
-        one, other = merge(plan, root / "one"), merge(turned, root / "other")
-        assert everything(one) == everything(other)
+        first, second = merge(plan, root / "one"), merge(turned, root / "other")
+        assert read_bytes(first) == read_bytes(second)
 
 
-@few
+@fewer_examples
 @given(models(2), METHODS)
-def test_untouched_tensors_are_the_base_to_the_bit(tensors: list[Tensors], method: str) -> None:
+def test_unchanged_tensors_are_the_base_bit_for_bit(tensors: list[Tensors], method: str) -> None:
     base = tensors[0] | {"a": np.array([-0.0, 1e-3, 5], tensors[0]["a"].dtype)}
-    with merging([base, *(expert | {"a": base["a"]} for expert in tensors[1:])]) as (plan, root):
-        found = merge(plan(method, weights=[0.3, 0.7]), root / "out")
-        assert found.read("a").tobytes() == base["a"].tobytes()
+    with written_models([base, *(expert | {"a": base["a"]} for expert in tensors[1:])]) as (
+        plan,
+        root,
+    ):
+        merged = merge(plan(method, weights=[0.3, 0.7]), root / "out")
+        assert merged.read("a").tobytes() == base["a"].tobytes()
 
 
-@few
+@fewer_examples
 @given(models(2))
-def test_other_tensors_and_experts_do_not_move_a_dare_mask(tensors: list[Tensors]) -> None:
-    """The same expert, alone and beside one of weight zero and a tensor more."""
+def test_dare_mask_does_not_depend_on_other_tensors_and_experts(tensors: list[Tensors]) -> None:
+    """The same expert, alone and with an expert of weight zero and one more tensor."""
     more = np.ones(7, np.float32)
     added = [model | {"0": more * i} for i, model in enumerate(tensors)]
-    with merging(tensors[:2]) as (plan, root), merging(added) as (wider, other):
+    with written_models(tensors[:2]) as (plan, root), written_models(added) as (wider, other):
         alone = merge(plan("dare", density=0.5), root / "out")
-        beside = merge(wider("dare", weights=[1.0, 0.0], density=0.5), other / "out")
+        with_others = merge(wider("dare", weights=[1.0, 0.0], density=0.5), other / "out")
         for name in tensors[0]:
-            assert (alone.read(name) == beside.read(name)).all()
+            assert (alone.read(name) == with_others.read(name)).all()
 
 
-@few
+@fewer_examples
 @given(models(2), st.sampled_from(["ties", "dare"]), st.floats(0.1, 1))
 def test_same_plan_same_bytes(tensors: list[Tensors], method: str, density: float) -> None:
-    with merging(tensors) as (plan, root):
+    with written_models(tensors) as (plan, root):
         one, two = (merge(plan(method, density=density), root / name) for name in ("one", "two"))
         assert one.digest() == two.digest()

@@ -1,4 +1,4 @@
-"""Each method on numbers small enough to work by hand."""
+"""Each method on numbers that can be computed by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.methods import average, dare, drop, task_arithmetic
 from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams, TiesParams
 from hubmerge.merging.registry import method, parse_params
-from hubmerge.merging.ties import TiesSurvey, rank, survey_ties, ties
+from hubmerge.merging.ties import TiesSurvey, survey_ties, threshold_rank, ties
 
 
-def given(*values: list[float], weights: tuple[float, ...] = (), tensor: str = "w") -> Deltas:
+def make_deltas(*values: list[float], weights: tuple[float, ...] = (), tensor: str = "w") -> Deltas:
     return Deltas(
         tensor=tensor,
         values=[np.float32(v) for v in values],
@@ -21,41 +21,41 @@ def given(*values: list[float], weights: tuple[float, ...] = (), tensor: str = "
     )
 
 
-def merged_by_ties(deltas: Deltas, **params: object) -> list[float]:
+def run_ties(deltas: Deltas, **params: object) -> list[float]:
     chosen = TiesParams(**params)  # type: ignore[arg-type]
     return ties(deltas, chosen, survey_ties(lambda: [deltas], chosen)).tolist()
 
 
 def test_average_divides_by_the_weights() -> None:
     # (1 * 2 + 3 * 6) / (1 + 3) = 20 / 4;  (1 * -4 + 3 * 0) / 4 = -1
-    assert average(given([2, -4], [6, 0], weights=(1, 3)), NoParams()).tolist() == [5, -1]
+    assert average(make_deltas([2, -4], [6, 0], weights=(1, 3)), NoParams()).tolist() == [5, -1]
 
 
 def test_task_arithmetic_does_not() -> None:
     # 0.5 * (1 * 2 + -3 * 6) = 0.5 * -16;  0.5 * (1 * -4 + -3 * 0) = -2
-    deltas = given([2, -4], [6, 0], weights=(1, -3))
+    deltas = make_deltas([2, -4], [6, 0], weights=(1, -3))
     assert task_arithmetic(deltas, TaskArithmeticParams(scale=0.5)).tolist() == [-8, -2]
 
 
-def test_ties_trims_elects_and_averages_those_who_agree() -> None:
+def test_ties_trims_elects_and_averages_agreeing_changes() -> None:
     # density 0.5 of 4: rank 4 - 2 = 2, so the 2nd smallest magnitude and all above it stay (3):
     #   [5, 1, -2, 4] -> threshold 2 -> [5, 0, -2, 4]
     #   [3, 2, 6, -1] -> threshold 2 -> [3, 2, 6, 0]
     #   [-4, 0.5, 1, -7] -> threshold 1 -> [-4, 0, 1, -7]
-    # sums [4, 2, 5, -3] elect + + + -;  means of those who agree: (5+3)/2, 2, (6+1)/2, -7
-    deltas = given([5, 1, -2, 4], [3, 2, 6, -1], [-4, 0.5, 1, -7])
-    assert merged_by_ties(deltas, density=0.5) == [4, 2, 3.5, -7]
-    assert merged_by_ties(deltas, density=0.5, scale=0.5) == [2, 1, 1.75, -3.5]
+    # sums [4, 2, 5, -3] elect + + + -;  means of those that agree: (5+3)/2, 2, (6+1)/2, -7
+    deltas = make_deltas([5, 1, -2, 4], [3, 2, 6, -1], [-4, 0.5, 1, -7])
+    assert run_ties(deltas, density=0.5) == [4, 2, 3.5, -7]
+    assert run_ties(deltas, density=0.5, scale=0.5) == [2, 1, 1.75, -3.5]
 
 
-def test_ties_weights_count_in_the_mean_and_if_asked_in_the_election() -> None:
-    deltas = given([4, 3], [-5, 3], weights=(3, 1))
+def test_ties_weights_count_in_the_mean_and_optionally_in_the_election() -> None:
+    deltas = make_deltas([4, 3], [-5, 3], weights=(3, 1))
     # sums [-1, 6] elect - +:  -5 alone; (3*3 + 1*3) / 4 = 3
-    assert merged_by_ties(deltas, density=1) == [-5, 3]
+    assert run_ties(deltas, density=1) == [-5, 3]
     # weighted sums [3*4 - 5, 12] = [7, 12] elect + +:  4 alone; 3
-    assert merged_by_ties(deltas, density=1, sign="weighted") == [4, 3]
+    assert run_ties(deltas, density=1, sign="weighted") == [4, 3]
     # (3*2 + 1*6) / 4 = 3
-    assert merged_by_ties(given([2], [6], weights=(3, 1)), density=1) == [3]
+    assert run_ties(make_deltas([2], [6], weights=(3, 1)), density=1) == [3]
 
 
 @pytest.mark.parametrize(
@@ -67,75 +67,75 @@ def test_ties_weights_count_in_the_mean_and_if_asked_in_the_election() -> None:
     ],
 )
 def test_ties_gives_exact_zero_sums_the_majority_sign(rest: float, expected: float) -> None:
-    assert merged_by_ties(given([2, rest], [-2, rest]), density=1)[0] == expected
+    assert run_ties(make_deltas([2, rest], [-2, rest]), density=1)[0] == expected
 
 
 def test_ties_majority_is_over_all_tensors() -> None:
-    tmp_path, there = given([2], [-2], tensor="a"), given([1, 1], [1, 1], tensor="b")
+    first, second = make_deltas([2], [-2], tensor="a"), make_deltas([1, 1], [1, 1], tensor="b")
     params = TiesParams(density=1)
-    found = survey_ties(lambda: [tmp_path, there], params)
-    assert found.majority == 1
-    assert ties(tmp_path, params, found).tolist() == [2]
+    survey = survey_ties(lambda: [first, second], params)
+    assert survey.majority == 1
+    assert ties(first, params, survey).tolist() == [2]
 
 
-def test_ties_rank_is_the_authors() -> None:
+def test_ties_rank_equals_the_authors() -> None:
     # int(642 * 0.2) = 128, and the threshold itself stays: 129 entries (facts: goldens.json)
-    assert rank(642, 0.2) == 514
-    assert 642 - rank(642, 0.2) + 1 == 129
-    assert rank(10, 1.0) == 0
+    assert threshold_rank(642, 0.2) == 514
+    assert 642 - threshold_rank(642, 0.2) + 1 == 129
+    assert threshold_rank(10, 1.0) == 0
 
 
 def test_ties_keeps_all_that_tie_at_the_threshold() -> None:
     # density 0.2 of 5: rank 4: the 4th smallest of [1, 2, 2, 2, 2] is 2: four entries stay
-    assert merged_by_ties(given([2, -2, 2, 1, 2]), density=0.2) == [2, -2, 2, 0, 2]
+    assert run_ties(make_deltas([2, -2, 2, 1, 2]), density=0.2) == [2, -2, 2, 0, 2]
 
 
 def test_ties_ranks_over_the_model_or_within_each_tensor() -> None:
-    large, small = given([10, 20], tensor="a"), given([1, 2], tensor="b")
+    large, small = make_deltas([10, 20], tensor="a"), make_deltas([1, 2], tensor="b")
     model, tensor = TiesParams(density=0.4), TiesParams(density=0.4, trim="tensor")
     # model: rank 4 - int(1.6) = 3: threshold 10.  tensor: rank 2 - int(.8) = 2: 20 and 2.
-    found = survey_ties(lambda: [large, small], model)
-    assert found == TiesSurvey((np.float32(10),), 1)
-    assert ties(large, model, found).tolist() == [10, 20]
-    assert ties(small, model, found).tolist() == [0, 0]
-    found = survey_ties(lambda: [large, small], tensor)
-    assert ties(large, tensor, found).tolist() == [0, 20]
-    assert ties(small, tensor, found).tolist() == [0, 2]
+    survey = survey_ties(lambda: [large, small], model)
+    assert survey == TiesSurvey((np.float32(10),), 1)
+    assert ties(large, model, survey).tolist() == [10, 20]
+    assert ties(small, model, survey).tolist() == [0, 0]
+    survey = survey_ties(lambda: [large, small], tensor)
+    assert ties(large, tensor, survey).tolist() == [0, 20]
+    assert ties(small, tensor, survey).tolist() == [0, 2]
 
 
-def test_ties_scope_leaves_out_what_nobody_trained() -> None:
-    trained, frozen = given([1, 2, 3, 4], [0, 0, 0, 0]), given([0] * 6, [0] * 6)
+def test_ties_scope_excludes_untrained_tensors() -> None:
+    trained, frozen = make_deltas([1, 2, 3, 4], [0, 0, 0, 0]), make_deltas([0] * 6, [0] * 6)
     # changed: rank 4 - int(4 * .5) = 2: threshold 2.  all: rank 10 - 5 = 5: but 6 are zero: 0.
     for scope, threshold in (("changed", 2), ("all", 0)):
-        found = survey_ties(lambda: [trained, frozen], TiesParams(density=0.5, scope=scope))
-        assert found.thresholds == (threshold, 0)
+        survey = survey_ties(lambda: [trained, frozen], TiesParams(density=0.5, scope=scope))
+        assert survey.thresholds == (threshold, 0)
 
 
-def test_ties_of_nothing_trained() -> None:
-    assert merged_by_ties(given([0, 0], [0, 0])) == [0, 0]
+def test_ties_of_unchanged_experts() -> None:
+    assert run_ties(make_deltas([0, 0], [0, 0])) == [0, 0]
 
 
-def test_dare_keeps_a_fraction_and_makes_up_for_the_rest() -> None:
-    deltas = given([1.0] * 10_000)
+def test_dare_keeps_a_fraction_and_rescales_it() -> None:
+    deltas = make_deltas([1.0] * 10_000)
     merged = dare(deltas, DareParams(density=0.25, scale=0.5))
     assert set(merged.tolist()) == {0.0, 2.0}  # 1 / 0.25 * 0.5
     assert np.count_nonzero(merged) == pytest.approx(2500, abs=130)  # 3 standard deviations
 
 
-def test_dare_rescales_to_the_norm_it_had() -> None:
-    deltas = given(np.random.default_rng(0).normal(size=999).tolist())
+def test_dare_rescales_to_the_original_norm() -> None:
+    deltas = make_deltas(np.random.default_rng(0).normal(size=999).tolist())
     merged = dare(deltas, DareParams(density=0.3, rescale="l1"))
     assert np.abs(merged).sum() == pytest.approx(np.abs(deltas.values[0]).sum(), rel=1e-5)
     assert 0 < np.count_nonzero(merged) < 400
-    assert dare(given([0.0, 0.0]), DareParams(rescale="l1")).tolist() == [0, 0]
+    assert dare(make_deltas([0.0, 0.0]), DareParams(rescale="l1")).tolist() == [0, 0]
 
 
-def test_dare_of_everything_is_task_arithmetic() -> None:
-    deltas = given([1, -2], [3, 4], weights=(2, -1))
+def test_dare_with_density_1_is_task_arithmetic() -> None:
+    deltas = make_deltas([1, -2], [3, 4], weights=(2, -1))
     assert dare(deltas, DareParams(density=1)).tolist() == [-1, -8]
 
 
-def test_dare_masks_have_an_address() -> None:
+def test_dare_mask_depends_on_seed_tensor_and_sha() -> None:
     ones = np.ones((64, 3), np.float32)
 
     def mask(seed: int = 0, tensor: str = "w", sha: str = "a" * 40) -> bytes:
@@ -145,8 +145,8 @@ def test_dare_masks_have_an_address() -> None:
     assert len({mask(), mask(seed=1), mask(tensor="v"), mask(sha="b" * 40)}) == 4
 
 
-def test_dare_masks_are_pinned_for_ever() -> None:
-    """A change of these numbers changes every published DARE merge: never do it quietly."""
+def test_dare_masks_never_change() -> None:
+    """Changing these numbers changes every published DARE merge."""
     kept = drop(np.ones(16, np.float32), 0.5, seed=7, tensor="w", sha="0" * 40)
     assert "".join(str(int(v)) for v in kept) == "1111111101100100"
 
@@ -156,5 +156,5 @@ def test_scalars_are_tensors_too(name: str) -> None:
     chosen = method(name)
     params = parse_params(chosen, {} if name == "average" else {"scale": 1})
     deltas = Deltas("s", [np.array(2, np.float32)] * 2, (1.0, 1.0), ("a", "b"))
-    found = chosen.survey(lambda: [deltas], params) if chosen.survey else None
-    assert np.asarray(chosen.combine(deltas, params, found)).dtype == np.float32
+    survey = chosen.survey(lambda: [deltas], params) if chosen.survey else None
+    assert np.asarray(chosen.combine(deltas, params, survey)).dtype == np.float32

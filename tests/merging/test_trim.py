@@ -1,4 +1,4 @@
-"""The streaming k-th smallest magnitude against sorting everything."""
+"""The streamed k-th smallest magnitude, compared with sorting."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ NEAR = st.sampled_from([0.0, -0.0, 1.0, -1.0, np.float32(1) + np.float32(2**-23)
     data=st.data(),
 )
 def test_same_as_partition(parts: list[np.ndarray], data: st.DataObject) -> None:
-    whole = np.abs(np.concatenate(parts))
-    rank = data.draw(st.integers(0, whole.size))
-    expected = np.partition(whole, rank - 1)[rank - 1] if rank else np.float32(0)
+    magnitudes = np.abs(np.concatenate(parts))
+    rank = data.draw(st.integers(0, magnitudes.size))
+    expected = np.partition(magnitudes, rank - 1)[rank - 1] if rank else np.float32(0)
     calls: list[int] = []
 
     def rank_of(count: int) -> int:
         calls.append(count)
         return rank
 
-    (found,) = kth_magnitudes(lambda: [[part] for part in parts], rank_of)
-    assert found.tobytes() == expected.tobytes()
-    assert calls == [whole.size]
+    (kth,) = kth_magnitudes(lambda: [[part] for part in parts], rank_of)
+    assert kth.tobytes() == expected.tobytes()
+    assert calls == [magnitudes.size]
 
 
-def test_columns_are_apart_and_blocks_are_seen_whole() -> None:
+def test_columns_are_separate_and_span_blocks() -> None:
     rng = np.random.default_rng(0)
     size = (1 << 18) * 2 + 12345  # two blocks and a piece
     columns = [rng.normal(size=(size,)).astype(np.float32) * scale for scale in (1, 1e-3)]
-    found = kth_magnitudes(lambda: [columns], lambda count: count - int(count * 0.2))
+    kth = kth_magnitudes(lambda: [columns], lambda count: count - int(count * 0.2))
     rank = size - int(size * 0.2)
-    assert list(found) == [np.partition(np.abs(c), rank - 1)[rank - 1] for c in columns]
+    assert list(kth) == [np.partition(np.abs(c), rank - 1)[rank - 1] for c in columns]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -1,4 +1,4 @@
-"""Small worlds: checkpoints of a few numbers."""
+"""Write small checkpoints, and build merge plans for them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hubmerge.weights.checkpoint import open_checkpoint
 Tensors = dict[str, np.ndarray]
 
 
-def make_world(root: Path, base: Tensors, *experts: Tensors) -> Callable[..., MergePlan]:
-    """Save a base and its experts below root; returns a function (method, **options) -> plan."""
+def write_models(root: Path, base: Tensors, *experts: Tensors) -> Callable[..., MergePlan]:
+    """Save a base and its experts below root; return a function (method, **options) -> plan."""
     for name, tensors in {"base": base, **{f"e{i}": e for i, e in enumerate(experts)}}.items():
         (root / name).mkdir(parents=True)
         save_file(tensors, root / name / "model.safetensors")
