@@ -1,4 +1,4 @@
-"""Which names stay: whatever has a reason, then of the rest as much as a budget allows."""
+"""Which refs to keep: those with a reason, then as many of the others as a budget allows."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from typing import Literal
 
 from hubmerge.lock import Lock
 from hubmerge.refs import series_of
-from hubmerge.retention.evidence import Groups, distances
+from hubmerge.retention.evidence import Groups, accuracy_gaps
 
-Kind = Literal["tag", "branch"]
+RefKind = Literal["tag", "branch"]
 
 
 @dataclass(frozen=True)
-class Named:
-    """A tag or branch, its commit, and what that holds: the SHA of a content -> its bytes.
+class RefInfo:
+    """A tag or branch, its commit, and the contents of its files: SHA -> size in bytes.
 
-    `step` is None for a name that speaks of no step, which is never dropped. `own` is the expert's
-    own validation accuracy, `stopped` says that early stopping ended its run here.
+    `step` is None if the name is not a step; such a ref is never dropped. `own_accuracy` is the
+    validation accuracy on the expert's own task; `stopped_early` is true if early stopping ended
+    the run here.
     """
 
     repo: str
     name: str
-    kind: Kind
+    kind: RefKind
     sha: str
     contents: Mapping[str, int] = field(hash=False)
     step: int | None = None
-    own: float | None = None
-    stopped: bool = False
+    own_accuracy: float | None = None
+    stopped_early: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a name stays, and why."""
+    """Whether to keep a ref, and why."""
 
     repo: str
     name: str
-    kind: Kind
+    kind: RefKind
     sha: str
     contents: Mapping[str, int] = field(hash=False)
     keep: bool
@@ -50,120 +51,133 @@ class Verdict:
 
     @property
     def size(self) -> int:
-        """Bytes of its files, whoever shares them."""
+        """Bytes of its files, including those that other refs share."""
         return sum(self.contents.values())
 
 
-def stored(held: Iterable[Named | Verdict]) -> int:
-    """The bytes that these names take together: a repository stores a content once."""
-    contents = {(one.repo, sha): size for one in held for sha, size in one.contents.items()}
+def stored_bytes(refs: Iterable[RefInfo | Verdict]) -> int:
+    """Return the bytes that these refs take together: a repository stores a content once."""
+    contents = {(ref.repo, sha): size for ref in refs for sha, size in ref.contents.items()}
     return sum(contents.values())
 
 
 def choose(
-    named: Collection[Named],
+    refs: Collection[RefInfo],
     locks: Mapping[str, Lock],
     groups: Groups,
     budget: int | None = None,
 ) -> list[Verdict]:
-    """Keep whatever has a reason, then of the rest as much as the budget (bytes) allows.
+    """Keep every ref that has a reason, then as many of the others as the budget (bytes) allows.
 
-    The rest goes in the order of least regret, and ends with the first that does not fit: so a
-    larger budget never drops what a smaller one keeps. Without a budget nothing of the rest stays;
-    what has a reason stays even over the budget. `locks` are by their SHA-256, `groups` are trials
-    that can be compared, best first.
+    The others are added by smallest accuracy gap, and the first that does not fit ends the list,
+    even if a smaller one after it would fit. So a larger budget never drops what a smaller one
+    keeps. Without a budget none of the others are kept; refs with a reason are kept even if they
+    exceed the budget. `locks` are by their SHA-256; `groups` are comparable trials, best first.
     """
-    ordered = sorted(named, key=lambda one: (one.repo, one.step or 0, one.kind, one.name))
+    ordered = sorted(refs, key=lambda ref: (ref.repo, ref.step or 0, ref.kind, ref.name))
     reasons = reasons_to_keep(ordered, locks, groups)
-    kept = [one for one in ordered if reasons[one]]
-    rest = [one for one in ordered if not reasons[one]]
-    behind = distances(groups)
-    fitting = set[Named]() if budget is None else _fitting(kept, rest, behind, budget)
+    required = [ref for ref in ordered if reasons[ref]]
+    optional = [ref for ref in ordered if not reasons[ref]]
+    gaps = accuracy_gaps(groups)
+    fitting = set[RefInfo]() if budget is None else _fit_budget(required, optional, gaps, budget)
     return [
         Verdict(
-            *(one.repo, one.name, one.kind, one.sha, one.contents),
-            keep=bool(reasons[one]) or one in fitting,
-            reasons=tuple(reasons[one]) or tuple(_of_the_rest(one, behind, one in fitting)),
+            *(ref.repo, ref.name, ref.kind, ref.sha, ref.contents),
+            keep=bool(reasons[ref]) or ref in fitting,
+            reasons=tuple(reasons[ref]) or tuple(_budget_reasons(ref, gaps, ref in fitting)),
         )
-        for one in ordered
+        for ref in ordered
     ]
 
 
 def reasons_to_keep(
-    named: Sequence[Named], locks: Mapping[str, Lock], groups: Groups
-) -> dict[Named, list[str]]:
-    """Why each name must stay, the most telling first; none where the budget decides."""
-    told: dict[str, dict[str, None]] = {}  # a set that keeps its order
+    refs: Sequence[RefInfo], locks: Mapping[str, Lock], groups: Groups
+) -> dict[RefInfo, list[str]]:
+    """Return the reasons to keep each ref, the strongest first; empty if the budget decides."""
+    by_commit: dict[str, dict[str, None]] = {}  # a set that keeps its order
     for digest, lock in sorted(locks.items()):
-        for sha, what in {**neighbours(lock), **references(lock)}.items():
-            told.setdefault(sha, {})[f"{what} of lock {digest[:8]}"] = None
+        for sha, role in {**tied_neighbours(lock), **required_commits(lock)}.items():
+            by_commit.setdefault(sha, {})[f"{role} of lock {digest[:8]}"] = None
     for (method, *_), trials in groups.items():
         for part in trials[0].parts:
-            told.setdefault(part.sha, {})[f"best for {method}"] = None
-    own = dict(_of_its_series(named))
-    return {one: [*told.get(one.sha, ()), *own[one]] for one in named}
+            by_commit.setdefault(part.sha, {})[f"best for {method}"] = None
+    by_ref = dict(_series_reasons(refs))
+    return {ref: [*by_commit.get(ref.sha, ()), *by_ref[ref]] for ref in refs}
 
 
-def references(lock: Lock) -> dict[str, str]:
-    """Every commit that a lock needs to be rebuilt and told -> what it is to the lock."""
-    order = sorted(lock.picks, key=lambda pick: pick.policy != lock.chosen)
-    found: dict[str, str] = {}
-    for pick in order:
+def required_commits(lock: Lock) -> dict[str, str]:
+    """Return every commit that a lock needs for rebuilding and for its card, with its role."""
+    picks = sorted(lock.picks, key=lambda pick: pick.policy != lock.chosen)
+    roles: dict[str, str] = {}
+    for pick in picks:
         for expert in pick.experts:
-            found.setdefault(
+            roles.setdefault(
                 expert.sha, "choice" if pick.policy == lock.chosen else f"pick {pick.policy}"
             )
     for pin in lock.experts:
-        found.setdefault(pin.source.sha, "expert")
-    found.setdefault(lock.base.source.sha, "base")
-    for expert in (expert for pick in order for expert in pick.experts):
-        if expert.last_sha:  # what the gain that its card tells is measured against
-            found.setdefault(expert.last_sha, "last step")
-    return found
+        roles.setdefault(pin.source.sha, "expert")
+    roles.setdefault(lock.base.source.sha, "base")
+    for expert in (expert for pick in picks for expert in pick.experts):
+        if expert.last_sha:  # the card reports the gain over the last step
+            roles.setdefault(expert.last_sha, "last step")
+    return roles
 
 
-def neighbours(lock: Lock) -> dict[str, str]:
-    """The steps next to each chosen one that are as good, for all that was measured."""
-    found = {}
+def tied_neighbours(lock: Lock) -> dict[str, str]:
+    """Return the steps next to each chosen one that are tied with it, with their role."""
+    roles = {}
     for task, expert in zip(lock.tasks, lock.pick().experts, strict=True):
         swaps = sorted(lock.swaps.get(task.id, ()), key=lambda swap: (swap.step, swap.sha))
-        for place in [at for at, swap in enumerate(swaps) if swap.sha == expert.sha]:
-            beside = [*swaps[max(place - 1, 0) : place], *swaps[place + 1 : place + 2]]
-            found.update({swap.sha: "tied with the choice" for swap in beside if swap.tied})
-    return found
+        for index in [n for n, swap in enumerate(swaps) if swap.sha == expert.sha]:
+            neighbours = [*swaps[max(index - 1, 0) : index], *swaps[index + 1 : index + 2]]
+            roles.update({swap.sha: "tied with the choice" for swap in neighbours if swap.tied})
+    return roles
 
 
-def _of_its_series(named: Sequence[Named]) -> Iterator[tuple[Named, list[str]]]:
-    """What a series of steps is not left without, whatever it is merged with."""
-    series = {(one.repo, series_of(one.name)) for one in named}
-    for which in series:
-        its = [one for one in named if (one.repo, series_of(one.name)) == which]
-        last = max((one.step for one in its if one.step is not None), default=None)
-        measured = [(-one.own, one.step) for one in its if one.own is not None]
+def _series_reasons(refs: Sequence[RefInfo]) -> Iterator[tuple[RefInfo, list[str]]]:
+    """Yield each ref with its reasons within its series of steps: last, best or early-stopped."""
+    all_series = {(ref.repo, series_of(ref.name)) for ref in refs}
+    for series in all_series:
+        steps = [ref for ref in refs if (ref.repo, series_of(ref.name)) == series]
+        last = max((ref.step for ref in steps if ref.step is not None), default=None)
+        measured = [(-ref.own_accuracy, ref.step) for ref in steps if ref.own_accuracy is not None]
         best = min(measured, default=None, key=lambda pair: (pair[0], pair[1] or 0))
-        for one in its:
-            if one.step is None:
-                yield one, ["no step"]
+        for ref in steps:
+            if ref.step is None:
+                yield ref, ["no step"]
                 continue
-            best_here = best is not None and one.own is not None and (-one.own, one.step) == best
-            said = {"early stop": one.stopped, "best expert": best_here, "last": one.step == last}
-            yield one, [reason for reason, is_so in said.items() if is_so]
+            own = ref.own_accuracy
+            is_best = best is not None and own is not None and (-own, ref.step) == best
+            reasons = {
+                "early stop": ref.stopped_early,
+                "best expert": is_best,
+                "last": ref.step == last,
+            }
+            yield ref, [reason for reason, applies in reasons.items() if applies]
 
 
-def _fitting(
-    kept: Sequence[Named], rest: Sequence[Named], behind: Mapping[str, float], budget: int
-) -> set[Named]:
-    """Those of the rest that fit beside what is kept, by least regret, then by own accuracy."""
-    held = list(kept)
-    for one in sorted(rest, key=lambda one: (behind.get(one.sha, math.inf), -(one.own or 0.0))):
-        if stored([*held, one]) > budget:
+def _fit_budget(
+    required: Sequence[RefInfo], optional: Sequence[RefInfo], gaps: Mapping[str, float], budget: int
+) -> set[RefInfo]:
+    """Return the optional refs to keep, by smallest gap and then by own accuracy.
+
+    The first that does not fit ends the list: skipping it for a smaller one would make a larger
+    budget, which fits it, drop that smaller one.
+    """
+
+    def rank(ref: RefInfo) -> tuple[float, float]:
+        return gaps.get(ref.sha, math.inf), -(ref.own_accuracy or 0.0)
+
+    kept = list(required)
+    for ref in sorted(optional, key=rank):
+        if stored_bytes([*kept, ref]) > budget:
             break
-        held.append(one)
-    return set(held[len(kept) :])
+        kept.append(ref)
+    return set(kept[len(required) :])
 
 
-def _of_the_rest(one: Named, behind: Mapping[str, float], fits: bool) -> Iterator[str]:
+def _budget_reasons(ref: RefInfo, gaps: Mapping[str, float], fits: bool) -> Iterator[str]:
     if fits:
         yield "fits the budget"
-    loss = behind.get(one.sha)
-    yield "in no measured merge" if loss is None else f"{100 * loss:.1f} points behind the best"
+    gap = gaps.get(ref.sha)
+    yield "in no measured merge" if gap is None else f"{100 * gap:.1f} points behind the best"

@@ -1,4 +1,4 @@
-"""What the trial log says for keeping a revision, and the regret of dropping it."""
+"""What the trial log shows about keeping a revision, and the regret of dropping it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hubmerge.trials import ALONE, CHOSEN_ON, Trial
+from hubmerge.trials import SELECTION_SPLIT, SINGLE_EXPERT, Trial
 
 _CONFIDENCE = 1.96  # standard errors: 95 % of a normal distribution
 
@@ -15,10 +15,10 @@ Groups = Mapping[tuple[str, ...], Sequence[Trial]]
 
 @dataclass(frozen=True)
 class Regret:
-    """What dropping costs a target: its best measured merge, and the best of what stays.
+    """What dropping costs a target: its `best` measured merge, and the best that is `kept`.
 
-    Both are mean validation accuracies over `tasks`. `band` is the half width of the 95 % interval
-    of their difference, paired over the rows. None where nothing was measured.
+    Both are mean validation accuracies over `tasks`. `band` is half the width of the 95 %
+    confidence interval of their difference, paired over the rows. None means not measured.
     """
 
     target: str
@@ -34,74 +34,83 @@ class Regret:
 
     @property
     def is_noise(self) -> bool:
-        """Whether the loss is within what luck does."""
+        """Whether the loss is within the confidence interval."""
         return self.value is not None and self.band is not None and self.value <= self.band
 
 
-def comparable(trials: Iterable[Trial], shas: Collection[str], targets: Collection[str]) -> Groups:
-    """Whole merges of one method, base and set of rows, best first, the method leading.
+def group_comparable(
+    trials: Iterable[Trial], shas: Collection[str], targets: Collection[str]
+) -> Groups:
+    """Group complete trials by method, base, training steps and rows; sort each best first.
 
-    Mixtures are compared with those that were trained as long. What was measured on another split
-    than choices are made on has no say.
-
-    Only groups to which one of these commits belongs, and of methods that are `targets` if there
-    are any.
+    The method is the first element of a group's key. Mixtures are only compared with mixtures
+    trained for as many steps. Trials on another split than `validation` are ignored, as are groups
+    without any of the commits `shas`, and, unless `targets` is empty, other methods than these.
     """
-    found: dict[tuple[str, ...], list[Trial]] = {}
+    groups: dict[tuple[str, ...], list[Trial]] = {}
     for trial in trials:
-        if _is_measured(trial) and (not targets or trial.method in targets):
+        if _is_complete_merge(trial) and (not targets or trial.method in targets):
             rows = (f"{task} {rows.of}" for task, rows in sorted(trial.rows.items()))
             trained = str(trial.params.get("train_steps", ""))
-            found.setdefault((trial.method, trial.base, trained, *rows), []).append(trial)
-    ours = {k: t for k, t in found.items() if any(p.sha in shas for one in t for p in one.parts)}
-    return {k: sorted(ours[k], key=lambda t: (-t.accuracy, t.recipe)) for k in sorted(ours)}
+            groups.setdefault((trial.method, trial.base, trained, *rows), []).append(trial)
+    relevant = {k: t for k, t in groups.items() if any(_uses(trial, shas) for trial in t)}
+    return {k: sorted(relevant[k], key=lambda t: (-t.accuracy, t.recipe)) for k in sorted(relevant)}
 
 
-def distances(groups: Groups) -> dict[str, float]:
-    """Commit -> how far the best merge with it is behind the best of all, where it is closest."""
-    behind: dict[str, float] = {}
+def accuracy_gaps(groups: Groups) -> dict[str, float]:
+    """Return by commit the smallest gap between a merge with it and the best merge of a group."""
+    gaps: dict[str, float] = {}
     for trials in groups.values():
         for trial in trials:
-            loss = trials[0].accuracy - trial.accuracy
+            gap = trials[0].accuracy - trial.accuracy
             for part in trial.parts:
-                behind[part.sha] = min(loss, behind.get(part.sha, math.inf))
-    return behind
+                gaps[part.sha] = min(gap, gaps.get(part.sha, math.inf))
+    return gaps
 
 
-def regrets(groups: Groups, dropped: Collection[str], targets: Collection[str]) -> list[Regret]:
-    """For each target the best merge that was measured, against the best of what stays.
+def compute_regrets(
+    groups: Groups, dropped: Collection[str], targets: Collection[str]
+) -> list[Regret]:
+    """Compare, for each target, the best measured merge with the best without dropped commits.
 
-    A commit that is not dropped counts as staying: it may be another repository's.
+    A commit that is not dropped counts as kept: it may be in another repository.
     """
-    found = []
+    regrets = []
     for (method, *_), trials in groups.items():
-        left = (one for one in trials if not any(part.sha in dropped for part in one.parts))
-        best, second = trials[0], next(left, None)
-        found.append(
+        remaining = (trial for trial in trials if not _uses(trial, dropped))
+        best, best_kept = trials[0], next(remaining, None)
+        regrets.append(
             Regret(
                 target=method,
                 tasks=tuple(sorted(best.rows)),
                 trials=len(trials),
                 best=best.accuracy,
-                kept=second.accuracy if second else None,
-                band=_CONFIDENCE * paired_stderr(best, second) if second else None,
+                kept=best_kept.accuracy if best_kept else None,
+                band=_CONFIDENCE * paired_stderr(best, best_kept) if best_kept else None,
             )
         )
-    silent = sorted(set(targets) - {one.target for one in found})
-    return [*found, *(Regret(target) for target in silent)]
+    unmeasured = sorted(set(targets) - {regret.target for regret in regrets})
+    return [*regrets, *(Regret(target) for target in unmeasured)]
 
 
-def paired_stderr(one: Trial, other: Trial) -> float:
-    """Standard error of the difference of two means over tasks, over rows that both measured."""
-    spread = []
-    for task, rows in one.rows.items():
-        apart = [a - b for a, b in zip(rows.right, other.rows[task].right, strict=True)]
-        mean = sum(apart) / len(apart)
-        spread.append((sum(d * d for d in apart) / len(apart) - mean**2) / len(apart))
-    return math.sqrt(math.fsum(spread)) / len(spread)
+def paired_stderr(trial: Trial, baseline: Trial) -> float:
+    """Return the standard error of the difference of two mean accuracies over the same rows."""
+    variances = []
+    for task, rows in trial.rows.items():
+        differences = [
+            a - b for a, b in zip(rows.correct, baseline.rows[task].correct, strict=True)
+        ]
+        count = len(differences)
+        mean = sum(differences) / count
+        variances.append((sum(d * d for d in differences) / count - mean**2) / count)
+    return math.sqrt(math.fsum(variances)) / len(variances)
 
 
-def _is_measured(trial: Trial) -> bool:
-    is_merge = trial.split == CHOSEN_ON and trial.method != ALONE
-    rows = trial.rows.values()
-    return is_merge and bool(rows) and trial.is_whole and all(one.of > 0 for one in rows)
+def _uses(trial: Trial, shas: Collection[str]) -> bool:
+    return any(part.sha in shas for part in trial.parts)
+
+
+def _is_complete_merge(trial: Trial) -> bool:
+    is_merge = trial.split == SELECTION_SPLIT and trial.method != SINGLE_EXPERT
+    counts = [rows.of for rows in trial.rows.values()]
+    return is_merge and bool(counts) and trial.is_complete and min(counts) > 0

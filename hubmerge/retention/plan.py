@@ -1,4 +1,4 @@
-"""plan.json: what would be kept and dropped, and what it was decided from; nothing is done yet."""
+"""plan.json: which refs would be kept and dropped, and why; a plan alone changes nothing."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pydantic import TypeAdapter, ValidationError
 
 from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.refs import check_repo_id, check_revision, is_sha, printable, step_of
-from hubmerge.retention.choice import Verdict, stored
+from hubmerge.retention.choice import Verdict, stored_bytes
 from hubmerge.retention.evidence import Regret
 
 FORMAT = 1
-# An assumption, stated wherever money is: public storage beyond what an account includes, from
-# $12 per TB and month (huggingface.co/changelog, 26 February 2026).
+# An assumption, stated wherever costs are shown: public storage beyond what an account includes,
+# from $12 per TB and month (huggingface.co/changelog, 26 February 2026).
 USD_PER_GB_MONTH = 0.012
 
-_BYTES = 200_000_000
-_BUDGET = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(%|usd|[kmgt]?i?b)", re.IGNORECASE)
+_MAX_BYTES = 200_000_000
+_BUDGET_PATTERN = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(%|usd|[kmgt]?i?b)", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_CONTENT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_CONTENT_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RetentionPlan:
     """A decision on every tag and branch of some repositories.
 
-    `locks` are the SHA-256 of the locks that were heeded, `budget` is as it was typed.
+    `locks` are the SHA-256 of the locks that were taken into account; `budget` is as typed.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -45,76 +45,79 @@ class Plan:
 
     @property
     def kept(self) -> tuple[Verdict, ...]:
-        return tuple(one for one in self.verdicts if one.keep)
+        return tuple(verdict for verdict in self.verdicts if verdict.keep)
 
     @property
     def dropped(self) -> tuple[Verdict, ...]:
-        return tuple(one for one in self.verdicts if not one.keep)
+        return tuple(verdict for verdict in self.verdicts if not verdict.keep)
 
     @property
     def repos(self) -> tuple[str, ...]:
-        return tuple(sorted({one.repo for one in self.verdicts}))
+        return tuple(sorted({verdict.repo for verdict in self.verdicts}))
 
     @property
     def totals(self) -> dict[str, float]:
-        """Bytes of what is kept, bytes that only the dropped hold, and what both cost a month."""
-        kept = stored(self.kept)
-        alone = stored(self.verdicts) - kept
+        """Bytes of the kept refs, bytes that only dropped refs hold, and their cost per month."""
+        kept = stored_bytes(self.kept)
+        dropped = stored_bytes(self.verdicts) - kept
         return {
             "bytes_kept": kept,
-            "bytes_dropped": alone,
+            "bytes_dropped": dropped,
             "usd_per_month_kept": self.cost(kept),
-            "usd_per_month_dropped": self.cost(alone),
+            "usd_per_month_dropped": self.cost(dropped),
         }
 
     def cost(self, size: int) -> float:
-        """US dollars a month for that many bytes."""
+        """Return the cost of `size` bytes in US dollars per month."""
         return round(size / 10**9 * self.usd_per_gb_month, 6)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON, sealed with a digest: the same plan is the same bytes."""
-        said = dataclasses.asdict(self)
-        said["verdicts"] = [{**dataclasses.asdict(v), "bytes": v.size} for v in self.verdicts]
-        said["regrets"] = [{**dataclasses.asdict(r), "regret": r.value} for r in self.regrets]
-        return _canonical({**said, "totals": self.totals})
+        """Return canonical JSON with a digest: equal plans give equal bytes."""
+        fields = dataclasses.asdict(self)
+        fields["verdicts"] = [{**dataclasses.asdict(v), "bytes": v.size} for v in self.verdicts]
+        fields["regrets"] = [{**dataclasses.asdict(r), "regret": r.value} for r in self.regrets]
+        return _to_canonical_json({**fields, "totals": self.totals})
 
 
-def parse_plan(data: bytes, where: str) -> Plan:
-    """Read a plan; raises IntegrityError for one that was not left as it was made."""
+def parse_plan(data: bytes, where: str) -> RetentionPlan:
+    """Read a plan; raises IntegrityError if it was edited or could not have been made here.
+
+    `where` names the file in messages.
+    """
     try:
-        if len(data) > _BYTES:
-            raise ValueError(f"larger than {_BYTES} bytes")
-        said = json.loads(data)
-        if said.get("format") != FORMAT:
-            raise ValueError(f"of a format that this hubmerge does not know ({FORMAT} it does)")
-        plan = TypeAdapter(Plan).validate_json(data, strict=True)
+        if len(data) > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES} bytes")
+        fields = json.loads(data)
+        if fields.get("format") != FORMAT:
+            raise ValueError(f"unknown format; this hubmerge reads format {FORMAT}")
+        plan = TypeAdapter(RetentionPlan).validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise IntegrityError(f"{where} is no plan: {printable(reason)[:200]}.") from error
+        raise IntegrityError(f"{where} is not a plan: {printable(reason)[:200]}.") from error
     except (ValueError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{where} is no plan: {printable(str(error))[:200]}.") from error
+        raise IntegrityError(f"{where} is not a plan: {printable(str(error))[:200]}.") from error
     if plan.to_bytes() != data:
         raise IntegrityError(
-            f"{where} is not as it was made: its digest or its totals are not its own.",
-            "Make it anew with `hubmerge retain --plan`; what it says is never edited by hand.",
+            f"{where} was edited: its digest or its totals do not match its content.",
+            "Make a new plan with `hubmerge retain --plan`; do not edit a plan by hand.",
         )
-    raise_together(IntegrityError, [f"{where}: {problem}" for problem in _problems(plan)])
+    raise_together(IntegrityError, [f"{where}: {problem}" for problem in _find_problems(plan)])
     return plan
 
 
 def parse_budget(text: str, total: int, usd_per_gb_month: float) -> int:
-    """A budget in bytes: `2GB` (10^9), `2GiB` (2^30), `30%` of `total`, or `5usd` a month.
+    """Parse a budget to bytes: `2GB` (10^9), `2GiB` (2^30), `30%` of `total`, or `5usd` a month.
 
-    Raises UsageError.
+    Raises UsageError for anything else.
     """
-    found = _BUDGET.fullmatch(text.strip())
-    if found is None:
+    match = _BUDGET_PATTERN.fullmatch(text.strip())
+    if match is None:
         raise UsageError(
-            f"--budget {printable(text)[:40]!r} is no budget.",
-            "Write 2GB, 500MB, 30% or 5usd (a month).",
+            f"--budget {printable(text)[:40]!r} is not a storage budget.",
+            "Write 2GB, 500MB, 30% or 5usd (per month).",
         )
-    amount, unit = float(found[1]), found[2].lower()
+    amount, unit = float(match[1]), match[2].lower()
     if unit == "%":
         return int(total * amount / 100)
     if unit == "usd":
@@ -124,22 +127,23 @@ def parse_budget(text: str, total: int, usd_per_gb_month: float) -> int:
     return int(amount * step ** _POWERS[prefix.removesuffix("i")])
 
 
-def _canonical(said: dict[str, Any]) -> bytes:
-    body = json.dumps(said, sort_keys=True, allow_nan=False).encode()
-    sealed = {**said, "digest": hashlib.sha256(body).hexdigest()}
-    return (json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+def _to_canonical_json(fields: dict[str, Any]) -> bytes:
+    body = json.dumps(fields, sort_keys=True, allow_nan=False).encode()
+    with_digest = {**fields, "digest": hashlib.sha256(body).hexdigest()}
+    return (json.dumps(with_digest, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def _problems(plan: Plan) -> Iterator[str]:
-    """Whatever would make a plan delete what no plan of ours does."""
-    for one in plan.verdicts:
+def _find_problems(plan: RetentionPlan) -> Iterator[str]:
+    """Yield what would make the plan delete something that `hubmerge retain` never drops."""
+    for verdict in plan.verdicts:
         try:
-            check_repo_id(one.repo)
-            check_revision(one.name)
+            check_repo_id(verdict.repo)
+            check_revision(verdict.name)
         except UsageError as error:
             yield error.message
             continue
-        if not is_sha(one.sha) or not all(_CONTENT.fullmatch(sha) for sha in one.contents):
-            yield f"{one.label} has no commit or no SHA of a content."
-        if not one.keep and (step_of(one.name) is None or one.name == "main"):
-            yield f"{one.label} is no step, and only steps are dropped."
+        has_shas = all(_CONTENT_SHA.fullmatch(sha) for sha in verdict.contents)
+        if not is_sha(verdict.sha) or not has_shas:
+            yield f"{verdict.label} has an invalid commit or content SHA."
+        if not verdict.keep and (step_of(verdict.name) is None or verdict.name == "main"):
+            yield f"{verdict.label} is not a step, and only steps are dropped."
