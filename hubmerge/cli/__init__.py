@@ -1,18 +1,18 @@
-"""The command line: one short module per verb, which parses, calls a flow and prints."""
+"""The command line: a short module for each command that parses, calls a flow and prints."""
 
 from __future__ import annotations
 
 
 def main() -> None:
-    """Run `hubmerge`."""
+    """The entry point of `hubmerge`."""
     import signal
     import sys
 
     from hubmerge.cli.app import app
 
-    # Asked to end, it ends as after Ctrl-C: what is finished is published, the rest can be redone.
+    # SIGTERM ends the process as Ctrl-C does, through the same cleanup.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that knows no "±" still gets a table
+            stream.reconfigure(errors="replace")  # terminals without "±" still show tables
     app()

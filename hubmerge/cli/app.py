@@ -1,8 +1,12 @@
-"""The typer app: every verb under its name."""
+"""The typer app: every command, grouped by what a user wants."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from hubmerge import __version__
 from hubmerge.cli import (
@@ -25,8 +29,26 @@ from hubmerge.cli import (
     verify,
 )
 
+
+class PanelGroup(TyperGroup):
+    """Lists commands under the heading of their `rich_help_panel`, in plain help too."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section for each panel, in the order in which panels first appear."""
+        width = formatter.width - 6 - max(map(len, self.commands))
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel, []).append((name, command.get_short_help_str(width)))
+        longest = max(map(len, self.commands))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(longest), text) for name, text in rows])
+
+
 app = typer.Typer(
     name="hubmerge",
+    cls=PanelGroup,
     help="Turn the checkpoints people already have into better models: train experts step by "
     "step, pick the right step per task, merge, score.",
     no_args_is_help=True,
@@ -35,27 +57,40 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.command("train")(train.train_command)
-app.command("steps")(steps.steps)
-app.command("select")(select.select)
-app.command("merge")(merge.merge)
-app.command("moerge")(moerge.moerge_command)
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("publish")(publish.publish)
-app.command("eval")(evaluate.evaluate)
-app.command("difficulty")(difficulty.difficulty)
-app.command("explain")(explain.explain)
-app.command("card")(card.card)
-app.command("report")(report.report)
-app.command("retain")(retain.retain)
-app.command("run")(run.run)
-app.command("tasks")(listing.tasks)
-app.command("methods")(listing.methods)
-app.add_typer(hub.app, name="hub")
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Train and publish": {
+        "tasks": listing.tasks,
+        "train": train.train_command,
+        "publish": publish.publish,
+        "steps": steps.steps,
+    },
+    "Choose and combine": {
+        "methods": listing.methods,
+        "select": select.select,
+        "merge": merge.merge,
+        "moerge": moerge.moerge_command,
+        "export": export.export,
+    },
+    "Measure and explain": {
+        "eval": evaluate.evaluate,
+        "card": card.card,
+        "report": report.report,
+        "difficulty": difficulty.difficulty,
+        "explain": explain.explain,
+        "verify": verify.verify,
+    },
+    "The Hub and recipes": {
+        "retain": retain.retain,
+        "run": run.run,
+    },
+}
+for _panel, _commands in _PANELS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(hub.app, name="hub", rich_help_panel="The Hub and recipes")
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"hubmerge {__version__}")
         raise typer.Exit
@@ -64,7 +99,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
     """Turn the checkpoints people already have into better models."""

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from hubmerge.cli.options import Private, Split, repository
-from hubmerge.cli.session import Session, verb
+from hubmerge.cli.options import Private, Split, parse_push_target
+from hubmerge.cli.session import Session, command
 from hubmerge.refs import parse_ref
 
 
-@verb
+@command
 def card(
     session: Session,
-    model: Annotated[str, typer.Argument(help="A folder or a revision that hubmerge made.")],
+    model: Annotated[str, typer.Argument(help="A folder or a revision made by hubmerge.")],
     split: Split = "test",
     push: Annotated[
-        str | None, typer.Option(help="Publish it with its new card: owner/name.")
+        str | None, typer.Option(help="Publish the model with its new card: owner/name.")
     ] = None,
     private: Private = False,
     eval_results: Annotated[
@@ -25,13 +25,20 @@ def card(
         typer.Option("--eval-results", help="Also write scores as .eval_results for the Hub."),
     ] = False,
 ) -> None:
-    """Tell the model card from manifest, scores and lock; write it into the folder, push it."""
-    ref, to = parse_ref(model), repository(push)
-    with session.connected() as hub:
-        from hubmerge.flows.card import card as tell
+    """Write the model card from manifest, scores and lock.
 
-        told = tell(hub, ref, session.log, split, to, private, eval_results)
-    data = {"card": told.text, "commit": told.commit, "eval_results": told.results or None}
-    session.show(told.text, data)
-    if told.commit:
-        session.say(f"Pushed to {push} at {told.commit[:12]}.")
+    The card of a folder is written into it. Text of the author outside the generated part is kept.
+
+    Example: hubmerge card ./merged --push me/merged
+    """
+    ref, target = parse_ref(model), parse_push_target(push)
+    with session.open_hub() as hub:
+        from hubmerge.flows.card import update_card
+
+        result = update_card(hub, ref, session.score_log, split, target, private, eval_results)
+    session.print_result(
+        result.text,
+        {"card": result.text, "commit": result.commit, "eval_results": result.results or None},
+    )
+    if result.commit:
+        session.print_message(f"Pushed to {push} at {result.commit[:12]}.")

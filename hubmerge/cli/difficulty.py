@@ -9,23 +9,50 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
+from rich.table import Table
 
 from hubmerge.cli.options import Columns, Device, SplitName
-from hubmerge.cli.session import Session, verb
-from hubmerge.cli.tables import percent, table
+from hubmerge.cli.session import Session, command
+from hubmerge.cli.tables import format_percent, make_table
 from hubmerge.errors import UsageError
 from hubmerge.refs import ModelRef, parse_ref
 
 if TYPE_CHECKING:
-    from hubmerge.difficulty.difficulty import Asked, Difficulty
-    from hubmerge.flows.examples import Shown
+    from hubmerge.difficulty.difficulty import Difficulty, ScoredModel
+    from hubmerge.flows.examples import ExampleRow
     from hubmerge.hub.client import Hub
-    from hubmerge.opening.opened_model import Opened
+    from hubmerge.opening.opened_model import OpenedModel
+    from hubmerge.tasks.task import Task
 
-_LONGEST_TEXT = 200
+_MAX_TEXT = 200
 
 
-@verb
+@dataclasses.dataclass(frozen=True)
+class DifficultyFiles:
+    """Files that the scores are written to."""
+
+    out: Annotated[Path | None, typer.Option(help="File to write the scores to: .json.")] = None
+    picture: Annotated[
+        Path | None, typer.Option(help="Picture of the hardest examples to write: .png.")
+    ] = None
+
+    def check(self) -> None:
+        """Raises UsageError for other file types, and for folders that do not exist."""
+        if self.out and self.out.suffix != ".json":
+            raise UsageError(f"--out {self.out} is not a JSON file.", "Name it with .json.")
+        if self.picture and self.picture.suffix != ".png":
+            raise UsageError(f"--picture {self.picture} is not a picture.", "Name it with .png.")
+        for path in self.paths:
+            if not path.absolute().parent.is_dir():
+                raise UsageError(f"There is no folder {path.parent} to write {path.name} to.")
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that were asked for."""
+        return [path for path in (self.out, self.picture) if path]
+
+
+@command
 def difficulty(
     session: Session,
     models: Annotated[
@@ -33,127 +60,145 @@ def difficulty(
     ],
     task: Annotated[str, typer.Option(help="The task whose rows are scored.")],
     split: Annotated[SplitName, typer.Option(help="Which of its rows.")] = "train",
-    out: Annotated[Path | None, typer.Option(help="File to write the scores to: .json.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Picture of the hardest examples to write: .png.")
-    ] = None,
+    *,
+    files: DifficultyFiles,
     examples: Annotated[
         int, typer.Option(min=0, max=400, help="How many of the hardest to show.")
     ] = 40,
     bins: Annotated[int, typer.Option(min=1, max=1000, help="Bins of equal size.")] = 10,
     every_step: Annotated[
-        bool,
-        typer.Option("--every-step", help="Also the share of the loss at every step of the repos."),
+        bool, typer.Option("--every-step", help="Show the share of the loss at every step too.")
     ] = False,
     columns: Columns = None,
     device: Device = None,
 ) -> None:
-    """How hard each example is: EL2N, the mean over models, and which bins have the loss.
+    """Score how hard each example is for one or more models.
 
-    The paper takes 10 seeds at step 32, and ten bins of the train split.
+    The score is EL2N, the mean over the models. The table shows which bins of examples, easiest to
+    hardest, have the loss. The paper uses 10 seeds at step 32, and ten bins of the train split.
+
+    Example: hubmerge difficulty me/mnist@step32 --task mini-mnist --out hard.json
     """
     refs = [parse_ref(text) for text in models]
-    _check_files(out, picture)
+    files.check()
     if every_step and any(ref.repo_id is None for ref in refs):
-        raise UsageError("--every-step goes with repositories.", "Leave the folders out.")
-    with session.connected() as hub:
-        from hubmerge.difficulty.difficulty import write_difficulty
-        from hubmerge.flows.difficulty import draw_hardest, hardest_examples, measure
-        from hubmerge.opening.references import open_ref, pin_task
-        from hubmerge.tasks.custom_task import read_columns
-        from hubmerge.tasks.lookup import find_task
+        raise UsageError("--every-step needs repositories.", "Leave the folders out.")
+    with session.open_hub() as hub, session.progress() as progress:
+        from hubmerge.flows.difficulty import hardest_examples, measure_difficulty
+        from hubmerge.opening.references import open_ref
 
-        asked = pin_task(hub, find_task(task, read_columns(columns) if columns else None))
-        if picture and asked.spec.kind != "image":
-            raise UsageError(
-                f"--picture shows images, and task {asked.name} has none.",
-                "Leave it out: the hardest texts are listed.",
-            )
+        pinned_task = _pin_task(hub, task, columns, with_picture=files.picture is not None)
         opened = [open_ref(hub, ref) for ref in refs]
-        course = _every_step(hub, refs) if every_step else []
-        with session.progress() as progress:
-            found = measure(hub, opened, asked, split, device, progress, bins, course)
-        seen = hardest_examples(asked, found, examples)
-    if out:
-        write_difficulty(found, out)
-    if picture and seen:
-        draw_hardest(found, seen, picture)
-    session.show(_told(found, seen), _data(found, seen))
-    for path in filter(None, (out, picture)):
-        session.say(f"Wrote {path}.")
+        steps = _open_every_step(hub, refs) if every_step else []
+        scores = measure_difficulty(hub, opened, pinned_task, split, device, progress, bins, steps)
+        hardest = hardest_examples(pinned_task, scores, examples)
+    _write_files(files, scores, hardest)
+    session.print_result(_render(scores, hardest), _to_json(scores, hardest))
+    for path in files.paths:
+        session.print_message(f"Wrote {path}.")
 
 
-def _check_files(out: Path | None, picture: Path | None) -> None:
-    """Before anything is measured."""
-    if out and out.suffix != ".json":
-        raise UsageError(f"--out {out} is no JSON file.", "Name it with .json.")
-    if picture and picture.suffix != ".png":
-        raise UsageError(f"--picture {picture} is no picture.", "Name it with .png.")
-    for path in filter(None, (out, picture)):
-        if not path.absolute().parent.is_dir():
-            raise UsageError(f"There is no folder {path.parent} to write {path.name} to.")
+def _pin_task(hub: Hub, name: str, columns: str | None, with_picture: bool) -> Task:
+    """The task with its data at a fixed commit; raises UsageError if it cannot be drawn."""
+    from hubmerge.opening.references import pin_task
+    from hubmerge.tasks.custom_task import parse_columns
+    from hubmerge.tasks.lookup import find_task
+
+    task = pin_task(hub, find_task(name, parse_columns(columns) if columns else None))
+    if with_picture and task.spec.kind != "image":
+        raise UsageError(
+            f"--picture needs images, and task {task.name} has none.",
+            "Leave it out: the hardest texts are listed.",
+        )
+    return task
 
 
-def _every_step(hub: Hub, refs: Sequence[ModelRef]) -> list[Opened]:
-    from hubmerge.opening.references import every_step, open_pinned, pin_revision
+def _open_every_step(hub: Hub, refs: Sequence[ModelRef]) -> list[OpenedModel]:
+    from hubmerge.opening.references import open_pinned, pin_revision, require_steps
 
     repos = dict.fromkeys(str(ref.repo_id) for ref in refs)
-    return [open_pinned(hub, pin_revision(hub, s)) for repo in repos for s in every_step(hub, repo)]
+    return [
+        open_pinned(hub, pin_revision(hub, s)) for repo in repos for s in require_steps(hub, repo)
+    ]
 
 
-def _told(found: Difficulty, seen: Sequence[Shown]) -> Group:
-    name = found.task.partition("@")[0]
-    title = f"{found.count} rows of {found.split} of {name}, easiest to hardest"
-    rows = [
-        (
-            place, one.size, f"{one.el2n:.3f}", percent(one.accuracy), f"{one.margin:.2f}",
-            percent(one.loss_share),
-        )
-        for place, one in enumerate(found.by_bin, start=1)
-    ]  # fmt: skip
-    columns = ("bin>", "rows>", "EL2N>", "accuracy %>", "margin>", "share of loss %>")
-    parts = [table(columns, rows, title=title), _course((*found.models, *found.course))]
-    if seen and not seen[0].is_image:
-        parts.append(texts_table(seen, "hardest texts"))
+def _write_files(files: DifficultyFiles, scores: Difficulty, hardest: Sequence[ExampleRow]) -> None:
+    from hubmerge.difficulty.difficulty import write_difficulty
+    from hubmerge.flows.difficulty import draw_hardest
+
+    if files.out:
+        write_difficulty(scores, files.out)
+    if files.picture and hardest:
+        draw_hardest(scores, hardest, files.picture)
+
+
+def _render(scores: Difficulty, hardest: Sequence[ExampleRow]) -> Group:
+    parts = [_bins_table(scores), _loss_share_table((*scores.models, *scores.course))]
+    if hardest and not hardest[0].is_image:
+        parts.append(texts_table(hardest, "hardest texts"))
     return Group(*parts)
 
 
-def _course(models: Sequence[Asked]) -> Any:
-    """The share of the loss that the hardest bins have, model by model."""
-    shown = min(3, len(models[0].loss_share))
-    last = len(models[0].loss_share)
-    heads = [f"bin {place}>" for place in range(last - shown + 1, last + 1)]
+def _bins_table(scores: Difficulty) -> Table:
     rows = [
-        (one.label, percent(one.accuracy), *map(percent, one.loss_share[last - shown :]))
-        for one in {(one.label, one.digest): one for one in models}.values()
+        (
+            number, part.size, f"{part.el2n:.3f}", format_percent(part.accuracy),
+            f"{part.margin:.2f}", format_percent(part.loss_share),
+        )
+        for number, part in enumerate(scores.by_bin, start=1)
+    ]  # fmt: skip
+    columns = ("bin>", "rows>", "EL2N>", "accuracy %>", "margin>", "share of loss %>")
+    name = scores.task.partition("@")[0]
+    title = f"{scores.count} rows of {scores.split} of {name}, easiest to hardest"
+    return make_table(columns, rows, title=title)
+
+
+def _loss_share_table(models: Sequence[ScoredModel]) -> Table:
+    """The share of the loss in the three hardest bins, for each model."""
+    bins = len(models[0].loss_share)
+    first = bins - min(3, bins)
+    bin_columns = [f"bin {number}>" for number in range(first + 1, bins + 1)]
+    rows = [
+        (
+            model.label,
+            format_percent(model.accuracy),
+            *map(format_percent, model.loss_share[first:]),
+        )
+        for model in {(model.label, model.digest): model for model in models}.values()
     ]
-    return table(("model", "accuracy %>", *heads), rows, title="share of the loss, %")
+    return make_table(("model", "accuracy %>", *bin_columns), rows, title="share of the loss, %")
 
 
-def texts_table(seen: Sequence[Shown], title: str) -> Any:
-    """Texts with their class and what the model says."""
-    rows = [(one.row, one.what[:_LONGEST_TEXT], one.label, one.predicted) for one in seen]
-    return table(("row>", "text", "class", "said to be"), rows, title=title)
+def texts_table(examples: Sequence[ExampleRow], title: str) -> Table:
+    """Texts with their class and the model's prediction."""
+    rows = [
+        (example.row, example.content[:_MAX_TEXT], example.label, example.predicted)
+        for example in examples
+    ]
+    return make_table(("row>", "text", "class", "predicted"), rows, title=title)
 
 
-def _data(found: Difficulty, seen: Sequence[Shown]) -> dict[str, Any]:
-    """All but the rows, of which --out has every one."""
-    asked = [dataclasses.asdict(one) for one in found.models]
+def _to_json(scores: Difficulty, hardest: Sequence[ExampleRow]) -> dict[str, Any]:
+    """Everything but the scores of the rows, which are in the file of --out."""
     return {
-        "task": found.task,
-        "split": found.split,
-        "rows": found.count,
-        "digest": found.digest,
-        "models": asked,
-        "course": [dataclasses.asdict(one) for one in found.course],
-        "bins": [dataclasses.asdict(one) for one in found.by_bin],
-        "hardest": [row_of(one) for one in seen],
+        "task": scores.task,
+        "split": scores.split,
+        "rows": scores.count,
+        "digest": scores.digest,
+        "models": [dataclasses.asdict(model) for model in scores.models],
+        "course": [dataclasses.asdict(model) for model in scores.course],
+        "bins": [dataclasses.asdict(part) for part in scores.by_bin],
+        "hardest": [_example_to_json(example) for example in hardest],
     }
 
 
-def row_of(one: Shown) -> dict[str, Any]:
-    """An example as JSON has it: a text is told, an image is known by its row."""
-    text = {} if one.is_image else {"text": one.what}
+def _example_to_json(example: ExampleRow) -> dict[str, Any]:
+    """An example with its text; an image has only its row number."""
+    text = {} if example.is_image else {"text": example.content}
     return {
-        "row": one.row, "class": one.label, "predicted": one.predicted, "el2n": one.score, **text,
-    }  # fmt: skip
+        "row": example.row,
+        "class": example.label,
+        "predicted": example.predicted,
+        "el2n": example.score,
+        **text,
+    }

@@ -10,35 +10,35 @@ import typer
 from rich.console import Group
 
 from hubmerge.cli.difficulty import texts_table
-from hubmerge.cli.options import Columns, Device, SplitName
-from hubmerge.cli.session import Session, verb
-from hubmerge.cli.tables import line, percent, table
+from hubmerge.cli.options import Columns, Device, SplitName, Tasks, find_tasks, split_names
+from hubmerge.cli.session import Session, command
+from hubmerge.cli.tables import format_percent, make_table, text_line
 from hubmerge.refs import parse_ref
-from hubmerge.scores import shown_names
+from hubmerge.scores import display_names
 
 if TYPE_CHECKING:
-    from hubmerge.flows.explain import Explained
-    from hubmerge.forgetting import Forgetting, OfExpert
+    from hubmerge.flows.explain import Explanation
+    from hubmerge.forgetting import ExpertForgetting, Forgetting
 
-_MOST_CLASSES = 10
+_MAX_CLASSES = 10
 _LEGEND = (
-    "By bin, easiest to hardest: its share of the forgotten, and in brackets how much is forgotten "
-    "of what the expert has right in it."
+    "By bin, easiest to hardest: the bin's share of the forgotten rows, and in brackets the share "
+    "of the rows right in the expert that are forgotten."
 )
 
 
-@verb
+@command
 def explain(
     session: Session,
-    merged: Annotated[str, typer.Argument(help="A merge or a mixture: owner/name or a folder.")],
-    tasks: Annotated[
-        str | None, typer.Option(help="Tasks, separated by commas; default: its experts'.")
-    ] = None,
+    merged: Annotated[
+        str, typer.Argument(help="A merge or a mixture of experts: owner/name or a folder.")
+    ],
+    tasks: Tasks = None,
     difficulty: Annotated[
         list[Path] | None,
-        typer.Option(help="Scores of a task's rows, from `hubmerge difficulty`; once a task."),
+        typer.Option(help="Scores from `hubmerge difficulty`; one file for each task."),
     ] = None,
-    split: Annotated[SplitName, typer.Option(help="Which rows; the paper's are train.")] = "train",
+    split: Annotated[SplitName, typer.Option(help="Which rows; the paper uses train.")] = "train",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to. [the merge, if it is a folder]")
     ] = None,
@@ -48,82 +48,84 @@ def explain(
     columns: Columns = None,
     device: Device = None,
 ) -> None:
-    """What a merge forgot: examples that its experts have right, and it has wrong.
+    """Show the examples that a merge forgot.
 
-    They are told by difficulty and by class. `hubmerge card` shows what is written beside a merge.
+    Forgotten examples are right in the expert and wrong in the merge. They are counted by
+    difficulty and by class. `hubmerge card` shows the result if it is in the folder of the merge.
+
+    Example: hubmerge explain ./merged --tasks mini-mnist --split test
     """
     ref = parse_ref(merged)
-    names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
     folder = out or ref.path
-    with session.connected() as hub:
+    with session.open_hub() as hub, session.progress() as progress:
         from hubmerge.difficulty.difficulty import read_difficulty
         from hubmerge.flows.explain import explain as compare
-        from hubmerge.flows.explain import write_explained
+        from hubmerge.flows.explain import write_explanation
         from hubmerge.opening.references import open_ref
-        from hubmerge.tasks.custom_task import read_columns
-        from hubmerge.tasks.lookup import find_task, names_its_columns
 
-        said = read_columns(columns) if columns else None
-        named = [find_task(name, None if names_its_columns(name) else said) for name in names]
+        named = find_tasks(split_names(tasks), columns)
         scores = [read_difficulty(path) for path in difficulty or ()]
-        with session.progress() as progress:
-            found = compare(
-                hub, open_ref(hub, ref), named, scores, split, device, progress, examples
-            )
-        written = write_explained(found, folder) if folder else []
-    session.show(_told(found), dataclasses.asdict(found.forgetting))
+        opened = open_ref(hub, ref)
+        explanation = compare(hub, opened, named, scores, split, device, progress, examples)
+        written = write_explanation(explanation, folder) if folder else []
+    session.print_result(_render(explanation), dataclasses.asdict(explanation.forgetting))
     if written:
-        session.say(f"Wrote {', '.join(path.name for path in written)} to {folder}.")
+        session.print_message(f"Wrote {', '.join(path.name for path in written)} to {folder}.")
 
 
-def _told(found: Explained) -> Group:
-    from hubmerge.cards.forgotten import forgotten_words, scored_words
+def _render(explanation: Explanation) -> Group:
+    from hubmerge.cards.forgotten import describe_difficulty, describe_forgetting
 
-    told = found.forgetting
-    parts: list[Any] = [_experts(told), _bins(told)]
-    parts += [_classes(one) for one in told.experts if one.bins.total]
-    for one, seen in zip(told.experts, found.shown, strict=True):
-        if seen and not seen[0].is_image:
-            parts.append(texts_table(seen, f"right in {one.expert}, wrong in the merge"))
-    said = (_LEGEND, forgotten_words(told), scored_words(told))
-    return Group(*parts, *map(line, said))
+    forgetting = explanation.forgetting
+    parts: list[Any] = [_experts_table(forgetting), _bins_table(forgetting)]
+    parts += [_classes_table(expert) for expert in forgetting.experts if expert.bins.total]
+    for expert, examples in zip(forgetting.experts, explanation.examples, strict=True):
+        if examples and not examples[0].is_image:
+            parts.append(texts_table(examples, f"right in {expert.expert}, wrong in the merge"))
+    sentences = (_LEGEND, describe_forgetting(forgetting), describe_difficulty(forgetting))
+    return Group(*parts, *map(text_line, sentences))
 
 
-def _experts(told: Forgetting) -> object:
-    names = shown_names(one.task for one in told.experts)
+def _experts_table(forgetting: Forgetting) -> object:
+    names = display_names(expert.task for expert in forgetting.experts)
     rows = [
         (
-            names[one.task], one.expert, percent(one.before), percent(one.after), one.known,
-            one.bins.total, percent(one.bins.total / max(one.known, 1)), one.learnt,
+            names[expert.task], expert.expert, format_percent(expert.before),
+            format_percent(expert.after), expert.known, expert.bins.total,
+            format_percent(expert.bins.total / max(expert.known, 1)), expert.learnt,
         )
-        for one in told.experts
+        for expert in forgetting.experts
     ]  # fmt: skip
     columns = ("task", "expert", "expert %>", "merged %>", "known>", "forgotten>", "%>", "learnt>")
-    return table(columns, rows, title=f"what was forgotten on {told.split}")
+    return make_table(columns, rows, title=f"forgotten on {forgetting.split}")
 
 
-def _bins(told: Forgetting) -> object:
-    """Of each expert: what a bin has of its forgotten rows, and how much of the bin is gone."""
-    names = shown_names(one.task for one in told.experts)
+def _bins_table(forgetting: Forgetting) -> object:
+    """For each expert and bin: its share of the forgotten rows, and the share that is forgotten."""
+    experts = forgetting.experts
+    names = display_names(expert.task for expert in experts)
     rows = [
-        (place + 1, *(_cell(one, place) for one in told.experts))
-        for place in range(len(told.experts[0].bins.counts))
+        (index + 1, *(_bin_cell(expert, index) for expert in experts))
+        for index in range(len(experts[0].bins.counts))
     ]
-    hard = ("hardest 30 %", *(percent(one.bins.hardest_share) for one in told.experts))
-    columns = ("bin>", *(f"{names[one.task]}>" for one in told.experts))
-    return table(columns, [*rows, hard], title="forgotten by bin, %")
+    hard = ("hardest 30 %", *(format_percent(expert.bins.hardest_share) for expert in experts))
+    columns = ("bin>", *(f"{names[expert.task]}>" for expert in experts))
+    return make_table(columns, [*rows, hard], title="forgotten by bin, %")
 
 
-def _cell(one: OfExpert, place: int) -> str:
-    return f"{percent(one.bins.share[place])} ({percent(one.bins.rate[place])})"
+def _bin_cell(expert: ExpertForgetting, index: int) -> str:
+    return f"{format_percent(expert.bins.share[index])} ({format_percent(expert.bins.rate[index])})"
 
 
-def _classes(one: OfExpert) -> object:
-    from hubmerge.cards.forgotten import most_forgotten
+def _classes_table(expert: ExpertForgetting) -> object:
+    from hubmerge.cards.forgotten import most_forgotten_classes
 
     rows = [
-        (its.name, its.known, its.forgotten, percent(its.forgotten / its.known), its.taken_for)
-        for its in most_forgotten(one)[:_MOST_CLASSES]
-    ]
-    columns = ("class", "known>", "forgotten>", "%>", "mostly taken for")
-    return table(columns, rows, title=f"most forgotten classes of {one.expert}")
+        (
+            counts.name, counts.known, counts.forgotten,
+            format_percent(counts.forgotten / counts.known), counts.taken_for,
+        )
+        for counts in most_forgotten_classes(expert)[:_MAX_CLASSES]
+    ]  # fmt: skip
+    columns = ("class", "known>", "forgotten>", "%>", "most often predicted")
+    return make_table(columns, rows, title=f"most forgotten classes of {expert.expert}")

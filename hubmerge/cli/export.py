@@ -7,27 +7,34 @@ from typing import Annotated
 
 import typer
 
-from hubmerge.cli.session import Session, verb
+from hubmerge.cli.session import Session, command
 
 
-@verb
+@command
 def export(
     session: Session,
-    mixture: Annotated[str, typer.Argument(help="A mixture: owner/name@step64 or a folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A mixture of experts: owner/name@step64 or a folder.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the result.")],
     form: Annotated[
         str,
         typer.Option(
             "--as",
-            help="peft-arrow, for PEFT alone; or transformers, whose folder brings code that "
+            help="peft-arrow, for PEFT alone; or transformers, a folder with its own code that "
             "AutoModel runs only with trust_remote_code=True.",
         ),
     ] = "peft-arrow",
-    replace: Annotated[bool, typer.Option("--replace", help="Replace what lies in --out.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace what is in --out.")] = False,
 ) -> None:
-    """Write a mixture for people without hubmerge; its README says how to open it."""
-    with session.connected() as hub:
-        from hubmerge.flows.load import export as write
+    """Write a mixture of experts for use without hubmerge.
 
-        folder = write(hub, mixture, form, out, replace)
-    session.show(f"{form} in {folder}", {"folder": str(folder), "format": form})
+    The README.md in the folder shows how to load it.
+
+    Example: hubmerge export me/moe@step64 --as transformers --out ./exported
+    """
+    with session.open_hub() as hub:
+        from hubmerge.flows.load import export_moe
+
+        folder = export_moe(hub, model, form, out, replace)
+    session.print_result(f"{form} in {folder}", {"folder": str(folder), "format": form})

@@ -8,20 +8,20 @@ from typing import Annotated
 
 import typer
 
-from hubmerge.cli.session import Session, verb
-from hubmerge.cli.tables import table
+from hubmerge.cli.session import Session, command
+from hubmerge.cli.tables import make_table
 from hubmerge.errors import HubUnreachable
 from hubmerge.hub.environment import hub_folder
 
 Option = typer.Option
 app = typer.Typer(
-    help="The embedded Hub: a Hub of your own on this machine.", no_args_is_help=True,
+    help="Run a Hub of your own on this machine.", no_args_is_help=True,
     rich_markup_mode=None,
 )  # fmt: skip
 
 
 @app.command("serve")
-@verb
+@command
 def serve(
     session: Session,
     port: Annotated[
@@ -29,46 +29,54 @@ def serve(
     ] = 0,
     data: Annotated[Path | None, Option(help="Data folder. [~/.hubmerge/hub]")] = None,
 ) -> None:
-    """Run the embedded Hub until Ctrl-C; `--hub local` uses it, and any other client may."""
+    """Run the embedded Hub until Ctrl-C.
+
+    `--hub local` uses it; for other clients, see `hubmerge hub status --env`.
+
+    Example: hubmerge hub serve --port 8080
+    """
     from hubmerge.server.process import serve as run
 
     folder = data or hub_folder()
-    session.say(
-        f"Serving {folder} on 127.0.0.1; `hubmerge hub status` tells its address. Ctrl-C stops it."
+    session.print_message(
+        f"Serving {folder} on 127.0.0.1; `hubmerge hub status` prints its address. Ctrl-C stops it."
     )
     run(folder, port)
 
 
 @app.command("status")
-@verb
+@command
 def status(
     session: Session,
     data: Annotated[Path | None, Option(help="Data folder. [~/.hubmerge/hub]")] = None,
     env: Annotated[
-        bool, Option("--env", help="Print what other clients need, to be eval'ed by a shell.")
+        bool, Option("--env", help="Print export lines for the shell, for other clients.")
     ] = False,
 ) -> None:
-    """Whether the embedded Hub runs, and where."""
-    from hubmerge.server.leases import standing
-    from hubmerge.server.state import ask_status
+    """Show whether the embedded Hub runs, and its address.
+
+    Example: hubmerge hub status --env
+    """
+    from hubmerge.server.leases import server_in_use
+    from hubmerge.server.state import fetch_status
 
     folder = data or hub_folder()
-    state = standing(folder)
+    state = server_in_use(folder)
     if state is None:
         raise HubUnreachable(
             f"No Hub runs on {folder}.",
-            "Start one with `hubmerge hub serve`; `--hub local` starts one by itself.",
+            "Start it with `hubmerge hub serve`, or use `--hub local`, which starts it.",
         )
     if env:
-        # Xet cannot be refused by a server, so a client must be told not to use it.
+        # A server cannot refuse Xet, so the client must have it switched off.
         print(f"export HF_ENDPOINT={state.url} HF_HUB_DISABLE_XET=1")
         print(f"export HF_HUB_CACHE={quote(str(folder / 'cache'))}")
         print(f"export HF_TOKEN_PATH={quote(str(state.token_file))}")
         return
-    said = {
+    fields = {
         "url": state.url,
         "pid": state.pid,
         "data": str(folder),
-        **ask_status(state.url, full=True),
+        **fetch_status(state.url, full=True),
     }
-    session.show(table(("", ""), list(said.items())), said)
+    session.print_result(make_table(("", ""), list(fields.items())), fields)

@@ -1,9 +1,12 @@
-"""Options that several verbs share, and the words they become."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,38 +14,117 @@ from hubmerge.cards.licence import licence_id
 from hubmerge.errors import UsageError
 from hubmerge.refs import ModelRef, parse_ref
 
+if TYPE_CHECKING:
+    from hubmerge.runs.machine import Machine
+    from hubmerge.tasks.task import Task
+
+Option = typer.Option
+
 SplitName = Literal["test", "validation", "train"]
-Split = Annotated[SplitName, typer.Option(help="Choose on validation, report on test.")]
-Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
+Split = Annotated[SplitName, Option(help="Choose on validation, report on test.")]
+Private = Annotated[bool, Option("--private", help="Make a new repository private.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Check everything, write nothing.")]
 Device = Annotated[
-    str | None, typer.Option(help="Where to compute: cpu, cuda ... [a GPU if there is one]")
+    str | None, Option(help="Where to compute: cpu, cuda ... [a GPU if there is one]")
 ]
-
-Columns = Annotated[
+Base = Annotated[str | None, Option(help="Base of the experts, if their manifests do not name it.")]
+Tasks = Annotated[
     str | None,
-    typer.Option(help="Columns of the data, where they are not guessed: text=review,label=stars."),
-]
-
-Licence = Annotated[
-    str | None,
-    typer.Option(
-        "--license", "--licence", help="Licence of the result. [follows from the experts']"
+    Option(
+        help="Tasks, separated by commas. [the tasks that the model or its experts are trained for]"
     ),
 ]
+Columns = Annotated[
+    str | None,
+    Option(help="Columns of the data, if they are not guessed: text=review,label=stars."),
+]
 
 
-def spelled(licence: str | None) -> str | None:
-    """A licence as the Hub spells it; raises UsageError for what is none."""
-    if licence is None:
+@dataclass(frozen=True)
+class LockOptions:
+    """Options that take experts and settings from a lock."""
+
+    lock: Annotated[
+        Path | None, Option(help="Use the experts and settings of a hubmerge.lock from `select`.")
+    ] = None
+    policy: Annotated[
+        str | None, Option(help="Use the lock's pick of this policy. [the chosen one]")
+    ] = None
+    locked: Annotated[
+        bool, Option("--locked", help="Refuse names that mean other commits than the lock pins.")
+    ] = False
+
+    def check(self, experts: list[str] | None) -> None:
+        """Raises UsageError if there are no experts, or options of a lock without a lock."""
+        if self.lock is not None:
+            return
+        if not experts:
+            raise UsageError(
+                "No experts are named.", "Name experts, owner/name@step64 ..., or use --lock."
+            )
+        if self.policy or self.locked:
+            raise UsageError(f"{'--policy' if self.policy else '--locked'} needs --lock.")
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Where a new model is written to and published, and under which licence."""
+
+    out: Annotated[Path | None, Option(help="Folder of the result. [below ~/.hubmerge]")] = None
+    replace: Annotated[bool, Option("--replace", help="Replace what is in --out.")] = False
+    push: Annotated[
+        str | None,
+        Option(help="Publish the result as owner/name; a merge also as owner/name@tag."),
+    ] = None
+    licence: Annotated[
+        str | None,
+        Option("--license", "--licence", help="Licence of the result. [that of the experts]"),
+    ] = None
+    private: Private = False
+    dry_run: DryRun = False
+
+    @property
+    def target(self) -> ModelRef | None:
+        """The repository of --push, perhaps with a tag; raises UsageError for a folder."""
+        return parse_push_target(self.push)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a training run uses this machine."""
+
+    device: Device = None
+    workers: Annotated[int, Option(min=0, help="Processes that prepare batches.")] = 0
+    state_every: Annotated[
+        int,
+        Option(min=0, help="Save the training state every N steps; 0: only at published steps."),
+    ] = 100
+    track: Annotated[str, Option(help="Trackers, if installed: tensorboard, trackio, wandb.")] = ""
+    resume: Annotated[bool, Option("--resume/--no-resume", help="Continue an interrupted run.")] = (
+        True
+    )
+
+    def machine(self) -> Machine:
+        """The machine of this process; its rank is the one that `accelerate launch` gave it."""
+        from hubmerge.runs.machine import Machine
+
+        trackers = tuple(filter(None, self.track.split(",")))
+        rank = int(os.environ.get("RANK") or 0)
+        processes = int(os.environ.get("WORLD_SIZE") or 1)
+        return Machine(self.device, self.workers, self.state_every, trackers, rank, processes)
+
+
+def parse_licence(text: str | None) -> str | None:
+    """A licence as the Hub spells it; raises UsageError if the Hub has no such licence."""
+    if text is None:
         return None
-    if (found := licence_id(licence)) is None:
-        raise UsageError(f"--license {licence!r} is no licence.", "Write one such as apache-2.0.")
-    return found
+    if (licence := licence_id(text)) is None:
+        raise UsageError(f"--license {text!r} is not a known licence.", "Write apache-2.0 or mit.")
+    return licence
 
 
-def repository(text: str | None) -> ModelRef | None:
-    """What --push names: a repository, perhaps with a tag; raises UsageError for a folder."""
+def parse_push_target(text: str | None) -> ModelRef | None:
+    """The repository of --push, perhaps with a tag; raises UsageError for a folder."""
     if text is None:
         return None
     ref = parse_ref(text)
@@ -51,8 +133,8 @@ def repository(text: str | None) -> ModelRef | None:
     return ref
 
 
-def settings_of(texts: Iterable[str], example: str) -> dict[str, str]:
-    """What --set says, by name; raises UsageError for what is not name=value, or said twice."""
+def parse_settings(texts: Iterable[str], example: str) -> dict[str, str]:
+    """The values of --set by name; raises UsageError unless each is name=value, given once."""
     settings = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -62,3 +144,18 @@ def settings_of(texts: Iterable[str], example: str) -> dict[str, str]:
             raise UsageError(f"--set {name.strip()} is given twice.", "Give it once.")
         settings[name.strip()] = value.strip()
     return settings
+
+
+def split_names(text: str | None) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def find_tasks(names: Iterable[str], columns: str | None) -> list[Task]:
+    """The tasks of these names; --columns is for data whose columns nothing else names."""
+    from hubmerge.tasks.custom_task import parse_columns
+    from hubmerge.tasks.lookup import find_task, has_fixed_columns
+
+    parsed = parse_columns(columns) if columns else None
+    # Tasks of hubmerge and task files in YAML name their columns themselves.
+    return [find_task(name, None if has_fixed_columns(name) else parsed) for name in names]

@@ -1,4 +1,4 @@
-"""hubmerge report, of what recipes found: the page, the figures, a table."""
+"""hubmerge report for results of recipes: the page, the figures, the table."""
 
 from __future__ import annotations
 
@@ -8,65 +8,71 @@ from pathlib import Path
 
 from hubmerge.cards.number_format import MISSING
 from hubmerge.cli.session import Session
-from hubmerge.cli.tables import table
+from hubmerge.cli.tables import make_table
 from hubmerge.errors import UsageError, check_all, raise_together
-from hubmerge.reports.number_format import ours
+from hubmerge.reports.number_format import format_claim
 from hubmerge.reports.verdicts import symbol_and_word
-from hubmerge.results import NAME, Results, read_results
+from hubmerge.results import RESULTS_JSON, Results, read_results
 
 
-def is_results(text: str) -> bool:
-    """Whether an argument is results of a recipe: a JSON file, or a folder with a results.json."""
+def is_results_path(text: str) -> bool:
+    """Whether an argument is a file of results, or a folder with a results.json."""
     path = Path(text)
     is_json = path.suffix == ".json" and path.is_file()
-    return is_json or path.name == NAME or (path / NAME).is_file()
+    return is_json or path.name == RESULTS_JSON or (path / RESULTS_JSON).is_file()
 
 
 def report_results(
-    session: Session, places: Sequence[str], out: Path | None, figures: Path | None
+    session: Session, paths: Sequence[str], out: Path | None, figures: Path | None
 ) -> None:
-    """Show what recipes found; `out` is the page to write, `figures` the folder of figures."""
-    told = _read([Path(place) for place in places])
+    """Print the claims; `out` is the page to write, `figures` the folder for the charts."""
+    all_results = _read_all([Path(path) for path in paths])
     if figures:
-        from hubmerge.reports.figures import draw, figure_folder
+        from hubmerge.reports.figures import figure_folder, write_figures
 
-        for results in told:
-            draw(results, figure_folder(results, figures))
+        for results in all_results:
+            write_figures(results, figure_folder(results, figures))
     if out:
         from hubmerge.reports.space import write_page
 
-        page = write_page(told, out)
-    session.show(_table(told), _data(told))
+        page = write_page(all_results, out)
+    session.print_result(_claims_table(all_results), _to_json(all_results))
     if out:
-        session.say(f"Page: {page}")
+        session.print_message(f"Page: {page}")
     if figures:
-        session.say(f"Figures: {figures}")
+        session.print_message(f"Figures: {figures}")
 
 
-def _read(places: Sequence[Path]) -> list[Results]:
-    """The results, all problems at once; each recipe at each profile once."""
-    told: list[Results] = []
-    check_all(*(lambda place=place: told.append(read_results(place)) for place in places))
-    counts = Counter(f"{results.recipe} ({results.profile})" for results in told)
-    again = [f"{name} is given more than once." for name, count in counts.items() if count > 1]
-    raise_together(UsageError, again, "Give the results of a recipe at a profile once.")
-    return told
+def _read_all(paths: Sequence[Path]) -> list[Results]:
+    """The results; raises every problem at once, also a recipe given twice at one profile."""
+    all_results: list[Results] = []
+    check_all(*(lambda path=path: all_results.append(read_results(path)) for path in paths))
+    counts = Counter(f"{results.recipe} ({results.profile})" for results in all_results)
+    twice = [f"{name} is given more than once." for name, count in counts.items() if count > 1]
+    raise_together(UsageError, twice, "Give each recipe and profile once.")
+    return all_results
 
 
-def _table(told: Sequence[Results]) -> object:
-    """A line for each claim, below a line for its recipe."""
+def _claims_table(all_results: Sequence[Results]) -> object:
+    """A row for each claim, below a row for its recipe."""
     rows = []
-    for results in told:
+    for results in all_results:
         verdict = symbol_and_word(results.verdict)
         rows.append((results.recipe, results.paper.where, "", "", verdict))
         rows += [
-            ("", claim.says, claim.paper or MISSING, ours(claim), symbol_and_word(claim.verdict))
+            (
+                "",
+                claim.says,
+                claim.paper or MISSING,
+                format_claim(claim),
+                symbol_and_word(claim.verdict),
+            )
             for claim in results.claims
         ]
-    return table(("recipe", "claim", "paper", "ours>", "verdict"), rows)
+    return make_table(("recipe", "claim", "paper", "ours>", "verdict"), rows)
 
 
-def _data(told: Sequence[Results]) -> list[dict[str, object]]:
+def _to_json(all_results: Sequence[Results]) -> list[dict[str, object]]:
     return [
         {
             "recipe": results.recipe,
@@ -88,5 +94,5 @@ def _data(told: Sequence[Results]) -> list[dict[str, object]]:
                 for claim in results.claims
             ],
         }
-        for results in told
+        for results in all_results
     ]

@@ -1,4 +1,4 @@
-"""The engine that `hubmerge run` was asked for, on what this machine has."""
+"""The engine of `hubmerge run`, with the cores and GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -13,77 +13,89 @@ from hubmerge.hub.environment import connect
 
 if TYPE_CHECKING:
     from hubmerge.reproduce.engines.engine import Engine, Perform
-    from hubmerge.reproduce.store import Store
-    from hubmerge.reproduce.unit import Shop, Unit
+    from hubmerge.reproduce.store import ResultStore
+    from hubmerge.reproduce.unit import Unit, WorkContext
 
 EngineName = Literal["local", "ray"]
 
 
 @contextmanager
-def served(shop: Shop) -> Iterator[None]:
-    """The embedded Hub for as long as units come and go, so that none of them has to start it."""
-    with connect("local") if shop.hub == "local" else nullcontext():
+def serve_hub(context: WorkContext) -> Iterator[None]:
+    """Keep the embedded Hub running during a run, so that no unit has to start it."""
+    with connect("local") if context.hub == "local" else nullcontext():
         yield
 
 
 def open_engine(
     name: EngineName,
     units: Sequence[Unit],
-    shop: Shop,
+    context: WorkContext,
     work: Path,
     workers: int | None,
     address: str | None,
 ) -> Engine:
-    """The engine of that name, for these units; raises UsageError if it is not to be had."""
+    """The engine of that name; raises UsageError if it is not available."""
     from hubmerge.reproduce.perform import perform
 
     if name == "ray":
-        return _open_ray(perform, shop, workers, address or os.environ.get("RAY_ADDRESS"))
-    from hubmerge.reproduce.engines.local import Local
+        return _open_ray(perform, context, workers, address or os.environ.get("RAY_ADDRESS"))
+    from hubmerge.reproduce.engines.local import LocalEngine
 
-    wanted = any(unit.gpus for unit in units)
-    return Local(
+    needs_gpu = any(unit.gpus for unit in units)
+    return LocalEngine(
         perform,
-        shop,
+        context,
         cores=_cores(),
         workers=workers,
-        gpus=_gpus() if wanted else (),
+        gpus=_gpus() if needs_gpu else (),
         environment=dict(os.environ),
         logs=work / "logs",
     )
 
 
-def _open_ray(perform: Perform, shop: Shop, workers: int | None, address: str | None) -> Engine:
-    from hubmerge.reproduce.engines.ray import HERE, PRIVATE, QUIET, open_ray
+def _open_ray(
+    perform: Perform, context: WorkContext, workers: int | None, address: str | None
+) -> Engine:
+    from hubmerge.reproduce.engines.ray import (
+        LOCAL_CLUSTER,
+        LOOPBACK_ONLY,
+        NO_USAGE_STATS,
+        open_ray,
+    )
 
-    os.environ.update(QUIET if address else QUIET | PRIVATE)
-    home = os.environ["HUBMERGE_HOME"] if shop.hub == "local" else None
+    os.environ.update(NO_USAGE_STATS if address else NO_USAGE_STATS | LOOPBACK_ONLY)
+    home = os.environ["HUBMERGE_HOME"] if context.hub == "local" else None
     return open_ray(
-        perform, shop, address=address or HERE, workers=workers, cores=_cores(), home=home
+        perform,
+        context,
+        address=address or LOCAL_CLUSTER,
+        workers=workers,
+        cores=_cores(),
+        home=home,
     )
 
 
 def _cores() -> int:
-    """The cores that this process may use, where the system tells."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _gpus() -> tuple[str, ...]:
-    """The ids of the GPUs that may be used here."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is not None:
-        return tuple(place for place in said.split(",") if place and place != "-1")
+    """The ids of the GPUs that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(device for device in visible.split(",") if device and device != "-1")
     import torch
 
     return tuple(str(number) for number in range(torch.cuda.device_count()))
 
 
-def check_weights(shop: Shop, store: Store, known: int) -> None:
-    """Refuse to go on from units whose weights are not there any more."""
-    if known and shop.hub == "local" and not (store.folder / "home" / "hub").is_dir():
+def check_weights(context: WorkContext, store: ResultStore, known: int) -> None:
+    """Raises IntegrityError if there are known units, and the Hub with their weights is gone."""
+    if known and context.hub == "local" and not (store.folder / "home" / "hub").is_dir():
         raise IntegrityError(
-            f"{store.folder} knows {known} of these units, and the Hub with their weights is gone.",
-            f"Put {store.folder / 'home'} back, or remove {store.units} to begin anew.",
+            f"{store.folder} has {known} of these units, but the Hub with their weights is gone.",
+            f"Restore {store.folder / 'home'}, or remove {store.units_folder} to start again.",
         )

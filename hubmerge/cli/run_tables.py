@@ -1,4 +1,4 @@
-"""What `hubmerge run` prints: the plan before, failures and verdicts after."""
+"""The tables of `hubmerge run`: the plan before a run, failures and verdicts after it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from hubmerge.cli.run_progress import lasting
-from hubmerge.cli.tables import table
+from hubmerge.cli.run_progress import format_duration
+from hubmerge.cli.tables import make_table
 from hubmerge.results import Claim, Results
 
 if TYPE_CHECKING:
-    from hubmerge.reproduce.combined_plan import Order
-    from hubmerge.reproduce.plan_cost import Cost
-    from hubmerge.reproduce.result_files import Told
-    from hubmerge.reproduce.runner import Failure, Outcome
+    from hubmerge.reproduce.combined_plan import CombinedPlan
+    from hubmerge.reproduce.plan_cost import PlanCost
+    from hubmerge.reproduce.result_files import RecipeResults
+    from hubmerge.reproduce.runner import Failure, RunOutcome
     from hubmerge.reproduce.unit import Unit
 
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
-def cost_table(costs: Sequence[Cost], title: str) -> Table:
-    """A plan by kind, and in all; times that nothing was measured of are marked."""
+def cost_table(costs: Sequence[PlanCost], title: str) -> Table:
+    """The cost of a plan by kind and in total; times without measurements are marked."""
     rows = [_cost_row(cost) for cost in costs]
     if len(costs) > 1:
-        rows.append(_cost_row(_sum(costs)))
+        rows.append(_cost_row(_total_cost(costs)))
     columns = ("unit", "in all>", "known>", "steps>", "time of one worker>", "commits>", "pushed>")
-    return table(columns, rows, title=title)
+    return make_table(columns, rows, title=title)
 
 
-def _cost_row(cost: Cost) -> tuple[object, ...]:
-    time = "-" if cost.units == cost.known else lasting(cost.seconds)
+def _cost_row(cost: PlanCost) -> tuple[object, ...]:
+    time = "-" if cost.units == cost.known else format_duration(cost.seconds)
     return (
         cost.kind,
         cost.units,
@@ -40,11 +40,11 @@ def _cost_row(cost: Cost) -> tuple[object, ...]:
         cost.steps or "-",
         time if cost.measured else f"{time} (assumed)",
         cost.commits or "-",
-        size(cost.bytes),
+        format_size(cost.bytes),
     )
 
 
-def _sum(costs: Sequence[Cost]) -> Cost:
+def _total_cost(costs: Sequence[PlanCost]) -> PlanCost:
     numbers = {
         name: sum(getattr(cost, name) for cost in costs)
         for name in ("units", "known", "steps", "seconds", "commits", "bytes")
@@ -54,8 +54,8 @@ def _sum(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def size(number: float) -> str:
-    """Bytes as people say them, a dash for none."""
+def format_size(number: float) -> str:
+    """A number of bytes with its unit, or a dash."""
     for unit, name in _SIZES:
         if number >= unit:
             return f"{number / unit:.1f} {name}"
@@ -63,38 +63,41 @@ def size(number: float) -> str:
 
 
 def failure_table(failed: Iterable[Failure]) -> Table:
-    """Units that have no result, and why."""
+    """The units that failed, and why."""
     rows = [
-        (one.unit.key, one.unit.kind, one.unit.about, f"{one.message} {one.hint}".strip())
-        for one in failed
-    ]
-    return table(("unit", "kind", "of", "why"), rows, title="failed")
+        (
+            failure.unit.key, failure.unit.kind, failure.unit.about,
+            f"{failure.message} {failure.hint}".strip(),
+        )
+        for failure in failed
+    ]  # fmt: skip
+    return make_table(("unit", "kind", "of", "why"), rows, title="failed")
 
 
 def claim_table(results: Iterable[Results]) -> Table:
-    """Claims, what was measured of each, and what it comes to."""
+    """The claims of recipes, with the measured value and the verdict."""
     rows: list[tuple[object, ...]] = []
-    for one in results:
+    for of_recipe in results:
         rows += [
-            (one.recipe, claim.says, _measured(claim), claim.paper, claim.verdict)
-            for claim in one.claims
+            (of_recipe.recipe, claim.says, _format_measured(claim), claim.paper, claim.verdict)
+            for claim in of_recipe.claims
         ]
     columns = ("recipe", "claim", "measured>", "paper", "verdict")
-    return table(columns, rows)
+    return make_table(columns, rows)
 
 
-def _measured(claim: Claim) -> str:
+def _format_measured(claim: Claim) -> str:
     factor = 1 if claim.unit in ("number", "steps") else 100
     return f"{factor * claim.mean:+.1f} ± {factor * claim.stderr:.1f}"
 
 
-def plan_data(
-    ordered: Order, units: Sequence[Unit], known: Collection[str], costs: Sequence[Cost]
+def plan_to_json(
+    combined: CombinedPlan, units: Sequence[Unit], known: Collection[str], costs: Sequence[PlanCost]
 ) -> dict[str, Any]:
-    """A plan as data; `known` are keys."""
+    """A plan for --json; `known` are the keys of units that have a result."""
     return {
-        "recipes": [plan.recipe.name for plan in ordered.plans],
-        "profile": ordered.profile,
+        "recipes": [plan.recipe.name for plan in combined.plans],
+        "profile": combined.profile,
         "kinds": [dataclasses.asdict(cost) for cost in costs],
         "units": [
             {
@@ -109,21 +112,21 @@ def plan_data(
     }
 
 
-def end_data(outcome: Outcome, told: Iterable[Told]) -> dict[str, Any]:
-    """What a run came to, as data; `left` are numbers that left their band."""
+def outcome_to_json(outcome: RunOutcome, written: Iterable[RecipeResults]) -> dict[str, Any]:
+    """The outcome of a run for --json; `left` are numbers outside their band."""
     return {
-        "made": [unit.key for unit in outcome.made],
-        "failed": {one.unit.key: one.message for one in outcome.failed},
+        "made": [unit.key for unit in outcome.completed],
+        "failed": {failure.unit.key: failure.message for failure in outcome.failed},
         "skipped": [unit.key for unit in outcome.skipped],
         "recipes": [
             {
-                "recipe": one.results.recipe,
-                "profile": one.results.profile,
-                "verdict": one.results.verdict,
-                "claims": {claim.name: claim.verdict for claim in one.results.claims},
-                "results": str(one.path),
-                "left": None if one.left is None else list(one.left),
+                "recipe": item.results.recipe,
+                "profile": item.results.profile,
+                "verdict": item.results.verdict,
+                "claims": {claim.name: claim.verdict for claim in item.results.claims},
+                "results": str(item.path),
+                "left": None if item.out_of_band is None else list(item.out_of_band),
             }
-            for one in told
+            for item in written
         ],
     }

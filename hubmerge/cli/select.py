@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,239 +14,274 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hubmerge.cards.figures import heat_map_picture, selection_picture
+from hubmerge.cards.figures import heat_map_png, selection_png
 from hubmerge.cards.selection import CSV, CURVES, HEAT_MAP, selection_csv
-from hubmerge.cli.options import Columns, Device, DryRun
-from hubmerge.cli.select_moe import asked_mixture, choose_start
-from hubmerge.cli.selection_tables import Choice, shown, verdict
-from hubmerge.cli.session import Session, verb
-from hubmerge.cli.tables import table
-from hubmerge.durable import write_whole
+from hubmerge.cli.options import Base, Columns, Device, DryRun, Option, find_tasks, split_names
+from hubmerge.cli.select_moe import choose_starts, parse_moe_settings
+from hubmerge.cli.selection_tables import SelectionOutput, describe_conclusion, selection_tables
+from hubmerge.cli.session import Session, command
+from hubmerge.cli.tables import make_table
+from hubmerge.durable import write_atomic
 from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.kinds import MOE
-from hubmerge.lock import NAME, Lock, parse_lock, read_lock
+from hubmerge.lock import LOCK_FILE, Lock, parse_lock, read_lock_bytes
 from hubmerge.refs import parse_ref
+from hubmerge.specs import MoeSpec
 
 if TYPE_CHECKING:
-    from hubmerge.choosing.merge_selection import Prepared, Request
+    from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest
     from hubmerge.hub.client import Hub
     from hubmerge.progress import Progress
 
-Option = typer.Option
 INCONCLUSIVE = 4
-_BAND = 1.0
-_BUDGET = re.compile(r"([1-9]\d{0,6})(m|h|)")
+_DEFAULT_BAND = 1.0
+_BUDGET_PATTERN = re.compile(r"([1-9]\d{0,6})(m|h|)")
 
 
-@verb
-def select(
-    session: Session,
-    repos: Annotated[list[str], typer.Argument(help="Repositories of experts: owner/name ...")],
-    target: Annotated[
-        str, Option(help="What the steps are chosen for: a merge method, or moe for a mixture.")
-    ],
+@dataclass(frozen=True)
+class SelectOptions:
+    """What is chosen, on which data, and how much may be measured."""
+
     policy: Annotated[
         str | None,
-        Option(help="Whose choice to take: last, early-stop, uniform ... [the best on validation]"),
-    ] = None,
+        Option(help="Policy whose choice wins: last, early-stop, uniform ... [best on validation]"),
+    ] = None
     tasks: Annotated[
-        str | None, Option(help="Tasks, where manifests name none: one for each repository.")
-    ] = None,
-    columns: Columns = None,
+        str | None, Option(help="Tasks, if the manifests name none: one for each repository.")
+    ] = None
+    columns: Columns = None
     settings: Annotated[
         list[str] | None,
-        Option("--set", help="Option of `hubmerge moerge`, for moe: train_steps=300, lr=2e-4 ..."),
-    ] = None,
-    base: Annotated[str | None, Option(help="Base of the experts, if they do not name it.")] = None,
+        Option("--set", help="With --target moe, options of `moerge`: train_steps=300, lr=2e-4."),
+    ] = None
+    base: Base = None
     budget: Annotated[
         str | None,
         Option(
-            help="Most merges to measure, 200, or training steps of moe, or time, 30m or 2h. "
-            "[no end]"
+            help="Most merges to measure, 200, or with --target moe training steps; or time, 30m "
+            "or 2h. [no limit]"
         ),
-    ] = None,
-    lock: Annotated[Path, Option(help="Where the lock is written.")] = Path(NAME),
-    out: Annotated[
-        Path | None, Option(help="Folder for heatmap.png, curves.png and selection.csv. [none]")
-    ] = None,
+    ] = None
     against: Annotated[
-        Path | None, Option(help="An earlier lock, whose choice is to be beaten.")
-    ] = None,
+        Path | None, Option(help="An earlier lock; the new choice must beat its choice.")
+    ] = None
     band: Annotated[
-        float, Option(min=0, help="Standard errors within which the earliest steps win.")
-    ] = _BAND,
+        float, Option(min=0, help="Choose the earliest steps within this many standard errors.")
+    ] = _DEFAULT_BAND
     exhaustive: Annotated[
         bool,
         Option(
             "--exhaustive",
-            help="Every point of the paper's grid on all examples; of moe, every start to the end.",
+            help="Measure every point of the paper's grid on all examples; with --target moe, "
+            "train every start to the end.",
         ),
-    ] = False,
-    seed: Annotated[int, Option(min=0, help="Seed of the bootstrap.")] = 0,
-    device: Device = None,
+    ] = False
+    seed: Annotated[int, Option(min=0, help="Seed of the bootstrap.")] = 0
+    device: Device = None
+
+
+@dataclass(frozen=True)
+class SelectFiles:
+    """Where a selection is written to."""
+
+    lock: Annotated[Path, Option(help="File to write the lock to.")] = Path(LOCK_FILE)
+    out: Annotated[
+        Path | None, Option(help="Folder for heatmap.png, curves.png and selection.csv. [none]")
+    ] = None
+
+    def check(self) -> None:
+        """Raises UsageError if a path is unusable, or holds a file that is not a lock."""
+        path, out = self.lock, self.out
+        if out is not None and out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out} is not a folder.", "Choose another path.")
+        if path.is_dir():
+            raise UsageError(f"--lock {path} is a folder.", f"Write --lock {path / LOCK_FILE}.")
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"There is no folder {path.absolute().parent}.", "Create it first.")
+        if path.exists():
+            _check_replaceable(path)
+
+    def write(self, lock: Lock, locks: Path) -> None:
+        """Write the lock, a copy in `locks` that `hubmerge retain` reads, and the figures."""
+        data = lock.to_bytes()
+        locks.mkdir(parents=True, exist_ok=True)
+        write_atomic(locks / f"{hashlib.sha256(data).hexdigest()[:12]}.lock", data)
+        write_atomic(self.lock, data, mode=0o644)
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.out / HEAT_MAP, heat_map_png(lock), mode=0o644)
+            write_atomic(self.out / CURVES, selection_png(lock), mode=0o644)
+            write_atomic(self.out / CSV, selection_csv(lock).encode(), mode=0o644)
+
+
+@command
+def select(
+    session: Session,
+    repos: Annotated[list[str], typer.Argument(help="Repositories of experts: owner/name ...")],
+    *,
+    target: Annotated[
+        str, Option(help="What to choose steps for: a merge method, or moe for a mixture.")
+    ],
+    options: SelectOptions,
+    files: SelectFiles,
     dry_run: DryRun = False,
 ) -> None:
-    """Choose the step of each expert for a merge, on validation data alone, and pin it in a lock.
+    """Choose the step of each expert and pin the choice in a lock.
 
-    Of a mixture, the steps that it starts from, by training it for a while from many. Exits with 4
-    when the choice is not better beyond the noise than the last steps, or for a mixture, than an
-    early start.
+    Only validation data decide. With --target moe, many starts are trained for a few steps, and the
+    best become the start of the mixture. Exit code 4: the choice is not better beyond the noise
+    than the last steps (or for moe, than an early start).
+
+    Example: hubmerge select me/cars me/birds --target ties --budget 30m
     """
-    is_mixture = target == MOE
-    if is_mixture:
-        _check_mixture(against, band)
-    elif settings:
-        raise UsageError(
-            "--set says how a mixture is trained; of a merge, selecting tunes the parameters.",
-            "Leave it out, or choose for --target moe.",
-        )
-    asked = asked_mixture(settings or []) if is_mixture else None
-    refs = tuple(parse_ref(text) for text in repos)
-    earlier = _read(against) if against else None
-    merges, seconds = _budget(budget)
-    _check_places(lock, out)
-    names = [name.strip() for name in tasks.split(",") if name.strip()] if tasks else []
-    with session.connected() as hub:
-        from hubmerge.choosing.merge_selection import Request
-        from hubmerge.tasks.custom_task import read_columns
-        from hubmerge.tasks.lookup import find_task, names_its_columns
-
-        said = read_columns(columns) if columns else None
-        named = [find_task(name, None if names_its_columns(name) else said) for name in names]
-        request = Request(
-            repos=refs,
-            method=target,
-            policy=policy,
-            tasks=tuple(named),
-            base=parse_ref(base) if base else None,
-            against=earlier,
-            merges=merges,
-            seconds=seconds,
-            seed=seed,
-            band=band,
-            exhaustive=exhaustive,
-            device=device,
-            typed=_typed(settings or [], tasks=tasks, columns=columns, against=against),
-        )
-        with session.progress() as progress:
-            if asked is not None:
-                choice = choose_start(session, hub, request, asked, dry_run, progress)
-            else:
-                choice = _choose_steps(session, hub, request, dry_run, progress)
-    if choice is None:
+    moe_spec = _read_moe_spec(target, options)
+    files.check()
+    request = _make_request(repos, target, options)
+    with session.open_hub() as hub, session.progress() as progress:
+        if moe_spec is None:
+            output = _choose_steps(session, hub, request, dry_run, progress)
+        else:
+            output = choose_starts(session, hub, request, moe_spec, dry_run, progress)
+    if output is None:
         return
-    made = choice.lock
-    _keep(made, lock, session.home / "locks")
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / HEAT_MAP, heat_map_picture(made), mode=0o644)
-        write_whole(out / CURVES, selection_picture(made), mode=0o644)
-        write_whole(out / CSV, selection_csv(made).encode(), mode=0o644)
-    session.show(choice.shown, choice.data)
-    for sentence in choice.said:
-        session.say(sentence)
-    session.say(choice.verdict(lock))
-    if not made.conclusive:
+    files.write(output.lock, session.home / "locks")
+    session.print_result(output.tables, output.data)
+    for sentence in (*output.notes, output.conclusion(files.lock)):
+        session.print_message(sentence)
+    if not output.lock.conclusive:
         raise typer.Exit(INCONCLUSIVE)
 
 
-def _choose_steps(
-    session: Session, hub: Hub, request: Request, dry_run: bool, progress: Progress
-) -> Choice | None:
-    """Choose steps for a merge; None after a dry run, which is shown."""
-    from hubmerge.flows import select as flow
+def _read_moe_spec(target: str, options: SelectOptions) -> MoeSpec | None:
+    """The spec of the mixture of experts, or None for a merge; raises UsageError."""
+    if target == MOE:
+        _check_moe_options(options)
+        return parse_moe_settings(options.settings or [])
+    if options.settings:
+        raise UsageError(
+            "--set is for --target moe: for a merge, the selection tunes the parameters.",
+            "Leave --set out.",
+        )
+    return None
 
-    prepared = flow.prepare(hub, request, progress)
-    for note in flow.few_rows({one.task.name: len(one.order) for one in prepared.stages}):
-        session.say(f"Note: {note}")
-    if dry_run:
-        session.show(_plan(prepared), _plan_data(prepared))
-        return None
-    selected = flow.select(prepared, session.trials, progress)
-    made = selected.lock
-    return Choice(
-        lock=made,
-        shown=shown(made),
-        data=json.loads(made.to_bytes()),
-        said=[f"The budget ended policy {name} early." for name in made.cut],
-        verdict=partial(verdict, made, selected.seconds),
+
+def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> SelectRequest:
+    from hubmerge.choosing.merge_selection import SelectRequest
+
+    merges, seconds = _parse_budget(options.budget)
+    return SelectRequest(
+        repos=tuple(parse_ref(text) for text in repos),
+        method=target,
+        policy=options.policy,
+        tasks=tuple(find_tasks(split_names(options.tasks), options.columns)),
+        base=parse_ref(options.base) if options.base else None,
+        against=_read_lock_file(options.against) if options.against else None,
+        merges=merges,
+        seconds=seconds,
+        seed=options.seed,
+        band=options.band,
+        exhaustive=options.exhaustive,
+        device=options.device,
+        options_as_typed=_options_as_typed(options),
     )
 
 
-def _check_mixture(against: Path | None, band: float) -> None:
-    """Options of a merge's selection that have no say in a mixture's."""
+def _choose_steps(
+    session: Session, hub: Hub, request: SelectRequest, dry_run: bool, progress: Progress
+) -> SelectionOutput | None:
+    """Choose steps for a merge; a dry run prints the plan and returns None."""
+    from hubmerge.flows import select as flow
+
+    prepared = flow.prepare_selection(hub, request, progress)
+    rows = {split.task.name: len(split.row_order) for split in prepared.splits}
+    for note in flow.few_rows_notes(rows):
+        session.print_message(f"Note: {note}")
+    if dry_run:
+        session.print_result(_plan_table(prepared), _plan_to_json(prepared))
+        return None
+    result = flow.select(prepared, session.trial_log, progress)
+    lock = result.lock
+    return SelectionOutput(
+        lock=lock,
+        tables=selection_tables(lock),
+        data=json.loads(lock.to_bytes()),
+        notes=[f"The budget ended policy {name} early." for name in lock.cut],
+        conclusion=partial(describe_conclusion, lock, result.seconds),
+    )
+
+
+def _check_moe_options(options: SelectOptions) -> None:
+    """Raises UsageError for options that only a selection for a merge has."""
     problems = []
-    if against is not None:
-        problems.append("--against is for merges: a mixture's start is held against the null.")
-    if band != _BAND:
-        problems.append("--band is for merges: a mixture's start must beat the null beyond 95 %.")
+    if options.against is not None:
+        problems.append("--against is for merges: with moe, the choice must beat an early start.")
+    if options.band != _DEFAULT_BAND:
+        problems.append("--band is for merges: with moe, the interval is always 95 %.")
     raise_together(UsageError, problems, "Leave it out.")
 
 
-def _budget(text: str | None) -> tuple[int | None, float | None]:
-    """Merges, or seconds."""
+def _parse_budget(text: str | None) -> tuple[int | None, float | None]:
+    """The number of merges, or the number of seconds."""
     if text is None:
         return None, None
-    found = _BUDGET.fullmatch(text.strip())
-    if not found:
-        raise UsageError(f"--budget {text!r} is no budget.", "Write 200 merges, 30m or 2h.")
-    number, unit = int(found[1]), found[2]
+    match = _BUDGET_PATTERN.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"--budget {text!r} is not a budget.", "Write 200 merges, 30m or 2h.")
+    number, unit = int(match[1]), match[2]
     return (number, None) if not unit else (None, number * {"m": 60.0, "h": 3600.0}[unit])
 
 
-def _read(path: Path) -> Lock:
-    return parse_lock(read_lock(path), str(path))
+def _read_lock_file(path: Path) -> Lock:
+    return parse_lock(read_lock_bytes(path), str(path))
 
 
-def _typed(settings: Sequence[str], **options: object) -> tuple[str, ...]:
-    """Options as they were typed, for the lock to repeat."""
-    said = [(name, str(value)) for name, value in options.items() if value is not None]
-    said += [("set", setting) for setting in settings]
-    return tuple(word for name, value in said for word in (f"--{name}", value))
+def _check_replaceable(path: Path) -> None:
+    """Raises UsageError for a file that is not a lock: it is probably not meant to be replaced."""
+    try:
+        _read_lock_file(path)
+    except IntegrityError as error:
+        raise UsageError(
+            f"{path} exists and is not a lock.", "Choose another path with --lock."
+        ) from error
 
 
-def _check_places(path: Path, out: Path | None) -> None:
-    """A file that is no lock was surely not meant to be replaced by one."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is no folder.", "Choose another place.")
-    if path.is_dir():
-        raise UsageError(f"--lock {path} is a folder.", f"Write --lock {path / NAME}.")
-    if path.exists():
-        try:
-            _read(path)
-        except IntegrityError as error:
-            raise UsageError(
-                f"{path} is there already, and is no lock.", "Choose another place with --lock."
-            ) from error
-    elif not path.absolute().parent.is_dir():
-        raise UsageError(f"There is no folder {path.absolute().parent}.", "Make it first.")
+def _options_as_typed(options: SelectOptions) -> tuple[str, ...]:
+    """The options that the lock repeats in its command, as they were typed."""
+    values = {"tasks": options.tasks, "columns": options.columns, "against": options.against}
+    pairs = [(name, str(value)) for name, value in values.items() if value is not None]
+    pairs += [("set", setting) for setting in options.settings or []]
+    return tuple(word for name, value in pairs for word in (f"--{name}", value))
 
 
-def _keep(made: Lock, path: Path, known: Path) -> None:
-    """Write the lock, and a copy among those that `hubmerge retain` keeps checkpoints for."""
-    data = made.to_bytes()
-    known.mkdir(parents=True, exist_ok=True)
-    write_whole(known / f"{hashlib.sha256(data).hexdigest()[:12]}.lock", data)
-    write_whole(path, data, mode=0o644)
-
-
-def _plan(prepared: Prepared) -> Table:
+def _plan_table(prepared: PreparedSelection) -> Table:
     pool = prepared.pool
     rows: Sequence[tuple[object, ...]] = [
-        (task.name, len(its), " ".join(str(one.step) for one in its), len(stage.order))
-        for task, its, stage in zip(pool.tasks, pool.candidates, prepared.stages, strict=True)
+        (
+            task.name,
+            len(candidates),
+            " ".join(str(candidate.step) for candidate in candidates),
+            len(split.row_order),
+        )
+        for task, candidates, split in zip(
+            pool.tasks, pool.candidates, prepared.splits, strict=True
+        )
     ]
-    title = f"would choose for {prepared.method.name}: {', '.join(prepared.order)}"
-    return table(("task", "candidates>", "steps", "validation rows>"), rows, title=title)
+    title = f"would choose for {prepared.method.name}: {', '.join(prepared.policies)}"
+    return make_table(("task", "candidates>", "steps", "validation rows>"), rows, title=title)
 
 
-def _plan_data(prepared: Prepared) -> dict[str, object]:
+def _plan_to_json(prepared: PreparedSelection) -> dict[str, object]:
     pool = prepared.pool
     return {
         "target": prepared.method.name,
-        "policies": prepared.order,
+        "policies": prepared.policies,
         "tasks": {
-            task.id: {"candidates": [one.source.label for one in its], "rows": len(stage.order)}
-            for task, its, stage in zip(pool.tasks, pool.candidates, prepared.stages, strict=True)
+            task.id: {
+                "candidates": [candidate.source.label for candidate in candidates],
+                "rows": len(split.row_order),
+            }
+            for task, candidates, split in zip(
+                pool.tasks, pool.candidates, prepared.splits, strict=True
+            )
         },
     }

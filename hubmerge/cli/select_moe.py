@@ -12,171 +12,173 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.table import Table
 
-from hubmerge.cli.options import settings_of
-from hubmerge.cli.selection_tables import Choice, over, steps_around
-from hubmerge.cli.tables import line, percent, table
+from hubmerge.cli.options import parse_settings
+from hubmerge.cli.selection_tables import SelectionOutput, format_gain, neighbours_table
+from hubmerge.cli.tables import format_percent, make_table, text_line
 from hubmerge.errors import UsageError
 from hubmerge.lock import Lock
-from hubmerge.specs import MoeSpec, validated
+from hubmerge.specs import MoeSpec, validate_spec
 
 if TYPE_CHECKING:
-    from hubmerge.choosing.merge_selection import Request
-    from hubmerge.choosing.moe_selection import Prepared
+    from hubmerge.choosing.merge_selection import SelectRequest
+    from hubmerge.choosing.moe_selection import PreparedMoeSelection
     from hubmerge.cli.session import Session
-    from hubmerge.flows.select_moe import Selected
+    from hubmerge.flows.select_moe import MoeSelectResult
     from hubmerge.hub.client import Hub
     from hubmerge.progress import Progress
 
-_PAPER = "arXiv 2506.14126: mixtures start best from undertrained experts"
+_NULL_SOURCE = "arXiv 2506.14126: undertrained experts are the best start of a mixture"
 _LEGEND = (
-    "Mean validation accuracy in percent after so many training steps, each a run of its own under "
-    "its whole schedule. Short runs exaggerate gaps and punish the earliest starts. Intervals are "
-    "over rows and for each start alone: another training seed moves the numbers too, and of many "
-    "starts one is lucky."
+    "Mean validation accuracy in percent after this many training steps; each number is a run of "
+    "its own with a complete schedule. Short runs exaggerate differences and favour late starts. "
+    "The intervals count rows only, for one start at a time: another seed changes the numbers too, "
+    "and with many starts the best one may be luck."
 )
 
 
-def asked_mixture(settings: Sequence[str]) -> MoeSpec:
-    """The mixture that is chosen for; raises UsageError with all that is wrong with --set."""
-    said = settings_of(settings, "train_steps=300")
-    if "push_every" in said:
+def parse_moe_settings(settings: Sequence[str]) -> MoeSpec:
+    """The spec of the mixture in --set; raises UsageError that lists every problem."""
+    values = parse_settings(settings, "train_steps=300")
+    if "push_every" in values:
         raise UsageError(
-            "--set push_every has no say in the choice.",
-            "Say it when the mixture is made: `hubmerge moerge --lock ... --push-every`.",
+            "--set push_every does not change the choice.",
+            "Use it when the mixture is trained: `hubmerge moerge --lock ... --push-every`.",
         )
-    return validated(MoeSpec, said, "--set")
+    return validate_spec(MoeSpec, values, "--set")
 
 
-def choose_start(
+def choose_starts(
     session: Session,
     hub: Hub,
-    request: Request,
-    asked: MoeSpec,
+    request: SelectRequest,
+    moe_spec: MoeSpec,
     dry_run: bool,
     progress: Progress,
-) -> Choice | None:
-    """Choose what a mixture starts from; None after a dry run, which is shown."""
-    from hubmerge.choosing.moe_selection import MixtureRequest
+) -> SelectionOutput | None:
+    """Choose the start of a mixture of experts; a dry run prints the plan and returns None."""
+    from hubmerge.choosing.moe_selection import MoeSelectRequest
     from hubmerge.flows import select_moe as flow
-    from hubmerge.flows.select import few_rows
+    from hubmerge.flows.select import few_rows_notes
 
     extracted = session.home / "extracted"
-    wanted = MixtureRequest(**vars(request), asked=asked, extracted=extracted)
-    prepared = flow.prepare(hub, wanted, progress)
-    rows = {task.name: prepared.bench.rows[task.id] for task in prepared.bench.pool.tasks}
-    for note in few_rows(rows):
-        session.say(f"Note: {note}")
+    moe_request = MoeSelectRequest(**vars(request), moe_spec=moe_spec, extracted=extracted)
+    prepared = flow.prepare_moe_selection(hub, moe_request, progress)
+    rows = {task.name: prepared.setup.rows[task.id] for task in prepared.setup.pool.tasks}
+    for note in few_rows_notes(rows):
+        session.print_message(f"Note: {note}")
     if dry_run:
-        session.show(_plan(prepared), _plan_data(prepared))
+        session.print_result(_plan_table(prepared), _plan_to_json(prepared))
         return None
-    selected = flow.select(prepared, session.trials, progress)
-    return Choice(
-        lock=selected.lock,
-        shown=_shown(selected),
-        data=_data(selected),
-        said=[f"The budget ended {name} early." for name in selected.lock.cut],
-        verdict=partial(_verdict, selected),
+    result = flow.select_moe(prepared, session.trial_log, progress)
+    return SelectionOutput(
+        lock=result.lock,
+        tables=_render(result),
+        data=_to_json(result),
+        notes=[f"The budget ended {name} early." for name in result.lock.cut],
+        conclusion=partial(_conclusion, result),
     )
 
 
-def _shown(selected: Selected) -> Group:
-    made = selected.lock
-    null = line(f"The null is {made.rival} ({_PAPER}): {_outcome(made)}.")
-    return Group(_race(selected), steps_around(made), null, line(_LEGEND))
+def _render(result: MoeSelectResult) -> Group:
+    lock = result.lock
+    null = text_line(f"The null is {lock.rival} ({_NULL_SOURCE}): {_describe_outcome(lock)}.")
+    return Group(_race_table(result), neighbours_table(lock), null, text_line(_LEGEND))
 
 
-def _race(selected: Selected) -> Table:
-    """Every start, what it reached on each rung, and what became of it."""
-    made, full = selected.lock, selected.rungs[0].horizon
-    horizons = sorted({rung.horizon for rung in selected.rungs})
-    picks = {pick.policy: pick for pick in made.picks}
+def _race_table(result: MoeSelectResult) -> Table:
+    """Every start, its accuracy in each round, and its verdict."""
+    lock, full = result.lock, result.rounds[0].horizon
+    horizons = sorted({round_.horizon for round_ in result.rounds})
+    picks = {pick.policy: pick for pick in lock.picks}
     rows = []
-    for name in dict.fromkeys([*selected.steps, *picks]):
-        known = {r.horizon: r.accuracies[name] for r in selected.rungs if name in r.accuracies}
+    for name in dict.fromkeys([*result.steps, *picks]):
+        measured = {r.horizon: r.accuracies[name] for r in result.rounds if name in r.accuracies}
         if name in picks:
-            known[full] = picks[name].accuracy
-        steps = selected.steps.get(name) or [e.step or 0 for e in picks[name].experts]
+            measured[full] = picks[name].accuracy
+        steps = result.steps.get(name) or [e.step or 0 for e in picks[name].experts]
         rows.append((
-            ("> " if name == made.chosen else "  ") + name,
+            ("> " if name == lock.chosen else "  ") + name,
             " ".join(map(str, steps)),
-            *(percent(known[horizon]) if horizon in known else "" for horizon in horizons),
-            over(made, picks[name]) if name in picks else "",
-            _fate(selected, name),
+            *(format_percent(measured[h]) if h in measured else "" for h in horizons),
+            format_gain(lock, picks[name]) if name in picks else "",
+            _verdict_of(result, name),
         ))  # fmt: skip
-    after = [f"{horizon}>" for horizon in horizons]
-    title = "moe: validation % of each start by training steps"
-    return table(("start", "steps", *after, f"over {made.rival}>", "verdict"), rows, title=title)
+    by_horizon = [f"{horizon}>" for horizon in horizons]
+    columns = ("start", "steps", *by_horizon, f"over {lock.rival}>", "verdict")
+    return make_table(columns, rows, title="moe: validation % of each start by training steps")
 
 
-def _fate(selected: Selected, name: str) -> str:
-    made = selected.lock
-    pick = next((pick for pick in made.picks if pick.policy == name), None)
-    if name == made.rival:
+def _verdict_of(result: MoeSelectResult, name: str) -> str:
+    lock = result.lock
+    pick = next((pick for pick in lock.picks if pick.policy == name), None)
+    if name == lock.rival:
         return "the null"
     if pick and pick.gain:
         _, low, high = pick.gain
-        told = "better" if low > 0 else "worse" if high < 0 else "within the noise"
-        return f"{told}, chosen" if name == made.chosen else told
-    if name in made.cut:
+        verdict = "better" if low > 0 else "worse" if high < 0 else "within the noise"
+        return f"{verdict}, chosen" if name == lock.chosen else verdict
+    if name in lock.cut:
         return "the budget ended"
-    raced = [rung for rung in selected.rungs if name in rung.accuracies]
-    return f"out after {raced[-1].horizon}"
+    last = [round_ for round_ in result.rounds if name in round_.accuracies][-1]
+    return f"out after {last.horizon}"
 
 
-def _outcome(made: Lock) -> str:
-    if made.chosen == made.rival:
-        return f"nothing beats {made.rival} beyond the noise, so it is chosen"
-    if made.conclusive:
-        return f"{made.chosen} beats {made.rival} beyond the noise"
-    return f"{made.chosen}, which was asked for, does not beat {made.rival} beyond the noise"
+def _describe_outcome(lock: Lock) -> str:
+    if lock.chosen == lock.rival:
+        return f"nothing beats {lock.rival} beyond the noise, so {lock.rival} is chosen"
+    if lock.conclusive:
+        return f"{lock.chosen} beats {lock.rival} beyond the noise"
+    return f"{lock.chosen}, the policy of --policy, does not beat {lock.rival} beyond the noise"
 
 
-def _verdict(selected: Selected, path: Path) -> str:
-    """What was gained, for what, and what to type next."""
-    made = selected.lock
+def _conclusion(result: MoeSelectResult, path: Path) -> str:
+    """What was gained, at what cost, and the command to run next."""
+    lock = result.lock
     cost = (
-        f"by {made.spent.evaluations} mixtures, {selected.train_steps} training steps in "
-        f"{selected.seconds / 60:.1f} minutes"
+        f"by {lock.spent.evaluations} mixtures, {result.train_steps} training steps in "
+        f"{result.seconds / 60:.1f} minutes"
     )
     build = f"`hubmerge moerge --lock {path}` trains it."
-    gain = over(made, made.pick())
-    if made.conclusive:
-        return f"{made.chosen}: {gain} points over the null, {made.rival}, {cost}. {build}"
-    return f"Inconclusive: {_outcome(made)}, {cost}. {build}"
+    gain = format_gain(lock, lock.pick())
+    if lock.conclusive:
+        return f"{lock.chosen}: {gain} points over the null, {lock.rival}, {cost}. {build}"
+    return f"Inconclusive: {_describe_outcome(lock)}, {cost}. {build}"
 
 
-def _data(selected: Selected) -> dict[str, object]:
-    """The lock, and the race beside it."""
+def _to_json(result: MoeSelectResult) -> dict[str, object]:
+    """The lock, and the rounds of the race."""
     return {
-        **json.loads(selected.lock.to_bytes()),
-        "rungs": [dataclasses.asdict(rung) for rung in selected.rungs],
-        "train_steps": selected.train_steps,
+        **json.loads(result.lock.to_bytes()),
+        "rungs": [dataclasses.asdict(round_) for round_ in result.rounds],
+        "train_steps": result.train_steps,
     }
 
 
-def _plan(prepared: Prepared) -> Group:
+def _plan_table(prepared: PreparedMoeSelection) -> Group:
     rows = [
         (name, " ".join(map(str, prepared.steps(name))), " ".join(map(str, horizons)))
-        for name, horizons in _planned(prepared)
+        for name, horizons in _planned_horizons(prepared)
     ]
-    title = f"would choose what a mixture starts from; the null is {prepared.arms.null}"
+    title = f"would choose the start of a mixture; the null is {prepared.starts.null}"
     cost = (
-        f"The race takes {prepared.race_steps} training steps; the neighbours of its choice "
-        f"{prepared.sweep_steps} more at most."
+        f"The race takes {prepared.race_steps} training steps; measuring the steps around the "
+        f"choice takes at most {prepared.sweep_steps} more."
     )
-    return Group(table(("start", "steps", "trained for at most"), rows, title=title), line(cost))
+    return Group(
+        make_table(("start", "steps", "trained for at most"), rows, title=title), text_line(cost)
+    )
 
 
-def _planned(prepared: Prepared) -> Iterator[tuple[str, Sequence[int]]]:
-    for name in prepared.arms.places:
-        yield name, prepared.horizons[-1:] if name in prepared.sure else prepared.horizons
+def _planned_horizons(prepared: PreparedMoeSelection) -> Iterator[tuple[str, Sequence[int]]]:
+    for name in prepared.starts.indices:
+        yield name, prepared.horizons[-1:] if name in prepared.protected else prepared.horizons
 
 
-def _plan_data(prepared: Prepared) -> dict[str, object]:
+def _plan_to_json(prepared: PreparedMoeSelection) -> dict[str, object]:
     return {
         "target": prepared.request.method,
-        "null": prepared.arms.null,
-        "starts": {name: list(prepared.steps(name)) for name in prepared.arms.places},
+        "null": prepared.starts.null,
+        "starts": {name: list(prepared.steps(name)) for name in prepared.starts.indices},
         "horizons": list(prepared.horizons),
         "race_steps": prepared.race_steps,
         "sweep_steps": prepared.sweep_steps,

@@ -1,7 +1,8 @@
-"""What every verb shares: the common options, the Hub, how it prints, and how it fails."""
+"""What all commands share: the common options, access to the Hub, printing, and errors."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -31,139 +32,155 @@ if TYPE_CHECKING:
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
-_COMMON = {
-    "hub": (
-        Annotated[
-            str | None,
-            typer.Option(
-                "--hub",
-                help="`local` is the embedded Hub. [HUBMERGE_HUB, else HF_ENDPOINT or "
-                "huggingface.co]",
-            ),
-        ],
-        None,
-    ),
-    "as_json": (
-        Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")],
-        False,
-    ),
-    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")], False),
-    "debug": (
-        Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")],
-        False,
-    ),
-}
-
 
 @dataclass(frozen=True)
 class Session:
-    """One run of a verb: which Hub it works with, and how it speaks."""
+    """One run of a command: the options that every command has, the Hub, and where output goes."""
 
-    hub: str | None = None
-    as_json: bool = False
-    quiet: bool = False
-    debug: bool = False
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            "--hub",
+            help="`local` is the embedded Hub. [HUBMERGE_HUB, else HF_ENDPOINT or huggingface.co]",
+        ),
+    ] = None
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print data as JSON on standard output.")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False
 
     @property
-    def out(self) -> Console:
-        """Where results go: standard output, plain when it is no terminal."""
+    def console(self) -> Console:
+        """Standard output; plain text, 120 columns wide, when it is not a terminal."""
         width = None if sys.stdout.isatty() else 120
         return Console(width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
 
     @property
-    def log(self) -> ScoreLog:
-        """Every score that was ever measured here."""
+    def score_log(self) -> ScoreLog:
+        """Every score that was measured with this hubmerge home."""
         return ScoreLog(home() / "scores.jsonl")
 
     @property
-    def trials(self) -> TrialLog:
-        """Every merge that was measured here and never written."""
+    def trial_log(self) -> TrialLog:
+        """Every merge that a selection measured in memory."""
         return TrialLog(home() / "trials.jsonl")
 
     @property
     def home(self) -> Path:
+        """The folder where hubmerge keeps its own files."""
         return home()
 
     @contextmanager
-    def connected(self) -> Iterator[Hub]:
-        """The Hub, for as long as the block runs."""
+    def open_hub(self) -> Iterator[Hub]:
+        """A connection to the Hub that lasts as long as the block."""
         with connect(self.hub) as hub:
             yield hub
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:
-        """A bar on standard error that takes (what, done, total); silent when nobody watches."""
-        watched = sys.stderr.isatty() and not self.quiet
+        """A progress bar on standard error, called as (description, done, total).
+
+        It is hidden with --quiet and where standard error is not a terminal.
+        """
         with Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not watched,
+            disable=self.quiet or not sys.stderr.isatty(),
             transient=True,
         ) as bar:
-            line = bar.add_task("", total=None)
-            yield lambda what, done, total: bar.update(
-                line, description=what, completed=done, total=total
+            task = bar.add_task("", total=None)
+            yield lambda description, done, total: bar.update(
+                task, description=description, completed=done, total=total
             )
 
-    def say(self, text: str) -> None:
-        """A sentence for a human, on standard error."""
+    def print_message(self, text: str) -> None:
+        """Print a sentence on standard error, unless --quiet was given."""
         if not self.quiet:
-            with suppress(BrokenPipeError):  # nobody listens, and the work goes on
+            with suppress(BrokenPipeError):  # the reader is gone; the work goes on
                 print(printable_lines(text), file=sys.stderr)
 
-    def show(self, table: object, data: object) -> None:
-        """The result: a table for humans, or its data as JSON."""
+    def print_result(self, table: object, data: object) -> None:
+        """Print the result on standard output: the table, or with --json the data."""
         if self.as_json:
             print(json.dumps(data, indent=1, sort_keys=True))
         elif isinstance(table, str):
-            print(_without_tokens(printable_lines(table)))
+            print(_redact_tokens(printable_lines(table)))
         else:
-            self.out.print(table)
+            self.console.print(table)
 
 
-def verb(work: Callable[..., None], more: Sequence[inspect.Parameter] = ()) -> Callable[..., None]:
-    """Make `work(session, ...)` a command: its own options first, then those that all share.
+def command(
+    function: Callable[..., None], extra_options: Sequence[inspect.Parameter] = ()
+) -> Callable[..., None]:
+    """Make a typer command of `function(session, ...)`: its own options, then the session's.
 
-    `more` are options that it takes by `**`.
+    A parameter whose type is a dataclass is a group of options, one for each field. The values of
+    `extra_options` are passed to the function by name.
     """
-    signature = inspect.signature(work, eval_str=True)
-    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    own = [*more, *named[1:]]
-    shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in _COMMON.items()
+    _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    groups: dict[str, Any] = {
+        p.name: p.annotation for p in named if dataclasses.is_dataclass(p.annotation)
+    }
+    own = [
+        option for p in named for option in (_fields(groups[p.name]) if p.name in groups else [p])
+    ]
+    options = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in (*extra_options, *own, *_fields(Session))
     ]
 
-    @functools.wraps(work)
+    @functools.wraps(function)
     def run(**values: Any) -> None:
-        session = Session(**{name: values.pop(name) for name in _COMMON})
-        with _reporting(session.debug):
-            work(session, **values)
+        session = _build(Session, values)
+        grouped = {name: _build(group, values) for name, group in groups.items()}
+        with _errors_as_messages(session.debug):
+            function(session, **values, **grouped)
 
     del run.__wrapped__  # typer would look through it and see `session`
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    run.__signature__ = inspect.Signature([*keyword, *shared])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in (*keyword, *shared)}
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in options}
     return run
 
 
+def _fields(group: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass as keyword parameters; a field without a default is required."""
+    types = get_type_hints(group, include_extras=True)
+    empty = inspect.Parameter.empty
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=empty if field.default is dataclasses.MISSING else field.default,
+            annotation=types[field.name],
+        )
+        for field in dataclasses.fields(group)
+    ]
+
+
+def _build(group: Any, values: dict[str, Any]) -> Any:
+    """Take the values of a dataclass's fields out of `values`, and build it."""
+    return group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+
+
 @contextmanager
-def _reporting(debug: bool) -> Iterator[None]:
-    """Turn whatever goes wrong into one sentence, a way out and the contract's exit code."""
+def _errors_as_messages(debug: bool) -> Iterator[None]:
+    """Turn every error into one sentence, a hint and the documented exit code."""
     try:
         yield
-    except typer.Exit:  # an answer that has an exit code of its own
+    except typer.Exit:  # a result that has an exit code of its own
         raise
     except HubmergeError as error:
         if debug:
-            _complain_at_length()
-        _complain(error.message, error.hint)
+            _print_traceback()
+        _print_error(error.message, error.hint)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
-        _complain("Interrupted.", "Nothing that was finished is lost: run the same command again.")
+        _print_error("Interrupted.", "Finished work is kept: run the same command again.")
         raise typer.Exit(130) from None
     except BrokenPipeError:
         # `hubmerge steps ... | head` closed the pipe; Python would complain again at exit.
@@ -171,30 +188,31 @@ def _reporting(debug: bool) -> Iterator[None]:
         raise typer.Exit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if debug:
-            _complain_at_length()
-        place = f"{error.filename}: " if error.filename else ""
-        _complain(f"{place}{error.strerror or error}.", "Mend it and run the same command again.")
+            _print_traceback()
+        prefix = f"{error.filename}: " if error.filename else ""
+        message = f"{prefix}{error.strerror or error}."
+        _print_error(message, "Fix this and run the same command again.")
         raise typer.Exit(1) from error
     except Exception as error:
         if debug:
-            _complain_at_length()
-        _complain(
-            f"hubmerge failed in a way it should not: {type(error).__name__}: {error}",
-            "Please report it with what --debug prints.",
+            _print_traceback()
+        _print_error(
+            f"This is a bug in hubmerge: {type(error).__name__}: {error}",
+            "Please report it with the output of --debug.",
         )
         raise typer.Exit(1) from error
 
 
-def _complain(message: str, hint: str) -> None:
+def _print_error(message: str, hint: str) -> None:
     lines = [f"Error: {message}", *([hint] if hint else [])]
-    print(_without_tokens(printable_lines("\n".join(lines))), file=sys.stderr)
+    print(_redact_tokens(printable_lines("\n".join(lines))), file=sys.stderr)
 
 
-def _complain_at_length() -> None:
-    print(_without_tokens(traceback.format_exc()), file=sys.stderr)
+def _print_traceback() -> None:
+    print(_redact_tokens(traceback.format_exc()), file=sys.stderr)
 
 
-def _without_tokens(text: str) -> str:
+def _redact_tokens(text: str) -> str:
     return _TOKEN.sub("hf_***", text)
 
 

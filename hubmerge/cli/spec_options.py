@@ -1,4 +1,4 @@
-"""The fields of a spec as options of a command: names, types, help and defaults are said once."""
+"""The fields of a spec as options of a command, with the names, types and help of the spec."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 
-def options_of(model: type[BaseModel]) -> list[inspect.Parameter]:
-    """One optional option for every field; what was not typed is None."""
+def options_from_spec(model: type[BaseModel]) -> list[inspect.Parameter]:
+    """An option for every field; its value is None if it was not given."""
     return [_option(name, field) for name, field in model.model_fields.items()]
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    said = typer.Option(help=_help(field))
-    kind: Any = Annotated[_plain(field.annotation) | None, said]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+    annotation: Any = Annotated[
+        _without_none(field.annotation) | None, typer.Option(help=_help(field))
+    ]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
-def _plain(kind: Any) -> Any:
-    """The type without None, and lists of words apart: those have an option of one word."""
-    if get_origin(kind) is UnionType or NoneType in get_args(kind):
-        return next(inner for inner in get_args(kind) if inner is not NoneType)
-    return kind
+def _without_none(annotation: Any) -> Any:
+    """The first type of a union that is not None, such as str of `str | list[str] | None`."""
+    if get_origin(annotation) is UnionType or NoneType in get_args(annotation):
+        return next(part for part in get_args(annotation) if part is not NoneType)
+    return annotation
 
 
 def _help(field: FieldInfo) -> str:
-    """The description, with the default unless it tells one itself."""
-    said = field.description or ""
-    if field.is_required() or said.endswith("]"):
-        return said
+    """The description, followed by the default in brackets unless it ends with brackets."""
+    description = field.description or ""
+    if field.is_required() or description.endswith("]"):
+        return description
     words = {True: "on", False: "off"}
     default = words[field.default] if isinstance(field.default, bool) else field.default
-    return f"{said} [{default}]"
+    return f"{description} [{default}]"

@@ -1,4 +1,4 @@
-"""Tables that a human can scan: few lines, numbers to the right."""
+"""Tables, and the formats of numbers in them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rich.text import Text
 from hubmerge.refs import printable
 
 _BARS = "▁▂▃▄▅▆▇█"
-_WIDEST = 40
+_MAX_BARS = 40
 
 
-class Measured(Protocol):
+class ScoreLike(Protocol):
     """A score or a mean of scores."""
 
     @property
@@ -26,50 +26,52 @@ class Measured(Protocol):
     def stderr(self) -> float: ...
 
 
-def table(
+def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None
 ) -> Table:
-    """A table; a column whose name ends with `>` is flushed right."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    """A table; a column whose name ends with `>` is aligned to the right."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         right = column.endswith(">")
-        whole = right or column == "commit"  # what is copied and compared is never broken in two
-        made.add_column(
-            column.rstrip(">"), justify="right" if right else "left", no_wrap=whole, overflow="fold"
+        result.add_column(
+            column.rstrip(">"),
+            justify="right" if right else "left",
+            no_wrap=right or column == "commit",  # numbers and commits stay on one line
+            overflow="fold",
         )
     for row in rows:
-        # Text, not str: a name from a Hub must not be taken for markup.
-        made.add_row(*(Text(printable(str(cell))) for cell in row))
-    return made
+        # Text, not str: rich would read markup in a name from a Hub.
+        result.add_row(*(Text(printable(str(cell))) for cell in row))
+    return result
 
 
-def percent(value: float | None) -> str:
-    """A share as percent with one digit, a dash for none."""
+def format_percent(value: float | None) -> str:
+    """A fraction as percent with one digit, or a dash."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def measured(score: Measured | None) -> str:
-    """A score as percent with its standard error, a dash for none."""
-    return f"{percent(score.value)} ± {percent(score.stderr)}" if score else "-"
+def format_score(score: ScoreLike | None) -> str:
+    """A score and its standard error in percent, or a dash."""
+    return f"{format_percent(score.value)} ± {format_percent(score.stderr)}" if score else "-"
 
 
-def line(text: str) -> Text:
-    """A line of text as it is, below a table."""
+def text_line(text: str) -> Text:
+    """A line of text to print below a table."""
     return Text(printable(text))
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Finite values, one or more, as bars from the lowest to the highest; of many, 40 of them."""
-    shown = min(len(values), _WIDEST)
-    apart = (len(values) - 1) / max(shown - 1, 1)
-    kept = [values[round(place * apart)] for place in range(shown)]
+    """A bar for each of one or more finite values, at most 40, from the lowest to the highest."""
+    shown = min(len(values), _MAX_BARS)
+    stride = (len(values) - 1) / max(shown - 1, 1)
+    sampled = [values[round(index * stride)] for index in range(shown)]
     low, high = min(values), max(values)
     height = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((value - low) * height)] for value in kept)
+    return "".join(_BARS[round((value - low) * height)] for value in sampled)
 
 
 def can_print(text: str) -> bool:
-    """Whether standard output has the characters; a terminal without them shows question marks."""
+    """Whether the encoding of standard output has these characters."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

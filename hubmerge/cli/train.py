@@ -3,114 +3,112 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hubmerge.cli.options import Columns, Device, DryRun, Private
-from hubmerge.cli.session import Session, verb
-from hubmerge.cli.spec_options import options_of
-from hubmerge.cli.tables import percent, table
+from hubmerge.cli.options import Columns, DryRun, Private, TrainingOptions
+from hubmerge.cli.session import Session, command
+from hubmerge.cli.spec_options import options_from_spec
+from hubmerge.cli.tables import format_percent, make_table
 from hubmerge.refs import step_tag
-from hubmerge.specs import TrainSpec, read_yaml, validated
+from hubmerge.specs import TrainSpec, read_yaml, validate_spec
 
 if TYPE_CHECKING:
-    from hubmerge.flows.train import Trained
+    from hubmerge.flows.train import TrainResult
     from hubmerge.runs.run import Run
 
 
 def train(
     session: Session,
     spec: Annotated[
-        Path | None, typer.Argument(help="YAML with these options; options typed win.")
+        Path | None, typer.Argument(help="YAML file of these options; options given here win.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. [~/.hubmerge/runs/...]")
     ] = None,
     columns: Columns = None,
-    device: Device = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.")] = 0,
-    state_every: Annotated[
-        int, typer.Option(min=0, help="Steps a crash can cost at most; 0: to the last push.")
-    ] = 100,
-    track: Annotated[
-        str, typer.Option(help="Trackers, if installed: tensorboard, trackio, wandb.")
-    ] = "",
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on where the run was interrupted.")
-    ] = True,
+    *,
+    training_options: TrainingOptions,
     private: Private = False,
     dry_run: DryRun = False,
     **typed: Any,
 ) -> None:
-    """Train an expert and publish its steps as revisions, each with its own tag.
+    """Train an expert and publish its steps as tagged revisions.
 
-    Running the same command again goes on with what was interrupted: training or publishing. Under
+    If it was interrupted, the same command continues the training or the publishing. Under
     `accelerate launch -m hubmerge train ...` several processes share each batch.
+
+    Example: hubmerge train --base o/clip --task mini-mnist --to me/mnist
     """
-    values: dict[str, Any] = read_yaml(spec) if spec else {}
-    values |= {name: value for name, value in typed.items() if value is not None}
-    asked = validated(TrainSpec, values, str(spec) if spec else "train")
-    rank, world = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
-    if rank > 0:
+    train_spec = _read_spec(spec, typed)
+    machine = training_options.machine()
+    if not machine.is_main_process:
         session = dataclasses.replace(session, quiet=True)
-    with session.connected() as hub:
+    with session.open_hub() as hub:
         from hubmerge.flows import train as flow
-        from hubmerge.runs.expert_job import prepare
-        from hubmerge.runs.machine import Machine
-        from hubmerge.runs.run import forget_position
-        from hubmerge.tasks.custom_task import read_columns
+        from hubmerge.runs.expert_job import prepare_expert_run
+        from hubmerge.runs.run import discard_position
+        from hubmerge.tasks.custom_task import parse_columns
         from hubmerge.tasks.lookup import find_task
 
-        trackers = tuple(filter(None, track.split(",")))
-        machine = Machine(device, workers, state_every, trackers, rank, world)
-        task = find_task(asked.task, read_columns(columns) if columns else None)
-        run = prepare(hub, asked, task, session.home / "runs", out, machine, columns)
-        for note in run.notes:
-            session.say(f"Note: {note}")
-        if dry_run:
-            said = {"run": run.id, "steps": list(run.steps), "to": asked.to, "notes": run.notes}
-            session.show(_plan(run), said)
-            return
-        session.say(
-            f"{task.name}: {asked.steps} steps from {run.base.revision.label}, "
-            f"{len(run.steps)} revisions to {asked.to}, run {run.id[:12]}"
+        task = find_task(train_spec.task, parse_columns(columns) if columns else None)
+        run = prepare_expert_run(
+            hub, train_spec, task, session.home / "runs", out, machine, columns
         )
-        if not resume:
-            forget_position(run)
+        for note in run.notes:
+            session.print_message(f"Note: {note}")
+        if dry_run:
+            _print_plan(session, run)
+            return
+        session.print_message(
+            f"{task.name}: {train_spec.steps} steps from {run.base.revision.label}, "
+            f"{len(run.steps)} revisions to {run.to}, run {run.id[:12]}"
+        )
+        if not training_options.resume:
+            discard_position(run)
         with session.progress() as progress:
-            trained = flow.train(hub, run, progress, private=private)
-        if trained is not None:
-            session.show(_result(trained), _data(trained))
+            result = flow.train(hub, run, progress, private=private)
+    if result is not None:
+        session.print_result(_result_table(result), _to_json(result))
 
 
-train_command = verb(train, options_of(TrainSpec))
+train_command = command(train, options_from_spec(TrainSpec))
 
 
-def _plan(run: Run) -> object:
+def _read_spec(path: Path | None, typed: dict[str, Any]) -> TrainSpec:
+    """The spec of a YAML file, with the options given on the command line in place of its own."""
+    values: dict[str, Any] = read_yaml(path) if path else {}
+    values |= {name: value for name, value in typed.items() if value is not None}
+    return validate_spec(TrainSpec, values, str(path) if path else "train")
+
+
+def _print_plan(session: Session, run: Run) -> None:
     rows = [(step, step_tag(step)) for step in run.steps]
-    return table(("step>", "tag"), rows, title=f"would push to {run.to}, run {run.id[:12]}")
+    session.print_result(
+        make_table(("step>", "tag"), rows, title=f"would push to {run.to}, run {run.id[:12]}"),
+        {"run": run.id, "steps": list(run.steps), "to": run.to, "notes": run.notes},
+    )
 
 
-def _result(trained: Trained) -> object:
-    points = trained.points
+def _result_table(result: TrainResult) -> object:
+    points = result.points
     rows = [
         (
             step, step_tag(step), commit[:12], f"{points[step].loss:.3f}",
-            percent(points[step].accuracy),
+            format_percent(points[step].accuracy),
         )
-        for step, commit in trained.commits.items()
+        for step, commit in result.commits.items()
     ]  # fmt: skip
     columns = ("step>", "tag", "commit", "loss>", "validation %>")
-    return table(columns, rows, title=f"{trained.repo_id}, run {trained.run[:12]}")
+    return make_table(columns, rows, title=f"{result.repo_id}, run {result.run[:12]}")
 
 
-def _data(trained: Trained) -> dict[str, object]:
+def _to_json(result: TrainResult) -> dict[str, object]:
     return {
-        "repo": trained.repo_id,
-        "run": trained.run,
-        "commits": {step_tag(step): commit for step, commit in trained.commits.items()},
-        "validation": [point.said() for point in trained.curve],
+        "repo": result.repo_id,
+        "run": result.run,
+        "commits": {step_tag(step): commit for step, commit in result.commits.items()},
+        "validation": [point.to_json() for point in result.curve],
     }

@@ -10,42 +10,49 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubmerge.cli.session import Session, verb
-from hubmerge.cli.tables import table
+from hubmerge.cli.session import Session, command
+from hubmerge.cli.tables import make_table
 from hubmerge.errors import IntegrityError, raise_together
 from hubmerge.refs import parse_ref
 
 if TYPE_CHECKING:
     from hubmerge.flows.verify import Check
 
-_WAY_OUT = "Do not use it before you know why."
+_HINT = "Do not use the model before you know the reason."
 
 
-@verb
+@command
 def verify(
     session: Session,
-    model: Annotated[str, typer.Argument(help="A folder or a revision that hubmerge made.")],
+    model: Annotated[str, typer.Argument(help="A folder or a revision made by hubmerge.")],
     lock: Annotated[
-        Path | None, typer.Option(help="The lock it was made from. [the one beside it]")
+        Path | None, typer.Option(help="The lock it was made from. [the one in its folder]")
     ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Merge it again and compare every byte.")
+        bool, typer.Option("--rebuild", help="Merge again and compare every byte.")
     ] = False,
 ) -> None:
-    """Check files, lock and pinned experts of a model; everything that is wrong ends in exit 3."""
+    """Check files, lock and pinned experts of a model.
+
+    Exit code 3: something does not match what the manifest records.
+
+    Example: hubmerge verify ./merged --rebuild
+    """
     ref = parse_ref(model)
     session.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = tempfile.TemporaryDirectory(dir=session.home) if rebuild else nullcontext()
-    with session.connected() as hub, scratch as folder, session.progress() as progress:
+    with session.open_hub() as hub, scratch as folder, session.progress() as progress:
         from hubmerge.flows.verify import verify as look
 
         checks = look(hub, ref, lock, Path(folder) if folder else None, progress)
-    session.show(_table(str(ref), checks), [dataclasses.asdict(check) for check in checks])
-    raise_together(IntegrityError, [one.problem for one in checks if one.problem], _WAY_OUT)
+    session.print_result(
+        _checks_table(str(ref), checks), [dataclasses.asdict(check) for check in checks]
+    )
+    raise_together(IntegrityError, [check.problem for check in checks if check.problem], _HINT)
 
 
-def _table(name: str, checks: list[Check]) -> object:
-    rows = [(one.what, one.found, "WRONG" if one.problem else "ok") for one in checks]
-    wrong = sum(one.problem is not None for one in checks)
+def _checks_table(name: str, checks: list[Check]) -> object:
+    rows = [(check.what, check.found, "WRONG" if check.problem else "ok") for check in checks]
+    wrong = sum(check.problem is not None for check in checks)
     title = f"{name}: {len(checks)} checked, {wrong or 'none'} wrong"
-    return table(("checked", "found", ""), rows, title=title)
+    return make_table(("checked", "found", ""), rows, title=title)

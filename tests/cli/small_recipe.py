@@ -1,4 +1,4 @@
-"""A recipe that is measured in seconds: two tasks, two seeds, eight steps, averages alone."""
+"""A recipe that runs in seconds: two tasks, two seeds, eight steps, only averages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ claims:
 
 
 def write_recipes(folder: Path) -> Path:
-    """Two recipes of one suite in a folder; the second is the first under another name."""
+    """Write two recipes of one suite into a folder; both measure the same."""
     for name in ("falling", "other"):
         (folder / name).mkdir(parents=True)
         (folder / name / "recipe.yaml").write_text(_RECIPE)

@@ -1,4 +1,4 @@
-"""`hubmerge run`: plans, what is known already, failures, verdicts. Units of a small recipe."""
+"""`hubmerge run` on a small recipe: plans, known units, failures, verdicts, launch scripts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
-from typer.testing import Result as Answer
+from typer.testing import CliRunner, Result
 
 from hubmerge.cli.app import app
 from hubmerge.reproduce.code_digest import code_version
-from hubmerge.reproduce.combined_plan import Order, order
-from hubmerge.reproduce.store import Store
+from hubmerge.reproduce.combined_plan import CombinedPlan, combine_plans
+from hubmerge.reproduce.store import ResultStore
 from tests.cli.small_recipe import write_recipes
 
 
@@ -22,16 +21,16 @@ def recipes(tmp_path: Path) -> Path:
     return write_recipes(tmp_path / "recipes")
 
 
-def called(recipes: Path, *words: object, profile: str = "smoke") -> Answer:
-    said = ["run", str(recipes / "falling"), "--profile", profile, *map(str, words)]
+def run_falling(recipes: Path, *words: object, profile: str = "smoke") -> Result:
     work = ["--work", str(recipes.parent / "work")]
-    return CliRunner().invoke(app, [*said, *([] if "--work" in said else work)])
+    command = ["run", str(recipes / "falling"), "--profile", profile, *work, *map(str, words)]
+    return CliRunner().invoke(app, command)
 
 
-def measured(recipes: Path, at_8: float = 0.6) -> Order:
-    """Every unit known: averages of 0.7 at 2 steps; at 8 as said, a point less for seed 1."""
-    ordered = order([recipes / "falling"], "smoke")
-    store = Store(recipes.parent / "work", code_version())
+def store_results(recipes: Path, at_8: float = 0.6) -> CombinedPlan:
+    """Store a result of each unit: averages are 0.7 at step 2, `at_8` at 8 (seed 1: 0.01 less)."""
+    ordered = combine_plans([recipes / "falling"], "smoke")
+    store = ResultStore(recipes.parent / "work", code_version())
     (store.folder / "home" / "hub").mkdir(parents=True, exist_ok=True)
     for unit in ordered.units:
         rows = []
@@ -43,35 +42,35 @@ def measured(recipes: Path, at_8: float = 0.6) -> Order:
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(recipes: Path) -> None:
-    answer = called(recipes, recipes / "other", "--dry-run", "--json")
-    assert answer.exit_code == 0, answer.output
-    said = json.loads(answer.stdout)
-    assert said["recipes"] == ["falling", "other"]
-    kinds = {one["kind"]: one for one in said["kinds"]}  # of both recipes, which share all
+    result = run_falling(recipes, recipes / "other", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert plan["recipes"] == ["falling", "other"]
+    kinds = {costs["kind"]: costs for costs in plan["kinds"]}  # both recipes share all units
     assert (kinds["train"]["units"], kinds["train"]["steps"]) == (4, 32)
     assert (kinds["train"]["seconds"], kinds["merge"]["seconds"]) == (16.0, 16.0)
     assert not (recipes.parent / "work").exists()
-    table = called(recipes, "--dry-run").stdout
-    assert "would make for falling, profile smoke" in table
+    table = run_falling(recipes, "--dry-run").stdout
+    assert "would run for falling, profile smoke" in table
     assert "(assumed)" in table
 
 
-def test_names_that_nobody_knows_are_answered_with_near_ones(recipes: Path) -> None:
-    assert "Did you mean smoke?" in called(recipes, profile="smok").stderr
-    key = order([recipes / "falling"], "smoke").units[0].key
-    near = called(recipes, "--only", f"{key[:-1]}x", "--dry-run")
-    assert (near.exit_code, f"Did you mean {key}?" in near.stderr) == (2, True)
-    assert "There is no recipe" in called(recipes, recipes / "none", "--dry-run").stderr
+def test_unknown_names_are_answered_with_similar_ones(recipes: Path) -> None:
+    assert "Did you mean smoke?" in run_falling(recipes, profile="smok").stderr
+    key = combine_plans([recipes / "falling"], "smoke").units[0].key
+    similar = run_falling(recipes, "--only", f"{key[:-1]}x", "--dry-run")
+    assert (similar.exit_code, f"Did you mean {key}?" in similar.stderr) == (2, True)
+    assert "There is no recipe" in run_falling(recipes, recipes / "none", "--dry-run").stderr
 
 
-def test_what_is_known_is_told_without_running_anything(recipes: Path) -> None:
-    measured(recipes)
-    answer = called(recipes, "--json")
-    assert answer.exit_code == 0, answer.output
-    said = json.loads(answer.stdout)
-    (told,) = said["recipes"]
-    assert (said["made"], told["verdict"]) == ([], "reproduced")
-    results = json.loads(Path(told["results"]).read_text())
+def test_results_of_known_units_are_written_without_running_anything(recipes: Path) -> None:
+    store_results(recipes)
+    result = run_falling(recipes, "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    (recipe,) = data["recipes"]
+    assert (data["made"], recipe["verdict"]) == ([], "reproduced")
+    results = json.loads(Path(recipe["results"]).read_text())
     assert results["claims"][0]["values"] == pytest.approx([0.1, 0.11])
     assert results["provenance"]["code"] == code_version()
     assert results["provenance"]["units"]["merge"] == 4
@@ -79,64 +78,64 @@ def test_what_is_known_is_told_without_running_anything(recipes: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "results.json", "accuracy.png", "accuracy.svg"
     }  # fmt: skip
-    assert "+10.5 ± 0.5" in called(recipes).stdout
+    assert "+10.5 ± 0.5" in run_falling(recipes).stdout
 
 
-def test_a_number_outside_its_band_fails_a_check(recipes: Path) -> None:
+def test_check_fails_for_a_number_outside_its_band(recipes: Path) -> None:
     from hubmerge.reproduce.expected import write_expected
     from hubmerge.results import read_results
 
-    measured(recipes)
-    called(recipes)
+    store_results(recipes)
+    run_falling(recipes)
     results = read_results(recipes.parent / "work" / "falling-smoke")
     write_expected(recipes / "falling", results)
-    assert called(recipes, "--check").exit_code == 0
-    measured(recipes, at_8=0.2)
-    assert called(recipes).exit_code == 0
-    answer = called(recipes, "--check")
-    assert answer.exit_code == 1
-    assert "falling: " in answer.stderr
-    assert "Find out why" in answer.stderr
+    assert run_falling(recipes, "--check").exit_code == 0
+    store_results(recipes, at_8=0.2)
+    assert run_falling(recipes).exit_code == 0
+    result = run_falling(recipes, "--check")
+    assert result.exit_code == 1
+    assert "falling: " in result.stderr
+    assert "Find out why" in result.stderr
 
 
-def test_one_unit_alone_needs_what_it_needs(recipes: Path) -> None:
-    merge = next(unit for unit in order([recipes / "falling"], "smoke").units if unit.needs)
-    answer = called(recipes, "--only", merge.key)
-    assert answer.exit_code == 1
-    assert "1 of 1 units failed." in answer.stderr
-    assert "not made yet" in answer.stdout
+def test_a_single_unit_fails_without_the_units_it_needs(recipes: Path) -> None:
+    merge = next(unit for unit in combine_plans([recipes / "falling"], "smoke").units if unit.needs)
+    result = run_falling(recipes, "--only", merge.key)
+    assert result.exit_code == 1
+    assert "1 of 1 units failed." in result.stderr
+    assert "has no result yet" in result.stdout
 
 
 @pytest.mark.slow
-def test_a_failure_is_told_with_the_command_that_makes_just_it(recipes: Path) -> None:
-    """A base that no Hub has: a real worker asks the embedded Hub for it."""
+def test_a_failure_is_reported_with_the_command_that_runs_only_it(recipes: Path) -> None:
+    """The base is on no Hub: a real worker asks the embedded Hub for it."""
     suite = recipes / "suites" / "small.yaml"
     suite.write_text(suite.read_text().replace("hubmerge/tiny-clip", "nobody/nothing"))
-    answer = called(recipes, "--debug")
-    ordered = order([recipes / "falling"], "smoke")
+    result = run_falling(recipes, "--debug")
+    ordered = combine_plans([recipes / "falling"], "smoke")
     base = ordered.units[0]
-    assert answer.exit_code == 1
-    assert "nobody/nothing" in answer.stdout
-    assert f"1 of {len(ordered.units)} units failed, and 8 that need them" in answer.stderr
-    assert f"--work {recipes.parent / 'work'} --only {base.key}" in answer.stderr
-    assert "falling is not told: 9 of its units are missing." in answer.stderr
-    assert (recipes.parent / "work" / "home" / "hub").is_dir()  # and not the user's own
+    assert result.exit_code == 1
+    assert "nobody/nothing" in result.stdout
+    assert f"1 of {len(ordered.units)} units failed, and 8 that need them" in result.stderr
+    assert f"--work {recipes.parent / 'work'} --only {base.key}" in result.stderr
+    assert "falling has no results yet: 9 of its units are missing." in result.stderr
+    assert (recipes.parent / "work" / "home" / "hub").is_dir()  # not the user's own Hub
 
 
-def test_two_runs_of_one_folder_do_not_mix(recipes: Path) -> None:
-    with Store(recipes.parent / "work", "c").alone():
-        answer = called(recipes)
-    assert (answer.exit_code, "Another hubmerge runs recipes" in answer.stderr) == (75, True)
+def test_a_second_run_in_the_same_folder_is_refused(recipes: Path) -> None:
+    with ResultStore(recipes.parent / "work", "c").lock_all():
+        result = run_falling(recipes)
+    assert (result.exit_code, "Another hubmerge runs recipes" in result.stderr) == (75, True)
 
 
-def test_a_launch_is_written_for_what_is_missing(recipes: Path, tmp_path: Path) -> None:
-    local = called(recipes, "--emit", "slurm")
+def test_a_launch_script_is_written_for_the_missing_units(recipes: Path, tmp_path: Path) -> None:
+    local = run_falling(recipes, "--emit", "slurm")
     assert "the embedded Hub of one machine" in local.stderr
-    nobody = called(recipes, "--emit", "slurm", profile="paper")
-    assert "Write --owner NAME" in nobody.stderr
+    without_owner = run_falling(recipes, "--emit", "slurm", profile="paper")
+    assert "Write --owner NAME" in without_owner.stderr
     for kind in ("slurm", "hf-jobs"):
         script = tmp_path / f"{kind}.sh"
         words: tuple[Any, ...] = ("--emit", kind, "--owner", "me", "--out", script)
-        assert called(recipes, *words, profile="paper").exit_code == 0
-        keys = [unit.key for unit in order([recipes / "falling"], "paper").units]
+        assert run_falling(recipes, *words, profile="paper").exit_code == 0
+        keys = [unit.key for unit in combine_plans([recipes / "falling"], "paper").units]
         assert all(script.read_text().count(key) == 1 for key in keys)
