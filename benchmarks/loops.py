@@ -1,4 +1,4 @@
-"""Three loops that train the same network on the same batches: ours, a bare one, and Trainer."""
+"""Three loops that train the same network on the same batches: hubmerge, bare PyTorch, Trainer."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from hubmerge.evaluation import Examples
 from hubmerge.learners.learner import Learner
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.training.fit import make_fit
-from hubmerge.training.inputs import Data, Watch, Watched
+from hubmerge.training.inputs import TrainingCallbacks, TrainingData, ValidationTask
 from hubmerge.training.loop import train
-from hubmerge.training.row_order import Order
+from hubmerge.training.row_order import RowOrder
 
 Tick = Callable[[], None]
 Loop = Callable[[Tick], list[float]]  # -> the loss of every step
 Batch = dict[str, Tensor]
 
 
-class Turns:
-    """Loops in one process that make one step each in turn, so that noise hits all alike.
+class RoundRobin:
+    """Runs loops in one process, one step each in turn, so that noise affects all equally.
 
-    A loop calls its tick when it is about to begin and after every step; between two ticks none of
-    the others runs. `seconds` are what its thread computed from tick to tick: nothing in a loop
-    waits, other programs on the machine do not count, and with one thread that is all of its work.
+    A loop calls its tick before it starts and after every step; between two ticks no other loop
+    runs. `seconds` is the CPU time of its thread from tick to tick: no loop waits, other programs
+    do not count, and with one thread it is all of the loop's work.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -49,32 +49,32 @@ class Turns:
         self._began: dict[str, float] = {}
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._gates[self._ring[0]].release()
 
     def tick(self, name: str) -> None:
         if name in self._began:
             self.seconds[name].append(time.thread_time() - self._began[name])
         self._ring.rotate(-1)
-        self.begin()
+        self.start()
         self._gates[name].acquire()
         self._began[name] = time.thread_time()
 
     @contextmanager
     def turn(self, name: str) -> Iterator[None]:
-        """Wait for the first turn; at the end let the others go on without this one."""
+        """Wait for the first turn; at the end let the others continue without this loop."""
         self._gates[name].acquire()
         try:
             yield
         finally:
             self._ring.remove(name)
             if self._ring:
-                self.begin()
+                self.start()
 
 
-def side_by_side(loops: Mapping[str, Loop]) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Seconds from the first tick to the last, and losses, of each loop."""
-    turns = Turns(list(loops))
+def run_interleaved(loops: Mapping[str, Loop]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The seconds from the first tick to the last, and the losses, of each loop."""
+    turns = RoundRobin(list(loops))
 
     def run(name: str) -> list[float]:
         with turns.turn(name):
@@ -82,53 +82,54 @@ def side_by_side(loops: Mapping[str, Loop]) -> tuple[dict[str, float], dict[str,
 
     with ThreadPoolExecutor(len(loops)) as pool:
         running = {name: pool.submit(run, name) for name in loops}
-        turns.begin()
+        turns.start()
         losses = {name: future.result() for name, future in running.items()}
     return {name: sum(seconds) for name, seconds in turns.seconds.items()}, losses
 
 
-def loops(case: Case, steps: int) -> dict[str, Loop]:
-    """The loops over one case, each with a network of its own."""
+def make_loops(case: Case, steps: int) -> dict[str, Loop]:
+    """The loops over one case, each with its own network."""
     rows = case.training()
-    order = Order(len(rows), case.spec(steps).batch, seed=0)
-    planned = [[row for _, row in order.step(step)] for step in range(1, steps + 1)]
-    return {  # Trainer is made first, as it throws the state of every Accelerator away
-        "Trainer": lambda tick: by_trainer(case, planned, rows, tick),
-        "hubmerge": lambda tick: ours(case, steps, rows, tick),
-        "bare": lambda tick: bare(case, planned, rows, tick),
+    order = RowOrder(len(rows), case.spec(steps).batch, seed=0)
+    planned = [[row for _, row in order.rows_of_step(step)] for step in range(1, steps + 1)]
+    return {  # Trainer is made first, as it resets the state of every Accelerator
+        "Trainer": lambda tick: run_trainer(case, planned, rows, tick),
+        "hubmerge": lambda tick: run_hubmerge(case, steps, rows, tick),
+        "bare": lambda tick: run_bare(case, planned, rows, tick),
     }
 
 
-def ours(case: Case, steps: int, rows: Split, tick: Tick, workers: int = 0) -> list[float]:
-    """As `hubmerge train` has it, with nothing saved and a single row of validation."""
+def run_hubmerge(case: Case, steps: int, rows: Split, tick: Tick, workers: int = 0) -> list[float]:
+    """The loop of `hubmerge train`, without saving and with a single row of validation."""
     learner, losses = case.learner(), []
     accelerator = Accelerator(cpu=True)
     fit = make_fit(learner, case.spec(steps), accelerator)
     validation = load_split(case.task, "validation")
-    one = Examples(
+    single_row = Examples(
         learner.for_evaluation, replace(validation, rows=validation.rows.select(range(1)))
     )
 
-    def track(said: Mapping[str, float], step: int) -> None:
-        accelerator.log(dict(said), step)
-        losses.extend([said["loss"]] if "loss" in said else [])
+    def track(values: Mapping[str, float], step: int) -> None:
+        accelerator.log(dict(values), step)
+        losses.extend([values["loss"]] if "loss" in values else [])
 
-    watch = Watch(progress=lambda what, done, total: tick(), track=track)
-    line = train(fit, Data(rows, (Watched(learner, one),), workers), (steps,), watch)
-    next(line)  # the base is measured before the clock starts
+    callbacks = TrainingCallbacks(progress=lambda what, done, total: tick(), log_metrics=track)
+    data = TrainingData(rows, (ValidationTask(learner, single_row),), workers)
+    events = train(fit, data, (steps,), callbacks)
+    next(events)  # the base is evaluated before the clock starts
     tick()
-    for _ in line:
+    for _ in events:
         pass
     return losses
 
 
-def bare(case: Case, planned: list[list[int]], rows: Split, tick: Tick) -> list[float]:
-    """What one would write by hand: rows prepared beforehand and kept, the loss read each step."""
+def run_bare(case: Case, planned: list[list[int]], rows: Split, tick: Tick) -> list[float]:
+    """A loop written by hand: rows are prepared before, and the loss is read at every step."""
     learner = case.learner()
     network, losses = learner.network, []
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=case.lr, weight_decay=0.1, fused=True)
-    examples = Prepared(learner, rows)
+    examples = PreparedRows(learner, rows)
     tick()
     network.train()
     for numbers in planned:
@@ -143,22 +144,24 @@ def bare(case: Case, planned: list[list[int]], rows: Split, tick: Tick) -> list[
     return losses
 
 
-def by_trainer(case: Case, planned: list[list[int]], rows: Split, tick: Tick) -> list[float]:
-    """transformers' Trainer, with all that can be switched off switched off."""
+def run_trainer(case: Case, planned: list[list[int]], rows: Split, tick: Tick) -> list[float]:
+    """transformers' Trainer with every optional feature switched off."""
     learner, losses = case.learner(), []
 
     class Ticking(TrainerCallback):
-        def on_train_begin(self, *said: Any, **more: Any) -> None:
+        def on_train_begin(self, *values: Any, **more: Any) -> None:
             tick()
 
-        def on_step_end(self, *said: Any, **more: Any) -> None:
+        def on_step_end(self, *values: Any, **more: Any) -> None:
             tick()
 
     class Ordered(Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return [row for numbers in planned for row in numbers]
 
-        def compute_loss(self, model: nn.Module, inputs: Batch, *said: Any, **more: Any) -> Tensor:
+        def compute_loss(
+            self, model: nn.Module, inputs: Batch, *values: Any, **more: Any
+        ) -> Tensor:
             loss = mean_loss(model, inputs)
             losses.append(loss.item())
             return loss
@@ -182,16 +185,16 @@ def by_trainer(case: Case, planned: list[list[int]], rows: Split, tick: Tick) ->
             dataloader_pin_memory=False,
             remove_unused_columns=False,
         )
-        examples = Prepared(learner, rows)
+        examples = PreparedRows(learner, rows)
         trainer = Ordered(learner.network, options, collate, examples, callbacks=[Ticking()])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return losses
 
 
-def evaluated(learner: Learner, rows: Split) -> list[list[dict[str, Any]]]:
-    """Rows for evaluation as batches of the sizes that we evaluate; of a rank task all choices."""
-    examples = prepared(learner, rows)
+def evaluation_batches(learner: Learner, rows: Split) -> list[list[dict[str, Any]]]:
+    """Evaluation rows in batches of hubmerge's sizes; with all choices for a rank task."""
+    examples = prepare_rows(learner, rows)
     if rows.task.spec.kind == "rank":
         choices = learner.tokenizer(text_target=list(rows.task.spec.choices))["input_ids"]
         answers = [rows.example(row).answer for row in range(len(rows))]
@@ -206,7 +209,7 @@ def evaluated(learner: Learner, rows: Split) -> list[list[dict[str, Any]]]:
 
 @torch.inference_mode()
 def bare_accuracy(learner: Learner, batches: list[list[dict[str, Any]]]) -> float:
-    """Share of right answers, as one would write it by hand."""
+    """The accuracy, as one would compute it by hand."""
     network, right, count = learner.network.eval(), 0, 0
     for rows in batches:
         batch = collate(rows)
@@ -220,7 +223,7 @@ def bare_accuracy(learner: Learner, batches: list[list[dict[str, Any]]]) -> floa
 
 
 def _likeliest(model: nn.Module, batch: Batch, rows: list[dict[str, Any]]) -> Tensor:
-    """The choice of the highest log-probability; every row has the same number of choices."""
+    """The choice with the highest log-probability; every row has the same number of choices."""
     choices = [choice for row in rows for choice in row["choices"]]
     labels = pad_sequence(choices, batch_first=True, padding_value=-100)
     many = len(rows[0]["choices"])
@@ -231,12 +234,12 @@ def _likeliest(model: nn.Module, batch: Batch, rows: list[dict[str, Any]]) -> Te
         attention_mask=mask.repeat_interleave(many, 0),
         decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
     ).logits
-    told = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    return told.view(len(rows), many, -1).sum(dim=-1).argmin(dim=-1)
+    losses_per_token = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return losses_per_token.view(len(rows), many, -1).sum(dim=-1).argmin(dim=-1)
 
 
 def mean_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """Of a classifier, or of a transformers language model, which knows its own."""
+    """The loss of a classifier, or of a transformers language model, which returns its own."""
     if "labels" in batch:
         return network.model(**batch).loss
     return cross_entropy(_logits(network, batch), batch["label"])
@@ -247,8 +250,8 @@ def _logits(network: nn.Module, batch: Batch) -> Tensor:
     return network(*inputs)
 
 
-class Prepared(torch.utils.data.Dataset):
-    """Rows that are prepared, all of them, when the first is asked for."""
+class PreparedRows(torch.utils.data.Dataset):
+    """Rows that are all prepared when the first one is read."""
 
     def __init__(self, learner: Learner, rows: Split) -> None:
         self._learner, self._rows = learner, rows
@@ -261,11 +264,11 @@ class Prepared(torch.utils.data.Dataset):
 
     @cached_property
     def _kept(self) -> Any:
-        return prepared(self._learner, self._rows)
+        return prepare_rows(self._learner, self._rows)
 
 
-class Cropped(torch.utils.data.Dataset):
-    """Pictures in memory, cropped anew whenever they are asked for."""
+class CroppedImages(torch.utils.data.Dataset):
+    """Images in memory, cropped at random whenever they are read."""
 
     def __init__(self, pairs: list[tuple[Any, int]], crop: Callable[[Any], Tensor]) -> None:
         self._pairs, self._crop = pairs, crop
@@ -278,13 +281,17 @@ class Cropped(torch.utils.data.Dataset):
         return {"image": self._crop(picture), "label": label}
 
 
-def prepared(learner: Any, rows: Split) -> Any:
-    """Every row as the rivals take it: tensors, but for pictures that are cropped at random."""
+def prepare_rows(learner: Any, rows: Split) -> Any:
+    """Every row as the other loops use it: tensors, or images that are cropped at random."""
     kind, examples = rows.task.spec.kind, [rows.example(row) for row in range(len(rows))]
-    if kind == "image" and learner.augmented is not None:
-        return Cropped([(picture.copy(), label) for picture, label in examples], learner.augmented)
+    if kind == "image" and learner.augmented_transform is not None:
+        return CroppedImages(
+            [(picture.copy(), label) for picture, label in examples], learner.augmented_transform
+        )
     if kind == "image":
-        return [{"image": learner.plain(picture), "label": label} for picture, label in examples]
+        return [
+            {"image": learner.transform(picture), "label": label} for picture, label in examples
+        ]
     longest, tokenizer = learner.max_tokens, learner.tokenizer
     if kind == "text":
         texts, labels = zip(*examples, strict=True)
@@ -302,7 +309,7 @@ def prepared(learner: Any, rows: Split) -> Any:
 
 
 def collate(rows: list[dict[str, Any]]) -> Batch:
-    """Rows as one batch; texts padded to the longest of them. Both tokenizers pad with 0."""
+    """Rows as one batch; texts are padded with 0, as in both tokenizers, to the longest one."""
     batch: Batch = {}
     if "image" in rows[0]:
         batch["image"] = torch.stack([row["image"] for row in rows])

@@ -1,8 +1,8 @@
-"""How fast is `hubmerge merge`? Ratios, measured side by side in one run.
+"""The speed of `hubmerge merge` compared with merging in memory, in one run.
 
-The rival merges as the papers' own code does: every state dict in memory with torch, the task
-vectors flattened. Both start as their own process, read the same files and write one safetensors
-file. `read` is the floor: reading all inputs once and doing nothing.
+The rival merges like the papers' own code: all state dicts in memory with torch, the task vectors
+flattened. Both run in their own process, read the same files and write one safetensors file. `read`
+is the minimum: reading all inputs once.
 
     make bench                                  97 M parameters, base and 4 experts, 2 GB
     python -m benchmarks.merge --preset tiny    seconds, to see that it runs
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.workload import PRESETS, make
+from benchmarks.workload import PRESETS, make_workload
 
 METHODS = ("average", "task_arithmetic", "ties")
 
@@ -87,7 +87,7 @@ for path in sys.argv[3:]:
 
 
 def measure(program: str, words: list[str]) -> tuple[float, float]:
-    """Seconds of wall clock and MiB of peak memory of a process of its own."""
+    """Wall time in seconds and peak memory in MiB of a separate process."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-c", program, *words])
     _, status, usage = _wait(process.pid)
@@ -104,22 +104,26 @@ def _wait(pid: int) -> tuple[int, int, resource.struct_rusage]:
 
 def main() -> None:
     """Measure every method three times, the two programs in turn, and print medians and ratios."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--preset", choices=PRESETS, default="97m")
-    options.add_argument("--experts", type=int, default=4)
-    options.add_argument("--runs", type=int, default=3)
-    asked = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="97m")
+    parser.add_argument("--experts", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        # In another process: a child's peak memory starts at what its parent holds when it forks.
+        # In another process: a child's peak memory includes what its parent has when it forks.
         with multiprocessing.Pool(1) as maker:
-            folders = maker.apply(make, (Path(scratch), PRESETS[asked.preset], asked.experts))
+            folders = maker.apply(
+                make_workload, (Path(scratch), PRESETS[options.preset], options.experts)
+            )
         inputs = [str(folder) for folder in folders]
-        floor = min(measure(READ, ["read", "-", *inputs])[0] for _ in range(asked.runs))
-        print(f"{asked.preset}, {asked.experts} experts; reading all inputs once: {floor:.2f} s")
+        floor = min(measure(READ, ["read", "-", *inputs])[0] for _ in range(options.runs))
+        print(
+            f"{options.preset}, {options.experts} experts; reading all inputs once: {floor:.2f} s"
+        )
         print(f"{'method':16} {'hubmerge':>20} {'in memory, torch':>20} {'time':>8} {'memory':>8}")
         for method in METHODS:
             ours, rival = [], []
-            for _ in range(asked.runs):
+            for _ in range(options.runs):
                 ours.append(measure(OURS, [method, f"{scratch}/ours", *inputs]))
                 rival.append(measure(RIVAL, [method, f"{scratch}/rival", *inputs]))
             print(_row(method, ours, rival))

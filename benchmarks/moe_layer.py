@@ -1,15 +1,14 @@
-"""How much does a layer with experts cost? Ratios, measured side by side in one run.
+"""The cost of a layer with experts compared with peft and mttl, in one run.
 
-Shapes are CLIP ViT-B/32's: 50 tokens a picture. `bare` is the floor, the linear layer without
-experts; the rivals are peft's Arrow, and every expert computed for every token and then weighted,
-as mttl does. All give the same numbers, which is checked, and train the same weights. The goals are
-set for the default, top 2 of 8 at rank 8: a forward within 1.5 of the bare one, and no slower than
-peft in any pass.
+Shapes are those of CLIP ViT-B/32: 50 tokens per image. `bare` is the linear layer without experts.
+The rivals are peft's Arrow, and computing every expert for every token, as mttl does. All give the
+same outputs, which is checked, and train the same weights. The goals are for the default, top 2 of
+8 at rank 8: a forward pass within 1.5 times the bare one, and no pass slower than peft's.
 
-time     CPU seconds of the one thread, the contestants in turn; the median of the ratios of each
-         turn. A pass is `forward` (no gradients) or `training` (forward and backward).
-memory   peak of the bytes that tensors take during a pass, weights and input aside, from torch's
-         profiler: exact, and the same in every run.
+time     CPU seconds of one thread, the contestants in turn; the median of the ratios of each turn.
+         A pass is `forward` (no gradients) or `training` (forward and backward).
+memory   peak bytes of tensors during a pass without weights and input, from torch's profiler:
+         exact, and the same in every run.
 
     python -m benchmarks.moe_layer           three minutes on an idle machine
     python -m benchmarks.moe_layer --quick   seconds, to see that it runs
@@ -37,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.mixture_rivals import Experts, Forward, contestants
+from benchmarks.moe_rivals import Experts, Forward, make_contestants
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768))
 PICTURES, TOKENS = (1, 8, 32), 50
@@ -60,20 +59,20 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether it meets the goals, which are ours alone."""
+        """Whether hubmerge meets the goals; empty for the others."""
         if self.contestant != "hubmerge":
             return ""
         met = self.over_peft <= 1 and (self.kind == "training" or self.over_bare <= 1.5)
         return "met" if met else "NOT MET"
 
 
-def measured(experts: Experts, pictures: int, turns: int, folder: Path) -> Iterator[Row]:
+def measure_passes(experts: Experts, pictures: int, turns: int, folder: Path) -> Iterator[Row]:
     """Both kinds of pass of all contestants over `pictures` pictures."""
-    forwards = contestants(experts, folder)
+    forwards = make_contestants(experts, folder)
     x = torch.randn(pictures, TOKENS, experts.width)
     for kind, make in (("forward", _forward), ("training", _training)):
         works = {name: make(forward, x, experts.out) for name, forward in forwards.items()}
-        seconds = in_turns(works, turns)
+        seconds = time_in_turns(works, turns)
         for name, work in works.items():
             yield Row(
                 experts.width,
@@ -97,8 +96,8 @@ def _training(forward: Forward, x: torch.Tensor, out: int) -> Work:
     return lambda: forward(inner).backward(toward)
 
 
-def in_turns(works: dict[str, Work], turns: int) -> dict[str, list[float]]:
-    """CPU seconds of each, turn by turn, without the first turn, in which memory is fetched."""
+def time_in_turns(works: dict[str, Work], turns: int) -> dict[str, list[float]]:
+    """CPU seconds of each in every turn but the first, in which memory is allocated."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(turns + 1):
         for name, work in works.items():
@@ -110,7 +109,7 @@ def in_turns(works: dict[str, Work], turns: int) -> dict[str, list[float]]:
 
 
 def peak_bytes(work: Work) -> int:
-    """The most that tensors made by `work` take at any time of it."""
+    """The peak bytes of tensors that `work` creates."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     events = profiler.profiler.kineto_results.events()
@@ -127,7 +126,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def table(rows: list[Row]) -> Table:
-    """The rows for people; a line between shapes."""
+    """The rows as a table, with a line between shapes."""
     shown = Table("shape", "pictures", "pass", "", title="CPU time and peak memory of a pass")
     for head in ("ms", "over bare", "over peft", "MiB", "goal"):
         shown.add_column(head, justify="right")
@@ -143,26 +142,26 @@ def table(rows: list[Row]) -> Table:
 
 def main() -> None:
     """Measure all shapes and print a table, or JSON."""
-    options = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--experts", type=int, default=8)
-    options.add_argument("--rank", type=int, default=8)
-    options.add_argument("--top-k", type=int, default=2)
-    options.add_argument("--turns", type=int, default=15)
-    options.add_argument("--quick", action="store_true", help="one picture, three turns")
-    options.add_argument("--json", action="store_true", help="print JSON")
-    asked = options.parse_args()
-    turns, sizes = (3, PICTURES[:1]) if asked.quick else (asked.turns, PICTURES)
+    parser.add_argument("--experts", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--top-k", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="one picture, three turns")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    turns, sizes = (3, PICTURES[:1]) if options.quick else (options.turns, PICTURES)
     rows = []
     for width, out in SHAPES:
-        experts = Experts(width, out, asked.experts, asked.rank, asked.top_k)
+        experts = Experts(width, out, options.experts, options.rank, options.top_k)
         for pictures in sizes:
             with tempfile.TemporaryDirectory() as folder:
-                rows += measured(experts, pictures, turns, Path(folder))
+                rows += measure_passes(experts, pictures, turns, Path(folder))
             print(f"{width} -> {out}, {pictures} pictures: done", file=sys.stderr)
-    if asked.json:
-        print(json.dumps({**vars(asked), "rows": [asdict(row) for row in rows]}, indent=2))
+    if options.json:
+        print(json.dumps({**vars(options), "rows": [asdict(row) for row in rows]}, indent=2))
         return
     Console(width=110).print(table(rows))
 

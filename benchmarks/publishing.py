@@ -1,4 +1,4 @@
-"""What publishing costs a run: `hubmerge train` over the same run that saves nothing."""
+"""The overhead of publishing: `hubmerge train` compared with the same run that saves nothing."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from benchmarks.cases import Case
 from hubmerge.hub.client import Hub
 from hubmerge.hub.environment import connect, home
 from hubmerge.hub.outbox import Publisher
-from hubmerge.runs.expert_job import prepare
-from hubmerge.runs.expert_model import Trainee
+from hubmerge.runs.expert_job import prepare_expert_run
+from hubmerge.runs.expert_model import ExpertModel
 from hubmerge.runs.machine import Machine, make_accelerator
 from hubmerge.runs.run import Run
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.inputs import Data, Watch
+from hubmerge.training.inputs import TrainingCallbacks, TrainingData
 from hubmerge.training.loop import train
 
-# Where the time of a run goes. What stands under another is part of it; `publish` is what the
-# thread in the background needs, all else holds training up.
+# The parts of the time of a run. A part with a dash is contained in the one above it; `publish`
+# is the time of the background thread, all others block training.
 PARTS = {
-    "save a step": (hubmerge.flows.train, "keep_step"),
-    "- write weights": (Trainee, "save"),
-    "- hash and card": (hubmerge.runs.step_folders, "seal"),
+    "save a step": (hubmerge.flows.train, "save_step"),
+    "- write weights": (ExpertModel, "save"),
+    "- hash and card": (hubmerge.runs.step_folders, "finalize_folder"),
     "copy the position": (Fit, "state"),
     "write the position": (hubmerge.training.position, "write_position"),
     "wait for the last push": (Publisher, "close"),
     "publish, in background": (Publisher, "_publish"),
-    "- draw the curve": (hubmerge.opening.publication, "training_picture"),
+    "- draw the curve": (hubmerge.opening.publication, "training_curve_png"),
 }
-HOLDING_UP = (
+BLOCKING_PARTS = (
     "save a step",
     "copy the position",
     "write the position",
@@ -49,20 +49,22 @@ HOLDING_UP = (
 
 @contextmanager
 def embedded_hub(folder: Path) -> Iterator[Hub]:
-    """The embedded Hub of a new home."""
+    """An embedded Hub in a new home folder."""
     with mock.patch.dict(os.environ, {"HUBMERGE_HOME": str(folder)}), connect("local") as hub:
         yield hub
 
 
-def overhead(hub: Hub, case: Case, steps: int, number: int) -> tuple[float, float, Counter[str]]:
-    """Seconds of a run that publishes and of one that saves nothing, and where they went."""
+def measure_overhead(
+    hub: Hub, case: Case, steps: int, number: int
+) -> tuple[float, float, Counter[str]]:
+    """Seconds of a run that publishes and of one that saves nothing, and seconds by part."""
     spec = case.spec(steps, f"bench/{case.name}{number}")
-    run = prepare(hub, spec, case.task, home() / "runs", None, Machine())
+    run = prepare_expert_run(hub, spec, case.task, home() / "runs", None, Machine())
     spent: Counter[str] = Counter()
 
     def published() -> None:
-        with clocked(PARTS, spent):
-            hubmerge.flows.train.train(hub, run, lambda *said: None)
+        with time_functions(PARTS, spent):
+            hubmerge.flows.train.train(hub, run, lambda *values: None)
 
     works = {"published": published, "nothing saved": lambda: _nothing_saved(run)}
     seconds: dict[str, float] = {}
@@ -76,31 +78,31 @@ def overhead(hub: Hub, case: Case, steps: int, number: int) -> tuple[float, floa
 
 def _nothing_saved(run: Run) -> None:
     """The same training, with the same evaluations, and nothing else."""
-    begun = run.job.begin()
+    ready = run.job.build()
     accelerator = make_accelerator(run.machine, run.spec.precision, run.outbox.folder, {})
-    fit = make_fit(begun.learner, run.spec, accelerator)
-    data = Data(begun.training, begun.watched)
-    watch = Watch(track=lambda said, step: accelerator.log(dict(said), step))
-    for _ in train(fit, data, run.planned, watch):
+    fit = make_fit(ready.learner, run.spec, accelerator)
+    data = TrainingData(ready.training, ready.validation_tasks)
+    watch = TrainingCallbacks(log_metrics=lambda values, step: accelerator.log(dict(values), step))
+    for _ in train(fit, data, run.planned_steps, watch):
         pass
 
 
 @contextmanager
-def clocked(places: dict[str, tuple[Any, str]], spent: Counter[str]) -> Iterator[None]:
-    """Count the seconds that these functions take while the block runs."""
+def time_functions(functions: dict[str, tuple[Any, str]], spent: Counter[str]) -> Iterator[None]:
+    """Add up the seconds that these functions take while the block runs."""
 
     def timed(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*said: Any, **more: Any) -> Any:
+        def call(*values: Any, **more: Any) -> Any:
             began = time.perf_counter()
             try:
-                return function(*said, **more)
+                return function(*values, **more)
             finally:
                 spent[what] += time.perf_counter() - began
 
         return call
 
     with ExitStack() as stack:
-        for what, (place, name) in places.items():
-            changed = timed(what, getattr(place, name))
-            stack.enter_context(mock.patch.object(place, name, changed))
+        for what, (owner, name) in functions.items():
+            replacement = timed(what, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, replacement))
         yield

@@ -1,13 +1,13 @@
-"""How many units a second does the runner of recipes walk? With units that are made in no time.
+"""How many units per second does the runner of recipes complete? With units that do nothing.
 
-inline   in the process of the runner: its own bookkeeping, and the writing of results
+inline   in the process of the runner: its own bookkeeping and the writing of results
 local    in worker processes on this machine
 ray      on a Ray cluster of this machine, if Ray is installed
 
-A tenth of the units need ten others each. Near-linear growth is the time per unit of the largest
-plan over that of the smallest which is not all start-up (100 units).
+Every eleventh unit needs the ten before it. The growth is the time per unit of the largest plan
+over that of the plan with 100 units; smaller plans are dominated by start-up.
 
-    python -m benchmarks.runner            five minutes or so: results are forced to disk one by one
+    python -m benchmarks.runner            five minutes: every result is flushed to disk
     python -m benchmarks.runner --quick    to see that it runs
 """
 
@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from hubmerge.reproduce.engines.engine import Engine
-from hubmerge.reproduce.engines.inline import Inline
-from hubmerge.reproduce.engines.local import Local
-from hubmerge.reproduce.engines.ray import PRIVATE, QUIET, open_ray
+from hubmerge.reproduce.engines.inline import InlineEngine
+from hubmerge.reproduce.engines.local import LocalEngine
+from hubmerge.reproduce.engines.ray import LOOPBACK_ONLY, NO_USAGE_STATS, open_ray
 from hubmerge.reproduce.runner import run
-from hubmerge.reproduce.store import Store
-from hubmerge.reproduce.unit import Result, Shop, Unit
+from hubmerge.reproduce.store import ResultStore
+from hubmerge.reproduce.unit import Result, Unit, WorkContext
 
 BUILD = Path(__file__).parents[1] / "build"
 OUT = BUILD / "bench-runner.json"
@@ -39,42 +39,46 @@ SIZES = (10, 100, 1_000, 10_000)
 Row = dict[str, Any]
 
 
-def trivial(unit: Unit, inputs: Mapping[str, Result], shop: Shop) -> Result:
-    """A number, as most units come to little more."""
+def perform_trivial(unit: Unit, inputs: Mapping[str, Result], context: WorkContext) -> Result:
+    """Return a number, as the results of most units are small."""
     return {"sum": 1 + sum(result["sum"] for result in inputs.values())}
 
 
-def plan(size: int) -> list[Unit]:
-    """So many units, of which every eleventh needs the ten before it."""
+def make_plan(size: int) -> list[Unit]:
+    """A plan of so many units, of which every eleventh needs the ten before it."""
     units: list[Unit] = []
     for number in range(size):
         below = units[-10:] if number % 11 == 10 else []
-        needs = {str(place): unit for place, unit in enumerate(below)}
+        needs = {str(index): unit for index, unit in enumerate(below)}
         units.append(Unit("trivial", {"number": number}, f"unit {number}", needs))
     return units
 
 
-def engine(name: str, folder: Path) -> Engine:
-    from benchmarks.runner import trivial  # by the name that workers find it by
+def open_engine(name: str, folder: Path) -> Engine:
+    from benchmarks.runner import perform_trivial  # by the name that workers find it by
 
-    shop = Shop(None, "nobody", folder)
+    context = WorkContext(None, "nobody", folder)
     if name == "inline":
-        return Inline(trivial, shop)
+        return InlineEngine(perform_trivial, context)
     if name == "ray":
-        return open_ray(trivial, shop, cores=os.cpu_count())
-    return Local(
-        trivial, shop, cores=os.cpu_count() or 1, logs=folder, environment=dict(os.environ)
+        return open_ray(perform_trivial, context, cores=os.cpu_count())
+    return LocalEngine(
+        perform_trivial,
+        context,
+        cores=os.cpu_count() or 1,
+        logs=folder,
+        environment=dict(os.environ),
     )
 
 
 def measure(name: str, size: int) -> Row:
-    """Seconds of a plan, with an engine that stands but has no workers yet; and of a rerun."""
+    """Seconds of a plan with an engine that has no workers yet, and of a rerun."""
     with tempfile.TemporaryDirectory(prefix="bench-runner-", dir=BUILD) as folder:
-        store = Store(Path(folder), "code")
-        with closing(engine(name, Path(folder))) as its:
-            units = plan(size)
-            first = _seconds(units, its, store)
-            again = _seconds(plan(size), its, store)
+        store = ResultStore(Path(folder), "code")
+        with closing(open_engine(name, Path(folder))) as engine:
+            units = make_plan(size)
+            first = _seconds(units, engine, store)
+            again = _seconds(make_plan(size), engine, store)
     return {
         "engine": name,
         "units": size,
@@ -84,36 +88,36 @@ def measure(name: str, size: int) -> Row:
     }
 
 
-def _seconds(units: Sequence[Unit], its: Engine, store: Store) -> float:
-    begun = time.perf_counter()
-    outcome = run(units, its, store)
+def _seconds(units: Sequence[Unit], engine: Engine, store: ResultStore) -> float:
+    started = time.perf_counter()
+    outcome = run(units, engine, store)
     assert not outcome.failed
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def main() -> None:
-    """Print every row as it is measured, and keep all."""
-    options = argparse.ArgumentParser(description="Units per second of the runner of recipes.")
-    options.add_argument("--quick", action="store_true")
-    sizes = SIZES[:2] if options.parse_args().quick else SIZES
-    os.environ.update(QUIET | PRIVATE)
+    """Print every row as it is measured, and write all rows."""
+    parser = argparse.ArgumentParser(description="Units per second of the runner of recipes.")
+    parser.add_argument("--quick", action="store_true")
+    sizes = SIZES[:2] if parser.parse_args().quick else SIZES
+    os.environ.update(NO_USAGE_STATS | LOOPBACK_ONLY)
     BUILD.mkdir(parents=True, exist_ok=True)
     names = ["inline", "local", *(["ray"] if find_spec("ray") else [])]
     rows = []
     print(f"{'engine':8}{'units':>8}{'seconds':>10}{'units/s':>10}{'known, s':>10}", flush=True)
     for name in names:
-        its: list[Row] = []
+        engine_rows: list[Row] = []
         for size in sizes:
             row = measure(name, size)
-            its.append(row)
+            engine_rows.append(row)
             print(
                 f"{row['engine']:8}{row['units']:8}{row['seconds']:10.2f}"
                 f"{row['units_per_second']:10.0f}{row['seconds_when_known']:10.2f}",
                 flush=True,
             )
-        per_unit = [row["seconds"] / row["units"] for row in its]
+        per_unit = [row["seconds"] / row["units"] for row in engine_rows]
         print(f"{name}: a unit of {sizes[-1]} takes {per_unit[-1] / per_unit[1]:.2f} x one of 100")
-        rows += its
+        rows += engine_rows
     OUT.write_text(json.dumps({"cpus": os.cpu_count(), "rows": rows}, indent=1) + "\n")
     print(f"written: {OUT}", file=sys.stderr)
 

@@ -1,11 +1,11 @@
-"""How fast is `hubmerge train`? Ratios, measured side by side in one run.
+"""The speed of `hubmerge train` as ratios, measured in one run.
 
-speed    steps a second over a bare PyTorch loop and over transformers' Trainer: the same network,
+speed    steps per second over a bare PyTorch loop and over transformers' Trainer: the same network,
          rows, AdamW, clipping, fp32, batch of 32, and the loss read at every step; in CPU seconds
-         of the one thread, preparing the rows included. Above 1 hubmerge is the faster one.
+         of one thread, including preparation of rows. Above 1, hubmerge is faster.
 publish  wall time of a run that pushes its steps 2^k to the embedded Hub over the same run, with
-         the same evaluations, that saves nothing; and what of it holds the training thread up.
-evaluate examples a second of evaluation over a bare loop, rows prepared beforehand.
+         the same evaluations, that saves nothing; and the part that blocks the training thread.
+evaluate examples per second over a bare evaluation loop, with rows prepared before.
 wait     share of the wall time of training that is spent waiting for the next batch.
 
     make bench                                    everything, 20 minutes on an idle machine
@@ -38,8 +38,14 @@ import torch
 
 import hubmerge.training.loop
 from benchmarks.cases import BUILD, Case, cases
-from benchmarks.loops import bare_accuracy, evaluated, loops, ours, side_by_side
-from benchmarks.publishing import HOLDING_UP, PARTS, embedded_hub, overhead
+from benchmarks.loops import (
+    bare_accuracy,
+    evaluation_batches,
+    make_loops,
+    run_hubmerge,
+    run_interleaved,
+)
+from benchmarks.publishing import BLOCKING_PARTS, PARTS, embedded_hub, measure_overhead
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.tasks.data import load_split
 from hubmerge.training.batches import Batches
@@ -66,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: how often, and which share of the steps."""
+    """The amount of work: the number of repeats, and the share of the steps."""
 
     repeats: int
     share: float
@@ -75,10 +81,10 @@ class Sizes:
         return max(2, round(steps * self.share))
 
 
-def speed(case: Case, sizes: Sizes) -> Iterator[Row]:
-    """Steps a second, of the three loops in turn."""
+def measure_speed(case: Case, sizes: Sizes) -> Iterator[Row]:
+    """Steps per second of the three loops, in turn."""
     steps = sizes.steps(case.steps)
-    runs = [side_by_side(loops(case, steps)) for _ in range(sizes.repeats)]
+    runs = [run_interleaved(make_loops(case, steps)) for _ in range(sizes.repeats)]
     for _, losses in runs:
         _check_same_work(case, losses)
     per_second = {name: [steps / run[name] for run, _ in runs] for name in runs[0][0]}
@@ -89,31 +95,31 @@ def speed(case: Case, sizes: Sizes) -> Iterator[Row]:
 
 
 def _check_same_work(case: Case, losses: dict[str, list[float]]) -> None:
-    """The loops see the same rows, so that but for dropout and crops their losses are the same."""
+    """Check that losses agree: loops have the same rows and differ only in dropout and crops."""
     means = [statistics.mean(values) for values in losses.values()]
     if len({len(values) for values in losses.values()}) > 1 or max(means) > 1.2 * min(means):
         raise SystemExit(f"{case.name}: the loops do not do the same work: {losses}")
 
 
-def publish(case: Case, sizes: Sizes, folder: Path) -> Iterator[Row]:
-    """Wall time with pushes over without; prints where the difference goes."""
-    steps = sizes.steps(case.full)
+def measure_publishing(case: Case, sizes: Sizes, folder: Path) -> Iterator[Row]:
+    """Wall time with and without pushes; prints the time of each part."""
+    steps = sizes.steps(case.full_steps)
     with embedded_hub(folder / f"home-{case.name}") as hub:
-        runs = [overhead(hub, case, steps, number) for number in range(sizes.repeats)]
+        runs = [measure_overhead(hub, case, steps, number) for number in range(sizes.repeats)]
     published, nothing, spent = zip(*runs, strict=True)
     print(f"\n{case.name}, {steps} steps, seconds of one run in which steps are published:")
     for what in [*PARTS, *sorted(spent[0].keys() - PARTS.keys())]:
         print(f"  {what:38}{statistics.median(seconds[what] for seconds in spent):8.2f}")
     what = f"publish: s of {steps} steps"
     yield _row(case, what, published, nothing, 1.05, at_least=False)
-    held = [sum(seconds[what] for what in HOLDING_UP) for seconds in spent]
+    held = [sum(seconds[what] for what in BLOCKING_PARTS) for seconds in spent]
     yield _row(case, "publish: s that hold training up", held, nothing, 0.05, at_least=False)
 
 
-def evaluate(case: Case, sizes: Sizes) -> Iterator[Row]:
-    """Examples a second."""
+def measure_evaluation(case: Case, sizes: Sizes) -> Iterator[Row]:
+    """Examples per second of evaluation."""
     learner, split = case.learner(), load_split(case.task, "test")
-    kept, rows = Examples(learner.for_evaluation, split), evaluated(learner, split)
+    kept, rows = Examples(learner.for_evaluation, split), evaluation_batches(learner, split)
     device, metric = torch.device("cpu"), case.task.spec.metric
 
     def by_us() -> float:
@@ -122,31 +128,31 @@ def evaluate(case: Case, sizes: Sizes) -> Iterator[Row]:
 
     ours_s, theirs_s = [], []
     for _ in range(sizes.repeats + 1):
-        seconds, said = _cpu_seconds(by_us)
+        seconds, value = _cpu_seconds(by_us)
         ours_s.append(len(split) / seconds)
         seconds, again = _cpu_seconds(lambda: bare_accuracy(learner, rows))
         theirs_s.append(len(split) / seconds)
-        if abs(said - again) > 0.01:
-            raise SystemExit(f"{case.name}: the evaluations do not agree: {said}, {again}")
+        if abs(value - again) > 0.01:
+            raise SystemExit(f"{case.name}: the evaluations do not agree: {value}, {again}")
     # The first time rows are prepared, which is done once a run.
     yield _row(case, "evaluate: examples/s over bare", ours_s[1:], theirs_s[1:], 0.95)
 
 
-def wait(case: Case, sizes: Sizes) -> Iterator[Row]:
-    """Seconds spent waiting for batches, and in all."""
+def measure_waiting(case: Case, sizes: Sizes) -> Iterator[Row]:
+    """Seconds of waiting for batches, and in total."""
     for workers in (0, 2) if case.augment else (0,):
-        runs = [_waited(case, sizes.steps(case.steps), workers) for _ in range(sizes.repeats)]
+        runs = [_time_waiting(case, sizes.steps(case.steps), workers) for _ in range(sizes.repeats)]
         waited, whole = zip(*runs, strict=True)
         what = f"wait: s for batches, {workers} workers"
         yield _row(case, what, waited, whole, 0.1, at_least=False)
 
 
-def _waited(case: Case, steps: int, workers: int) -> tuple[float, float]:
+def _time_waiting(case: Case, steps: int, workers: int) -> tuple[float, float]:
     waits, ticks = [0.0], list[float]()
 
     class Clocked(Batches):
-        def of(self, steps: range) -> Iterator[Any]:
-            batches, end = super().of(steps), object()
+        def for_steps(self, steps: range) -> Iterator[Any]:
+            batches, end = super().for_steps(steps), object()
             while True:
                 began = time.perf_counter()
                 batch = next(batches, end)
@@ -156,7 +162,9 @@ def _waited(case: Case, steps: int, workers: int) -> tuple[float, float]:
                 yield batch
 
     with mock.patch.object(hubmerge.training.loop, "Batches", Clocked):
-        ours(case, steps, case.training(), lambda: ticks.append(time.perf_counter()), workers)
+        run_hubmerge(
+            case, steps, case.training(), lambda: ticks.append(time.perf_counter()), workers
+        )
     return waits[0], ticks[-1] - ticks[0]
 
 
@@ -182,10 +190,10 @@ def _row(
 def _measured(sizes: Sizes, only: str, folder: Path) -> Iterator[Row]:
     for case in cases(folder):
         parts = {
-            "speed": lambda case=case: speed(case, sizes),
-            "evaluate": lambda case=case: evaluate(case, sizes),
-            "wait": lambda case=case: wait(case, sizes),
-            "publish": lambda case=case: publish(case, sizes, folder),
+            "speed": lambda case=case: measure_speed(case, sizes),
+            "evaluate": lambda case=case: measure_evaluation(case, sizes),
+            "wait": lambda case=case: measure_waiting(case, sizes),
+            "publish": lambda case=case: measure_publishing(case, sizes, folder),
         }
         if case.augment:  # the same model once more: only its batches differ
             del parts["evaluate"], parts["publish"]
@@ -197,24 +205,24 @@ def _measured(sizes: Sizes, only: str, folder: Path) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Measure, print a line as soon as it is known, and write all of them as JSON."""
-    options = argparse.ArgumentParser(
+    """Print every row as it is measured, and write all rows as JSON."""
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--quick", action="store_true", help="few steps, once")
-    options.add_argument("--only", default="", help="part of MODEL/PART, such as clip/ or /wait")
-    options.add_argument("--repeats", type=int, default=3)
-    asked = options.parse_args()
-    sizes = Sizes(1, 1 / 16) if asked.quick else Sizes(asked.repeats, 1.0)
+    parser.add_argument("--quick", action="store_true", help="few steps, once")
+    parser.add_argument("--only", default="", help="part of MODEL/PART, such as clip/ or /wait")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    sizes = Sizes(1, 1 / 16) if options.quick else Sizes(options.repeats, 1.0)
     print(f"{'model':12}{'what':34}{'ours':>9}{'theirs':>9}{'ratio':>8}{'goal':>9}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for row in _measured(sizes, asked.only, Path(folder)):
+        for row in _measured(sizes, options.only, Path(folder)):
             rows.append(row)
             print(_line(row), flush=True)
     BUILD.mkdir(exist_ok=True)
-    said = {**_settings(sizes), "rows": [{**asdict(row), "met": row.met} for row in rows]}
-    OUT.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    value = {**_settings(sizes), "rows": [{**asdict(row), "met": row.met} for row in rows]}
+    OUT.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _line(row: Row) -> str:

@@ -35,7 +35,7 @@ PRESETS = {
 }
 
 
-def shapes(preset: Preset) -> Iterator[tuple[str, Shape]]:
+def tensor_shapes(preset: Preset) -> Iterator[tuple[str, Shape]]:
     """Names and shapes of all tensors."""
     hidden, inner = preset.hidden, preset.inner
     yield "model.embed_tokens.weight", (preset.vocabulary, hidden)
@@ -51,7 +51,7 @@ def shapes(preset: Preset) -> Iterator[tuple[str, Shape]]:
     yield "lm_head.weight", (preset.vocabulary, hidden)
 
 
-def make(folder: Path, preset: Preset, experts: int, seed: int = 20240601) -> list[Path]:
+def make_workload(folder: Path, preset: Preset, experts: int, seed: int = 20240601) -> list[Path]:
     """Write base and experts below `folder`, once; the folders, base first."""
     names = ["base", *(f"expert{number}" for number in range(experts))]
     for number, name in enumerate(names):
@@ -60,7 +60,8 @@ def make(folder: Path, preset: Preset, experts: int, seed: int = 20240601) -> li
             path.mkdir(parents=True, exist_ok=True)
             (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
             values = {
-                tensor: _values(seed, number, tensor, shape) for tensor, shape in shapes(preset)
+                tensor: _values(seed, number, tensor, shape)
+                for tensor, shape in tensor_shapes(preset)
             }
             save_file(values, path / "model.safetensors", metadata={"format": "pt"})
     return [folder / name for name in names]

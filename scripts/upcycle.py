@@ -1,10 +1,10 @@
-"""Choose again from the repositories of a lock, and propose the merge where it is better now.
+"""Select again from the repositories of a lock, and propose the new merge if it is better.
 
     python scripts/upcycle.py hubmerge.lock OWNER/NAME [options of `hubmerge select`]
 
 `hubmerge select` compares with the lock's own choice. If the new one is better beyond the noise, it
-is merged, scored and told in the folder `merged`, and a pull request to OWNER/NAME is opened with
-it and its new lock; if not, nothing is. Either way this ends well and says so in the job's summary.
+is merged, scored and described in the folder `merged`, and a pull request to OWNER/NAME is opened
+with it and its new lock; if not, nothing is proposed. The result is in the summary of the job.
 """
 
 from __future__ import annotations
@@ -16,67 +16,70 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hubmerge.cards.markdown import plain
-from hubmerge.lock import Lock, parse_lock, read_lock
+from hubmerge.cards.markdown import escape_markdown
+from hubmerge.lock import Lock, parse_lock, read_lock_bytes
 
 NEW_LOCK, MERGED = Path("new.lock"), Path("merged")
 INCONCLUSIVE = 4
-# A token by OIDC lives for an hour, which choosing may outlast; only proposing needs one.
-BY_OIDC = "HF_OIDC_RESOURCE"
+# A token from OIDC is valid for an hour, and selecting may take longer; only proposing needs one.
+OIDC_VARIABLE = "HF_OIDC_RESOURCE"
 
 
 def upcycle(old_lock: Path, to: str, options: list[str]) -> None:
-    """The whole errand; a command that fails ends it with its exit code."""
-    old = parse_lock(read_lock(old_lock), str(old_lock))
-    candidates = [*old.pick().experts, *(swap for its in old.swaps.values() for swap in its)]
-    repos = dict.fromkeys(one.label.partition("@")[0] for one in candidates)
+    """Select, merge and propose; exits with the exit code of a command that fails."""
+    old = parse_lock(read_lock_bytes(old_lock), str(old_lock))
+    candidates = [*old.pick().experts, *(swap for swaps in old.swaps.values() for swap in swaps)]
+    repos = dict.fromkeys(candidate.label.partition("@")[0] for candidate in candidates)
     chosen = hubmerge(
         "select", *repos, "--target", old.method, "--against", old_lock, "--lock", NEW_LOCK,
-        *options, may_be=INCONCLUSIVE,
+        *options, accepted_exit_code=INCONCLUSIVE,
     )  # fmt: skip
-    new = parse_lock(read_lock(NEW_LOCK), str(NEW_LOCK))
+    new = parse_lock(read_lock_bytes(NEW_LOCK), str(NEW_LOCK))
     if chosen is None:
-        tell("Nothing better", f"{said(new)}: that is within the noise, and nothing is proposed.")
+        report(
+            "Nothing better",
+            f"{describe_choice(new)}: that is within the noise, so nothing is proposed.",
+        )
         return
     merge = ("merge", "--lock", NEW_LOCK, "--locked", "--out", MERGED)
     hubmerge(*merge, "--replace")
     hubmerge("eval", MERGED)
     hubmerge("card", MERGED)
     proposed = hubmerge(*merge, "--push", to, "--pull-request", oidc=True)
-    where = proposed["pull_request"] or f"{to} holds it already"
-    tell("A better merge", f"{said(new)}.\n\n{plain(where)}")
+    link = proposed["pull_request"] or f"{to} contains it already"
+    report("A better merge", f"{describe_choice(new)}.\n\n{escape_markdown(link)}")
 
 
-def hubmerge(*words: object, may_be: int = 0, oidc: bool = False) -> Any:
-    """What a command prints as JSON, None if it ended with the exit code `may_be`."""
+def hubmerge(*words: object, accepted_exit_code: int = 0, oidc: bool = False) -> Any:
+    """The JSON output of a command, or None if it ended with `accepted_exit_code`."""
     command = [sys.executable, "-m", "hubmerge", *map(str, words), "--json"]
     print("$ hubmerge", *words, flush=True)
-    environment = {k: v for k, v in os.environ.items() if oidc or k != BY_OIDC}
+    environment = {k: v for k, v in os.environ.items() if oidc or k != OIDC_VARIABLE}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
-    if done.returncode not in (0, may_be):
-        tell("Failed", f"`hubmerge {words[0]}` ended with exit code {done.returncode}.")
+    if done.returncode not in (0, accepted_exit_code):
+        report("Failed", f"`hubmerge {words[0]}` ended with exit code {done.returncode}.")
         sys.exit(done.returncode)
     return None if done.returncode else json.loads(done.stdout)
 
 
-def said(lock: Lock) -> str:
-    """The choice of a lock and what it gains, in a sentence without its stop."""
+def describe_choice(lock: Lock) -> str:
+    """A sentence, without its full stop, on the choice of a lock and its gain."""
     pick = lock.pick()
     gain, low, high = (100 * part for part in pick.gain or (0.0, 0.0, 0.0))
-    steps = ", ".join(plain(expert.label) for expert in pick.experts)
+    steps = ", ".join(escape_markdown(expert.label) for expert in pick.experts)
     return (
-        f"{steps} by {plain(lock.method)}: {100 * pick.accuracy:.1f} % on validation, "
+        f"{steps} by {escape_markdown(lock.method)}: {100 * pick.accuracy:.1f} % on validation, "
         f"{gain:+.1f} points over the old choice (95 % interval {low:+.1f} to {high:+.1f})"
     )
 
 
-def tell(title: str, text: str) -> None:
-    """Say it in the log, and in the summary of a GitHub job if there is one."""
-    words = f"## {title}\n\n{text}\n"
-    print(words, flush=True)
+def report(title: str, text: str) -> None:
+    """Print to the log, and append to the summary of a GitHub job if there is one."""
+    section = f"## {title}\n\n{text}\n"
+    print(section, flush=True)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(words)
+            file.write(section)
 
 
 if __name__ == "__main__":

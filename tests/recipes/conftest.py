@@ -1,4 +1,4 @@
-"""Recipes are programs beside the package, not in it: make them importable from the checkout."""
+"""Make the programs in recipes/, which are not in the package, importable from the checkout."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every task file has the schema of its kind, and the paper's tasks say what they said."""
+"""The task files: the schema of each kind, and the facts of the paper's tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ PAPER = {
     "svhn": (10, 1),
 }
 # Data set and its configuration, the split to train on, the test split, and whether validation is
-# carved from that: facts of arXiv 2306.01708's code. Story Cloze is given out on request only.
+# carved from that: facts of arXiv 2306.01708's code. Story Cloze is available on request only.
 PAPER_TEXT = {
     "paws": ("google-research-datasets/paws", "labeled_final", "train", "test", False),
     "qasc": ("allenai/qasc", None, "train", "validation", True),
@@ -54,7 +54,7 @@ KEYS = {
     "text": ["name", "version", "kind", *KEYS_BEFORE, "max_tokens", "head", "templates", "classes"],
     "rank": ["name", "version", "kind", *KEYS_BEFORE, "max_tokens", "prompt", "choices", "answer"],
 }
-PLACES = {"id", "path"}
+LOCATIONS = {"id", "path"}
 DATA_KEYS = {"config", "revision", "files"}
 COLUMNS = {"image": {"image", "label"}, "text": {"text", "label"}, "rank": set[str]()}
 CARVED = {"of": "train", "fraction": 0.1, "most": 5000, "seed": 0}
@@ -80,8 +80,8 @@ def test_schema(file: Path) -> None:
     assert task["metric"] == "accuracy"
     assert all(isinstance(task[key], str) and task[key] for key in ("title", "source", "licence"))
     data, splits = task["data"], task["splits"]
-    assert len(PLACES & set(data)) == 1
-    assert COLUMNS[kind] <= set(data) <= PLACES | DATA_KEYS | COLUMNS[kind]
+    assert len(LOCATIONS & set(data)) == 1
+    assert COLUMNS[kind] <= set(data) <= LOCATIONS | DATA_KEYS | COLUMNS[kind]
     assert list(splits) == ["train", "validation", "test"]
     named = {split for split in splits.values() if isinstance(split, str)}
     assert set(data["files"]) == named
@@ -89,7 +89,7 @@ def test_schema(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", CLASSIFY, ids=lambda file: file.stem)
-def test_names_and_templates_are_usable(file: Path) -> None:
+def test_names_and_templates_are_valid(file: Path) -> None:
     task = yaml.safe_load(file.read_text())
     for group in (task["classes"], task["templates"]):
         # Unquoted, YAML reads "no" and "n" as answers and "0" as a number.
@@ -103,17 +103,19 @@ def test_paper_tasks(name: str, counts: tuple[int, int]) -> None:
     task = read(name)
     assert (len(task["classes"]), len(task["templates"])) == counts
     assert task["splits"] == {"train": "train", "validation": CARVED, "test": "test"}
-    assert {key: type(value) for key, value in task["data"].items() if key in PLACES} == {"id": str}
+    assert {key: type(value) for key, value in task["data"].items() if key in LOCATIONS} == {
+        "id": str
+    }
     assert task["data"]["revision"] == "main"
 
 
 @pytest.mark.parametrize("name", PAPER_TEXT)
 def test_language_tasks_of_the_paper(name: str) -> None:
-    place, config, train, test, is_carved = PAPER_TEXT[name]
+    location, config, train, test, is_carved = PAPER_TEXT[name]
     task = read(name)
     data, splits = task["data"], task["splits"]
-    assert (data.get("id"), data.get("config")) == (place, config)
-    assert data.get("revision") == ("main" if place else None)
+    assert (data.get("id"), data.get("config")) == (location, config)
+    assert data.get("revision") == ("main" if location else None)
     assert config is None or all(file.startswith(f"{config}/") for file in data["files"].values())
     carved = {"of": test, "count": 32, "seed": 42, "order": "python"}
     expected = carved if is_carved else "validation"
@@ -141,13 +143,13 @@ def test_mini_tasks_point_at_files_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "classes"), MINI_TEXT.items(), ids=MINI_TEXT)
-def test_mini_texts_are_read_under_a_head_of_labels(name: str, classes: int) -> None:
+def test_mini_text_tasks_have_a_label_head(name: str, classes: int) -> None:
     task = read(name)
     assert (task["head"], task["max_tokens"]) == ("label", 32)
     assert (len(task["classes"]), len(task["templates"])) == (classes, 1)
 
 
-def test_oddities_are_kept() -> None:
+def test_oddities_of_the_original_data_are_kept() -> None:
     signs = " ".join(read("gtsrb")["classes"])
     assert "horizonal" in signs
     assert "bicyle" in signs

@@ -1,4 +1,4 @@
-"""The shipped parquet files say what the task files say, and are what the recipe draws."""
+"""The shipped image files agree with their task files and with the programs that draw them."""
 
 import io
 import json
@@ -12,10 +12,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from recipes.mini.domains import FASHION, MNIST, TASKS, TEXTURE, Domain
-from recipes.mini.rows import TEST, TRAIN, VALIDATION, Split, draw_rows
-from recipes.mini.scripts import CHARACTERS
-from recipes.mini.textures import PATTERNS, draw_texture
+from recipes.assets.mini.domains import FASHION, MNIST, TASKS, TEXTURE, Domain
+from recipes.assets.mini.rows import TEST, TRAIN, VALIDATION, Split, draw_rows
+from recipes.assets.mini.scripts import CHARACTERS
+from recipes.assets.mini.textures import PATTERNS, draw_texture
 
 MINI = Path(__file__).resolve().parents[2] / "hubmerge" / "mini"
 CATALOG = MINI.parent / "tasks" / "catalog"
@@ -80,7 +80,7 @@ def test_every_class_can_be_drawn() -> None:
             assert len(CHARACTERS[script]) - len(domain.classes) == (script == "hiragana")
 
 
-def test_the_base_is_whole() -> None:
+def test_the_base_is_complete() -> None:
     config = json.loads((MINI / "base" / "open_clip_config.json").read_text())
     assert config["preprocess_cfg"]["size"] == [28, 28]
     assert config["preprocess_cfg"]["mean"] == [0.5, 0.5, 0.5]

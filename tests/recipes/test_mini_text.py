@@ -1,4 +1,4 @@
-"""The shipped text tasks say what the task files say, and the recipe does what it promises."""
+"""The shipped text files agree with their task files, and the program that makes them works."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from recipes.mini.text_data import CLASSES, build, write_all
-from recipes.mini.text_rows import COUNTS, PARTS, even_shares, normal, split_rows
-from recipes.mini.text_sources import (
+from recipes.assets.mini.text_data import CLASSES, build, write_all
+from recipes.assets.mini.text_rows import COUNTS, PARTS, even_shares, normalize, split_rows
+from recipes.assets.mini.text_sources import (
     FIRST_NOUN_FILE,
     FIRST_VERB_FILE,
     GROUPS,
@@ -25,9 +25,9 @@ from recipes.mini.text_sources import (
     Example,
     Sources,
     emoji_examples,
-    fetched,
     gloss_examples,
     movie_examples,
+    read_archive,
     source_examples,
 )
 
@@ -38,8 +38,8 @@ PACKED = [(task, split) for task in CLASSES for split in COUNTS]
 
 
 def task_file(task: str) -> dict[str, Any]:
-    said: dict[str, Any] = yaml.safe_load((CATALOG / f"mini-{task}.yaml").read_text())
-    return said
+    text: dict[str, Any] = yaml.safe_load((CATALOG / f"mini-{task}.yaml").read_text())
+    return text
 
 
 def table_of(task: str, split: str) -> pa.Table:
@@ -66,17 +66,19 @@ def test_columns_counts_and_classes(task: str, split: str) -> None:
 
 @pytest.mark.parametrize("task", CLASSES)
 def test_no_text_is_in_two_splits_or_twice_in_one(task: str) -> None:
-    texts = [normal(text) for split in COUNTS for text in texts_of(task, split)]
+    texts = [normalize(text) for split in COUNTS for text in texts_of(task, split)]
     assert len(set(texts)) == len(texts)
 
 
 def test_two_tasks_share_no_film_review() -> None:
-    movie, source = ({normal(t) for s in COUNTS for t in texts_of(k, s)} for k in list(CLASSES)[:2])
+    movie, source = (
+        {normalize(t) for s in COUNTS for t in texts_of(k, s)} for k in list(CLASSES)[:2]
+    )
     assert not movie & source
 
 
 @pytest.mark.parametrize(("task", "split"), [pair for pair in PACKED if pair[0] != "emoji"])
-def test_classes_are_as_even_as_their_sources_allow(task: str, split: str) -> None:
+def test_classes_are_balanced_as_far_as_sources_allow(task: str, split: str) -> None:
     counts = Counter(table_of(task, split)["label"].to_pylist())
     scarce = {"noun": NOUNS.index("motive"), "verb": VERBS.index("weather")}.get(task)
     rest = {count for label, count in counts.items() if label != scarce}
@@ -85,15 +87,15 @@ def test_classes_are_as_even_as_their_sources_allow(task: str, split: str) -> No
 
 
 @pytest.mark.parametrize("task", CLASSES)
-def test_a_task_file_words_every_class_of_its_data(task: str) -> None:
-    said = task_file(task)
-    assert len(said["classes"]) == len(CLASSES[task])
-    # A wording may say more than the label's own name, but not the name of another label.
+def test_a_task_file_has_a_name_for_every_class(task: str) -> None:
+    text = task_file(task)
+    assert len(text["classes"]) == len(CLASSES[task])
+    # A class name may differ from its label, but must not be the name of another label.
     others = [set(CLASSES[task]) - {name} for name in CLASSES[task]]
-    assert all(word not in names for word, names in zip(said["classes"], others, strict=True))
+    assert all(word not in names for word, names in zip(text["classes"], others, strict=True))
 
 
-def test_nobody_can_be_reached_through_a_text() -> None:
+def test_no_text_contains_contact_data() -> None:
     reach = re.compile(r"\d{3}[-. )]+\d{4}|\S@\w+\.\w|@(?!anonymous)\w{3}")
     snippets = [text for task in ("movie", "source") for s in COUNTS for text in texts_of(task, s)]
     assert [text for text in snippets if reach.search(text)] == []
@@ -110,11 +112,11 @@ def test_the_notice_names_every_licence() -> None:
         assert words in notice
 
 
-# The recipe, on a small world: nothing is fetched.
+# The program on small sources; nothing is downloaded.
 
 
 def snippets(kind: str, count: int) -> str:
-    """Ratings from -4 to 4; every text is three words or more and says its kind and number."""
+    """Ratings from -4 to 4; every text has three words or more, with its kind and number."""
     lines = (f"{n}\t{n % 9 - 4}\t{kind} text number{n}" for n in range(count))
     return "\r\n".join(lines) + "\r\n"
 
@@ -128,7 +130,7 @@ def synsets(first: int, names: tuple[str, ...], count: int) -> str:
     return licence + "".join(lines)
 
 
-def small_world() -> Sources:
+def small_sources() -> Sources:
     emoji = {chr(0x1F300 + n): {"name": f"sign {n}", "group": GROUPS[n % 9]} for n in range(300)}
     return Sources(
         snippets={kind: snippets(kind, 100) for kind in SNIPPETS},
@@ -144,13 +146,13 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("once", "again"):
-        write_all(build(small_world()), tmp_path / name)
+        write_all(build(small_sources()), tmp_path / name)
     assert digests(tmp_path / "once") == digests(tmp_path / "again")
     assert set(digests(tmp_path / "once")) == {f"{t}-{s}.parquet" for t, s in PACKED}
 
 
 def test_a_small_source_is_divided_in_proportion() -> None:
-    tasks = build(small_world())
+    tasks = build(small_sources())
     assert {split: len(rows) for split, rows in tasks["noun"].items()} == {
         split: 25 * 2 * parts for split, parts in PARTS.items()
     }
@@ -169,7 +171,7 @@ def test_the_order_of_a_source_does_not_matter() -> None:
     assert split_rows("u", 2, examples) != forwards
 
 
-def test_a_repeated_text_counts_once_and_an_undecided_one_never() -> None:
+def test_repeated_texts_count_once_and_texts_with_two_labels_never() -> None:
     examples = [Example(f"text {n}", n % 2) for n in range(28)]
     again = [Example("Text 1!", 1), Example("text, 2", 1)]
     rows = split_rows("t", 2, [*examples, Example("text 28", 0), *again])
@@ -184,13 +186,13 @@ def test_a_class_that_cannot_be_in_every_split_is_an_error() -> None:
         split_rows("t", 1, [Example(f"text {n}", 0) for n in range(13)])
 
 
-def test_shares_are_even_until_a_pool_is_empty() -> None:
+def test_shares_are_equal_until_a_pool_is_empty() -> None:
     assert even_shares([10, 2, 10], 12) == [5, 2, 5]
     assert even_shares([10, 10, 10], 11) == [4, 4, 3]
     assert even_shares([1, 2, 3], 100) == [1, 2, 3]
 
 
-def test_snippets_are_read_and_chosen() -> None:
+def test_snippets_are_read_and_filtered() -> None:
     lines = [
         "1\t1.0\tsalt &amp; pepper  shine",
         "2\t-2.5\ta dull, dull film",
@@ -227,10 +229,10 @@ def test_emoji_are_read() -> None:
     assert list(emoji_examples(data)) == [Example("grapes", GROUPS.index("Food & Drink"))]
 
 
-def test_other_bytes_than_the_pinned_ones_are_refused(tmp_path: Path) -> None:
+def test_an_archive_with_another_hash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tgz").write_bytes(b"right")
     right = Archive("a.tgz", hashlib.sha256(b"right").hexdigest(), "npm", "a@1")
-    assert fetched(right, tmp_path) == b"right"
+    assert read_archive(right, tmp_path) == b"right"
     (tmp_path / "a.tgz").write_bytes(b"wrong")
     with pytest.raises(ValueError, match="SHA-256"):
-        fetched(right, tmp_path)
+        read_archive(right, tmp_path)

@@ -1,4 +1,4 @@
-"""A base of another width differs from the shipped one in its width, and in nothing else."""
+"""A base of another width differs from the shipped base only in its width."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes.mini.pretrain import SHAPE, WIDTHS, new_model, shape_of
+from recipes.assets.mini.pretrain import SHAPE, WIDTHS, new_model, shape_of
 
-BASES = Path(__file__).resolve().parents[2] / "recipes" / "model_scale_bases"
+BASES = Path(__file__).resolve().parents[2] / "recipes" / "assets" / "model_scale_bases"
 
 
-def test_the_shipped_width_is_the_shipped_shape() -> None:
+def test_width_64_has_the_shipped_config() -> None:
     assert shape_of(64) == json.loads(SHAPE.read_text())
 
 
@@ -25,7 +25,7 @@ def test_only_the_width_and_the_number_of_text_heads_change(width: int) -> None:
     assert shape == shape_of(64)
 
 
-def test_a_model_of_width_32_has_the_parameters_that_add_up() -> None:
+def test_the_parameters_of_width_32_worked_out_by_hand() -> None:
     model = new_model(shape_of(32)["model_cfg"], seed=0)
     # attention 4 w^2 + 4 w, MLP 8 w^2 + 5 w, two norms 4 w
     layer = 12 * 32**2 + 13 * 32
@@ -38,7 +38,7 @@ def test_a_model_of_width_32_has_the_parameters_that_add_up() -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_each_width_ships_whole(width: int) -> None:
+def test_each_width_is_complete(width: int) -> None:
     folder = BASES / f"w{width}"
     assert json.loads((folder / "open_clip_config.json").read_text()) == shape_of(width)
     assert (folder / "bpe.txt.gz").is_file()

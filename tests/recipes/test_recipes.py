@@ -1,4 +1,4 @@
-"""Every recipe can be laid out at every profile, and its pages say what it found."""
+"""Every recipe can be planned at every profile, and its pages agree with its results."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.reproduce.expected import check
-from hubmerge.reproduce.plan import plan
-from hubmerge.results import overall, read_results, verdict_of
+from hubmerge.reproduce.expected import check_results
+from hubmerge.reproduce.plan import make_plan
+from hubmerge.results import overall_verdict, read_results, verdict_of
 from hubmerge.specs.recipe import read_recipe
 from hubmerge.tasks.lookup import catalog
 
@@ -33,17 +33,17 @@ def test_every_figure_and_table_has_a_recipe() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
-def test_a_recipe_can_be_laid_out(folder: Path, profile: str) -> None:
+def test_a_recipe_can_be_planned(folder: Path, profile: str) -> None:
     recipe = read_recipe(folder)
-    laid = plan(recipe, profile)
-    keys = [unit.key for unit in laid.units]
+    recipe_plan = make_plan(recipe, profile)
+    keys = [unit.key for unit in recipe_plan.units]
     assert len(keys) == len(set(keys)) > 0
-    assert set(laid.setting.tasks) <= catalog().keys()
-    places = {key: place for place, key in enumerate(keys)}
+    assert set(recipe_plan.settings.tasks) <= catalog().keys()
+    index = {key: number for number, key in enumerate(keys)}
     assert all(
-        places[needed.key] < places[unit.key]
-        for unit in laid.units
-        for needed in unit.needs.values()
+        index[need.key] < index[unit.key]
+        for unit in recipe_plan.units
+        for need in unit.needs.values()
     )
     claims = [claim.name for claim in recipe.claims]
     assert len(claims) == len(set(claims))
@@ -54,9 +54,9 @@ def test_the_mini_and_smoke_profiles_need_no_network_and_the_paper_profile_is_pi
     folder: Path,
 ) -> None:
     recipe = read_recipe(folder)
-    assert recipe.setting("mini").hub == recipe.setting("smoke").hub == "local"
-    paper = recipe.setting("paper")
-    bases = [paper.base, *(one.base for one in paper.variants if one.base)]
+    assert recipe.settings_for("mini").hub == recipe.settings_for("smoke").hub == "local"
+    paper = recipe.settings_for("paper")
+    bases = [paper.base, *(variant.base for variant in paper.variants if variant.base)]
     assert paper.hub is None
     assert all(len(base.partition("@")[2]) == 40 for base in bases)
 
@@ -64,25 +64,27 @@ def test_the_mini_and_smoke_profiles_need_no_network_and_the_paper_profile_is_pi
 @pytest.mark.parametrize("folder", FOLDERS, ids=name)
 def test_three_seeds_are_measured(folder: Path) -> None:
     recipe = read_recipe(folder)
-    assert recipe.setting("mini").seeds == recipe.setting("paper").seeds == (0, 1, 2)
+    assert recipe.settings_for("mini").seeds == recipe.settings_for("paper").seeds == (0, 1, 2)
 
 
 @pytest.mark.parametrize("folder", RAN, ids=name)
-def test_what_was_found_bears_out_its_verdicts(folder: Path) -> None:
+def test_verdicts_agree_with_the_results(folder: Path) -> None:
     results = read_results(folder)
     assert results.recipe == folder.name
     for claim in results.claims:
         assert claim.verdict == verdict_of(claim.values, claim.threshold, claim.noise)
-    assert results.verdict == overall([claim.verdict for claim in results.claims])
-    assert check(results, folder / "expected.json") == []
+    assert results.verdict == overall_verdict([claim.verdict for claim in results.claims])
+    assert check_results(results, folder / "expected.json") == []
     for chart in results.charts:
         assert (folder / f"{chart.name}.png").is_file()
         assert (folder / f"{chart.name}.svg").is_file()
 
 
-def test_the_pages_are_as_they_would_be_told() -> None:
+def test_the_pages_are_up_to_date() -> None:
     sys.path.insert(0, str(ROOT))
-    from scripts.reproduction import pages
+    from scripts.reproduction import render_pages
 
-    stale = [path for path, text in pages().items() if path.read_text(encoding="utf-8") != text]
+    stale = [
+        path for path, text in render_pages().items() if path.read_text(encoding="utf-8") != text
+    ]
     assert not stale
