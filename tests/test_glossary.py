@@ -1,0 +1,138 @@
+"""One vocabulary: public names use the words of the glossary, and private metaphors are gone."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import hubmerge
+from hubmerge import forgetting, lock, manifest, results, routing, scores, trials
+from hubmerge.cli.app import app
+from hubmerge.opening import delta
+from hubmerge.retention import plan
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hubmerge"
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ") and not line.startswith("| word")
+]
+FILES = [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+FILES += [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+
+
+def words_of(name: str) -> set[str]:
+    """The words of an identifier, an option or a text, in lower case."""
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)
+    return {word.lower() for word in re.split(r"[^A-Za-z]+", spaced) if word}
+
+
+# Words that a reader had to learn from us. As a part of an identifier they are all gone.
+PRIVATE = words_of(
+    """
+    told tell tells said its those begun dressed wear worn stand standing blamed traffic keeping
+    tryout tryouts arena rung arms shop mute heed heeded vouch vouched vouching mend mended
+    wayout whereabouts trainee deck sealed
+    """
+)
+# Public names, options and keys are made of the glossary's words and of these, which mean in
+# hubmerge what they mean in any program.
+PLAIN = words_of(
+    """
+    accumulate accuracy address after against allow alpha any apply as augment batch because
+    before bits bucket by charts check chosen classes clip code columns command conclusive cost
+    count counts cut data debug decay device drop dropout dry dtype emit env error eval evaluate
+    evaluations every examples exhaustive explain export extract factor figures files flops
+    folder for format gb group hardest hubmerge id index json k keep kind known label last
+    layout learnt licence license limit load locked loss lr machine max merged metric min model
+    models month name no noise nonfinite note notes only open original out own owner paper
+    parameters params parse parts per picture pictured pieces plan points port precision
+    predicted price private provenance pull purge push q quiet ray rebuild recompute ref replace
+    report repos request requested results resume retries rounding row rows rslora sampling says
+    schedule scored search seconds seed series serve set setting sha share source spec spent
+    state status stderr stream tables taken target targets temperature threshold tied title to
+    token top track train trained training tune usd validation value values verdict verdicts
+    verify version versions weight where work workers x y yes
+    """
+)
+VARIANTS = {"experts": "expert", "tasks": "task", "recipes": "recipe", "claims": "claim"}
+
+
+def identifiers(path: Path) -> Iterator[str]:
+    """Every name that a file defines or uses."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if not node.name.startswith("test_"):  # which is a sentence
+                yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and node.attr != "tell":  # of a file
+            yield node.attr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_private_words_are_no_identifiers(path: Path) -> None:
+    used = {name for name in identifiers(path) if PRIVATE & words_of(name)}
+    assert not used
+    assert not PRIVATE & words_of(path.stem)
+
+
+def test_no_class_name_means_two_things() -> None:
+    names = Counter(
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_glossary_explains_each_word_once_in_one_sentence_with_its_source() -> None:
+    words = [word for word, _, _ in ROWS]
+    assert words == sorted(words, key=str.lower)
+    assert len(words) == len(set(words))
+    for word, meaning, source in ROWS:
+        assert meaning.endswith("."), word
+        assert ". " not in meaning, word
+        assert source, word
+
+
+def public_names() -> Iterator[str]:
+    """What users type or read: the public API, commands and options, keys of files."""
+    yield from hubmerge.__all__
+    yield from command_names(typer.main.get_command(app))
+    for module in (delta, forgetting, lock, manifest, plan, results, routing, scores, trials):
+        for value in vars(module).values():
+            if dataclasses.is_dataclass(value) and value.__module__ == module.__name__:
+                yield from (field.name for field in dataclasses.fields(value))
+
+
+def command_names(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield name
+        yield from command_names(inner)
+
+
+def test_public_names_use_the_words_of_the_glossary() -> None:
+    explained = {part for word, _, _ in ROWS for part in words_of(word)}
+    unknown = {
+        name
+        for name in public_names()
+        for word in words_of(name)
+        if word not in PLAIN and VARIANTS.get(word, word.removesuffix("s")) not in explained
+        if word not in explained
+    }
+    assert not unknown, "say it in a word of docs/glossary.md, or explain the word there"
