@@ -1,35 +1,47 @@
-"""Every test gets a home of its own: no account, no cache, no network but loopback."""
+"""Every test has a home folder of its own: no account, no cache, no network except loopback."""
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-# Two workers on two cores: more threads than that only wait for each other. Before torch is there.
+# A slow machine must not fail a test.
+settings.register_profile("hubmerge", deadline=None)
+settings.load_profile("hubmerge")
+
+# Two workers on two cores: more threads would only wait. Set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# Read once, when the libraries are imported: one cache for the whole run, and not the user's.
+# The libraries read it once, at import: one cache for all tests, and not the user's.
 _cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
 os.environ["HF_HOME"] = _cache.name
 
-# One file is one worker's: begun last, the longest would leave the other without work.
-_LONGEST = ("test_readme.py", "test_upcycle.py", "test_killed.py", "test_processes.py")
-_LEAVE_OUT = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
+# A worker runs whole files: if the slowest came last, the other worker would have no work.
+_SLOWEST = ("test_readme.py", "test_upcycle.py", "test_killed.py", "test_processes.py")
+_UNSET = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    """Start with the slowest files."""
+    items.sort(key=lambda item: item.path.name not in _SLOWEST)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of later collections: Accelerate collects after every run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, where hubmerge and the Hub's client keep what they keep."""
+    """An empty home folder for hubmerge and for the client of the Hub."""
     folder = tmp_path_factory.mktemp("home")
-    for name in _LEAVE_OUT:
+    for name in _UNSET:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("HUBMERGE_HOME", str(folder / "hubmerge"))

@@ -1,4 +1,4 @@
-"""The README is run: every ```bash block in order, in one shell, in an empty folder and home."""
+"""Run the README: every ```bash block in order, in one shell, in an empty folder and home."""
 
 from __future__ import annotations
 
@@ -11,47 +11,63 @@ from pathlib import Path
 
 import datasets
 
+from hubmerge.server import lease
+from tests.warm_command import warm_command
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 VISION = ROOT / "hubmerge" / "mini" / "vision"
 
 
 def test_every_command_of_the_readme_works(tmp_path: Path, home: Path) -> None:
-    photos(tmp_path / "photos")
-    script = "\n".join(["set -euo pipefail", *re.findall(r"```bash\n(.*?)```", README, re.DOTALL)])
+    write_photos(tmp_path / "photos")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment.pop("HUBMERGE_HOME")
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True,
-        timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    *blocks, last = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    with warm_command(tmp_path / "bin", environment) as folder:
+        environment["PATH"] = f"{folder}:{environment['PATH']}"
+        with lease(home / ".hubmerge" / "hub"):  # else every command starts a Hub of its own
+            done = run_shell(blocks, tmp_path, environment)
+        # The last block starts the user's own Hub.
+        run_shell(["export HUBMERGE_HUB=local", last], tmp_path, environment)
     assert "Traceback" not in done.stderr
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "mnist-step32" / "hubmerge.json").is_file()
     assert "Upcycling score" in (tmp_path / "merged" / "mine" / "README.md").read_text()
 
 
-def test_the_readmes_numbers_are_those_of_the_demo() -> None:
+def test_the_numbers_of_the_readme_are_those_of_the_demo() -> None:
     table = README.split("<!-- demo:begin -->")[1].split("<!-- demo:end -->")[0].strip()
     report = json.loads((ROOT / "docs" / "demo" / "report.json").read_text())
     assert table == demo_table(report)
 
 
+def run_shell(
+    blocks: list[str], folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run the blocks in one shell, which ends at the first command that fails."""
+    script = "\n".join(["set -euo pipefail", *blocks])
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
 def demo_table(report: dict[str, dict[str, list[dict[str, float]]]]) -> str:
-    """The demo's report as the README shows it."""
+    """The report of the demo as a Markdown table."""
     curves = report["curves"]
     lines = ["| step | " + " | ".join(curves) + " |", "|---:" * (len(curves) + 1) + "|"]
     by_step: dict[float, list[str]] = {}
     for points in curves.values():
-        for p in points:
-            cell = f"{100 * p['accuracy']:.1f} ± {100 * p['stderr']:.1f}"
-            by_step.setdefault(p["step"], []).append(cell)
+        for point in points:
+            cell = f"{100 * point['accuracy']:.1f} ± {100 * point['stderr']:.1f}"
+            by_step.setdefault(point["step"], []).append(cell)
     lines += [f"| {step} | " + " | ".join(cells) + " |" for step, cells in by_step.items()]
     return "\n".join(lines)
 
 
-def test_the_commands_page_is_true() -> None:
+def test_the_commands_page_is_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/help_pages.py", "--check"],
         cwd=ROOT, capture_output=True, text=True,
@@ -59,7 +75,7 @@ def test_the_commands_page_is_true() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_model_cards_are_what_their_manifests_and_scores_tell() -> None:
+def test_the_model_cards_follow_from_their_manifests_and_scores() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/model_cards.py", "--check"],
         cwd=ROOT, capture_output=True, text=True,
@@ -67,13 +83,13 @@ def test_the_model_cards_are_what_their_manifests_and_scores_tell() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_local_link_of_the_readme_exists() -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 
 
-def photos(folder: Path) -> None:
-    """A user's own images: sixty pictures of three classes, in train/ only."""
+def write_photos(folder: Path) -> None:
+    """Write sixty images of three classes into train/, as a user's own data."""
     rows = datasets.load_dataset(
         "parquet", data_files=str(VISION / "fashion-train.parquet"), split="train"
     )

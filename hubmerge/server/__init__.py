@@ -1,17 +1,19 @@
 """The embedded Hub: the Hugging Face Hub's protocol on loopback, over git and a folder of blobs.
 
-    process, leases, state    one server per data folder: run, shared, found
-    app                       the routes put together
-    account, repos, revisions, files, lfs, commits      one file per group of endpoints
-    access                    who asks, and what they may do
-    exchange, info, cards     how requests are read and answers worded
+    process, leases, state    one server per data folder: run it, share it, find it
+    app                       the ASGI application with all routes
+    account, repos, revisions, files, lfs, storage, commits, discussions
+                              one file per group of endpoints
+    access                    the user of a request and their permissions
+    messages, info            reading requests and building responses
     ------------------------------------------------------------ below: no HTTP, only files
     store                     all repositories of a data folder, and the first one
     repository, snapshot      one repository, and one commit of it
+    pulls                     the pull requests of a repository
     git, trees, content       the only users of dulwich
-    blobs, tokens, names, refusals
+    blobs, tokens, names, http_errors
 
-Importing this package costs no web server and no git; `serve` loads them.
+Importing this package loads neither a web server nor dulwich; `serve` does.
 """
 
 from hubmerge.server.leases import lease

@@ -1,4 +1,4 @@
-"""Who asks, and which repositories they may see, read or change."""
+"""The user of a request, and which repositories they may see, read or change."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from starlette.requests import Request
 from hubmerge.server.http_errors import Forbidden, GatedRepo, HiddenRepo, NotSignedIn, RepoMissing
 from hubmerge.server.names import RepoId
 from hubmerge.server.repository import Repository
-from hubmerge.server.store import Store
+from hubmerge.server.store import RepositoryStore
 from hubmerge.server.tokens import Signer, Tokens, User
 
 
 @dataclass(frozen=True)
-class Hub:
-    """The store, and who may use it."""
+class HubState:
+    """The state of the application: the store, its tokens and the signer of upload URLs."""
 
-    store: Store
+    store: RepositoryStore
     tokens: Tokens
     signer: Signer
 
 
-def hub(request: Request) -> Hub:
-    found = request.app.state.hub
-    assert isinstance(found, Hub)
-    return found
+def get_hub(request: Request) -> HubState:
+    state = request.app.state.hub
+    assert isinstance(state, HubState)
+    return state
 
 
-def asker(request: Request) -> User | None:
-    """Who asks; nobody without a token, and an unknown token is refused."""
+def current_user(request: Request) -> User | None:
+    """The user of the request, None without a token; raises NotSignedIn for an unknown token."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if not scheme:
         return None
-    user = hub(request).tokens.user(token.strip()) if scheme.lower() == "bearer" else None
+    user = get_hub(request).tokens.user(token.strip()) if scheme.lower() == "bearer" else None
     if user is None:
-        # Word for word: clients tell a bad token from a missing repository by this text.
+        # Exactly this text: clients distinguish a bad token from a missing repository by it.
         raise NotSignedIn("Invalid credentials in Authorization header")
     return user
 
 
-def writer(request: Request) -> User:
-    """Who asks, if they may write."""
-    user = asker(request)
+def require_writer(request: Request) -> User:
+    """The user of the request; raises an error if they may not write."""
+    user = current_user(request)
     if user is None:
         raise HiddenRepo("Invalid username or password.")
     if not user.may_write:
@@ -50,17 +50,17 @@ def writer(request: Request) -> User:
     return user
 
 
-def repo_id(request: Request) -> RepoId:
-    """The repository that the address names; models are the default."""
+def requested_repo_id(request: Request) -> RepoId:
+    """The repository in the URL; models are the default."""
     names = request.path_params
     return RepoId(names.get("kind", "models"), names["owner"], names["name"])
 
 
-def visible(request: Request) -> Repository:
-    """The repository of the address, if the asker may know of it."""
-    user = asker(request)
+def visible_repo(request: Request) -> Repository:
+    """The repository in the URL, if the user may know that it exists."""
+    user = current_user(request)
     try:
-        repository = hub(request).store.find(repo_id(request))
+        repository = get_hub(request).store.find(requested_repo_id(request))
     except RepoMissing:
         if user is None:
             raise HiddenRepo("Invalid username or password.") from None
@@ -70,16 +70,16 @@ def visible(request: Request) -> Repository:
     return repository
 
 
-def readable(request: Request) -> Repository:
-    """The repository of the address, if the asker may read its files."""
-    repository = visible(request)
-    if repository.settings.gated and asker(request) is None:
+def readable_repo(request: Request) -> Repository:
+    """The repository in the URL, if the user may read its files."""
+    repository = visible_repo(request)
+    if repository.settings.gated and current_user(request) is None:
         raise GatedRepo(f"Access to {repository.id} is restricted: you must be signed in.")
     return repository
 
 
-def writable(request: Request) -> Repository:
-    """The repository of the address, if the asker may change it."""
-    repository = visible(request)
-    writer(request)
+def writable_repo(request: Request) -> Repository:
+    """The repository in the URL, if the user may change it."""
+    repository = visible_repo(request)
+    require_writer(request)
     return repository

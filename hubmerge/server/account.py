@@ -1,4 +1,4 @@
-"""Who am I, what is this Hub, and the small questions that clients ask in passing."""
+"""Endpoints for the user, the status of the server, and small requests of clients."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.front_matter import card_problem
-from hubmerge.server.access import asker, hub
+from hubmerge.server.access import current_user, get_hub
 from hubmerge.server.http_errors import NotSignedIn
-from hubmerge.server.messages import Json, flag, with_json
+from hubmerge.server.messages import Json, query_flag, with_json
 from hubmerge.server.names import KINDS
 
 _PACKAGES = ("hubmerge", "starlette", "uvicorn", "dulwich")
 
 
 def whoami(request: Request) -> Response:
-    """The bearer of the token."""
-    user = asker(request)
+    """The user of the token."""
+    user = current_user(request)
     if user is None:
         raise NotSignedIn("Invalid username or password.")
     token = {"displayName": f"{user.name} ({user.role})", "role": user.role}
-    owners = {repo.id.owner for kind in KINDS for repo in hub(request).store.all(kind)}
-    told: Json = {
+    owners = {repo.id.owner for kind in KINDS for repo in get_hub(request).store.all(kind)}
+    account: Json = {
         "type": "user",
         **dict.fromkeys(("id", "name", "fullname"), user.name),
         **dict.fromkeys(("canPay", "isPro"), False),
         "orgs": [{"type": "org", "name": owner} for owner in sorted(owners - {user.name})],
         "auth": {"type": "access_token", "accessToken": token},
     }
-    return JSONResponse(told)
+    return JSONResponse(account)
 
 
 def status(request: Request) -> Response:
-    """Which folder this Hub serves, asked by `read_state`; in full, also what it is and holds."""
-    store = hub(request).store
-    told: Json = {"data": str(store.data)}
-    if flag(request, "full"):
+    """The data folder, for `read_state`; with `full`, also versions and a count of repositories."""
+    store = get_hub(request).store
+    fields: Json = {"data": str(store.data)}
+    if query_flag(request, "full"):
         versions = {name: _version(name) for name in _PACKAGES}
         versions["python"] = sys.version.split()[0]
-        told |= {"repos": store.count(), "versions": versions}
-    return JSONResponse(told)
+        fields |= {"repos": store.count(), "versions": versions}
+    return JSONResponse(fields)
 
 
 def validate_yaml(request: Request, body: Json) -> Response:
-    """Whether a card's front matter can be read; asked before each README.md is sent."""
+    """Whether the front matter of a card is valid; clients call this before they send README.md."""
     problem = card_problem(str(body.get("content", "")))
     errors = [{"message": problem}] if problem else []
     return JSONResponse({"errors": errors, "warnings": []}, 400 if errors else 200)
 
 
-def nothing(request: Request) -> Response:
-    """The answer to telemetry and other hits in passing."""
+def empty_response(request: Request) -> Response:
+    """The response to telemetry and other requests that need no answer."""
     return JSONResponse({})
 
 
@@ -69,9 +69,9 @@ routes = [
     Route("/api/whoami-v2", whoami),
     Route("/api/hubmerge/status", status),
     Route("/api/validate-yaml", with_json(validate_yaml), methods=["POST"]),
-    Route("/api/telemetry/{topic:path}", nothing, methods=["GET", "POST"]),
-    Route("/api/agent-harnesses", nothing),
-    Route("/api/models-tags-by-type", nothing),
-    Route("/api/datasets-tags-by-type", nothing),
-    Route("/v1/telemetry", nothing, methods=["GET", "POST"]),
+    Route("/api/telemetry/{topic:path}", empty_response, methods=["GET", "POST"]),
+    Route("/api/agent-harnesses", empty_response),
+    Route("/api/models-tags-by-type", empty_response),
+    Route("/api/datasets-tags-by-type", empty_response),
+    Route("/v1/telemetry", empty_response, methods=["GET", "POST"]),
 ]

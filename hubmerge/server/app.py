@@ -1,4 +1,4 @@
-"""The Hub as an ASGI application: a store behind the routes."""
+"""The Hub as an ASGI application: the routes and the store behind them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hubmerge.server import account, commits, discussions, files, lfs, repos, revisions, storage
-from hubmerge.server.access import Hub
-from hubmerge.server.http_errors import Refusal
-from hubmerge.server.messages import RawPaths, not_unicode, refused
-from hubmerge.server.store import Store, seed
+from hubmerge.server.access import HubState
+from hubmerge.server.http_errors import HttpError
+from hubmerge.server.messages import RawPathMiddleware, http_error_response, not_unicode_response
+from hubmerge.server.store import RepositoryStore, seed
 from hubmerge.server.tokens import Signer, Tokens
 
 FIRST_USER = "local"
@@ -31,10 +31,10 @@ _ROUTES = [
 ]
 
 
-def build(data: Path, seed_from: Path | None) -> Starlette:
-    """Open a data folder, which the caller holds alone, and put the routes before it."""
-    store = Store(data)
-    store.sweep()
+def build_app(data: Path, seed_from: Path | None) -> Starlette:
+    """The application for a data folder; the caller must hold the lock of the folder."""
+    store = RepositoryStore(data)
+    store.clean_up()
     tokens = Tokens(data)
     tokens.ensure_writer(FIRST_USER)
     if seed_from:
@@ -42,26 +42,26 @@ def build(data: Path, seed_from: Path | None) -> Starlette:
     app = Starlette(
         routes=_ROUTES,
         middleware=[
-            # A web page must not reach the Hub through a name of its own that means 127.0.0.1.
+            # A web page must not reach the Hub through a domain that resolves to 127.0.0.1.
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"]),
-            Middleware(RawPaths),
+            Middleware(RawPathMiddleware),
         ],
         exception_handlers={
-            Refusal: refused,
-            UnicodeEncodeError: not_unicode,
+            HttpError: http_error_response,
+            UnicodeEncodeError: not_unicode_response,
             404: _no_route,
-            500: _broken,
+            500: _internal_error,
         },
     )
-    app.state.hub = Hub(store, tokens, Signer(data))
+    app.state.hub = HubState(store, tokens, Signer(data))
     return app
 
 
 def _no_route(request: Request, error: Exception) -> Response:
-    # Clients take a 404 without a code for a broken endpoint; what they miss is a repository.
+    # Clients report a 404 without a code as a broken endpoint, but a repository is missing.
     message = f"This Hub has nothing at {request.url.path}"
     return JSONResponse({"error": message}, 404, {"X-Error-Code": "RepoNotFound"})
 
 
-def _broken(request: Request, error: Exception) -> Response:
+def _internal_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "The Hub failed; its log says why."}, 500)

@@ -1,4 +1,4 @@
-"""Large files, each kept once under the sha256 of its content."""
+"""Large files, each stored once under the sha256 of its content."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from hubmerge.durable import place, settle
+from hubmerge.durable import flush_to_disk, rename_into
 from hubmerge.server.http_errors import BadRequest
 
 _OID = re.compile(r"[0-9a-f]{64}")
 
 
-class Blobs:
-    """A folder of files named by their sha256: a name that exists is whole and true."""
+class BlobStore:
+    """A folder of files named by their sha256: a file that exists is complete and correct."""
 
     def __init__(self, folder: Path, spool: Path) -> None:
         self.folder = folder
         self.spool = spool
 
     def path(self, oid: str) -> Path:
-        """Where the content lies, or would lie."""
+        """The path of a content, which need not exist yet."""
         if not _OID.fullmatch(oid):
             raise BadRequest(f"{oid[:80]!r} is not a sha256 in lower-case hex.")
         return self.folder / oid[:2] / oid[2:4] / oid
@@ -39,48 +39,48 @@ class Blobs:
         return self.path(oid).open("rb")
 
     def remove(self, oid: str) -> None:
-        """Let go of a content for good; what is not there is gone already."""
+        """Delete a content for good; no error if it does not exist."""
         self.path(oid).unlink(missing_ok=True)
 
     @contextmanager
-    def receive(self) -> Iterator[Incoming]:
-        """Take in a content piece by piece; unless it is kept, nothing of it stays."""
+    def receive(self) -> Iterator[IncomingBlob]:
+        """Receive a content in chunks; unless it is stored, nothing of it stays."""
         with tempfile.NamedTemporaryFile(dir=self.spool, delete=False) as file:
-            incoming = Incoming(self, file)
+            incoming = IncomingBlob(self, file)
             try:
                 yield incoming
             finally:
                 Path(file.name).unlink(missing_ok=True)
 
     def add(self, source: Path, oid: str, size: int) -> None:
-        """Copy a whole file in, under a name that its bytes must bear out."""
+        """Copy a file into the store; raises BadRequest if its sha256 or size differ."""
         with source.open("rb") as content, self.receive() as incoming:
-            while piece := content.read(1 << 20):
-                incoming.write(piece)
-            incoming.keep(oid, size)
+            while chunk := content.read(1 << 20):
+                incoming.write(chunk)
+            incoming.store(oid, size)
 
 
-class Incoming:
-    """A content on its way in, hashed while it is written."""
+class IncomingBlob:
+    """A content that is being received, hashed while it is written."""
 
-    def __init__(self, blobs: Blobs, file: tempfile._TemporaryFileWrapper[bytes]) -> None:
+    def __init__(self, blobs: BlobStore, file: tempfile._TemporaryFileWrapper[bytes]) -> None:
         self._blobs = blobs
         self._file = file
         self._digest = hashlib.sha256()
         self.size = 0
 
-    def write(self, piece: bytes | bytearray) -> None:
-        self._file.write(piece)
-        self._digest.update(piece)
-        self.size += len(piece)
+    def write(self, chunk: bytes | bytearray) -> None:
+        self._file.write(chunk)
+        self._digest.update(chunk)
+        self.size += len(chunk)
 
-    def keep(self, oid: str, size: int) -> None:
-        """Give the content its name, if size and sha256 are what was promised."""
-        found = self._digest.hexdigest()
-        if (found, self.size) != (oid, size):
+    def store(self, oid: str, size: int) -> None:
+        """Move the content into the store, if its size and sha256 are as announced."""
+        sha256 = self._digest.hexdigest()
+        if (sha256, self.size) != (oid, size):
             raise BadRequest(
-                f"Received {self.size} bytes with sha256 {found}, expected {size} bytes "
+                f"Received {self.size} bytes with sha256 {sha256}, expected {size} bytes "
                 f"with sha256 {oid}."
             )
-        settle(self._file)
-        place(Path(self._file.name), self._blobs.path(oid))
+        flush_to_disk(self._file)
+        rename_into(Path(self._file.name), self._blobs.path(oid))

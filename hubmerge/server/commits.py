@@ -1,4 +1,4 @@
-"""Commits as clients send them: one JSON object a line, a header first, then the changes."""
+"""Commits as clients send them: one JSON object per line, first a header, then the changes."""
 
 from __future__ import annotations
 
@@ -14,61 +14,70 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.server.access import hub, writable, writer
-from hubmerge.server.content import AddFile, AddLarge, Change, Delete
-from hubmerge.server.discussions import web_address
+from hubmerge.server.access import get_hub, require_writer, writable_repo
+from hubmerge.server.content import AddFile, AddLargeFile, Change, Delete
+from hubmerge.server.discussions import pull_request_url
 from hubmerge.server.http_errors import BadRequest, TooLarge
-from hubmerge.server.lfs import LARGEST_SMALL_FILE
-from hubmerge.server.messages import REPO, Json, flag, origin
+from hubmerge.server.lfs import MAX_REGULAR_BYTES
+from hubmerge.server.messages import REPO_PATH, Json, base_url, query_flag
 
-_IN_MEMORY = 4 << 20
-_LARGEST_BODY = 1 << 30
-# A small file in base64, and room for its path.
-_LONGEST_LINE = LARGEST_SMALL_FILE * 4 // 3 + (64 << 10)
+_MAX_BYTES_IN_MEMORY = 4 << 20
+_MAX_BODY_BYTES = 1 << 30
+# A regular file in base64, and space for its path.
+_MAX_LINE_BYTES = MAX_REGULAR_BYTES * 4 // 3 + (64 << 10)
 
 
 async def commit(request: Request) -> Response:
     """Commit to a branch or to a new pull request.
 
-    The lines are spooled to disk, so the body may be long.
+    The lines are spooled to disk, so the body may be large.
     """
-    # Asked before the body is read, so that a stranger cannot fill the disk.
-    await run_in_threadpool(writable, request)
-    with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(hub(request).store.tmp)) as spool:
-        async for piece in request.stream():
-            spool.write(piece)
-            if spool.tell() > _LARGEST_BODY:
-                raise TooLarge(f"More than {_LARGEST_BODY} bytes in one commit: use LFS.")
+    # Checked before the body is read, so that a stranger cannot fill the disk.
+    await run_in_threadpool(writable_repo, request)
+    with tempfile.SpooledTemporaryFile(
+        _MAX_BYTES_IN_MEMORY, dir=str(get_hub(request).store.tmp)
+    ) as spool:
+        async for chunk in request.stream():
+            spool.write(chunk)
+            if spool.tell() > _MAX_BODY_BYTES:
+                raise TooLarge(f"More than {_MAX_BODY_BYTES} bytes in one commit: use LFS.")
         spool.seek(0)
         return await run_in_threadpool(_commit, request, spool)
 
 
 def _commit(request: Request, body: IO[bytes]) -> Response:
-    repository, lines, author = writable(request), _lines(body), writer(request).name
-    message, parent = _header(*next(lines, ("", {})))
-    changes, branch = (_change(key, value) for key, value in lines), request.path_params["revision"]
-    told = {"success": True, "hookOutput": ""}
-    if flag(request, "create_pr"):
+    repository, lines, author = (
+        writable_repo(request),
+        _read_lines(body),
+        require_writer(request).name,
+    )
+    message, parent = _parse_header(*next(lines, ("", {})))
+    changes, branch = (
+        (_parse_change(key, value) for key, value in lines),
+        request.path_params["revision"],
+    )
+    result = {"success": True, "hookOutput": ""}
+    if query_flag(request, "create_pr"):
         if branch != "main":
             raise BadRequest("A pull request goes to main.")
-        pull, sha = repository.propose(changes, message, author=author, parent=parent)
-        told["pullRequestUrl"] = web_address(request, repository, pull.number)
+        pull, sha = repository.open_pull(changes, message, author=author, parent=parent)
+        result["pullRequestUrl"] = pull_request_url(request, repository, pull.number)
     else:
         sha = repository.commit(branch, changes, message, author=author, parent=parent)
-    url = f"{origin(request)}/{repository.id.web_path}/commit/{sha}"
-    return JSONResponse({**told, "commitOid": sha, "commitUrl": url})
+    url = f"{base_url(request)}/{repository.id.web_path}/commit/{sha}"
+    return JSONResponse({**result, "commitOid": sha, "commitUrl": url})
 
 
-def _lines(body: IO[bytes]) -> Iterator[tuple[str, Json]]:
-    while line := body.readline(_LONGEST_LINE + 1):
-        if len(line) > _LONGEST_LINE:
-            limit = f"{LARGEST_SMALL_FILE >> 20} MiB"
+def _read_lines(body: IO[bytes]) -> Iterator[tuple[str, Json]]:
+    while line := body.readline(_MAX_LINE_BYTES + 1):
+        if len(line) > _MAX_LINE_BYTES:
+            limit = f"{MAX_REGULAR_BYTES >> 20} MiB"
             raise TooLarge(f"A file of more than {limit} was sent inside a commit: use LFS.")
         if line.strip():
-            yield _parsed(line)
+            yield _parse_line(line)
 
 
-def _parsed(line: bytes) -> tuple[str, Json]:
+def _parse_line(line: bytes) -> tuple[str, Json]:
     try:
         item = json.loads(line)
         key, value = item["key"], item["value"]
@@ -79,8 +88,8 @@ def _parsed(line: bytes) -> tuple[str, Json]:
     return str(key), value
 
 
-def _header(key: str, value: Json) -> tuple[str, str]:
-    """What the commit is called, and the commit that it must follow."""
+def _parse_header(key: str, value: Json) -> tuple[str, str]:
+    """The message of the commit, and the commit that must be its parent."""
     if key != "header":
         raise BadRequest("The first line of a commit must be its header.")
     title = str(value.get("summary") or "").strip()
@@ -90,27 +99,27 @@ def _header(key: str, value: Json) -> tuple[str, str]:
     return f"{title}\n\n{body}" if body else title, str(value.get("parentCommit") or "")
 
 
-def _change(key: str, value: Json) -> Change:
+def _parse_change(key: str, value: Json) -> Change:
     path = str(value.get("path") or "")
     match key:
         case "file":
-            return AddFile(path, _content(path, value))
+            return AddFile(path, _decode_content(path, value))
         case "lfsFile":
-            return AddLarge(path, str(value.get("oid")), _size(path, value))
+            return AddLargeFile(path, str(value.get("oid")), _parse_size(path, value))
         case "deletedFile" | "deletedFolder":
             return Delete(path.rstrip("/"))
     raise BadRequest(f"A commit cannot do {key[:40]!r}.")
 
 
-def _size(path: str, value: Json) -> int | None:
-    """The size of a large file; clients that copy one do not tell it."""
+def _parse_size(path: str, value: Json) -> int | None:
+    """The size of a large file, None from clients that copy one."""
     size = value.get("size")
     if size is not None and not isinstance(size, int):
         raise BadRequest(f"The size of {path[:120]!r} must be a whole number.")
     return size
 
 
-def _content(path: str, value: Json) -> bytes:
+def _decode_content(path: str, value: Json) -> bytes:
     text = str(value.get("content") or "")
     if value.get("encoding", "utf-8") != "base64":
         return text.encode()
@@ -120,4 +129,4 @@ def _content(path: str, value: Json) -> bytes:
         raise BadRequest(f"The content of {path[:120]!r} is not base64.") from error
 
 
-routes = [Route(REPO + "/commit/{revision:quoted}", commit, methods=["POST"])]
+routes = [Route(REPO_PATH + "/commit/{revision:quoted}", commit, methods=["POST"])]

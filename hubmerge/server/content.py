@@ -1,4 +1,4 @@
-"""What goes into a commit: changes of paths; large files leave only a pointer in git."""
+"""The changes of a commit; git holds only a pointer for a large file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from fnmatch import fnmatchcase
 
 from dulwich.ignore import IgnoreFilter
 
-_LARGE = """*.7z *.arrow *.avro *.bin *.bz2 *.ckpt *.feather *.ftz *.gz *.h5 *.joblib *.lz4 *.mds
-    *.mlmodel *.model *.msgpack *.npy *.npz *.onnx *.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth
-    *.rar *.safetensors saved_model/**/* *.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip *.zst
+_LFS_PATTERNS = """*.7z *.arrow *.avro *.bin *.bz2 *.ckpt *.feather *.ftz *.gz *.h5 *.joblib *.lz4
+    *.mds *.mlmodel *.model *.msgpack *.npy *.npz *.onnx *.ot *.parquet *.pb *.pickle *.pkl *.pt
+    *.pth *.rar *.safetensors saved_model/**/* *.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip *.zst
     *tfevents*"""
 
 # The initial commit of every repository, as on the Hub.
 GITATTRIBUTES = "".join(
-    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in _LARGE.split()
+    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in _LFS_PATTERNS.split()
 ).encode()
 
-_LONGEST_POINTER = 200
+_MAX_POINTER_BYTES = 200
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n?"
 )
@@ -26,15 +26,15 @@ _POINTER = re.compile(
 
 @dataclass(frozen=True)
 class AddFile:
-    """Put a small file, content and all."""
+    """Add a regular file with its content."""
 
     path: str
     content: bytes
 
 
 @dataclass(frozen=True)
-class AddLarge:
-    """Put a file whose content is in the blob store already; an unknown size is looked up."""
+class AddLargeFile:
+    """Add a file whose content is in the blob store already; size None is looked up there."""
 
     path: str
     oid: str
@@ -48,7 +48,7 @@ class Delete:
     path: str
 
 
-Change = AddFile | AddLarge | Delete
+Change = AddFile | AddLargeFile | Delete
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ class Pointer:
 
     @property
     def text(self) -> bytes:
-        """The few lines that stand in git for the content."""
+        """The pointer file that git stores in place of the content."""
         lines = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.oid}\n"
         return f"{lines}size {self.size}\n".encode()
 
 
 def parse_pointer(blob: bytes) -> Pointer | None:
-    """Read a git blob as a pointer, if it is one."""
-    # Longer texts are never pointers, so a large file is not searched for one.
-    found = _POINTER.fullmatch(blob) if len(blob) <= _LONGEST_POINTER else None
-    return Pointer(found[1].decode(), int(found[2])) if found else None
+    """The pointer in a git blob, None if the blob is not a pointer."""
+    # Longer blobs are never pointers, so they are not matched.
+    match = _POINTER.fullmatch(blob) if len(blob) <= _MAX_POINTER_BYTES else None
+    return Pointer(match[1].decode(), int(match[2])) if match else None
 
 
 def lfs_patterns(gitattributes: bytes) -> list[str]:
@@ -78,12 +78,12 @@ def lfs_patterns(gitattributes: bytes) -> list[str]:
     return [words[0] for words in lines if "filter=lfs" in words[1:]]
 
 
-def is_tracked(path: str, patterns: list[str]) -> bool:
-    """Whether a path goes by LFS: patterns without a slash look at the file name alone."""
+def is_lfs_path(path: str, patterns: list[str]) -> bool:
+    """Whether a path is stored by LFS; patterns without a slash match the file name only."""
     name = path.rpartition("/")[2]
     return any(fnmatchcase(path if "/" in p else name, p.replace("**/", "*")) for p in patterns)
 
 
 def is_ignored(path: str, gitignore: str) -> bool:
-    """Whether a .gitignore text leaves a path out."""
+    """Whether the text of a .gitignore file ignores a path."""
     return bool(IgnoreFilter(gitignore.encode().splitlines()).is_ignored(path))

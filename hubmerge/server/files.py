@@ -1,4 +1,4 @@
-"""Files of a revision: listed folder by folder, looked up by name, downloaded whole or in part."""
+"""Endpoints for the files of a revision: list a folder, look up paths, download files or ranges."""
 
 from __future__ import annotations
 
@@ -11,84 +11,103 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from hubmerge.server.access import readable, repo_id
-from hubmerge.server.git import Version
-from hubmerge.server.info import large, stamp
-from hubmerge.server.messages import REPO, WEB, Json, flag, is_true, page, with_form
+from hubmerge.server.access import readable_repo, requested_repo_id
+from hubmerge.server.git import GitCommit
+from hubmerge.server.info import format_time, lfs_to_json
+from hubmerge.server.messages import (
+    REPO_PATH,
+    WEB_PATHS,
+    Json,
+    is_true,
+    paginate,
+    query_flag,
+    with_form,
+)
 from hubmerge.server.snapshot import File, Snapshot
 
-_PAGE = 1000
-_EXPANDED_PAGE = 50
-_PIECE = 1 << 20
+_PAGE_SIZE = 1000
+_EXPANDED_PAGE_SIZE = 50
+_CHUNK_BYTES = 1 << 20
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def tree(request: Request) -> Response:
-    """What lies in a folder; later pages are pinned to the commit of the first."""
-    snapshot, id = readable(request).at(request.path_params["revision"]), repo_id(request)
-    path, expand = request.path_params.get("path", "").strip("/"), flag(request, "expand")
-    found = snapshot.entries(path, recursive=flag(request, "recursive"))
-    here = f"/api/{id.kind}/{id}/tree/{snapshot.sha}" + (f"/{quote(path, safe='')}" if path else "")
-    files, headers = page(request, found, _EXPANDED_PAGE if expand else _PAGE, here)
-    return JSONResponse(_told(snapshot, files, expand), headers=headers)
+    """List a folder; later pages are pinned to the commit of the first."""
+    snapshot, id = (
+        readable_repo(request).snapshot(request.path_params["revision"]),
+        requested_repo_id(request),
+    )
+    path, expand = request.path_params.get("path", "").strip("/"), query_flag(request, "expand")
+    entries = snapshot.list_folder(path, recursive=query_flag(request, "recursive"))
+    page_path = f"/api/{id.kind}/{id}/tree/{snapshot.sha}" + (
+        f"/{quote(path, safe='')}" if path else ""
+    )
+    files, headers = paginate(
+        request, entries, _EXPANDED_PAGE_SIZE if expand else _PAGE_SIZE, page_path
+    )
+    return JSONResponse(_files_to_json(snapshot, files, expand), headers=headers)
 
 
 def paths_info(request: Request, form: dict[str, list[str]]) -> Response:
-    """The named paths; those that do not exist are left out."""
-    snapshot = readable(request).at(request.path_params["revision"])
-    found = snapshot.look_up(form.get("paths", []))
-    return JSONResponse(_told(snapshot, found, is_true(form.get("expand", [""])[0])))
+    """Details of the given paths; those that do not exist are left out."""
+    snapshot = readable_repo(request).snapshot(request.path_params["revision"])
+    files = snapshot.find_files(form.get("paths", []))
+    return JSONResponse(_files_to_json(snapshot, files, is_true(form.get("expand", [""])[0])))
 
 
 def resolve(request: Request) -> Response:
-    """Send a file, or for HEAD only what there is to know about it."""
-    snapshot = readable(request).at(request.path_params["revision"])
+    """Send a file or a range of it; for HEAD, only the headers."""
+    snapshot = readable_repo(request).snapshot(request.path_params["revision"])
     file = snapshot.file(request.path_params["path"])
     headers = _headers(file, snapshot.sha)
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    wanted = request.headers.get("range", "")
-    # A range of a file that changed meanwhile would be glued to bytes of the old one.
+    range_header = request.headers.get("range", "")
+    # A client would append a range of the new file to bytes of the old one.
     if request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:
-        wanted = ""
-    span = parse_range(wanted, file.size)
-    if span is None:
+        range_header = ""
+    byte_range = parse_range(range_header, file.size)
+    if byte_range is None:
         headers |= {"Content-Range": f"bytes */{file.size}"}
         return Response(status_code=416, headers=headers)
-    headers["Content-Length"] = str(len(span))
+    headers["Content-Length"] = str(len(byte_range))
     status = 200
-    if wanted and len(span) < file.size:
+    if range_header and len(byte_range) < file.size:
         status = 206
-        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{file.size}"
+        headers["Content-Range"] = f"bytes {byte_range.start}-{byte_range.stop - 1}/{file.size}"
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return StreamingResponse(_pieces(snapshot.open(file), span), status, headers)
+    return StreamingResponse(_read_chunks(snapshot.open(file), byte_range), status, headers)
 
 
 def parse_range(header: str, size: int) -> range | None:
-    """The bytes that a Range header wants; all for one we need not heed; None if beyond."""
-    found = _RANGE.fullmatch(header.strip())
-    if found is None or not any(found.groups()):
+    """The bytes of a Range header: all for an unsupported one, None outside the file."""
+    match = _RANGE.fullmatch(header.strip())
+    if match is None or not any(match.groups()):
         return range(size)
-    first, last = found.groups()
+    first, last = match.groups()
     if not first:
         return range(max(size - int(last), 0), size) if int(last) else None
     return range(int(first), min(int(last) + 1, size) if last else size) or None
 
 
-def _told(snapshot: Snapshot, files: list[File], expand: bool) -> list[Json]:
+def _files_to_json(snapshot: Snapshot, files: list[File], expand: bool) -> list[Json]:
     changes = snapshot.last_changes(file.path for file in files) if expand else {}
-    return [_told_file(file, changes.get(file.path)) for file in files]
+    return [_file_to_json(file, changes.get(file.path)) for file in files]
 
 
-def _told_file(file: File, change: Version | None) -> Json:
+def _file_to_json(file: File, change: GitCommit | None) -> Json:
     kind = "directory" if file.is_folder else "file"
-    told: Json = {"type": kind, "oid": file.oid, "size": file.size, "path": file.path}
+    fields: Json = {"type": kind, "oid": file.oid, "size": file.size, "path": file.path}
     if file.lfs:
-        told["lfs"] = large(file)
+        fields["lfs"] = lfs_to_json(file)
     if change:
-        told["lastCommit"] = {"id": change.id, "title": change.title, "date": stamp(change.date)}
-    return told
+        fields["lastCommit"] = {
+            "id": change.id,
+            "title": change.title,
+            "date": format_time(change.date),
+        }
+    return fields
 
 
 def _headers(file: File, sha: str) -> dict[str, str]:
@@ -97,7 +116,7 @@ def _headers(file: File, sha: str) -> dict[str, str]:
         "ETag": f'"{file.etag}"',
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(file.path.split('/')[-1])}",
-        # A page out of a repository must not run as a page of the Hub.
+        # An HTML file of a repository must not run as a page of the Hub.
         "Content-Type": "application/octet-stream",
         "X-Content-Type-Options": "nosniff",
     }
@@ -106,18 +125,18 @@ def _headers(file: File, sha: str) -> dict[str, str]:
     return headers
 
 
-def _pieces(content: BinaryIO, span: range) -> Iterator[bytes]:
+def _read_chunks(content: BinaryIO, byte_range: range) -> Iterator[bytes]:
     with content:
-        content.seek(span.start)
-        left = len(span)
-        while left and (piece := content.read(min(left, _PIECE))):
-            left -= len(piece)
-            yield piece
+        content.seek(byte_range.start)
+        left = len(byte_range)
+        while left and (chunk := content.read(min(left, _CHUNK_BYTES))):
+            left -= len(chunk)
+            yield chunk
 
 
 routes = [
-    Route(REPO + "/tree/{revision:quoted}", tree),
-    Route(REPO + "/tree/{revision:quoted}/{path:rest}", tree),
-    Route(REPO + "/paths-info/{revision:quoted}", with_form(paths_info), methods=["POST"]),
-    *(Route(web + "/resolve/{revision:quoted}/{path:rest}", resolve) for web in WEB),
+    Route(REPO_PATH + "/tree/{revision:quoted}", tree),
+    Route(REPO_PATH + "/tree/{revision:quoted}/{path:rest}", tree),
+    Route(REPO_PATH + "/paths-info/{revision:quoted}", with_form(paths_info), methods=["POST"]),
+    *(Route(web + "/resolve/{revision:quoted}/{path:rest}", resolve) for web in WEB_PATHS),
 ]

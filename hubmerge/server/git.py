@@ -17,17 +17,17 @@ from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
 from hubmerge.server.http_errors import Conflict
-from hubmerge.server.trees import FOLDER, Folder, read_tree
+from hubmerge.server.trees import FOLDER_MODE, TreeEditor, read_tree
 
-# A path, and the blob to put there; None drops the path.
+# A path, and the blob to put there; None removes the path.
 Edit = tuple[str, str | None]
 
 _HEX = re.compile(r"[0-9a-f]{4,40}")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A path in a tree and the git object under it."""
+class TreeEntry:
+    """A path in a tree and its git object."""
 
     path: str
     oid: str
@@ -35,8 +35,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Version:
-    """A commit: its id, its tree, its first parent and who said what when."""
+class GitCommit:
+    """A commit: id, tree, first parent, author, message and date."""
 
     id: str
     tree: str
@@ -55,7 +55,7 @@ class Version:
 
 
 class Git:
-    """A bare repository on disk; whoever opens it closes it (`with Git(folder) as git`)."""
+    """A bare repository on disk; the caller closes it (`with Git(folder) as git`)."""
 
     def __init__(self, folder: Path) -> None:
         self._repo = Repo(str(folder), bare=True)
@@ -68,57 +68,57 @@ class Git:
         self._repo.close()
 
     def refs(self, prefix: str) -> dict[str, str]:
-        """Names below a prefix ("refs/heads/") and the commits they mean."""
+        """The names below a prefix ("refs/heads/") and their commits."""
         names = self._repo.refs.subkeys(Ref(prefix.encode()))
-        found = {name.decode(): self.ref(prefix + name.decode()) for name in sorted(names)}
-        return {name: sha for name, sha in found.items() if sha}
+        commits = {name.decode(): self.ref(prefix + name.decode()) for name in sorted(names)}
+        return {name: sha for name, sha in commits.items() if sha}
 
     def ref(self, name: str) -> str | None:
-        """The commit that a full ref name means; tag objects are looked through."""
+        """The commit of a full ref name; tag objects are resolved to their commit."""
         if not check_ref_format(Ref(name.encode())):
             return None
         oid = self._repo.refs.read_loose_ref(Ref(name.encode()))
-        return self._peel(ObjectID(oid)) if oid else None
+        return self._peel_tag(ObjectID(oid)) if oid else None
 
     def add_ref(self, name: str, sha: str) -> bool:
-        """Create a ref, or say that it exists."""
+        """Create a ref; False if it exists already."""
         try:
             return self._repo.refs.add_if_new(Ref(name.encode()), ObjectID(sha.encode()))
         except (FileLocked, NotADirectoryError, IsADirectoryError, RefFormatError) as error:
             raise Conflict(f"Reference {name} collides with another one") from error
 
     def move_ref(self, name: str, old: str, new: str) -> bool:
-        """Move a ref if it still is where it was: compare and swap."""
+        """Move a ref if it still points to `old` (compare and swap); False if it does not."""
         refs = self._repo.refs
         try:
-            return refs.set_if_equals(Ref(name.encode()), ObjectID(old.encode()), _oid(new))
+            return refs.set_if_equals(Ref(name.encode()), ObjectID(old.encode()), _to_oid(new))
         except FileLocked:
             return False
 
-    def drop_ref(self, name: str) -> None:
-        """Remove a ref; the objects stay."""
+    def delete_ref(self, name: str) -> None:
+        """Delete a ref; the objects stay."""
         self._repo.refs.remove_if_equals(Ref(name.encode()), None)
 
-    def annotate(self, sha: str, name: str, message: str, author: str) -> str:
-        """Write a tag object that carries a message, and return its id."""
+    def write_tag(self, sha: str, name: str, message: str, author: str) -> str:
+        """Write a tag object with a message, and return its id."""
         tag = Tag()
-        tag.tagger, tag.message, tag.name = _mail(author), message.encode(), name.encode()
-        tag.object = (Commit, _oid(sha))
+        tag.tagger, tag.message, tag.name = _identity(author), message.encode(), name.encode()
+        tag.object = (Commit, _to_oid(sha))
         tag.tag_time, tag.tag_timezone = int(datetime.now(UTC).timestamp()), 0
         self._objects.add_object(tag)
         return tag.id.decode()
 
-    def expand(self, prefix: str) -> str | None:
-        """The only commit whose id starts so, if there is exactly one."""
+    def expand_sha(self, prefix: str) -> str | None:
+        """The commit whose id starts with the prefix, if there is exactly one."""
         if not _HEX.fullmatch(prefix):
             return None
-        found = [oid for oid in self._objects.iter_prefix(prefix.encode()) if self._is_commit(oid)]
-        return found[0].decode() if len(found) == 1 else None
+        ids = [oid for oid in self._objects.iter_prefix(prefix.encode()) if self._is_commit(oid)]
+        return ids[0].decode() if len(ids) == 1 else None
 
-    def version(self, sha: str) -> Version:
-        commit = self._repo[_oid(sha)]
+    def read_commit(self, sha: str) -> GitCommit:
+        commit = self._repo[_to_oid(sha)]
         assert isinstance(commit, Commit)
-        return Version(
+        return GitCommit(
             id=sha,
             tree=commit.tree.decode(),
             parent=commit.parents[0].decode() if commit.parents else None,
@@ -127,88 +127,88 @@ class Git:
             date=datetime.fromtimestamp(commit.author_time, UTC),
         )
 
-    def history(self, sha: str) -> Iterator[Version]:
-        """A commit and its forebears, youngest first."""
-        next_one: str | None = sha
-        while next_one:
-            version = self.version(next_one)
-            yield version
-            next_one = version.parent
+    def history(self, sha: str) -> Iterator[GitCommit]:
+        """A commit and its ancestors along first parents, newest first."""
+        next_sha: str | None = sha
+        while next_sha:
+            commit = self.read_commit(next_sha)
+            yield commit
+            next_sha = commit.parent
 
-    def find(self, tree: str, path: str) -> Entry | None:
-        """Look a path up in a tree; the empty path is the tree itself."""
+    def find(self, tree: str, path: str) -> TreeEntry | None:
+        """Look up a path in a tree; the empty path is the tree itself."""
         if path and "" in path.split("/"):
             return None
         try:
-            mode, oid = tree_lookup_path(self._objects.__getitem__, _oid(tree), path.encode())
+            mode, oid = tree_lookup_path(self._objects.__getitem__, _to_oid(tree), path.encode())
         except (KeyError, NotTreeError):
             return None
-        return Entry(path, oid.decode(), is_folder=mode == FOLDER)
+        return TreeEntry(path, oid.decode(), is_folder=mode == FOLDER_MODE)
 
-    def walk(self, folder: Entry, recursive: bool) -> Iterator[Entry]:
+    def walk(self, folder: TreeEntry, recursive: bool) -> Iterator[TreeEntry]:
         """List a folder in git's order, parents before their children."""
-        for name, mode, oid in read_tree(self._objects, _oid(folder.oid)).iteritems():
-            entry = Entry(join(folder.path, name.decode()), oid.decode(), mode == FOLDER)
+        for name, mode, oid in read_tree(self._objects, _to_oid(folder.oid)).iteritems():
+            entry = TreeEntry(join(folder.path, name.decode()), oid.decode(), mode == FOLDER_MODE)
             yield entry
             if recursive and entry.is_folder:
                 yield from self.walk(entry, recursive)
 
     def named_blobs(self) -> dict[str, str]:
-        """Every blob of every tree that was ever written -> one of the names it has there."""
+        """Every blob in any tree of the repository -> one of its file names."""
         trees = (self._objects[oid] for oid in self._objects)
         return {
             oid.decode(): name.decode()
             for tree in trees
             if isinstance(tree, Tree)
             for name, mode, oid in tree.iteritems()
-            if mode != FOLDER
+            if mode != FOLDER_MODE
         }
 
-    def read(self, oid: str) -> bytes:
-        blob = self._objects[_oid(oid)]
+    def read_blob(self, oid: str) -> bytes:
+        blob = self._objects[_to_oid(oid)]
         assert isinstance(blob, Blob)
         return blob.data
 
-    def write(self, content: bytes) -> str:
+    def write_blob(self, content: bytes) -> str:
         blob = Blob.from_string(content)
         self._objects.add_object(blob)
         return blob.id.decode()
 
-    def edit(self, tree: str | None, edits: Sequence[Edit]) -> str:
-        """Write a tree anew: first all paths without a blob are dropped, then the others put."""
-        root = Folder(self._objects, _oid(tree) if tree else None)
+    def edit_tree(self, tree: str | None, edits: Sequence[Edit]) -> str:
+        """Write an edited copy of a tree; removals come before additions."""
+        root = TreeEditor(self._objects, _to_oid(tree) if tree else None)
         for path in [path for path, blob in edits if blob is None]:
             root.drop(path)
         for path, blob in edits:
             if blob is not None:
-                root.put(path, _oid(blob))
+                root.put(path, _to_oid(blob))
         return root.write().decode()
 
-    def commit(
+    def write_commit(
         self, tree: str, parent: str | None, message: str, author: str, when: datetime
     ) -> str:
-        """Write a commit that no ref points to yet."""
+        """Write a commit without moving a ref to it."""
         commit = Commit()
-        commit.tree, commit.parents = _oid(tree), [_oid(parent)] if parent else []
-        commit.author = commit.committer = _mail(author)
+        commit.tree, commit.parents = _to_oid(tree), [_to_oid(parent)] if parent else []
+        commit.author = commit.committer = _identity(author)
         commit.author_time = commit.commit_time = int(when.timestamp())
         commit.author_timezone = commit.commit_timezone = 0
         commit.encoding, commit.message = b"UTF-8", message.encode()
         self._objects.add_object(commit)
         return commit.id.decode()
 
-    def _peel(self, oid: ObjectID) -> str | None:
-        found = self._repo[oid] if oid in self._objects else None
-        while isinstance(found, Tag):
-            found = self._repo[found.object[1]]
-        return found.id.decode() if isinstance(found, Commit) else None
+    def _peel_tag(self, oid: ObjectID) -> str | None:
+        target = self._repo[oid] if oid in self._objects else None
+        while isinstance(target, Tag):
+            target = self._repo[target.object[1]]
+        return target.id.decode() if isinstance(target, Commit) else None
 
     def _is_commit(self, oid: ObjectID) -> bool:
         return isinstance(self._objects[oid], Commit)
 
 
-def create_git(folder: Path) -> None:
-    """Make an empty bare repository in a new folder, durable and without reflogs."""
+def init_git(folder: Path) -> None:
+    """Create an empty bare repository in a new folder, with fsync and without reflogs."""
     with Repo.init_bare(str(folder), mkdir=True, default_branch=b"main") as repo:
         config = repo.get_config()
         config.set((b"core",), b"fsyncObjectFiles", True)
@@ -216,9 +216,9 @@ def create_git(folder: Path) -> None:
         config.write_to_path()
 
 
-def _oid(sha: str) -> ObjectID:
+def _to_oid(sha: str) -> ObjectID:
     return ObjectID(sha.encode())
 
 
-def _mail(author: str) -> bytes:
+def _identity(author: str) -> bytes:
     return f"{author} <{author}@users.noreply.hubmerge.local>".encode()

@@ -1,25 +1,25 @@
-"""Every way the Hub says no, in one tree: a status, the code clients look for, and a sentence.
+"""The errors of the Hub in one tree: HTTP status, error code for clients, and a message.
 
 Refusal
-|-- BadRequest         400   the request cannot be meant
-|-- NotSignedIn        401   no token, or one that is not known
-|   |-- HiddenRepo           no such repository, or a private one: strangers are not told which
-|   `-- GatedRepo            visible, but its files need a token
+|-- BadRequest         400   the request is invalid
+|-- NotSignedIn        401   no token, or an unknown one
+|   |-- HiddenRepo           no such repository, or a private one; strangers cannot tell which
+|   `-- GatedRepo            visible, but reading its files needs a token
 |-- Forbidden          403   the token may only read
 |-- RepoMissing        404
 |-- RevisionMissing    404
 |-- EntryMissing       404
-|-- Conflict           409   it exists already
-|-- Stale              412   the branch moved on
+|-- Conflict           409   exists already
+|-- Stale              412   the branch has moved
 |-- TooLarge           413
-`-- BadPath            422   a file path that no checkout should ever see
+`-- BadPath            422   a file path that is unsafe in a checkout
 """
 
 from __future__ import annotations
 
 
-class Refusal(Exception):
-    """The Hub's answer is no; `commit` is the revision that was looked at, when there is one."""
+class HttpError(Exception):
+    """An error response; `commit` is the revision that was read, if there is one."""
 
     status = 400
     code = ""
@@ -30,11 +30,11 @@ class Refusal(Exception):
         self.commit = commit
 
 
-class BadRequest(Refusal):
+class BadRequest(HttpError):
     status = 400
 
 
-class NotSignedIn(Refusal):
+class NotSignedIn(HttpError):
     status = 401
 
 
@@ -46,33 +46,33 @@ class GatedRepo(NotSignedIn):
     code = "GatedRepo"
 
 
-class Forbidden(Refusal):
+class Forbidden(HttpError):
     status = 403
 
 
-class RepoMissing(Refusal):
+class RepoMissing(HttpError):
     status, code = 404, "RepoNotFound"
 
 
-class RevisionMissing(Refusal):
+class RevisionMissing(HttpError):
     status, code = 404, "RevisionNotFound"
 
 
-class EntryMissing(Refusal):
+class EntryMissing(HttpError):
     status, code = 404, "EntryNotFound"
 
 
-class Conflict(Refusal):
+class Conflict(HttpError):
     status = 409
 
 
-class Stale(Refusal):
+class StaleParent(HttpError):
     status = 412
 
 
-class TooLarge(Refusal):
+class TooLarge(HttpError):
     status = 413
 
 
-class BadPath(Refusal):
+class BadPath(HttpError):
     status = 422

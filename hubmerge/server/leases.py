@@ -1,7 +1,8 @@
-"""A Hub for as long as somebody needs it: found if one runs, started if none does.
+"""Use a Hub as long as needed: a running server is shared, else one is started.
 
-Every client holds data/lease shared for its life. A server started here wants it alone, gets it
-when the last client is gone, however it went, and exits holding it: a new client waits for that.
+Every client holds a shared lock on data/lease. A server that was started here tries to lock it
+exclusively. It succeeds when the last client has ended, in whatever way, and exits with the lock
+held, so a new client waits for that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hubmerge.durable import try_lock
 from hubmerge.errors import HubUnreachable
 from hubmerge.server.state import ServerState, read_state
 
-_WAIT_S = 30.0
+_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 _LOG_LINES = 8
 _PACKAGE_PARENT = Path(__file__).parents[2]
@@ -27,29 +28,29 @@ _PACKAGE_PARENT = Path(__file__).parents[2]
 
 @contextmanager
 def lease(data: Path) -> Iterator[ServerState]:
-    """Use the Hub of a data folder; it outlives its last user by less than a second."""
+    """Use the Hub of a data folder; its server ends less than a second after the last user."""
     data = data.resolve()
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (data / "lease").open("ab") as held:
-        _wait_for(held, shared=True)
+    with (data / "lease").open("ab") as lease_file:
+        _wait_for_lock(lease_file, shared=True)
         yield _find_or_start(data)
 
 
-def standing(data: Path) -> ServerState | None:
-    """The Hub of a data folder if it runs and stays for now; None for one that nobody uses.
+def server_in_use(data: Path) -> ServerState | None:
+    """The Hub of a data folder if it is running and in use, else None.
 
-    That one goes within a second: whoever were told its address would find nobody there.
+    A leased server without users ends within a second, so its address would be useless.
     """
     state = read_state(data)
     if state is None or not state.leased:
         return state
-    with (data / "lease").open("ab") as held:
-        return None if try_lock(held) else state
+    with (data / "lease").open("ab") as lease_file:
+        return None if try_lock(lease_file) else state
 
 
 def _find_or_start(data: Path) -> ServerState:
-    with (data / "start").open("ab") as alone:
-        _wait_for(alone)
+    with (data / "start").open("ab") as start_file:
+        _wait_for_lock(start_file)
         return read_state(data) or _start(data)
 
 
@@ -62,13 +63,13 @@ def _start(data: Path) -> ServerState:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # Its own session: Ctrl-C in the client's terminal must not reach a shared server.
+            # A session of its own: Ctrl-C in a client's terminal must not reach a shared server.
             start_new_session=True,
             cwd=_PACKAGE_PARENT,
         )
-    # The server may end long before we do: somebody has to collect it then.
+    # The server may end before this process: wait for it, so that no zombie remains.
     threading.Thread(target=process.wait, daemon=True).start()
-    deadline = time.monotonic() + _WAIT_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         state = read_state(data)
         if state:
@@ -76,21 +77,21 @@ def _start(data: Path) -> ServerState:
         time.sleep(_POLL_S)
     process.kill()
     raise HubUnreachable(
-        f"The embedded Hub did not start on {data}.", _last_words(data / "server.log", log_start)
+        f"The embedded Hub did not start on {data}.", _log_tail(data / "server.log", log_start)
     )
 
 
-def _wait_for(file: IO[bytes], shared: bool = False) -> None:
-    deadline = time.monotonic() + _WAIT_S
+def _wait_for_lock(file: IO[bytes], shared: bool = False) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
     while not try_lock(file, shared):
         if time.monotonic() > deadline:
             raise HubUnreachable(
-                f"Waited {_WAIT_S:.0f} s for another process to let go of {file.name}.",
-                "Run the command again, or end the process that holds the file.",
+                f"Waited {_TIMEOUT_S:.0f} s for another process to unlock {file.name}.",
+                "Run the command again, or end the process that locks the file.",
             )
         time.sleep(_POLL_S)
 
 
-def _last_words(log: Path, start: int) -> str:
+def _log_tail(log: Path, start: int) -> str:
     lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     return "\n".join([f"The end of {log}:", *lines[-_LOG_LINES:]])

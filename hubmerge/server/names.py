@@ -1,4 +1,4 @@
-"""What repositories, refs and files may be called; everything else is refused with a sentence."""
+"""Valid names of repositories, refs and files; other names are refused with a message."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ KINDS = ("models", "datasets", "spaces")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@/-]{0,199}")
 _SHA = re.compile(r"[0-9a-f]{40}")
-_LONGEST_PATH = 1024
-_LONGEST_SEGMENT = 255
-# Bidirectional overrides let "exe.fdp" be read as "pdf.exe": they have no place in a file name.
+_MAX_PATH_BYTES = 1024
+_MAX_SEGMENT_BYTES = 255
+# Bidirectional overrides can display "exe.fdp" as "pdf.exe".
 _BIDI = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
 
 
@@ -32,27 +32,27 @@ class RepoId:
 
     @property
     def web_path(self) -> str:
-        """The path of the repository in URLs for people: models stand at the root."""
+        """The path of the repository in web URLs: models are at the root."""
         return str(self) if self.kind == "models" else f"{self.kind}/{self}"
 
     @property
     def problem(self) -> str:
-        """Why this cannot be a repository, or nothing."""
+        """Why the id is invalid; empty if it is valid."""
         if self.kind not in KINDS:
             return f"Unknown kind of repository {self.kind!r}: use model, dataset or space."
         return _problem_of_part("owner", self.owner) or _problem_of_part("name", self.name)
 
 
 def check_repo(repo: RepoId) -> RepoId:
-    """Promise an id that is safe as a folder name and that clients accept too."""
+    """Return an id that is safe as a folder name and valid for clients, else raise BadRequest."""
     if repo.problem:
         raise BadRequest(repo.problem)
     return repo
 
 
 def check_ref(name: str) -> str:
-    """Promise a branch or tag name that git takes and that is never mistaken for a commit."""
-    if not _REF.fullmatch(name) or _git_minds(name):
+    """Return a valid branch or tag name that cannot be mistaken for a commit; raises BadRequest."""
+    if not _REF.fullmatch(name) or _git_rejects(name):
         raise BadRequest(
             f"{name!r} cannot name a branch or a tag: use up to 200 letters, digits and . _ - / "
             "with no '..', '//', '@{', leading or trailing dot."
@@ -63,7 +63,7 @@ def check_ref(name: str) -> str:
 
 
 def check_path(path: str) -> str:
-    """Promise a relative path that stays inside whatever folder it is joined to."""
+    """Return a relative path that stays inside the folder it is joined to, else raise BadPath."""
     problem = _problem_of_path(path)
     if problem:
         raise BadPath(f"Invalid file path {path[:120]!r}: {problem}.")
@@ -71,24 +71,26 @@ def check_path(path: str) -> str:
 
 
 def is_sha(text: str) -> bool:
-    """Whether this is the full name of a commit."""
+    """Whether the text is a full commit SHA."""
     return _SHA.fullmatch(text) is not None
 
 
-def _problem_of_part(what: str, part: str) -> str:
+def _problem_of_part(field: str, part: str) -> str:
     if not _PART.fullmatch(part):
         return (
-            f"Invalid repository {what} {part[:120]!r}: use 1 to 96 letters, digits, '-', '_' "
+            f"Invalid repository {field} {part[:120]!r}: use 1 to 96 letters, digits, '-', '_' "
             "and '.', not starting with '-' or '.'."
         )
     if "--" in part or ".." in part or part.endswith((".", "-")):
-        return f"Invalid repository {what} {part!r}: no '--' or '..', and no '-' or '.' at the end."
+        return (
+            f"Invalid repository {field} {part!r}: no '--' or '..', and no '-' or '.' at the end."
+        )
     if part.lower().endswith((".git", ".ipynb")):
-        return f"Invalid repository {what} {part!r}: it must not end with .git or .ipynb."
+        return f"Invalid repository {field} {part!r}: it must not end with .git or .ipynb."
     return ""
 
 
-def _git_minds(name: str) -> bool:
+def _git_rejects(name: str) -> bool:
     segments = name.split("/")
     return (
         ".." in name
@@ -99,8 +101,8 @@ def _git_minds(name: str) -> bool:
 
 
 def _problem_of_path(path: str) -> str:
-    if not path or len(path.encode("utf-8", "surrogatepass")) > _LONGEST_PATH:
-        return f"it must have 1 to {_LONGEST_PATH} bytes"
+    if not path or len(path.encode("utf-8", "surrogatepass")) > _MAX_PATH_BYTES:
+        return f"it must have 1 to {_MAX_PATH_BYTES} bytes"
     if any(unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI for c in path):
         return "it holds a control character"
     if "\\" in path:
@@ -115,6 +117,6 @@ def _problem_of_segment(segment: str) -> str:
         return "it has an empty, '.' or '..' part"
     if segment.lower() == ".git":
         return "it has a part named .git"
-    if len(segment.encode()) > _LONGEST_SEGMENT:
-        return f"it has a part of more than {_LONGEST_SEGMENT} bytes"
+    if len(segment.encode()) > _MAX_SEGMENT_BYTES:
+        return f"it has a part of more than {_MAX_SEGMENT_BYTES} bytes"
     return ""

@@ -1,4 +1,4 @@
-"""The pull requests of one repository: who opened which, and what became of it."""
+"""The pull requests of one repository, with their authors and status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from hubmerge.durable import write_whole
+from hubmerge.durable import write_atomic
 
 PULL = "refs/pr/"
 Status = Literal["open", "closed", "merged"]
@@ -30,29 +30,31 @@ class Pull:
 
 
 class Pulls:
-    """They are kept in one file, numbered from 1; whoever writes holds the repository's turn."""
+    """All pull requests in one file, numbered from 1; a writer holds the repository's lock."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "pulls.json"
 
     def all(self) -> list[Pull]:
-        """Every pull request by its number, also one whose opening was cut short."""
-        kept = json.loads(self._file.read_text()) if self._file.is_file() else []
-        return [Pull(**{**one, "opened": datetime.fromisoformat(one["opened"])}) for one in kept]
+        """Every pull request by its number, including one whose creation was interrupted."""
+        items = json.loads(self._file.read_text()) if self._file.is_file() else []
+        return [
+            Pull(**{**item, "opened": datetime.fromisoformat(item["opened"])}) for item in items
+        ]
 
     def add(self, title: str, author: str, opened: datetime) -> Pull:
-        """Take the next number."""
-        there = self.all()
-        pull = Pull(len(there) + 1, title, author, opened)
-        self._write([*there, pull])
+        """Add a pull request with the next number."""
+        pulls = self.all()
+        pull = Pull(len(pulls) + 1, title, author, opened)
+        self._write([*pulls, pull])
         return pull
 
-    def mark(self, number: int, status: Status) -> Pull:
-        """Say what became of one."""
-        changed = [replace(p, status=status) if p.number == number else p for p in self.all()]
-        self._write(changed)
-        return changed[number - 1]
+    def set_status(self, number: int, status: Status) -> Pull:
+        """Change the status of a pull request."""
+        pulls = [replace(p, status=status) if p.number == number else p for p in self.all()]
+        self._write(pulls)
+        return pulls[number - 1]
 
     def _write(self, pulls: list[Pull]) -> None:
-        told = [{**asdict(pull), "opened": pull.opened.isoformat()} for pull in pulls]
-        write_whole(self._file, json.dumps(told).encode())
+        items = [{**asdict(pull), "opened": pull.opened.isoformat()} for pull in pulls]
+        write_atomic(self._file, json.dumps(items).encode())

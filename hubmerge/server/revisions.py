@@ -1,4 +1,4 @@
-"""Branches, tags and commits."""
+"""Endpoints for branches, tags and commits."""
 
 from __future__ import annotations
 
@@ -9,82 +9,94 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.server.access import readable, repo_id, visible, writable, writer
-from hubmerge.server.git import Version
-from hubmerge.server.info import stamp
-from hubmerge.server.messages import REPO, Json, link_to, number, with_json
+from hubmerge.server.access import (
+    readable_repo,
+    requested_repo_id,
+    require_writer,
+    visible_repo,
+    writable_repo,
+)
+from hubmerge.server.git import GitCommit
+from hubmerge.server.info import format_time
+from hubmerge.server.messages import REPO_PATH, Json, next_page_link, query_number, with_json
 from hubmerge.server.pulls import PULL
 from hubmerge.server.repository import BRANCH, TAG, Repository
 
-_PAGE = 50
-_LARGEST_PAGE = 1000
+_PAGE_SIZE = 50
+_MAX_PAGE_SIZE = 1000
 
 
 def refs(request: Request) -> Response:
-    """All branches and tags, pull requests if so wished, and the commits that they mean."""
-    repository = visible(request)
-    told: Json = {"branches": _named(repository, BRANCH), "tags": _named(repository, TAG)}
+    """All branches and tags with their commits; pull requests if requested."""
+    repository = visible_repo(request)
+    result: Json = {
+        "branches": _refs_to_json(repository, BRANCH),
+        "tags": _refs_to_json(repository, TAG),
+    }
     if request.query_params.get("include_prs"):
-        told["pullRequests"] = _named(repository, PULL)
-    return JSONResponse({**told, "converts": []})
+        result["pullRequests"] = _refs_to_json(repository, PULL)
+    return JSONResponse({**result, "converts": []})
 
 
 def commits(request: Request) -> Response:
-    """Commits from a revision back; the next page starts at a commit, so it cannot shift."""
-    snapshot, id = readable(request).at(request.path_params["revision"]), repo_id(request)
-    limit = number(request, "limit", _PAGE, most=_LARGEST_PAGE)
-    found = snapshot.history(limit + 1)
-    more = f"/api/{id.kind}/{id}/commits/{found[limit].id}" if len(found) > limit else ""
+    """The history of a revision; the next page starts at a commit, so it cannot shift."""
+    snapshot, id = (
+        readable_repo(request).snapshot(request.path_params["revision"]),
+        requested_repo_id(request),
+    )
+    limit = query_number(request, "limit", _PAGE_SIZE, maximum=_MAX_PAGE_SIZE)
+    history = snapshot.history(limit + 1)
+    next_page = f"/api/{id.kind}/{id}/commits/{history[limit].id}" if len(history) > limit else ""
     formatted = "formatted" in request.query_params.getlist("expand[]")
-    told = [_told(version, formatted) for version in found[:limit]]
-    return JSONResponse(told, headers=link_to(request, more) if more else {})
+    items = [_commit_to_json(commit, formatted) for commit in history[:limit]]
+    return JSONResponse(items, headers=next_page_link(request, next_page) if next_page else {})
 
 
 def create_branch(request: Request, body: Json) -> Response:
-    """Start a branch, at main unless told otherwise."""
+    """Create a branch, by default at main."""
     start = str(body.get("startingPoint") or "main")
-    writable(request).create_ref(BRANCH, request.path_params["ref"], start)
+    writable_repo(request).create_ref(BRANCH, request.path_params["ref"], start)
     return JSONResponse({})
 
 
 def create_tag(request: Request, body: Json) -> Response:
     name, message = str(body.get("tag") or ""), str(body.get("message") or "")
-    revision, author = request.path_params["ref"], writer(request).name
-    writable(request).create_ref(TAG, name, revision, message, author)
+    revision, author = request.path_params["ref"], require_writer(request).name
+    writable_repo(request).create_ref(TAG, name, revision, message, author)
     return JSONResponse({})
 
 
 def delete_ref(prefix: str, request: Request) -> Response:
-    writable(request).delete_ref(prefix, request.path_params["ref"])
+    writable_repo(request).delete_ref(prefix, request.path_params["ref"])
     return JSONResponse({})
 
 
-def _named(repository: Repository, prefix: str) -> list[Json]:
+def _refs_to_json(repository: Repository, prefix: str) -> list[Json]:
     return [
         {"name": name, "ref": prefix + name, "targetCommit": sha}
         for name, sha in repository.refs(prefix).items()
     ]
 
 
-def _told(version: Version, formatted: bool) -> Json:
-    told: Json = {
-        "id": version.id,
-        "title": version.title,
-        "message": version.body,
-        "date": stamp(version.date),
-        "authors": [{"user": version.author}],
-        "parents": [version.parent] if version.parent else [],
+def _commit_to_json(commit: GitCommit, formatted: bool) -> Json:
+    fields: Json = {
+        "id": commit.id,
+        "title": commit.title,
+        "message": commit.body,
+        "date": format_time(commit.date),
+        "authors": [{"user": commit.author}],
+        "parents": [commit.parent] if commit.parent else [],
     }
     if formatted:
-        told["formatted"] = {"title": escape(version.title), "message": escape(version.body)}
-    return told
+        fields["formatted"] = {"title": escape(commit.title), "message": escape(commit.body)}
+    return fields
 
 
-_BRANCH_PATH, _TAG_PATH = REPO + "/branch/{ref:quoted}", REPO + "/tag/{ref:quoted}"
+_BRANCH_PATH, _TAG_PATH = REPO_PATH + "/branch/{ref:quoted}", REPO_PATH + "/tag/{ref:quoted}"
 
 routes = [
-    Route(REPO + "/refs", refs),
-    Route(REPO + "/commits/{revision:quoted}", commits),
+    Route(REPO_PATH + "/refs", refs),
+    Route(REPO_PATH + "/commits/{revision:quoted}", commits),
     Route(_BRANCH_PATH, with_json(create_branch), methods=["POST"]),
     Route(_BRANCH_PATH, partial(delete_ref, BRANCH), methods=["DELETE"]),
     Route(_TAG_PATH, with_json(create_tag), methods=["POST"]),

@@ -1,4 +1,4 @@
-"""A repository at one commit: what lies in it, and what the files hold."""
+"""A repository at one commit: its files and their contents."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from hubmerge.server.blobs import Blobs
+from hubmerge.server.blobs import BlobStore
 from hubmerge.server.content import Pointer, parse_pointer
-from hubmerge.server.git import Entry, Git, Version
+from hubmerge.server.git import Git, GitCommit, TreeEntry
 from hubmerge.server.http_errors import EntryMissing
 
 
 @dataclass(frozen=True)
 class File:
-    """A path at a commit; the size is that of the content, not of the pointer in git."""
+    """A file or folder at a commit; the size is that of the content, not of the pointer in git."""
 
     path: str
     oid: str
@@ -27,92 +27,92 @@ class File:
 
     @property
     def etag(self) -> str:
-        """What names the content: the sha256 of a large file, the git id of a small one."""
+        """The id of the content: the sha256 of a large file, the git id of a regular one."""
         return self.lfs.oid if self.lfs else self.oid
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One commit of the repository in a folder; it never changes, so it can be read unlocked."""
+    """One commit of the repository in a folder; it never changes, so reading needs no lock."""
 
     folder: Path
-    blobs: Blobs
+    blobs: BlobStore
     sha: str
 
     @property
-    def version(self) -> Version:
+    def commit(self) -> GitCommit:
         with Git(self.folder) as git:
-            return git.version(self.sha)
+            return git.read_commit(self.sha)
 
-    def history(self, limit: int) -> list[Version]:
-        """Up to `limit` commits from this one back."""
+    def history(self, limit: int) -> list[GitCommit]:
+        """Up to `limit` commits, this one and its ancestors."""
         with Git(self.folder) as git:
             return list(islice(git.history(self.sha), limit))
 
-    def entries(self, path: str = "", recursive: bool = False) -> list[File]:
-        """What lies in a folder, with everything below it if so wished."""
+    def list_folder(self, path: str = "", recursive: bool = False) -> list[File]:
+        """The files and folders in a folder; raises EntryMissing if there is no such folder."""
         with Git(self.folder) as git:
-            folder = git.find(git.version(self.sha).tree, path)
+            folder = git.find(git.read_commit(self.sha).tree, path)
             if folder is None or not folder.is_folder:
                 raise EntryMissing(f'"{path}" does not exist on "{self.sha}"', commit=self.sha)
-            return [_describe(git, entry) for entry in git.walk(folder, recursive)]
+            return [_to_file(git, entry) for entry in git.walk(folder, recursive)]
 
     def files(self) -> list[File]:
-        return [file for file in self.entries(recursive=True) if not file.is_folder]
+        return [file for file in self.list_folder(recursive=True) if not file.is_folder]
 
-    def look_up(self, paths: Iterable[str]) -> list[File]:
-        """Those of the paths that exist; the others are left out."""
+    def find_files(self, paths: Iterable[str]) -> list[File]:
+        """The files at the given paths; paths that do not exist are left out."""
         with Git(self.folder) as git:
-            tree = git.version(self.sha).tree
-            found = [git.find(tree, path.strip("/")) for path in paths]
-            return [_describe(git, entry) for entry in found if entry and entry.path]
+            tree = git.read_commit(self.sha).tree
+            entries = [git.find(tree, path.strip("/")) for path in paths]
+            return [_to_file(git, entry) for entry in entries if entry and entry.path]
 
     def file(self, path: str) -> File:
-        """One file that must exist."""
-        for file in self.look_up([path]):
-            if not self._is_here(file):
+        """The file at a path; raises EntryMissing."""
+        for file in self.find_files([path]):
+            if not self._has_content(file):
                 raise EntryMissing("The content of this file was deleted", commit=self.sha)
             if not file.is_folder:
                 return file
         raise EntryMissing("Entry not found", commit=self.sha)
 
     def open(self, file: File) -> BinaryIO:
-        """The content of a file; a large one is never held in memory."""
+        """Open the content of a file; a large one is never read into memory."""
         if file.lfs:
             return self.blobs.open(file.lfs.oid)
         with Git(self.folder) as git:
-            return io.BytesIO(git.read(file.oid))
+            return io.BytesIO(git.read_blob(file.oid))
 
     def read(self, path: str, limit: int = 1 << 20) -> bytes:
-        """A small file in one piece; empty if it is not there or larger than the limit."""
-        for file in self.look_up([path]):
-            if not file.is_folder and file.size <= limit and self._is_here(file):
+        """The bytes of a small file; empty if it is missing or larger than the limit."""
+        for file in self.find_files([path]):
+            if not file.is_folder and file.size <= limit and self._has_content(file):
                 with self.open(file) as content:
                     return content.read()
         return b""
 
-    def _is_here(self, file: File) -> bool:
-        """Whether there is a content to send: a large one may have been deleted for good."""
+    def _has_content(self, file: File) -> bool:
+        """Whether the content exists: a large file may have been deleted for good."""
         return file.lfs is None or self.blobs.has(file.lfs.oid)
 
-    def last_changes(self, paths: Iterable[str]) -> dict[str, Version]:
-        """For each path the youngest commit that changed it."""
-        wanted, found = set(paths), dict[str, Version]()
+    def last_changes(self, paths: Iterable[str]) -> dict[str, GitCommit]:
+        """For each path, the newest commit that changed it."""
+        remaining, changes = set(paths), dict[str, GitCommit]()
         with Git(self.folder) as git:
-            for version in git.history(self.sha):
-                older = git.version(version.parent).tree if version.parent else None
-                changed = {p for p in wanted if _differs(git, p, version.tree, older)}
-                found |= dict.fromkeys(changed, version)
-                wanted -= changed
-                if not wanted:
+            for commit in git.history(self.sha):
+                older = git.read_commit(commit.parent).tree if commit.parent else None
+                changed = {p for p in remaining if _differs(git, p, commit.tree, older)}
+                changes |= dict.fromkeys(changed, commit)
+                remaining -= changed
+                if not remaining:
                     break
-        return found
+        return changes
 
 
-def _describe(git: Git, entry: Entry) -> File:
+def _to_file(git: Git, entry: TreeEntry) -> File:
     if entry.is_folder:
         return File(entry.path, entry.oid, is_folder=True)
-    content = git.read(entry.oid)
+    content = git.read_blob(entry.oid)
     lfs = parse_pointer(content)
     return File(entry.path, entry.oid, lfs.size if lfs else len(content), lfs)
 

@@ -1,4 +1,4 @@
-"""Whether a Hub runs on a data folder, and where: the file that a listening server leaves."""
+"""The state file of a running Hub: where it listens on behalf of a data folder."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hubmerge.durable import write_whole
-from hubmerge.server.tokens import OWN_TOKEN
+from hubmerge.durable import write_atomic
+from hubmerge.server.tokens import TOKEN_FILE
 
 _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """A running server: its address, its process, its data folder.
+    """A running server: its URL, process id and data folder.
 
-    `leased` says that it was started for its clients and goes when the last of them is gone.
+    A `leased` server was started by a client and ends with its last client.
     """
 
     url: str
@@ -28,12 +28,12 @@ class ServerState:
 
     @property
     def token_file(self) -> Path:
-        """A file that holds a token that may write and nothing else, for HF_TOKEN_PATH."""
-        return self.data / OWN_TOKEN
+        """The file with only a write token, for HF_TOKEN_PATH."""
+        return self.data / TOKEN_FILE
 
     @property
     def token(self) -> str:
-        """A token that may write."""
+        """A token with the write role."""
         return self.token_file.read_text()
 
     @property
@@ -45,34 +45,34 @@ class ServerState:
 
 
 def state_file(data: Path) -> Path:
-    """Where a running server says that it listens."""
+    """The path of the state file of a data folder."""
     return data / "state.json"
 
 
 def write_state(state: ServerState) -> None:
-    """Tell others that this server listens; only its owner may know."""
-    write_whole(state_file(state.data), json.dumps(asdict(state), default=str).encode())
+    """Write the state file, readable only by its owner."""
+    write_atomic(state_file(state.data), json.dumps(asdict(state), default=str).encode())
 
 
 def read_state(data: Path) -> ServerState | None:
-    """The server that runs on a data folder; asked, not merely believed from the file."""
+    """The server that runs on a data folder; a request verifies what the file says."""
     data = data.resolve()
     try:
         state = ServerState(**{**json.loads(state_file(data).read_text()), "data": data})
     except (OSError, ValueError, TypeError):
         return None
-    return state if ask_status(state.url).get("data") == str(data) else None
+    return state if fetch_status(state.url).get("data") == str(data) else None
 
 
-def ask_status(url: str, full: bool = False) -> dict[str, object]:
-    """What a server says of itself: its data folder, or all; nothing if it does not answer."""
-    # http.client, because no proxy may ever stand between us and loopback.
+def fetch_status(url: str, full: bool = False) -> dict[str, object]:
+    """The status of a server: its data folder, or all details; empty if it does not answer."""
+    # http.client, because it uses no proxy for loopback.
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", f"/api/hubmerge/status?full={full}")
-        answer = json.loads(connection.getresponse().read())
+        status = json.loads(connection.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException):
         return {}
     finally:
         connection.close()
-    return answer if isinstance(answer, dict) else {}
+    return status if isinstance(status, dict) else {}

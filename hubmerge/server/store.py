@@ -1,4 +1,4 @@
-"""Every repository of one data folder, and the large files that they share."""
+"""All repositories of one data folder, and the large files that they share."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
-from hubmerge.durable import hash_file, place
+from hubmerge.durable import hash_file, rename_into
 from hubmerge.errors import HubmergeError
-from hubmerge.server.blobs import Blobs
+from hubmerge.server.blobs import BlobStore
 from hubmerge.server.content import (
     GITATTRIBUTES,
     AddFile,
-    AddLarge,
+    AddLargeFile,
     Change,
-    is_tracked,
+    is_lfs_path,
     lfs_patterns,
 )
-from hubmerge.server.git import create_git
+from hubmerge.server.git import init_git
 from hubmerge.server.http_errors import Conflict, RepoMissing
 from hubmerge.server.names import KINDS, RepoId, check_repo
-from hubmerge.server.repository import Repository, Settings
+from hubmerge.server.repository import RepoSettings, Repository
 
 TINY_CLIP = RepoId("models", "hubmerge", "tiny-clip")
 
-# Author, date and message are part of a commit's id, so they are part of the promise.
+# Author, date and message are fixed, so that the commit has the same id everywhere.
 _SEED_AUTHOR = "hubmerge"
 _SEED_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Store:
-    """Repositories and blobs in a folder that one process at a time may hold.
+class RepositoryStore:
+    """Repositories and blobs in a folder that only one process may use at a time.
 
     repos/models/owner/name   bare git repositories
     blobs/aa/bb/<sha256>      large files
-    tmp/                      whatever is not whole yet; emptied at start
+    tmp/                      incomplete files; emptied at start
     """
 
     def __init__(self, data: Path) -> None:
         self.data = data
         self.tmp = data / "tmp"
-        self.blobs = Blobs(data / "blobs", self.tmp)
-        self._turns: dict[str, threading.Lock] = {}
+        self.blobs = BlobStore(data / "blobs", self.tmp)
+        self._write_locks: dict[str, threading.Lock] = {}
 
     def create(
         self,
@@ -58,61 +58,61 @@ class Store:
         private: bool = False,
         when: datetime | None = None,
     ) -> Repository:
-        """Make a repository with one first commit: it appears whole or not at all."""
+        """Create a repository with a first commit, atomically; raises Conflict if it exists."""
         created = when or datetime.now(UTC)
         folder = self._folder(check_repo(id))
         if folder.exists():
             raise Conflict(f"You already created this {id.kind.removesuffix('s')} repo: {id}")
-        draft = Repository(id, self.tmp / secrets.token_hex(8), self.blobs, self._turn(id))
+        draft = Repository(id, self.tmp / secrets.token_hex(8), self.blobs, self._write_lock(id))
         try:
-            create_git(draft.folder)
-            draft.configure(Settings(created, private))
+            init_git(draft.folder)
+            draft.configure(RepoSettings(created, private))
             first = chain([AddFile(".gitattributes", GITATTRIBUTES)], changes)
-            draft.begin(first, "initial commit", author, created)
-            _publish(draft, folder)
+            draft.write_first_commit(first, "initial commit", author, created)
+            _move_into_store(draft, folder)
         finally:
-            # Once it is published it lies elsewhere.
+            # After success the folder has moved away.
             shutil.rmtree(draft.folder, ignore_errors=True)
         return self.find(id)
 
     def find(self, id: RepoId) -> Repository:
-        """A repository that must exist."""
+        """The repository; raises RepoMissing."""
         folder = self._folder(id)
         if id.problem or not folder.is_dir():
             raise RepoMissing("Repository not found")
-        return Repository(id, folder, self.blobs, self._turn(id))
+        return Repository(id, folder, self.blobs, self._write_lock(id))
 
     def all(self, kind: str) -> Iterator[Repository]:
-        """The repositories of a kind, by name."""
+        """The repositories of a kind, sorted by name."""
         for folder in sorted((self.data / "repos" / kind).glob("*/*")):
             yield self.find(RepoId(kind, folder.parent.name, folder.name))
 
     def count(self) -> int:
-        """How many repositories there are."""
+        """The number of repositories."""
         return sum(1 for kind in KINDS for _ in self.all(kind))
 
     def delete(self, id: RepoId) -> None:
-        """Remove a repository in one step; shared large files stay."""
+        """Delete a repository atomically; shared large files stay."""
         repository = self.find(id)
-        grave = self.tmp / secrets.token_hex(8)
-        with self._turn(id):
-            os.rename(repository.folder, grave)
-        shutil.rmtree(grave)
+        trash = self.tmp / secrets.token_hex(8)
+        with self._write_lock(id):
+            os.rename(repository.folder, trash)
+        shutil.rmtree(trash)
 
-    def forget(self, id: RepoId, oids: Iterable[str]) -> None:
-        """Delete large files of a repository for good, but for those that another one holds too."""
-        wanted = set(oids) & self.find(id).large_files().keys()
-        with ExitStack() as turns:
-            # Nobody may commit a pointer to what is about to go; in order, or two would deadlock.
-            everyone = [one for kind in sorted(KINDS) for one in self.all(kind)]
-            for one in everyone:
-                turns.enter_context(self._turn(one.id))
-            others = [one.large_files() for one in everyone if one.id != id]
-            for oid in wanted.difference(*others):
+    def delete_large_files(self, id: RepoId, oids: Iterable[str]) -> None:
+        """Delete large files of a repository for good, except those that another one has too."""
+        own = set(oids) & self.find(id).large_files().keys()
+        with ExitStack() as locks:
+            # No commit may add a pointer to these files now. Sorted, or two calls would deadlock.
+            repositories = [repo for kind in sorted(KINDS) for repo in self.all(kind)]
+            for repo in repositories:
+                locks.enter_context(self._write_lock(repo.id))
+            others = [repo.large_files() for repo in repositories if repo.id != id]
+            for oid in own.difference(*others):
                 self.blobs.remove(oid)
 
-    def sweep(self) -> None:
-        """Clear what a killed process left: drafts, half uploads, git locks; run it alone."""
+    def clean_up(self) -> None:
+        """Remove what a killed process left: drafts, partial uploads, git locks. Not concurrent."""
         shutil.rmtree(self.tmp, ignore_errors=True)
         self.tmp.mkdir(parents=True, mode=0o700)
         for stale in (self.data / "repos").glob("*/*/*/**/*.lock"):
@@ -121,13 +121,13 @@ class Store:
     def _folder(self, id: RepoId) -> Path:
         return self.data / "repos" / id.kind / id.owner / id.name
 
-    def _turn(self, id: RepoId) -> threading.Lock:
-        # setdefault, because two threads must never get two locks.
-        return self._turns.setdefault(f"{id.kind}/{id}", threading.Lock())
+    def _write_lock(self, id: RepoId) -> threading.Lock:
+        # setdefault is atomic: two threads get the same lock.
+        return self._write_locks.setdefault(f"{id.kind}/{id}", threading.Lock())
 
 
-def seed(store: Store, folder: Path) -> None:
-    """Fill an empty store with the tiny CLIP model in a folder: the same commit everywhere."""
+def seed(store: RepositoryStore, folder: Path) -> None:
+    """Add the tiny CLIP model of a folder to an empty store, as the same commit everywhere."""
     if store.count():
         return
     if not folder.is_dir():
@@ -135,21 +135,23 @@ def seed(store: Store, folder: Path) -> None:
             f"The model to seed the Hub with is missing: {folder}.",
             "Reinstall hubmerge, or serve an empty Hub with --no-seed.",
         )
-    changes = (_taken_in(store.blobs, file) for file in sorted(folder.iterdir()) if file.is_file())
+    changes = (
+        _change_of_file(store.blobs, file) for file in sorted(folder.iterdir()) if file.is_file()
+    )
     store.create(TINY_CLIP, changes, author=_SEED_AUTHOR, when=_SEED_DATE)
 
 
-def _taken_in(blobs: Blobs, file: Path) -> Change:
-    if not is_tracked(file.name, lfs_patterns(GITATTRIBUTES)):
+def _change_of_file(blobs: BlobStore, file: Path) -> Change:
+    if not is_lfs_path(file.name, lfs_patterns(GITATTRIBUTES)):
         return AddFile(file.name, file.read_bytes())
     oid, size = hash_file(file), file.stat().st_size
     blobs.add(file, oid, size)
-    return AddLarge(file.name, oid, size)
+    return AddLargeFile(file.name, oid, size)
 
 
-def _publish(draft: Repository, folder: Path) -> None:
+def _move_into_store(draft: Repository, folder: Path) -> None:
     try:
-        place(draft.folder, folder)
+        rename_into(draft.folder, folder)
     except OSError as error:
-        # Two creators at once: a folder cannot be renamed over one that is not empty.
+        # Created twice at once: a folder cannot be renamed to one that is not empty.
         raise Conflict(f"You already created this repo: {draft.id}") from error

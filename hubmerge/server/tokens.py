@@ -1,4 +1,4 @@
-"""Who may do what: the tokens of a data folder, and the key that signs upload addresses."""
+"""The tokens of a data folder, and the key that signs upload URLs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from hubmerge.durable import write_whole
+from hubmerge.durable import write_atomic
 
 Role = Literal["write", "read"]
 
-OWN_TOKEN = "token"
-_LETTERS = 34
-_HREF_LIFE_S = 24 * 3600
+TOKEN_FILE = "token"
+_TOKEN_LETTERS = 34
+_URL_LIFETIME_S = 24 * 3600
 
 
 @dataclass(frozen=True)
 class User:
-    """The bearer of a token; "write" may change everything, "read" may see everything."""
+    """The user of a token; "write" may change everything, "read" may see everything."""
 
     name: str
     role: Role
@@ -34,54 +34,58 @@ class User:
 
 
 class Tokens:
-    """The file of tokens, read at each request so that an edit counts at once."""
+    """The file of tokens; read at each request, so that an edit takes effect at once."""
 
     def __init__(self, data: Path) -> None:
         self.file = data / "tokens.json"
 
     def user(self, token: str) -> User | None:
-        """The bearer of a token, if it is known."""
+        """The user of a token, None if it is unknown."""
         return self._users().get(token)
 
-    def mint(self, name: str, role: Role) -> str:
-        """Make a token and keep it."""
-        token = "hf_" + "".join(secrets.choice(string.ascii_letters) for _ in range(_LETTERS))
+    def create(self, name: str, role: Role) -> str:
+        """Create a token and store it."""
+        token = "hf_" + "".join(secrets.choice(string.ascii_letters) for _ in range(_TOKEN_LETTERS))
         users = {**self._users(), token: User(name, role)}
-        kept = {key: asdict(user) for key, user in users.items()}
-        write_whole(self.file, json.dumps(kept, indent=1).encode())
+        fields = {key: asdict(user) for key, user in users.items()}
+        write_atomic(self.file, json.dumps(fields, indent=1).encode())
         return token
 
     def ensure_writer(self, name: str) -> None:
-        """Mint a first write token, unless there is one, and leave it where clients can read it."""
+        """Create a write token unless there is one, and write it to a file that clients read."""
         writers = [token for token, user in self._users().items() if user.may_write]
-        token = writers[0] if writers else self.mint(name, "write")
-        write_whole(self.file.with_name(OWN_TOKEN), token.encode())
+        token = writers[0] if writers else self.create(name, "write")
+        write_atomic(self.file.with_name(TOKEN_FILE), token.encode())
 
     def _users(self) -> dict[str, User]:
-        kept = json.loads(self.file.read_text()) if self.file.exists() else {}
-        return {token: User(bearer["name"], bearer["role"]) for token, bearer in kept.items()}
+        users = json.loads(self.file.read_text()) if self.file.exists() else {}
+        return {token: User(user["name"], user["role"]) for token, user in users.items()}
 
 
 class Signer:
-    """Signs upload addresses: clients send their bytes to an address without their token."""
+    """Signs upload URLs: clients upload to a URL without their token."""
 
-    def __init__(self, data: Path, life_s: int = _HREF_LIFE_S) -> None:
-        self._life_s = life_s
+    def __init__(self, data: Path, lifetime_s: int = _URL_LIFETIME_S) -> None:
+        self._lifetime_s = lifetime_s
         file = data / "signing.key"
         if not file.exists():
-            # Kept, so that a client's own retries still fit after a restart.
-            write_whole(file, secrets.token_bytes(32))
+            # Stored, so that upload URLs stay valid after a restart.
+            write_atomic(file, secrets.token_bytes(32))
         self._key = file.read_bytes()
 
-    def query(self, oid: str, size: int) -> dict[str, str]:
-        """The parameters that let anyone upload this one content for a while."""
-        expires = str(int(time.time()) + self._life_s)
-        return {"size": str(size), "expires": expires, "sig": self._sign(oid, str(size), expires)}
+    def sign(self, oid: str, size: int) -> dict[str, str]:
+        """The query of a URL with which anybody may upload this content for some time."""
+        expires = str(int(time.time()) + self._lifetime_s)
+        return {
+            "size": str(size),
+            "expires": expires,
+            "sig": self._signature(oid, str(size), expires),
+        }
 
-    def admits(self, oid: str, size: str, expires: str, sig: str) -> bool:
-        """Whether these parameters were signed here and still hold."""
-        fits = hmac.compare_digest(self._sign(oid, size, expires).encode(), sig.encode())
-        return fits and int(expires) > time.time()
+    def verify(self, oid: str, size: str, expires: str, sig: str) -> bool:
+        """Whether these parameters were signed by this key and have not expired."""
+        is_signed = hmac.compare_digest(self._signature(oid, size, expires).encode(), sig.encode())
+        return is_signed and int(expires) > time.time()
 
-    def _sign(self, *parts: str) -> str:
+    def _signature(self, *parts: str) -> str:
         return hmac.new(self._key, "\n".join(parts).encode(), hashlib.sha256).hexdigest()

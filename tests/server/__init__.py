@@ -1,1 +1,1 @@
-"""The embedded Hub: its real process over real HTTP, asked by unmodified clients."""
+"""Tests of the embedded Hub: a real process over real HTTP, with unmodified clients."""

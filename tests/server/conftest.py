@@ -1,4 +1,4 @@
-"""One Hub process for all tests, and the clients that ask it; repositories are never shared."""
+"""One Hub process for all tests, and clients for it; each test has its own repositories."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def api(hub: ServerState) -> HfApi:
 
 @pytest.fixture(scope="session")
 def reader(hub: ServerState) -> HfApi:
-    return HfApi(endpoint=hub.url, token=Tokens(hub.data).mint("reader", "read"))
+    return HfApi(endpoint=hub.url, token=Tokens(hub.data).create("reader", "read"))
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def anonymous(hub: ServerState) -> HfApi:
 def web(hub: ServerState) -> Iterator[httpx2.Client]:
     """Plain HTTP with the write token."""
     headers = {"Authorization": f"Bearer {hub.token}"}
-    with httpx2.Client(base_url=hub.url, headers=headers, timeout=20) as client:
+    with httpx2.Client(base_url=hub.url, headers=headers, timeout=None) as client:
         yield client
 
 
@@ -68,7 +68,7 @@ def repo(api: HfApi) -> str:
 
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Callable[..., ServerState]]:
-    """Start a server of its own on tmp_path/data, as a user would."""
+    """Start a separate server on tmp_path/data, as a user would."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*options: str) -> ServerState:
@@ -76,7 +76,7 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., ServerState]]:
         command = [sys.executable, "-m", "hubmerge.server", "--data", str(data), *options]
         process = subprocess.Popen(command, cwd=ROOT)
         started.append(process)
-        return wait_for(lambda: answer_of(process, data))
+        return wait_until(lambda: state_of_process(process, data))
 
     yield start
     for process in started:
@@ -84,31 +84,30 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., ServerState]]:
         process.wait()
 
 
-def answer_of(process: subprocess.Popen[bytes], data: Path) -> ServerState | None:
-    assert process.poll() is None, "the server ended instead of listening"
+def state_of_process(process: subprocess.Popen[bytes], data: Path) -> ServerState | None:
+    assert process.poll() is None, "the server ended before it listened"
     state = read_state(data)
     return state if state and state.pid == process.pid else None
 
 
-def wait_for(probe: Callable[[], T | None], limit_s: float = 15) -> T:
-    """Ask until there is an answer that counts as true."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if found := probe():
-            return found
+def wait_until(probe: Callable[[], T | None], polls: int = 3000) -> T:
+    """Poll until the probe returns a true value."""
+    for _ in range(polls):
+        if value := probe():
+            return value
         time.sleep(0.02)
-    raise AssertionError(f"nothing within {limit_s} s")
+    raise AssertionError(f"nothing after {polls} polls")
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended but was not waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal and wait until the process is gone."""
+def send_signal_and_wait(pid: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal and wait until the process has ended."""
     os.kill(pid, number)
-    wait_for(lambda: not is_alive(pid))
+    wait_until(lambda: not is_alive(pid))

@@ -1,4 +1,4 @@
-"""The blob store: a name that exists is whole and true."""
+"""The blob store: a file that exists is complete and correct."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.server.blobs import Blobs
+from hubmerge.server.blobs import BlobStore
 from hubmerge.server.content import Pointer, parse_pointer
 from hubmerge.server.http_errors import BadRequest
 
@@ -17,9 +17,9 @@ OID = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
+def blobs(tmp_path: Path) -> BlobStore:
     (tmp_path / "tmp").mkdir()
-    return Blobs(tmp_path / "blobs", tmp_path / "tmp")
+    return BlobStore(tmp_path / "blobs", tmp_path / "tmp")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_content_lies_under_its_sha256(blobs: Blobs, source: Path) -> None:
+def test_a_content_is_stored_under_its_sha256(blobs: BlobStore, source: Path) -> None:
     blobs.add(source, OID, len(CONTENT))
     assert blobs.has(OID)
     assert blobs.size(OID) == len(CONTENT)
@@ -37,8 +37,8 @@ def test_a_content_lies_under_its_sha256(blobs: Blobs, source: Path) -> None:
 
 
 @pytest.mark.parametrize(("oid", "size"), [("0" * 64, len(CONTENT)), (OID, len(CONTENT) - 1)])
-def test_a_content_under_a_false_name_is_refused(
-    blobs: Blobs, source: Path, oid: str, size: int
+def test_a_content_with_another_sha256_or_size_is_refused(
+    blobs: BlobStore, source: Path, oid: str, size: int
 ) -> None:
     with pytest.raises(BadRequest, match="expected"):
         blobs.add(source, oid, size)
@@ -46,7 +46,7 @@ def test_a_content_under_a_false_name_is_refused(
     assert list(blobs.spool.iterdir()) == []
 
 
-def test_what_is_not_kept_leaves_nothing(blobs: Blobs) -> None:
+def test_an_interrupted_upload_leaves_nothing(blobs: BlobStore) -> None:
     with contextlib.suppress(ConnectionError), blobs.receive() as incoming:
         incoming.write(CONTENT)
         raise ConnectionError
@@ -55,12 +55,12 @@ def test_what_is_not_kept_leaves_nothing(blobs: Blobs) -> None:
 
 
 @pytest.mark.parametrize("oid", ["../../x", "", OID.upper(), OID + "0", "../" * 22])
-def test_only_a_sha256_is_a_name(blobs: Blobs, oid: str) -> None:
+def test_only_a_sha256_names_a_content(blobs: BlobStore, oid: str) -> None:
     with pytest.raises(BadRequest, match="not a sha256"):
         blobs.path(oid)
 
 
-def test_a_pointer_reads_back() -> None:
+def test_a_pointer_is_parsed() -> None:
     pointer = Pointer(OID, 7000)
     assert pointer.text == (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize 7000\n" % OID.encode()

@@ -1,4 +1,4 @@
-"""Programs that know nothing of hubmerge, in processes of their own, with only HF_ENDPOINT set."""
+"""Programs without hubmerge, each in its own process, with only HF_ENDPOINT set."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(hub: ServerState, home: Path, code: str, *arguments: str) -> list[str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=home)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=home)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
 

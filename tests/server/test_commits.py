@@ -1,4 +1,4 @@
-"""Commits over the wire: whole or not at all, and in turn."""
+"""Commits over HTTP: atomic, and one at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def post(web: httpx2.Client, repo: str, *lines: object, branch: str = "main") ->
     return web.post(f"/api/models/{repo}/commit/{branch}", content=body)
 
 
-def test_small_and_large_files_land_in_one_commit(api: HfApi, repo: str, tmp_path: Path) -> None:
+def test_small_and_large_files_in_one_commit(api: HfApi, repo: str, tmp_path: Path) -> None:
     weights = os.urandom(5 << 20)
     (tmp_path / "w").write_bytes(weights)
     commit = api.create_commit(
@@ -43,15 +43,13 @@ def test_small_and_large_files_land_in_one_commit(api: HfApi, repo: str, tmp_pat
     assert commit.commit_url == f"{api.endpoint}/{repo}/commit/{commit.oid}"
     first, _initial = api.list_repo_commits(repo)
     assert (first.commit_id, first.title, first.message) == (commit.oid, "title", "run: 7")
-    here = Path(api.snapshot_download(repo, cache_dir=tmp_path / "cache"))
-    assert (here / "model.safetensors").read_bytes() == weights
-    assert (here / "ä ж/b c.txt").read_bytes() == b"text"
-    assert (here / "empty.bin").read_bytes() == b""
+    local = Path(api.snapshot_download(repo, cache_dir=tmp_path / "cache"))
+    assert (local / "model.safetensors").read_bytes() == weights
+    assert (local / "ä ж/b c.txt").read_bytes() == b"text"
+    assert (local / "empty.bin").read_bytes() == b""
 
 
-def test_a_folder_is_uploaded_and_unchanged_files_are_skipped(
-    api: HfApi, repo: str, tmp_path: Path
-) -> None:
+def test_an_unchanged_folder_makes_no_second_commit(api: HfApi, repo: str, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/w.bin").write_bytes(b"w" * 5000)
     (tmp_path / "a.txt").write_text("a")
@@ -96,7 +94,7 @@ def test_a_parent_that_is_not_the_head_is_refused(api: HfApi, repo: str) -> None
     assert api.model_info(repo).sha == head
 
 
-def test_of_sixteen_with_the_same_parent_one_wins(web: httpx2.Client, repo: str) -> None:
+def test_one_of_sixteen_commits_with_the_same_parent_wins(web: httpx2.Client, repo: str) -> None:
     parent = web.get(f"/api/models/{repo}").json()["sha"]
     header = {"key": "header", "value": {"summary": "m", "parentCommit": parent}}
 
@@ -110,7 +108,7 @@ def test_of_sixteen_with_the_same_parent_one_wins(web: httpx2.Client, repo: str)
     assert len(web.get(f"/api/models/{repo}/commits/main").json()) == 2
 
 
-def test_of_sixteen_tags_of_one_name_one_wins(web: httpx2.Client, repo: str) -> None:
+def test_one_of_sixteen_tags_with_the_same_name_wins(web: httpx2.Client, repo: str) -> None:
     def tag(_: int) -> int:
         return web.post(f"/api/models/{repo}/tag/main", json={"tag": "step1"}).status_code
 
@@ -118,7 +116,7 @@ def test_of_sixteen_tags_of_one_name_one_wins(web: httpx2.Client, repo: str) -> 
         assert sorted(pool.map(tag, range(16))) == [200] + [409] * 15
 
 
-def test_a_commit_goes_to_a_branch_that_exists(api: HfApi, repo: str) -> None:
+def test_a_commit_needs_an_existing_branch(api: HfApi, repo: str) -> None:
     api.create_tag(repo, tag="v1")
     for revision in ("nope", "v1"):
         with pytest.raises(RevisionNotFoundError):
@@ -147,7 +145,7 @@ def lfs(**changed: object) -> dict[str, object]:
         ([HEADER, {"key": "file", "value": {"path": "a", "content": "x" * (15 << 20)}}], 413),
     ],
 )  # fmt: skip
-def test_a_commit_that_cannot_be_changes_nothing(
+def test_an_invalid_commit_changes_nothing(
     web: httpx2.Client, repo: str, lines: list[object], status: int
 ) -> None:
     head = web.get(f"/api/models/{repo}").json()["sha"]

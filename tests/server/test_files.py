@@ -1,4 +1,4 @@
-"""Listings: folder by folder, page by page, or by name."""
+"""Listing files: by folder, by page, or by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_tree_is_listed_flat_deep_or_from_a_folder(api: HfApi, full: str) -> N
     assert listed(path_in_repo="a/b", recursive=True) == ["a/b/c.txt"]
 
 
-def test_items_tell_size_and_content(api: HfApi, full: str) -> None:
+def test_items_have_size_and_content_id(api: HfApi, full: str) -> None:
     items = {item.path: item for item in api.list_repo_tree(full)}
     large, small, folder = items["w.bin"], items["z.txt"], items["a"]
     assert isinstance(large, RepoFile)
@@ -41,7 +41,7 @@ def test_items_tell_size_and_content(api: HfApi, full: str) -> None:
     assert folder.tree_id
 
 
-def test_items_tell_their_last_commit(api: HfApi, full: str) -> None:
+def test_items_have_their_last_commit(api: HfApi, full: str) -> None:
     api.upload_file(
         path_or_fileobj=b"2", path_in_repo="a/d.txt", repo_id=full, commit_message="second"
     )
@@ -70,7 +70,9 @@ def test_more_than_a_thousand_files_are_listed(api: HfApi, repo: str) -> None:
     assert len(api.list_repo_files(repo)) == 1006
 
 
-def test_what_is_not_there_is_said(api: HfApi, web: httpx2.Client, full: str) -> None:
+def test_missing_folders_and_revisions_are_errors(
+    api: HfApi, web: httpx2.Client, full: str
+) -> None:
     with pytest.raises(EntryNotFoundError):
         list(api.list_repo_tree(full, path_in_repo="nope"))
     with pytest.raises(EntryNotFoundError):
@@ -81,7 +83,7 @@ def test_what_is_not_there_is_said(api: HfApi, web: httpx2.Client, full: str) ->
     assert not api.file_exists(full, "a")
 
 
-def test_paths_are_looked_up_and_unknown_ones_left_out(api: HfApi, full: str) -> None:
-    found = api.get_paths_info(full, ["z.txt", "nope", "a", "a/b/c.txt", "../x"], expand=True)
-    assert [item.path for item in found] == ["z.txt", "a", "a/b/c.txt"]
-    assert all(item.last_commit and item.last_commit.title == "m" for item in found)
+def test_unknown_paths_are_left_out(api: HfApi, full: str) -> None:
+    items = api.get_paths_info(full, ["z.txt", "nope", "a", "a/b/c.txt", "../x"], expand=True)
+    assert [item.path for item in items] == ["z.txt", "a", "a/b/c.txt"]
+    assert all(item.last_commit and item.last_commit.title == "m" for item in items)

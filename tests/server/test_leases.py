@@ -1,21 +1,24 @@
-"""Leases: a Hub for as long as somebody needs it, and one for all who do."""
+"""Leases: one server for all clients, as long as there is one."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from hubmerge.durable import try_lock
 from hubmerge.errors import HubUnreachable
-from hubmerge.server import ServerState, lease, read_state
-from hubmerge.server.leases import standing
+from hubmerge.server import ServerState, lease, leases, process, read_state
+from hubmerge.server.leases import server_in_use
 
-from .conftest import ROOT, is_alive, kill, wait_for
+from .conftest import ROOT, is_alive, send_signal_and_wait, wait_until
 
 CLIENT = """
 import sys
@@ -27,8 +30,8 @@ with lease(Path(sys.argv[1])) as state:
 """
 
 
-class Client:
-    """Another process that leases the Hub until it is told to let go."""
+class LeaseHolder:
+    """Another process that leases the Hub until it is released."""
 
     def __init__(self, data: Path) -> None:
         self.process = subprocess.Popen(
@@ -43,84 +46,111 @@ class Client:
         assert self.process.stdout
         return int(self.process.stdout.readline())
 
-    def let_go(self) -> None:
-        self.process.communicate(timeout=20)
+    def release(self) -> None:
+        self.process.communicate()
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[Callable[[], Client]]:
-    started: list[Client] = []
+def client(tmp_path: Path) -> Iterator[Callable[[], LeaseHolder]]:
+    started: list[LeaseHolder] = []
 
-    def start() -> Client:
-        started.append(Client(tmp_path))
+    def start() -> LeaseHolder:
+        started.append(LeaseHolder(tmp_path))
         return started[-1]
 
     yield start
-    for one in started:
-        one.process.kill()
-        one.let_go()
+    for holder in started:
+        holder.process.kill()
+        holder.release()
 
 
 def test_a_lease_starts_a_server_that_ends_with_it(tmp_path: Path) -> None:
-    start = time.monotonic()
     with lease(tmp_path) as state:
-        assert time.monotonic() - start < 5
         assert read_state(tmp_path) == state
         assert is_alive(state.pid)
-    wait_for(lambda: not is_alive(state.pid), limit_s=6)
+    wait_until(lambda: not is_alive(state.pid))
     assert not (tmp_path / "state.json").exists()
 
 
-def test_a_server_that_nobody_leases_is_about_to_go(tmp_path: Path) -> None:
-    with lease(tmp_path) as server:
-        assert standing(tmp_path) == server
-    assert read_state(tmp_path) == server  # it still runs
-    assert standing(tmp_path) is None
+def test_a_server_that_nobody_leases_is_not_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ServerState("http://127.0.0.1:1", 1, tmp_path, leased=True)
+    monkeypatch.setattr(leases, "read_state", lambda data: server)
+    with (tmp_path / "lease").open("ab") as client:
+        assert try_lock(client, shared=True)
+        assert server_in_use(tmp_path) == server
+    assert server_in_use(tmp_path) is None
 
 
-def test_two_share_one_server_until_the_last_is_gone(
-    tmp_path: Path, client: Callable[[], Client]
+def test_two_clients_share_one_server_until_the_last_has_ended(
+    tmp_path: Path, client: Callable[[], LeaseHolder]
 ) -> None:
     first, second = client(), client()
     pid = first.server_pid()
     assert second.server_pid() == pid
-    first.let_go()
-    # Longer than the server's grace and several of its looks at the lease.
-    time.sleep(3.5)
+    first.release()
     assert is_alive(pid)
-    second.let_go()
-    wait_for(lambda: not is_alive(pid), limit_s=6)
+    second.release()
+    wait_until(lambda: not is_alive(pid))
 
 
-def test_four_at_once_start_one_server(tmp_path: Path, client: Callable[[], Client]) -> None:
+def test_a_server_stops_only_when_nobody_holds_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = SimpleNamespace(should_exit=False)
+    looks: list[bool] = []
+    with (tmp_path / "lease").open("ab") as watched, (tmp_path / "lease").open("ab") as client:
+        assert try_lock(client, shared=True)
+
+        async def sleep(seconds: float) -> None:
+            looks.append(server.should_exit)
+            if len(looks) == 5:
+                client.close()
+
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        asyncio.run(process._stop_when_unleased(cast(Any, server), watched))
+    assert looks == [False] * 5
+    assert server.should_exit
+
+
+def test_a_server_without_a_lease_does_not_stop_by_itself() -> None:
+    server = SimpleNamespace(should_exit=False)
+    asyncio.run(process._stop_when_unleased(cast(Any, server), None))
+    assert not server.should_exit
+
+
+def test_four_clients_at_once_start_one_server(
+    tmp_path: Path, client: Callable[[], LeaseHolder]
+) -> None:
     clients = [client() for _ in range(4)]
-    (pid,) = {one.server_pid() for one in clients}
-    for one in clients:
-        one.let_go()
-    wait_for(lambda: not is_alive(pid), limit_s=6)
+    (pid,) = {holder.server_pid() for holder in clients}
+    for holder in clients:
+        holder.release()
+    wait_until(lambda: not is_alive(pid))
     assert "Another Hub" not in (tmp_path / "server.log").read_text()
 
 
 def test_a_killed_client_does_not_keep_the_server(
-    tmp_path: Path, client: Callable[[], Client]
+    tmp_path: Path, client: Callable[[], LeaseHolder]
 ) -> None:
-    one = client()
-    pid = one.server_pid()
-    one.process.kill()
-    wait_for(lambda: not is_alive(pid), limit_s=6)
+    holder = client()
+    pid = holder.server_pid()
+    holder.process.kill()
+    wait_until(lambda: not is_alive(pid))
     assert not (tmp_path / "state.json").exists()
 
 
-def test_a_client_that_comes_while_the_server_goes_gets_a_new_one(tmp_path: Path) -> None:
+def test_a_client_gets_a_new_server_while_the_old_one_ends(tmp_path: Path) -> None:
     with lease(tmp_path) as first:
         pass
-    wait_for(lambda: not (tmp_path / "state.json").exists(), limit_s=6)
+    wait_until(lambda: not (tmp_path / "state.json").exists())
     with lease(tmp_path) as second:
         assert read_state(tmp_path) == second != first
         assert second.token == first.token
 
 
-def test_a_server_of_the_user_waits_for_a_leased_one_to_go(
+def test_a_server_of_the_user_waits_for_a_leased_one_to_end(
     tmp_path: Path, spawn: Callable[..., ServerState]
 ) -> None:
     with lease(tmp_path / "data") as leased:
@@ -131,23 +161,22 @@ def test_a_server_of_the_user_waits_for_a_leased_one_to_go(
     assert state.token == leased.token
 
 
-def test_a_stopped_server_leaves_no_lease_behind(tmp_path: Path) -> None:
+def test_a_killed_server_is_replaced(tmp_path: Path) -> None:
     with lease(tmp_path) as first:
-        kill(first.pid, signal.SIGKILL)
+        send_signal_and_wait(first.pid, signal.SIGKILL)
         with lease(tmp_path) as second:
             assert second.pid != first.pid
             assert read_state(tmp_path) == second
 
 
-def test_a_server_of_the_user_is_shared_and_stays(spawn: Callable[..., ServerState]) -> None:
+def test_a_server_of_the_user_is_shared(spawn: Callable[..., ServerState]) -> None:
     state = spawn("--no-seed")
     with lease(state.data) as leased:
         assert leased == state
-    time.sleep(3)
     assert read_state(state.data) == state
 
 
-def test_a_server_that_cannot_start_is_said_with_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "tokens.json").write_text("{broken")
     with pytest.raises(HubUnreachable, match="did not start") as failed, lease(tmp_path):
         pass

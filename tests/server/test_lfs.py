@@ -1,4 +1,4 @@
-"""Large files on their way in."""
+"""Uploading large files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from hubmerge.server import ServerState
-from hubmerge.server.blobs import Blobs
+from hubmerge.server.blobs import BlobStore
 from hubmerge.server.tokens import Signer
 
 CONTENT = b"large" * 1000
@@ -26,7 +26,7 @@ def content(name: str) -> bytes:
     return CONTENT + name.encode()
 
 
-def order(web: httpx2.Client, repo: str, oid: str, size: int) -> dict[str, str]:
+def request_upload(web: httpx2.Client, repo: str, oid: str, size: int) -> dict[str, str]:
     body = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": size}]}
     answer = web.post(f"/{repo}.git/info/lfs/objects/batch", json=body)
     assert answer.status_code == 200
@@ -39,32 +39,32 @@ def test_a_content_is_sent_without_a_token_and_verified_with_one(
     web: httpx2.Client, repo: str, oid: str, request: pytest.FixtureRequest
 ) -> None:
     body = content(request.node.name)
-    hrefs = order(web, repo, oid, len(body))
-    told = {"oid": oid, "size": len(body)}
-    assert web.post(hrefs["verify"], json=told).status_code == 404
-    assert httpx2.put(hrefs["upload"], content=body).status_code == 200
-    assert web.post(hrefs["verify"], json=told).status_code == 200
-    assert web.post(hrefs["verify"], json={**told, "size": 1}).status_code == 404
-    assert order(web, repo, oid, len(body)) == {}
+    hrefs = request_upload(web, repo, oid, len(body))
+    announced = {"oid": oid, "size": len(body)}
+    assert web.post(hrefs["verify"], json=announced).status_code == 404
+    assert httpx2.put(hrefs["upload"], content=body, timeout=None).status_code == 200
+    assert web.post(hrefs["verify"], json=announced).status_code == 200
+    assert web.post(hrefs["verify"], json={**announced, "size": 1}).status_code == 404
+    assert request_upload(web, repo, oid, len(body)) == {}
 
 
 @pytest.mark.parametrize("body", [b"", b"other", CONTENT + b"far more than was announced" * 99])
-def test_a_content_that_is_not_what_was_promised_is_dropped(
+def test_a_content_that_differs_from_the_announced_one_is_dropped(
     hub: ServerState, web: httpx2.Client, repo: str, oid: str, body: bytes
 ) -> None:
-    href = order(web, repo, oid, 5005)["upload"]
-    assert httpx2.put(href, content=body).status_code in (400, 413)
-    assert not Blobs(hub.data / "blobs", hub.data / "tmp").has(oid)
+    href = request_upload(web, repo, oid, 5005)["upload"]
+    assert httpx2.put(href, content=body, timeout=None).status_code in (400, 413)
+    assert not BlobStore(hub.data / "blobs", hub.data / "tmp").has(oid)
     assert list((hub.data / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "changed", [{"size": "9"}, {"expires": "1"}, {"sig": "0" * 64}, {"sig": ""}, {"sig": "é"}]
 )
-def test_an_address_that_was_tampered_with_is_refused(
+def test_a_changed_upload_url_is_refused(
     web: httpx2.Client, repo: str, oid: str, changed: dict[str, str]
 ) -> None:
-    href = urlsplit(order(web, repo, oid, 5)["upload"])
+    href = urlsplit(request_upload(web, repo, oid, 5)["upload"])
     query = urlencode({**dict(parse_qsl(href.query)), **changed})
     assert web.put(href._replace(query=query).geturl(), content=b"x").status_code == 403
     other = href._replace(path="/lfs/" + "0" * 64)
@@ -72,18 +72,16 @@ def test_an_address_that_was_tampered_with_is_refused(
     assert web.put(f"/lfs/{oid}", content=b"x").status_code == 403
 
 
-def test_an_address_holds_for_a_while(tmp_path: Path) -> None:
-    fresh, stale = Signer(tmp_path).query("a", 5), Signer(tmp_path, life_s=-1).query("a", 5)
-    assert Signer(tmp_path).admits("a", **fresh)
-    assert not Signer(tmp_path).admits("a", **stale)
+def test_an_upload_url_expires(tmp_path: Path) -> None:
+    fresh, stale = Signer(tmp_path).sign("a", 5), Signer(tmp_path, lifetime_s=-1).sign("a", 5)
+    assert Signer(tmp_path).verify("a", **fresh)
+    assert not Signer(tmp_path).verify("a", **stale)
 
 
 @pytest.mark.parametrize(
     "objects", [[{"oid": "../x", "size": 1}], [{"oid": "0" * 64}], ["x"], None]
 )
-def test_a_batch_that_makes_no_sense_is_refused(
-    web: httpx2.Client, repo: str, objects: object
-) -> None:
+def test_an_invalid_batch_is_refused(web: httpx2.Client, repo: str, objects: object) -> None:
     body = {"operation": "upload", "objects": objects}
     answer = web.post(f"/{repo}.git/info/lfs/objects/batch", json=body)
     assert answer.status_code == 400
@@ -104,9 +102,9 @@ def test_a_batch_that_makes_no_sense_is_refused(
         ("short.txt", 10 << 20, "regular"),
     ],
 )
-def test_the_road_of_a_file_is_known_beforehand(
+def test_preupload_says_which_files_go_by_lfs(
     web: httpx2.Client, repo: str, path: str, size: int, mode: str
 ) -> None:
     body = {"files": [{"path": path, "size": size, "sample": ""}]}
-    (told,) = web.post(f"/api/models/{repo}/preupload/main", json=body).json()["files"]
-    assert told == {"path": path, "uploadMode": mode, "shouldIgnore": False}
+    (answer,) = web.post(f"/api/models/{repo}/preupload/main", json=body).json()["files"]
+    assert answer == {"path": path, "uploadMode": mode, "shouldIgnore": False}

@@ -1,4 +1,4 @@
-"""Names: what is refused, by the functions and over the wire."""
+"""Names that are refused, by the functions and over HTTP."""
 
 from __future__ import annotations
 
@@ -92,17 +92,17 @@ def test_a_hostile_repository_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", [".gitattributes", "ä b/ж.txt", ".eval_results/a.yaml", "a" * 255])
-def test_a_plain_path_passes(path: str) -> None:
+def test_a_valid_path_is_accepted(path: str) -> None:
     assert check_path(path) == path
 
 
 @pytest.mark.parametrize("ref", ["step256", "stage1-step-40000", "a/b", "v1.0+x", "step1=2"])
-def test_a_plain_ref_passes(ref: str) -> None:
+def test_a_valid_ref_is_accepted(ref: str) -> None:
     assert check_ref(ref) == ref
 
 
 @given(st.text(max_size=40))
-def test_a_path_that_passes_stays_inside(path: str) -> None:
+def test_an_accepted_path_stays_inside_the_folder(path: str) -> None:
     try:
         check_path(path)
     except BadPath:
@@ -131,21 +131,21 @@ def test_a_hostile_path_is_never_committed(web: httpx2.Client, repo: str, path: 
 
 
 @pytest.mark.parametrize("ref", HOSTILE_REFS.values(), ids=HOSTILE_REFS.keys())
-def test_a_hostile_tag_is_never_made(web: httpx2.Client, repo: str, ref: str) -> None:
+def test_a_hostile_tag_is_never_created(web: httpx2.Client, repo: str, ref: str) -> None:
     answer = web.post(f"/api/models/{repo}/tag/main", json={"tag": ref})
     assert answer.status_code == 400
     assert web.get(f"/api/models/{repo}/refs").json()["tags"] == []
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES.keys())
-def test_a_hostile_repository_is_never_made(web: httpx2.Client, name: str) -> None:
+def test_a_hostile_repository_is_never_created(web: httpx2.Client, name: str) -> None:
     answer = web.post("/api/repos/create", json={"name": name, "organization": "o"})
     assert answer.status_code == 400
     assert answer.json()["error"]
 
 
 @pytest.mark.parametrize("name", ["../../../../etc/passwd", "..", "a\x00", ".git/config"])
-def test_reading_a_hostile_name_finds_nothing(web: httpx2.Client, repo: str, name: str) -> None:
+def test_a_hostile_name_is_not_found(web: httpx2.Client, repo: str, name: str) -> None:
     quoted = quote(name, safe="")
     assert web.get(f"/{repo}/resolve/main/{quoted}").status_code == 404
     assert web.get(f"/{repo}/resolve/{quoted}/README.md").status_code == 404

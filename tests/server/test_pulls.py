@@ -1,4 +1,4 @@
-"""Pull requests: a commit beside main, under a name of its own, until somebody accepts it."""
+"""Pull requests: commits next to main, under their own ref, until they are merged."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def propose(api: HfApi, repo: str, text: str = "new", **more: object) -> CommitI
 
 
 def open_pulls(api: HfApi, repo: str) -> list[int]:
-    found = api.get_repo_discussions(repo, discussion_type="pull_request", discussion_status="open")
-    return [pull.num for pull in found]
+    pulls = api.get_repo_discussions(repo, discussion_type="pull_request", discussion_status="open")
+    return [pull.num for pull in pulls]
 
 
 def test_a_pull_request_holds_its_files_and_main_stays(
@@ -38,33 +38,33 @@ def test_a_pull_request_holds_its_files_and_main_stays(
         CommitOperationDelete("old.txt"),
     ]
     api.preupload_lfs_files(repo, changes[:2], create_pr=True)  # type: ignore[arg-type]
-    made = api.create_commit(
+    proposed = api.create_commit(
         repo, changes, commit_message="t", commit_description="d", create_pr=True,
         parent_commit=head,
     )  # fmt: skip
-    assert (made.pr_num, made.pr_revision) == (1, "refs/pr/1")
-    assert made.pr_url == f"{api.endpoint}/{repo}/discussions/1"
+    assert (proposed.pr_num, proposed.pr_revision) == (1, "refs/pr/1")
+    assert proposed.pr_url == f"{api.endpoint}/{repo}/discussions/1"
     assert api.model_info(repo).sha == head
     assert api.list_repo_files(repo) == [".gitattributes", "old.txt"]
-    here = Path(api.snapshot_download(repo, revision="refs/pr/1", cache_dir=tmp_path / "c"))
-    assert {path.name for path in here.iterdir()} == {
+    local = Path(api.snapshot_download(repo, revision="refs/pr/1", cache_dir=tmp_path / "c"))
+    assert {path.name for path in local.iterdir()} == {
         ".gitattributes", "config.json", "model.safetensors",
     }  # fmt: skip
-    assert (here / "model.safetensors").read_bytes() == weights
+    assert (local / "model.safetensors").read_bytes() == weights
     first, second = api.list_repo_commits(repo, revision="refs/pr/1")[:2]
-    assert (first.commit_id, first.title, first.message) == (made.oid, "t", "d")
+    assert (first.commit_id, first.title, first.message) == (proposed.oid, "t", "d")
     assert second.commit_id == head
 
 
-def test_pull_requests_are_numbered_and_listed_the_youngest_first(api: HfApi, repo: str) -> None:
+def test_pull_requests_are_numbered_and_listed_newest_first(api: HfApi, repo: str) -> None:
     for text in ("one", "two", "three"):
         propose(api, repo, text)
-    told = list(api.get_repo_discussions(repo))
-    assert [(pull.num, pull.title, pull.status) for pull in told] == [
+    pulls = list(api.get_repo_discussions(repo))
+    assert [(pull.num, pull.title, pull.status) for pull in pulls] == [
         (3, "three", "open"), (2, "two", "open"), (1, "one", "open"),
     ]  # fmt: skip
-    assert {pull.author for pull in told} == {"local"}
-    assert all(pull.is_pull_request and pull.repo_id == repo for pull in told)
+    assert {pull.author for pull in pulls} == {"local"}
+    assert all(pull.is_pull_request and pull.repo_id == repo for pull in pulls)
     assert list(api.get_repo_discussions(repo, discussion_type="discussion")) == []
     assert list(api.get_repo_discussions(repo, author="nobody")) == []
     refs = api.list_repo_refs(repo, include_pull_requests=True)
@@ -73,33 +73,33 @@ def test_pull_requests_are_numbered_and_listed_the_youngest_first(api: HfApi, re
     assert api.list_repo_refs(repo).pull_requests is None
 
 
-def test_more_pull_requests_than_fit_a_page(api: HfApi, repo: str) -> None:
+def test_pull_requests_are_listed_in_pages(api: HfApi, repo: str) -> None:
     for number in range(52):
         propose(api, repo, str(number))
     assert open_pulls(api, repo) == list(range(52, 0, -1))
 
 
-def test_a_pull_request_goes_on_from_its_head(api: HfApi, repo: str) -> None:
+def test_a_pull_request_takes_more_commits(api: HfApi, repo: str) -> None:
     first = propose(api, repo, "one")
     add = CommitOperationAdd("b.txt", b"b")
     second = api.create_commit(
         repo, [add], commit_message="more", revision="refs/pr/1", parent_commit=first.oid
     )
     assert api.list_repo_files(repo, revision="refs/pr/1") == [".gitattributes", "a.txt", "b.txt"]
-    told = api.get_discussion_details(repo, 1)
-    assert (told.title, told.target_branch, told.merge_commit_oid) == (
+    details = api.get_discussion_details(repo, 1)
+    assert (details.title, details.target_branch, details.merge_commit_oid) == (
         "one", "refs/heads/main", None,
     )  # fmt: skip
-    assert told.events[-1].oid == second.oid  # type: ignore[attr-defined]
+    assert details.events[-1].oid == second.oid  # type: ignore[attr-defined]
     with pytest.raises(RevisionNotFoundError):
         api.upload_file(path_or_fileobj=b"c", path_in_repo="c", repo_id=repo, revision="refs/pr/2")
 
 
-def test_accepted_it_is_main_and_can_be_accepted_once(api: HfApi, repo: str) -> None:
-    made = propose(api, repo)
+def test_a_pull_request_is_merged_once(api: HfApi, repo: str) -> None:
+    proposed = propose(api, repo)
     api.merge_pull_request(repo, 1)
-    assert api.model_info(repo).sha == made.oid
-    assert api.get_discussion_details(repo, 1).merge_commit_oid == made.oid
+    assert api.model_info(repo).sha == proposed.oid
+    assert api.get_discussion_details(repo, 1).merge_commit_oid == proposed.oid
     assert open_pulls(api, repo) == []
     for again in (
         lambda: api.merge_pull_request(repo, 1),
@@ -109,7 +109,7 @@ def test_accepted_it_is_main_and_can_be_accepted_once(api: HfApi, repo: str) -> 
             again()
 
 
-def test_main_may_have_moved_on(api: HfApi, repo: str) -> None:
+def test_a_pull_request_is_not_merged_after_main_has_moved(api: HfApi, repo: str) -> None:
     propose(api, repo)
     api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=repo)
     head = api.model_info(repo).sha
@@ -119,7 +119,7 @@ def test_main_may_have_moved_on(api: HfApi, repo: str) -> None:
     assert open_pulls(api, repo) == [1]
 
 
-def test_closed_it_can_be_opened_again(api: HfApi, repo: str) -> None:
+def test_a_closed_pull_request_can_be_reopened(api: HfApi, repo: str) -> None:
     propose(api, repo)
     assert api.change_discussion_status(repo, 1, "closed").new_status == "closed"
     assert open_pulls(api, repo) == []
@@ -129,7 +129,7 @@ def test_closed_it_can_be_opened_again(api: HfApi, repo: str) -> None:
     assert open_pulls(api, repo) == [1]
 
 
-def test_who_may_only_read_opens_none(reader: HfApi, api: HfApi, repo: str) -> None:
+def test_a_reader_cannot_open_or_merge(reader: HfApi, api: HfApi, repo: str) -> None:
     with pytest.raises(HfHubHTTPError):
         propose(reader, repo)
     propose(api, repo)
@@ -148,7 +148,7 @@ def test_who_may_only_read_opens_none(reader: HfApi, api: HfApi, repo: str) -> N
         ("commit/other?create_pr=1", '{"key": "header", "value": {"summary": "m"}}', 400),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_an_invalid_request_is_refused(
     web: httpx2.Client, repo: str, path: str, body: str | None, status: int
 ) -> None:
     address = f"/api/models/{repo}/{path}"
@@ -157,9 +157,7 @@ def test_what_cannot_be_is_refused(
     assert answer.json()["error"]
 
 
-def test_nothing_is_open_after_an_opening_that_failed(
-    web: httpx2.Client, api: HfApi, repo: str
-) -> None:
+def test_a_failed_commit_opens_no_pull_request(web: httpx2.Client, api: HfApi, repo: str) -> None:
     lines = [
         {"key": "header", "value": {"summary": "m"}},
         {"key": "deletedFile", "value": {"path": "none"}},
@@ -170,18 +168,18 @@ def test_nothing_is_open_after_an_opening_that_failed(
 
 
 def test_the_hf_command_lists_and_merges_them(hub: ServerState, api: HfApi, repo: str) -> None:
-    made = propose(api, repo)
+    proposed = propose(api, repo)
     environment = {
         **os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_DISABLE_XET": "1",
     }  # fmt: skip
 
     def hf(*words: str) -> str:
         command = [str(Path(sys.executable).with_name("hf")), "discussions", *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert "new" in hf("list", repo)
     assert "new" in hf("info", repo, "1")
     hf("merge", repo, "1", "--yes")
-    assert api.model_info(repo).sha == made.oid
+    assert api.model_info(repo).sha == proposed.oid

@@ -1,4 +1,4 @@
-"""Repositories as a whole: made, removed, told about, listed, and who may see them."""
+"""Repositories: create, delete, describe, list, and who may see them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hubmerge.server import ServerState
 CARD = b"---\nlicense: mit\nbase_model: me/base\nbase_model_relation: merge\n---\n# hello\n"
 
 
-def test_a_repository_is_made_once(api: HfApi, repo: str) -> None:
+def test_a_repository_is_created_once(api: HfApi, repo: str) -> None:
     assert api.repo_exists(repo)
     assert api.create_repo(repo, exist_ok=True).repo_id == repo
     with pytest.raises(HfHubHTTPError) as refused:
@@ -21,7 +21,7 @@ def test_a_repository_is_made_once(api: HfApi, repo: str) -> None:
     assert refused.value.response.json()["url"] == f"{api.endpoint}/{repo}"
 
 
-def test_a_name_without_owner_is_the_askers(api: HfApi) -> None:
+def test_a_name_without_owner_belongs_to_the_user(api: HfApi) -> None:
     assert api.create_repo("mine").repo_id == f"{api.whoami()['name']}/mine"
 
 
@@ -34,7 +34,7 @@ def test_each_kind_has_its_own_names(api: HfApi, kind: str) -> None:
     assert api.list_repo_files("kinds/same", repo_type=kind) == [".gitattributes"]
 
 
-def test_a_deleted_repository_is_gone_and_its_name_free(api: HfApi, repo: str) -> None:
+def test_the_name_of_a_deleted_repository_is_free(api: HfApi, repo: str) -> None:
     api.delete_repo(repo)
     assert not api.repo_exists(repo)
     with pytest.raises(RepositoryNotFoundError):
@@ -42,7 +42,7 @@ def test_a_deleted_repository_is_gone_and_its_name_free(api: HfApi, repo: str) -
     api.create_repo(repo)
 
 
-def test_info_tells_the_card_and_the_files(api: HfApi, repo: str) -> None:
+def test_info_has_the_card_and_the_files(api: HfApi, repo: str) -> None:
     api.upload_file(path_or_fileobj=CARD, path_in_repo="README.md", repo_id=repo)
     commit = api.upload_file(
         path_or_fileobj=b"w" * 1000, path_in_repo="a/model.safetensors", repo_id=repo
@@ -62,15 +62,17 @@ def test_info_tells_the_card_and_the_files(api: HfApi, repo: str) -> None:
     assert info.last_modified >= info.created_at
 
 
-def test_info_of_a_revision_is_that_of_then(api: HfApi, repo: str) -> None:
-    then = api.model_info(repo).sha
+def test_info_of_an_old_revision(api: HfApi, repo: str) -> None:
+    old = api.model_info(repo).sha
     api.upload_file(path_or_fileobj=CARD, path_in_repo="README.md", repo_id=repo)
-    info = api.model_info(repo, revision=then)
-    assert info.sha == then
+    info = api.model_info(repo, revision=old)
+    assert info.sha == old
     assert [s.rfilename for s in info.siblings or []] == [".gitattributes"]
 
 
-def test_expand_tells_only_what_was_asked(api: HfApi, web: httpx2.Client, repo: str) -> None:
+def test_expand_returns_only_the_requested_properties(
+    api: HfApi, web: httpx2.Client, repo: str
+) -> None:
     info = api.model_info(repo, expand=["sha", "tags", "evalResults"])
     assert info.sha
     assert info.tags == []
@@ -104,7 +106,7 @@ def test_models_are_listed_by_author_search_and_tag(api: HfApi) -> None:
         ("base_model: me/relatives\nbase_model_relation: quantized", "config.json", "quantized"),
     ],
 )
-def test_the_relation_to_a_base_is_told_by_card_or_files(
+def test_the_relation_to_a_base_comes_from_card_or_files(
     api: HfApi, repo: str, front_matter: str, file: str, relation: str
 ) -> None:
     card = f"---\n{front_matter}\n---\n".encode()
@@ -118,20 +120,20 @@ def test_the_relation_to_a_base_is_told_by_card_or_files(
 def test_the_list_has_pages(web: httpx2.Client, api: HfApi) -> None:
     for number in range(5):
         api.create_repo(f"pager/{number}", repo_type="dataset")
-    url, found = "/api/datasets?author=pager&limit=2", []
+    url, ids = "/api/datasets?author=pager&limit=2", []
     while url:
         page = web.get(url)
-        found += [item["id"] for item in page.json()]
+        ids += [item["id"] for item in page.json()]
         assert len(page.json()) <= 2
         url = page.links.get("next", {}).get("url", "")
-    assert sorted(found) == [f"pager/{number}" for number in range(5)]
+    assert sorted(ids) == [f"pager/{number}" for number in range(5)]
 
 
-def test_the_seed_is_there(anonymous: HfApi) -> None:
+def test_the_seed_is_visible(anonymous: HfApi) -> None:
     assert anonymous.model_info("hubmerge/tiny-clip").pipeline_tag
 
 
-def test_who_am_i(api: HfApi, reader: HfApi, hub: ServerState) -> None:
+def test_whoami_returns_the_user_and_role(api: HfApi, reader: HfApi, hub: ServerState) -> None:
     assert api.whoami()["auth"]["accessToken"]["role"] == "write"
     assert reader.whoami()["name"] == "reader"
     with pytest.raises(HfHubHTTPError) as refused:
@@ -150,9 +152,9 @@ def test_a_private_repository_is_hidden_from_the_anonymous(
         assert hidden.value.response.status_code == 401
         with pytest.raises(RepositoryNotFoundError):
             anonymous.hf_hub_download(missing, ".gitattributes")
-    with pytest.raises(RepositoryNotFoundError) as missing_one:
+    with pytest.raises(RepositoryNotFoundError) as not_found:
         reader.model_info("private/none")
-    assert missing_one.value.response.status_code == 404
+    assert not_found.value.response.status_code == 404
     assert [m.id for m in anonymous.list_models(author="private")] == []
     assert [m.id for m in reader.list_models(author="private")] == ["private/one"]
 
@@ -181,13 +183,13 @@ def test_a_read_token_may_not_write(reader: HfApi, web: httpx2.Client, repo: str
         assert web.request(method, path.format(repo), json={}, headers=headers).status_code == 403
 
 
-def test_a_bad_token_is_told_apart_from_a_missing_repository(web: httpx2.Client, repo: str) -> None:
+def test_a_bad_token_differs_from_a_missing_repository(web: httpx2.Client, repo: str) -> None:
     for path in (f"/api/models/{repo}", "/api/whoami-v2", f"/{repo}/resolve/main/x"):
         answer = web.get(path, headers={"Authorization": "Bearer hf_bad"})
         assert answer.status_code == 401
         assert "X-Error-Code" not in answer.headers
-        said = "Invalid credentials in Authorization header"
-        assert answer.json()["error"] == answer.headers["X-Error-Message"] == said
+        message = "Invalid credentials in Authorization header"
+        assert answer.json()["error"] == answer.headers["X-Error-Message"] == message
 
 
 def test_a_foreign_host_name_is_not_served(web: httpx2.Client) -> None:
@@ -195,7 +197,7 @@ def test_a_foreign_host_name_is_not_served(web: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/telemetry/x/y", "/v1/telemetry", "/api/agent-harnesses"])
-def test_hits_in_passing_are_answered(web: httpx2.Client, path: str) -> None:
+def test_telemetry_is_answered(web: httpx2.Client, path: str) -> None:
     assert web.get(path).json() == {}
 
 
@@ -213,10 +215,10 @@ def test_a_body_that_is_not_a_json_object_is_refused(web: httpx2.Client, body: b
     assert web.post("/api/repos/create", content=body).status_code == 400
 
 
-def test_half_a_character_is_refused(web: httpx2.Client, repo: str) -> None:
-    half = b'{"tag": "a", "message": "\\ud800", "files": [{"path": "\\ud800"}]}'
+def test_a_lone_surrogate_is_refused(web: httpx2.Client, repo: str) -> None:
+    body = b'{"tag": "a", "message": "\\ud800", "files": [{"path": "\\ud800"}]}'
     for path in ("tag/main", "preupload/main"):
-        answer = web.post(f"/api/models/{repo}/{path}", content=half)
+        answer = web.post(f"/api/models/{repo}/{path}", content=body)
         assert answer.status_code == 400
         assert "Unicode" in answer.json()["error"]
     assert web.get(f"/api/models/{repo}/refs").json()["tags"] == []

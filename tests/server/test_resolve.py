@@ -1,4 +1,4 @@
-"""Downloads: whole, in part, of the right revision, and streamed."""
+"""Downloads: complete files, ranges, the right revision, and streaming."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def full(api: HfApi, repo: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("header", "span"),
+    ("header", "byte_range"),
     [
         ("", range(0, 10)),
         ("bytes=0-3", range(0, 4)),
@@ -42,18 +42,18 @@ def full(api: HfApi, repo: str) -> str:
         ("bytes=-0", None),
     ],
 )
-def test_a_range_means_a_span(header: str, span: range | None) -> None:
-    assert parse_range(header, 10) == span
+def test_a_range_header_is_parsed(header: str, byte_range: range | None) -> None:
+    assert parse_range(header, 10) == byte_range
 
 
 @pytest.mark.parametrize(("path", "content"), [("w.bin", LARGE), ("a/s.txt", SMALL)])
-def test_a_file_comes_whole_or_in_part(
+def test_a_file_or_a_range_is_downloaded(
     web: httpx2.Client, full: str, path: str, content: bytes
 ) -> None:
     url = f"/{full}/resolve/main/{path}"
-    whole = web.get(url)
-    assert whole.status_code == 200
-    assert whole.content == content
+    full_file = web.get(url)
+    assert full_file.status_code == 200
+    assert full_file.content == content
     part = web.get(url, headers={"Range": "bytes=3-6"})
     assert part.status_code == 206
     assert part.content == content[3:7]
@@ -66,12 +66,12 @@ def test_a_file_comes_whole_or_in_part(
     assert beyond.headers["Content-Range"] == f"bytes */{len(content)}"
 
 
-def test_a_range_of_another_file_is_not_glued(web: httpx2.Client, full: str) -> None:
+def test_if_range_of_another_file_returns_the_full_file(web: httpx2.Client, full: str) -> None:
     headers = {"Range": "bytes=3-6", "If-Range": '"another"'}
     assert web.get(f"/{full}/resolve/main/a/s.txt", headers=headers).content == SMALL
 
 
-def test_head_tells_all_and_sends_nothing(web: httpx2.Client, full: str) -> None:
+def test_head_has_the_headers_and_no_body(web: httpx2.Client, full: str) -> None:
     head = web.head(f"/{full}/resolve/main/w.bin")
     sha256 = hashlib.sha256(LARGE).hexdigest()
     assert head.status_code == 200
@@ -88,7 +88,7 @@ def test_head_tells_all_and_sends_nothing(web: httpx2.Client, full: str) -> None
     assert "X-Linked-Size" not in small
 
 
-def test_a_known_file_is_not_sent_again(web: httpx2.Client, full: str) -> None:
+def test_an_unchanged_file_is_not_sent_again(web: httpx2.Client, full: str) -> None:
     url = f"/{full}/resolve/main/w.bin"
     etag = web.head(url).headers["ETag"]
     assert web.get(url, headers={"If-None-Match": etag}).status_code == 304
@@ -102,9 +102,7 @@ def test_the_client_downloads_what_was_sent(api: HfApi, full: str, tmp_path: Pat
     assert get_hf_file_metadata(url).size == len(LARGE)
 
 
-def test_a_missing_file_is_remembered_with_its_commit(
-    api: HfApi, full: str, tmp_path: Path
-) -> None:
+def test_clients_cache_that_a_file_is_missing(api: HfApi, full: str, tmp_path: Path) -> None:
     with pytest.raises(EntryNotFoundError):
         api.hf_hub_download(full, "nope", cache_dir=tmp_path)
     assert [path.name for path in tmp_path.glob("*/.no_exist/*/*")] == ["nope"]
@@ -116,24 +114,24 @@ def test_two_revisions_are_two_snapshots(api: HfApi, repo: str, tmp_path: Path) 
         commit = api.create_commit(repo, [add], commit_message="m")
         api.create_tag(repo, tag=f"step{step}", revision=commit.oid)
     for step in (1, 2):
-        here = api.snapshot_download(repo, revision=f"step{step}", cache_dir=tmp_path)
-        assert (Path(here) / "w.bin").read_bytes() == b"step %d" % step
+        local = api.snapshot_download(repo, revision=f"step{step}", cache_dir=tmp_path)
+        assert (Path(local) / "w.bin").read_bytes() == b"step %d" % step
 
 
-def test_a_name_without_owner_is_no_repository(api: HfApi, tmp_path: Path) -> None:
+def test_a_name_without_owner_is_not_found(api: HfApi, tmp_path: Path) -> None:
     with pytest.raises(RepositoryNotFoundError):
         api.hf_hub_download("gpt2", "config.json", cache_dir=tmp_path)
 
 
-def test_a_large_file_is_never_in_memory(hub: ServerState, api: HfApi, repo: str) -> None:
-    """A 200 MB file goes up and down while the server grows by far less."""
+def test_a_large_file_is_not_read_into_memory(hub: ServerState, api: HfApi, repo: str) -> None:
+    """A 200 MB file is uploaded and downloaded while the server grows by much less."""
     size, before = 200 << 20, peak_bytes(hub.pid)
     with open(hub.data / "large.bin", "wb+") as file:
         file.truncate(size)
         api.upload_file(path_or_fileobj=file, path_in_repo="w.bin", repo_id=repo)
     url = f"{hub.url}/{repo}/resolve/main/w.bin"
-    with httpx2.stream("GET", url) as answer:
-        assert sum(map(len, answer.iter_bytes(1 << 20))) == size
+    with httpx2.stream("GET", url, timeout=None) as response:
+        assert sum(map(len, response.iter_bytes(1 << 20))) == size
     assert peak_bytes(hub.pid) - before < size // 4
 
 

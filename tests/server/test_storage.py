@@ -1,4 +1,4 @@
-"""Large files that a repository stores: listed, and deleted for good."""
+"""Listing the large files of a repository, and deleting them for good."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_large_file_of_the_history_is_listed(api: HfApi, repo: str) -> Non
     assert stored(api, repo) == {"a.bin": 12, "b.bin": 10}
 
 
-def test_pages_lead_to_each_other(api: HfApi, repo: str, web: httpx2.Client) -> None:
+def test_large_files_are_listed_in_pages(api: HfApi, repo: str, web: httpx2.Client) -> None:
     for number in range(3):
         put(api, repo, f"{number}.bin", f"storage: page {number}".encode())
     first = web.get(f"/api/models/{repo}/lfs-files?limit=2")
@@ -37,26 +37,26 @@ def test_pages_lead_to_each_other(api: HfApi, repo: str, web: httpx2.Client) -> 
     assert len(web.get(first.links["next"]["url"]).json()) == 1
 
 
-def test_what_is_deleted_is_gone_and_its_commits_stay(api: HfApi, repo: str) -> None:
+def test_deleting_a_file_keeps_its_commits(api: HfApi, repo: str) -> None:
     commit = put(api, repo, "gone.bin", b"storage: gone")
     put(api, repo, "kept.bin", b"storage: kept")
     delete(api, repo, "gone.bin")
     assert stored(api, repo) == {"kept.bin": 13}
-    assert commit in {one.commit_id for one in api.list_repo_commits(repo)}
+    assert commit in {item.commit_id for item in api.list_repo_commits(repo)}
     assert set(api.list_repo_files(repo)) >= {"gone.bin", "kept.bin"}
     assert api.hf_hub_download(repo, "kept.bin")
     with pytest.raises(HfHubHTTPError, match="404"):
         api.hf_hub_download(repo, "gone.bin")
 
 
-def test_a_deleted_content_can_be_sent_again(api: HfApi, repo: str) -> None:
+def test_a_deleted_content_can_be_uploaded_again(api: HfApi, repo: str) -> None:
     put(api, repo, "again.bin", b"storage: again")
     delete(api, repo, "again.bin")
     put(api, repo, "again2.bin", b"storage: again")
     assert api.hf_hub_download(repo, "again2.bin")
 
 
-def test_another_repository_keeps_what_it_holds(api: HfApi, repo: str) -> None:
+def test_a_file_that_another_repository_has_stays(api: HfApi, repo: str) -> None:
     other = f"{repo}-other"
     api.create_repo(other)
     for name in (repo, other):
@@ -65,9 +65,7 @@ def test_another_repository_keeps_what_it_holds(api: HfApi, repo: str) -> None:
     assert api.hf_hub_download(other, "shared.bin")
 
 
-def test_a_repository_deletes_only_what_is_its_own(
-    api: HfApi, repo: str, web: httpx2.Client
-) -> None:
+def test_a_repository_deletes_only_its_own_files(api: HfApi, repo: str, web: httpx2.Client) -> None:
     other = f"{repo}-other"
     api.create_repo(other)
     addition = CommitOperationAdd("theirs.bin", b"storage: on its way to a commit")
@@ -78,7 +76,9 @@ def test_a_repository_deletes_only_what_is_its_own(
     assert api.hf_hub_download(other, "theirs.bin")
 
 
-def test_readers_and_strangers_may_not(reader: HfApi, anonymous: HfApi, repo: str) -> None:
+def test_readers_and_strangers_may_not_list_large_files(
+    reader: HfApi, anonymous: HfApi, repo: str
+) -> None:
     for api in (reader, anonymous):
         with pytest.raises(HfHubHTTPError, match=r"40[13]"):
             list(api.list_lfs_files(repo))
@@ -92,7 +92,7 @@ def test_history_is_never_rewritten(api: HfApi, repo: str) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"deletions": []}, {"deletions": {"sha": [1]}}])
-def test_what_cannot_be_meant_is_a_bad_request(
+def test_an_invalid_deletion_is_refused(
     web: httpx2.Client, repo: str, body: dict[str, object]
 ) -> None:
     assert web.post(f"/api/models/{repo}/lfs-files/batch", json=body).status_code == 400
