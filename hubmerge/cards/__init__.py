@@ -1,1 +1,1 @@
-"""Model cards and figures, told from manifests and scores alone."""
+"""Model cards and figures, rendered from manifests and scores alone."""

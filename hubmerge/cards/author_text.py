@@ -1,7 +1,8 @@
-"""What an author wrote around our part of a card: found again, and kept.
+"""Replaces the generated part of a card and keeps what its author wrote around it.
 
-Ours is what stands between two lines that hold nothing but our markers. Whatever was done to them
-(one is missing, they are doubled, swapped or shown in code), no line outside of them is lost.
+The generated part is what lies between two lines that contain only our markers. Whatever happened
+to the markers (one is missing, or they are doubled, swapped or quoted in code), no line outside
+them is lost.
 """
 
 from __future__ import annotations
@@ -12,84 +13,89 @@ from typing import Any
 
 import yaml
 
-from hubmerge.cards.markdown import no_marker
+from hubmerge.cards.markdown import break_comments
 from hubmerge.front_matter import card_data, card_problem
 
 BEGIN, END = "<!-- hubmerge:begin -->", "<!-- hubmerge:end -->"
-_FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(?:.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_LICENCE = ("license", "license_name", "license_link")
-# What else we write, so that it goes when there is nothing to write any more.
-_OURS = {
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?:.*?\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_CODE_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_LICENCE_KEYS = ("license", "license_name", "license_link")
+# The other keys that we write: an old value is removed when there is no new one.
+_GENERATED_KEYS = {
     "library_name", "pipeline_tag", "base_model", "base_model_relation", "tags", "datasets",
     "metrics", "model-index",
 }  # fmt: skip
 
 
-def whole_card(said: Mapping[str, Any], part: str, before: str = "") -> str:
-    """The card of front matter and our part, with what the author of the card before wrote.
+def assemble_card(front_matter: Mapping[str, Any], generated: str, previous: str = "") -> str:
+    """The complete card: front matter, generated part, and the author's text of the previous card.
 
-    Keys of its front matter that we never write stay, and so does a licence that it names.
+    Keys of the previous front matter that we never write stay, and so does a licence stated there.
     """
-    theirs = card_data(before)
-    kept = {key: value for key, value in theirs.items() if key not in {*_OURS, *_LICENCE}}
-    licence = {key: theirs[key] for key in _LICENCE if theirs.get(key)}
+    author_data = card_data(previous)
+    other_keys = {
+        key: value
+        for key, value in author_data.items()
+        if key not in {*_GENERATED_KEYS, *_LICENCE_KEYS}
+    }
+    licence = {key: author_data[key] for key in _LICENCE_KEYS if author_data.get(key)}
     if licence.get("license") in (None, "unknown"):
-        licence = {key: said[key] for key in _LICENCE if key in said}
-    ours = {key: value for key, value in said.items() if key not in _LICENCE}
+        licence = {key: front_matter[key] for key in _LICENCE_KEYS if key in front_matter}
+    ours = {key: value for key, value in front_matter.items() if key not in _LICENCE_KEYS}
     front = yaml.safe_dump(
-        {**licence, **ours, **kept}, sort_keys=False, allow_unicode=True, width=1000
+        {**licence, **ours, **other_keys}, sort_keys=False, allow_unicode=True, width=1000
     )
-    above, below = around(before)
-    return f"---\n{no_marker(front)}---\n{above}{BEGIN}\n{part}\n{END}\n{below}"
+    above, below = split_author_text(previous)
+    return f"---\n{break_comments(front)}---\n{above}{BEGIN}\n{generated}\n{END}\n{below}"
 
 
-def around(before: str) -> tuple[str, str]:
-    """What stands above and below our part of a card, front matter left out.
+def split_author_text(card: str) -> tuple[str, str]:
+    """The text above and below the generated part of a card, without the front matter.
 
-    Of several parts the first is replaced and the others go. Without an end a part is nobody's:
-    it stays as text. Without any part, all of it stands below.
+    Of several generated parts the first is replaced and the others are removed. A part without an
+    end marker is kept as text. In a card without a generated part, all text is below.
     """
-    # A rule between paragraphs is no end of a front matter that cannot be read.
-    body = before if card_problem(before) else _FRONT.sub("", before, count=1)
+    # If the front matter cannot be read, a horizontal rule must not be taken for its end.
+    body = card if card_problem(card) else _FRONT_MATTER.sub("", card, count=1)
     lines = body.splitlines(keepends=True)
-    parts = _parts(lines)
-    starts = [start for start, _ in parts] or [
-        place for place in _markers(lines) if lines[place].strip() == BEGIN
+    ranges = _generated_ranges(lines)
+    starts = [start for start, _ in ranges] or [
+        index for index in _marker_lines(lines) if lines[index].strip() == BEGIN
     ]
-    ours = {place for start, end in parts for place in range(start, end)} | set(_markers(lines))
+    generated = {index for start, end in ranges for index in range(start, end)}
+    generated.update(_marker_lines(lines))
     first = starts[0] if starts else 0
-    above = [line for place, line in enumerate(lines[:first]) if place not in ours]
-    below = [line for place, line in enumerate(lines) if place >= first and place not in ours]
-    # A marker must stand alone on its line.
+    above = [line for index, line in enumerate(lines[:first]) if index not in generated]
+    below = [line for index, line in enumerate(lines) if index >= first and index not in generated]
+    # A marker needs a line of its own.
     if above and not above[-1].endswith("\n"):
         above.append("\n")
     return "".join(above), "".join(below)
 
 
-def _parts(lines: list[str]) -> list[tuple[int, int]]:
-    """Each part that begins and ends, as a range of lines."""
-    found: list[tuple[int, int]] = []
+def _generated_ranges(lines: list[str]) -> list[tuple[int, int]]:
+    """The [start, end) range of lines of each part that has both markers."""
+    ranges: list[tuple[int, int]] = []
     start: int | None = None
-    for place in _markers(lines):
-        if lines[place].strip() == BEGIN:
-            start = place
+    for index in _marker_lines(lines):
+        if lines[index].strip() == BEGIN:
+            start = index
         elif start is not None:
-            found.append((start, place + 1))
+            ranges.append((start, index + 1))
             start = None
-    return found
+    return ranges
 
 
-def _markers(lines: list[str]) -> list[int]:
-    """The lines that are a marker; one that is shown in a code block is none."""
-    found, fence = [], ""
-    for place, line in enumerate(lines):
-        opened = _FENCE.match(line)
+def _marker_lines(lines: list[str]) -> list[int]:
+    """The indices of marker lines; markers inside a code block do not count."""
+    indices, fence = [], ""
+    for index, line in enumerate(lines):
+        opening = _CODE_FENCE.match(line)
         if fence:
-            closes = opened and opened[1].startswith(fence) and not line.strip().strip(fence[0])
+            closes = opening and opening[1].startswith(fence) and not line.strip().strip(fence[0])
             fence = "" if closes else fence
-        elif opened:
-            fence = opened[1]
+        elif opening:
+            fence = opening[1]
         elif line.rstrip() in (BEGIN, END):
-            found.append(place)
-    return found
+            indices.append(index)
+    return indices

@@ -1,4 +1,4 @@
-"""What a merge or a mixture must beat, its gains over that, and commands that measure the rest."""
+"""The baselines of a merge or a mixture, its gains over them, and commands for missing scores."""
 
 from __future__ import annotations
 
@@ -9,178 +9,190 @@ from dataclasses import dataclass
 
 from hubmerge.cards.card_input import LAST, UNIFORM, CardInput
 from hubmerge.cards.number_format import HALF, interval, percent, points
-from hubmerge.cards.plain_merge import plain_merges
-from hubmerge.lock import NAME as LOCK
+from hubmerge.cards.plain_merge import find_plain_merges
+from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
-from hubmerge.scores import Score, Upcycling, upcycling
+from hubmerge.scores import Score, UpcyclingScore, upcycling
 
-_SHARES = ("weight", "keep", "intruders")
-_SHOWN = ("scale", "density")
-# The rival made of the last steps, and how a gain over it is worded.
-_LAST_WORDS = {
+_PER_EXPERT_OPTIONS = ("weight", "keep", "intruders")
+_NAMED_PARAMS = ("scale", "density")
+# The baseline made of the last steps: its name, and the phrase for a gain over it.
+_LAST_STEPS_NAMES = {
     "merge": ("same merge of the last steps", "against merging the last steps"),
     "mixture": ("same mixture from the last steps", "against the mixture from the last steps"),
 }
 
 
 @dataclass(frozen=True)
-class Rival:
-    """A model beside this one: its name, how a gain over it is worded, its scores.
+class Baseline:
+    """A model to compare with: its name, the phrase for a gain over it, and its scores.
 
-    Without scores on the same tasks there is no gain, and `todo` are the commands that measure it.
+    `scores` is empty unless it was scored on the same tasks; `commands` then produce the scores.
     """
 
     name: str
-    versus: str
+    gain_phrase: str
     scores: Sequence[Score]
-    todo: tuple[str, ...]
+    commands: tuple[str, ...]
 
 
-def summary_rows(told: CardInput) -> list[dict[str, str]]:
-    """The model and its rivals, with 95 % intervals, and how much it gains over each.
+def summary_rows(card_input: CardInput) -> list[dict[str, str]]:
+    """The model and its baselines, with 95 % intervals, and its gain over each baseline.
 
-    Each row has name, value, interval, gain, gained (the interval of the gain) and versus; there
-    are none where the tasks have no mean.
+    Each row has name, value, interval, gain, gain_interval and gain_phrase. There are no rows if
+    the tasks have no mean.
     """
-    ours = upcycling(told.own)
-    if ours is None or told.manifest.is_expert:
+    ours = upcycling(card_input.own_scores)
+    if ours is None or card_input.manifest.is_expert:
         return []
-    rows = [_summary(f"**this {told.manifest.noun}**", ours)]
-    for rival in _rivals(told):
-        if theirs := upcycling(rival.scores):
+    rows = [_summary_row(f"**this {card_input.manifest.noun}**", ours)]
+    for baseline in _baselines(card_input):
+        if theirs := upcycling(baseline.scores):
             gain = ours.value - theirs.value
             half = HALF * math.hypot(ours.stderr, theirs.stderr)
             rows.append({
-                **_summary(rival.name, theirs),
-                "versus": rival.versus,
+                **_summary_row(baseline.name, theirs),
+                "gain_phrase": baseline.gain_phrase,
                 "gain": points(gain),
-                "gained": f"{points(gain - half)} to {points(gain + half)}",
+                "gain_interval": f"{points(gain - half)} to {points(gain + half)}",
             })  # fmt: skip
     return rows
 
 
-def todo(told: CardInput) -> list[str]:
-    """The commands that measure the rivals which were not measured on the same tasks."""
-    if not told.own and told.manifest.is_moe:
+def missing_score_commands(card_input: CardInput) -> list[str]:
+    """The commands that score the baselines not yet scored on the same tasks."""
+    manifest = card_input.manifest
+    if not card_input.own_scores and manifest.is_moe:
         return ["hubmerge eval REPO@TAG", "hubmerge card REPO@TAG --push REPO"]
-    if not told.own or told.manifest.is_expert:
+    if not card_input.own_scores or manifest.is_expert:
         return []
-    return [line for rival in _rivals(told) if not rival.scores for line in rival.todo]
+    unscored = [baseline for baseline in _baselines(card_input) if not baseline.scores]
+    return [command for baseline in unscored for command in baseline.commands]
 
 
-def _summary(name: str, score: Upcycling) -> dict[str, str]:
+def _summary_row(name: str, score: UpcyclingScore) -> dict[str, str]:
     return {
         "name": name,
         "value": percent(score.value),
         "interval": interval(score.value, score.stderr),
-        "versus": "",
+        "gain_phrase": "",
         "gain": "",
-        "gained": "",
+        "gain_interval": "",
     }
 
 
-def _rivals(told: CardInput) -> Iterator[Rival]:
-    """The same of the last steps and of the best common step, plain merges of a mixture, the base.
+def _baselines(card_input: CardInput) -> Iterator[Baseline]:
+    """The same of the last steps, of the best common step, plain merges (of a mixture), the base.
 
-    None is the model itself, or named twice.
+    A baseline that is the model itself, or the same as an earlier one, is left out.
     """
-    noun = told.manifest.noun
-    own, last, uniform = told.manifest.recipe, told.last_recipe, told.uniform_recipe
+    manifest = card_input.manifest
+    noun, own = manifest.noun, manifest.recipe
+    last, uniform = card_input.last_recipe, card_input.uniform_recipe
     if last not in (None, own):
-        name, versus = _LAST_WORDS[noun]
-        yield Rival(name, versus, told.of_recipe(last), _last(told))
-    name, versus = f"same {noun} of the best common step", "against the best common step"
-    if told.lock is None:
-        yield Rival(name, versus, (), _selecting(told))
+        name, phrase = _LAST_STEPS_NAMES[noun]
+        commands = _last_steps_commands(card_input)
+        yield Baseline(name, phrase, card_input.scores_of_recipe(last), commands)
+    name, phrase = f"same {noun} of the best common step", "against the best common step"
+    if card_input.lock is None:
+        yield Baseline(name, phrase, (), _select_commands(card_input))
     elif uniform not in (None, own, last):
-        yield Rival(name, versus, told.of_recipe(uniform), _picked(told, UNIFORM))
-    if told.manifest.is_moe:
-        yield from _plain_merges(told)
-    base = told.manifest.base
-    scores = told.of_model(base.digest)
-    yield Rival("base", "against the base", scores, (_measuring(told, _pinned(base)),))
+        commands = _policy_commands(card_input, UNIFORM)
+        yield Baseline(name, phrase, card_input.scores_of_recipe(uniform), commands)
+    if manifest.is_moe:
+        yield from _plain_merge_baselines(card_input)
+    scores = card_input.scores_of_model(manifest.base.digest)
+    commands = (_eval_command(card_input, _pinned_reference(manifest.base)),)
+    yield Baseline("base", "against the base", scores, commands)
 
 
-def _plain_merges(told: CardInput) -> Iterator[Rival]:
-    """Those that were scored, else the one that asks for no choice of parameters."""
-    found = plain_merges(told)
-    for merge in found:
-        known = [name for name in _SHOWN if name in merge.params]
-        said = ", ".join(f"{name} {merge.params[name]:g}" for name in known)
+def _plain_merge_baselines(card_input: CardInput) -> Iterator[Baseline]:
+    """The plain merges that were scored; if there are none, TIES with default parameters."""
+    merges = find_plain_merges(card_input)
+    for merge in merges:
+        params = ", ".join(
+            f"{name} {merge.params[name]:g}" for name in _NAMED_PARAMS if name in merge.params
+        )
         name = f"{merge.method} merge of the same experts"
-        yield Rival(f"{name}, {said}" if said else name, f"against a {name}", merge.scores, ())
-    if not found:
-        words = [_pinned(expert) for expert in told.manifest.experts]
-        yield Rival("merge", "", (), _making(told, "merge", [*words, "--method", "ties"], "plain"))
+        full_name = f"{name}, {params}" if params else name
+        yield Baseline(full_name, f"against a {name}", merge.scores, ())
+    if not merges:
+        experts = [_pinned_reference(expert) for expert in card_input.manifest.experts]
+        arguments = [*experts, "--method", "ties"]
+        yield Baseline("merge", "", (), _build_commands(card_input, "merge", arguments, "plain"))
 
 
-def _pinned(expert: Source) -> str:
+def _pinned_reference(expert: Source) -> str:
     return expert.name if expert.is_local else f"{expert.name}@{expert.sha[:12]}"
 
 
-def _last(told: CardInput) -> tuple[str, ...]:
-    if told.policy(LAST):
-        return _picked(told, LAST)
-    manifest = told.manifest
+def _last_steps_commands(card_input: CardInput) -> tuple[str, ...]:
+    if card_input.pick_of_policy(LAST):
+        return _policy_commands(card_input, LAST)
+    manifest = card_input.manifest
     labels = [f"{expert.name}@{(expert.last_sha or '')[:12]}" for expert in manifest.experts]
     if manifest.is_moe:
-        return _renamed(told, labels)
-    return _making(told, "merge", [*labels, *_merge_options(manifest)], LAST)
+        return _commands_with_experts(card_input, labels)
+    return _build_commands(card_input, "merge", [*labels, *_merge_options(manifest)], LAST)
 
 
 def _merge_options(manifest: Manifest) -> list[str]:
     settings = {name: str(value) for name, value in manifest.params.items() if name != "dtype"}
-    for share in _SHARES:
-        numbers = [getattr(expert, share) for expert in manifest.experts]
+    for option in _PER_EXPERT_OPTIONS:
+        numbers = [getattr(expert, option) for expert in manifest.experts]
         if set(numbers) != {1.0}:
-            settings[share] = ",".join(f"{number:.12g}" for number in numbers)
-    words = ["--method", str(manifest.method)]
+            settings[option] = ",".join(f"{number:.12g}" for number in numbers)
+    arguments = ["--method", str(manifest.method)]
     for name, value in sorted(settings.items()):
-        words += ["--set", f"{name}={value}"]
+        arguments += ["--set", f"{name}={value}"]
     if dtype := manifest.params.get("dtype"):
-        words += ["--dtype", str(dtype)]
-    return words
+        arguments += ["--dtype", str(dtype)]
+    return arguments
 
 
-def _renamed(told: CardInput, labels: Sequence[str]) -> tuple[str, ...]:
-    """The mixture's own command with other experts; none where it does not name its own.
+def _commands_with_experts(card_input: CardInput, labels: Sequence[str]) -> tuple[str, ...]:
+    """The mixture's own command with other experts; empty if it does not name its experts.
 
-    It is not told from the parameters: only the command has the words that named the tasks.
+    The command is used because the parameters do not record how it named the tasks.
     """
-    manifest = told.manifest
-    others = {expert.label: label for expert, label in zip(manifest.experts, labels, strict=True)}
+    manifest = card_input.manifest
+    replacements = {
+        expert.label: label for expert, label in zip(manifest.experts, labels, strict=True)
+    }
     try:
-        words = shlex.split(manifest.command)
+        arguments = shlex.split(manifest.command)
     except ValueError:
         return ()
-    if not others.keys() <= set(words):
+    if not replacements.keys() <= set(arguments):
         return ()
     out = f"./{LAST}-mixture"
-    renamed = [others.get(word, word) for word in words]
-    return shlex.join([*renamed, "--out", out]), _measuring(told, out)
+    replaced = [replacements.get(argument, argument) for argument in arguments]
+    return shlex.join([*replaced, "--out", out]), _eval_command(card_input, out)
 
 
-def _picked(told: CardInput, policy: str) -> tuple[str, ...]:
-    verb = "moerge" if told.manifest.is_moe else "merge"
-    return _making(told, verb, ["--lock", LOCK, "--policy", policy], policy)
+def _policy_commands(card_input: CardInput, policy: str) -> tuple[str, ...]:
+    command = "moerge" if card_input.manifest.is_moe else "merge"
+    return _build_commands(card_input, command, ["--lock", LOCK, "--policy", policy], policy)
 
 
-def _making(told: CardInput, verb: str, words: Sequence[str], name: str) -> tuple[str, ...]:
-    out = f"./{name}-{'mixture' if verb == 'moerge' else 'merge'}"
-    return shlex.join(["hubmerge", verb, *words, "--out", out]), _measuring(told, out)
+def _build_commands(
+    card_input: CardInput, command: str, arguments: Sequence[str], name: str
+) -> tuple[str, ...]:
+    """Two commands: build the model in a folder named after `name`, then evaluate it."""
+    out = f"./{name}-{'mixture' if command == 'moerge' else 'merge'}"
+    build = shlex.join(["hubmerge", command, *arguments, "--out", out])
+    return build, _eval_command(card_input, out)
 
 
-def _selecting(told: CardInput) -> tuple[str, ...]:
-    """Only a selection knows the best common step; it needs repositories."""
-    experts = told.manifest.experts
-    if any(expert.is_local for expert in experts):
+def _select_commands(card_input: CardInput) -> tuple[str, ...]:
+    """The selection that finds the best common step; empty if an expert is not on a Hub."""
+    manifest = card_input.manifest
+    if any(expert.is_local for expert in manifest.experts):
         return ()
-    repositories = dict.fromkeys(expert.name for expert in experts)
-    return (
-        shlex.join(["hubmerge", "select", *repositories, "--target", str(told.manifest.method)]),
-    )
+    repositories = dict.fromkeys(expert.name for expert in manifest.experts)
+    return (shlex.join(["hubmerge", "select", *repositories, "--target", str(manifest.method)]),)
 
 
-def _measuring(told: CardInput, model: str) -> str:
-    tasks = ",".join(dict.fromkeys(score.task_name for score in told.own))
+def _eval_command(card_input: CardInput, model: str) -> str:
+    tasks = ",".join(dict.fromkeys(score.task_name for score in card_input.own_scores))
     return shlex.join(["hubmerge", "eval", model, "--tasks", tasks])

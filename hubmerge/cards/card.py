@@ -1,4 +1,4 @@
-"""Manifest + scores + lock + routing -> README.md. Nothing else: the same give the same card."""
+"""Renders README.md from manifest, scores, lock and routing; equal inputs give equal cards."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from hubmerge.cards.author_text import BEGIN, END, whole_card
+from hubmerge.cards.author_text import BEGIN, END, assemble_card
 from hubmerge.cards.card_input import CardInput, StepTag
 from hubmerge.cards.headline import title
-from hubmerge.cards.licence import clashes
-from hubmerge.cards.markdown import code, plain, without_tokens
+from hubmerge.cards.licence import licence_conflicts
+from hubmerge.cards.markdown import escape_code, escape_markdown, redact_tokens
 from hubmerge.cards.metadata import eval_results, front_matter, licence
-from hubmerge.cards.sections import about
+from hubmerge.cards.sections import template_variables
 from hubmerge.cards.training_summary import provenance
-from hubmerge.cards.usage import loading
+from hubmerge.cards.usage import loading_instructions
 from hubmerge.manifest import Manifest
 
 __all__ = ["BEGIN", "END", "CardInput", "StepTag", "eval_results", "render_card"]
@@ -23,14 +23,14 @@ __all__ = ["BEGIN", "END", "CardInput", "StepTag", "eval_results", "render_card"
 _TEMPLATES = files("hubmerge") / "cards"
 
 
-def render_card(told: CardInput, before: str = "") -> str:
-    """The card as Markdown; what its author wrote outside the markers of `before` stays.
+def render_card(card_input: CardInput, previous: str = "") -> str:
+    """The card as Markdown, with what its author wrote outside the markers of the previous card.
 
-    Every string from outside is escaped: it can neither break the front matter nor a table, and a
-    token in it is not repeated.
+    Every external string is escaped so that it cannot break the front matter or a table, and access
+    tokens in it are redacted.
     """
-    manifest = told.manifest
-    # Fixed templates over plain data; nothing from a Hub is ever used as a template.
+    manifest = card_input.manifest
+    # The templates are fixed; strings from a Hub are only ever data.
     environment = Environment(
         loader=FunctionLoader(lambda name: (_TEMPLATES / name).read_text(encoding="utf-8")),
         undefined=StrictUndefined,
@@ -39,35 +39,35 @@ def render_card(told: CardInput, before: str = "") -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    part = environment.get_template(f"{manifest.kind}.md").render(
-        title=plain(title(manifest)),
-        split=told.split,
-        provenance=[plain(line) for line in provenance(manifest)],
-        command=code(manifest.command),
-        loading=loading(manifest),
-        licence=list(_licence(manifest)),
-        version=plain(str(manifest.versions.get("hubmerge", ""))),
-        **about(told),
+    generated = environment.get_template(f"{manifest.kind}.md").render(
+        title=escape_markdown(title(manifest)),
+        split=card_input.split,
+        provenance=[escape_markdown(line) for line in provenance(manifest)],
+        command=escape_code(manifest.command),
+        loading=loading_instructions(manifest),
+        licence=list(_licence_lines(manifest)),
+        version=escape_markdown(str(manifest.versions.get("hubmerge", ""))),
+        **template_variables(card_input),
     )
-    said = front_matter(told, title(manifest))
-    return without_tokens(whole_card(said, part.removesuffix("\n"), before))
+    metadata = front_matter(card_input, title(manifest))
+    return redact_tokens(assemble_card(metadata, generated.removesuffix("\n"), previous))
 
 
-def _licence(manifest: Manifest) -> Iterator[str]:
-    """What it is under, and what its sources are under, a line each."""
+def _licence_lines(manifest: Manifest) -> Iterator[str]:
+    """The licence of the model, then conflicts and the licence of each source, a line each."""
     named = licence(manifest)
     sources = {source.name: source.licence for source in (manifest.base, *manifest.experts)}
-    problems = [plain(problem) for problem in clashes(sources)]
+    conflicts = [escape_markdown(conflict) for conflict in licence_conflicts(sources)]
     if manifest.licence:
-        yield f"{plain(manifest.licence)}, as stated by whoever merged."
+        yield f"{escape_markdown(manifest.licence)}, as stated by the author."
     elif named and manifest.is_expert:
-        yield f"{plain(named)}, that of its base."
+        yield f"{escape_markdown(named)}, that of its base."
     elif named:
-        yield f"{plain(named)}, the most restrictive of the sources' licences."
-    elif problems:
-        yield "None is named, as the sources' licences clash."
+        yield f"{escape_markdown(named)}, the most restrictive of the sources' licences."
+    elif conflicts:
+        yield "No licence is stated because the sources' licences conflict."
     else:
         yield "Unknown: not every source names one. Ask its authors before you rely on it."
-    yield from problems
-    for name, said in sources.items():
-        yield f"{plain(name)}: {plain(said or 'unknown')}"
+    yield from conflicts
+    for name, source_licence in sources.items():
+        yield f"{escape_markdown(name)}: {escape_markdown(source_licence or 'unknown')}"

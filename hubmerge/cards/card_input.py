@@ -1,4 +1,4 @@
-"""What a card is told from: manifest, scores, lock and routing; and what of them is its own."""
+"""The input of a card (manifest, scores, lock, routing), and the scores that belong to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 
 from hubmerge.forgetting import Forgetting
 from hubmerge.lock import Lock, Pick
-from hubmerge.manifest import Manifest, last_recipe, recipe_id
+from hubmerge.manifest import Manifest, recipe_id, recipe_of_last_steps
 from hubmerge.routing import Routing
 from hubmerge.scores import Score, by_task
 
@@ -17,7 +17,7 @@ LAST, UNIFORM = "last", "uniform"
 
 @dataclass(frozen=True)
 class StepTag:
-    """A step revision of an expert's repository: its name, its commit, its validation accuracy."""
+    """A tagged step of a repository: its name, its commit and its validation accuracy."""
 
     step: int
     name: str
@@ -27,11 +27,11 @@ class StepTag:
 
 @dataclass(frozen=True)
 class CardInput:
-    """What a card is told from: a manifest, and the log in which its scores are looked up.
+    """Everything that a card is rendered from: a manifest, and a log that contains its scores.
 
-    `lock` is the one beside a merge or a mixture, `routing` what was measured of a mixture, and
-    `forgotten` what was measured of either beside its experts. `steps` are those of its repository
-    and `used_by` the merges made of an expert, where a Hub was asked.
+    `lock` is the lock stored with a merge or a mixture, `routing` the measured routing of a
+    mixture, and `forgotten` what either forgets compared with its experts. `steps` (the steps of
+    the repository) and `used_by` (the merges made of an expert) need a Hub, else they are empty.
     """
 
     manifest: Manifest
@@ -44,30 +44,30 @@ class CardInput:
     forgotten: Forgetting | None = None
 
     @cached_property
-    def own(self) -> list[Score]:
-        """The scores of this very model on the split, one per task."""
+    def own_scores(self) -> list[Score]:
+        """The scores of this model on the split, one per task."""
         digest = self.manifest.digest
-        mine = (s for s in self.scores if s.model == digest and s.split == self.split)
-        known = {self.manifest.task, *self.tasks}
-        return list(by_task(mine, known).values())
+        scores = (s for s in self.scores if s.model == digest and s.split == self.split)
+        task_ids = {self.manifest.task, *self.task_ids}
+        return list(by_task(scores, task_ids).values())
 
     @property
-    def mixed(self) -> bool:
-        """Whether its tasks are measured by different metrics, so that they have no mean."""
-        return len({score.metric for score in self.own}) > 1
+    def has_mixed_metrics(self) -> bool:
+        """Whether its tasks are measured by different metrics, and therefore have no mean."""
+        return len({score.metric for score in self.own_scores}) > 1
 
     @cached_property
     def pick(self) -> Pick | None:
-        """The pick of the lock that this merge was made of; the chosen one, if it is several."""
+        """The lock's pick with the recipe of this model; of several, preferably the chosen one."""
         if self.lock is None:
             return None
-        alike = [p for p in self.lock.picks if self.recipe_of(p) == self.manifest.recipe]
-        chosen = [pick for pick in alike if pick.policy == self.lock.chosen]
-        return next(iter(chosen or alike), None)
+        matches = [p for p in self.lock.picks if self.recipe_of(p) == self.manifest.recipe]
+        chosen = [pick for pick in matches if pick.policy == self.lock.chosen]
+        return next(iter(chosen or matches), None)
 
     @property
-    def tasks(self) -> list[str | None]:
-        """The id of each expert's task; a lock knows it even where the expert does not."""
+    def task_ids(self) -> list[str | None]:
+        """The task id of each expert: from the lock if it matches, else from the expert."""
         experts = self.manifest.experts
         if self.lock and self.pick and [e.sha for e in self.pick.experts] == [
             e.sha for e in experts
@@ -75,43 +75,43 @@ class CardInput:
             return [task.id for task in self.lock.tasks]
         return [expert.task for expert in experts]
 
-    def policy(self, name: str) -> Pick | None:
-        """What a policy of the lock picked."""
+    def pick_of_policy(self, name: str) -> Pick | None:
+        """The pick of one policy of the lock."""
         picks = self.lock.picks if self.lock else ()
         return next((pick for pick in picks if pick.policy == name), None)
 
     def recipe_of(self, pick: Pick) -> str:
-        """The recipe of a pick; what it leaves unsaid, such as a number format, is as here."""
+        """The recipe of a pick; parameters that it leaves out are taken from this model."""
         assert self.lock is not None
         params = {**self.manifest.params, **pick.params}
         return recipe_id(self.lock.base.source, pick.experts, self.lock.method, params)
 
     @property
     def last_recipe(self) -> str | None:
-        """The same merge of the last steps: tuned as this one where there is a lock.
+        """The recipe of the same model made from the last steps, tuned alike if there is a lock.
 
-        None for a mixture whose training had not ended: its rival would be trained for longer.
+        None for a mixture whose training had not ended: the other would be trained for longer.
         """
         if self.manifest.is_moe and self.manifest.step != self.manifest.last_step:
             return None
-        pick = self.policy(LAST)
-        return self.recipe_of(pick) if pick else last_recipe(self.manifest)
+        pick = self.pick_of_policy(LAST)
+        return self.recipe_of(pick) if pick else recipe_of_last_steps(self.manifest)
 
     @property
     def uniform_recipe(self) -> str | None:
-        """The same merge of the best common step; only a lock knows it."""
-        pick = self.policy(UNIFORM)
+        """The recipe of the same model made from the best common step; needs a lock."""
+        pick = self.pick_of_policy(UNIFORM)
         return self.recipe_of(pick) if pick else None
 
-    def of_recipe(self, recipe: str | None) -> list[Score]:
-        """The scores of a merge, by its recipe, on the same tasks and split; none if any lacks."""
-        return self._alike(s for s in self.scores if recipe and s.recipe == recipe)
+    def scores_of_recipe(self, recipe: str | None) -> list[Score]:
+        """The scores of a recipe on the same tasks and split; empty if any is missing."""
+        return self._on_same_tasks(s for s in self.scores if recipe and s.recipe == recipe)
 
-    def of_model(self, digest: str) -> list[Score]:
-        """The scores of a model on the same tasks and split; none if any lacks."""
-        return self._alike(s for s in self.scores if s.model == digest)
+    def scores_of_model(self, digest: str) -> list[Score]:
+        """The scores of a model on the same tasks and split; empty if any is missing."""
+        return self._on_same_tasks(s for s in self.scores if s.model == digest)
 
-    def _alike(self, scores: Iterable[Score]) -> list[Score]:
-        wanted = {(score.task, score.metric) for score in self.own}
+    def _on_same_tasks(self, scores: Iterable[Score]) -> list[Score]:
+        wanted = {(score.task, score.metric) for score in self.own_scores}
         same = {s.task: s for s in scores if s.split == self.split and (s.task, s.metric) in wanted}
-        return list(same.values()) if len(same) == len(self.own) else []
+        return list(same.values()) if len(same) == len(self.own_scores) else []

@@ -1,104 +1,112 @@
-"""What a forgotten.json tells: how much of each expert, how hard, which classes; in words."""
+"""Describes forgotten.json: how much each expert loses, how difficult it is, in which classes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hubmerge.cards.markdown import listed, plain
+from hubmerge.cards.markdown import escape_markdown, join_names
 from hubmerge.cards.number_format import MISSING, percent
-from hubmerge.forgetting import Forgetting, OfClass, OfExpert
-from hubmerge.scores import shown_names
+from hubmerge.forgetting import ClassForgetting, ExpertForgetting, Forgetting
+from hubmerge.scores import display_names
 
 PICTURE, GALLERY = "forgotten.png", "forgotten-examples.png"
 _MOST_CLASSES, _MOST_NAMED = 3, 12
 
 
-def forgotten_section(found: Forgetting) -> dict[str, Any]:
-    """What the card's section is filled with, all text escaped."""
-    gallery = f"![{_gallery_words(found)}]({GALLERY})" if found.pictured else ""
+def forgotten_section(forgetting: Forgetting) -> dict[str, Any]:
+    """The variables of the card's section, all text escaped."""
+    gallery = f"![{_describe_gallery(forgetting)}]({GALLERY})" if forgetting.pictured else ""
     return {
-        "words": plain(forgotten_words(found)),
-        "scored": plain(scored_words(found)),
-        "picture": f"![{plain(bars_words(found))}]({PICTURE})",
+        "summary": escape_markdown(describe_forgetting(forgetting)),
+        "difficulty": escape_markdown(describe_difficulty(forgetting)),
+        "picture": f"![{escape_markdown(describe_bars(forgetting))}]({PICTURE})",
         "gallery": gallery,
-        "rows": [[plain(cell) for cell in row] for row in forgotten_rows(found)],
+        "rows": [[escape_markdown(cell) for cell in row] for row in forgotten_rows(forgetting)],
     }
 
 
-def forgotten_words(found: Forgetting) -> str:
-    """How much of what the experts have right the merge has wrong, in a sentence or two."""
-    known = sum(one.known for one in found.experts)
-    gone = sum(one.bins.total for one in found.experts)
-    learnt = sum(one.learnt for one in found.experts)
+def describe_forgetting(forgetting: Forgetting) -> str:
+    """How many of the examples that the experts classify correctly the merge gets wrong."""
+    known = sum(expert.known for expert in forgetting.experts)
+    lost = sum(expert.bins.total for expert in forgetting.experts)
+    learnt = sum(expert.learnt for expert in forgetting.experts)
     return (
-        f"On {found.split}, {gone} of the {known} examples that their own experts have right are "
-        f"wrong in the merge: {percent(gone / max(known, 1))} % are forgotten. "
-        f"{learnt} others it has right where the expert is wrong."
+        f"On {forgetting.split}, the experts get {known} examples of their own tasks right; the "
+        f"merge gets {lost} of these wrong: {percent(lost / max(known, 1))} % are forgotten. It "
+        f"gets {learnt} examples right that the expert gets wrong."
     )
 
 
-def scored_words(found: Forgetting) -> str:
-    """By whose EL2N examples are hard or easy."""
-    own = [one.expert for one in found.experts if one.scored_by == (one.expert,)]
+def describe_difficulty(forgetting: Forgetting) -> str:
+    """Which models' EL2N scores rank the examples by difficulty."""
+    own = [expert.expert for expert in forgetting.experts if expert.scored_by == (expert.expert,)]
     others = dict.fromkeys(
-        name for one in found.experts if one.expert not in own for name in one.scored_by
+        name
+        for expert in forgetting.experts
+        if expert.expert not in own
+        for name in expert.scored_by
     )
-    said = ["the EL2N of the merged experts themselves"] if own else []
-    said += [f"the mean EL2N of {listed(list(others), _MOST_NAMED)}"] if others else []
-    # What an expert has wrong is hard by its own score, and cannot be forgotten.
+    scores = ["the EL2N of the merged experts themselves"] if own else []
+    scores += [f"the mean EL2N of {join_names(list(others), _MOST_NAMED)}"] if others else []
     caveat = (
-        " By an expert's own score the hardest bins are those that it has wrong itself, where "
-        "nothing can be forgotten: scores of an early step show more."
+        " By its own scores, the hardest examples of an expert are those that it gets wrong, and "
+        "these cannot be forgotten: scores of an early step show more."
     )
-    return f"How hard an example is, is told by {' and by '.join(said)}.{caveat if own else ''}"
+    return f"Examples are ranked by {' and by '.join(scores)}.{caveat if own else ''}"
 
 
-def forgotten_rows(found: Forgetting) -> list[list[str]]:
-    """One row an expert: task, expert, its accuracy and the merge's, known, forgotten, in %,
-    the part of it that is hard, the classes that lose most; shares in %.
+def forgotten_rows(forgetting: Forgetting) -> list[list[str]]:
+    """One row per expert, shares in percent.
+
+    Its columns: task, expert, accuracy of the expert and of the merge, number known and forgotten,
+    share of the known that is forgotten, share of the forgotten that is hard, and worst classes.
     """
-    names = shown_names(one.task for one in found.experts)
+    names = display_names(expert.task for expert in forgetting.experts)
     return [
         [
-            names[one.task],
-            one.expert,
-            percent(one.before),
-            percent(one.after),
-            str(one.known),
-            str(one.bins.total),
-            percent(one.bins.total / max(one.known, 1)),
-            percent(one.bins.hardest_share) if one.bins.total else MISSING,
-            classes_words(one),
+            names[expert.task],
+            expert.expert,
+            percent(expert.before),
+            percent(expert.after),
+            str(expert.known),
+            str(expert.bins.total),
+            percent(expert.bins.total / max(expert.known, 1)),
+            percent(expert.bins.hardest_share) if expert.bins.total else MISSING,
+            describe_classes(expert),
         ]
-        for one in found.experts
+        for expert in forgetting.experts
     ]
 
 
-def most_forgotten(one: OfExpert) -> list[OfClass]:
-    """The classes of which anything is forgotten, those that lose most rows first."""
-    lost = [its for its in one.classes if its.forgotten]
-    return sorted(lost, key=lambda its: -its.forgotten)
+def most_forgotten_classes(expert: ExpertForgetting) -> list[ClassForgetting]:
+    """The classes with forgotten examples, most forgotten first."""
+    lost = [label for label in expert.classes if label.forgotten]
+    return sorted(lost, key=lambda label: -label.forgotten)
 
 
-def classes_words(one: OfExpert) -> str:
+def describe_classes(expert: ExpertForgetting) -> str:
     """The classes that lose most: "seven 40 (as one), two 12 (as three)"."""
-    worst = most_forgotten(one)[:_MOST_CLASSES]
-    return ", ".join(f"{its.name} {its.forgotten} (as {its.taken_for})" for its in worst) or MISSING
+    worst = most_forgotten_classes(expert)[:_MOST_CLASSES]
+    described = [f"{label.name} {label.forgotten} (as {label.taken_for})" for label in worst]
+    return ", ".join(described) or MISSING
 
 
-def bars_words(found: Forgetting) -> str:
-    """What the bars show, for those who cannot see them."""
-    names = shown_names(one.task for one in found.experts)
-    said = [f"{names[one.task]} {percent(one.bins.hardest_share)} %" for one in found.experts]
+def describe_bars(forgetting: Forgetting) -> str:
+    """The alternative text of the bar charts."""
+    names = display_names(expert.task for expert in forgetting.experts)
+    shares = [
+        f"{names[expert.task]} {percent(expert.bins.hardest_share)} %"
+        for expert in forgetting.experts
+    ]
     return (
         "Bars of the share of all forgotten examples by bin of difficulty, easiest to hardest; the "
-        f"hardest three tenths have {listed(said, _MOST_NAMED)}."
+        f"hardest three tenths have {join_names(shares, _MOST_NAMED)}."
     )
 
 
-def _gallery_words(found: Forgetting) -> str:
-    said = [one.expert for one in found.experts if one.examples]
-    return plain(
-        "Images that the expert has right and the merge has wrong, hardest first, for "
-        f"{listed(said, _MOST_NAMED)}."
+def _describe_gallery(forgetting: Forgetting) -> str:
+    experts = [expert.expert for expert in forgetting.experts if expert.examples]
+    return escape_markdown(
+        "Images that the expert gets right and the merge gets wrong, hardest first, for "
+        f"{join_names(experts, _MOST_NAMED)}."
     )

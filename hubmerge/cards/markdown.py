@@ -1,4 +1,4 @@
-"""Text from outside as Markdown that says it and does nothing else."""
+"""Escapes external text so that it is shown as text in Markdown, HTML, tables and CSV."""
 
 from __future__ import annotations
 
@@ -7,52 +7,55 @@ from collections.abc import Mapping, Sequence
 
 from hubmerge.refs import printable
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
-_COMMIT = 12
+_COMMIT_DIGITS = 12
 
 
-def plain(text: str) -> str:
-    """Text that Markdown, HTML and tables take as text."""
-    return _MARKDOWN.sub(r"\\\1", printable(text)).replace("\\<", "&lt;").replace("\\>", "&gt;")
+def escape_markdown(text: str) -> str:
+    """Text that Markdown, HTML and tables show unchanged."""
+    return _SPECIAL.sub(r"\\\1", printable(text)).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
-def code(text: str) -> str:
-    """Text that stays inside a fenced block."""
-    return no_marker(printable(text).replace("```", "'''"))
+def escape_code(text: str) -> str:
+    """Text that cannot end the fenced code block that contains it."""
+    return break_comments(printable(text).replace("```", "'''"))
 
 
-def commit(sha: str) -> str:
-    """The first digits of a commit as code; whatever else stands in its place, as text."""
-    short = sha[:_COMMIT]
-    return f"`{short}`" if short.isalnum() and short.isascii() else plain(short)
+def format_commit(sha: str) -> str:
+    """The first digits of a commit SHA as code; any other value as escaped text."""
+    short = sha[:_COMMIT_DIGITS]
+    return f"`{short}`" if short.isalnum() and short.isascii() else escape_markdown(short)
 
 
-def escaped(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The rows of a table as plain text, with each `sha` as a commit."""
+def escape_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The rows of a table with every value escaped and each `sha` formatted as a commit."""
     return [
-        {key: commit(value) if key == "sha" else plain(value) for key, value in row.items()}
+        {
+            key: format_commit(value) if key == "sha" else escape_markdown(value)
+            for key, value in row.items()
+        }
         for row in rows
     ]
 
 
-def listed(names: Sequence[str], most: int) -> str:
-    """So many of the names, and how many more there are."""
+def join_names(names: Sequence[str], most: int) -> str:
+    """At most `most` of the names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) + more) or "none of those shown"
 
 
-def inert(text: str) -> str:
-    """Text that a spreadsheet takes as text, and no formula."""
-    said = printable(text)
-    return f"'{said}" if said.startswith(("=", "+", "-", "@")) else said
+def escape_formula(text: str) -> str:
+    """Text that a spreadsheet does not evaluate as a formula."""
+    cell = printable(text)
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
 
 
-def no_marker(text: str) -> str:
-    """Where characters cannot be escaped, a forged marker must at least not be one."""
+def break_comments(text: str) -> str:
+    """Text without HTML comments, and therefore without our markers; for use where escapes fail."""
     return text.replace("<!--", "<! --")
 
 
-def without_tokens(text: str) -> str:
-    """Text in which no access token is left."""
+def redact_tokens(text: str) -> str:
+    """Text with every Hub access token replaced by `hf_***`."""
     return _TOKEN.sub("hf_***", text)

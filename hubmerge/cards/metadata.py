@@ -1,4 +1,4 @@
-"""A card's front matter, and results in the Hub's own format."""
+"""A card's front matter, and evaluation results in the Hub's own format."""
 
 from __future__ import annotations
 
@@ -9,65 +9,68 @@ import yaml
 
 from hubmerge.cards.card_input import CardInput
 from hubmerge.cards.licence import licence_metadata, most_restrictive
-from hubmerge.cards.usage import kind_of, library, relation
+from hubmerge.cards.usage import base_model_relation, library_name, task_kind_of
 from hubmerge.errors import UsageError
 from hubmerge.manifest import Manifest
 from hubmerge.refs import check_repo_id
-from hubmerge.scores import Score, shown_names
+from hubmerge.scores import Score, display_names
 
 EVAL_RESULTS = ".eval_results/hubmerge.yaml"
 
 
-def front_matter(told: CardInput, title: str) -> dict[str, Any]:
-    """What the Hub reads of a card; what is not known is left out, an unknown licence is said."""
-    manifest = told.manifest
-    merge = manifest.is_merge
-    # What a mixture is made of is in it whole: like any adapter it needs its base and no more.
-    sources = [s for s in (manifest.experts if merge else [manifest.base]) if not s.is_local]
-    said: dict[str, Any] = {
+def front_matter(card_input: CardInput, title: str) -> dict[str, Any]:
+    """The metadata that the Hub reads; unknown values are left out, except an unknown licence."""
+    manifest = card_input.manifest
+    # A mixture contains its experts, so like any adapter it only needs its base.
+    sources = [
+        s for s in (manifest.experts if manifest.is_merge else [manifest.base]) if not s.is_local
+    ]
+    data: dict[str, Any] = {
         **licence_metadata(licence(manifest)),
-        "library_name": library(manifest),
-        "pipeline_tag": kind_of(manifest).pipeline,
+        "library_name": library_name(manifest),
+        "pipeline_tag": task_kind_of(manifest).pipeline,
         "base_model": _hub_names(source.name for source in sources),
-        "base_model_relation": relation(manifest),
-        "tags": ["hubmerge", "model-upcycling", *_own_tags(manifest), "arxiv:2506.14126"],
-        "datasets": _hub_names(data.partition("@")[0] for data in data_sets(told).values()),
-        "metrics": list(dict.fromkeys(score.metric for score in told.own)),
-        "model-index": _model_index(told, title),
+        "base_model_relation": base_model_relation(manifest),
+        "tags": ["hubmerge", "model-upcycling", *_kind_tags(manifest), "arxiv:2506.14126"],
+        "datasets": _hub_names(
+            data.partition("@")[0] for data in hub_datasets(card_input).values()
+        ),
+        "metrics": list(dict.fromkeys(score.metric for score in card_input.own_scores)),
+        "model-index": _model_index(card_input, title),
     }
-    if not said["base_model"]:
-        del said["base_model_relation"]
-    return {key: value for key, value in said.items() if value}
+    if not data["base_model"]:
+        del data["base_model_relation"]
+    return {key: value for key, value in data.items() if value}
 
 
 def licence(manifest: Manifest) -> str | None:
-    """The licence that was stated, else what follows from the sources; None if that is unknown."""
+    """The stated licence, else the one that follows from the sources; None if it is unknown."""
     if manifest.licence:
         return manifest.licence
     sources = [manifest.base, *manifest.experts]
     return most_restrictive(source.licence for source in sources)
 
 
-def data_sets(told: CardInput) -> dict[str, str]:
-    """Task id -> its Hub data set as owner/name@sha, of the tasks that have one."""
-    locked = {task.id: task.data for task in told.lock.tasks} if told.lock else {}
-    scored = {score.task: score.data for score in told.own}
+def hub_datasets(card_input: CardInput) -> dict[str, str]:
+    """Task id -> Hub data set as owner/name@sha, for the tasks that have one."""
+    locked = {task.id: task.data for task in card_input.lock.tasks} if card_input.lock else {}
+    scored = {score.task: score.data for score in card_input.own_scores}
     return {task: data for task, data in {**locked, **scored}.items() if data}
 
 
-def eval_results(told: CardInput) -> str:
-    """The scores as an .eval_results file, "" where no task has its data on a Hub.
+def eval_results(card_input: CardInput) -> str:
+    """The scores as an .eval_results file, "" if no task has its data on a Hub.
 
-    The Hub shows those whose data set is registered as a benchmark, and passes over the others.
+    The Hub shows scores on data sets that are registered as benchmarks, and ignores the others.
     """
     entries = []
-    for score in told.own:
+    for score in card_input.own_scores:
         data_set, _, revision = (score.data or "").partition("@")
         if _hub_names([data_set]):
-            where = {"id": data_set, "task_id": score.task_name}
+            dataset = {"id": data_set, "task_id": score.task_name}
             notes = f"{score.split} split, {score.count} rows, standard error {score.stderr:.6f}"
             entries.append({
-                "dataset": {**where, "revision": revision} if revision else where,
+                "dataset": {**dataset, "revision": revision} if revision else dataset,
                 "value": round(score.value, 6),
                 "notes": notes,
             })  # fmt: skip
@@ -79,18 +82,18 @@ def metric_name(score: Score) -> str:
     return score.metric.replace("_", " ").capitalize()
 
 
-def _model_index(told: CardInput, title: str) -> list[dict[str, Any]]:
-    kind = kind_of(told.manifest).task
-    if kind is None or not told.own:
+def _model_index(card_input: CardInput, title: str) -> list[dict[str, Any]]:
+    kind = task_kind_of(card_input.manifest).task
+    if kind is None or not card_input.own_scores:
         return []
-    names = shown_names(score.task for score in told.own)
+    names = display_names(score.task for score in card_input.own_scores)
     results = [
         {
             "task": {"type": kind, "name": kind.replace("-", " ").capitalize()},
             "dataset": _dataset(score, names[score.task]),
             "metrics": [_metric(score)],
         }
-        for score in told.own
+        for score in card_input.own_scores
     ]
     return [{"name": title, "results": results}]
 
@@ -100,13 +103,13 @@ def _metric(score: Score) -> dict[str, Any]:
 
 
 def _dataset(score: Score, name: str) -> dict[str, str]:
-    """The data set as the Hub links it; one of our own has no id, so its task stands for it."""
+    """The data set as the Hub links it; local data has no id, so the name of the task is used."""
     dataset_id, _, revision = (score.data or "").partition("@")
-    said = {"name": name, "type": dataset_id or name, "split": score.split}
-    return {**said, "revision": revision} if revision else said
+    dataset = {"name": name, "type": dataset_id or name, "split": score.split}
+    return {**dataset, "revision": revision} if revision else dataset
 
 
-def _own_tags(manifest: Manifest) -> list[str]:
+def _kind_tags(manifest: Manifest) -> list[str]:
     if manifest.is_merge:
         return ["merge", str(manifest.method)]
     if manifest.is_moe:
@@ -116,7 +119,7 @@ def _own_tags(manifest: Manifest) -> list[str]:
 
 
 def _hub_names(names: Iterable[str]) -> list[str]:
-    """Those that are names of repositories, each once."""
+    """The names that are valid repository ids, each once."""
     return [name for name in dict.fromkeys(names) if _is_hub_name(name)]
 
 

@@ -1,9 +1,9 @@
-"""Numbers as a card writes them."""
+"""Number formats of cards."""
 
 from __future__ import annotations
 
 MISSING = "-"
-# Half a 95 % interval in standard errors, if errors are normal.
+# Half a 95 % interval in standard errors, for normally distributed errors.
 HALF = 1.96
 
 
@@ -18,6 +18,6 @@ def points(value: float) -> str:
 
 
 def interval(value: float, stderr: float) -> str:
-    """The 95 % interval of a share, within what a share can be: "67.49 to 70.31"."""
+    """The 95 % interval of a share, clipped to [0, 1], in percent: "67.49 to 70.31"."""
     low, high = value - HALF * stderr, value + HALF * stderr
     return f"{percent(max(low, 0.0))} to {percent(min(high, 1.0))}"

@@ -1,4 +1,4 @@
-"""What all figures share: matplotlib as it comes, bands, names, bytes that are the same again."""
+"""Shared by all figures: reproducible matplotlib settings, error bands, labels and PNG output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# From Okabe and Ito's colours, which all eyes tell apart.
+# From the colour-blind safe palette of Okabe and Ito.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 
 _DRAWING = threading.Lock()
@@ -22,11 +22,11 @@ _LONGEST_NAME = 24
 
 
 @contextmanager
-def plain_style() -> Iterator[None]:
-    """matplotlib as it comes, for the length of a drawing: a matplotlibrc must not change bytes.
+def default_style() -> Iterator[None]:
+    """Use matplotlib's defaults while drawing, so that a matplotlibrc cannot change the bytes.
 
-    Names are drawn as they are: a dollar sign in one begins no formula. The settings are global
-    to the process, hence one drawing at a time.
+    Dollar signs in names do not start a formula. The settings are global to the process, so only
+    one figure is drawn at a time.
     """
     import matplotlib
 
@@ -36,29 +36,30 @@ def plain_style() -> Iterator[None]:
         yield
 
 
-def band(
+def plot_with_band(
     axes: Axes,
     steps: Sequence[int],
     points: Sequence[tuple[float, float]],
     color: str,
-    **how: Any,
+    **style: Any,
 ) -> None:
-    """A line in percent, in a band of one standard error to each side."""
+    """A line in percent with a band of one standard error on each side."""
     values = [100 * value for value, _ in points]
     errors = [100 * error for _, error in points]
-    axes.plot(steps, values, color=color, **how)
+    axes.plot(steps, values, color=color, **style)
     low = [value - error for value, error in zip(values, errors, strict=True)]
     high = [value + error for value, error in zip(values, errors, strict=True)]
     axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
 
 
-def short(name: str) -> str:
-    said = printable(name)
-    return said if len(said) <= _LONGEST_NAME else f"{said[: _LONGEST_NAME - 1]}\u2026"
+def shorten(name: str) -> str:
+    """The name, cut to 24 characters."""
+    text = printable(name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}\u2026"
 
 
-def png(figure: Figure) -> bytes:
-    drawn = io.BytesIO()
-    # Without the version that matplotlib would write, the same figure is the same bytes.
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    return drawn.getvalue()
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG, without matplotlib's version, so that equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The routing heat map: layers by experts, one panel for each task."""
+"""The routing heat map: layers by experts, one panel per task."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from hubmerge.cards.plotting import ORANGE, plain_style, png, short
+from hubmerge.cards.plotting import ORANGE, default_style, shorten, to_png
 from hubmerge.cards.routing import own_experts
 from hubmerge.routing import Routing
-from hubmerge.scores import shown_names
+from hubmerge.scores import display_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_PANELS, _COLUMNS = 16, 4
-_MOST_LAYERS, _MOST_EXPERTS = 24, 16  # that have a name at the axis each
+_MOST_LAYERS, _MOST_EXPERTS = 24, 16  # at most this many are labelled
 _LONGEST_PATH = 36
 
 
-def routing_picture(routing: Routing, trained_for: Sequence[str | None] = ()) -> bytes:
-    """A PNG: mean routing weight, layers by experts, one panel a task, one scale for all of them.
+def routing_map_png(routing: Routing, trained_for: Sequence[str | None] = ()) -> bytes:
+    """A PNG: mean routing weight, layers by experts, one panel per task, all on one scale.
 
-    The expert of a task's own is outlined, where `trained_for` has the task id of each expert.
-    1440 pixels wide, higher with more tasks and layers; of many tasks the first sixteen are drawn.
+    If `trained_for` has the task id of each expert, the own expert of each task is outlined. The
+    picture is 1440 pixels wide; its height grows with tasks (at most sixteen) and layers.
     """
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -31,40 +31,40 @@ def routing_picture(routing: Routing, trained_for: Sequence[str | None] = ()) ->
     tasks = routing.tasks[:_MOST_PANELS]
     columns = min(len(tasks), _COLUMNS)
     rows = -(-len(tasks) // columns)
-    names, own = shown_names(routing.tasks), own_experts(routing, trained_for)
+    names, own = display_names(routing.tasks), own_experts(routing, trained_for)
     values = [[[100 * share for share in row] for row in layers] for layers in routing.share]
     scale = Normalize(0, max(share for layers in values for row in layers for share in row))
-    with plain_style():
-        size = 7.2, 1.1 + rows * _height(routing)
+    with default_style():
+        size = 7.2, 1.1 + rows * _row_height(routing)
         figure = Figure(figsize=size, dpi=200, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for empty in grid.flat[len(tasks) :]:
             empty.set_visible(False)
-        shown = list(grid.flat[: len(tasks)])
-        for place, axes in enumerate(shown):
-            picture = axes.imshow(
-                values[place], cmap="cividis", aspect="auto", norm=scale, interpolation="nearest"
+        panels = list(grid.flat[: len(tasks)])
+        for index, axes in enumerate(panels):
+            image = axes.imshow(
+                values[index], cmap="cividis", aspect="auto", norm=scale, interpolation="nearest"
             )
-            axes.set_title(short(names[tasks[place]]), fontsize=10)
-            _name_experts(axes, routing, lowest=place + columns >= len(tasks))
-            _name_layers(axes, routing, leftmost=place % columns == 0)
-            for expert in own[place]:
-                _outline(axes, expert, len(routing.layers))
-        bar = figure.colorbar(picture, ax=shown, pad=0.02, aspect=20 * rows)
-        bar.set_label(f"mean routing weight, {short(routing.split)} (%)", fontsize=9)
+            axes.set_title(shorten(names[tasks[index]]), fontsize=10)
+            _label_experts(axes, routing, lowest=index + columns >= len(tasks))
+            _label_layers(axes, routing, leftmost=index % columns == 0)
+            for expert in own[index]:
+                _outline_expert(axes, expert, len(routing.layers))
+        bar = figure.colorbar(image, ax=panels, pad=0.02, aspect=20 * rows)
+        bar.set_label(f"mean routing weight, {shorten(routing.split)} (%)", fontsize=9)
         bar.ax.axhline(100 / len(routing.experts), color=ORANGE, linewidth=1.5)
         bar.outline.set_visible(False)
-        figure.supylabel(_layers_words(routing), fontsize=9)
+        figure.supylabel(_layers_label(routing), fontsize=9)
         figure.supxlabel(_legend(any(own)), fontsize=9)
-        return png(figure)
+        return to_png(figure)
 
 
-def _height(routing: Routing) -> float:
-    """Inches of a row of panels."""
+def _row_height(routing: Routing) -> float:
+    """The height of a row of panels in inches."""
     return 1.2 + 0.14 * min(max(len(routing.layers), 6), _MOST_LAYERS)
 
 
-def _layers_words(routing: Routing) -> str:
+def _layers_label(routing: Routing) -> str:
     shared = ".".join(_shared_path(routing.layers))
     if len(shared) > _LONGEST_PATH:
         shared = f"\u2026{shared[-_LONGEST_PATH:]}"
@@ -72,11 +72,11 @@ def _layers_words(routing: Routing) -> str:
 
 
 def _legend(outlined: bool) -> str:
-    alike = "line on the scale: all experts alike"
-    return f"outlined: the task's own expert    {alike}" if outlined else alike
+    line = "line on the scale: all experts alike"
+    return f"outlined: the task's own expert    {line}" if outlined else line
 
 
-def _outline(axes: Axes, expert: int, layers: int) -> None:
+def _outline_expert(axes: Axes, expert: int, layers: int) -> None:
     from matplotlib.patches import Rectangle
 
     axes.add_patch(
@@ -87,17 +87,17 @@ def _outline(axes: Axes, expert: int, layers: int) -> None:
     )  # fmt: skip
 
 
-def _name_experts(axes: Axes, routing: Routing, lowest: bool) -> None:
-    apart = -(-len(routing.experts) // _MOST_EXPERTS)
-    names = [short(name) for name in routing.experts[::apart]] if lowest else []
-    axes.set_xticks(range(0, len(routing.experts), apart) if lowest else [])
+def _label_experts(axes: Axes, routing: Routing, lowest: bool) -> None:
+    every = -(-len(routing.experts) // _MOST_EXPERTS)
+    names = [shorten(name) for name in routing.experts[::every]] if lowest else []
+    axes.set_xticks(range(0, len(routing.experts), every) if lowest else [])
     axes.set_xticklabels(names, rotation=90, fontsize=7)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-def _name_layers(axes: Axes, routing: Routing, leftmost: bool) -> None:
-    """Every layer of a small model has its name, of a large one every block; lines part blocks."""
+def _label_layers(axes: Axes, routing: Routing, leftmost: bool) -> None:
+    """Label every layer of a small model, or every block of a large one; lines separate blocks."""
     paths = [path.split(".")[len(_shared_path(routing.layers)) :] for path in routing.layers]
     blocks = _blocks(paths)
     for first, _ in list(blocks.values())[1:]:
@@ -105,28 +105,29 @@ def _name_layers(axes: Axes, routing: Routing, leftmost: bool) -> None:
     axes.set_yticks([])
     if not leftmost:
         return
-    named = [(float(place), ".".join(path)) for place, path in enumerate(paths)]
+    labels = [(float(index), ".".join(path)) for index, path in enumerate(paths)]
     if len(paths) > _MOST_LAYERS:
         middles = [((first + last) / 2, name) for name, (first, last) in blocks.items()]
-        named = middles[:: -(-len(middles) // _MOST_LAYERS)]
-    axes.set_yticks([place for place, _ in named], [short(name) for _, name in named], fontsize=7)
+        labels = middles[:: -(-len(middles) // _MOST_LAYERS)]
+    ticks = [position for position, _ in labels]
+    axes.set_yticks(ticks, [shorten(name) for _, name in labels], fontsize=7)
 
 
 def _shared_path(layers: Sequence[str]) -> list[str]:
-    """The parts that all module paths begin with; of each path at least one part is left."""
+    """The leading parts that all module paths share; never the last part of a path."""
     parents = (layer.split(".")[:-1] for layer in layers)
-    alike = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
-    return [parts[0] for parts in alike]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+    return [parts[0] for parts in shared]
 
 
 def _blocks(paths: Sequence[Sequence[str]]) -> dict[str, tuple[int, int]]:
-    """Each block of layers, with its first and its last place: "encoder.block.0" -> (0, 5).
+    """Each block of layers with the indices of its first and last layer: "block.0" -> (0, 5).
 
-    The name of a layer's block is its path up to the first number, the whole where it has none.
+    The name of a layer's block is its path up to the first number, or all of it without a number.
     """
-    found: dict[str, tuple[int, int]] = {}
-    for place, path in enumerate(paths):
+    blocks: dict[str, tuple[int, int]] = {}
+    for index, path in enumerate(paths):
         numbers = [depth for depth, part in enumerate(path) if part.isdecimal()]
         name = ".".join(path[: numbers[0] + 1] if numbers else path)
-        found[name] = found.get(name, (place, place))[0], place
-    return found
+        blocks[name] = blocks.get(name, (index, index))[0], index
+    return blocks

@@ -1,4 +1,4 @@
-"""The rows of a card's tables, task by task and expert by expert, as text not escaped yet."""
+"""The rows of a card's tables, one per task or expert; their text is not escaped."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from dataclasses import dataclass
 from hubmerge.cards.card_input import CardInput
 from hubmerge.cards.number_format import MISSING, percent, points
 from hubmerge.manifest import Source
-from hubmerge.scores import Score, shown_names
+from hubmerge.scores import Score, display_names
 
-_TIES = 6
+_MOST_TIES = 6
 
 
 @dataclass(frozen=True)
 class _Row:
-    """An expert, the id of its task, and the model's score on it, as far as each is known."""
+    """An expert, the id of its task (empty if unknown), and the model's score on it."""
 
     expert: Source | None
     task: str
     score: Score | None
 
 
-def task_rows(told: CardInput) -> list[dict[str, str]]:
-    """One row per task: the base, the expert, the same of the last steps, and this one."""
-    rows = _rows(told)
-    names = _names(rows)
-    last = {score.task: score for score in told.of_recipe(told.last_recipe)}
+def task_rows(card_input: CardInput) -> list[dict[str, str]]:
+    """One row per task: scores of the base, the expert, the model of last steps, and this model."""
+    rows, base = _rows(card_input), card_input.manifest.base
+    names = _shown_task_names(rows)
+    last = {score.task: score for score in card_input.scores_of_recipe(card_input.last_recipe)}
     return [
         {
             "task": names.get(row.task, MISSING),
-            "base": _percent(_score_of(told, told.manifest.base, row.score)),
-            "own": _percent(_score_of(told, row.expert, row.score)),
+            "base": _percent(_find_score(card_input, base, row.score)),
+            "own": _percent(_find_score(card_input, row.expert, row.score)),
             "last": _percent(last.get(row.score.task) if row.score else None),
             "value": _percent(row.score),
             "gain": _gain(row.score, last),
@@ -43,48 +43,48 @@ def task_rows(told: CardInput) -> list[dict[str, str]]:
     ]
 
 
-def normalised_rows(told: CardInput) -> list[dict[str, str]]:
-    """Accuracy over the expert's own, task by task, and their mean; none unless all are known."""
-    rows = _rows(told)
-    names, shares = _names(rows), list[float]()
+def normalised_rows(card_input: CardInput) -> list[dict[str, str]]:
+    """Accuracy divided by the expert's, per task, and its mean; empty unless all are known."""
+    rows = _rows(card_input)
+    names, shares = _shown_task_names(rows), list[float]()
     for row in rows:
-        own = _score_of(told, row.expert, row.score)
+        own = _find_score(card_input, row.expert, row.score)
         if row.score is None or own is None or own.value == 0:
             return []
         shares.append(row.score.value / own.value)
-    if not shares or told.mixed:
+    if not shares or card_input.has_mixed_metrics:
         return []
     named = [(names[row.task], share) for row, share in zip(rows, shares, strict=True)]
     named.append(("mean", math.fsum(shares) / len(shares)))
     return [{"task": name, "value": percent(share)} for name, share in named]
 
 
-def expert_rows(told: CardInput) -> list[dict[str, str]]:
-    """One row per expert: repository, step, commit; and where a lock tells it, why this step.
+def expert_rows(card_input: CardInput) -> list[dict[str, str]]:
+    """One row per expert: repository, step, commit; with a lock also the reasons for the step.
 
-    That is its own validation accuracy, that of the merge on its task, and the other steps with
-    which the merge is as good within the noise.
+    The reasons are its own validation accuracy, that of the merge on its task, and the other steps
+    with which the merge is as good within the noise.
     """
-    rows = _rows(told)
-    names = _names(rows)
+    rows = _rows(card_input)
+    names = _shown_task_names(rows)
     return [
         {
             "task": names.get(row.task, MISSING),
             "expert": row.expert.name,
-            "step": _step(row.expert),
+            "step": _format_step(row.expert),
             "sha": row.expert.sha,
-            **_evidence(told, row.expert, task or ""),
+            **_lock_columns(card_input, row.expert, task or ""),
         }
-        for row, task in zip(rows, told.tasks, strict=False)
+        for row, task in zip(rows, card_input.task_ids, strict=False)
         if row.expert
     ]
 
 
-def own_rows(told: CardInput) -> list[dict[str, str]]:
-    """One row per task and split on which an expert was measured."""
-    mine = [score for score in told.scores if score.model == told.manifest.digest]
-    newest = {(score.task, score.split): score for score in mine}
-    names = shown_names(task for task, _ in newest)
+def expert_score_rows(card_input: CardInput) -> list[dict[str, str]]:
+    """One row per task and split on which an expert was scored."""
+    digest = card_input.manifest.digest
+    newest = {(s.task, s.split): s for s in card_input.scores if s.model == digest}
+    names = display_names(task for task, _ in newest)
     return [
         {
             "task": f"{names[score.task]}, {score.split}",
@@ -96,58 +96,57 @@ def own_rows(told: CardInput) -> list[dict[str, str]]:
     ]
 
 
-def steps_words(experts: Sequence[Source], noun: str = "merge") -> str:
-    """How many training steps the experts took, of how many; "" where one does not say."""
+def describe_training_steps(experts: Sequence[Source], noun: str = "merge") -> str:
+    """A sentence on the experts' training steps, used and in all; "" if a number is unknown."""
     if not experts or any(e.step is None or not e.last_step for e in experts):
         return ""
-    used, whole = sum(e.step or 0 for e in experts), sum(e.last_step or 0 for e in experts)
-    if used >= whole:
+    used, total = sum(e.step or 0 for e in experts), sum(e.last_step or 0 for e in experts)
+    if used >= total:
         return f"It is made of the experts' last steps, {used} training steps in all."
-    taken = "The experts as merged" if noun == "merge" else "The experts that it starts from"
+    subject = "The merged experts" if noun == "merge" else "The experts that it starts from"
     return (
-        f"{taken} took {used} training steps, and {whole} up to their last ones: "
-        f"{percent(1 - used / whole)} % of the training was not needed for this {noun}. What a "
-        "step costs is not recorded, so no amount of compute is claimed."
+        f"{subject} took {used} training steps, and {total} up to their last ones: "
+        f"{percent(1 - used / total)} % of the training was not needed for this {noun}. The cost "
+        "of a step is not recorded, so no amount of compute is claimed."
     )
 
 
-def _rows(told: CardInput) -> list[_Row]:
-    """A row for each expert, then one for each score that belongs to none of them."""
-    left = {score.task: score for score in told.own}
+def _rows(card_input: CardInput) -> list[_Row]:
+    """A row for each expert, then one for each score on another task."""
+    unused = {score.task: score for score in card_input.own_scores}
     rows = []
-    for expert, task in zip(told.manifest.experts, told.tasks, strict=True):
-        measured = _measured_task(task, told.tasks, left)
-        score = left.pop(measured) if measured else None
+    for expert, task in zip(card_input.manifest.experts, card_input.task_ids, strict=True):
+        measured = _measured_task(task, card_input.task_ids, unused)
+        score = unused.pop(measured) if measured else None
         rows.append(_Row(expert, score.task if score else task or "", score))
-    return rows + [_Row(None, score.task, score) for score in left.values()]
+    return rows + [_Row(None, score.task, score) for score in unused.values()]
 
 
 def _measured_task(
     task: str | None, tasks: Sequence[str | None], measured: Mapping[str, Score]
 ) -> str | None:
-    """The expert's own task, or another version of it where its name can mean no other expert's."""
+    """The expert's task, or another version of it if no other expert has a task of that name."""
     if task is None or task in measured:
         return task
-    if len({other for other in tasks if _name(other) == _name(task)}) > 1:
+    if len({other for other in tasks if _task_name(other) == _task_name(task)}) > 1:
         return None
-    return next((found for found in measured if _name(found) == _name(task)), None)
+    return next((other for other in measured if _task_name(other) == _task_name(task)), None)
 
 
-def _name(task: str | None) -> str:
+def _task_name(task: str | None) -> str:
     return (task or "").partition("@")[0]
 
 
-def _names(rows: Iterable[_Row]) -> dict[str, str]:
-    return shown_names(row.task for row in rows if row.task)
+def _shown_task_names(rows: Iterable[_Row]) -> dict[str, str]:
+    return display_names(row.task for row in rows if row.task)
 
 
-def _score_of(told: CardInput, source: Source | None, like: Score | None) -> Score | None:
+def _find_score(card_input: CardInput, source: Source | None, like: Score | None) -> Score | None:
     """The score of another model on the same task and split."""
     if source is None or like is None:
         return None
     wanted = (source.digest, like.task, like.split)
-    found = (s for s in told.scores if (s.model, s.task, s.split) == wanted)
-    return next(found, None)
+    return next((s for s in card_input.scores if (s.model, s.task, s.split) == wanted), None)
 
 
 def _percent(score: Score | None) -> str:
@@ -160,21 +159,22 @@ def _gain(score: Score | None, last: Mapping[str, Score]) -> str:
     return points(score.value - last[score.task].value)
 
 
-def _step(expert: Source) -> str:
-    """The step that was chosen, and of how many."""
+def _format_step(expert: Source) -> str:
+    """The expert's step and the last step of its run: "4 of 8"."""
     if expert.step is None:
         return MISSING
     return f"{expert.step} of {expert.last_step}" if expert.last_step else str(expert.step)
 
 
-def _evidence(told: CardInput, expert: Source, task: str) -> dict[str, str]:
-    swaps = told.lock.swaps.get(task, ()) if told.lock and told.pick else ()
+def _lock_columns(card_input: CardInput, expert: Source, task: str) -> dict[str, str]:
+    """Accuracies of the expert and of the merge with it, and other steps that are as good."""
+    swaps = card_input.lock.swaps.get(task, ()) if card_input.lock and card_input.pick else ()
     chosen = next((s for s in swaps if (s.sha, s.label) == (expert.sha, expert.label)), None)
     ties = [str(swap.step) for swap in swaps if swap.tied and swap is not chosen]
-    more = ["..."] if len(ties) > _TIES else []
-    merged = told.pick.tasks.get(task) if told.pick else None
+    more = ["..."] if len(ties) > _MOST_TIES else []
+    merged = card_input.pick.tasks.get(task) if card_input.pick else None
     return {
         "own": percent(chosen.own) if chosen and chosen.own is not None else MISSING,
         "merged": percent(merged) if merged is not None else MISSING,
-        "ties": ", ".join([*ties[:_TIES], *more]) or MISSING,
+        "ties": ", ".join([*ties[:_MOST_TIES], *more]) or MISSING,
     }

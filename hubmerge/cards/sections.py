@@ -1,4 +1,4 @@
-"""What a card of each kind is filled with: plain data for its template, all text escaped."""
+"""The template variables of each kind of card: plain data with all text escaped."""
 
 from __future__ import annotations
 
@@ -6,138 +6,149 @@ from collections.abc import Mapping
 from typing import Any
 
 from hubmerge.cards import routing, selection
-from hubmerge.cards.baselines import summary_rows, todo
+from hubmerge.cards.baselines import missing_score_commands, summary_rows
 from hubmerge.cards.card_input import CardInput, StepTag
-from hubmerge.cards.cost import cost_rows, trained_words
-from hubmerge.cards.curve import CSV, PICTURE, curve_rows, curve_tasks, curve_words, thinned
+from hubmerge.cards.cost import cost_rows, describe_trained_parameters
+from hubmerge.cards.curve import CSV, PICTURE, curve_rows, curve_tasks, describe_curve, thin_curve
 from hubmerge.cards.forgotten import forgotten_section
 from hubmerge.cards.headline import expert_headline, headline
-from hubmerge.cards.markdown import code, commit, escaped, plain
-from hubmerge.cards.metadata import data_sets
+from hubmerge.cards.markdown import escape_code, escape_markdown, escape_rows, format_commit
+from hubmerge.cards.metadata import hub_datasets
 from hubmerge.cards.number_format import MISSING, percent
-from hubmerge.cards.rows import expert_rows, normalised_rows, own_rows, steps_words, task_rows
+from hubmerge.cards.rows import (
+    describe_training_steps,
+    expert_rows,
+    expert_score_rows,
+    normalised_rows,
+    task_rows,
+)
 from hubmerge.cards.training_summary import notes
 from hubmerge.manifest import Manifest
-from hubmerge.scores import shown_names
+from hubmerge.scores import display_names
 
 _MOST_USERS = 20
-# What the tables call the model, and the same made of the last steps.
-_MERGE = {"noun": "merge", "own": "merged", "last": "last steps merged"}
-_MIXTURE = {"noun": "mixture", "own": "mixture", "last": "mixture from last steps"}
+# What text and table columns call the model, and the same model made from the last steps.
+_MERGE_WORDS = {"model": "merge", "column": "merged", "last_steps": "last steps merged"}
+_MOE_WORDS = {"model": "mixture", "column": "mixture", "last_steps": "mixture from last steps"}
 
 
-def about(told: CardInput) -> dict[str, Any]:
-    """What the template of its kind is filled with."""
-    match told.manifest.kind:
-        case "expert":
-            return _about_expert(told)
-        case "merge":
-            return {"words": _MERGE, **_about_upcycled(told)}
-        case "moe":
-            return {"words": _MIXTURE, **_about_upcycled(told), **_about_mixture(told)}
+def template_variables(card_input: CardInput) -> dict[str, Any]:
+    """The variables of the template for this kind of model."""
+    if card_input.manifest.is_expert:
+        return _expert_variables(card_input)
+    if card_input.manifest.is_merge:
+        return {"names": _MERGE_WORDS, **_upcycled_variables(card_input)}
+    return {"names": _MOE_WORDS, **_upcycled_variables(card_input), **_moe_variables(card_input)}
 
 
-def _about_upcycled(told: CardInput) -> dict[str, Any]:
-    """What a merge and a mixture have in common."""
-    manifest = told.manifest
+def _upcycled_variables(card_input: CardInput) -> dict[str, Any]:
+    """The variables common to merges and mixtures."""
+    manifest = card_input.manifest
     return {
-        "headline": headline(told),
-        "mixed": told.mixed,
-        "summary": summary_rows(told),
-        "todo": [code(line) for line in todo(told)],
-        "rows": escaped(task_rows(told)),
-        "normalised": escaped(normalised_rows(told)),
-        "experts": escaped(expert_rows(told)),
-        "data": [f"{plain(name)}: {plain(data)}" for name, data in _named(data_sets(told)).items()],
-        "chosen": _chosen(told),
-        "steps_words": steps_words(manifest.experts, manifest.noun),
-        "notes": [plain(note) for note in notes(manifest)],
+        "headline": headline(card_input),
+        "mixed_metrics": card_input.has_mixed_metrics,
+        "summary": summary_rows(card_input),
+        "commands": [escape_code(line) for line in missing_score_commands(card_input)],
+        "rows": escape_rows(task_rows(card_input)),
+        "normalised": escape_rows(normalised_rows(card_input)),
+        "experts": escape_rows(expert_rows(card_input)),
+        "data": [
+            f"{escape_markdown(name)}: {escape_markdown(data)}"
+            for name, data in _by_shown_name(hub_datasets(card_input)).items()
+        ],
+        "selection": _selection_variables(card_input),
+        "training_steps": describe_training_steps(manifest.experts, manifest.noun),
+        "notes": [escape_markdown(note) for note in notes(manifest)],
         "locked": manifest.lock is not None,
-        "forgotten": forgotten_section(told.forgotten) if told.forgotten else None,
+        "forgotten": forgotten_section(card_input.forgotten) if card_input.forgotten else None,
     }
 
 
-def _about_mixture(told: CardInput) -> dict[str, Any]:
-    """What a mixture has beside that: where tokens went and at what cost, and its training."""
+def _moe_variables(card_input: CardInput) -> dict[str, Any]:
+    """The variables of mixtures only: routing, cost and training."""
     return {
-        **_curve(told.manifest),
-        "steps": [_step_row(step) for step in told.steps],
-        "routed": _routed(told),
-        "cost": cost_rows(told.routing.cost) if told.routing else [],
-        "trained": trained_words(told.routing.cost) if told.routing else "",
+        **_curve_variables(card_input.manifest),
+        "steps": [_step_row(step) for step in card_input.steps],
+        "routing": _routing_variables(card_input),
+        "cost": cost_rows(card_input.routing.cost) if card_input.routing else [],
+        "trained_parameters": describe_trained_parameters(card_input.routing.cost)
+        if card_input.routing
+        else "",
     }
 
 
-def _about_expert(told: CardInput) -> dict[str, Any]:
-    manifest = told.manifest
-    users = [plain(name) for name in told.used_by]
+def _expert_variables(card_input: CardInput) -> dict[str, Any]:
+    manifest = card_input.manifest
+    merges = [escape_markdown(name) for name in card_input.used_by]
     return {
         "headline": expert_headline(manifest),
-        "rows": escaped(own_rows(told)),
-        **_curve(manifest),
-        "steps": [_step_row(step) for step in told.steps],
-        "users": users[:_MOST_USERS],
-        "more_users": max(len(users) - _MOST_USERS, 0),
+        "rows": escape_rows(expert_score_rows(card_input)),
+        **_curve_variables(manifest),
+        "steps": [_step_row(step) for step in card_input.steps],
+        "used_by": merges[:_MOST_USERS],
+        "more_used_by": max(len(merges) - _MOST_USERS, 0),
     }
 
 
-def _curve(manifest: Manifest) -> dict[str, Any]:
+def _curve_variables(manifest: Manifest) -> dict[str, Any]:
     curve = manifest.validation
     return {
         "curve": curve_rows(curve),
-        "curve_tasks": [plain(name) for name in shown_names(curve_tasks(curve)).values()],
-        "picture": f"![{curve_words(curve)}]({PICTURE})" if curve else "",
+        "curve_tasks": [
+            escape_markdown(name) for name in display_names(curve_tasks(curve)).values()
+        ],
+        "picture": f"![{describe_curve(curve)}]({PICTURE})" if curve else "",
         "csv": CSV,
-        "thinned": len(thinned(curve)) < len(curve),
+        "thinned": len(thin_curve(curve)) < len(curve),
     }
 
 
-def _routed(told: CardInput) -> dict[str, Any] | None:
-    """What routing.json tells; None for a mixture of which it was not measured."""
-    if told.routing is None:
+def _routing_variables(card_input: CardInput) -> dict[str, Any] | None:
+    """The variables of the routing section; None if routing was not measured."""
+    if card_input.routing is None:
         return None
     return {
-        "words": routing.own_words(told.routing, told.tasks),
-        "picture": f"![{routing.map_words(told.routing)}]({routing.PICTURE})",
-        "experts": [plain(name) for name in routing.shown_experts(told.routing)],
+        "description": routing.describe_routing(card_input.routing, card_input.task_ids),
+        "picture": f"![{routing.describe_map(card_input.routing)}]({routing.PICTURE})",
+        "experts": [escape_markdown(name) for name in routing.shown_experts(card_input.routing)],
         "rows": [
-            [plain(cell) for cell in row] for row in routing.mean_rows(told.routing, told.tasks)
+            [escape_markdown(cell) for cell in row]
+            for row in routing.mean_rows(card_input.routing, card_input.task_ids)
         ],
         "csv": routing.CSV,
     }
 
 
-def _chosen(told: CardInput) -> dict[str, Any] | None:
-    """What the lock tells of the choice; None for what was made without one."""
-    lock = told.lock
+def _selection_variables(card_input: CardInput) -> dict[str, Any] | None:
+    """The variables of the selection section; None without a lock."""
+    lock = card_input.lock
     if lock is None:
         return None
-    shown = selection.grid(lock)
-    heat_map = f"![{selection.heat_map_words(lock)}]({selection.HEAT_MAP})"
+    heat_map = f"![{selection.describe_heat_map(lock)}]({selection.HEAT_MAP})"
     return {
-        "rival": plain(lock.rival),
-        "method": plain(lock.method),
-        "split": plain(lock.split),
+        "rival": escape_markdown(lock.rival),
+        "method": escape_markdown(lock.method),
+        "split": escape_markdown(lock.split),
         "seed": lock.seed,
-        "tasks": plain(", ".join(shown_names(task.id for task in lock.tasks).values())),
-        "policies": escaped(selection.policy_rows(lock)),
-        "heat_map": heat_map if shown.is_measured else "",
-        "curves": f"![{selection.selection_words(lock)}]({selection.CURVES})",
+        "tasks": escape_markdown(", ".join(display_names(task.id for task in lock.tasks).values())),
+        "policies": escape_rows(selection.policy_rows(lock)),
+        "heat_map": heat_map if selection.heat_map(lock).is_measured else "",
+        "curves": f"![{selection.describe_selection(lock)}]({selection.CURVES})",
         "csv": selection.CSV,
-        "spent": selection.spent_words(lock),
-        "command": code(lock.command),
+        "spent": selection.describe_spent(lock),
+        "command": escape_code(lock.command),
     }
 
 
 def _step_row(step: StepTag) -> dict[str, str]:
     return {
         "step": str(step.step),
-        "name": plain(step.name),
-        "sha": commit(step.sha),
+        "name": escape_markdown(step.name),
+        "sha": format_commit(step.sha),
         "accuracy": MISSING if step.accuracy is None else percent(step.accuracy),
     }
 
 
-def _named(data: Mapping[str, str]) -> dict[str, str]:
-    names = shown_names(data)
-    return {names[task]: said for task, said in data.items()}
+def _by_shown_name(data: Mapping[str, str]) -> dict[str, str]:
+    names = display_names(data)
+    return {names[task]: value for task, value in data.items()}

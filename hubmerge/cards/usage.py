@@ -1,90 +1,90 @@
-"""What others call a model and load it with: the Hub's words, the libraries' calls."""
+"""How the Hub classifies a model, and how each library loads it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from hubmerge.cards.markdown import plain
+from hubmerge.cards.markdown import escape_markdown
 from hubmerge.manifest import Manifest, Source
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of task: the Hub's pipeline and task type for it, and the class that loads a model.
+class TaskKind:
+    """A kind of task: its pipeline and task type on the Hub, and the class that loads a model.
 
-    `unless` says when it is another class.
+    `loader_note` names the class to use instead, and when.
     """
 
     pipeline: str | None
     task: str | None
     loader: str
-    unless: str = ""
+    loader_note: str = ""
 
 
-# The Hub has no text2text-generation any more.
-_GENERATION = Kind(
+# The Hub has removed text2text-generation.
+_GENERATION = TaskKind(
     "text-generation", "text-generation",
     "AutoModelForSeq2SeqLM", " (`AutoModelForCausalLM` where its config.json names a decoder)",
 )  # fmt: skip
 _KINDS = {
-    "image": Kind(
+    "image": TaskKind(
         "zero-shot-image-classification", "image-classification",
         "CLIPModel", " (or the class that its config.json names)",
     ),
-    "text": Kind("text-classification", "text-classification", "AutoModel"),
+    "text": TaskKind("text-classification", "text-classification", "AutoModel"),
     "rank": _GENERATION,
     "target": _GENERATION,
 }  # fmt: skip
-# With trained heads it is no CLIP, whose classes are words: nothing is zero-shot.
-_HEADED_IMAGE = Kind("image-classification", "image-classification", "AutoModel")
-_UNKNOWN = Kind(None, None, "AutoModel", " (or the class that its config.json names)")
+# A model with trained heads is not a CLIP whose classes are words, so it is not zero-shot.
+_HEADED_IMAGE = TaskKind("image-classification", "image-classification", "AutoModel")
+_UNKNOWN = TaskKind(None, None, "AutoModel", " (or the class that its config.json names)")
 
 
-def kind_of(manifest: Manifest) -> Kind:
-    """The kind of the tasks that a model is for; nothing is claimed of one not known here."""
-    if manifest.task_kind == "image" and _heads(manifest):
+def task_kind_of(manifest: Manifest) -> TaskKind:
+    """The kind of a model's tasks; an unknown kind has no pipeline and no task type."""
+    if manifest.task_kind == "image" and _head_files(manifest):
         return _HEADED_IMAGE
     return _KINDS.get(manifest.task_kind, _UNKNOWN)
 
 
-def relation(manifest: Manifest) -> str:
-    """What a model is to its base, as the Hub says it."""
+def base_model_relation(manifest: Manifest) -> str:
+    """The Hub's `base_model_relation` of a model to its base."""
     if manifest.is_merge:
         return "merge"
     return "adapter" if manifest.is_moe or manifest.layout == "peft" else "finetune"
 
 
-def library(manifest: Manifest) -> str:
-    """What loads it."""
+def library_name(manifest: Manifest) -> str:
+    """The library that loads the model."""
     return "hubmerge" if manifest.is_moe else manifest.layout
 
 
-def pinned(source: Source) -> str:
-    """A source by its name and by what never moves."""
+def pinned_label(source: Source) -> str:
+    """A source with its commit, or with the digest of its weights if it is local."""
     kind = "weights" if source.is_local else "commit"
     return f"{source.label}, {kind} {source.sha}"
 
 
-def loading(manifest: Manifest) -> str:
-    """How to load it, as Markdown: without hubmerge, where anything else can."""
-    heads = [plain(name) for name in _heads(manifest)]
+def loading_instructions(manifest: Manifest) -> str:
+    """How to load a model, as Markdown; without hubmerge if another library can."""
+    heads = [escape_markdown(name) for name in _head_files(manifest)]
     if not heads:
-        return _loading(manifest)
+        return _model_loading(manifest)
     return (
-        f"{_loading(manifest)} Trained heads lie beside it, each a linear layer as `weight` and "
-        f"`bias`: {', '.join(heads)}."
+        f"{_model_loading(manifest)} Trained heads are separate files, each with the `weight` and "
+        f"`bias` of a linear layer: {', '.join(heads)}."
     )
 
 
-def _heads(manifest: Manifest) -> list[str]:
+def _head_files(manifest: Manifest) -> list[str]:
     return [name for name in manifest.files if name.startswith("head-")]
 
 
-def _loading(manifest: Manifest) -> str:
+def _model_loading(manifest: Manifest) -> str:
     if manifest.is_moe:
-        return _loading_mixture(manifest)
-    kind = kind_of(manifest)
+        return _moe_loading(manifest)
+    kind = task_kind_of(manifest)
     if manifest.layout == "open_clip":
         return (
             "Load it with open_clip alone: download the folder and call "
@@ -92,19 +92,19 @@ def _loading(manifest: Manifest) -> str:
         )
     if manifest.layout == "peft":
         return (
-            f"Load it with peft alone: {_opening(manifest)}, then call "
+            f"Load it with peft alone: {_base_loading(manifest)}, then call "
             "`PeftModel.from_pretrained(base, REPO, revision=TAG)`."
         )
-    call = f"`{kind.loader}.from_pretrained(REPO, revision=TAG)`{kind.unless}"
+    call = f"`{kind.loader}.from_pretrained(REPO, revision=TAG)`{kind.loader_note}"
     return f"Load it with transformers alone: {call}."
 
 
-def _loading_mixture(manifest: Manifest) -> str:
-    """The whole needs hubmerge; one expert alone does not, nor what PEFT's Arrow can compute."""
+def _moe_loading(manifest: Manifest) -> str:
+    """The mixture needs hubmerge; one expert alone, or an export for PEFT's Arrow, does not."""
     lines = [
         'Load all of it with `hubmerge.load_moe("REPO@TAG")`.',
-        f"One expert alone is loaded with peft: {_opening(manifest)}, then call "
-        f'`PeftModel.from_pretrained(base, REPO, subfolder="experts/{_an_expert(manifest)}", '
+        f"One expert alone is loaded with peft: {_base_loading(manifest)}, then call "
+        f'`PeftModel.from_pretrained(base, REPO, subfolder="experts/{_example_expert(manifest)}", '
         "revision=TAG)`.",
     ]
     fused = manifest.training.get("base_layout") == "open_clip"
@@ -113,16 +113,16 @@ def _loading_mixture(manifest: Manifest) -> str:
     return "\n\n".join(lines)
 
 
-def _opening(manifest: Manifest) -> str:
-    """How to open the base of an adapter."""
-    kind = kind_of(manifest)
-    call = f"`{kind.loader}.from_pretrained`{kind.unless}"
+def _base_loading(manifest: Manifest) -> str:
+    """How to load the base of an adapter."""
+    kind = task_kind_of(manifest)
+    call = f"`{kind.loader}.from_pretrained`{kind.loader_note}"
     if manifest.training.get("base_layout") == "open_clip":
         call = '`open_clip.create_model("local-dir:FOLDER")`'
-    return f"open the base, {plain(pinned(manifest.base))}, with {call}"
+    return f"open the base, {escape_markdown(pinned_label(manifest.base))}, with {call}"
 
 
-def _an_expert(manifest: Manifest) -> str:
-    """The name of an expert's folder, as an example."""
-    found = (re.match(r"experts/([a-z0-9][a-z0-9._-]*)/", name) for name in manifest.files)
-    return next((match[1] for match in found if match), "NAME")
+def _example_expert(manifest: Manifest) -> str:
+    """The name of one expert's folder, as an example."""
+    matches = (re.match(r"experts/([a-z0-9][a-z0-9._-]*)/", name) for name in manifest.files)
+    return next((match[1] for match in matches if match), "NAME")

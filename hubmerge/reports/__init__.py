@@ -1,1 +1,1 @@
-"""Results of recipes as people read them: one page, figures, and tables for a README."""
+"""Results of recipes as one HTML page, as figures, and as tables for a README."""

@@ -1,6 +1,6 @@
-"""A chart in the numbers and words it is shown with: what SVG, script, table and figure draw from.
+"""A chart as numbers and text ready for display; SVG, script, tables and figures draw from it.
 
-Letters: P points of a line, S seeds of the chart.
+Shapes: P points of a line, S seeds of the chart.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hubmerge.refs import printable
-from hubmerge.reports.number_format import axis_words, place_words, said, scaled, spread
-from hubmerge.reports.palette import styles
-from hubmerge.results import Chart, Point, Series, mean, stderr
+from hubmerge.reports.number_format import axis_label, format_mean, format_value, format_x, scaled
+from hubmerge.reports.palette import assign_styles
+from hubmerge.results import Chart, ChartPoint, Series, mean, stderr
 from hubmerge.specs.recipe import Quantity
 
 MOST_IN_ONE_PANEL = 8
@@ -22,23 +22,23 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Mark:
-    """One point: where it stands, how high (in shown units), and its words; `values` is [S]."""
+    """One point: its position, mean and error in display units, and text; `values` is [S]."""
 
     x: float | str
     label: str
     mean: float
     error: float
-    words: str
+    text: str
     values: tuple[float | None, ...]
-    said: tuple[str, ...]
+    value_texts: tuple[str, ...]
     note: str
 
 
 @dataclass(frozen=True)
 class Line:
-    """A series as drawn; `marks` is [P], left to right.
+    """A series; `marks` is [P], left to right.
 
-    `style` is its number in the palette, `group_style` that of its group.
+    `style` is its number in the palette, `group_style` the number of its group.
     """
 
     name: str
@@ -49,8 +49,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A chart as drawn: if `is_split`, with one panel for each group."""
+class ChartData:
+    """A chart; if `is_split`, it has one panel per group."""
 
     kind: str
     title: str
@@ -63,7 +63,7 @@ class Picture:
 
     @property
     def panels(self) -> dict[str, tuple[Line, ...]]:
-        """The lines of each panel by its title; one without a title if the chart is not split."""
+        """Title -> lines of each panel; a chart that is not split has one panel with title ""."""
         if not self.is_split:
             return {"": self.lines}
         groups = dict.fromkeys(line.group for line in self.lines)
@@ -72,20 +72,20 @@ class Picture:
         }
 
     @property
-    def places(self) -> dict[float | str, str]:
-        """Every place of the x axis, left to right, with its words."""
+    def x_labels(self) -> dict[float | str, str]:
+        """Every x value with its label, left to right."""
         marks = [mark for line in self.lines for mark in line.marks]
-        found = {mark.x: mark.label for mark in marks}
-        if any(isinstance(x, str) for x in found):
-            return found
-        return {x: found[x] for x in sorted(found, key=float)}
+        labels = {mark.x: mark.label for mark in marks}
+        if any(isinstance(x, str) for x in labels):
+            return labels
+        return {x: labels[x] for x in sorted(labels, key=float)}
 
 
-def picture(chart: Chart) -> Picture:
-    """The chart as it is drawn; points without a finite value are left out."""
+def chart_data(chart: Chart) -> ChartData:
+    """The display data of a chart; points without a finite value are left out."""
     seeds = tuple(dict.fromkeys(_seeds(chart.series)))
-    numbers = styles([series.name for series in chart.series])
-    group_numbers = styles([series.group for series in chart.series])
+    numbers = assign_styles([series.name for series in chart.series])
+    group_numbers = assign_styles([series.group for series in chart.series])
     lines = tuple(
         Line(
             name=printable(series.name),
@@ -96,11 +96,11 @@ def picture(chart: Chart) -> Picture:
         )
         for series in chart.series
     )
-    return Picture(
+    return ChartData(
         kind=chart.kind,
         title=printable(chart.title),
-        x_label=printable(axis_words(chart.x.label, chart.x.unit)),
-        y_label=printable(axis_words(chart.y.label, chart.y.unit)),
+        x_label=printable(axis_label(chart.x.label, chart.x.unit)),
+        y_label=printable(axis_label(chart.y.label, chart.y.unit)),
         scale=_scale(chart),
         seeds=tuple(printable(seed) for seed in seeds),
         lines=lines,
@@ -108,8 +108,8 @@ def picture(chart: Chart) -> Picture:
     )
 
 
-def to_json(shown: Picture) -> str:
-    """The picture for the page's script, short: a mark is a list in the order of its fields."""
+def to_json(chart: ChartData) -> str:
+    """The chart as compact JSON for the page's script; a mark is a list of its fields in order."""
     lines = [
         {
             "name": line.name,
@@ -118,58 +118,58 @@ def to_json(shown: Picture) -> str:
             "group_style": line.group_style,
             "marks": [list(vars(mark).values()) for mark in line.marks],
         }
-        for line in shown.lines
+        for line in chart.lines
     ]
-    said = {**vars(shown), "lines": lines, "places": list(shown.places.items())}
-    return json.dumps(said, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    fields = {**vars(chart), "lines": lines, "x_labels": list(chart.x_labels.items())}
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _seeds(series: Iterable[Series]) -> Iterable[str]:
-    return (seed for one in series for point in one.points for seed in point.values)
+    return (seed for line in series for point in line.points for seed in point.values)
 
 
 def _is_split(series: Iterable[Series]) -> bool:
-    """Groups have a panel each where they repeat names, or where one panel would be crowded."""
+    """Groups have one panel each if they repeat names, or if one panel would be crowded."""
     all_series = list(series)
-    groups = {one.group for one in all_series}
-    repeated = len({one.name for one in all_series}) < len(all_series)
+    groups = {line.group for line in all_series}
+    repeated = len({line.name for line in all_series}) < len(all_series)
     return len(groups) > 1 and (repeated or len(all_series) > MOST_IN_ONE_PANEL)
 
 
 def _scale(chart: Chart) -> str:
-    """How x is spaced: bars, words and what no logarithm is of have a place each."""
+    """The scale of x: "category" for bars, words and negative numbers, else that of the chart."""
     xs = [point.x for series in chart.series for point in series.points]
-    words = any(isinstance(x, str) or not math.isfinite(x) or x < 0 for x in xs)
-    return "category" if chart.kind == "bar" or words else chart.x.scale
+    no_numbers = any(isinstance(x, str) or not math.isfinite(x) or x < 0 for x in xs)
+    return "category" if chart.kind == "bar" or no_numbers else chart.x.scale
 
 
 def _marks(series: Series, chart: Chart, seeds: tuple[str, ...]) -> Iterable[Mark]:
-    points = [point for point in series.points if _known(point.values)]
+    points = [point for point in series.points if _finite(point.values)]
     if not any(isinstance(point.x, str) for point in points):
         points = sorted(points, key=lambda point: float(point.x))
     return (_mark(point, chart.x.unit, chart.y.unit, seeds) for point in points)
 
 
-def _mark(point: Point, x_unit: Quantity, unit: Quantity, seeds: tuple[str, ...]) -> Mark:
-    known = _known(point.values)
+def _mark(point: ChartPoint, x_unit: Quantity, unit: Quantity, seeds: tuple[str, ...]) -> Mark:
+    known = _finite(point.values)
     values = list(known.values())
-    place = printable(point.x) if isinstance(point.x, str) else _short(scaled(point.x, x_unit))
+    x = printable(point.x) if isinstance(point.x, str) else _round(scaled(point.x, x_unit))
     return Mark(
-        x=place,
-        label=printable(place_words(point.x, x_unit)),
-        mean=_short(scaled(mean(values), unit)),
-        error=_short(scaled(stderr(values), unit)),
-        words=spread(values, unit),
-        values=tuple(_short(scaled(known[s], unit)) if s in known else None for s in seeds),
-        said=tuple(said(known.get(seed, math.nan), unit) for seed in seeds),
+        x=x,
+        label=printable(format_x(point.x, x_unit)),
+        mean=_round(scaled(mean(values), unit)),
+        error=_round(scaled(stderr(values), unit)),
+        text=format_mean(values, unit),
+        values=tuple(_round(scaled(known[s], unit)) if s in known else None for s in seeds),
+        value_texts=tuple(format_value(known.get(seed, math.nan), unit) for seed in seeds),
         note=printable(point.note),
     )
 
 
-def _known(values: Mapping[str, float]) -> dict[str, float]:
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
     return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
 
-def _short(value: float) -> float:
-    """Digits that no eye can see make a page large."""
+def _round(value: float) -> float:
+    """Rounded to keep the page small."""
     return round(value, _DIGITS)

@@ -1,4 +1,4 @@
-"""The claims of a recipe as a picture: each mean in its interval, beside what it is held to."""
+"""The claims of a recipe as small SVGs: each mean with its interval and the claim's threshold."""
 
 from __future__ import annotations
 
@@ -7,50 +7,55 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from hubmerge.reports.svg import tag
+from hubmerge.reports.svg import element
 from hubmerge.results import Claim
 
-_WIDTH, _HEIGHT, _EDGE = 160, 28, 8
+_WIDTH, _HEIGHT, _MARGIN = 160, 28, 8
 
 
-def intervals(claims: Sequence[Claim]) -> list[Markup]:
-    """A strip for each claim, those of one unit on one scale: two standard errors to each side."""
-    return [_strip(claim, _reach([c for c in claims if c.unit == claim.unit])) for claim in claims]
+def draw_intervals(claims: Sequence[Claim]) -> list[Markup]:
+    """An SVG per claim, with two standard errors on each side; one scale for claims of one unit."""
+    return [
+        _draw_interval(claim, _largest_distance([c for c in claims if c.unit == claim.unit]))
+        for claim in claims
+    ]
 
 
-def _reach(claims: Sequence[Claim]) -> float:
-    """The farthest that anything of these claims is from their thresholds."""
-    return max((abs(end) for claim in claims for end in _ends(claim)), default=0.0) or 1.0
+def _largest_distance(claims: Sequence[Claim]) -> float:
+    """The largest distance of a value or an interval's end from its threshold; 1 without values."""
+    return max((abs(d) for claim in claims for d in _distances(claim)), default=0.0) or 1.0
 
 
-def _ends(claim: Claim) -> list[float]:
-    """Distances from the threshold: of the interval's ends, the mean, and each seed."""
+def _distances(claim: Claim) -> list[float]:
+    """Distances from the threshold: of the low end, the mean, the high end, and each seed."""
     if not math.isfinite(claim.mean):
         return []
     error = 2 * claim.stderr
-    found = [claim.mean - error, claim.mean, claim.mean + error, *claim.values]
-    return [value - claim.threshold for value in found]
+    values = [claim.mean - error, claim.mean, claim.mean + error, *claim.values]
+    return [value - claim.threshold for value in values]
 
 
-def _strip(claim: Claim, reach: float) -> Markup:
-    half = _WIDTH / 2 - _EDGE
+def _draw_interval(claim: Claim, largest_distance: float) -> Markup:
+    half = _WIDTH / 2 - _MARGIN
     middle = _HEIGHT / 2
 
     def x(distance: float) -> float:
-        return round(_WIDTH / 2 + half * distance / reach, 1)
+        return round(_WIDTH / 2 + half * distance / largest_distance, 1)
 
-    drawn = [
-        tag("rect", x=_WIDTH / 2, y=0, width=_WIDTH / 2, height=_HEIGHT, class_="claimed"),
-        tag("path", d=f"M{_WIDTH / 2:g} 0V{_HEIGHT}", class_="held"),
+    shapes = [
+        element("rect", x=_WIDTH / 2, y=0, width=_WIDTH / 2, height=_HEIGHT, class_="claimed"),
+        element("path", d=f"M{_WIDTH / 2:g} 0V{_HEIGHT}", class_="threshold"),
     ]
-    if ends := _ends(claim):
-        low, mean, high, *seeds = (x(end) for end in ends)
-        drawn += [tag("circle", cx=seed, cy=middle + 8, r=1.8, class_="seed") for seed in seeds]
-        drawn += [
-            tag("path", d=f"M{low:g} {middle - 2:g}H{high:g}", class_="reach"),
-            tag("circle", cx=mean, cy=middle - 2, r=4, class_="mean"),
+    if distances := _distances(claim):
+        low, mean, high, *seeds = map(x, distances)
+        shapes += [
+            element("circle", cx=seed, cy=middle + 8, r=1.8, class_="seed") for seed in seeds
         ]
-    return tag(
-        "svg", *drawn, class_=f"interval {claim.verdict}", viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        shapes += [
+            element("path", d=f"M{low:g} {middle - 2:g}H{high:g}", class_="interval-line"),
+            element("circle", cx=mean, cy=middle - 2, r=4, class_="mean"),
+        ]
+    return element(
+        "svg", *shapes, class_=f"interval {claim.verdict}", viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         aria_hidden="true", focusable="false",
     )  # fmt: skip

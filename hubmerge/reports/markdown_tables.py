@@ -1,67 +1,54 @@
-"""Results as Markdown: the tables of a recipe's README, and of the page of all recipes."""
+"""Results as Markdown: the tables of a recipe's README."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hubmerge.cards.markdown import no_marker, plain, without_tokens
+from hubmerge.cards.markdown import break_comments, escape_markdown, redact_tokens
 from hubmerge.cards.number_format import MISSING
-from hubmerge.reports.number_format import cell_words, duration, ours
+from hubmerge.reports.number_format import format_cell, format_claim
 from hubmerge.reports.verdicts import symbol_and_word
 from hubmerge.results import Claim, Results, Table
 
 
 def recipe_readme_block(results: Results) -> str:
-    """The verdict, the claims and each table, as Markdown that names cannot break."""
+    """The verdict, the claims, the tables and the notes as Markdown, with all names escaped."""
     parts = [
         _verdict(results),
         "\n".join(_claims(results.claims)),
-        *map(_titled, results.tables),
-        *(f"*{plain(note)}*" for note in results.notes),
+        *map(_titled_table, results.tables),
+        *(f"*{escape_markdown(note)}*" for note in results.notes),
     ]
-    return no_marker(without_tokens("\n\n".join(part for part in parts if part))) + "\n"
-
-
-def overview_block(told: Sequence[Results]) -> str:
-    """One table of recipes: where in the paper, the verdict, each claim, minutes of computing."""
-    head = ("recipe", "in the paper", "verdict", "claims", "time")
-    rows = [
-        (
-            plain(results.recipe),
-            plain(results.paper.where),
-            symbol_and_word(results.verdict),
-            ", ".join(f"{plain(claim.name)} {ours(claim)}" for claim in results.claims),
-            duration(results.provenance.seconds),
-        )
-        for results in told
-    ]
-    return without_tokens("\n".join(_lines(head, ("---",) * 4 + ("---:",), rows))) + "\n"
+    return break_comments(redact_tokens("\n\n".join(part for part in parts if part))) + "\n"
 
 
 def _verdict(results: Results) -> str:
-    because = f" {plain(results.because)}" if results.because else ""
+    because = f" {escape_markdown(results.because)}" if results.because else ""
     return f"**{symbol_and_word(results.verdict)}.**{because}"
 
 
 def _claims(claims: Sequence[Claim]) -> Iterator[str]:
     if claims:
-        rows = [(_says(claim), ours(claim), symbol_and_word(claim.verdict)) for claim in claims]
+        rows = [
+            (_claim_text(claim), format_claim(claim), symbol_and_word(claim.verdict))
+            for claim in claims
+        ]
         yield from _lines(("the paper", "ours", "verdict"), ("---", "---:", "---"), rows)
 
 
-def _says(claim: Claim) -> str:
-    paper = f" (paper: {plain(claim.paper)})" if claim.paper else ""
-    return f"{plain(claim.says)}{paper}"
+def _claim_text(claim: Claim) -> str:
+    paper = f" (paper: {escape_markdown(claim.paper)})" if claim.paper else ""
+    return f"{escape_markdown(claim.says)}{paper}"
 
 
-def _titled(table: Table) -> str:
+def _titled_table(table: Table) -> str:
     rows = "\n".join(_table(table))
-    return f"**{plain(table.title)}**\n\n{rows}"
+    return f"**{escape_markdown(table.title)}**\n\n{rows}"
 
 
 def _table(table: Table) -> Iterator[str]:
-    head = [plain(column) for column in table.columns]
-    rows = [[plain(cell_words(cell)) or MISSING for cell in row] for row in table.rows]
+    head = [escape_markdown(column) for column in table.columns]
+    rows = [[escape_markdown(format_cell(cell)) or MISSING for cell in row] for row in table.rows]
     yield from _lines(head, ["---", *["---:"] * (len(head) - 1)], rows)
 
 

@@ -1,4 +1,4 @@
-"""Numbers as a report writes them, in the unit that people read them in."""
+"""Number formats of reports, in display units."""
 
 from __future__ import annotations
 
@@ -10,63 +10,69 @@ from hubmerge.results import Cell, Claim, mean, stderr
 from hubmerge.specs.recipe import Quantity
 
 _PERCENT = 100.0
-_SUFFIX = {"percent": " %", "share": " %", "points": " points", "steps": " steps", "number": ""}
-_AXIS = {"percent": "%", "share": "%", "points": "points", "steps": "", "number": ""}
+_UNIT_SUFFIX = {
+    "percent": " %",
+    "share": " %",
+    "points": " points",
+    "steps": " steps",
+    "number": "",
+}
+_AXIS_UNIT = {"percent": "%", "share": "%", "points": "points", "steps": "", "number": ""}
 
 
 def scaled(value: float, unit: Quantity) -> float:
-    """A value in the unit it is shown in: fractions of 1 become percent."""
+    """A value in its display unit: fractions of 1 become percent."""
     return value * _PERCENT if unit in ("percent", "points", "share") else value
 
 
-def said(value: float, unit: Quantity) -> str:
-    """A value with the digits its unit bears: 0.704 percent is "70.4", 0.02 points is "+2.0"."""
+def format_value(value: float, unit: Quantity) -> str:
+    """A value with the digits of its unit: 0.704 as percent is "70.4", 0.02 as points "+2.0"."""
     if not math.isfinite(value):
         return MISSING
     return _rounded(scaled(value, unit), unit)
 
 
-def spread(values: Sequence[float], unit: Quantity, noise: float = 0.0) -> str:
-    """The mean and its standard error: "70.4 ± 0.7"; the mean alone where no error is known."""
+def format_mean(values: Sequence[float], unit: Quantity, noise: float = 0.0) -> str:
+    """The mean and its standard error: "70.4 ± 0.7"; the mean alone if the error is unknown."""
     known = [value for value in values if math.isfinite(value)]
     error = stderr(known) or noise
-    middle = said(mean(known), unit)
-    return f"{middle} ± {said(error, unit).lstrip('+')}" if known and error else middle
+    center = format_value(mean(known), unit)
+    return f"{center} ± {format_value(error, unit).lstrip('+')}" if known and error else center
 
 
-def ours(claim: Claim) -> str:
-    """What was measured for a claim, with its unit: "+2.1 ± 0.4 points"."""
-    return f"{spread(claim.values, claim.unit, claim.noise)}{_SUFFIX[claim.unit]}"
+def format_claim(claim: Claim) -> str:
+    """The measured value of a claim with its unit: "+2.1 ± 0.4 points"."""
+    return f"{format_mean(claim.values, claim.unit, claim.noise)}{_UNIT_SUFFIX[claim.unit]}"
 
 
-def beyond(claim: Claim) -> str:
-    """The threshold that a claim is held to, with its unit."""
+def format_threshold(claim: Claim) -> str:
+    """The threshold of a claim with its unit."""
     if not claim.threshold:
         return "0"
-    return f"{said(claim.threshold, claim.unit).lstrip('+')}{_SUFFIX[claim.unit]}"
+    return f"{format_value(claim.threshold, claim.unit).lstrip('+')}{_UNIT_SUFFIX[claim.unit]}"
 
 
-def cell_words(cell: str | Cell) -> str:
-    """A cell of a table as words."""
-    return cell if isinstance(cell, str) else spread(cell.values, cell.unit)
+def format_cell(cell: str | Cell) -> str:
+    """A cell of a table as text."""
+    return cell if isinstance(cell, str) else format_mean(cell.values, cell.unit)
 
 
-def axis_words(label: str, unit: Quantity) -> str:
-    """What stands at an axis: its label, and the unit where the label does not name it."""
-    name = _AXIS[unit]
+def axis_label(label: str, unit: Quantity) -> str:
+    """The label of an axis, with the unit unless the label already contains it."""
+    name = _AXIS_UNIT[unit]
     return f"{label} ({name})" if name and name not in label else label
 
 
-def place_words(x: float | str, unit: Quantity) -> str:
-    """A place on the x axis: 2048.0 is "2048", 0.05 percent is "5"."""
+def format_x(x: float | str, unit: Quantity) -> str:
+    """An x value as text: 2048.0 is "2048", 0.05 as percent is "5"."""
     if isinstance(x, str):
         return x
     number = round(scaled(x, unit), 6)
     return f"{number:.0f}" if number == int(number) else f"{number:g}"
 
 
-def duration(seconds: float) -> str:
-    """Time as people say it: "42 s", "12 min", "2 h 5 min"."""
+def format_duration(seconds: float) -> str:
+    """A time span: "42 s", "12 min", "2 h 5 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -78,11 +84,11 @@ def _rounded(value: float, unit: Quantity) -> str:
     if unit == "points":
         return f"{round(value, 1) + 0.0:+.1f}"
     digits = _digits(value) if unit == "number" else 0 if unit == "steps" else 1
-    # Plus zero: there is no -0.0.
+    # Adding zero turns -0.0 into 0.0.
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _digits(value: float) -> int:
-    """So many digits behind the point that three are told."""
+    """The number of decimals that gives three significant digits."""
     size = abs(value)
     return 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 or not size else 3

@@ -1,7 +1,7 @@
-"""Results -> one HTML page that needs nothing else: no network, no other file.
+"""Renders results as one self-contained HTML page that needs no network and no other file.
 
-The same results are the same bytes. What is not ours is text: the page's policy lets only its own
-script and style run, each known by its hash.
+Equal results give equal bytes. All data is escaped, and the content security policy of the page
+allows only its own script and style, each by its hash.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from hubmerge.cards.markdown import without_tokens
+from hubmerge.cards.markdown import redact_tokens
 from hubmerge.reports.sections import sections
-from hubmerge.reports.verdicts import WORDS, counted
+from hubmerge.reports.verdicts import WORDS, count_verdicts
 from hubmerge.results import Results
 
 _ASSETS = files("hubmerge") / "reports" / "assets"
 _SCRIPTS = ("scale.js", "draw.js", "tip.js", "chart.js", "theme.js")
 
 
-def render_page(told: Sequence[Results]) -> str:
-    """The page of these recipes, in their order."""
+def render_page(all_results: Sequence[Results]) -> str:
+    """The page of these recipes, in this order."""
     environment = Environment(
         loader=FunctionLoader(_asset),
         undefined=StrictUndefined,
@@ -35,15 +35,15 @@ def render_page(told: Sequence[Results]) -> str:
     )
     style, script = _asset("page.css"), _script()
     page = environment.get_template("page.html").render(
-        sections=sections(told),
-        counts=counted(results.verdict for results in told),
-        claims=counted(claim.verdict for results in told for claim in results.claims),
+        sections=sections(all_results),
+        counts=count_verdicts(results.verdict for results in all_results),
+        claims=count_verdicts(claim.verdict for results in all_results for claim in results.claims),
         verdict_words=WORDS,
         style=Markup(style),
         script=Markup(script),
-        policy=_policy(style, script),
+        policy=_content_security_policy(style, script),
     )
-    return without_tokens(page)
+    return redact_tokens(page)
 
 
 def _asset(name: str) -> str:
@@ -51,17 +51,17 @@ def _asset(name: str) -> str:
 
 
 def _script() -> str:
-    """All scripts as one, whose names nobody else sees."""
+    """All scripts in one function scope."""
     return '(() => {\n"use strict";\n' + "".join(map(_asset, _SCRIPTS)) + "})();\n"
 
 
-def _policy(style: str, script: str) -> str:
+def _content_security_policy(style: str, script: str) -> str:
     return (
-        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; "
+        f"default-src 'none'; style-src {_hash_source(style)}; script-src {_hash_source(script)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
-def _source(text: str) -> str:
+def _hash_source(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

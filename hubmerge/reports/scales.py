@@ -1,4 +1,4 @@
-"""Where things stand on an axis, and what is named on it; the script has the same rules."""
+"""Axis positions, ranges and ticks; assets/scale.js has the same rules."""
 
 from __future__ import annotations
 
@@ -6,80 +6,85 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from hubmerge.reports.chart_data import Line, Picture
+from hubmerge.reports.chart_data import ChartData, Line
 
-_MOST_NAMED = 14
-_ROOM = 0.06  # above and below the curves, of their height
+_MOST_TICKS = 14
+_PADDING = 0.06  # above and below the curves, relative to their height
 
 
-def positions(shown: Picture) -> dict[float | str, float]:
-    """The position of every place on x, in steps of the scale: octaves, units, or one each.
+def positions(chart: ChartData) -> dict[float | str, float]:
+    """The axis position of every x value: its base 2 logarithm, its value, or its index.
 
-    A logarithm has no 0: step 0, the base itself, stands one octave before the first step.
+    Step 0, the base itself, has no logarithm and is one octave before the first step.
     """
-    places = list(shown.places)
-    if shown.scale == "category":
-        return {x: float(number) for number, x in enumerate(places)}
-    numbers = [float(x) for x in places]
-    if shown.scale == "linear":
-        return dict(zip(places, numbers, strict=True))
+    xs = list(chart.x_labels)
+    if chart.scale == "category":
+        return {x: float(number) for number, x in enumerate(xs)}
+    numbers = [float(x) for x in xs]
+    if chart.scale == "linear":
+        return dict(zip(xs, numbers, strict=True))
     first = min((x for x in numbers if x > 0), default=1.0)
     return {
-        place: math.log2(x) if x > 0 else math.log2(first) - 1
-        for place, x in zip(places, numbers, strict=True)
+        x: math.log2(number) if number > 0 else math.log2(first) - 1
+        for x, number in zip(xs, numbers, strict=True)
     }
 
 
-def x_ticks(shown: Picture) -> list[tuple[float, str]]:
-    """Positions on x that have words: the places themselves, or of many on a line round numbers."""
-    at = positions(shown)
-    if shown.scale == "linear" and len(at) > _MOST_NAMED:
-        return [(tick, f"{tick:g}") for tick in round_numbers(min(at.values()), max(at.values()))]
-    return [(at[x], label) for x, label in shown.places.items()]
+def x_ticks(chart: ChartData) -> list[tuple[float, str]]:
+    """(position, label) of each x value, or of round numbers if a linear axis has many values."""
+    x_of = positions(chart)
+    if chart.scale == "linear" and len(x_of) > _MOST_TICKS:
+        return [
+            (tick, f"{tick:g}") for tick in round_numbers(min(x_of.values()), max(x_of.values()))
+        ]
+    return [(x_of[x], label) for x, label in chart.x_labels.items()]
 
 
-def x_range(shown: Picture) -> tuple[float, float]:
-    """The first and last position on x; bars and lone points have room to both sides."""
-    at = list(positions(shown).values()) or [0.0]
-    low, high = min(at), max(at)
-    room = 0.5 if shown.kind == "bar" or low == high else 0.02 * (high - low)
-    return low - room, high + room
+def x_range(chart: ChartData) -> tuple[float, float]:
+    """The range of the x axis, with a margin; bars and single points have a margin of 0.5."""
+    all_positions = list(positions(chart).values()) or [0.0]
+    low, high = min(all_positions), max(all_positions)
+    margin = 0.5 if chart.kind == "bar" or low == high else 0.02 * (high - low)
+    return low - margin, high + margin
 
 
-def y_range(shown: Picture, lines: Iterable[Line] | None = None) -> tuple[float, float]:
-    """What is seen of y: all values and bands of one standard error; bars stand on 0."""
-    marks = [mark for line in lines or shown.lines for mark in line.marks]
+def y_range(chart: ChartData, lines: Iterable[Line] | None = None) -> tuple[float, float]:
+    """The range of the y axis: all values and bands of one standard error; bars include 0."""
+    marks = [mark for line in lines or chart.lines for mark in line.marks]
     ends = [mark.mean + sign * mark.error for mark in marks for sign in (-1, 1)]
     ends += [value for mark in marks for value in mark.values if value is not None]
-    if shown.kind == "bar":
+    if chart.kind == "bar":
         ends.append(0.0)
     low, high = min(ends, default=0.0), max(ends, default=1.0)
-    room = _ROOM * (high - low) or 1.0
-    if shown.kind == "bar":
-        return low - room if low < 0 else 0.0, 0.0 if low < high == 0 else high + room
-    return low - room, high + room
+    margin = _PADDING * (high - low) or 1.0
+    if chart.kind == "bar":
+        return low - margin if low < 0 else 0.0, 0.0 if low < high == 0 else high + margin
+    return low - margin, high + margin
 
 
 def round_numbers(low: float, high: float, about: int = 5) -> list[float]:
-    """About so many round numbers within a range: steps of 1, 2 or 5 times a power of ten."""
+    """About `about` round numbers within a range, in steps of 1, 2 or 5 times a power of ten."""
     step = _round_step((high - low) / about)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(number * step, 10) for number in range(first, last + 1)]
 
 
-def thinned(ticks: Sequence[tuple[float, str]], widths: Sequence[float]) -> list[tuple[float, str]]:
-    """Every tick, or every second, third ...: as many as their words have room for.
+def thin_ticks(
+    ticks: Sequence[tuple[float, str]], widths: Sequence[float]
+) -> list[tuple[float, str]]:
+    """Every tick, or every second, third ... tick, so that labels do not overlap.
 
-    `widths` are those of the words, in the unit of the positions.
+    `widths` are the widths of the labels, in the unit of the positions.
     """
-    for apart in range(1, len(ticks)):
-        kept = list(zip(ticks, widths, strict=True))[::apart]
-        ends = [(place - width / 2, place + width / 2) for (place, _), width in kept]
+    for every in range(1, len(ticks)):
+        kept = list(zip(ticks, widths, strict=True))[::every]
+        ends = [(x - width / 2, x + width / 2) for (x, _), width in kept]
         if all(end <= start for (_, end), (start, _) in pairwise(ends)):
             return [tick for tick, _ in kept]
     return list(ticks[:1])
 
 
 def _round_step(rough: float) -> float:
+    """The smallest round step that is not below `rough`."""
     power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
-    return next((times * power for times in (1, 2, 5) if times * power >= rough), 10 * power)
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= rough), 10 * power)

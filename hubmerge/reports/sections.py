@@ -1,4 +1,4 @@
-"""What the page is filled with: plain words and pictures of each recipe."""
+"""The template variables of the page: text, charts and tables of each recipe."""
 
 from __future__ import annotations
 
@@ -10,124 +10,128 @@ from markupsafe import Markup
 
 from hubmerge.cards.number_format import MISSING
 from hubmerge.refs import printable
-from hubmerge.reports.chart_data import Picture, picture, to_json
-from hubmerge.reports.claim_intervals import intervals
-from hubmerge.reports.number_format import beyond, cell_words, duration, ours
-from hubmerge.reports.svg import still, swatch
+from hubmerge.reports.chart_data import ChartData, chart_data, to_json
+from hubmerge.reports.claim_intervals import draw_intervals
+from hubmerge.reports.number_format import (
+    format_cell,
+    format_claim,
+    format_duration,
+    format_threshold,
+)
+from hubmerge.reports.svg import static_svg, swatch
 from hubmerge.reports.verdicts import WORDS
 from hubmerge.results import Cell, Chart, Claim, Results, Table
 
-_SHORT_DIGEST = 12
 
-
-def sections(told: Sequence[Results]) -> list[dict[str, Any]]:
-    """One for each recipe, in their order; their ids in the page differ."""
+def sections(all_results: Sequence[Results]) -> list[dict[str, Any]]:
+    """The variables of each recipe's section, in this order, with unique element ids."""
     taken: dict[str, int] = {}
-    return [_section(results, _fresh(_slug(_name(results)), taken)) for results in told]
+    return [_section(results, _unique_id(_slug(_name(results)), taken)) for results in all_results]
 
 
-def _section(results: Results, place: str) -> dict[str, Any]:
+def _section(results: Results, section_id: str) -> dict[str, Any]:
     return {
-        "id": place,
+        "id": section_id,
         "recipe": printable(results.recipe),
         "profile": printable(results.profile),
         "title": printable(results.title),
         "where": printable(results.paper.where),
         "says": printable(results.paper.says),
         "verdict": results.verdict,
-        "words": WORDS[results.verdict],
+        "verdict_word": WORDS[results.verdict],
         "because": printable(results.because),
         "notes": [printable(note) for note in results.notes],
         "claims": list(_claims(results.claims)),
         "charts": [
-            _chart(chart, f"{place}-chart-{number}")
+            _chart(chart, f"{section_id}-chart-{number}")
             for number, chart in enumerate(results.charts, start=1)
         ],
         "tables": [_table(table) for table in results.tables],
-        "setting": list(_flat(results.setting)),
+        "setting": list(_flatten(results.setting)),
         "provenance": list(_provenance(results)),
-        "seconds": duration(results.provenance.seconds),
+        "duration": format_duration(results.provenance.seconds),
     }
 
 
 def _claims(claims: Sequence[Claim]) -> Iterator[dict[str, Any]]:
-    for claim, strip in zip(claims, intervals(claims), strict=True):
+    for claim, interval in zip(claims, draw_intervals(claims), strict=True):
         yield {
             "name": printable(claim.name),
             "says": printable(claim.says),
             "paper": printable(claim.paper) or MISSING,
-            "ours": ours(claim),
+            "measured": format_claim(claim),
             "seeds": len(claim.values),
-            "beyond": beyond(claim),
+            "threshold": format_threshold(claim),
             "verdict": claim.verdict,
-            "words": WORDS[claim.verdict],
-            "strip": strip,
+            "verdict_word": WORDS[claim.verdict],
+            "interval": interval,
         }
 
 
-def _chart(chart: Chart, place: str) -> dict[str, Any]:
-    shown = picture(chart)
-    lines = {(line.name, line.style): swatch(shown, line.style) for line in shown.lines}
+def _chart(raw_chart: Chart, chart_id: str) -> dict[str, Any]:
+    chart = chart_data(raw_chart)
+    lines = {(line.name, line.style): swatch(chart, line.style) for line in chart.lines}
     return {
-        "id": place,
-        "title": shown.title,
-        "is_split": shown.is_split,
-        "y_label": shown.y_label,
-        "words": _description(shown),
-        "band": _band_words(shown),
-        "still": still(shown),
-        "json": script_text(to_json(shown)),
-        "legend": [(name, drawn) for (name, _), drawn in lines.items()],
-        "data": _data(shown),
+        "id": chart_id,
+        "title": chart.title,
+        "is_split": chart.is_split,
+        "y_label": chart.y_label,
+        "description": _describe_chart(chart),
+        "error_note": _describe_errors(chart),
+        "static_svg": static_svg(chart),
+        "json": json_for_script(to_json(chart)),
+        "legend": [(name, svg) for (name, _), svg in lines.items()],
+        "data": _data_table(chart),
     }
 
 
-def _description(shown: Picture) -> str:
-    """What a chart shows for who does not see it: the axes, and each series where it is highest."""
-    kind = "Bars" if shown.kind == "bar" else "Lines"
-    said = [f"{kind}: {shown.y_label} against {shown.x_label}."]
-    for line in shown.lines:
+def _describe_chart(chart: ChartData) -> str:
+    """The alternative text of a chart: the axes, and the highest point of each series."""
+    kind = "Bars" if chart.kind == "bar" else "Lines"
+    sentences = [f"{kind}: {chart.y_label} against {chart.x_label}."]
+    for line in chart.lines:
         if line.marks:
             best = max(line.marks, key=lambda mark: mark.mean)
-            said.append(f"{_full_name(shown, line.group, line.name)}: highest at {best.label}, "
-                        f"{best.words}.")  # fmt: skip
-    return " ".join(said)
+            name = _full_name(chart, line.group, line.name)
+            sentences.append(f"{name}: highest at {best.label}, {best.text}.")
+    return " ".join(sentences)
 
 
-def _band_words(shown: Picture) -> str:
-    count = len(shown.seeds)
+def _describe_errors(chart: ChartData) -> str:
+    """What the bands or whiskers of a chart mean."""
+    count = len(chart.seeds)
     if count < 2:
         return "One seed."
-    kind = "Whiskers" if shown.kind == "bar" else "Bands"
+    kind = "Whiskers" if chart.kind == "bar" else "Bands"
     return f"{kind}: one standard error of the mean over {count} seeds."
 
 
-def _data(shown: Picture) -> dict[str, Any]:
-    """Every number of a chart: a row for each place, a column for each series."""
-    columns = [{mark.x: mark for mark in line.marks} for line in shown.lines]
-    several = len(shown.seeds) > 1
+def _data_table(chart: ChartData) -> dict[str, Any]:
+    """Every number of a chart: a row per x value, a column per series."""
+    columns = [{mark.x: mark for mark in line.marks} for line in chart.lines]
+    has_seeds = len(chart.seeds) > 1
     return {
         "columns": [
-            shown.x_label,
-            *(_full_name(shown, line.group, line.name) for line in shown.lines),
+            chart.x_label,
+            *(_full_name(chart, line.group, line.name) for line in chart.lines),
         ],
         "rows": [
             (
                 label,
                 [
-                    (mark.words, " ".join(mark.said) if several else "", mark.note)
+                    (mark.text, " ".join(mark.value_texts) if has_seeds else "", mark.note)
                     if (mark := column.get(x))
                     else (MISSING, "", "")
                     for column in columns
                 ],
             )
-            for x, label in shown.places.items()
+            for x, label in chart.x_labels.items()
         ],
     }
 
 
-def _full_name(shown: Picture, group: str, name: str) -> str:
-    return f"{group}: {name}" if shown.is_split and group else name
+def _full_name(chart: ChartData, group: str, name: str) -> str:
+    return f"{group}: {name}" if chart.is_split and group else name
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -135,42 +139,44 @@ def _table(table: Table) -> dict[str, Any]:
         "title": printable(table.title),
         "columns": [printable(column) for column in table.columns],
         "rows": [
-            [(printable(cell_words(cell)), isinstance(cell, Cell)) for cell in row]
+            [(printable(format_cell(cell)), isinstance(cell, Cell)) for cell in row]
             for row in table.rows
         ],
     }
 
 
-def _flat(setting: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """The setting as names and words; what is nested is named by its path."""
+def _flatten(setting: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The setting as pairs of name and text; nested names are dotted paths."""
     for name, value in setting.items():
-        path = f"{before}{printable(str(name))}"
+        path = f"{prefix}{printable(str(name))}"
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}.")
+            yield from _flatten(value, f"{path}.")
         elif isinstance(value, list | tuple):
-            yield path, ", ".join(printable(str(one)) for one in value) or MISSING
+            yield path, ", ".join(printable(str(item)) for item in value) or MISSING
         else:
             yield path, printable(str(value))
 
 
 def _provenance(results: Results) -> Iterator[tuple[str, str]]:
-    made = results.provenance
-    units = sum(made.units.values())
-    kinds = ", ".join(f"{count} {printable(kind)}" for kind, count in made.units.items())
-    yield "code", printable(made.code)
-    yield "hubmerge", printable(made.hubmerge)
-    yield from ((printable(name), printable(version)) for name, version in made.versions.items())
+    provenance = results.provenance
+    units = sum(provenance.units.values())
+    kinds = ", ".join(f"{count} {printable(kind)}" for kind, count in provenance.units.items())
+    yield "code", printable(provenance.code)
+    yield "hubmerge", printable(provenance.hubmerge)
+    yield from (
+        (printable(name), printable(version)) for name, version in provenance.versions.items()
+    )
     yield "units", f"{units} ({kinds})" if kinds else str(units)
-    yield "time of all units", duration(made.seconds)
-    if made.machine:
-        yield "machine", printable(made.machine)
+    yield "time of all units", format_duration(provenance.seconds)
+    if provenance.machine:
+        yield "machine", printable(provenance.machine)
 
 
-def script_text(said: str) -> Markup:
-    """JSON that is the same JSON inside a script element, and can neither end nor begin one."""
-    for letter in "<>&":
-        said = said.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(said)
+def json_for_script(text: str) -> Markup:
+    """Equivalent JSON that is safe inside a script element: it cannot end or begin an element."""
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
 def _name(results: Results) -> str:
@@ -181,6 +187,6 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "recipe"
 
 
-def _fresh(name: str, taken: dict[str, int]) -> str:
+def _unique_id(name: str, taken: dict[str, int]) -> str:
     taken[name] = taken.get(name, 0) + 1
     return name if taken[name] == 1 else f"{name}-{taken[name]}"

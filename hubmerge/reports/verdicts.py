@@ -1,4 +1,4 @@
-"""Verdicts as words and symbols: a colour never tells alone."""
+"""Verdicts as words and symbols, so that they never depend on colour alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def symbol_and_word(verdict: Verdict) -> str:
     return f"{SYMBOLS[verdict]} {WORDS[verdict]}"
 
 
-def counted(verdicts: Iterable[Verdict]) -> dict[Verdict, int]:
-    """How many there are of each, best first, zeros too."""
-    found = Counter(verdicts)
-    return {verdict: found[verdict] for verdict in WORDS}
+def count_verdicts(verdicts: Iterable[Verdict]) -> dict[Verdict, int]:
+    """The number of each verdict, best first, including zeros."""
+    counts = Counter(verdicts)
+    return {verdict: counts[verdict] for verdict in WORDS}

@@ -9,7 +9,7 @@ import yaml
 
 from hubmerge.cards.card import BEGIN, END, CardInput, render_card
 from hubmerge.cards.figures import draw_curves
-from hubmerge.manifest import Manifest, Point, Source, last_recipe
+from hubmerge.manifest import Manifest, Source, ValidationPoint, recipe_of_last_steps
 from hubmerge.scores import Score
 
 BASE = Source("o/base@" + "b" * 12, "b" * 40, "d" * 64)
@@ -23,7 +23,7 @@ def source(name: str, step: int) -> Source:
     )
 
 
-def merged(step: int) -> Manifest:
+def merge_manifest(step: int) -> Manifest:
     experts = (source("cats", step), source("dogs", step))
     manifest = Manifest(
         kind="merge", base=BASE, experts=experts, method="ties", params={"density": 0.2},
@@ -39,8 +39,8 @@ def score(model: str, task: str, value: float, recipe: str | None = None) -> Sco
 
 
 def scores() -> list[Score]:
-    early, last = merged(64), merged(512)
-    assert last_recipe(early) == last.recipe
+    early, last = merge_manifest(64), merge_manifest(512)
+    assert recipe_of_last_steps(early) == last.recipe
     return [
         score(early.digest, "cats", 0.80, early.recipe),
         score(early.digest, "dogs", 0.70, early.recipe),
@@ -52,13 +52,13 @@ def scores() -> list[Score]:
     ]
 
 
-def front(card: str) -> dict[str, object]:
-    said: dict[str, object] = yaml.safe_load(card.split("---\n")[1])
-    return said
+def front_matter_of(card: str) -> dict[str, object]:
+    metadata: dict[str, object] = yaml.safe_load(card.split("---\n")[1])
+    return metadata
 
 
-def test_the_upcycling_score_leads_with_its_gains() -> None:
-    card = render_card(CardInput(merged(64), scores()))
+def test_the_headline_has_the_upcycling_score_and_the_gains() -> None:
+    card = render_card(CardInput(merge_manifest(64), scores()))
     # (80 + 70) / 2 = 75; the last steps give 65 and the base 45.
     assert "**Upcycling score 75.00 %**" in card
     assert "+10.00 against merging the last steps; +30.00 against the base" in card
@@ -68,40 +68,46 @@ def test_the_upcycling_score_leads_with_its_gains() -> None:
     assert "| dogs | o/dogs | 64 of 512 | `dogs64000000` |" in card
 
 
-def test_the_merge_of_last_steps_claims_no_gain_over_itself() -> None:
-    assert "against merging the last steps" not in render_card(CardInput(merged(512), scores()))
+def test_a_merge_of_last_steps_has_no_gain_over_itself() -> None:
+    assert "against merging the last steps" not in render_card(
+        CardInput(merge_manifest(512), scores())
+    )
 
 
 def test_gains_need_the_same_tasks() -> None:
-    partly = [s for s in scores() if not (s.recipe == merged(512).recipe and s.task == "dogs@1")]
-    assert "against merging the last steps" not in render_card(CardInput(merged(64), partly))
+    partly = [
+        s for s in scores() if not (s.recipe == merge_manifest(512).recipe and s.task == "dogs@1")
+    ]
+    assert "against merging the last steps" not in render_card(
+        CardInput(merge_manifest(64), partly)
+    )
 
 
-def test_the_front_matter_is_what_the_hub_reads() -> None:
-    said = front(render_card(CardInput(merged(64), scores())))
-    assert said["base_model"] == ["o/cats", "o/dogs"]
-    assert said["base_model_relation"] == "merge"
-    assert {"hubmerge", "merge", "ties", "arxiv:2506.14126"} <= set(said["tags"])  # type: ignore[call-overload]
-    result = said["model-index"][0]["results"][0]  # type: ignore[index]
+def test_the_front_matter_has_the_keys_of_the_hub() -> None:
+    metadata = front_matter_of(render_card(CardInput(merge_manifest(64), scores())))
+    assert metadata["base_model"] == ["o/cats", "o/dogs"]
+    assert metadata["base_model_relation"] == "merge"
+    assert {"hubmerge", "merge", "ties", "arxiv:2506.14126"} <= set(metadata["tags"])  # type: ignore[call-overload]
+    result = metadata["model-index"][0]["results"][0]  # type: ignore[index]
     assert result["dataset"] == {"name": "cats", "type": "cats", "split": "test"}
     assert result["metrics"][0]["value"] == 0.8
 
 
-def test_a_card_without_scores_says_so() -> None:
-    card = render_card(CardInput(merged(64), []))
+def test_a_card_without_scores_is_not_evaluated() -> None:
+    card = render_card(CardInput(merge_manifest(64), []))
     assert "Not evaluated yet." in card
-    assert "model-index" not in front(card)
+    assert "model-index" not in front_matter_of(card)
 
 
 def test_the_same_manifest_and_scores_give_the_same_card() -> None:
-    once = render_card(CardInput(merged(64), scores()))
-    assert render_card(CardInput(merged(64), scores()), once) == once
+    card = render_card(CardInput(merge_manifest(64), scores()))
+    assert render_card(CardInput(merge_manifest(64), scores()), card) == card
 
 
-def test_what_a_human_wrote_around_it_stays() -> None:
-    once = render_card(CardInput(merged(64), []))
-    edited = once.replace(BEGIN, f"Read this first.\n{BEGIN}") + "\n## Thanks\nTo the cats.\n"
-    again = render_card(CardInput(merged(64), scores()), edited)
+def test_text_of_the_author_is_kept() -> None:
+    card = render_card(CardInput(merge_manifest(64), []))
+    edited = card.replace(BEGIN, f"Read this first.\n{BEGIN}") + "\n## Thanks\nTo the cats.\n"
+    again = render_card(CardInput(merge_manifest(64), scores()), edited)
     assert "Read this first.\n" + BEGIN in again
     assert again.endswith("## Thanks\nTo the cats.\n")
     assert "Upcycling score 75.00" in again
@@ -118,56 +124,55 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_name_is_text(text: str) -> None:
     bad = dataclasses.replace(source("cats", 64), task=f"{text}@1", label=f"{text}@x", sha=text)
-    manifest = dataclasses.replace(merged(64), experts=(bad,), command=f"hubmerge {text}")
-    told = CardInput(manifest, [score(manifest.digest, text, 0.5)])
-    card = render_card(told)
+    manifest = dataclasses.replace(merge_manifest(64), experts=(bad,), command=f"hubmerge {text}")
+    card = render_card(CardInput(manifest, [score(manifest.digest, text, 0.5)]))
     body = card.split(BEGIN)[1]
     assert "49" not in body.replace("2506.14126", "")
     assert "<script" not in body.split("```")[0]
     assert card.count(BEGIN) == card.count(END) == 1
     assert "\x1b" not in card
-    assert isinstance(front(card), dict)
+    assert isinstance(front_matter_of(card), dict)
     table = [line for line in body.splitlines() if line.startswith("|") and "1000" in line]
     assert table
     assert all(line.replace("\\|", "").count("|") == 9 for line in table)
 
 
-def test_an_experts_card_tells_its_curve() -> None:
-    points = (Point(0, None, 0.5, 400, 0.0), Point(8, 1.25, 0.75, 400, 1e-5))
+def test_an_experts_card_has_a_curve() -> None:
+    points = (ValidationPoint(0, None, 0.5, 400, 0.0), ValidationPoint(8, 1.25, 0.75, 400, 1e-5))
     manifest = Manifest(
         kind="expert", base=BASE, step=8, last_step=16, task="cats@1", validation=points,
         training={"lr": 1e-5}, layout="transformers", command="hubmerge train", files=FILES,
     )  # fmt: skip
     card = render_card(CardInput(manifest, []))
     assert "| 8 | 1.2500 | 75.00 | 1.00e-05 |" in card
-    assert front(card)["base_model"] == ["o/base"]
-    assert front(card)["base_model_relation"] == "finetune"
+    assert front_matter_of(card)["base_model"] == ["o/base"]
+    assert front_matter_of(card)["base_model_relation"] == "finetune"
 
 
-def test_a_base_that_is_a_folder_is_no_base_model() -> None:
+def test_a_local_base_is_not_a_base_model_of_the_hub() -> None:
     local = dataclasses.replace(BASE, label="./base", sha=BASE.digest)
     manifest = Manifest(kind="expert", base=local, step=8, last_step=8, task="cats@1")
-    assert "base_model" not in front(render_card(CardInput(manifest, [])))
+    assert "base_model" not in front_matter_of(render_card(CardInput(manifest, [])))
 
 
 @pytest.mark.parametrize("name", ["curve.png", "curve.svg"])
-def test_a_figure_is_the_same_bytes_again(tmp_path: Path, name: str) -> None:
+def test_a_figure_is_reproducible(tmp_path: Path, name: str) -> None:
     curves = {"ties": {1: (0.5, 0.01), 64: (0.7, 0.01)}, "experts": {1: (0.5, 0.01)}}
     for folder in ("a", "b"):
         draw_curves(curves, "accuracy", tmp_path / folder / name)
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_a_hub_data_set_is_linked_with_its_commit() -> None:
-    manifest = merged(64)
+def test_a_hub_data_set_is_linked_with_the_commit() -> None:
+    manifest = merge_manifest(64)
     measured = dataclasses.replace(score(manifest.digest, "cats", 0.5), data="o/cats@" + "a" * 40)
-    said = front(render_card(CardInput(manifest, [measured])))
-    dataset = said["model-index"][0]["results"][0]["dataset"]  # type: ignore[index]
+    metadata = front_matter_of(render_card(CardInput(manifest, [measured])))
+    dataset = metadata["model-index"][0]["results"][0]["dataset"]  # type: ignore[index]
     assert dataset == {"name": "cats", "type": "o/cats", "split": "test", "revision": "a" * 40}
 
 
 def test_only_the_newest_version_of_a_task_counts() -> None:
-    manifest = merged(64)
+    manifest = merge_manifest(64)
     old = dataclasses.replace(score(manifest.digest, "cats", 0.2), task="cats@0")
     card = render_card(CardInput(manifest, [old, score(manifest.digest, "cats", 0.8)]))
     assert "**Upcycling score 80.00 %**" in card
@@ -175,46 +180,46 @@ def test_only_the_newest_version_of_a_task_counts() -> None:
 
 
 def reviews() -> Manifest:
-    """A merge of two experts whose tasks are different files of one name."""
+    """A merge of two experts whose tasks have the same name but different files."""
     experts = tuple(
         dataclasses.replace(source(name, 64), task=f"reviews@{name}") for name in ("a", "b")
     )
-    return dataclasses.replace(merged(64), experts=experts)
+    return dataclasses.replace(merge_manifest(64), experts=experts)
 
 
-def of(manifest: Manifest, task: str, value: float, metric: str = "accuracy") -> Score:
-    found = score(manifest.digest, task, value)
-    return dataclasses.replace(found, task=task, metric=metric)
+def score_of(manifest: Manifest, task: str, value: float, metric: str = "accuracy") -> Score:
+    base_score = score(manifest.digest, task, value)
+    return dataclasses.replace(base_score, task=task, metric=metric)
 
 
-def test_two_tasks_of_one_name_are_two_rows() -> None:
+def test_two_tasks_with_one_name_are_two_rows() -> None:
     manifest = reviews()
-    found = [of(manifest, "reviews@a", 0.8), of(manifest, "reviews@b", 0.6)]
-    found.append(dataclasses.replace(found[1], model=manifest.experts[1].digest, value=0.9))
-    card = render_card(CardInput(manifest, found))
+    log = [score_of(manifest, "reviews@a", 0.8), score_of(manifest, "reviews@b", 0.6)]
+    log.append(dataclasses.replace(log[1], model=manifest.experts[1].digest, value=0.9))
+    card = render_card(CardInput(manifest, log))
     assert "# ties merge of 2 experts: reviews@a, reviews@b\n" in card
     assert "**Upcycling score 70.00 %**" in card
     assert "over 2 tasks" in card
     assert "| reviews@a | - | - | - | 80.00 | - | 1000 |" in card
     assert "| reviews@b | - | 90.00 | - | 60.00 | - | 1000 |" in card
     assert "| reviews@b | o/b | 64 of 512 | `b64000000000` |" in card
-    results = front(card)["model-index"][0]["results"]  # type: ignore[index]
+    results = front_matter_of(card)["model-index"][0]["results"]  # type: ignore[index]
     assert [result["dataset"]["name"] for result in results] == ["reviews@a", "reviews@b"]
 
 
-def test_another_task_of_the_name_is_no_experts_row() -> None:
+def test_another_task_of_that_name_is_not_in_an_experts_row() -> None:
     manifest = reviews()
-    card = render_card(CardInput(manifest, [of(manifest, "reviews@c", 0.8)]))
+    card = render_card(CardInput(manifest, [score_of(manifest, "reviews@c", 0.8)]))
     assert "| reviews@a | - | - | - | - | - | - | - |" in card
     assert "| reviews@b | - | - | - | - | - | - | - |" in card
     assert "| reviews@c | - | - | - | 80.00 | - | 1000 | 1.26 |" in card
     assert "| reviews@a | o/a | 64 of 512 | `a64000000000` |" in card
 
 
-def test_an_expert_of_an_unknown_task_has_a_row_and_its_name() -> None:
+def test_an_expert_with_an_unknown_task_has_a_row_and_a_name() -> None:
     unknown = dataclasses.replace(source("cats", 64), task=None)
-    manifest = dataclasses.replace(merged(64), experts=(unknown,))
-    card = render_card(CardInput(manifest, [of(manifest, "cats@1", 0.8)]))
+    manifest = dataclasses.replace(merge_manifest(64), experts=(unknown,))
+    card = render_card(CardInput(manifest, [score_of(manifest, "cats@1", 0.8)]))
     assert "experts: o/cats\n" in card
     assert "| - | - | - | - | - | - | - | - |" in card
     assert "| cats | - | - | - | 80.00 | - | 1000 | 1.26 |" in card
@@ -222,9 +227,9 @@ def test_an_expert_of_an_unknown_task_has_a_row_and_its_name() -> None:
 
 
 def test_tasks_of_different_metrics_have_no_mean() -> None:
-    manifest = merged(64)
-    found = [of(manifest, "cats@1", 0.8), of(manifest, "dogs@1", 0.6, "token_accuracy")]
-    card = render_card(CardInput(manifest, found))
+    manifest = merge_manifest(64)
+    log = [score_of(manifest, "cats@1", 0.8), score_of(manifest, "dogs@1", 0.6, "token_accuracy")]
+    card = render_card(CardInput(manifest, log))
     assert (
         "\n\nThe tasks are measured differently, cats by accuracy, dogs by token accuracy, so "
         "there is no mean over them.\n\n## Accuracy\n\n"

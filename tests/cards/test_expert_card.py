@@ -1,4 +1,4 @@
-"""The card of a step: its curve, how it was made and annealed, and how others load it."""
+"""The card of an expert: curve, training settings, annealing and loading instructions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hubmerge.cards.card import BEGIN, END, CardInput, StepTag, render_card
-from hubmerge.manifest import Manifest, Point
-from tests.cards.test_card import BASE, FILES, HOSTILE, front, merged, score
+from hubmerge.manifest import Manifest, ValidationPoint
+from tests.cards.test_card import BASE, FILES, HOSTILE, front_matter_of, merge_manifest, score
 
 LORA = {
     "tune": "lora", "rank": 8, "alpha": 32.0, "anneal": "trajectory", "steps": 16,
@@ -18,27 +18,27 @@ LORA = {
     "early_stop": "noise", "patience": 3, "stopped": "early", "batch": 32, "seed": 0,
     "augment": True, "future": "thing",
 }  # fmt: skip
-POINTS = (Point(0, None, 0.5, 400, 0.0), Point(8, 1.25, 0.75, 400, 1e-5))
+POINTS = (ValidationPoint(0, None, 0.5, 400, 0.0), ValidationPoint(8, 1.25, 0.75, 400, 1e-5))
 
 
-def expert(training: Mapping[str, Any] | None = None, **said: Any) -> Manifest:
+def expert(training: Mapping[str, Any] | None = None, **changes: Any) -> Manifest:
     manifest = Manifest(
         kind="expert", base=BASE, step=8, last_step=16, task="cats@1", validation=POINTS,
         training=training or {}, command="hubmerge train", files=FILES,
         versions={"hubmerge": "0.1"},
     )  # fmt: skip
-    return dataclasses.replace(manifest, **said)
+    return dataclasses.replace(manifest, **changes)
 
 
-def told(manifest: Manifest) -> str:
+def card_of(manifest: Manifest) -> str:
     return render_card(CardInput(manifest, []))
 
 
-def test_an_adapters_card() -> None:
-    card = told(expert(LORA, layout="peft"))
-    said = front(card)
-    assert (said["library_name"], said["base_model_relation"]) == ("peft", "adapter")
-    assert said["tags"] == [
+def test_the_card_of_an_adapter_is_the_golden_one() -> None:
+    card = card_of(expert(LORA, layout="peft"))
+    metadata = front_matter_of(card)
+    assert (metadata["library_name"], metadata["base_model_relation"]) == ("peft", "adapter")
+    assert metadata["tags"] == [
         "hubmerge", "model-upcycling", "expert", "step-8", "lora", "arxiv:2506.14126",
     ]  # fmt: skip
     body = card.split("---\n", 2)[2]
@@ -121,14 +121,14 @@ def test_the_steps_of_the_repository_and_the_merges_made_of_it() -> None:
     assert "- o/merge-00\n" in card
     assert "- o/merge-19\n- and 2 more\n" in card
     assert "o/merge-20" not in card
-    assert "## Steps" not in told(expert())
-    assert "## Merges" not in told(expert())
+    assert "## Steps" not in card_of(expert())
+    assert "## Merges" not in card_of(expert())
 
 
-def test_an_adapter_of_no_known_kind_is_still_one() -> None:
-    card = told(expert(layout="peft"))
+def test_an_adapter_of_an_unknown_kind() -> None:
+    card = card_of(expert(layout="peft"))
     assert "Step 8 of 16, an adapter on o/base@bbbbbbbbbbbb. Every" in card
-    assert "lora" in front(card)["tags"]  # type: ignore[operator]
+    assert "lora" in front_matter_of(card)["tags"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -140,18 +140,18 @@ def test_an_adapter_of_no_known_kind_is_still_one() -> None:
         ("of a later version", "o/base@bbbbbbbbbbbb. Every"),
     ],
 )
-def test_the_headline_says_how_it_was_annealed(anneal: str, words: str) -> None:
-    headline = told(expert({"anneal": anneal})).split("\n## ")[0]
+def test_the_headline_describes_the_annealing(anneal: str, words: str) -> None:
+    headline = card_of(expert({"anneal": anneal})).split("\n## ")[0]
     assert words in headline
     assert "stopped" not in headline
 
 
-def test_full_fine_tuning_is_told_without_the_settings_of_adapters() -> None:
-    card = told(expert({**LORA, "tune": "full"}))
+def test_full_fine_tuning_has_no_adapter_settings() -> None:
+    card = card_of(expert({**LORA, "tune": "full"}))
     assert "- tuned: all weights\n" in card
     assert "rank" not in card
-    assert front(card)["base_model_relation"] == "finetune"
-    assert "lora" not in front(card)["tags"]  # type: ignore[operator]
+    assert front_matter_of(card)["base_model_relation"] == "finetune"
+    assert "lora" not in front_matter_of(card)["tags"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -163,26 +163,28 @@ def test_full_fine_tuning_is_told_without_the_settings_of_adapters() -> None:
         ("target", "text-generation", "text-generation", "AutoModelForSeq2SeqLM"),
     ],
 )
-def test_the_kind_of_the_task_decides_what_the_hub_calls_it(
+def test_the_task_kind_decides_the_pipeline_and_the_loader(
     kind: str, pipeline: str, task: str, call: str
 ) -> None:
     manifest = expert(task_kind=kind)
     card = render_card(CardInput(manifest, [score(manifest.digest, "cats", 0.5)]))
-    said = front(card)
-    assert said["pipeline_tag"] == pipeline
-    assert said["model-index"][0]["results"][0]["task"]["type"] == task  # type: ignore[index]
+    metadata = front_matter_of(card)
+    assert metadata["pipeline_tag"] == pipeline
+    assert metadata["model-index"][0]["results"][0]["task"]["type"] == task  # type: ignore[index]
     assert f"`{call}.from_pretrained(REPO, revision=TAG)`" in card
 
 
-def test_of_a_kind_not_known_here_nothing_is_claimed() -> None:
+def test_an_unknown_task_kind_has_no_pipeline() -> None:
     manifest = expert(task_kind="poetry")
-    said = front(render_card(CardInput(manifest, [score(manifest.digest, "cats", 0.5)])))
-    assert not {"pipeline_tag", "model-index"} & said.keys()
+    metadata = front_matter_of(
+        render_card(CardInput(manifest, [score(manifest.digest, "cats", 0.5)]))
+    )
+    assert not {"pipeline_tag", "model-index"} & metadata.keys()
 
 
 def test_a_long_curve_is_thinned_in_the_table() -> None:
-    points = tuple(Point(step, 1.0, 0.5, 400, 1e-5) for step in range(0, 2001, 5))
-    card = told(expert(validation=points))
+    points = tuple(ValidationPoint(step, 1.0, 0.5, 400, 1e-5) for step in range(0, 2001, 5))
+    card = card_of(expert(validation=points))
     rows = [line for line in card.splitlines() if line.endswith("| 1.0000 | 50.00 | 1.00e-05 |")]
     assert [row.split()[1] for row in rows] == [
         "0", "5", "10", "20", "35", "65", "130", "260", "515", "1025", "2000",
@@ -190,20 +192,24 @@ def test_a_long_curve_is_thinned_in_the_table() -> None:
     assert "the first point of each doubling and the last" in card
 
 
-def test_without_a_curve_no_picture_is_promised() -> None:
-    card = told(expert(validation=()))
+def test_without_a_curve_there_is_no_picture() -> None:
+    card = card_of(expert(validation=()))
     assert "curve." not in card
     assert "## Curve" not in card
 
 
-def test_a_merge_says_what_its_experts_have_to_be_told_of() -> None:
-    noted = dataclasses.replace(merged(64), training={"notes": ["Modes differ.", "<b>Mixed</b>."]})
-    card = told(noted)
+def test_a_merge_lists_the_notes_on_the_experts() -> None:
+    noted = dataclasses.replace(
+        merge_manifest(64), training={"notes": ["Modes differ.", "<b>Mixed</b>."]}
+    )
+    card = card_of(noted)
     limits = card.split("## Limits")[1].split("## Citation")[0]
     assert limits.rstrip().endswith("misuse.\nModes differ.\n&lt;b&gt;Mixed&lt;/b&gt;.")
     assert "notes" not in card
     assert "curve." not in card
-    assert told(dataclasses.replace(merged(64), training={"notes": 7})) == told(merged(64))
+    assert card_of(dataclasses.replace(merge_manifest(64), training={"notes": 7})) == card_of(
+        merge_manifest(64)
+    )
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -215,22 +221,22 @@ def test_hostile_settings_are_text(text: str) -> None:
     bad = dataclasses.replace(BASE, label=f"{text}@x", sha=text)
     for layout in ("peft", text):
         manifest = expert(training, layout=layout, task_kind=text, base=bad, run=text)
-        noted = dataclasses.replace(merged(64), training=training, layout=layout, base=bad)
-        for card in (told(manifest), told(noted)):
+        noted = dataclasses.replace(merge_manifest(64), training=training, layout=layout, base=bad)
+        for card in (card_of(manifest), card_of(noted)):
             body = card.split(BEGIN)[1]
             assert card.count(BEGIN) == card.count(END) == 1
-            assert isinstance(front(card), dict)
+            assert isinstance(front_matter_of(card), dict)
             assert "<script" not in body
             assert "[click]" not in body
             assert "\x1b" not in card
             assert "**bold**" not in body
 
 
-@pytest.mark.parametrize("made", [expert(), merged(64)])
-def test_an_image_model_with_trained_heads_is_not_zero_shot(made: Manifest) -> None:
+@pytest.mark.parametrize("manifest", [expert(), merge_manifest(64)])
+def test_an_image_model_with_trained_heads_is_not_zero_shot(manifest: Manifest) -> None:
     files = {**FILES, "head-cats.safetensors": "e" * 64}
-    card = told(dataclasses.replace(made, layout="transformers", files=files))
-    assert front(card)["pipeline_tag"] == "image-classification"
+    card = card_of(dataclasses.replace(manifest, layout="transformers", files=files))
+    assert front_matter_of(card)["pipeline_tag"] == "image-classification"
     assert "`AutoModel.from_pretrained(REPO, revision=TAG)`. Trained heads" in card
     assert "CLIPModel" not in card
 
@@ -240,16 +246,16 @@ def test_an_image_model_with_trained_heads_is_not_zero_shot(made: Manifest) -> N
 )
 def test_the_metric_is_named(metric: str, name: str) -> None:
     manifest = expert(task_kind="target")
-    one = dataclasses.replace(score(manifest.digest, "cats", 0.5), metric=metric)
-    said = front(render_card(CardInput(manifest, [one])))
-    metrics = said["model-index"][0]["results"][0]["metrics"]  # type: ignore[index]
+    measured = dataclasses.replace(score(manifest.digest, "cats", 0.5), metric=metric)
+    metadata = front_matter_of(render_card(CardInput(manifest, [measured])))
+    metrics = metadata["model-index"][0]["results"][0]["metrics"]  # type: ignore[index]
     assert metrics == [{"type": metric, "value": 0.5, "name": name}]
 
 
-def test_another_file_of_the_tasks_name_is_a_row_of_its_own() -> None:
+def test_another_version_of_the_task_is_a_separate_row() -> None:
     manifest = expert()
-    found = [score(manifest.digest, "cats", 0.5)]
-    found.append(dataclasses.replace(found[0], task="cats@2", value=0.75))
-    card = render_card(CardInput(manifest, found))
+    log = [score(manifest.digest, "cats", 0.5)]
+    log.append(dataclasses.replace(log[0], task="cats@2", value=0.75))
+    card = render_card(CardInput(manifest, log))
     assert "| cats@1, test | 50.00 | 1000 |" in card
     assert "| cats@2, test | 75.00 | 1000 |" in card

@@ -1,4 +1,4 @@
-"""Licences: what cards name, which binds most, and which no merge can meet at once."""
+"""Licences: reading them from cards, the most restrictive one, and conflicts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from hubmerge.cards.licence import (
     card_licence,
-    clashes,
+    licence_conflicts,
     licence_id,
     licence_metadata,
     most_restrictive,
@@ -34,17 +34,17 @@ from hubmerge.cards.licence import (
         ("license: mit\nx: " + "y" * 300_000, None),
     ],
 )
-def test_a_cards_licence(front: str, licence: str | None) -> None:
+def test_the_licence_of_a_card(front: str, licence: str | None) -> None:
     assert card_licence(f"---\n{front}\n---\n# Model\n".encode()) == licence
 
 
 @pytest.mark.parametrize("card", [b"", b"# No front matter", b"\xff\xfe\x00", b"---\nlicense: mit"])
-def test_no_licence_to_be_had(card: bytes) -> None:
+def test_a_card_without_a_licence(card: bytes) -> None:
     assert card_licence(card) is None
 
 
 @pytest.mark.parametrize(
-    ("licences", "bound"),
+    ("licences", "result"),
     [
         (["mit", "mit"], "mit"),
         (["mit", "apache-2.0"], "apache-2.0"),
@@ -63,30 +63,30 @@ def test_no_licence_to_be_had(card: bytes) -> None:
         ([], None),
     ],
 )
-def test_the_most_restrictive_binds(licences: list[str | None], bound: str | None) -> None:
-    assert {most_restrictive(order) for order in itertools.permutations(licences)} == {bound}
+def test_the_most_restrictive(licences: list[str | None], result: str | None) -> None:
+    assert {most_restrictive(order) for order in itertools.permutations(licences)} == {result}
 
 
-def test_a_clash_names_both_repositories() -> None:
+def test_a_conflict_names_both_repositories() -> None:
     named = {"o/a": "gpl-3.0", "o/b": "mit", "o/c": "cc-by-nc-4.0", "o/d": None, "o/e": "gpl-3.0"}
-    assert list(clashes(named)) == [
-        "o/a is under gpl-3.0 and o/c under cc-by-nc-4.0: no licence is known that meets both."
+    assert list(licence_conflicts(named)) == [
+        "o/a is under gpl-3.0 and o/c under cc-by-nc-4.0: no known licence satisfies both."
     ]
-    assert list(clashes({"o/a": "mit", "o/b": "gpl-3.0", "o/c": None})) == []
+    assert list(licence_conflicts({"o/a": "mit", "o/b": "gpl-3.0", "o/c": None})) == []
 
 
-def test_what_may_not_be_changed_may_not_be_merged() -> None:
-    assert list(clashes({"o/a": "cc-by-nc-nd-4.0"})) == [
-        "o/a is under cc-by-nc-nd-4.0, which lets no changed work be passed on."
+def test_no_derivatives_licences_conflict_with_merging() -> None:
+    assert list(licence_conflicts({"o/a": "cc-by-nc-nd-4.0"})) == [
+        "o/a is under cc-by-nc-nd-4.0, which forbids distributing modified works."
     ]
 
 
-def test_the_hub_is_told_only_what_it_knows() -> None:
+def test_the_front_matter_uses_only_licences_of_the_hub() -> None:
     assert licence_metadata("gemma") == {"license": "gemma"}
     assert licence_metadata(None) == {"license": "unknown"}
     assert licence_metadata("my-own") == {"license": "other", "license_name": "my-own"}
 
 
 @pytest.mark.parametrize("text", ["", "unknown", "  ", "||", "\n---\n"])
-def test_what_names_no_licence(text: str) -> None:
+def test_text_without_a_licence(text: str) -> None:
     assert licence_id(text) is None

@@ -1,4 +1,4 @@
-"""A browser that a test can ask: Chromium without a window, spoken to through two pipes."""
+"""A headless Chromium for tests, controlled with the DevTools protocol through two pipes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One page, of a given size. `problems` are what its console complained of."""
+    """A browser with one page. `problems` are the errors of its console."""
 
     def __init__(self, send: int, receive: int) -> None:
         self._send = os.fdopen(send, "wb", buffering=0)
@@ -26,65 +26,67 @@ class Browser:
         self._numbers = itertools.count(1)
         self._session: str | None = None
         self._events: list[dict[str, Any]] = []
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)[
+        target = self.send_command("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send_command("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
         ]
         for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
+            self.send_command(f"{domain}.enable")
 
-    def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command of the DevTools protocol and wait for its answer."""
+    def send_command(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command of the DevTools protocol and wait for its response."""
         number = next(self._numbers)
-        said: dict[str, Any] = {"id": number, "method": method, "params": params}
+        message: dict[str, Any] = {"id": number, "method": method, "params": params}
         if self._session:
-            said["sessionId"] = self._session
-        self._send.write(json.dumps(said).encode() + b"\0")
-        while (answer := self._read()).get("id") != number:
-            self._events.append(answer)
-        assert "error" not in answer, answer
-        return dict(answer["result"])
+            message["sessionId"] = self._session
+        self._send.write(json.dumps(message).encode() + b"\0")
+        while (response := self._read()).get("id") != number:
+            self._events.append(response)
+        assert "error" not in response, response
+        return dict(response["result"])
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False,
              script: bool = True, motion: bool = True) -> None:  # fmt: skip
-        """Show a file as on a screen of that size."""
+        """Open a file on a screen of this size, in pixels."""
         self._events.clear()
         mobile = width < 600
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height,
+        self.send_command("Emulation.setDeviceMetricsOverride", width=width, height=height,
                  deviceScaleFactor=1, mobile=mobile)  # fmt: skip
         features = [
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "no-preference" if motion else "reduce"},
         ]
-        self.ask("Emulation.setEmulatedMedia", features=features)
-        self.ask("Emulation.setScriptExecutionDisabled", value=not script)
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.send_command("Emulation.setEmulatedMedia", features=features)
+        self.send_command("Emulation.setScriptExecutionDisabled", value=not script)
+        self.send_command("Page.navigate", url=page.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
             self._events.append(self._read())
 
-    def tell(self, expression: str) -> Any:
+    def evaluate(self, expression: str) -> Any:
         """The value of an expression of JavaScript in the page."""
-        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True,
+        response = self.send_command("Runtime.evaluate", expression=expression, returnByValue=True,
                           awaitPromise=True)  # fmt: skip
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        assert "exceptionDetails" not in response, response
+        return response["result"].get("value")
 
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+            self.send_command("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def click(self, selector: str) -> None:
-        """Click at the middle of the first element of a selector, as a mouse does."""
+        """Click at the centre of the first element that matches, with mouse events."""
         x, y = self.middle(selector)
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+            self.send_command(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+            )
 
     def hover(self, x: float, y: float) -> None:
-        self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        self.send_command("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def middle(self, selector: str) -> tuple[float, float]:
-        """Where an element is, once it was scrolled to."""
-        box = self.tell(
+        """The centre of an element after scrolling to it."""
+        box = self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({block: 'center', behavior: 'instant'});"
             "const b = e.getBoundingClientRect();"
@@ -92,14 +94,14 @@ class Browser:
         )
         return box[0], box[1]
 
-    def picture(self, target: Path, whole: bool = True) -> None:
-        """Write what is seen, or the whole page, as a PNG."""
-        drawn = self.ask("Page.captureScreenshot", captureBeyondViewport=whole)
-        target.write_bytes(base64.b64decode(drawn["data"]))
+    def screenshot(self, target: Path, whole: bool = True) -> None:
+        """Write the viewport, or the whole page, as a PNG."""
+        response = self.send_command("Page.captureScreenshot", captureBeyondViewport=whole)
+        target.write_bytes(base64.b64decode(response["data"]))
 
     @property
     def problems(self) -> list[str]:
-        """Errors of the script, and what the page's policy refused."""
+        """Errors of the script, and violations of the content security policy."""
         return [
             json.dumps(event["params"])
             for event in self._events
@@ -107,8 +109,8 @@ class Browser:
         ]
 
     @property
-    def fetched(self) -> list[str]:
-        """Every address that the page asked for."""
+    def requested_urls(self) -> list[str]:
+        """Every URL that the page requested."""
         return [
             event["params"]["request"]["url"]
             for event in self._events
@@ -116,20 +118,20 @@ class Browser:
         ]
 
     def _read(self) -> dict[str, Any]:
-        said = bytearray()
-        while (letter := self._receive.read(1)) != b"\0":
-            assert letter, "the browser is gone"
-            said += letter
-        return dict(json.loads(said))
+        message = bytearray()
+        while (byte := self._receive.read(1)) != b"\0":
+            assert byte, "the browser has exited"
+            message += byte
+        return dict(json.loads(message))
 
 
 @contextmanager
-def browsing(home: Path) -> Iterator[Browser]:
-    """A browser with an empty home, for as long as the block runs."""
+def open_browser(home: Path) -> Iterator[Browser]:
+    """A browser with an empty home folder, for the duration of the block."""
     assert CHROMIUM
     to_read, send = os.pipe()
     receive, to_write = os.pipe()
-    # The browser reads commands from its third pipe and answers in its fourth.
+    # The browser reads commands from file descriptor 3 and writes responses to 4.
     program = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
     options = [
         *("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"),

@@ -1,15 +1,16 @@
-// A figure that answers: pointing, keys, a legend that hides, and switches.
+// Interactive figures: a tooltip, arrow keys, a legend that hides series, and switches.
 
-const FIELDS = ["x", "label", "mean", "error", "words", "values", "said", "note"];
+// The fields of a mark, in the order of Mark in chart_data.py.
+const FIELDS = ["x", "label", "mean", "error", "text", "values", "valueTexts", "note"];
 
 function readChart(figure) {
   const chart = JSON.parse(figure.querySelector(".chart-data").textContent);
-  const asMark = (list) => Object.fromEntries(FIELDS.map((field, place) => [field, list[place]]));
+  const asMark = (list) => Object.fromEntries(FIELDS.map((field, index) => [field, list[index]]));
   for (const line of chart.lines) line.marks = line.marks.map(asMark);
   return chart;
 }
 
-/** The lines as they are shown: the key is what has a colour, the panel what it is drawn in. */
+/** The lines with their key (one colour and legend entry per key) and the panel they are drawn in. */
 function linesOf(chart, state) {
   const byName = chart.is_split && state.by === "name";
   return chart.lines.map((line) => ({
@@ -27,13 +28,13 @@ function panelsOf(lines) {
   return titles.map((title) => [title, lines.filter(({ panel }) => panel === title)]);
 }
 
-function enliven(figure) {
+function makeInteractive(figure) {
   const chart = readChart(figure);
   const plot = figure.querySelector(".plot"), legend = figure.querySelector(".legend");
   const state = { seeds: false, scale: chart.scale, by: "group", hidden: new Set() };
-  const tip = element("div", "tip"), live = element("p", "unseen");
-  const cursor = shape("g", { class: "cursor" });
-  let shown = { hits: [] }, current = null;
+  const tip = element("div", "tip"), live = element("p", "visually-hidden");
+  const cursor = svgElement("g", { class: "cursor" });
+  let drawn = { points: [] }, current = null;
   tip.hidden = true;
   tip.setAttribute("aria-hidden", "true");
   live.setAttribute("aria-live", "polite");
@@ -43,66 +44,67 @@ function enliven(figure) {
     const width = Math.max(plot.clientWidth, 240);
     const lines = linesOf(chart, state).filter(({ key }) => !state.hidden.has(key));
     const last = current && { key: current.line.key, panel: current.line.panel, x: current.mark.x };
-    shown = { ...drawing(chart, panelsOf(lines), state, width), width };
-    shown.svg.append(cursor);
-    plot.replaceChildren(shown.svg, tip);
+    drawn = { ...draw(chart, panelsOf(lines), state, width), width };
+    drawn.svg.append(cursor);
+    plot.replaceChildren(drawn.svg, tip);
     const same = ({ line, mark }) =>
       line.key === last.key && line.panel === last.panel && mark.x === last.x;
-    point((last && shown.hits.find(same)) || null);
+    select((last && drawn.points.find(same)) || null);
   }
 
-  function point(hit) {
-    current = hit;
-    tip.hidden = !hit;
+  function select(point) {
+    current = point;
+    tip.hidden = !point;
     cursor.replaceChildren();
-    if (!hit) return;
+    if (!point) return;
     cursor.append(
-      shape("path", { d: `M${hit.x} ${hit.box.top}V${hit.box.bottom}`, class: "guide" }),
-      shape("circle", { cx: hit.x, cy: hit.y, r: 9, class: `ring ${styleClasses(hit.line.style)}` }),
+      svgElement("path", { d: `M${point.x} ${point.box.top}V${point.box.bottom}`, class: "guide" }),
+      svgElement("circle", { cx: point.x, cy: point.y, r: 9, class: `ring ${styleClasses(point.line.style)}` }),
     );
-    const beside = shown.hits.filter(({ line, mark }) => line.panel === hit.line.panel && mark.x === hit.mark.x);
-    fillTip(tip, chart, hit, beside.sort((a, b) => b.mark.mean - a.mark.mean));
-    placeTip(tip, plot, hit, plot.clientWidth / shown.width);
+    const sameX = drawn.points.filter(({ line, mark }) => line.panel === point.line.panel && mark.x === point.mark.x);
+    fillTip(tip, chart, point, sameX.sort((a, b) => b.mark.mean - a.mark.mean));
+    placeTip(tip, plot, point, plot.clientWidth / drawn.width);
   }
 
   plot.setAttribute("role", "application");
   plot.setAttribute("aria-roledescription", "chart; arrow keys move between points");
   plot.tabIndex = 0;
-  const follow = (event) => point(nearest(plot, shown, event));
+  const follow = (event) => select(nearest(plot, drawn, event));
   plot.addEventListener("pointermove", follow);
   plot.addEventListener("pointerdown", follow);
-  plot.addEventListener("pointerleave", ({ pointerType }) => pointerType === "mouse" && point(null));
-  plot.addEventListener("blur", () => point(null));
+  plot.addEventListener("pointerleave", ({ pointerType }) => pointerType === "mouse" && select(null));
+  plot.addEventListener("blur", () => select(null));
   plot.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") return point(null);
-    const next = stepped(shown.hits, current, event.key);
+    if (event.key === "Escape") return select(null);
+    const next = neighbour(drawn.points, current, event.key);
     if (!next) return;
     event.preventDefault();
-    point(next);
-    live.textContent = spoken(chart, next);
+    select(next);
+    live.textContent = spokenText(chart, next);
   });
-  const renew = () => { fillLegend(legend, chart, state, redraw); redraw(); };
-  fillControls(figure.querySelector(".controls"), chart, state, renew);
-  renew();
-  new ResizeObserver(() => Math.abs(plot.clientWidth - shown.width) > 1 && redraw()).observe(plot);
+  const refresh = () => { fillLegend(legend, chart, state, redraw); redraw(); };
+  fillControls(figure.querySelector(".controls"), chart, state, refresh);
+  refresh();
+  new ResizeObserver(() => Math.abs(plot.clientWidth - drawn.width) > 1 && redraw()).observe(plot);
 }
 
-/** The point that is nearest by x, then by y, in the panel that is pointed at. */
-function nearest(plot, shown, event) {
-  const seen = plot.getBoundingClientRect(), scale = shown.width / seen.width;
-  const x = (event.clientX - seen.left) * scale, y = (event.clientY - seen.top) * scale;
+/** The nearest point by x, then by y, in the panel under the pointer. */
+function nearest(plot, drawn, event) {
+  const bounds = plot.getBoundingClientRect(), scale = drawn.width / bounds.width;
+  const x = (event.clientX - bounds.left) * scale, y = (event.clientY - bounds.top) * scale;
   const inside = ({ box }) =>
     x >= box.left - 30 && x <= box.right + 10 && y >= box.top - 20 && y <= box.bottom + 20;
-  const far = (hit) => Math.abs(hit.x - x) + Math.abs(hit.y - y) / 1000;
-  return shown.hits.filter(inside).reduce((best, hit) => (!best || far(hit) < far(best) ? hit : best), null);
+  const distance = (point) => Math.abs(point.x - x) + Math.abs(point.y - y) / 1000;
+  return drawn.points.filter(inside)
+    .reduce((best, point) => (!best || distance(point) < distance(best) ? point : best), null);
 }
 
-/** Where an arrow key leads: along the line, or to the next line at the same place. */
-function stepped(hits, current, key) {
+/** The point that a key moves to: along the line, or to the next line at the same x. */
+function neighbour(points, current, key) {
   if (!/^(Arrow|Home$|End$)/.test(key)) return null;
-  if (!current) return hits[0] ?? null;
-  const along = hits.filter(({ line }) => line === current.line);
-  const across = hits
+  if (!current) return points[0] ?? null;
+  const along = points.filter(({ line }) => line === current.line);
+  const across = points
     .filter(({ line, mark }) => line.panel === current.line.panel && mark.x === current.mark.x)
     .sort((a, b) => b.mark.mean - a.mark.mean);
   const moved = (list, by) =>
@@ -115,7 +117,7 @@ function stepped(hits, current, key) {
   return moves[key]?.() ?? null;
 }
 
-/** A button for each key: pressed is shown. */
+/** A button for each key; pressed means that its lines are shown. */
 function fillLegend(legend, chart, state, redraw) {
   const keys = new Map(linesOf(chart, state).map(({ key, style }) => [key, style]));
   const items = [...keys].map(([key, style]) => {
@@ -133,40 +135,40 @@ function fillLegend(legend, chart, state, redraw) {
   legend.replaceChildren(...items);
 }
 
-function fillControls(controls, chart, state, renew) {
-  const numbers = chart.scale !== "category" && chart.places.length > 2;
+function fillControls(controls, chart, state, refresh) {
+  const isNumeric = chart.scale !== "category" && chart.x_labels.length > 2;
   const groups = [...new Set(chart.lines.map(({ group }) => group))];
   if (chart.seeds.length > 1)
-    controls.append(choice("Values", state, "seeds", [[false, "mean \u00b1 standard error"], [true, "every seed"]], renew));
-  if (numbers)
-    controls.append(choice("Axis of x", state, "scale", [["log2", "log\u2082"], ["linear", "linear"]], renew));
+    controls.append(switchButtons("Values", state, "seeds", [[false, "mean \u00b1 standard error"], [true, "every seed"]], refresh));
+  if (isNumeric)
+    controls.append(switchButtons("Axis of x", state, "scale", [["log2", "log\u2082"], ["linear", "linear"]], refresh));
   if (chart.is_split && groups.length < 9)
-    controls.append(choice("Panels", state, "by", [["group", `by ${kindOf(groups)}`], ["name", "by series"]], () => { state.hidden.clear(); renew(); }));
+    controls.append(switchButtons("Panels", state, "by", [["group", `by ${commonWord(groups)}`], ["name", "by series"]], () => { state.hidden.clear(); refresh(); }));
   controls.hidden = !controls.childElementCount;
 }
 
-/** What groups have in common: "rank 2", "rank 4" are by rank. */
-function kindOf(groups) {
+/** The first word that all groups share: "rank" for "rank 2" and "rank 4". */
+function commonWord(groups) {
   const firsts = new Set(groups.map((group) => group.split(" ")[0]));
   return firsts.size === 1 && groups.every((group) => group.includes(" ")) ? [...firsts][0] : "group";
 }
 
-/** Buttons of which one is pressed. */
-function choice(label, state, field, values, changed) {
-  const made = element("div", "choice");
-  made.setAttribute("role", "group");
-  made.setAttribute("aria-label", label);
-  const buttons = values.map(([value, words]) => {
-    const button = element("button", "", words);
+/** A group of buttons, one of which is pressed. */
+function switchButtons(label, state, field, values, onChange) {
+  const group = element("div", "switch");
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", label);
+  const buttons = values.map(([value, text]) => {
+    const button = element("button", "", text);
     button.type = "button";
-    button.addEventListener("click", () => { state[field] = value; show(); changed(); });
+    button.addEventListener("click", () => { state[field] = value; show(); onChange(); });
     return button;
   });
   const show = () => buttons.forEach((button, n) => button.setAttribute("aria-pressed", String(state[field] === values[n][0])));
   show();
-  made.append(...buttons);
-  return made;
+  group.append(...buttons);
+  return group;
 }
 
-document.querySelectorAll(".figure").forEach(enliven);
-document.querySelector(".hint")?.removeAttribute("hidden");  // once says it for all
+document.querySelectorAll(".figure").forEach(makeInteractive);
+document.querySelector(".hint")?.removeAttribute("hidden");  // the first hint is enough

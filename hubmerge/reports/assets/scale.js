@@ -1,38 +1,38 @@
-// Where things stand on an axis, by the rules of scales.py.
+// Axis positions, ranges and ticks, with the same rules as scales.py.
 
-const MOST_NAMED = 14;
-const LETTER = 6.8;
+const MOST_TICKS = 14;
+const LETTER_WIDTH = 6.8;  // of a tick label, in pixels
 
-/** The position of each place on x, in steps of the scale; 0 stands one octave before the first. */
+/** x value -> axis position; on a log axis, 0 is one octave before the first value. */
 function positionsOf(chart, scale) {
-  const xs = chart.places.map(([x]) => x);
-  if (scale === "category") return new Map(xs.map((x, number) => [x, number]));
+  const xs = chart.x_labels.map(([x]) => x);
+  if (scale === "category") return new Map(xs.map((x, index) => [x, index]));
   if (scale === "linear") return new Map(xs.map((x) => [x, x]));
-  const above = xs.filter((x) => x > 0);
-  const first = above.length ? Math.min(...above) : 1;
+  const positive = xs.filter((x) => x > 0);
+  const first = positive.length ? Math.min(...positive) : 1;
   return new Map(xs.map((x) => [x, x > 0 ? Math.log2(x) : Math.log2(first) - 1]));
 }
 
-/** [position, words] of what is named on x; round numbers on a line that was made of a logarithm. */
-function ticksOf(chart, scale, at) {
-  const remade = chart.scale === "log2" || chart.places.length > MOST_NAMED;
-  if (scale === "linear" && remade) {
-    const all = [...at.values()];
+/** [position, label] of the ticks on x; round numbers where a log axis is shown as linear. */
+function ticksOf(chart, scale, xOf) {
+  const useRoundNumbers = chart.scale === "log2" || chart.x_labels.length > MOST_TICKS;
+  if (scale === "linear" && useRoundNumbers) {
+    const all = [...xOf.values()];
     return roundNumbers(Math.min(0, ...all), Math.max(...all)).map((tick) => [tick, String(tick)]);
   }
-  return chart.places.map(([x, words]) => [at.get(x), shortened(words)]);
+  return chart.x_labels.map(([x, label]) => [xOf.get(x), shorten(label)]);
 }
 
-/** The first and last position on x, with room; steps on a line are seen from 0. */
-function rangeX(chart, scale, at) {
-  const all = at.size ? [...at.values()] : [0];
+/** The range of the x axis, with a margin; a log axis shown as linear starts at 0. */
+function rangeX(chart, scale, xOf) {
+  const all = xOf.size ? [...xOf.values()] : [0];
   if (scale !== chart.scale && scale === "linear") all.push(0);
   const low = Math.min(...all), high = Math.max(...all);
-  const room = chart.kind === "bar" || low === high ? 0.5 : 0.02 * (high - low);
-  return [low - room, high + room];
+  const margin = chart.kind === "bar" || low === high ? 0.5 : 0.02 * (high - low);
+  return [low - margin, high + margin];
 }
 
-/** What is seen of y: every value and band of the lines; bars stand on 0. */
+/** The range of the y axis: every value and band of the lines; bars include 0. */
 function rangeY(chart, lines) {
   const ends = chart.kind === "bar" ? [0] : [];
   for (const { marks } of lines)
@@ -40,31 +40,31 @@ function rangeY(chart, lines) {
       ends.push(mean - error, mean + error, ...values.filter((value) => value !== null));
   if (!ends.length) return [0, 1];
   const low = Math.min(...ends), high = Math.max(...ends);
-  const room = 0.06 * (high - low) || 1;
-  if (chart.kind === "bar") return [low < 0 ? low - room : 0, low < high && high === 0 ? 0 : high + room];
-  return [low - room, high + room];
+  const margin = 0.06 * (high - low) || 1;
+  if (chart.kind === "bar") return [low < 0 ? low - margin : 0, low < high && high === 0 ? 0 : high + margin];
+  return [low - margin, high + margin];
 }
 
-/** About so many round numbers within a range: steps of 1, 2 or 5 times a power of ten. */
+/** About `about` round numbers within a range, in steps of 1, 2 or 5 times a power of ten. */
 function roundNumbers(low, high, about = 5) {
   const rough = (high - low) / about;
   const power = rough > 0 ? 10 ** Math.floor(Math.log10(rough)) : 1;
-  const step = power * ([1, 2, 5].find((times) => times * power >= rough) ?? 10);
+  const step = power * ([1, 2, 5].find((factor) => factor * power >= rough) ?? 10);
   const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, n) => Number(((first + n) * step).toFixed(10)));
 }
 
-/** Every tick, or every second, third ...: as many as their words have room for, in pixels. */
-function thinned(ticks) {
-  const half = ([, words]) => ((words.length + 1) * LETTER) / 2;
-  for (let apart = 1; apart < ticks.length; apart++) {
-    const kept = ticks.filter((_, number) => number % apart === 0);
-    const fits = (tick, number) => !number || kept[number - 1][0] + half(kept[number - 1]) <= tick[0] - half(tick);
+/** Every tick, or every second, third ... tick, so that labels do not overlap (in pixels). */
+function thinTicks(ticks) {
+  const half = ([, label]) => ((label.length + 1) * LETTER_WIDTH) / 2;
+  for (let every = 1; every < ticks.length; every++) {
+    const kept = ticks.filter((_, index) => index % every === 0);
+    const fits = (tick, index) => !index || kept[index - 1][0] + half(kept[index - 1]) <= tick[0] - half(tick);
     if (kept.every(fits)) return kept;
   }
   return ticks.slice(0, 1);
 }
 
-function shortened(words) {
-  return words.length <= 14 ? words : `${words.slice(0, 13)}\u2026`;
+function shorten(label) {
+  return label.length <= 14 ? label : `${label.slice(0, 13)}\u2026`;
 }

@@ -1,9 +1,9 @@
-// Light, dark, or as the system is; and which recipe is being read.
+// The theme (light, dark or as the system), and the highlighted recipe in the contents.
 
 const THEMES = ["system", "light", "dark"];
 
-/** A file, or a page in a frame, may have no place to remember. */
-function remembered(value) {
+/** The stored theme, after storing `value` if given; null if the page has no local storage. */
+function storedTheme(value) {
   try {
     if (value !== undefined) localStorage.setItem("hubmerge-theme", value);
     return localStorage.getItem("hubmerge-theme");
@@ -18,28 +18,28 @@ function setTheme(button, name) {
   button.querySelector(".theme-name").textContent = `Theme: ${name}`;
 }
 
-function themeButton(button) {
-  let name = THEMES.includes(remembered()) ? remembered() : "system";
+function setUpThemeButton(button) {
+  let name = THEMES.includes(storedTheme()) ? storedTheme() : "system";
   setTheme(button, name);
   button.hidden = false;
   button.addEventListener("click", () => {
     name = THEMES[(THEMES.indexOf(name) + 1) % THEMES.length];
-    remembered(name);
+    storedTheme(name);
     setTheme(button, name);
   });
 }
 
-function markReading() {
+function highlightCurrentRecipe() {
   const links = new Map([...document.querySelectorAll(".contents li a")].map((a) => [a.hash.slice(1), a]));
-  const seen = new IntersectionObserver((entries) => {
+  const observer = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries)
       if (isIntersecting) {
         for (const link of links.values()) link.removeAttribute("aria-current");
         links.get(target.id)?.setAttribute("aria-current", "true");
       }
   }, { rootMargin: "-20% 0px -70% 0px" });
-  for (const section of document.querySelectorAll("section.recipe")) seen.observe(section);
+  for (const section of document.querySelectorAll("section.recipe")) observer.observe(section);
 }
 
-themeButton(document.querySelector(".theme"));
-markReading();
+setUpThemeButton(document.querySelector(".theme"));
+highlightCurrentRecipe();

@@ -1,4 +1,4 @@
-"""Results as a recipe would leave them, small and made up: curves, bars, ranks, claims."""
+"""Builders of small synthetic results: curves, bars, ranks and claims."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hubmerge.results import (
     Axis,
     Cell,
     Chart,
+    ChartPoint,
     Claim,
     Paper,
-    Point,
     Provenance,
     Results,
     Series,
@@ -25,20 +25,20 @@ PEAKS = {"experts": 14, "Average": 10, "TA": 8.2, "TIES": 7, "DARE": 7.5, "early
 HOSTILE = '</script><img src=x onerror="alert(1)"> | \x1b[31m {{ 7 * 7 }} \u202e'
 
 
-def wobble(*parts: object) -> float:
-    """A number in [-1, 1] that is always the same for the same parts."""
+def fixed_noise(*parts: object) -> float:
+    """A pseudo-random number in [-1, 1], determined by the arguments."""
     return 2 * int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4]) / 2**32 - 1
 
 
 def curve(method: str, group: str = "", lift: float = 0.0) -> Series:
     def height(step: int, seed: int) -> float:
-        far = math.log2(step) - PEAKS[method]
+        distance = math.log2(step) - PEAKS[method]
         top = 0.9 if method == "experts" else 0.65 + lift + 0.008 * len(method)
         fall = 0.0022 if method == "experts" else 0.0016
-        return top - fall * far * far + 0.012 * wobble(method, group, step, seed)
+        return top - fall * distance * distance + 0.012 * fixed_noise(method, group, step, seed)
 
     points = tuple(
-        Point(
+        ChartPoint(
             float(step),
             {str(seed): height(step, seed) for seed in range(3)},
             note="" if method == "experts" else f"scale {0.3 + 0.05 * (step % 7):.2f}",
@@ -73,11 +73,11 @@ def by_rank() -> Chart:
 
 
 def by_time() -> Chart:
-    """The share of the loss of ten bins over training: lines in an order."""
+    """The share of ten bins in the loss over training: ordered lines."""
 
     def share(bin_: int, step: int, seed: int) -> float:
-        late = math.log2(step) / 11
-        return 0.1 + (bin_ - 5.5) * 0.03 * late * (1 + 0.1 * wobble(bin_, step, seed))
+        progress = math.log2(step) / 11
+        return 0.1 + (bin_ - 5.5) * 0.03 * progress * (1 + 0.1 * fixed_noise(bin_, step, seed))
 
     return Chart(
         name="loss-share",
@@ -87,7 +87,9 @@ def by_time() -> Chart:
         series=tuple(
             Series(
                 str(b),
-                tuple(Point(float(n), {str(s): share(b, n, s) for s in range(3)}) for n in STEPS),
+                tuple(
+                    ChartPoint(float(n), {str(s): share(b, n, s) for s in range(3)}) for n in STEPS
+                ),
             )
             for b in range(1, 11)
         ),
@@ -96,7 +98,7 @@ def by_time() -> Chart:
 
 def by_bin() -> Chart:
     def share(method: int, bin_: int, seed: int) -> float:
-        return 0.01 + 0.002 * bin_**2 + 0.01 * method + 0.004 * wobble(method, bin_, seed)
+        return 0.01 + 0.002 * bin_**2 + 0.01 * method + 0.004 * fixed_noise(method, bin_, seed)
 
     return Chart(
         name="forgotten",
@@ -108,7 +110,7 @@ def by_bin() -> Chart:
             Series(
                 name,
                 tuple(
-                    Point(float(b), {str(s): share(m, b, s) for s in range(3)})
+                    ChartPoint(float(b), {str(s): share(m, b, s) for s in range(3)})
                     for b in range(1, 11)
                 ),
             )
@@ -126,7 +128,7 @@ def by_policy() -> Chart:
         y=Axis("gain", "points"),
         kind="bar",
         series=(Series("TA", tuple(
-            Point(name, {str(s): gain + 0.004 * wobble(name, s) for s in range(3)})
+            ChartPoint(name, {str(s): gain + 0.004 * fixed_noise(name, s) for s in range(3)})
             for name, gain in gains.items()
         )),),
     )  # fmt: skip
@@ -148,9 +150,9 @@ def claims() -> tuple[Claim, ...]:
 def results(
     recipe: str = "fft-vision",
     charts: Callable[[], tuple[Chart, ...]] = lambda: (by_steps(), by_bin()),
-    **changed: object,
+    **changes: object,
 ) -> Results:
-    given: dict[str, object] = {
+    fields: dict[str, object] = {
         "recipe": recipe,
         "profile": "mini",
         "title": "Merged accuracy against steps, full fine-tuning",
@@ -186,11 +188,11 @@ def results(
         ),
         "rows": ({"secret": "rows are not embedded"},),
     }  # fmt: skip
-    return Results(**(given | changed))  # type: ignore[arg-type]
+    return Results(**(fields | changes))  # type: ignore[arg-type]
 
 
-def thirteen() -> list[Results]:
-    """As many as the paper has figures and tables."""
+def thirteen_recipes() -> list[Results]:
+    """Thirteen recipes, as many as the paper has figures and tables."""
     verdicts = ("reproduced", "partly", "not")
     return [
         results(

@@ -1,4 +1,4 @@
-"""A selection of two tasks and the steps 2, 4 and 8, written by hand, and the merge made of it."""
+"""Builders of a selection of two tasks with steps 2, 4 and 8, and of the merge made from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import math
 from typing import Any
 
-from hubmerge.lock import Common, Lock, LockedTask, Pick, Pin, Spent, Swap
+from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost, Swap, UniformPoint
 from hubmerge.manifest import Manifest, Source, files_digest, recipe_id
 from hubmerge.scores import Score
 
@@ -19,24 +19,26 @@ MERGED = {"cats@1": (0.60, 0.68, 0.55), "dogs@1": (0.68, 0.675, 0.58)}
 FILES = {"model.safetensors": "1" * 64}
 
 
-def hexes(text: str, length: int) -> str:
+def fake_hash(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def source(task: str, step: int, licence: str | None = "mit", **said: Any) -> Source:
+def source(task: str, step: int, licence: str | None = "mit", **changes: Any) -> Source:
     name, digest = f"o/{task.partition('@')[0]}", files_digest(files(f"{task}{step}"))
-    sha, last = hexes(f"{name}{step}", 40), hexes(f"{name}8", 40)
+    sha, last = fake_hash(f"{name}{step}", 40), fake_hash(f"{name}8", 40)
     return Source(
         f"{name}@step{step}", sha, digest, step, task, last_step=8, last_sha=last,
-        licence=licence, **said,
+        licence=licence, **changes,
     )  # fmt: skip
 
 
 def files(seed: str) -> dict[str, str]:
-    return {"model.safetensors": hexes(seed, 64)}
+    return {"model.safetensors": fake_hash(seed, 64)}
 
 
-BASE = Source("o/base@main", hexes("base", 40), files_digest(files("base")), licence="apache-2.0")
+BASE = Source(
+    "o/base@main", fake_hash("base", 40), files_digest(files("base")), licence="apache-2.0"
+)
 
 
 def pick(policy: str, cats: int, dogs: int, accuracy: float, gain: Any = None) -> Pick:
@@ -52,25 +54,25 @@ def pick(policy: str, cats: int, dogs: int, accuracy: float, gain: Any = None) -
     )
 
 
-def lock(**said: Any) -> Lock:
+def lock(**changes: Any) -> Lock:
     picks = (
         pick("last", 8, 8, 0.60),
         pick("uniform", 4, 4, 0.66, (0.06, 0.02, 0.10)),
         pick("coordinate", 4, 2, 0.68, (0.08, 0.04, 0.12)),
     )
-    experts = {e.sha: e for one in picks for e in one.experts}.values()
+    experts = {e.sha: e for p in picks for e in p.experts}.values()
     pins = tuple(Pin(e.label, e, files(f"{e.task}{e.step}")) for e in experts)
     swaps = {
         task: tuple(
             Swap(
-                source(task, step).sha, source(task, step).label, step, OWN[task][place],
-                MERGED[task][place], tied=(task, step) == ("dogs@1", 4),
+                source(task, step).sha, source(task, step).label, step, OWN[task][index],
+                MERGED[task][index], tied=(task, step) == ("dogs@1", 4),
             )
-            for place, step in enumerate(STEPS)
+            for index, step in enumerate(STEPS)
         )
         for task in TASKS
     }  # fmt: skip
-    made = {
+    fields = {
         "base": Pin("o/base", BASE, files("base")),
         "experts": pins,
         "tasks": tuple(LockedTask(task, DATA[task], 400) for task in TASKS),
@@ -78,28 +80,33 @@ def lock(**said: Any) -> Lock:
         "chosen": "coordinate",
         "picks": picks,
         "swaps": swaps,
-        "uniform": (Common(2, 0.62, 0.02), Common(4, 0.66, 0.02), Common(8, 0.60, 0.02)),
+        "uniform": (
+            UniformPoint(2, 0.62, 0.02),
+            UniformPoint(4, 0.66, 0.02),
+            UniformPoint(8, 0.60, 0.02),
+        ),
         "seed": 0,
-        "spent": Spent(21, 8400),
+        "spent": SelectionCost(21, 8400),
         "conclusive": True,
         "budget": "40 merges",
         "command": "hubmerge select o/cats o/dogs --target ties --budget 40",
         "versions": {"hubmerge": "0.2.0"},
     }
-    return Lock(**{**made, **said})
+    return Lock(**{**fields, **changes})
 
 
-def merge(of: Lock | None = None, policy: str | None = None, **said: Any) -> Manifest:
-    """The merge that a lock's pick makes."""
-    of = of or lock()
-    made = of.pick(policy)
-    known = {
-        "kind": "merge", "base": of.base.source, "experts": made.experts, "method": of.method,
-        "params": dict(made.params), "lock": hashlib.sha256(of.to_bytes()).hexdigest(),
-        "layout": "open_clip", "command": "hubmerge merge --lock hubmerge.lock",
-        "versions": {"hubmerge": "0.2.0"}, "files": files(policy or of.chosen),
+def merge(selection: Lock | None = None, policy: str | None = None, **changes: Any) -> Manifest:
+    """The manifest of the merge made from a pick of a lock."""
+    selection = selection or lock()
+    picked = selection.pick(policy)
+    fields = {
+        "kind": "merge", "base": selection.base.source, "experts": picked.experts,
+        "method": selection.method, "params": dict(picked.params),
+        "lock": hashlib.sha256(selection.to_bytes()).hexdigest(), "layout": "open_clip",
+        "command": "hubmerge merge --lock hubmerge.lock", "versions": {"hubmerge": "0.2.0"},
+        "files": files(policy or selection.chosen),
     }  # fmt: skip
-    return Manifest(**{**known, **said})
+    return Manifest(**{**fields, **changes})
 
 
 def score(model: str, task: str, value: float, recipe: str | None = None) -> Score:
@@ -109,16 +116,16 @@ def score(model: str, task: str, value: float, recipe: str | None = None) -> Sco
     )
 
 
-def scores(of: Lock | None = None) -> list[Score]:
-    """This merge 75, the last steps 65, the best common step 73, the base 45; experts alone."""
-    of = of or lock()
+def scores(selection: Lock | None = None) -> list[Score]:
+    """Means: this merge 75, last steps 65, best common step 73, base 45; and the experts alone."""
+    selection = selection or lock()
     values = {"coordinate": (0.80, 0.70), "last": (0.60, 0.70), "uniform": (0.76, 0.70)}
-    found = []
+    log = []
     for policy, pair in values.items():
-        made = of.pick(policy)
-        recipe = recipe_id(of.base.source, made.experts, of.method, made.params)
+        picked = selection.pick(policy)
+        recipe = recipe_id(selection.base.source, picked.experts, selection.method, picked.params)
         digest = files_digest(files(policy))
-        found += [score(digest, task, v, recipe) for task, v in zip(TASKS, pair, strict=True)]
-    found += [score(BASE.digest, "cats@1", 0.50), score(BASE.digest, "dogs@1", 0.40)]
-    chosen = zip(of.pick("coordinate").experts, TASKS, (0.90, 0.80), strict=True)
-    return found + [score(expert.digest, task, value) for expert, task, value in chosen]
+        log += [score(digest, task, v, recipe) for task, v in zip(TASKS, pair, strict=True)]
+    log += [score(BASE.digest, "cats@1", 0.50), score(BASE.digest, "dogs@1", 0.40)]
+    chosen = zip(selection.pick("coordinate").experts, TASKS, (0.90, 0.80), strict=True)
+    return log + [score(expert.digest, task, value) for expert, task, value in chosen]

@@ -1,4 +1,4 @@
-"""Results as Markdown, line by line, and in a folder that is a Space."""
+"""Results as Markdown tables, and the page as a file or a Space."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from hubmerge.errors import UsageError
-from hubmerge.reports.markdown_tables import overview_block, recipe_readme_block
+from hubmerge.reports.markdown_tables import recipe_readme_block
 from hubmerge.reports.space import write_page
 from hubmerge.results import Cell, Table
-from tests.reports.worlds import HOSTILE, claims, results
+from tests.reports.builders import HOSTILE, results
 
 
 def test_the_claims_and_tables_of_a_recipe() -> None:
@@ -35,8 +35,8 @@ def test_the_claims_and_tables_of_a_recipe() -> None:
 
 def test_names_cannot_break_a_table() -> None:
     table = Table("t", HOSTILE, (HOSTILE, "b"), ((HOSTILE, Cell((0.5,))), ("a\nb", "|")))
-    told = results(tables=(table,), because=HOSTILE, notes=("<!-- recipe:end -->",))
-    block = recipe_readme_block(told)
+    hostile = results(tables=(table,), because=HOSTILE, notes=("<!-- recipe:end -->",))
+    block = recipe_readme_block(hostile)
     rows = [line for line in block.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows[-4:]} == {3}
     assert "<img" not in block
@@ -45,28 +45,20 @@ def test_names_cannot_break_a_table() -> None:
     assert "| a\\\\nb | \\| |" in rows
 
 
-def test_one_line_a_recipe() -> None:
-    told = results(claims=claims()[:2])
-    assert overview_block([told]).splitlines()[2] == (
-        "| fft-vision | figure 1, left | ◐ partly | ta-falls +2.6 ± 0.3 points, "
-        "ties-falls +0.7 ± 0.4 points | 1 h 15 min |"
-    )
-
-
-def test_a_file_or_a_space(tmp_path: Path) -> None:
+def test_the_page_is_written_as_a_file_or_a_space(tmp_path: Path) -> None:
     assert write_page([results()], tmp_path / "new" / "a.html") == tmp_path / "new" / "a.html"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.html"]
     page = write_page([results()], tmp_path / "space")
     assert page.read_bytes() == (tmp_path / "new" / "a.html").read_bytes()
-    front = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
-    assert (front["sdk"], front["app_file"]) == ("static", "index.html")
-    assert write_page([results()], tmp_path / "space") == page  # again, over its own
+    metadata = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
+    assert (metadata["sdk"], metadata["app_file"]) == ("static", "index.html")
+    assert write_page([results()], tmp_path / "space") == page  # it overwrites its own files
 
 
-def test_what_is_somebodys_stays(tmp_path: Path) -> None:
+def test_another_readme_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# mine")
-    with pytest.raises(UsageError, match="would be lost"):
+    with pytest.raises(UsageError, match="would be overwritten"):
         write_page([results()], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    with pytest.raises(UsageError, match="is no page"):
+    with pytest.raises(UsageError, match=r"neither an \.html file nor a folder"):
         write_page([results()], tmp_path / "page.pdf")
