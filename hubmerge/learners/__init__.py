@@ -1,1 +1,1 @@
-"""A model at a task: what it is shown, what it loses, what it answers."""
+"""Learners: a model with a task. They prepare examples and compute losses and predictions."""

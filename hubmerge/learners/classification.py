@@ -20,7 +20,7 @@ from hubmerge.models.preprocess import Transform
 
 
 class LabelHead(nn.Module):
-    """Scaled cosines to frozen label embeddings [C, D]: features [B, D] -> logits [B, C]."""
+    """Scaled cosine to each frozen label embedding [C, D]: features [B, D] -> logits [B, C]."""
 
     weight: Tensor
 
@@ -29,7 +29,7 @@ class LabelHead(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        # In bfloat16 two classes would often tie.
+        # In bfloat16 two classes would often have equal logits.
         with torch.autocast(features.device.type, enabled=False):
             return normalize(features.float(), dim=-1) @ self.weight.T
 
@@ -45,67 +45,67 @@ class Classifier(nn.Module):
         return cast(Tensor, self.head(self.encoder(*inputs)))
 
 
-class Classifies:
-    """What image and text classification share: the loss of a batch and its answers."""
+class ClassificationLearner:
+    """Loss and predictions of a batch, shared by image and text classification."""
 
-    inputs: tuple[str, ...]
+    input_names: tuple[str, ...]
 
-    def count(self, batch: Batch) -> int:
+    def count_terms(self, batch: Batch) -> int:
         return len(batch["label"])
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         return cross_entropy(self.scores(network, batch), batch["label"], reduction="sum")
 
-    def answers(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def predict(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = self.scores(network, batch)
-        check_numbers(logits)
+        check_finite(logits)
         return logits.argmax(dim=-1, keepdim=True), batch["label"].unsqueeze(-1)
 
     def scores(self, network: nn.Module, batch: Batch) -> Tensor:
         """Logits [B, C]."""
-        return cast(Tensor, network(*(batch[name] for name in self.inputs)))
+        return cast(Tensor, network(*(batch[name] for name in self.input_names)))
 
 
 @dataclass(frozen=True)
-class ImageLearner(Classifies):
-    """Images under a head; `augmented` crops them at random in training."""
+class ImageLearner(ClassificationLearner):
+    """Image classification; `augmented_transform` crops at random in training."""
 
     network: Classifier
-    plain: Transform
-    augmented: Transform | None = None
-    inputs: tuple[str, ...] = ("image",)
+    transform: Transform
+    augmented_transform: Transform | None = None
+    input_names: tuple[str, ...] = ("image",)
 
     @property
-    def varies(self) -> bool:
-        return self.augmented is not None
+    def augments(self) -> bool:
+        return self.augmented_transform is not None
 
     def for_training(self, example: Any, seed: int) -> Example:
-        if self.augmented is None:
+        if self.augmented_transform is None:
             return self.for_evaluation(example)
-        picture, label = example
-        # torchvision draws from torch's global generator, which is put back as it was.
+        image, label = example
+        # torchvision draws from torch's global generator; fork_rng restores its state.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return {"image": self.augmented(picture), "label": label}
+            return {"image": self.augmented_transform(image), "label": label}
 
     def for_evaluation(self, example: Any) -> Example:
-        picture, label = example
-        return {"image": self.plain(picture), "label": label}
+        image, label = example
+        return {"image": self.transform(image), "label": label}
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         images = torch.stack([example["image"] for example in examples])
-        return {"image": images, "label": labels_of(examples)}
+        return {"image": images, "label": label_tensor(examples)}
 
 
 @dataclass(frozen=True)
-class TextLearner(Classifies):
-    """Texts of at most `max_tokens` tokens under a head."""
+class TextLearner(ClassificationLearner):
+    """Text classification; texts are truncated to `max_tokens` tokens."""
 
     network: Classifier
     tokenizer: Any
     max_tokens: int
-    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
-    varies: bool = False
+    input_names: tuple[str, ...] = ("input_ids", "attention_mask")
+    augments: bool = False
 
     def for_training(self, example: Any, seed: int) -> Example:
         return self.for_evaluation(example)
@@ -119,21 +119,21 @@ class TextLearner(Classifies):
         ids = [example["input_ids"] for example in examples]
         padded = pad_right(ids, self.tokenizer.pad_token_id)
         mask = pad_right([torch.ones_like(row) for row in ids], 0)
-        return {"input_ids": padded, "attention_mask": mask, "label": labels_of(examples)}
+        return {"input_ids": padded, "attention_mask": mask, "label": label_tensor(examples)}
 
 
 def pad_right(rows: Sequence[Tensor], value: int) -> Tensor:
-    """Rows of different lengths as one matrix [N, longest]."""
+    """Rows of different lengths as one matrix [N, longest], padded with `value`."""
     return pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
-def labels_of(examples: Sequence[Example]) -> Tensor:
+def label_tensor(examples: Sequence[Example]) -> Tensor:
     return torch.tensor([example["label"] for example in examples])
 
 
-def check_numbers(values: Tensor) -> None:
-    """Raise CheckpointError for what is infinite or NaN."""
+def check_finite(values: Tensor) -> None:
+    """Raise CheckpointError for values that are infinite or NaN."""
     if not values.isfinite().all():
         raise CheckpointError(
-            "The model's answers are not numbers.", "Some of its weights are infinite or NaN."
+            "The model's predictions are not finite.", "Some of its weights are infinite or NaN."
         )

@@ -1,4 +1,4 @@
-"""The heads of classification tasks: frozen label embeddings, or trained and kept in a file."""
+"""The heads of classification tasks: frozen label embeddings, or trained heads in files."""
 
 from __future__ import annotations
 
@@ -20,55 +20,60 @@ from hubmerge.weights.header import read_header
 
 
 def label_head(model: LabelEncoder, task: Task, classes: tuple[str, ...]) -> LabelHead:
-    """The frozen head of a task: its classes in its templates, as this model embeds them.
+    """The frozen head of a task: this model's embeddings of its classes in its templates.
 
-    For texts, whose encoder itself is trained, that must be the base's.
+    For text tasks `model` must be the base model, because training changes the text encoder.
     """
     return LabelHead(zero_shot_head(model.encode_text, model.scale(), classes, task.spec.templates))
 
 
 def new_head(width: int, classes: int) -> nn.Linear:
-    """A head to be trained; zeros, so that it starts without an opinion and without a seed."""
+    """A head to be trained; initialised with zeros, so all classes start equal without a seed."""
     head = nn.Linear(width, classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
 
 
-def head_file(folder: Path, task: Task) -> Path:
-    """Where a folder keeps the trained head of a task, beside the encoder that merges share."""
+def head_path(folder: Path, task: Task) -> Path:
+    """The file of a task's trained head in a model folder."""
     return folder / f"head-{task.name}.safetensors"
 
 
 def save_head(head: nn.Linear, folder: Path, task: Task, classes: Sequence[str]) -> None:
-    """Write `weight` [C, D] and `bias` [C], and which classes they are of."""
+    """Write `weight` [C, D] and `bias` [C], with the class names as metadata."""
     tensors = {"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}
-    # One word of metadata only: safetensors writes several in any order.
+    # Only one metadata key, because safetensors writes several keys in arbitrary order.
     metadata = {"classes": json.dumps(list(classes))}
-    save_file(tensors, head_file(folder, task), metadata=metadata)
+    save_file(tensors, head_path(folder, task), metadata=metadata)
 
 
 def load_head(folder: Path, task: Task, width: int, classes: Sequence[str]) -> nn.Linear:
-    """Read a trained head; raises UsageError for none, CheckpointError for one that is unfit."""
-    file = head_file(folder, task)
+    """Read a trained head.
+
+    Raises UsageError if there is none, CheckpointError if its shape or classes do not fit.
+    """
+    file = head_path(folder, task)
     if not file.is_file():
         raise UsageError(
-            f"{folder} has no head for task {task.name}, whose head is trained.",
-            "Evaluate an expert that was trained for it, or a merge of such experts.",
+            f"{folder} has no trained head for task {task.name}, which needs one.",
+            "Evaluate an expert that was trained on the task, or a merge of such experts.",
         )
-    read_header(file)  # refuses what the format does not allow
+    read_header(file)  # raises for a malformed file
     head, saved = new_head(width, len(classes)), load_file(file)
     if {name: tensor.shape for name, tensor in saved.items()} != {
         name: tensor.shape for name, tensor in head.state_dict().items()
     }:
-        raise CheckpointError(f"{file} is no head of {len(classes)} classes over {width} features.")
-    with safe_open(file, framework="pt") as opened:
-        said = (opened.metadata() or {}).get("classes")
-    if said is not None and said != json.dumps(list(classes)):
         raise CheckpointError(
-            f"{file} is a head for other classes: {printable(said)[:200]}, and task {task.name} "
-            f"has {printable(json.dumps(list(classes)))[:200]}.",
-            "Give the task as it was trained.",
+            f"{file} is not a head of {len(classes)} classes over {width} features."
+        )
+    with safe_open(file, framework="pt") as opened:
+        saved_classes = (opened.metadata() or {}).get("classes")
+    if saved_classes is not None and saved_classes != json.dumps(list(classes)):
+        raise CheckpointError(
+            f"{file} is a head for other classes: {printable(saved_classes)[:200]}. Task "
+            f"{task.name} has {printable(json.dumps(list(classes)))[:200]}.",
+            "Use the task that the head was trained on.",
         )
     head.load_state_dict(saved)
     return head

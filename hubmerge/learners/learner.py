@@ -1,4 +1,4 @@
-"""What training and evaluation need of a model at a task, whatever the two are."""
+"""The interface of a model with a task that training and evaluation use."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
-Example = Mapping[str, Any]  # one row, as the network takes it
+Example = Mapping[str, Any]  # one row, prepared for the network
 Batch = dict[str, Tensor]
 
 
 class Learner(Protocol):
-    """A network and how rows become its batches, losses and answers.
+    """A network, and how rows become its batches, losses and predictions.
 
-    Wherever a `network` is asked for it is `self.network`, perhaps wrapped for several processes.
+    The parameter `network` of methods is `self.network`, possibly wrapped for several processes.
     """
 
     @property
     def network(self) -> nn.Module:
-        """What runs; those of its parameters that require gradients are trained."""
+        """The network; its parameters that require gradients are trained."""
 
     @property
-    def varies(self) -> bool:
-        """Whether a row is trained on differently from epoch to epoch."""
+    def augments(self) -> bool:
+        """Whether training augments rows at random, differently in each epoch."""
 
     def for_training(self, example: Any, seed: int) -> Example:
-        """A row as it is trained on; what is random in it hangs on `seed` alone."""
+        """A row prepared for training; random augmentation depends on `seed` only."""
 
     def for_evaluation(self, example: Any) -> Example:
-        """A row as it is evaluated, always the same."""
+        """A row prepared for evaluation, without augmentation."""
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Rows of either kind as one batch."""
+        """Prepared rows as one batch."""
 
-    def count(self, batch: Batch) -> int:
-        """How many terms the loss of a batch sums: examples, or target tokens."""
+    def count_terms(self, batch: Batch) -> int:
+        """The number of terms in the summed loss of a batch: examples, or target tokens."""
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The summed loss of a batch."""
 
-    def answers(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Predictions and references [B, K], -1 where a row has fewer than K.
+    def predict(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predictions and references [B, K], padded with -1 where a row has fewer than K.
 
-        Raises CheckpointError for answers that are no numbers: argmax would take them for a class.
+        Raises CheckpointError for logits that are not finite, since argmax would still return a
+        class for them.
         """
 
 
 def without_network(learner: Learner) -> Learner:
-    """The learner as far as rows and batches go: light to keep, and to send to other processes."""
+    """The learner without its network, to prepare batches: cheap to keep and to pickle."""
     return cast(Learner, dataclasses.replace(cast(Any, learner), network=None))

@@ -1,6 +1,6 @@
-"""Several tasks learnt together by one network, which sees the rows of all of them at once.
+"""Multi-task learning: one network, trained on batches with rows of several tasks.
 
-Shapes: B examples, T tasks, C classes of the task that has most.
+Shapes: B examples, T tasks, C classes of the task with the most classes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from hubmerge.learners.learner import Batch, Example, Learner, without_network
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.tasks.task import Task
 
-# In the place of classes that a task has not: exp of it is 0, and yet it is a number.
-_NEVER = torch.finfo(torch.float32).min
+# The logit of classes that a task does not have: exp of it is 0, and it is finite.
+_MASKED_LOGIT = torch.finfo(torch.float32).min
 _FAMILIES = {ImageLearner: "images", TextLearner: "texts", LanguageLearner: "prompts"}
 
 
-class MixedClassifier(nn.Module):
-    """One encoder under the frozen heads of T tasks: tasks [B] and inputs -> logits [B, C].
+class MultiTaskClassifier(nn.Module):
+    """One encoder with the frozen heads of T tasks: task numbers [B] and inputs -> logits [B, C].
 
-    The encoder runs once for all rows; the heads, which cost next to nothing, all run on all rows,
-    so that no shape hangs on who came.
+    The encoder runs once for all rows. Every head runs on all rows too, which costs little, so that
+    no shape depends on which tasks are in the batch.
     """
 
     def __init__(self, encoder: nn.Module, heads: Sequence[nn.Module]) -> None:
@@ -40,97 +40,98 @@ class MixedClassifier(nn.Module):
     def forward(self, task: Tensor, *inputs: Tensor) -> Tensor:
         features = self.encoder(*inputs)
         logits = [head(features).float() for head in self.heads]
-        most = max(one.shape[-1] for one in logits)
-        wide = torch.stack([pad(one, (0, most - one.shape[-1]), value=_NEVER) for one in logits])
-        return wide[task, torch.arange(len(task), device=task.device)]
+        width = max(each.shape[-1] for each in logits)
+        padded = [pad(each, (0, width - each.shape[-1]), value=_MASKED_LOGIT) for each in logits]
+        return torch.stack(padded)[task, torch.arange(len(task), device=task.device)]
 
 
 @dataclass(frozen=True)
-class MixedLearner:
-    """Learners of one family as one; an example is the number of its task and that task's example.
+class MultiTaskLearner:
+    """Several learners of one family as one; an example is (task number, example of that task).
 
-    `loss` is the sum over the rows of each one's own loss, whichever task it is of, and, times the
-    rows (or target tokens), `coefficient` x `balance()`, a term about the last forward such as a
-    load balance: what training reports and minimises is the mean loss + coefficient x term.
+    `loss` is the sum of the losses of all rows, plus `coefficient` x `balance_loss()` x the number
+    of rows (or target tokens). `balance_loss` is a term about the last forward pass, such as load
+    balancing. So training minimises and reports mean loss + coefficient x term.
     """
 
     network: nn.Module
     learners: tuple[Learner, ...]
-    balance: Callable[[], Tensor] | None = None
+    balance_loss: Callable[[], Tensor] | None = None
     coefficient: float = 0.0
 
     @classmethod
-    def of(
+    def from_learners(
         cls,
         learners: Sequence[Learner],
         tasks: Sequence[Task],
-        balance: Callable[[], Tensor] | None = None,
+        balance_loss: Callable[[], Tensor] | None = None,
         coefficient: float = 0.0,
-    ) -> MixedLearner:
-        """The learners of these tasks, made of one and the same model; heads are frozen from now.
+    ) -> MultiTaskLearner:
+        """Combine the learners of these tasks, all made from the same model; freezes the heads.
 
         Raises UsageError for tasks of different families.
         """
         _check_one_family(learners, tasks)
-        network, light = learners[0].network, tuple(map(without_network, learners))
+        network, parts = learners[0].network, tuple(map(without_network, learners))
         if isinstance(network, Classifier):
-            each = [cast(Classifier, learner.network) for learner in learners]
-            assert all(one.encoder is network.encoder for one in each)
-            network = MixedClassifier(network.encoder, [one.head for one in each])
-            light = tuple(map(_asking_by_task, light))
-        return cls(network, light, balance if coefficient else None, coefficient)
+            classifiers = [cast(Classifier, learner.network) for learner in learners]
+            assert all(classifier.encoder is network.encoder for classifier in classifiers)
+            heads = [classifier.head for classifier in classifiers]
+            network = MultiTaskClassifier(network.encoder, heads)
+            parts = tuple(map(_with_task_input, parts))
+        return cls(network, parts, balance_loss if coefficient else None, coefficient)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "balance": None}  # what prepares batches elsewhere has no network
+        return {**self.__dict__, "balance_loss": None}  # workers that prepare batches do not use it
 
     @property
-    def varies(self) -> bool:
-        return any(learner.varies for learner in self.learners)
+    def augments(self) -> bool:
+        return any(learner.augments for learner in self.learners)
 
-    def at(self, task: int) -> Callable[[Any], Example]:
-        """How the examples of one task by itself are evaluated."""
-        return partial(self._evaluated, task)
+    def evaluation_of_task(self, task: int) -> Callable[[Any], Example]:
+        """A function that prepares the examples of one task for evaluation."""
+        return partial(self._prepare_for_evaluation, task)
 
     def for_training(self, example: tuple[int, Any], seed: int) -> Example:
-        task, own = example
-        return {**self.learners[task].for_training(own, seed), "task": task}
+        task, task_example = example
+        return {**self.learners[task].for_training(task_example, seed), "task": task}
 
     def for_evaluation(self, example: tuple[int, Any]) -> Example:
-        return self._evaluated(*example)
+        return self._prepare_for_evaluation(*example)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         tasks = torch.tensor([example["task"] for example in examples])
         return self.learners[0].collate(examples) | {"task": tasks}
 
-    def count(self, batch: Batch) -> int:
-        return self.learners[0].count(batch)
+    def count_terms(self, batch: Batch) -> int:
+        return self.learners[0].count_terms(batch)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         loss = self.learners[0].loss(network, batch)
-        if self.balance is None:
+        if self.balance_loss is None:
             return loss
-        return loss + self.coefficient * self.count(batch) * self.balance()
+        return loss + self.coefficient * self.count_terms(batch) * self.balance_loss()
 
-    def answers(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.learners[0].answers(network, batch)
+    def predict(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.learners[0].predict(network, batch)
 
-    def _evaluated(self, task: int, example: Any) -> Example:
+    def _prepare_for_evaluation(self, task: int, example: Any) -> Example:
         return {**self.learners[task].for_evaluation(example), "task": task}
 
 
-def _asking_by_task(learner: Learner) -> Learner:
-    """The learner of a Classifier, telling its network which task each row is of."""
+def _with_task_input(learner: Learner) -> Learner:
+    """The learner of a Classifier, with the task number of each row as an additional input."""
     assert isinstance(learner, ImageLearner | TextLearner)
-    return dataclasses.replace(learner, inputs=("task", *learner.inputs))
+    return dataclasses.replace(learner, input_names=("task", *learner.input_names))
 
 
 def _check_one_family(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
-    named = dict[str, list[str]]()
+    by_family = dict[str, list[str]]()
     for learner, task in zip(learners, tasks, strict=True):
-        named.setdefault(_FAMILIES[type(learner)], []).append(task.name)
-    if len(named) > 1:
-        said = ", ".join(f"{family} in {', '.join(names)}" for family, names in named.items())
+        by_family.setdefault(_FAMILIES[type(learner)], []).append(task.name)
+    if len(by_family) > 1:
+        families = ", ".join(f"{name} in {', '.join(tasks)}" for name, tasks in by_family.items())
         raise UsageError(
-            f"One model cannot learn all of these tasks: there are {said}.",
-            "Leave out all but those of one family.",
+            f"One model cannot learn tasks of different kinds together: {families}.",
+            "Give tasks of one kind only.",
         )

@@ -1,9 +1,9 @@
-"""Language models: trained on targets after prompts, asked which of several targets is likeliest.
+"""Language models: trained on a target after a prompt, evaluated by ranking several targets.
 
-Rank classification as in T-Few and TIES (arXiv 2205.05638, 2306.01708): the sum of the
-log-probabilities of a choice's tokens, end of sequence included, without normalising by length.
-Shapes: B prompts, P tokens of the longest, N targets (one or more a prompt), L tokens of the
-longest, V vocabulary.
+Rank classification as in T-Few and TIES (arXiv 2205.05638, 2306.01708): the score of a choice is
+the sum of the log-probabilities of its tokens, including end of sequence, not normalised by length.
+Shapes: B prompts, P tokens of the longest prompt, N targets (one or more for each prompt), L tokens
+of the longest target, C targets of the prompt with the most, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import BaseModelOutput
 
 from hubmerge.errors import DataError
-from hubmerge.learners.classification import check_numbers, pad_right
+from hubmerge.learners.classification import check_finite, pad_right
 from hubmerge.learners.learner import Batch, Example
-from hubmerge.tasks.examples import Paired, Ranked
+from hubmerge.tasks.examples import RankExample, TargetExample
 
-_IGNORED = -100  # what transformers and cross_entropy pass over
+_IGNORED = -100  # the label that transformers and cross_entropy ignore
 
 
-class Reader(nn.Module):
-    """A language model that reads targets: prompts and targets -> what it makes of each token.
+class TargetScorer(nn.Module):
+    """A language model that scores targets given prompts.
 
-    Returns the log-probability of every target token and the token it would have said, both [N, L];
-    0 where there is none.
+    Returns the log-probability of every target token and the token predicted in its place, both
+    [N, L]; the log-probability of padding is 0.
     """
 
     def __init__(self, model: nn.Module, is_seq2seq: bool, shares_encoder: bool = True) -> None:
@@ -42,142 +42,142 @@ class Reader(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, owner: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self._is_seq2seq:
-            logits = self._decoded(input_ids, attention_mask, labels, owner)
-        else:  # the logits at a token are about the next one
-            out = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-            logits, labels = out.logits[:, -labels.shape[1] : -1], labels[:, 1:]
-        flat = cross_entropy(
+            logits = self._decoder_logits(input_ids, attention_mask, labels, owner)
+        else:  # the logits at a token predict the next token
+            output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            logits, labels = output.logits[:, -labels.shape[1] : -1], labels[:, 1:]
+        losses = cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none"
         )
-        return -flat.view_as(labels), logits.argmax(dim=-1)
+        return -losses.view_as(labels), logits.argmax(dim=-1)
 
-    def _decoded(
+    def _decoder_logits(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, owner: Tensor
     ) -> Tensor:
-        """Logits [N, L, V]; each prompt is encoded once, however many targets it has."""
-        asked: dict[str, Any] = {"input_ids": input_ids[owner]}
+        """Logits [N, L, V]; with a shared encoder, each prompt is encoded only once."""
+        inputs: dict[str, Any] = {"input_ids": input_ids[owner]}
         if self._shares_encoder:
-            encode = cast(Any, self.model).get_encoder()
-            hidden = encode(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            asked = {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[owner])}
-        # Given labels, a model would take their loss as well, which nobody asks for.
-        shifted = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
-        asked |= {"decoder_input_ids": shifted(labels)} if shifted else {"labels": labels}
-        out = self.model(**asked, attention_mask=attention_mask[owner], use_cache=False)
-        return cast(Tensor, out.logits)
+            encoder = cast(Any, self.model).get_encoder()
+            hidden = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            inputs = {"encoder_outputs": BaseModelOutput(last_hidden_state=hidden[owner])}
+        # Given labels, the model would also compute their loss, which is not needed.
+        shift = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+        inputs |= {"decoder_input_ids": shift(labels)} if shift else {"labels": labels}
+        output = self.model(**inputs, attention_mask=attention_mask[owner], use_cache=False)
+        return cast(Tensor, output.logits)
 
 
 @dataclass(frozen=True)
 class LanguageLearner:
-    """Prompts of at most `max_tokens` tokens, and targets of at most as many.
+    """Prompts and targets, each of at most `max_tokens` tokens.
 
-    `positions` is how many tokens a decoder can read in all, None for any number.
+    `max_positions` is how many tokens a decoder can read in total, None for no limit. In a batch,
+    `owner` [N] is the index of the prompt that a target belongs to.
     """
 
-    network: Reader
+    network: TargetScorer
     tokenizer: Any
     is_seq2seq: bool
     max_tokens: int
-    positions: int | None = None
-    varies: bool = False
+    max_positions: int | None = None
+    augments: bool = False
 
-    def for_training(self, example: Ranked | Paired, seed: int) -> Example:
-        return self._read(example.prompt, [example.target], 0)
+    def for_training(self, example: RankExample | TargetExample, seed: int) -> Example:
+        return self._tokenize(example.prompt, [example.target], 0)
 
-    def for_evaluation(self, example: Ranked | Paired) -> Example:
-        if isinstance(example, Ranked):
-            return self._read(example.prompt, example.choices, example.answer)
-        return self._read(example.prompt, [example.target], -1)
+    def for_evaluation(self, example: RankExample | TargetExample) -> Example:
+        if isinstance(example, RankExample):
+            return self._tokenize(example.prompt, example.choices, example.answer)
+        return self._tokenize(example.prompt, [example.target], -1)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        owner = [number for number, one in enumerate(examples) for _ in one["targets"]]
-        targets = [target for one in examples for target in one["targets"]]
-        answer = torch.tensor([one["answer"] for one in examples])
+        owner = [index for index, example in enumerate(examples) for _ in example["targets"]]
+        targets = [target for example in examples for target in example["targets"]]
+        answer = torch.tensor([example["answer"] for example in examples])
         batch = {"owner": torch.tensor(owner), "answer": answer}
-        prompts = [one["input_ids"] for one in examples]
+        prompts = [example["input_ids"] for example in examples]
         if self.is_seq2seq:
-            return batch | self._padded(prompts) | {"labels": pad_right(targets, _IGNORED)}
-        whole = [torch.cat([prompts[n], t]) for n, t in zip(owner, targets, strict=True)]
-        hidden = [torch.full_like(prompts[n], _IGNORED) for n in owner]
-        labels = [torch.cat([h, t]) for h, t in zip(hidden, targets, strict=True)]
-        return batch | self._padded(whole) | {"labels": pad_right(labels, _IGNORED)}
+            return batch | self._pad(prompts) | {"labels": pad_right(targets, _IGNORED)}
+        texts = [torch.cat([prompts[n], t]) for n, t in zip(owner, targets, strict=True)]
+        masked = [torch.full_like(prompts[n], _IGNORED) for n in owner]
+        labels = [torch.cat([m, t]) for m, t in zip(masked, targets, strict=True)]
+        return batch | self._pad(texts) | {"labels": pad_right(labels, _IGNORED)}
 
-    def count(self, batch: Batch) -> int:
+    def count_terms(self, batch: Batch) -> int:
         return int((batch["labels"] != _IGNORED).sum())
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        told, _ = self._told(network, batch)
-        return -told.sum()
+        log_probs, _ = self._score_tokens(network, batch)
+        return -log_probs.sum()
 
-    def answers(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        told, said = self._told(network, batch)
-        check_numbers(told)
-        if int(batch["answer"][0]) < 0:  # no choices: each token of the target counts
+    def predict(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        log_probs, tokens = self._score_tokens(network, batch)
+        check_finite(log_probs)
+        if int(batch["answer"][0]) < 0:  # no choices: each token of the target is a prediction
             labels = batch["labels"] if self.is_seq2seq else batch["labels"][:, 1:]
-            real = labels != _IGNORED
-            return said.masked_fill(~real, -1), labels.masked_fill(~real, -1)
-        table = by_prompt(told.sum(dim=-1), batch["owner"])
-        return table.argmax(dim=-1, keepdim=True), batch["answer"].unsqueeze(-1)
+            is_padding = labels == _IGNORED
+            return tokens.masked_fill(is_padding, -1), labels.masked_fill(is_padding, -1)
+        scores = scores_by_prompt(log_probs.sum(dim=-1), batch["owner"])
+        return scores.argmax(dim=-1, keepdim=True), batch["answer"].unsqueeze(-1)
 
     def scores(self, network: nn.Module, batch: Batch) -> Tensor:
         """Log-probabilities of each prompt's choices [B, C], -inf where it has fewer."""
-        told, _ = self._told(network, batch)
-        return by_prompt(told.sum(dim=-1), batch["owner"])
+        log_probs, _ = self._score_tokens(network, batch)
+        return scores_by_prompt(log_probs.sum(dim=-1), batch["owner"])
 
-    def _told(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _score_tokens(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         names = ("input_ids", "attention_mask", "labels", "owner")
         return cast("tuple[Tensor, Tensor]", network(*(batch[name] for name in names)))
 
-    def _read(self, prompt: str, targets: Sequence[str], answer: int) -> Example:
+    def _tokenize(self, prompt: str, targets: Sequence[str], answer: int) -> Example:
         ids = [torch.tensor(self.target_ids(target)) for target in targets]
-        room = self.max_tokens
-        if self.positions is not None:
-            room = min(room, self.positions - max(map(len, ids)))
-        return {"input_ids": torch.tensor(self._prompt_ids(prompt, room)), "targets": ids,
-                "answer": answer}  # fmt: skip
+        max_length = self.max_tokens
+        if self.max_positions is not None:
+            max_length = min(max_length, self.max_positions - max(map(len, ids)))
+        prompt_ids = torch.tensor(self._prompt_ids(prompt, max_length))
+        return {"input_ids": prompt_ids, "targets": ids, "answer": answer}
 
-    def _prompt_ids(self, prompt: str, room: int) -> list[int]:
+    def _prompt_ids(self, prompt: str, max_length: int) -> list[int]:
         if self.is_seq2seq:
-            said = self.tokenizer(prompt, truncation=True, max_length=room)
-            return cast("list[int]", said["input_ids"])
-        # A decoder reads on from the prompt's end, so that end stays, and no end of sequence is
-        # put there; what the tokenizer puts before every text stays as well.
-        said = self.tokenizer(prompt, return_special_tokens_mask=True)
-        framed = list(zip(said["input_ids"], said["special_tokens_mask"], strict=True))
-        start = [token for token, _ in takewhile(itemgetter(1), framed)]
-        text = [token for token, is_frame in framed if not is_frame]
-        return start + text[max(0, len(text) + len(start) - room) :]
+            encoding = self.tokenizer(prompt, truncation=True, max_length=max_length)
+            return cast("list[int]", encoding["input_ids"])
+        # A decoder continues from the end of the prompt. So a long prompt loses its beginning, and
+        # no end of sequence is added; the special tokens at the start of every text are kept.
+        encoding = self.tokenizer(prompt, return_special_tokens_mask=True)
+        tokens = list(zip(encoding["input_ids"], encoding["special_tokens_mask"], strict=True))
+        start = [token for token, _ in takewhile(itemgetter(1), tokens)]
+        text = [token for token, is_special in tokens if not is_special]
+        return start + text[max(0, len(text) + len(start) - max_length) :]
 
     def target_ids(self, target: str) -> list[int]:
-        """The tokens of a target with end of sequence; raises DataError if they are too many."""
-        # A decoder goes on after the prompt's last word, as people write.
+        """The tokens of a target with end of sequence; raises DataError if there are too many."""
+        # A decoder continues after the prompt's last word, so the target starts with a space.
         text = target if self.is_seq2seq else f" {target}"
         ids = self.tokenizer(text_target=text, add_special_tokens=False)["input_ids"]
         ids = [*ids, self.tokenizer.eos_token_id]
-        most = min(self.max_tokens, (self.positions or self.max_tokens + 1) - 1)
-        if len(ids) > most:
+        limit = min(self.max_tokens, (self.max_positions or self.max_tokens + 1) - 1)
+        if len(ids) > limit:
             raise DataError(
-                f"The answer {target[:40]!r} ... has {len(ids)} tokens, and only {most} would be "
-                "read.",
+                f"The answer {target[:40]!r} ... has {len(ids)} tokens; the limit is {limit}.",
                 "Raise `max_tokens:` in the task's YAML, or shorten the answer.",
             )
         return ids
 
-    def is_cut(self, prompt: str) -> bool:
-        """Whether a prompt has more tokens than are read."""
+    def is_truncated(self, prompt: str) -> bool:
+        """Whether a prompt has more than `max_tokens` tokens."""
         return len(self.tokenizer(prompt)["input_ids"]) > self.max_tokens
 
-    def _padded(self, rows: Sequence[Tensor]) -> Batch:
+    def _pad(self, rows: Sequence[Tensor]) -> Batch:
         ids = pad_right(rows, self.tokenizer.pad_token_id)
         mask = pad_right([torch.ones_like(row) for row in rows], 0)
         return {"input_ids": ids, "attention_mask": mask}
 
 
-def by_prompt(scores: Tensor, owner: Tensor) -> Tensor:
-    """Scores [N] of targets as a row for each prompt [B, C], -inf where it has fewer targets."""
+def scores_by_prompt(scores: Tensor, owner: Tensor) -> Tensor:
+    """Scores [N] of targets as one row for each prompt [B, C], -inf where it has fewer targets."""
     counts = torch.bincount(owner)
-    first = counts.cumsum(0) - counts
-    place = torch.arange(len(owner), device=owner.device) - first[owner]
-    table = scores.new_full((len(counts), int(counts.max())), -torch.inf)
-    table[owner, place] = scores
-    return table
+    offsets = counts.cumsum(0) - counts
+    column = torch.arange(len(owner), device=owner.device) - offsets[owner]
+    rows = scores.new_full((len(counts), int(counts.max())), -torch.inf)
+    rows[owner, column] = scores
+    return rows

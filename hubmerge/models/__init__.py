@@ -1,1 +1,1 @@
-"""Models: a checkpoint folder opened as modules that see images and read words."""
+"""Models: checkpoint folders loaded as torch modules (CLIP, vision, text and language models)."""

@@ -1,4 +1,4 @@
-"""A transformers CLIPModel folder: config, weights, tokenizer, preprocessor."""
+"""CLIP models in transformers' layout: config, weights, tokenizer and image processor."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from hubmerge.models.preprocess import Transform, image_transform, preprocess_said
+from hubmerge.models.preprocess import Transform, image_transform, processor_preprocess
 from hubmerge.models.tensor_names import TensorNames
 from hubmerge.models.transformers_folder import (
-    open_module,
-    open_tokenizer,
-    read_prompts,
+    load_module,
+    load_tokenizer,
     save_module,
+    tokenize_prompts,
 )
 
 
 class ImageTower(nn.Module):
-    """CLIP's vision model and projection as one module; the parameters stay those of the model."""
+    """CLIP's vision model and projection as one module; it shares the model's parameters."""
 
     def __init__(self, model: CLIPModel) -> None:
         super().__init__()
@@ -44,13 +44,13 @@ class TransformersClip:
     encoder: nn.Module
     tokenizer: Any
     preprocess: PreprocessCfg
-    length: int  # tokens the text tower takes
+    max_tokens: int  # of the text tower
     width: int
     layout: str = "transformers"
     name: str = "CLIPModel"
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        tokens = read_prompts(self.tokenizer, prompts, self.length)
+        tokens = tokenize_prompts(self.tokenizer, prompts, self.max_tokens)
         hidden = self.module.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )
@@ -66,19 +66,19 @@ class TransformersClip:
         save_module(self.module, self.names, folder, state)
 
 
-def open_transformers_clip(folder: Path, config: dict[str, Any]) -> TransformersClip:
-    """Open the folder with transformers; no file outside it and no pickle is looked at."""
-    module, names = open_module(folder, CLIPModel)
-    length = module.text_model.embeddings.position_embedding.num_embeddings
+def load_transformers_clip(folder: Path, config: dict[str, Any]) -> TransformersClip:
+    """Load the folder with transformers; reads no pickle and no file outside the folder."""
+    module, names = load_module(folder, CLIPModel)
+    max_tokens = module.text_model.embeddings.position_embedding.num_embeddings
     preprocess = _preprocess(folder, config["vision_config"]["image_size"])
     width = module.config.projection_dim
     return TransformersClip(
-        module, names, ImageTower(module), open_tokenizer(folder), preprocess, length, width
+        module, names, ImageTower(module), load_tokenizer(folder), preprocess, max_tokens, width
     )
 
 
 def _preprocess(folder: Path, image_size: int) -> PreprocessCfg:
-    """CLIPImageProcessor's settings, which are its defaults where the folder says nothing."""
+    """The settings of the folder's CLIPImageProcessor; missing ones have its defaults."""
     path = folder / "preprocessor_config.json"
-    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return preprocess_said({"do_center_crop": True, "size": image_size, **said}, path)
+    processor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return processor_preprocess({"do_center_crop": True, "size": image_size, **processor}, path)

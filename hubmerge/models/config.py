@@ -1,4 +1,4 @@
-"""The JSON beside the weights, read so that none of it can ask for code or for other files."""
+"""Read the JSON configs of a model folder; configs that would run code are refused."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from typing import Any
 
 from hubmerge.errors import CheckpointError
 
-# Keys by which a config asks its loader to run code that came with it (CVE-2026-5241 and kin).
+# Keys by which a config makes its loader run code from the folder (such as CVE-2026-5241).
 _CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "model_file", "custom_pipelines"})
-_BESIDE = ("tokenizer_config.json", "preprocessor_config.json", "generation_config.json")
+_SIDE_CONFIGS = ("tokenizer_config.json", "preprocessor_config.json", "generation_config.json")
 
 
 def check_configs(folder: Path) -> None:
-    """Raise CheckpointError where a config beside the model's own is broken or wants code run."""
-    for name in _BESIDE:
+    """Raise CheckpointError if a tokenizer, processor or generation config is broken or unsafe."""
+    for name in _SIDE_CONFIGS:
         if (folder / name).is_file():
             read_config(folder / name)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config as it stands; raises CheckpointError if it is broken or asks for code to be run."""
+    """The content of a config; raises CheckpointError if it is broken or would run code."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object.")
-    if found := sorted(_CODE_KEYS & set(_keys(config))):
+    if code_keys := sorted(_CODE_KEYS & set(_keys(config))):
         raise CheckpointError(
-            f"{path} asks for code to be run ({found[0]!r}); hubmerge runs none.",
-            "Use a model of the library's own architectures, or remove the key if you trust it.",
+            f"{path} would run code from the model folder ({code_keys[0]!r}), which hubmerge never "
+            "does.",
+            "Use a model of an architecture that the library has built in, or remove the key.",
         )
     return config
 
 
 def _keys(value: object) -> Iterator[str]:
-    """The keys of a JSON value at any depth: open_clip hands nested ones on to transformers."""
+    """The keys of a JSON value at any depth; open_clip passes nested ones on to transformers."""
     for key, inner in value.items() if isinstance(value, dict) else ():
         yield key
         yield from _keys(inner)

@@ -1,7 +1,7 @@
-"""torch's fused attention as two linear layers and a product, so that each can be a mixture.
+"""torch's fused attention as two linear layers, so that each can become a mixture of experts.
 
-nn.MultiheadAttention hands its weights to one function and calls no layer, so nothing can stand
-between its inputs and its projections.
+nn.MultiheadAttention passes its weights to one function and calls no layers, so its projections
+cannot be replaced.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class ExplicitAttention(nn.Module):
     """Self-attention as nn.MultiheadAttention computes it, with its weights in `in_proj` (queries,
     keys and values in one) and `out_proj`.
 
-    Raises CheckpointError for an attention of another kind: with keys of another width, with rows
-    added to keys, or with dropout.
+    Raises CheckpointError for attention that this class does not compute: keys of another width,
+    rows added to the keys, or dropout.
     """
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
         super().__init__()
-        strange = fused.in_proj_weight is None or fused.bias_k is not None or fused.add_zero_attn
-        if strange or fused.dropout:
+        is_special = fused.in_proj_weight is None or fused.bias_k is not None or fused.add_zero_attn
+        if is_special or fused.dropout:
             raise CheckpointError(
-                "This model's attention is of a kind that cannot be taken apart.",
+                "This model's attention cannot be split into linear layers.",
                 "Use a base in transformers' layout.",
             )
         self.heads, self.batch_first = fused.num_heads, fused.batch_first
@@ -43,7 +43,7 @@ class ExplicitAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """query [B, L, D], or [L, B, D], which must be key and value too; the same shape back."""
+        """Self-attention of `query` [B, L, D] or [L, B, D]; `key` and `value` must be `query`."""
         assert key is query
         assert value is query
         x = query if self.batch_first else query.transpose(0, 1)
@@ -56,7 +56,7 @@ class ExplicitAttention(nn.Module):
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A layer around parameters that are there already."""
+    """A linear layer around existing parameters."""
     with torch.device("meta"):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.weight = cast(nn.Parameter, weight)

@@ -1,8 +1,9 @@
-"""peft's LoRA on a fused attention, kept from wearing its base away.
+"""Keep the base weights exact under peft's LoRA on a fused attention.
 
-peft adds the delta to torch's MultiheadAttention before each forward and subtracts it after it: the
-base comes back with a rounding error, which grows from step to step, so that adapter and base no
-longer give what was trained. Here the very weights are put back instead.
+peft adds the delta to the weights of torch's MultiheadAttention before each forward pass and
+subtracts it afterwards. This leaves a rounding error in the base weights, which grows with every
+step, so that adapter and base no longer match what was trained. Here the original weights are
+restored instead.
 """
 
 from __future__ import annotations
@@ -13,30 +14,32 @@ from peft import PeftModel
 from peft.tuners.lora.layer import MultiheadAttention
 from torch import nn
 
+SavedWeights = list[tuple[nn.Module, str, nn.Parameter]]  # module, parameter name, weight
 
-def keep_bases_exact(peft: PeftModel) -> None:
-    """Let every forward leave the base weights of fused attentions bit for bit as they were."""
-    for layer in peft.modules():
+
+def keep_base_weights_exact(peft_model: PeftModel) -> None:
+    """Make every forward pass leave the base weights of fused attention unchanged, bit for bit."""
+    for layer in peft_model.modules():
         if isinstance(layer, MultiheadAttention):
-            held: list[tuple[nn.Module, str, nn.Parameter]] = []
-            layer.register_forward_pre_hook(_hold(layer, held))
-            layer.register_forward_hook(_put_back(held), always_call=True)
+            saved: SavedWeights = []
+            layer.register_forward_pre_hook(_save_weights(layer, saved))
+            layer.register_forward_hook(_restore_weights(saved), always_call=True)
 
 
-def _hold(layer: MultiheadAttention, held: list[tuple[nn.Module, str, nn.Parameter]]) -> Any:
-    def hold(*_: object) -> None:
+def _save_weights(layer: MultiheadAttention, saved: SavedWeights) -> Any:
+    def hook(*_: object) -> None:
         attention: Any = layer.get_base_layer()
-        places = (attention, "in_proj_weight"), (attention.out_proj.get_base_layer(), "weight")
-        held[:] = [(module, name, getattr(module, name)) for module, name in places]
+        weights = (attention, "in_proj_weight"), (attention.out_proj.get_base_layer(), "weight")
+        saved[:] = [(module, name, getattr(module, name)) for module, name in weights]
 
-    return hold
+    return hook
 
 
-def _put_back(held: list[tuple[nn.Module, str, nn.Parameter]]) -> Any:
-    def put_back(*_: object) -> None:
-        for module, name, weight in held:
+def _restore_weights(saved: SavedWeights) -> Any:
+    def hook(*_: object) -> None:
+        for module, name, weight in saved:
             delattr(module, name)
             module.register_parameter(name, weight)
-        held.clear()
+        saved.clear()
 
-    return put_back
+    return hook

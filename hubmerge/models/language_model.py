@@ -1,4 +1,4 @@
-"""A transformers language model: T5 and other sequence-to-sequence models, or a decoder."""
+"""Language models of transformers: T5 and other sequence-to-sequence models, and decoders."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hubmerge.models.tensor_names import TensorNames
-from hubmerge.models.transformers_folder import class_of, open_module, open_tokenizer, save_module
+from hubmerge.models.transformers_folder import (
+    class_of_type,
+    load_module,
+    load_tokenizer,
+    save_module,
+)
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model that gives tokens probabilities.
+    """A language model.
 
-    `runs` is what is called, `runs(input_ids=..., attention_mask=..., labels=...)`: the module, or
-    peft's wrapper around it where the adapter is no part of it (prefix tuning). `shares_encoder`
-    says whether an encoder's output may be used again with other labels, which it may not there.
+    `forward_module(input_ids=..., attention_mask=..., labels=...)` is how to call it: `module`, or
+    with prefix tuning peft's wrapper around it. `shares_encoder` is whether the output of the
+    encoder can be reused with other labels; with prefix tuning it cannot.
     """
 
     module: Any
     names: TensorNames
-    runs: nn.Module
+    forward_module: nn.Module
     tokenizer: Any
     is_seq2seq: bool
     name: str
@@ -39,12 +44,12 @@ class LanguageModel:
         save_module(self.module, self.names, folder, state)
 
 
-def open_language_model(folder: Path, config: dict[str, Any]) -> LanguageModel:
-    """Open the folder by the class transformers has for the model type; the head may be tied."""
+def load_language_model(folder: Path, config: dict[str, Any]) -> LanguageModel:
+    """Load the folder with transformers' class for the model type; the head may be tied."""
     is_seq2seq = bool(config.get("is_encoder_decoder"))
-    lists = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    module, names = open_module(folder, class_of(config, lists[is_seq2seq]))
-    tokenizer = open_tokenizer(folder)
+    mappings = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    module, names = load_module(folder, class_of_type(config, mappings[is_seq2seq]))
+    tokenizer = load_tokenizer(folder)
     if tokenizer.eos_token_id is None:
-        raise ValueError("its tokenizer has no token that ends a text")
+        raise ValueError("its tokenizer has no end-of-sequence token")
     return LanguageModel(module, names, module, tokenizer, is_seq2seq, type(module).__name__)

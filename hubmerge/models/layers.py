@@ -1,4 +1,4 @@
-"""The layers that adapters change, and the shortest words that name them and no others."""
+"""The layers that adapters change, and the shortest `target_modules` that match exactly them."""
 
 from __future__ import annotations
 
@@ -19,67 +19,67 @@ from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
 from hubmerge.models.open_clip_folder import OpenClip
 
-# peft has no word on these; as elsewhere: keys, values, and what goes into the second layer.
-_IA3 = {"clip": ["k_proj", "v_proj", "fc2"], "vit": ["k_proj", "v_proj", "fc2"]}
-_IA3_FEEDFORWARD = {"clip": ["fc2"], "vit": ["fc2"]}
-_TOWERS = ("visual.transformer.", "visual.trunk.")  # open_clip's own ViT, or timm's
+# Families missing in peft; like its own entries: keys, values, and the second feed-forward layer.
+_IA3_LAYERS = {"clip": ["k_proj", "v_proj", "fc2"], "vit": ["k_proj", "v_proj", "fc2"]}
+_IA3_FEEDFORWARD_LAYERS = {"clip": ["fc2"], "vit": ["fc2"]}
+_OPEN_CLIP_TOWERS = ("visual.transformer.", "visual.trunk.")  # open_clip's own ViT, or timm's
 
-Targets = str | list[str]
+TargetModules = str | list[str]
 
 
 def linear_layers(model: Model) -> tuple[str, ...]:
-    """The names in `model.module` of "every linear layer" of the part that is trained.
+    """The names in `model.module` of every linear layer of the part that is trained.
 
-    Poolers, heads, projections behind an encoder and output embeddings are none of them. In
-    open_clip's attention queries, keys and values are one parameter, so there the attention counts
-    as a layer. Raises UsageError where there is none.
+    Poolers, heads, projections after an encoder and output embeddings are excluded. In open_clip's
+    attention, queries, keys and values are one parameter, so the attention counts as a layer.
+    Raises UsageError if there are none.
     """
-    counts = _is_layer(model)
-    found = tuple(name for name, layer in model.module.named_modules() if counts(name, layer))
-    if not found:
+    is_adaptable = _layer_filter(model)
+    names = tuple(name for name, layer in model.module.named_modules() if is_adaptable(name, layer))
+    if not names:
         raise UsageError(
             f"This {model.name} has no linear layers that an adapter could change.",
             "Use `tune: full`.",
         )
-    return found
+    return names
 
 
 def ia3_layers(model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The layers that (IA)^3 scales, and those among them whose inputs it scales.
 
-    Raises UsageError for a family of which neither peft nor we know them.
+    Raises UsageError for a model family that is not listed in peft or here.
     """
     family = model.module.config.model_type
-    scaled = {**TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING, **_IA3}.get(family)
-    inputs = {**TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING, **_IA3_FEEDFORWARD}
+    scaled = {**TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING, **_IA3_LAYERS}.get(family)
+    inputs = {**TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING, **_IA3_FEEDFORWARD_LAYERS}
     if not scaled:
         raise UsageError(
-            f"peft does not know which layers of a {family!r} model (IA)^3 scales.",
+            f"(IA)^3 is not supported for {family!r} models: peft lists no layers for them.",
             "Use `tune: lora`.",
         )
     layers = linear_layers(model)
-    return _ending(layers, scaled), _ending(layers, inputs[family])
+    return _with_suffix(layers, scaled), _with_suffix(layers, inputs[family])
 
 
-def targets(module: nn.Module, layers: Sequence[str]) -> Targets:
-    """`layers` as peft's `target_modules`: endings, sorted, or else one pattern.
+def target_modules(module: nn.Module, layers: Sequence[str]) -> TargetModules:
+    """`layers` as peft's `target_modules`: sorted name suffixes, or else one regular expression.
 
-    Either matches exactly these modules of all that there are.
+    It matches exactly these layers and no other modules.
     """
-    every = [name for name, _ in module.named_modules()]
-    ends = {_own_ending(every, layers, name.split(".")) for name in layers}
-    if None not in ends:
-        return sorted(cast("set[str]", ends))
-    last = sorted({name.rpartition(".")[2] for name in layers})
-    pattern = rf"{re.escape(_shared(layers))}.*\.({'|'.join(last)})"
-    if [name for name in every if re.fullmatch(pattern, name)] == list(layers):
+    all_names = [name for name, _ in module.named_modules()]
+    suffixes = {_unique_suffix(all_names, layers, name.split(".")) for name in layers}
+    if None not in suffixes:
+        return sorted(cast("set[str]", suffixes))
+    last_parts = sorted({name.rpartition(".")[2] for name in layers})
+    pattern = rf"{re.escape(_common_prefix(layers))}.*\.({'|'.join(last_parts)})"
+    if [name for name in all_names if re.fullmatch(pattern, name)] == list(layers):
         return pattern
     return "|".join(re.escape(name) for name in layers)
 
 
-def _is_layer(model: Model) -> Callable[[str, nn.Module], bool]:
+def _layer_filter(model: Model) -> Callable[[str, nn.Module], bool]:
     if isinstance(model, OpenClip):
-        return _in_tower
+        return _is_open_clip_layer
     if isinstance(model, TransformersClip):
         body: nn.Module = model.module.vision_model
     elif isinstance(model, LanguageModel):
@@ -93,27 +93,27 @@ def _is_layer(model: Model) -> Callable[[str, nn.Module], bool]:
     )
 
 
-def _in_tower(name: str, layer: nn.Module) -> bool:
-    # The projection inside the attention is never called, so an adapter on it would be dead.
-    kind = (nn.Linear, nn.MultiheadAttention)
-    return name.startswith(_TOWERS) and isinstance(layer, kind) and "attn.out_proj" not in name
+def _is_open_clip_layer(name: str, layer: nn.Module) -> bool:
+    # The projection inside the attention is never called, so an adapter on it has no effect.
+    is_linear = isinstance(layer, (nn.Linear, nn.MultiheadAttention))
+    return name.startswith(_OPEN_CLIP_TOWERS) and is_linear and "attn.out_proj" not in name
 
 
-def _ending(names: Iterable[str], ends: Sequence[str]) -> tuple[str, ...]:
-    return tuple(n for n in names if any(n == end or n.endswith(f".{end}") for end in ends))
+def _with_suffix(names: Iterable[str], suffixes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(n for n in names if any(n == s or n.endswith(f".{s}") for s in suffixes))
 
 
-def _own_ending(every: Sequence[str], layers: Sequence[str], parts: list[str]) -> str | None:
-    """The end of a layer's name, one or two parts long, that only such layers have."""
-    ends = (parts[-1], ".".join(parts[-2:]))
-    return next((end for end in ends if set(_ending(every, [end])) <= set(layers)), None)
+def _unique_suffix(all_names: Sequence[str], layers: Sequence[str], parts: list[str]) -> str | None:
+    """The last one or two parts of a layer's name, if only names in `layers` end with them."""
+    suffixes = (parts[-1], ".".join(parts[-2:]))
+    return next((s for s in suffixes if set(_with_suffix(all_names, [s])) <= set(layers)), None)
 
 
-def _shared(names: Sequence[str]) -> str:
-    """The path that all names have in common, with its dot."""
-    shared = ""
+def _common_prefix(names: Sequence[str]) -> str:
+    """The module path that all names have in common, with its final dot."""
+    prefix = ""
     for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
         if len(set(parts)) > 1:
             break
-        shared += f"{parts[0]}."
-    return shared
+        prefix += f"{parts[0]}."
+    return prefix

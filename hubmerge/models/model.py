@@ -1,4 +1,4 @@
-"""What opened models have in common, whatever they were opened from.
+"""The interfaces that loaded models have in common, independent of their layout.
 
 Shapes: B examples, D features, N prompts, L tokens.
 """
@@ -17,29 +17,29 @@ from hubmerge.models.tensor_names import TensorNames
 
 
 class Savable(Protocol):
-    """An opened model; all of it is in evaluation mode, in float32, on the CPU."""
+    """A loaded model: in evaluation mode, in float32, on the CPU."""
 
     @property
     def module(self) -> Any:
-        """All that its folder holds, as the library's own nn.Module."""
+        """The complete model of the folder, as the library's own nn.Module."""
 
     @property
     def names(self) -> TensorNames:
-        """What the tensors of the folder are called inside `module`."""
+        """The mapping from tensor names in the folder to names in `module`."""
 
     @property
     def layout(self) -> str:
-        """Whose loader opens its folder: open_clip or transformers."""
+        """The library whose layout the folder has: open_clip or transformers (or peft)."""
 
     @property
     def name(self) -> str:
-        """The class of `module`, for sentences."""
+        """The class name of `module`, for messages."""
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the weights in the layout and under the names they came in, in float32.
+        """Write the weights in float32, in the same layout and with the same names as they had.
 
-        `state` has the names of `module.state_dict()` and replaces its values, as it must where
-        weights are spread over processes. A config beside them is rewritten to say float32.
+        `state` has the names of `module.state_dict()` and replaces its values; it is needed when
+        weights are sharded over processes. A config is also written, with dtype float32.
         """
 
 
@@ -48,21 +48,21 @@ class Encoder(Savable, Protocol):
 
     @property
     def encoder(self) -> nn.Module:
-        """Examples -> features [B, D]: the part that is trained."""
+        """The part that is trained: examples -> features [B, D]."""
 
     @property
     def width(self) -> int:
-        """D."""
+        """The feature dimension D."""
 
 
 class LabelEncoder(Encoder, Protocol):
-    """An encoder that puts words where it puts examples."""
+    """An encoder that embeds text into the same space as examples."""
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Features [N, D] of N prompts, not normalised."""
 
     def scale(self) -> float:
-        """What cosines are multiplied by to be logits."""
+        """The factor from cosines to logits."""
 
 
 class VisionText(LabelEncoder, Protocol):
@@ -70,7 +70,7 @@ class VisionText(LabelEncoder, Protocol):
 
     @property
     def preprocess(self) -> PreprocessCfg:
-        """Size, mean and standard deviation of the images it takes."""
+        """Size, mean and standard deviation of its input images."""
 
     def transform(self, augment: bool) -> Transform:
-        """From a PIL image to a tensor [3, H, W]: as for evaluation, or with a random crop."""
+        """A function from a PIL image to a tensor [3, H, W]; `augment` adds a random crop."""

@@ -1,4 +1,4 @@
-"""open_clip's layout: open_clip_config.json and open_clip_model.safetensors."""
+"""CLIP models in open_clip's layout: open_clip_config.json and open_clip_model.safetensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BPE = "bpe.txt.gz"
 
 @dataclass(frozen=True)
 class OpenClip:
-    """An open_clip model; its whole `encode_image` path is the encoder, `proj` included."""
+    """An open_clip model; `encoder` is its complete `encode_image` path, including `proj`."""
 
     module: CLIP
     names: TensorNames
@@ -46,17 +46,17 @@ class OpenClip:
         return image_transform(self.preprocess, augment)
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        tensors = self.names.tensors(self.module, state)
+        tensors = self.names.file_tensors(self.module, state)
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def open_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
-    """Open the folder; the config decides the activation, so QuickGELU weights keep QuickGELU.
+def load_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
+    """Load the folder; the config sets the activation, so QuickGELU weights keep QuickGELU.
 
-    Raises ValueError for a config whose parts lie elsewhere.
+    Raises ValueError for a config that takes parts from elsewhere.
     """
-    _check_whole(config["model_cfg"])
-    # The weights are loaded apart from open_clip, whose own search would also take a pickle.
+    _check_self_contained(config["model_cfg"])
+    # Weights are loaded separately, because open_clip's own search also accepts a pickle.
     with _without_warnings():
         model = open_clip.create_model(
             f"local-dir:{folder}", load_weights=False, pretrained_text=False
@@ -65,26 +65,26 @@ def open_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
     model.load_state_dict(state)
     model.eval()
     preprocess = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-    image_transform(preprocess, augment=False)  # raises for what it cannot do
+    image_transform(preprocess, augment=False)  # raises for unsupported settings
     names = TensorNames({name: name for name in state}, {})
     width = config["model_cfg"]["embed_dim"]
     return OpenClip(model, names, model.visual, _tokenizer(folder, config), preprocess, width)
 
 
-def _check_whole(model_cfg: dict[str, Any]) -> None:
-    """Only a name of timm's own is whole: others are looked up on the Hub when the model is made.
+def _check_self_contained(model_cfg: dict[str, Any]) -> None:
+    """Refuse towers that open_clip would look up on the Hub; timm's own model names are local.
 
-    `hf_tokenizer_name` is no such name; open_clip reads the tokenizer beside the config instead.
+    `hf_tokenizer_name` is allowed: open_clip reads the tokenizer in the folder instead.
     """
     text = model_cfg["text_cfg"].get("hf_model_name")
     image = model_cfg["vision_cfg"].get("timm_model_name")
-    elsewhere = text or (image if image and {":", "/"} & set(image) else None)
-    if elsewhere:
-        raise ValueError(f"its config takes a tower from elsewhere, {elsewhere!r}")
+    remote = text or (image if image and {":", "/"} & set(image) else None)
+    if remote:
+        raise ValueError(f"its config takes a tower from elsewhere, {remote!r}")
 
 
 def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
-    # open_clip has no key for a BPE file of one's own, so ours lies beside the config.
+    # open_clip's config has no key for a custom BPE file, so it is found by its name in the folder.
     if (folder / BPE).is_file():
         length = config["model_cfg"]["text_cfg"]["context_length"]
         return SimpleTokenizer(bpe_path=str(folder / BPE), context_length=length)
@@ -93,7 +93,7 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """open_clip warns on the root logger that the weights were not loaded: just what was asked."""
+    """Silence open_clip's warning on the root logger that no weights were loaded."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

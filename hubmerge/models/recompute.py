@@ -1,4 +1,4 @@
-"""Memory for time: activations that are computed again on the way back."""
+"""Activation recomputation (gradient checkpointing): less memory, more time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hubmerge.models.loading import Model
 from hubmerge.models.open_clip_folder import OpenClip
 
 
-def recompute(model: Model) -> None:
-    """Keep only the inputs of each layer of the trained part while training (arXiv 1604.06174).
+def enable_recompute(model: Model) -> None:
+    """Keep only the inputs of each trained layer, and recompute the rest (arXiv 1604.06174).
 
     Gradients stay the same, with and without adapters; a step takes about a third longer.
     """
@@ -20,5 +20,5 @@ def recompute(model: Model) -> None:
         body = model.module.vision_model
     else:
         body = model.module if isinstance(model, LanguageModel) else model.module.base_model
-    # Not reentrant: that kind gives no gradients where the inputs need none, as under an adapter.
+    # Reentrant checkpointing gives no gradients if the inputs need none, as with an adapter.
     body.activation_checkpointing_enable({"use_reentrant": False})

@@ -1,8 +1,8 @@
-"""The names that tensors have in a folder, and those they have in the module made of it.
+"""The names of tensors in a folder, and their names in the module that was loaded from it.
 
-They differ more often than one would think: transformers adds a prefix to GPT-2's names, renames
-half of a ViT, ties heads to embeddings, and passes over tensors of an older version. A merge wants
-the names of the base and no others, so what is saved is named and chosen by the base's files.
+They often differ: transformers adds a prefix to GPT-2's names, renames half of a ViT, ties heads to
+embeddings, and ignores tensors of older versions. Merging needs exactly the names of the base
+model, so saving writes the same tensors with the same names as the folder had.
 """
 
 from __future__ import annotations
@@ -18,81 +18,84 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from hubmerge.weights.checkpoint import Checkpoint
-from hubmerge.weights.header import shown
+from hubmerge.weights.header import safe_name
 
 
 @dataclass(frozen=True)
 class TensorNames:
-    """`inside` is name in the files -> name in the module's state; tied tensors have one there.
+    """`module_names`: name in the files -> name in the module's state; tied tensors share one.
 
-    `kept` holds the tensors that the module has no place for, as they came but for the width.
+    `extra_tensors` are those of the files that the module does not use; 16-bit floats as float32.
     """
 
-    inside: Mapping[str, str]
-    kept: Mapping[str, Tensor]
+    module_names: Mapping[str, str]
+    extra_tensors: Mapping[str, Tensor]
 
-    def tensors(self, module: nn.Module, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """What a folder of this module holds: the files' names, the values of `state` or of now."""
-        now = module.state_dict() if state is None else state
-        told, written = dict(self.kept), set()
-        for name, ours in self.inside.items():
-            tensor = now[ours].detach().cpu().contiguous()
-            # Tied tensors are one in memory; in a file each stands by itself.
-            told[name] = tensor.clone() if ours in written else tensor
-            written.add(ours)
-        return told
+    def file_tensors(
+        self, module: nn.Module, state: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """The tensors to write, by file name; values come from `state`, by default the module's."""
+        state = module.state_dict() if state is None else state
+        tensors, written = dict(self.extra_tensors), set()
+        for name, module_name in self.module_names.items():
+            tensor = state[module_name].detach().cpu().contiguous()
+            # Tied tensors share memory; safetensors needs separate copies.
+            tensors[name] = tensor.clone() if module_name in written else tensor
+            written.add(module_name)
+        return tensors
 
 
 def tensor_names(checkpoint: Checkpoint, module: nn.Module) -> TensorNames:
-    """Find the place of every tensor of a folder in the module that was opened from it.
+    """Match every tensor of a folder with the module that was loaded from it.
 
-    Raises ValueError, naming a tensor, where the module has weights of which the folder says
-    nothing (its library filled in random numbers), or where it was made of several.
+    Raises ValueError with the name of a tensor if the folder lacks weights of the module (which
+    the library then initialises at random), or if the module combines several tensors into one.
     """
     state = module.state_dict(keep_vars=True)
-    first: dict[int, str] = {}  # tied names are one parameter, known by the first of them
+    first_names: dict[int, str] = {}  # tied names are one parameter; use the first name
     for name, tensor in state.items():
-        first.setdefault(id(tensor), name)
-    written = _as_written(module, state)
+        first_names.setdefault(id(tensor), name)
+    library_state = _library_names(module, state)
     prefix = str(getattr(module, "base_model_prefix", ""))
-    inside, beyond = {}, []
+    module_names, unused = {}, []
     for name in checkpoint.names():
-        ours = next((way for way in _spellings(name, prefix) if way in written), None)
-        if ours is None:
-            beyond.append(name)
-        elif id(written[ours]) in first:
-            inside[name] = first[id(written[ours])]
+        variants = _name_variants(name, prefix)
+        library_name = next((variant for variant in variants if variant in library_state), None)
+        if library_name is None:
+            unused.append(name)
+        elif id(library_state[library_name]) in first_names:
+            module_names[name] = first_names[id(library_state[library_name])]
         else:
-            raise ValueError(f"tensor {shown(name)!r} is rebuilt when it is loaded")
-    _check_whole(module, set(inside.values()))
-    return TensorNames(inside, {name: _read(checkpoint, name) for name in beyond})
+            raise ValueError(f"tensor {safe_name(name)!r} is rebuilt when it is loaded")
+    _check_complete(module, set(module_names.values()))
+    return TensorNames(module_names, {name: _read_tensor(checkpoint, name) for name in unused})
 
 
-def _as_written(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state under the names that the library would write, which are those it reads."""
+def _library_names(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state with the names that the library uses in files."""
     if not isinstance(module, PreTrainedModel):
         return state
     return cast("Mapping[str, Tensor]", revert_weight_conversion(module, dict(state)))
 
 
-def _spellings(name: str, prefix: str) -> Iterator[str]:
-    """A name as it is, and with or without the prefix that a head puts before its encoder."""
+def _name_variants(name: str, prefix: str) -> Iterator[str]:
+    """The name, and the name with and without the prefix that models with a head add."""
     yield name
     yield f"{prefix}.{name}"
     yield name.removeprefix(f"{prefix}.")
 
 
-def _check_whole(module: nn.Module, found: set[str]) -> None:
-    missing = [name for name, _ in module.named_parameters() if name not in found]
+def _check_complete(module: nn.Module, names: set[str]) -> None:
+    missing = [name for name, _ in module.named_parameters() if name not in names]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(
             f"it lacks weights for {missing[0]!r}{more} of {type(module).__name__}; "
-            "random numbers would stand in for them"
+            "they would be initialised at random"
         )
 
 
-def _read(checkpoint: Checkpoint, name: str) -> Tensor:
+def _read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     with safe_open(checkpoint.tensor(name).file, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,4 +1,4 @@
-"""A transformers vision encoder: ViT, DeiT, DINOv2, Swin ... It reads no words."""
+"""Vision encoders of transformers without a text tower: ViT, DeiT, DINOv2, Swin ..."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from hubmerge.models.preprocess import Transform, image_transform, preprocess_said
+from hubmerge.models.preprocess import Transform, image_transform, processor_preprocess
 from hubmerge.models.tensor_names import TensorNames
-from hubmerge.models.transformers_folder import named_class, open_module, save_module
+from hubmerge.models.transformers_folder import class_of_config, load_module, save_module
 
 
 class ImageFeatures(nn.Module):
@@ -26,15 +26,15 @@ class ImageFeatures(nn.Module):
         self.body = body
 
     def forward(self, images: Tensor) -> Tensor:
-        seen = self.body(pixel_values=images)
-        pooled = getattr(seen, "pooler_output", None)
-        features = seen.last_hidden_state[:, 0] if pooled is None else pooled
+        output = self.body(pixel_values=images)
+        pooled = getattr(output, "pooler_output", None)
+        features = output.last_hidden_state[:, 0] if pooled is None else pooled
         return cast(Tensor, features.flatten(1))  # convolutional models keep a 1 x 1 map
 
 
 @dataclass(frozen=True)
 class VisionEncoder:
-    """A vision encoder with the heads it came with; only a trained head can tell its classes."""
+    """A vision encoder, with the heads of its folder; tasks need a trained head."""
 
     module: Any
     names: TensorNames
@@ -51,9 +51,12 @@ class VisionEncoder:
         save_module(self.module, self.names, folder, state)
 
 
-def open_vision_encoder(folder: Path, config: dict[str, Any]) -> VisionEncoder:
-    """Open the folder by the class its config names; raises ValueError without a processor."""
-    module, names = open_module(folder, named_class(config, MODEL_MAPPING_NAMES))
+def load_vision_encoder(folder: Path, config: dict[str, Any]) -> VisionEncoder:
+    """Load the folder with the class that its config names.
+
+    Raises ValueError if there is no image processor.
+    """
+    module, names = load_module(folder, class_of_config(config, MODEL_MAPPING_NAMES))
     encoder = ImageFeatures(module.base_model).eval()
     preprocess = _preprocess(folder)
     width = _width(encoder, preprocess)
@@ -63,18 +66,18 @@ def open_vision_encoder(folder: Path, config: dict[str, Any]) -> VisionEncoder:
 def _preprocess(folder: Path) -> PreprocessCfg:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
-        raise ValueError("preprocessor_config.json, which says how images are prepared, is missing")
+        raise ValueError("preprocessor_config.json, the settings for images, is missing")
     processor = cast(Any, AutoImageProcessor).from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
-    said = processor.to_dict()
-    if not (said.get("do_normalize") and said.get("do_rescale")):
-        raise ValueError(f"{path} does not scale and normalise images, which is not supported")
-    return preprocess_said(said, path)
+    settings = processor.to_dict()
+    if not (settings.get("do_normalize") and settings.get("do_rescale")):
+        raise ValueError(f"{path} does not rescale and normalise images, which is not supported")
+    return processor_preprocess(settings, path)
 
 
 @torch.no_grad()
 def _width(encoder: nn.Module, preprocess: PreprocessCfg) -> int:
-    """Configs name it in as many ways as there are families, so one image is looked at."""
+    """The feature dimension, found with one image: its name in configs differs by family."""
     size = cast("tuple[int, int]", preprocess.size)
     return int(encoder(torch.zeros(1, 3, *size)).shape[1])

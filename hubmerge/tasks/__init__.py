@@ -1,1 +1,1 @@
-"""Tasks: what is classified, from which data, in which words, measured how."""
+"""Tasks: their data, splits, examples, prompts, labels and metrics."""

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a task, at once, before anything is trained on it."""
+"""Check a task before training on it, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import numpy as np
 
 from hubmerge.errors import DataError
 from hubmerge.tasks.data import SPLITS, Split, read_split
-from hubmerge.tasks.examples import Example, Paired, Ranked
+from hubmerge.tasks.examples import Example, RankExample, TargetExample
 from hubmerge.tasks.task import Task
 
-_TOLD = 5  # broken rows of a split that are named
-_SHOWN = 1000  # characters of a text in an example
-# How many rows of a split are tried, spread over it: an image is opened, a prompt is rendered.
-# Of texts those are tried that are no text, however many there are.
-_TRIED = {"image": 50, "rank": 2000, "target": 2000}
+_MAX_LISTED = 5  # broken rows of a split that are listed
+_MAX_CHARACTERS = 1000  # characters of a text in an example
+# How many rows of a split are tried, evenly spaced: images are decoded, prompts are rendered.
+# For texts, all rows that hold no text are tried.
+_MAX_ROWS = {"image": 50, "rank": 2000, "target": 2000}
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a task's data are like: `problems` forbid training on them, `notes` are worth knowing.
+class TaskReport:
+    """A summary of a task's data; `problems` prevent training on them, `notes` do not.
 
-    `counts` is split -> examples, `classes` split -> class -> examples; `head` what the label head
-    of a classification task is made of; `examples` three of train as the model sees them.
+    `counts`: split -> number of examples. `classes`: split -> class -> number of examples. `head`:
+    the texts that a label head is made from. `examples`: three training examples as text.
     """
 
     task: str
@@ -41,8 +41,8 @@ class Report:
     notes: tuple[str, ...]
 
 
-def check_task(task: Task) -> Report:
-    """Read every split, try its rows, and tell all that is wrong; raises for no broken data."""
+def check_task(task: Task) -> TaskReport:
+    """Read every split, try its rows, and report all problems; broken data raise no error."""
     problems, splits = list[str](), dict[str, Split]()
     for name in SPLITS:
         try:
@@ -50,85 +50,87 @@ def check_task(task: Task) -> Report:
         except DataError as error:
             problems.append(error.message)
     for split in splits.values():
-        problems += _broken(split)
+        problems += _row_problems(split)
     train = splits.get("train")
-    return Report(
+    return TaskReport(
         task=task.name,
         kind=task.spec.kind,
         counts={name: len(split) for name, split in splits.items()},
-        classes={name: split.per_class() for name, split in splits.items() if split.classes},
-        head=_head(train) if train else (),
-        examples=tuple(_examples(train)) if train else (),
-        problems=tuple(dict.fromkeys(problems)),  # what is wrong with all splits is said once
+        classes={name: split.class_counts() for name, split in splits.items() if split.classes},
+        head=_head_prompts(train) if train else (),
+        examples=tuple(_example_texts(train)) if train else (),
+        problems=tuple(dict.fromkeys(problems)),  # the same problem in all splits is listed once
         notes=tuple(_notes(splits)),
     )
 
 
-def _broken(split: Split) -> Iterator[str]:
-    """What is wrong with the rows of a split: their labels, and then what they are labels of."""
+def _row_problems(split: Split) -> Iterator[str]:
+    """The problems of a split's rows: first of their labels, then of the images or texts."""
     if split.classes:
         try:
             split.labels()
         except DataError as error:
             yield error.message
-    unlabelled = set(np.flatnonzero(split.found() < 0).tolist())
+    unlabelled = set(np.flatnonzero(split.labels_or_missing() < 0).tolist())
     broken = 0
-    for row in _tried(split):
+    for row in _rows_to_check(split):
         if row in unlabelled and split.task.spec.kind == "image":
-            continue  # said already
+            continue  # already reported
         try:
             split.example(row)
         except DataError as error:
             broken += 1
-            if broken <= _TOLD:
+            if broken <= _MAX_LISTED:
                 yield error.message
-    if broken > _TOLD:
-        more = broken - _TOLD
-        yield f"Task {split.task.name}: {more} more rows of {split.name} are broken as well."
+    if broken > _MAX_LISTED:
+        more = broken - _MAX_LISTED
+        yield f"Task {split.task.name}: {more} more rows of {split.name} are broken."
 
 
-def _tried(split: Split) -> list[int]:
+def _rows_to_check(split: Split) -> list[int]:
     if split.task.spec.kind == "text":
         texts = split.rows["text"][:]
         return [
             row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()
         ]
-    return _spread(len(split), _TRIED[split.task.spec.kind])
+    return _evenly_spaced(len(split), _MAX_ROWS[split.task.spec.kind])
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """At most that many rows, from the first to the last."""
-    return sorted({round(row) for row in np.linspace(0, count - 1, min(most, count)).tolist()})
+def _evenly_spaced(count: int, limit: int) -> list[int]:
+    """At most `limit` of `count` rows, from the first to the last."""
+    return sorted({round(row) for row in np.linspace(0, count - 1, min(limit, count)).tolist()})
 
 
 def _notes(splits: dict[str, Split]) -> Iterator[str]:
     for name, split in splits.items():
-        if absent := split.absent():
-            few = ", ".join(absent[:_TOLD]) + (" ..." if len(absent) > _TOLD else "")
-            yield f"{name} has no example of {len(absent)} of its classes: {few}."
+        if absent := split.absent_classes():
+            listed = ", ".join(absent[:_MAX_LISTED]) + (" ..." if len(absent) > _MAX_LISTED else "")
+            yield f"{name} has no example of {len(absent)} of its classes: {listed}."
     train = splits.get("train")
     if train is None:
         return
     if train.classes and all(name.isdigit() for name in train.classes):
-        yield "The classes are numbers; words under `classes:` in a YAML say what they mean."
-    seen = set(_contents(train))
+        yield "The class names are numbers; give them names under `classes:` in a task's YAML."
+    in_train = set(_content_digests(train))
     for name in ("validation", "test"):
-        if name in splits and (again := sum(key in seen for key in _contents(splits[name]))):
-            yield f"{again} of {len(splits[name])} {name} examples are in train as well."
+        if name not in splits:
+            continue
+        if repeated := sum(digest in in_train for digest in _content_digests(splits[name])):
+            yield f"{repeated} of {len(splits[name])} {name} examples are also in train."
 
 
-def _contents(split: Split) -> Iterator[bytes]:
-    """A digest of what is asked in each row: the image, the text, or all that prompts are of."""
+def _content_digests(split: Split) -> Iterator[bytes]:
+    """A digest of the input of each row: the image, the text, or the columns of the prompt."""
     rows, kind = split.rows, split.task.spec.kind
     if kind == "image":
         rows = rows.cast_column("image", datasets.Image(decode=False))
-    asked = [kind] if split.classes else rows.column_names
-    for batch in rows.select_columns(asked).iter(batch_size=1000):
-        for values in zip(*(batch[column] for column in asked), strict=True):
-            yield hashlib.blake2b(_bytes(values), digest_size=16).digest()
+    columns = [kind] if split.classes else rows.column_names
+    for batch in rows.select_columns(columns).iter(batch_size=1000):
+        for values in zip(*(batch[column] for column in columns), strict=True):
+            yield hashlib.blake2b(_content_bytes(values), digest_size=16).digest()
 
 
-def _bytes(values: tuple[Any, ...]) -> bytes:
+def _content_bytes(values: tuple[Any, ...]) -> bytes:
     image = values[0] if isinstance(values[0], dict) else {}
     if image.get("bytes"):
         return bytes(image["bytes"])
@@ -137,37 +139,41 @@ def _bytes(values: tuple[Any, ...]) -> bytes:
     return repr(values).encode()
 
 
-def _head(train: Split) -> tuple[str, ...]:
-    """What the label head says of each class, in the words of the first template."""
+def _head_prompts(train: Split) -> tuple[str, ...]:
+    """The text of each class for a label head, with the first template."""
     spec = train.task.spec
     if not train.classes or spec.head == "trained":
         return ()
     return tuple(spec.templates[0].replace("{}", name) for name in train.classes)
 
 
-def _examples(train: Split) -> Iterator[str]:
-    for row in _spread(len(train), 3):
+def _example_texts(train: Split) -> Iterator[str]:
+    for row in _evenly_spaced(len(train), 3):
         try:
-            yield _shown(train.example(row), train.classes)
+            yield _describe_example(train.example(row), train.classes)
         except DataError:
-            continue  # it is among the problems
+            continue  # already among the problems
 
 
-def _shown(example: Example, classes: tuple[str, ...]) -> str:
-    """An example in words; an arrow stands before what is right."""
-    if isinstance(example, Ranked):
+def _describe_example(example: Example, classes: tuple[str, ...]) -> str:
+    """An example as text; an arrow marks the correct answer."""
+    if isinstance(example, RankExample):
         marked = [
-            ("-> " if place == example.answer else "   ") + choice
-            for place, choice in enumerate(example.choices)
+            ("-> " if index == example.answer else "   ") + choice
+            for index, choice in enumerate(example.choices)
         ]
-        return "\n".join([_cut(example.prompt), *map(_cut, marked)])
-    if isinstance(example, Paired):
-        return f"{_cut(example.prompt)}\n-> {_cut(example.target)}"
-    asked, label = example
-    if not isinstance(asked, str):
-        asked = f"an image of {asked.width} x {asked.height} pixels, mode {asked.mode}"
-    return f"{_cut(asked)}\n-> {classes[label]}"
+        return "\n".join([_shorten(example.prompt), *map(_shorten, marked)])
+    if isinstance(example, TargetExample):
+        return f"{_shorten(example.prompt)}\n-> {_shorten(example.target)}"
+    text, label = example
+    if not isinstance(text, str):
+        text = f"an image of {text.width} x {text.height} pixels, mode {text.mode}"
+    return f"{_shorten(text)}\n-> {classes[label]}"
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ... ({len(text)} characters)"
+def _shorten(text: str) -> str:
+    return (
+        text
+        if len(text) <= _MAX_CHARACTERS
+        else f"{text[:_MAX_CHARACTERS]} ... ({len(text)} characters)"
+    )

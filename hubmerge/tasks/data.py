@@ -1,4 +1,4 @@
-"""The examples of a task: a split of rows, each of them an example, or a stream of them."""
+"""The examples of a task, as a split (random access) or a stream."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import datasets
 import torch
 
 from hubmerge.errors import DataError, UnknownName
-from hubmerge.tasks.examples import Example, Paired, Ranked, example_of
-from hubmerge.tasks.labels import Labels, Numbers, labels_of
-from hubmerge.tasks.rows import told, with_columns
-from hubmerge.tasks.source import read_rows, where
-from hubmerge.tasks.splits import SPLITS, places
+from hubmerge.tasks.examples import Example, RankExample, TargetExample, make_example
+from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
+from hubmerge.tasks.rows import select_columns, task_errors
+from hubmerge.tasks.source import data_location_hint, read_rows
+from hubmerge.tasks.splits import SPLITS, split_indices
 from hubmerge.tasks.stream import Stream, load_stream
 from hubmerge.tasks.task import Task
 
 __all__ = [
     "SPLITS",
     "Example",
-    "Paired",
-    "Ranked",
+    "RankExample",
     "Split",
     "Stream",
+    "TargetExample",
     "load_split",
     "load_stream",
     "read_split",
@@ -35,16 +35,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split, with the columns that its examples are made of.
+    """The rows of one split, with the columns that its examples are made from.
 
-    These are `image` or `text`, and `label`, where the task classifies; else the columns that its
-    prompts name, and there are no classes.
+    For classification these are `image` or `text`, and `label`. Other tasks have no classes; their
+    columns are those that the prompts use.
     """
 
     task: Task
     name: str
     rows: datasets.Dataset
-    named: Labels
+    class_labels: ClassLabels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,43 +52,43 @@ class Split:
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in label order."""
-        return self.named.classes
+        return self.class_labels.classes
 
     def example(self, row: int) -> Example:
-        """An image or a text, and its label; a Ranked or a Paired where the task's kind says so.
+        """(image or text, label) for classification, else a RankExample or a TargetExample.
 
-        Raises DataError, naming the row, if it is broken.
+        Raises DataError with the row number if the row is broken.
         """
-        at = f"{self.name} row {row}"
-        with told(self.task, f"the {self.task.spec.kind} of {at} cannot be read"):
-            return example_of(self.task.spec, self.named, self.rows[row], at)
+        location = f"{self.name} row {row}"
+        with task_errors(self.task, f"the {self.task.spec.kind} of {location} cannot be read"):
+            return make_example(self.task.spec, self.class_labels, self.rows[row], location)
 
-    def labels(self) -> Numbers:
-        """The labels of all rows, in their order."""
-        with told(self.task, "its labels cannot be read"):
-            return self.named.numbers(self.rows["label"][:], self.name)
+    def labels(self) -> LabelArray:
+        """The labels of all rows; raises DataError if a row has no valid label."""
+        with task_errors(self.task, "its labels cannot be read"):
+            return self.class_labels.labels(self.rows["label"][:], self.name)
 
-    def absent(self) -> tuple[str, ...]:
-        """The classes without an example."""
-        return tuple(name for name, count in self.per_class().items() if count == 0)
+    def absent_classes(self) -> tuple[str, ...]:
+        """The classes that have no examples."""
+        return tuple(name for name, count in self.class_counts().items() if count == 0)
 
-    def per_class(self) -> dict[str, int]:
-        """Class -> how many examples it has; rows without a label count for none."""
-        found = Counter(self.found().tolist())
-        return {name: found[label] for label, name in enumerate(self.classes)}
+    def class_counts(self) -> dict[str, int]:
+        """Class -> number of examples, without rows that have no valid label."""
+        counts = Counter(self.labels_or_missing().tolist())
+        return {name: counts[label] for label, name in enumerate(self.classes)}
 
-    def found(self) -> Numbers:
-        """The labels of all rows, -1 where there is none; empty for a task without classes."""
-        return self.named.found(self.rows["label"][:] if self.classes else [])
+    def labels_or_missing(self) -> LabelArray:
+        """The labels of all rows, -1 for a row without a valid one; empty without classes."""
+        return self.class_labels.labels_or_missing(self.rows["label"][:] if self.classes else [])
 
     def sample(self, count: int, seed: int) -> Split:
-        """The first `count` rows of a seeded permutation; the split itself if it has no more."""
+        """`count` rows sampled with a seed; the split itself if it has no more than that."""
         if count >= len(self):
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.only(order[:count].tolist())
+        return self.select(order[:count].tolist())
 
-    def only(self, rows: Sequence[int]) -> Split:
+    def select(self, rows: Sequence[int]) -> Split:
         """These rows, in this order."""
         return replace(self, rows=self.rows.select(rows))
 
@@ -96,33 +96,36 @@ class Split:
 def load_split(task: Task, name: str) -> Split:
     """The rows of `train`, `validation` or `test`; the same rows on every machine.
 
-    Raises DataError when data, split or columns are missing, a split is empty, or the class names
-    do not fit the labels.
+    Raises DataError if data, split or columns are missing, a split is empty, or labels are not
+    valid for the classes.
     """
     split = read_split(task, name)
     if split.classes:
-        split.labels()  # raises for a row without one
+        split.labels()  # raises for a row without a valid label
     return split
 
 
 def read_split(task: Task, name: str) -> Split:
-    """The same rows before their labels were looked at; raises DataError for all else."""
+    """Like `load_split`, but without checking the labels of the rows."""
     if name not in SPLITS:
         raise UnknownName("split", name, SPLITS)
     source = task.spec.splits.sources[name]
-    whole = with_columns(task, read_rows(task, source))
-    rows = whole.select(places(task.spec.splits, name, len(whole)))
+    source_rows = select_columns(task, read_rows(task, source))
+    rows = source_rows.select(split_indices(task.spec.splits, name, len(source_rows)))
     if len(rows) == 0:
-        raise DataError(f"Task {task.name} has no {name} examples.", where(task))
-    if not task.spec.classifies:
-        return Split(task, name, rows, Labels())
-    with told(task, "its labels cannot be read"):
-        distinct = partial(_distinct, task, whole if source == task.spec.splits.train else None)
-        return Split(task, name, rows, labels_of(task.spec, rows.features["label"], distinct))
+        raise DataError(f"Task {task.name} has no {name} examples.", data_location_hint(task))
+    if not task.spec.is_classification:
+        return Split(task, name, rows, ClassLabels())
+    with task_errors(task, "its labels cannot be read"):
+        train = source_rows if source == task.spec.splits.train else None
+        labels = find_class_labels(
+            task.spec, rows.features["label"], partial(_train_labels, task, train)
+        )
+        return Split(task, name, rows, labels)
 
 
-def _distinct(task: Task, whole: datasets.Dataset | None) -> Iterable[Any]:
-    """What labels the rows of train, before anything is carved from them."""
-    train = whole or with_columns(task, read_rows(task, task.spec.splits.train))
-    values: list[Any] = train.unique("label")
+def _train_labels(task: Task, train: datasets.Dataset | None) -> Iterable[Any]:
+    """The distinct labels of train, before other splits are carved from it."""
+    rows = train or select_columns(task, read_rows(task, task.spec.splits.train))
+    values: list[Any] = rows.unique("label")
     return values

@@ -1,4 +1,4 @@
-"""One example of each kind of task, from one row of its data."""
+"""Make an example of a task from one row of its data."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL.Image import Image
 from hubmerge.errors import DataError
 from hubmerge.refs import printable
 from hubmerge.specs import TaskSpec
-from hubmerge.specs.prompt_language import names_of_expression, names_of_template
-from hubmerge.tasks.labels import Labels
-from hubmerge.tasks.prompts import FIELD, expression, render
+from hubmerge.specs.prompt_language import expression_names, template_names
+from hubmerge.tasks.labels import ClassLabels
+from hubmerge.tasks.prompts import MAX_FIELD_CHARACTERS, evaluate_expression, render_template
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A prompt, what may follow it, and which of that is right."""
+class RankExample:
+    """A prompt, the choices that may follow it, and the index of the correct one."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -31,96 +31,99 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A prompt and what should follow it."""
+class TargetExample:
+    """A prompt and the text that should follow it."""
 
     prompt: str
     target: str
 
 
-Example = tuple[Image, int] | tuple[str, int] | Ranked | Paired
+Example = tuple[Image, int] | tuple[str, int] | RankExample | TargetExample
 
 
-def example_of(spec: TaskSpec, labels: Labels, row: Mapping[str, Any], at: str) -> Example:
-    """The example that a row is; raises DataError with what is wrong `at` it: "train row 3"."""
+def make_example(
+    spec: TaskSpec, labels: ClassLabels, row: Mapping[str, Any], location: str
+) -> Example:
+    """The example of a row; DataError names the row by `location`, such as "train row 3"."""
     if spec.kind == "rank":
-        return _ranked(spec, row, at)
+        return _rank_example(spec, row, location)
     if spec.kind == "target":
-        # What is written is learnt whole: only `max_tokens` bounds it.
-        prompt = _rendered("prompt", spec.prompt, row, None, at)
-        return Paired(prompt, _rendered("target", spec.target, row, None, at))
+        # Fields are not cut, as the target is learned in full; only `max_tokens` limits it.
+        prompt = _render_field("prompt", spec.prompt, row, None, location)
+        return TargetExample(prompt, _render_field("target", spec.target, row, None, location))
     if spec.kind == "text":
-        return _text(row["text"], "text", at), labels.number(row["label"], at)
+        return _require_text(row["text"], "text", location), labels.label(row["label"], location)
     if not isinstance(row["image"], Image):
-        raise DataError(f"the image of {at} cannot be read: there is none")
-    return row["image"], labels.number(row["label"], at)
+        raise DataError(f"the image of {location} is missing")
+    return row["image"], labels.label(row["label"], location)
 
 
-def _ranked(spec: TaskSpec, row: Mapping[str, Any], at: str) -> Ranked:
-    prompt = _rendered("prompt", spec.prompt, row, FIELD, at)
-    choices = _choices(spec, row, at)
-    answer = _value("answer", spec.answer, row, at)
+def _rank_example(spec: TaskSpec, row: Mapping[str, Any], location: str) -> RankExample:
+    prompt = _render_field("prompt", spec.prompt, row, MAX_FIELD_CHARACTERS, location)
+    choices = _choices(spec, row, location)
+    answer = _evaluate_field("answer", spec.answer, row, location)
     if not isinstance(answer, (int, float)) or answer not in range(len(choices)):
         raise DataError(
-            f"the answer of {at}, {_shown(answer)}, is no index of its {len(choices)} choices"
+            f"the answer of {location}, {_describe_value(answer)}, is not an index of its "
+            f"{len(choices)} choices"
         )
-    return Ranked(prompt, choices, int(answer))
+    return RankExample(prompt, choices, int(answer))
 
 
-def _choices(spec: TaskSpec, row: Mapping[str, Any], at: str) -> tuple[str, ...]:
+def _choices(spec: TaskSpec, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
     if isinstance(spec.choices, tuple):
         return spec.choices
-    found = _value("choices", spec.choices, row, at)
-    if not isinstance(found, (list, tuple)):
-        raise DataError(f"the choices of {at}, {_shown(found)}, are no list")
-    if len(found) < 2:
-        raise DataError(f"the choices of {at} are {len(found)}, which leaves nothing to choose")
-    return tuple(_text(choice, "choice", at) for choice in found)
+    choices = _evaluate_field("choices", spec.choices, row, location)
+    if not isinstance(choices, (list, tuple)):
+        raise DataError(f"the choices of {location}, {_describe_value(choices)}, are not a list")
+    if len(choices) < 2:
+        raise DataError(f"the choices of {location} are only {len(choices)}; at least 2 are needed")
+    return tuple(_require_text(choice, "choice", location) for choice in choices)
 
 
-def _rendered(
-    field: str, template: str, row: Mapping[str, Any], longest: int | None, at: str
+def _render_field(
+    field: str, template: str, row: Mapping[str, Any], max_field: int | None, location: str
 ) -> str:
-    with _saying(f"the {field} of {at} cannot be made"):
-        text = render(template, row, longest)
-    return _text(text, field, at)
+    with _prefix_errors(f"the {field} of {location} cannot be rendered"):
+        text = render_template(template, row, max_field)
+    return _require_text(text, field, location)
 
 
-def _value(field: str, text: str, row: Mapping[str, Any], at: str) -> Any:
-    with _saying(f"the {field} of {at} cannot be made"):
-        return expression(text, row, FIELD)
+def _evaluate_field(field: str, text: str, row: Mapping[str, Any], location: str) -> Any:
+    with _prefix_errors(f"the {field} of {location} cannot be evaluated"):
+        return evaluate_expression(text, row, MAX_FIELD_CHARACTERS)
 
 
 @contextmanager
-def _saying(what: str) -> Iterator[None]:
+def _prefix_errors(prefix: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{what}: {error.message}") from error
+        raise DataError(f"{prefix}: {error.message}") from error
 
 
-def _text(value: Any, field: str, at: str) -> str:
+def _require_text(value: Any, field: str, location: str) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise DataError(f"the {field} of {at} is empty")
+        raise DataError(f"the {field} of {location} is empty")
     if not isinstance(value, str):
-        raise DataError(f"the {field} of {at} is no text but {_shown(value)}")
+        raise DataError(f"the {field} of {location} is {_describe_value(value)}, not text")
     return value.strip()
 
 
-def _shown(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     return "nothing" if value is None else printable(repr(value)[:60])
 
 
-def columns_named(spec: TaskSpec) -> dict[str, set[str]]:
-    """Field of the spec -> the columns that it names; `row` stands for all of them."""
+def used_columns(spec: TaskSpec) -> dict[str, set[str]]:
+    """Field of the spec -> the columns that it uses; `row` means all columns."""
     if spec.kind == "image":
         return {"image": {spec.data.image}, "label": {spec.data.label}}
     if spec.kind == "text":
         return {"text": {spec.data.text}, "label": {spec.data.label}}
-    named = {
-        "prompt": names_of_template(spec.prompt),
-        "target": names_of_template(spec.target),
-        "choices": names_of_expression(spec.choices) if isinstance(spec.choices, str) else set(),
-        "answer": names_of_expression(spec.answer) if spec.answer else set(),
+    columns = {
+        "prompt": template_names(spec.prompt),
+        "target": template_names(spec.target),
+        "choices": expression_names(spec.choices) if isinstance(spec.choices, str) else set(),
+        "answer": expression_names(spec.answer) if spec.answer else set(),
     }
-    return {field: names - {"range"} for field, names in named.items() if names}
+    return {field: names - {"range"} for field, names in columns.items() if names}

@@ -1,4 +1,4 @@
-"""The frozen zero-shot head: class names in templates, encoded by the text tower, as one matrix.
+"""The zero-shot head: a matrix of text embeddings of the class names in templates.
 
 Shapes: C classes, T templates, D embedding.
 """
@@ -17,13 +17,13 @@ EncodeText = Callable[[Sequence[str]], Tensor]
 def zero_shot_head(
     encode_text: EncodeText, scale: float, classes: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
-    """The head [C, D] that turns unit image features [B, D] into logits: exp(logit_scale) x cosine.
+    """The head [C, D] from normalised features [B, D] to logits: `scale` x cosine.
 
-    Per class: encode each template, normalise, mean, normalise; `scale` is the model's
-    exp(logit_scale). As the task-vectors code does (arXiv 2212.04089), without bias.
+    For each class: encode it in each template, normalise, average, and normalise again. `scale` is
+    the model's exp(logit_scale). Same as the task-vectors code (arXiv 2212.04089); no bias.
     """
-    rows = [_class_embedding(encode_text, name, templates) for name in classes]
-    return scale * torch.stack(rows)
+    embeddings = [_class_embedding(encode_text, name, templates) for name in classes]
+    return scale * torch.stack(embeddings)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Images on disk as train/CLASS/NAME.png or CLASS/NAME.png: what `datasets` calls imagefolder.
+"""Images on disk as train/CLASS/NAME.png or CLASS/NAME.png: the `imagefolder` of `datasets`.
 
-The library reads them, one split at a time: left to find the splits by itself it takes a class
-named "test tube" for the test split, and numbers the classes of each split anew.
+Each split is read separately. If `datasets` detected the splits, it would take a class named "test
+tube" for the test split, and would number the classes of each split separately.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ from hubmerge.errors import DataError
 
 
 def split_folder(folder: Path, split: str) -> Path:
-    """Where the images of a split lie; without a train/, the whole folder is for training."""
-    inner = folder / split
-    return folder if split == "train" and not inner.is_dir() else inner
+    """The folder with the images of a split; without train/, that of train is `folder` itself."""
+    subfolder = folder / split
+    return folder if split == "train" and not subfolder.is_dir() else subfolder
 
 
 def read_image_folder(folder: Path, split: str) -> datasets.Dataset:
-    """Columns `image` and `label` of one split; the folders of train are the classes, by name.
+    """Columns `image` and `label` of one split; the classes are the sorted folder names of train.
 
-    Raises DataError for a split that is not there, or a class that train does not have.
+    Raises DataError if the split does not exist, or has a class that train does not have.
     """
-    place, train = split_folder(folder, split), split_folder(folder, "train")
-    if not place.is_dir():
-        raise DataError(f"There is no folder {place}.")
+    images, train = split_folder(folder, split), split_folder(folder, "train")
+    if not images.is_dir():
+        raise DataError(f"There is no folder {images}.")
     classes = _classes(train)
     if empty := [name for name in classes if not any((train / name).iterdir())]:
-        raise DataError(f"{train / empty[0]} is a class without an image.")
-    if nested := [name for name in _classes(place) if _classes(place / name)]:
-        raise DataError(f"{place / nested[0]} holds folders; images lie in their class's folder.")
-    if strange := sorted(set(_classes(place)) - set(classes)):
-        raise DataError(f"{place / strange[0]} is a class that train does not have.")
+        raise DataError(f"{train / empty[0]} is a class without images.")
+    if nested := [name for name in _classes(images) if _classes(images / name)]:
+        raise DataError(
+            f"{images / nested[0]} contains folders.", "Put all images of a class in its folder."
+        )
+    if unknown := sorted(set(_classes(images)) - set(classes)):
+        raise DataError(f"{images / unknown[0]} is a class that train does not have.")
     label = datasets.ClassLabel(names=classes)
     return datasets.load_dataset(
         "imagefolder",
-        data_files={split: str(place / "**")},
+        data_files={split: str(images / "**")},
         split=split,
         features=datasets.Features({"image": datasets.Image(), "label": label}),
         drop_labels=False,

@@ -1,4 +1,4 @@
-"""Class names, and how the data write them: as their own names, as words, or as numbers."""
+"""Class names and labels; data may write a label as a class name, another word, or a number."""
 
 from __future__ import annotations
 
@@ -12,135 +12,147 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hubmerge.errors import DataError, UnknownName, either
+from hubmerge.errors import DataError, UnknownName, join_with_or
 from hubmerge.refs import printable
 from hubmerge.specs import TaskSpec
 
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
+LabelArray = np.ndarray[Any, np.dtype[np.int64]]
 
-_TOLD = 5  # broken labels or values that an error lists
+_MAX_LISTED = 5  # labels or values that an error lists
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The classes of a task in label order, and the value by which the data name each of them."""
+class ClassLabels:
+    """The classes of a task in label order, and the value that the data use for each of them."""
 
     classes: tuple[str, ...] = ()
     values: tuple[Any, ...] = ()
 
     @cached_property
-    def _number_of(self) -> dict[Any, int]:
-        # 1, 1.0 and True are one key, which is how files without types mean them.
-        return {value: number for number, value in enumerate(self.values)}
+    def _label_of(self) -> dict[Any, int]:
+        # 1, 1.0 and True are one key; files without types use them for the same label.
+        return {value: label for label, value in enumerate(self.values)}
 
-    def number(self, value: Any, at: str) -> int:
-        """The label of one value; raises DataError, which says whose it is, if it is none."""
-        label = self._number_of.get(value)
+    def label(self, value: Any, location: str) -> int:
+        """The label of one value; raises DataError that names `location` if it is not valid."""
+        label = self._label_of.get(value)
         if label is None:
-            raise DataError(f"the label of {at}, {_shown(value)}, is not {self._allowed()}")
+            raise DataError(
+                f"the label of {location}, {_describe_value(value)}, is not "
+                f"{self._describe_allowed()}"
+            )
         return label
 
-    def found(self, values: Sequence[Any]) -> Numbers:
-        """The labels of a whole column, -1 where there is none."""
-        return np.array([self._number_of.get(value, -1) for value in values], np.int64)
+    def labels_or_missing(self, values: Sequence[Any]) -> LabelArray:
+        """The labels of a column, -1 for values that are not valid."""
+        return np.array([self._label_of.get(value, -1) for value in values], np.int64)
 
-    def numbers(self, values: Sequence[Any], split: str) -> Numbers:
-        """The labels of a whole column; raises DataError that names the rows without one."""
-        found = self.found(values)
-        wrong = np.flatnonzero(found < 0)
-        if wrong.size > 1:
-            said = ", ".join(f"{row} ({_shown(values[row])})" for row in wrong[:_TOLD])
-            more = f" and {wrong.size - _TOLD} more" if wrong.size > _TOLD else ""
-            raise DataError(f"the labels of {split} rows {said}{more} are not {self._allowed()}")
-        if wrong.size:
-            self.number(values[wrong[0]], f"{split} row {wrong[0]}")
-        return found
+    def labels(self, values: Sequence[Any], split: str) -> LabelArray:
+        """The labels of a column; raises DataError with the rows that have no valid label."""
+        labels = self.labels_or_missing(values)
+        invalid = np.flatnonzero(labels < 0)
+        if invalid.size > 1:
+            rows = [f"{row} ({_describe_value(values[row])})" for row in invalid[:_MAX_LISTED]]
+            more = f" and {invalid.size - _MAX_LISTED} more" if invalid.size > _MAX_LISTED else ""
+            raise DataError(
+                f"the labels of {split} rows {', '.join(rows)}{more} are not "
+                f"{self._describe_allowed()}"
+            )
+        if invalid.size:
+            self.label(values[invalid[0]], f"{split} row {invalid[0]}")
+        return labels
 
-    def _allowed(self) -> str:
+    def _describe_allowed(self) -> str:
         if self.values == tuple(range(len(self.values))):
             return f"a whole number in 0..{len(self.values) - 1}"
-        few = [_shown(value) for value in self.values[:_TOLD]]
-        more = len(self.values) - len(few)
-        return either([*few, f"one of {more} others"] if more else few)
+        listed = [_describe_value(value) for value in self.values[:_MAX_LISTED]]
+        more = len(self.values) - len(listed)
+        return join_with_or([*listed, f"one of {more} others"] if more else listed)
 
 
-def labels_of(spec: TaskSpec, feature: object, distinct: Callable[[], Iterable[Any]]) -> Labels:
-    """The labels of a task, from its spec, the type of the label column and its values in train.
+def find_class_labels(
+    spec: TaskSpec, feature: object, train_labels: Callable[[], Iterable[Any]]
+) -> ClassLabels:
+    """The class labels of a task, from its spec, the type of the label column and train.
 
-    Names come from `classes`, else from the data: a ClassLabel's, the words that label the rows of
-    train, sorted, or for texts the numbers that do. Raises DataError if they do not fit.
+    Class names come from `classes` in the spec, else from a ClassLabel column, else they are the
+    sorted words (or, for text tasks, numbers) that `train_labels()` returns. Raises DataError if
+    they do not fit the data.
     """
     if not isinstance(feature, (datasets.Value, datasets.ClassLabel)):
-        raise DataError(f"column {printable(spec.data.label)!r} holds no labels")
-    known = tuple(getattr(feature, "names", None) or ())
-    words = feature.dtype in ("string", "large_string")
-    if known or (spec.classes and not words):
-        named = _by_number(spec.classes or tuple(map(_words, known)), known)
+        raise DataError(f"column {printable(spec.data.label)!r} does not hold labels")
+    data_names = tuple(getattr(feature, "names", None) or ())
+    has_words = feature.dtype in ("string", "large_string")
+    if data_names or (spec.classes and not has_words):
+        classes = spec.classes or tuple(map(_class_name, data_names))
+        labels = _labels_by_number(classes, data_names)
     elif spec.classes:
-        named = _by_word(spec.classes, _sorted(distinct()))
-    elif words or spec.kind == "text":
-        values = _sorted(distinct())
-        named = Labels(tuple(map(_words, values)), values)
+        labels = _labels_by_word(spec.classes, _distinct_sorted(train_labels()))
+    elif has_words or spec.kind == "text":
+        values = _distinct_sorted(train_labels())
+        labels = ClassLabels(tuple(map(_class_name, values)), values)
     else:
-        named = Labels()  # a number says nothing about an image
-    _check_tellable(spec, named.classes)
-    return named
+        labels = ClassLabels()  # numbers are not usable as class names of images
+    _check_distinct_classes(spec, labels.classes)
+    return labels
 
 
-def _by_number(classes: tuple[str, ...], known: tuple[str, ...]) -> Labels:
-    if known:
-        _check_names(classes, known)
-    return Labels(classes, tuple(range(len(classes))))
+def _labels_by_number(classes: tuple[str, ...], data_names: tuple[str, ...]) -> ClassLabels:
+    if data_names:
+        _check_names(classes, data_names)
+    return ClassLabels(classes, tuple(range(len(classes))))
 
 
-def _by_word(classes: tuple[str, ...], values: Sequence[Any]) -> Labels:
-    """The task's own classes, which the data may write with other case and underscores."""
-    written = {plain(value): value for value in values}
-    strange = sorted(set(written) - set(map(plain, classes)))
-    if strange:
-        near = UnknownName("label", strange[0], classes)
-        raise DataError(f"{strange[0]!r} labels rows of train and is none of `classes:`", near.hint)
-    return Labels(classes, tuple(written.get(plain(name), name) for name in classes))
+def _labels_by_word(classes: tuple[str, ...], values: Sequence[Any]) -> ClassLabels:
+    """The classes of the spec; the data may write them with other case, spaces or underscores."""
+    by_name = {normalize_name(value): value for value in values}
+    unknown = sorted(set(by_name) - set(map(normalize_name, classes)))
+    if unknown:
+        near = UnknownName("label", unknown[0], classes)
+        raise DataError(
+            f"train has the label {unknown[0]!r}, which is not in `classes:`", near.hint
+        )
+    return ClassLabels(classes, tuple(by_name.get(normalize_name(name), name) for name in classes))
 
 
-def _check_tellable(spec: TaskSpec, classes: Sequence[str]) -> None:
+def _check_distinct_classes(spec: TaskSpec, classes: Sequence[str]) -> None:
     if not classes:
         raise DataError(
             f"column {spec.data.label!r} has no class names",
             "List them in label order under `classes:` in the task's YAML.",
         )
     if len(classes) == 1:
-        raise DataError(f"it has one class only, {classes[0]!r}")
-    again = [name for name, count in Counter(classes).items() if count > 1]
-    if again:
-        raise DataError(f"two labels are both written {again[0]!r}")
+        raise DataError(f"it has only one class, {classes[0]!r}")
+    duplicates = [name for name, count in Counter(classes).items() if count > 1]
+    if duplicates:
+        raise DataError(f"two labels have the same class name, {duplicates[0]!r}")
 
 
-def _check_names(classes: Sequence[str], known: Sequence[str]) -> None:
-    """The task may word its classes as it likes, but not put a label's own name elsewhere."""
-    if len(known) != len(classes):
-        raise DataError(f"it lists {len(classes)} classes, but the data have {len(known)}")
-    label_of = {plain(name): label for label, name in enumerate(known)}
+def _check_names(classes: Sequence[str], data_names: Sequence[str]) -> None:
+    """Check the number of classes, and that no class has the name of another label in the data."""
+    if len(data_names) != len(classes):
+        raise DataError(f"it lists {len(classes)} classes, but the data have {len(data_names)}")
+    label_of = {normalize_name(name): label for label, name in enumerate(data_names)}
     for label, name in enumerate(classes):
-        if label_of.get(plain(name), label) != label:
+        if label_of.get(normalize_name(name), label) != label:
             raise DataError(
-                f"it lists class {name!r} as label {label}, but in the data it is "
-                f"label {label_of[plain(name)]}",
+                f"it lists class {name!r} as label {label}, but in the data it is label "
+                f"{label_of[normalize_name(name)]}",
                 "List `classes:` in the order of the data's labels.",
             )
 
 
-def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Distinct values without the missing ones, numbers by size and words by letter."""
-    there = {value for value in values if value is not None and value != ""}
-    return tuple(sorted(value for value in there if not _no_number(value)))
+def _distinct_sorted(values: Iterable[Any]) -> tuple[Any, ...]:
+    """The distinct values in order, without missing values and fractional numbers."""
+    present = {value for value in values if value is not None and value != ""}
+    return tuple(sorted(value for value in present if not _is_fractional(value)))
 
 
-def _no_number(value: Any) -> bool:
-    return isinstance(value, float) and not value.is_integer()  # NaN is none either
+def _is_fractional(value: Any) -> bool:
+    return isinstance(value, float) and not value.is_integer()  # also true for NaN
 
 
-def _words(value: Any) -> str:
+def _class_name(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -148,11 +160,11 @@ def _words(value: Any) -> str:
     return printable(str(value).replace("_", " "))
 
 
-def plain(name: object) -> str:
-    """A class name without what people write differently: case, underscores, white space."""
+def normalize_name(name: object) -> str:
+    """A class name in lower case, with single spaces instead of underscores and white space."""
     return " ".join(str(name).replace("_", " ").lower().split())
 
 
-def _shown(value: Any) -> str:
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "none" if missing else printable(repr(value))[:60]
+def _describe_value(value: Any) -> str:
+    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "none" if is_missing else printable(repr(value))[:60]

@@ -1,4 +1,4 @@
-"""A task by name, by YAML file, or by the data it is about."""
+"""Find a task by its name, YAML file, or data."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ from importlib.resources import files
 from pathlib import Path
 
 from hubmerge.errors import UnknownName, UsageError
-from hubmerge.specs import TaskSpec, read_yaml, validated
-from hubmerge.tasks.files import is_rows
+from hubmerge.specs import TaskSpec, read_yaml, validate_spec
+from hubmerge.tasks.files import is_rows_file
 from hubmerge.tasks.task import Task
 
 CATALOG = Path(str(files("hubmerge") / "tasks" / "catalog"))
 
 
 def catalog() -> dict[str, Path]:
-    """Name -> YAML file of the tasks that hubmerge ships."""
+    """Name -> YAML file of the tasks that come with hubmerge."""
     return {path.stem: path for path in sorted(CATALOG.glob("*.yaml"))}
 
 
 def find_task(text: str, columns: Mapping[str, str] | None = None) -> Task:
-    """The task of that catalog name, YAML file, folder, file of rows, or `hf://datasets/...`.
+    """The task for a catalog name, YAML file, folder, file of rows, or `hf://datasets/...`.
 
-    A folder holds images by class, or train.csv and such. `columns` says which columns of rows are
-    `image` or `text`, and `label`, or `prompt` and `target`; what it leaves out is guessed from
-    their names. Raises UnknownName with near names, UsageError for what is no task or cannot be
-    guessed, DataError for data that are not there.
+    A folder contains images by class, or train.csv or similar. `columns` is key -> column for the
+    keys `image` or `text`, and `label`, or `prompt` and `target`; missing keys are guessed from the
+    column names. Raises UnknownName with similar names, UsageError if columns do not fit or cannot
+    be guessed, DataError if the data do not exist.
     """
     shipped = catalog()
-    if names_its_columns(text):
+    if has_fixed_columns(text):
         if columns:
-            raise UsageError(f"Task {text} names its columns itself.", "Leave --columns out.")
+            raise UsageError(f"Task {text} defines its own columns.", "Leave --columns out.")
         return read_task(shipped.get(text, Path(text).expanduser()))
-    # Asks `datasets`, which the shipped tasks can be listed without.
+    # Imported here because it imports `datasets`, which listing tasks does not need.
     from hubmerge.tasks import custom_task
 
     path = Path(text).expanduser()
     if text.startswith("hf://"):
-        return custom_task.hub_task(text, columns or {})
-    if is_rows(path) and not path.is_dir():
-        return custom_task.file_task(path, columns or {})
+        return custom_task.task_from_hub(text, columns or {})
+    if is_rows_file(path) and not path.is_dir():
+        return custom_task.task_from_file(path, columns or {})
     if "/" in text or path.is_dir():
-        return custom_task.folder_task(path, columns or {})
+        return custom_task.task_from_folder(path, columns or {})
     raise UnknownName("task", text, shipped)
 
 
-def names_its_columns(text: str) -> bool:
-    """Whether that task comes with hubmerge or is a YAML, and so says all there is to say."""
+def has_fixed_columns(text: str) -> bool:
+    """Whether the task comes with hubmerge or is a YAML file, which defines its columns."""
     return text in catalog() or text.endswith((".yaml", ".yml"))
 
 
 def read_task(path: Path) -> Task:
-    """The task that a YAML file describes."""
-    return Task(validated(TaskSpec, read_yaml(path), path.name), path.parent)
+    """The task of a YAML file."""
+    return Task(validate_spec(TaskSpec, read_yaml(path), path.name), path.parent)
 
 
 def all_tasks() -> Iterator[Task]:

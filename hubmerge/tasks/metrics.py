@@ -1,4 +1,4 @@
-"""Metrics as `evaluate.Metric` subclasses of our own: nothing is loaded by name from a network."""
+"""Metrics as local `evaluate.Metric` subclasses, so that none is loaded from the network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hubmerge.errors import UnknownName
 
 
 class Accuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """Raw share of right predictions in [0, 1], with count and binomial standard error."""
+    """The share of correct predictions in [0, 1], with count and binomial standard error."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Share of predictions that equal the label.",
+            description="The share of predictions that equal the label.",
             citation="",
             inputs_description="predictions and references: one class index per example.",
             features=datasets.Features(
@@ -27,28 +27,28 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no type
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float | int]:
-        right = np.asarray(predictions) == np.asarray(references)
-        value, count = float(right.mean()), int(right.size)
+        correct = np.asarray(predictions) == np.asarray(references)
+        value, count = float(correct.mean()), int(correct.size)
         return {"value": value, "count": count, "stderr": math.sqrt(value * (1 - value) / count)}
 
 
 class TokenAccuracy(Accuracy):
-    """Raw share of the target's tokens that were predicted, every token counting alike."""
+    """The share of target tokens that were predicted correctly; all tokens have equal weight."""
 
     def _info(self) -> evaluate.MetricInfo:
-        said = super()._info()
-        said.description = "Share of the target's tokens that are predicted from those before them."
-        said.inputs_description = "predictions and references: one token per place in a target."
-        return said
+        info = super()._info()
+        info.description = "The share of target tokens predicted from the tokens before them."
+        info.inputs_description = "predictions and references: one token per target position."
+        return info
 
 
 METRICS = {"accuracy": Accuracy, "token_accuracy": TokenAccuracy}
 
 
-def metric(name: str) -> evaluate.Metric:
-    """The metric of that name, working in memory; raises UnknownName."""
+def make_metric(name: str) -> evaluate.Metric:
+    """The metric with this name, computed in memory; raises UnknownName."""
     if name not in METRICS:
         raise UnknownName("metric", name, METRICS)
-    # evaluate insists on making a folder that a metric in memory never uses.
+    # evaluate always creates a cache folder, which a metric in memory does not use.
     with TemporaryDirectory() as unused:
         return METRICS[name](keep_in_memory=True, cache_dir=unused)

@@ -1,7 +1,7 @@
-"""Several tasks to be trained on together: their rows in one numbering, and how often each comes.
+"""Multi-task training data: the rows of several tasks, and how many of each an epoch has.
 
-Permuting the tasks permutes their numbers and nothing else. One task more leaves the order of every
-other task's own rows as it was; how many of them an epoch has, and when they come, is new.
+The order in which tasks are given changes only their numbers. Adding a task keeps the order of the
+rows of every other task; only how many of them an epoch has, and at which steps, changes.
 """
 
 from __future__ import annotations
@@ -19,63 +19,64 @@ from hubmerge.tasks.examples import Example
 
 
 @dataclass(frozen=True)
-class Deck:
-    """The rows of several tasks, numbered through from the first task to the last.
+class MultiTaskData:
+    """The rows of several tasks, numbered consecutively from the first task to the last.
 
-    An epoch has as many cards as there are rows, `cards[t]` of them for task number t: a task with
-    more cards than rows is gone through more than once an epoch, one with fewer takes several.
+    An epoch has as many rows as all tasks together, `rows_per_epoch[t]` of them from task number t.
+    That may be more than the task has, and then rows repeat within an epoch; or fewer, and then
+    using each row once takes several epochs.
     """
 
     splits: tuple[Split, ...]
-    cards: tuple[int, ...]
+    rows_per_epoch: tuple[int, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.splits))
 
     @cached_property
-    def starts(self) -> tuple[int, ...]:
+    def offsets(self) -> tuple[int, ...]:
         """The number of each task's first row."""
         return (0, *accumulate(map(len, self.splits[:-1])))
 
-    def whose(self, row: int) -> tuple[int, int]:
-        """The number of the task that a row is of, and which of that task's rows it is."""
-        task = bisect_right(self.starts, row) - 1
-        return task, row - self.starts[task]
+    def locate(self, row: int) -> tuple[int, int]:
+        """The task number of a row, and its row number within that task."""
+        task = bisect_right(self.offsets, row) - 1
+        return task, row - self.offsets[task]
 
     def example(self, row: int) -> tuple[int, Example]:
-        """The number of the row's task, and the example; raises DataError if it is broken."""
-        task, own = self.whose(row)
-        return task, self.splits[task].example(own)
+        """The task number of a row, and its example; raises DataError if it is broken."""
+        task, task_row = self.locate(row)
+        return task, self.splits[task].example(task_row)
 
 
-def make_deck(splits: Sequence[Split], power: float = 0.0) -> Deck:
-    """The deck of these splits, dealt as `deal` says; raises UsageError for a task named twice."""
+def make_multitask_data(splits: Sequence[Split], power: float = 0.0) -> MultiTaskData:
+    """Combine splits, with the shares of `allocate_rows`; raises UsageError for duplicate names."""
     names = [split.task.name for split in splits]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    problems = [f"Two tasks are named {name}." for name in twice]
-    raise_together(UsageError, problems, "Give each task once, under a name of its own.")
-    cards = deal({split.task.id: len(split) for split in splits}, power)
-    return Deck(tuple(splits), tuple(cards[split.task.id] for split in splits))
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    problems = [f"Two tasks are named {name}." for name in duplicates]
+    raise_together(UsageError, problems, "Give each task once, with a name of its own.")
+    counts = allocate_rows({split.task.id: len(split) for split in splits}, power)
+    return MultiTaskData(tuple(splits), tuple(counts[split.task.id] for split in splits))
 
 
-def deal(rows: Mapping[str, int], power: float = 0.0) -> dict[str, int]:
-    """How many of the cards of an epoch each task gets; together there are as many as rows.
+def allocate_rows(rows: Mapping[str, int], power: float = 0.0) -> dict[str, int]:
+    """Task -> how many rows of an epoch it gets; an epoch has as many rows as all tasks together.
 
-    Shares go with rows ** power, where 0 is uniform over tasks, 1 proportional to their rows, and
-    1 / T sampling at temperature T (arXiv 1907.05019, section 4.2). What does not come out even
-    goes to those who are owed most (largest remainder); every task gets a card at least.
+    Shares are proportional to rows ** power: 0 is uniform over tasks, 1 proportional to rows, and
+    1 / T is sampling at temperature T (arXiv 1907.05019, section 4.2). Rounding uses the largest
+    remainders; every task gets at least one row.
     """
-    total, most = sum(rows.values()), max(rows.values())
-    weights = {task: (count / most) ** power for task, count in rows.items()}
-    whole = math.fsum(weights.values())
-    exact = {task: total * weight / whole for task, weight in weights.items()}
-    cards = {task: max(1, int(share)) for task, share in exact.items()}
+    total, largest = sum(rows.values()), max(rows.values())
+    weights = {task: (count / largest) ** power for task, count in rows.items()}
+    weight_sum = math.fsum(weights.values())
+    exact = {task: total * weight / weight_sum for task, weight in weights.items()}
+    counts = {task: max(1, int(share)) for task, share in exact.items()}
 
-    def owed(task: str) -> tuple[float, str]:
-        return exact[task] - cards[task], task  # the task, so that its place decides no tie
+    def remainder(task: str) -> tuple[float, str]:
+        return exact[task] - counts[task], task  # ties are decided by name, not by order
 
-    for _ in range(total - sum(cards.values())):
-        cards[max(cards, key=owed)] += 1
-    for _ in range(sum(cards.values()) - total):
-        cards[min((task for task in cards if cards[task] > 1), key=owed)] -= 1
-    return cards
+    for _ in range(total - sum(counts.values())):
+        counts[max(counts, key=remainder)] += 1
+    for _ in range(sum(counts.values()) - total):
+        counts[min((task for task in counts if counts[task] > 1), key=remainder)] -= 1
+    return counts

@@ -1,4 +1,4 @@
-"""A row's columns in the words of a task: templates and expressions, rendered."""
+"""Render the templates and expressions of a task with the columns of a row."""
 
 from __future__ import annotations
 
@@ -8,55 +8,65 @@ from typing import Any
 from jinja2 import Undefined
 
 from hubmerge.errors import DataError
-from hubmerge.specs.prompt_language import LONGEST, compiled_expression, compiled_template, reason
+from hubmerge.specs.prompt_language import (
+    MAX_LENGTH,
+    compiled_expression,
+    compiled_template,
+    error_reason,
+)
 
-# As promptsource does it (arXiv 2202.01279), whose prompts the paper's text tasks use.
-FIELD = 2048  # characters of a string field that a prompt of a ranking task sees
+# The characters of a string field that prompts of ranking tasks use, as in promptsource (arXiv
+# 2202.01279), whose prompts the paper's text tasks use.
+MAX_FIELD_CHARACTERS = 2048
 
 
-def render(template: str, row: Mapping[str, Any], field: int | None = FIELD) -> str:
-    """The template filled with a row's columns, without white space at its ends.
+def render_template(
+    template: str, row: Mapping[str, Any], max_field: int | None = MAX_FIELD_CHARACTERS
+) -> str:
+    """The template rendered with a row's columns, stripped of surrounding white space.
 
-    Of every string in the row `field` characters are seen, all of them for None. Raises UsageError
-    for a template that does not compile, DataError where it cannot be filled from this row.
+    Every string in the row is cut to `max_field` characters; None means no cut. Raises UsageError
+    for a template that does not compile, DataError if it cannot be rendered with this row.
     """
     pieces, length = [], 0
-    filled = compiled_template(template).generate(_said(row, field))
+    rendered = compiled_template(template).generate(_template_values(row, max_field))
     try:
-        for piece in filled:
+        for piece in rendered:
             pieces.append(piece)
             length += len(piece)
-            if length > LONGEST:
-                raise DataError(f"it grows beyond {LONGEST} characters")
+            if length > MAX_LENGTH:
+                raise DataError(f"it has more than {MAX_LENGTH} characters")
     except DataError:
         raise
-    except Exception as error:  # an undefined name, a wrong type, the sandbox, Python's stack
-        raise DataError(reason(error)) from error
+    except Exception as error:  # an undefined name, a wrong type, the sandbox, recursion
+        raise DataError(error_reason(error)) from error
     return "".join(pieces).strip()
 
 
-def expression(text: str, row: Mapping[str, Any], field: int | None = FIELD) -> Any:
-    """The value of an expression over a row's columns; raises as `render` does."""
+def evaluate_expression(
+    text: str, row: Mapping[str, Any], max_field: int | None = MAX_FIELD_CHARACTERS
+) -> Any:
+    """The value of an expression over a row's columns; raises the same as `render_template`."""
     compiled = compiled_expression(text)
     try:
-        value = compiled(_said(row, field))
+        value = compiled(_template_values(row, max_field))
         if isinstance(value, Undefined):
-            str(value)  # raises, and says which name it is
-    except Exception as error:  # as above
-        raise DataError(reason(error)) from error
+            str(value)  # raises an error with the undefined name
+    except Exception as error:  # the same as in `render_template`
+        raise DataError(error_reason(error)) from error
     return value
 
 
-def _said(row: Mapping[str, Any], field: int | None) -> dict[str, Any]:
-    cut = {name: _cut(value, field) for name, value in row.items()}
+def _template_values(row: Mapping[str, Any], field: int | None) -> dict[str, Any]:
+    cut = {name: _truncate(value, field) for name, value in row.items()}
     return {**cut, "row": cut}
 
 
-def _cut(value: Any, field: int | None) -> Any:
+def _truncate(value: Any, field: int | None) -> Any:
     if isinstance(value, str):
         return value[:field]
     if isinstance(value, list):
-        return [_cut(inner, field) for inner in value]
+        return [_truncate(inner, field) for inner in value]
     if isinstance(value, dict):
-        return {name: _cut(inner, field) for name, inner in value.items()}
+        return {name: _truncate(inner, field) for name, inner in value.items()}
     return value

@@ -1,4 +1,4 @@
-"""Rows as the data have them -> rows with the columns that a task's examples are made of."""
+"""Select and rename the columns that a task's examples are made from."""
 
 from __future__ import annotations
 
@@ -9,73 +9,76 @@ from typing import TypeVar
 
 import datasets
 
-from hubmerge.errors import DataError, either
+from hubmerge.errors import DataError, join_with_or
 from hubmerge.refs import printable
 from hubmerge.specs import TaskSpec
-from hubmerge.tasks.examples import columns_named
-from hubmerge.tasks.source import line
+from hubmerge.tasks.examples import used_columns
+from hubmerge.tasks.source import one_line
 from hubmerge.tasks.task import Task
 
 Rows = TypeVar("Rows", datasets.Dataset, datasets.IterableDataset)
 
-_ALL = "`hubmerge tasks --check` lists all that is wrong with a task."
+_CHECK_HINT = "`hubmerge tasks --check` lists all problems of a task."
 
 
-def with_columns(task: Task, rows: Rows) -> Rows:
-    """The rows with `image` or `text`, and `label`, or with what the prompts of a task name.
+def select_columns(task: Task, rows: Rows) -> Rows:
+    """The rows with columns `image` or `text`, and `label`, or with the columns of the prompts.
 
-    An image is decoded when its row is read. Raises DataError for a column that is not there, or
+    Images are decoded when their row is read. Raises DataError for a column that does not exist, or
     that cannot hold images.
     """
     check_columns(task, rows.column_names)
-    if not task.spec.classifies:
-        return rows.select_columns(_named(task.spec, rows.column_names))
-    read = getattr(task.spec.data, task.spec.kind)
-    rows = rows.select_columns([read, task.spec.data.label])
-    renames = {read: task.spec.kind, task.spec.data.label: "label"}
+    if not task.spec.is_classification:
+        return rows.select_columns(_prompt_columns(task.spec, rows.column_names))
+    column = getattr(task.spec.data, task.spec.kind)
+    rows = rows.select_columns([column, task.spec.data.label])
+    renames = {column: task.spec.kind, task.spec.data.label: "label"}
     rows = rows.rename_columns({old: new for old, new in renames.items() if old != new})
     if task.spec.kind == "text" or isinstance(rows.features["image"], datasets.Image):
         return rows
-    try:  # a parquet file that `datasets` did not write does not say that its bytes are images
+    try:  # a parquet file that `datasets` did not write does not declare its bytes as images
         return rows.cast_column("image", datasets.Image())
-    except Exception as error:  # whatever arrow has against it, they are no images
-        said = printable(repr(read))
-        raise DataError(f"Task {task.name}: column {said} holds no images.") from error
+    except Exception as error:  # arrow raises several kinds of errors
+        label = printable(repr(column))
+        raise DataError(f"Task {task.name}: column {label} does not hold images.") from error
 
 
-def check_columns(task: Task, there: Sequence[str]) -> None:
-    """Raise DataError for a column that is two things, or that the data do not have."""
+def check_columns(task: Task, available: Sequence[str]) -> None:
+    """Raise DataError for a column that has two uses, or that the data do not have."""
     data = task.spec.data
-    if task.spec.classifies and getattr(data, task.spec.kind) == data.label:
+    if task.spec.is_classification and getattr(data, task.spec.kind) == data.label:
         raise DataError(
             f"Task {task.name}: column {printable(repr(data.label))} is both its {task.spec.kind} "
             "and its label.",
             f"Name two columns under `data:` in the task's YAML, `{task.spec.kind}:` and `label:`.",
         )
-    named = set().union(*columns_named(task.spec).values())
-    missing = sorted(named - {"row"} - set(there))
+    used = set().union(*used_columns(task.spec).values())
+    missing = sorted(used - {"row"} - set(available))
     if missing:
-        near = difflib.get_close_matches(missing[0], there, n=1)
+        near = difflib.get_close_matches(missing[0], available, n=1)
+        columns = join_with_or([repr(name) for name in missing])
         raise DataError(
-            f"Task {task.name}: the data have no column {either([repr(n) for n in missing])}, "
-            f"only {', '.join(map(printable, there))}.",
+            f"Task {task.name}: the data have no column {columns}, only "
+            f"{', '.join(map(printable, available))}.",
             (f"Did you mean {printable(near[0])!r}? " if near else "")
-            + "The task's YAML names the columns.",
+            + "The columns are given in the task's YAML.",
         )
 
 
-def _named(spec: TaskSpec, there: Sequence[str]) -> list[str]:
-    """The columns that prompts name; all of them where `row` does."""
-    named = set().union(*columns_named(spec).values())
-    return [name for name in there if name in named or "row" in named]
+def _prompt_columns(spec: TaskSpec, available: Sequence[str]) -> list[str]:
+    """The columns that prompts use; all columns if they use `row`."""
+    used = set().union(*used_columns(spec).values())
+    return [name for name in available if name in used or "row" in used]
 
 
 @contextmanager
-def told(task: Task, otherwise: str) -> Iterator[None]:
-    """Say whose data they are that cannot be used, and `otherwise` what went wrong with them."""
+def task_errors(task: Task, problem: str) -> Iterator[None]:
+    """Add the task's name and a hint to data errors; `problem` describes any other error."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"Task {task.name}: {error.message}.", error.hint or _ALL) from error
-    except Exception as error:  # PIL, arrow and datasets raise many kinds for what is broken
-        raise DataError(f"Task {task.name}: {otherwise}: {line(str(error))}.", _ALL) from error
+        raise DataError(f"Task {task.name}: {error.message}.", error.hint or _CHECK_HINT) from error
+    except Exception as error:  # PIL, arrow and datasets raise many kinds of errors
+        raise DataError(
+            f"Task {task.name}: {problem}: {one_line(str(error))}.", _CHECK_HINT
+        ) from error

@@ -1,4 +1,4 @@
-"""Where a task's rows come from: a Hub data set, files of rows, or folders of images."""
+"""Load the rows of a task from a Hub data set, files of rows, or folders of images."""
 
 from __future__ import annotations
 
@@ -12,47 +12,48 @@ from hubmerge.errors import DataError
 from hubmerge.refs import printable
 from hubmerge.tasks.files import READERS, split_files
 from hubmerge.tasks.image_folder import read_image_folder
-from hubmerge.tasks.task import Task, local_data
+from hubmerge.tasks.task import Task, local_data_path
 
 datasets.disable_progress_bars()
-# Else reading a local file tells huggingface.co that somebody does, and waits for its answer.
+# Otherwise reading a local file sends a request to huggingface.co and waits for the response.
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
 
 def read_rows(task: Task, split: str) -> datasets.Dataset:
-    """All rows of one split of the data; of its files only these are fetched and prepared.
+    """All rows of one split; only the files of this split are fetched and prepared.
 
-    Raises DataError if they cannot be had.
+    Raises DataError if they cannot be loaded.
     """
-    return _rows(task, split, streaming=False)
+    return _load_rows(task, split, streaming=False)
 
 
 def stream_rows(task: Task, split: str) -> datasets.IterableDataset:
-    """The same rows, read while they are used; raises DataError if they cannot be had."""
-    return _rows(task, split, streaming=True)
+    """The same rows, read while they are used; raises DataError if they cannot be loaded."""
+    return _load_rows(task, split, streaming=True)
 
 
-def _rows(task: Task, split: str, streaming: bool) -> Any:
+def _load_rows(task: Task, split: str, streaming: bool) -> Any:
     try:
-        rows = _opened(task, split, streaming)
-        # What columns a CSV has shows in its first rows; `datasets` has no public word for it.
+        rows = _load_dataset(task, split, streaming)
+        # The columns of a CSV are known after its first rows; `datasets` has no public call for it.
         return rows if rows.features is not None else rows._resolve_features()
     except DataError:
         raise
-    except Exception as error:  # datasets raises many kinds; each means that the data cannot be had
+    except Exception as error:  # datasets raises many kinds of errors
         raise DataError(
-            f"Task {task.name}: its {split!r} data cannot be loaded: {_reason(error)}.", where(task)
+            f"Task {task.name}: its {split!r} data cannot be loaded: {_reason(error)}.",
+            data_location_hint(task),
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    # What `datasets` says of a file without a row, as a stream and prepared.
+    # The two errors of `datasets` for a file without rows: streamed, and prepared.
     if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
-        return "there are no rows in them"
-    return line(str(error)) or type(error).__name__
+        return "they have no rows"
+    return one_line(str(error)) or type(error).__name__
 
 
-def _opened(task: Task, split: str, streaming: bool) -> Any:
+def _load_dataset(task: Task, split: str, streaming: bool) -> Any:
     data = task.spec.data
     if data.id is not None:
         files = {split: data.files[split]} if data.files else None
@@ -60,57 +61,58 @@ def _opened(task: Task, split: str, streaming: bool) -> Any:
             data.id, data.config, data_files=files, split=split, revision=data.revision,
             streaming=streaming,
         )  # fmt: skip
-    if data.files is None and task.spec.kind == "image" and local_data(task).is_dir():
-        images = read_image_folder(local_data(task), split)
+    if data.files is None and task.spec.kind == "image" and local_data_path(task).is_dir():
+        images = read_image_folder(local_data_path(task), split)
         return images.to_iterable_dataset() if streaming else images
-    reader, options = _local(task, split)
+    reader, options = _local_reader(task, split)
     if not streaming:
-        options["cache_dir"] = _prepared(task)
+        options["cache_dir"] = _cache_folder(task)
     return datasets.load_dataset(reader, data.config, split=split, streaming=streaming, **options)
 
 
-def _prepared(task: Task) -> str:
-    """Where `datasets` keeps what it made of local files: it knows them by path and time alone.
+def _cache_folder(task: Task) -> str:
+    """The cache of `datasets` for local files, separate for each digest of their content.
 
-    A file that was rewritten within the clock's tick, or copied with its old time, is another one.
+    `datasets` identifies files by path and modification time, so it would miss a file that was
+    rewritten within one clock tick, or copied with its old time.
     """
     return str(Path(datasets.config.HF_DATASETS_CACHE) / "hubmerge-local" / task.digest)
 
 
-def _local(task: Task, split: str) -> tuple[str, dict[str, Any]]:
-    """What reads the local files of a split, and what it is told."""
-    place, pattern = local_data(task), _pattern(task, split)
-    folder = place if place.is_dir() else place.parent
+def _local_reader(task: Task, split: str) -> tuple[str, dict[str, Any]]:
+    """The loader of `datasets` for the local files of a split, and its options."""
+    path, pattern = local_data_path(task), _pattern(task, split)
+    folder = path if path.is_dir() else path.parent
     reader, options = READERS.get(Path(pattern).suffix.lower(), (str(folder), {}))
-    # The folder's own name is no pattern.
+    # The folder's name is escaped, because it is not a pattern.
     return reader, {**options, "data_files": {split: f"{glob.escape(str(folder))}/{pattern}"}}
 
 
 def _pattern(task: Task, split: str) -> str:
-    place, files = local_data(task), task.spec.data.files
-    if place.is_file() and split == "train":
-        return glob.escape(place.name)
-    if place.is_file():
+    path, files = local_data_path(task), task.spec.data.files
+    if path.is_file() and split == "train":
+        return glob.escape(path.name)
+    if path.is_file():
         raise DataError(
-            f"Task {task.name}: {printable(str(place))} is one file, all of it train, and has no "
+            f"Task {task.name}: {printable(str(path))} is a single file, used as train; it has no "
             f"split {split!r}.",
-            "Carve it, such as `test: {of: train, fraction: 0.2}`, or name `files:`.",
+            "Carve the split, such as `test: {of: train, fraction: 0.2}`, or give `files:`.",
         )
-    found = split_files(place) if files is None else files
-    if split not in found:
+    pattern_of = split_files(path) if files is None else files
+    if split not in pattern_of:
         raise DataError(
-            f"Task {task.name}: {printable(str(place))} has no {split} file.",
-            "Name the files of each split under `data:`, as `files: {train: some.csv}`.",
+            f"Task {task.name}: {printable(str(path))} has no {split} file.",
+            "Give the files of each split under `data:`, as `files: {train: some.csv}`.",
         )
-    return found[split]
+    return pattern_of[split]
 
 
-def line(text: str) -> str:
-    """What another library said, as one line that fits a terminal."""
+def one_line(text: str) -> str:
+    """The message of another library as one line of at most 300 characters."""
     return printable(" ".join(text.split()))[:300].rstrip(".")
 
 
-def where(task: Task) -> str:
-    """The way out where data are missing or do not fit."""
-    place = task.data_path or f"data set {task.spec.data.id}@{task.spec.data.revision}"
-    return f"Its data should be in {place}."
+def data_location_hint(task: Task) -> str:
+    """The hint for data that are missing or do not fit."""
+    location = task.data_path or f"data set {task.spec.data.id}@{task.spec.data.revision}"
+    return f"Its data should be in {location}."

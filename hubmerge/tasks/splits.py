@@ -1,4 +1,4 @@
-"""Which rows of the data a split has: named, or carved by a seeded permutation."""
+"""Which rows of the data belong to a split; splits can be carved by a seeded permutation."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from hubmerge.specs import Carve, SplitsSpec
 SPLITS = ("train", "validation", "test")
 
 
-def places(splits: SplitsSpec, name: str, count: int) -> list[int]:
-    """Which of the `count` rows of its source belong to a split, such that no two splits share one.
+def split_indices(splits: SplitsSpec, name: str, count: int) -> list[int]:
+    """The indices of a split in the `count` rows of its source; splits do not overlap.
 
-    What test carves from that source goes first, then validation, and the rest stays.
+    Test is carved from the source first, then validation; the source keeps the rest.
     """
-    left = list(range(count))
-    for carver in carvers(splits, splits.sources[name]):
-        kept, carved = carve(len(left), getattr(splits, carver))
-        if carver == name:
-            return [left[place] for place in carved]
-        left = [left[place] for place in kept]
-    return left
+    remaining = list(range(count))
+    for carved_name in carved_splits(splits, splits.sources[name]):
+        kept, carved = carve(len(remaining), getattr(splits, carved_name))
+        if carved_name == name:
+            return [remaining[index] for index in carved]
+        remaining = [remaining[index] for index in kept]
+    return remaining
 
 
-def carvers(splits: SplitsSpec, source: str) -> list[str]:
-    """The splits that are carved from a split of the data, in the order in which they are."""
-    said = {"test": splits.test, "validation": splits.validation}
-    return [name for name, share in said.items() if isinstance(share, Carve) and share.of == source]
+def carved_splits(splits: SplitsSpec, source: str) -> list[str]:
+    """The splits that are carved from a split of the data, in the order of carving."""
+    by_name = {"test": splits.test, "validation": splits.validation}
+    return [name for name, spec in by_name.items() if isinstance(spec, Carve) and spec.of == source]
 
 
 def carve(count: int, share: Carve) -> tuple[list[int], list[int]]:
-    """Indices kept and carved, in the order of the public code that `share.order` names."""
+    """Indices that stay and indices that are carved, in the order of the code `share.order`."""
     carved = min(int(count * share.fraction), share.most or count)
     if share.count is not None:
         carved = min(share.count, count)
@@ -40,6 +40,6 @@ def carve(count: int, share: Carve) -> tuple[list[int], list[int]]:
         order = list(range(count))
         random.Random(share.seed).shuffle(order)
         return order[carved:], order[:carved]
-    # As torch's `random_split([count - carved, carved])` gives them.
+    # The same as torch's `random_split([count - carved, carved])`.
     order = torch.randperm(count, generator=torch.Generator().manual_seed(share.seed)).tolist()
     return order[: count - carved], order[count - carved :]

@@ -1,4 +1,4 @@
-"""The train split of a task as a stream: its rows pass by once an epoch, never all there."""
+"""The train split of a task as a stream: rows are read once per epoch, not all kept at once."""
 
 from __future__ import annotations
 
@@ -8,67 +8,71 @@ from dataclasses import dataclass
 import datasets
 
 from hubmerge.errors import DataError
-from hubmerge.tasks.examples import Example, example_of
-from hubmerge.tasks.labels import Labels, labels_of
-from hubmerge.tasks.rows import told, with_columns
-from hubmerge.tasks.source import stream_rows, where
-from hubmerge.tasks.splits import carvers
+from hubmerge.tasks.examples import Example, make_example
+from hubmerge.tasks.labels import ClassLabels, find_class_labels
+from hubmerge.tasks.rows import select_columns, task_errors
+from hubmerge.tasks.source import data_location_hint, stream_rows
+from hubmerge.tasks.splits import carved_splits
 from hubmerge.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The examples of train, in an order that is shuffled within a buffer of `buffer` rows."""
+    """The training examples, shuffled within a buffer of `buffer` rows."""
 
     task: Task
     rows: datasets.IterableDataset
-    named: Labels
+    class_labels: ClassLabels
     buffer: int
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in label order."""
-        return self.named.classes
+        return self.class_labels.classes
 
     def epoch(self, seed: int) -> Iterator[Example]:
-        """Every example once, from the start, in an order that depends on the seed alone.
+        """Every example once, in an order that depends on the seed only.
 
-        Raises DataError, saying how many came before it, at a broken one, and where there is none:
-        who goes round and round for the next example would wait for ever.
+        Raises DataError at a broken example, with the number of examples before it, and if there
+        are no examples, since repeating empty epochs would never end.
         """
         rows = iter(self.rows.shuffle(seed=seed, buffer_size=self.buffer))
-        place = 0
+        count = 0
         while True:
-            at = f"train, {place} rows into the stream,"
-            with told(self.task, f"the {self.task.spec.kind} of {at} cannot be read"):
+            location = f"train, {count} rows into the stream,"
+            with task_errors(self.task, f"the {self.task.spec.kind} of {location} cannot be read"):
                 row = next(rows, None)
                 if row is None:
                     break
-                example = example_of(self.task.spec, self.named, row, at)
+                example = make_example(self.task.spec, self.class_labels, row, location)
             yield example
-            place += 1
-        if place == 0:
-            raise DataError(f"Task {self.task.name} has no train examples.", where(self.task))
+            count += 1
+        if count == 0:
+            raise DataError(
+                f"Task {self.task.name} has no train examples.", data_location_hint(self.task)
+            )
 
 
 def load_stream(task: Task, max_examples: int | None = None, buffer: int = 1000) -> Stream:
-    """The train split, read while it is used; of it the first `max_examples`, all of them for None.
+    """The train split as a stream, cut to the first `max_examples` rows; None means all.
 
-    Where words label the rows and nothing names the classes, the labels are read through once.
-    Raises DataError as `load_split` does, and for a split from which another one is carved.
+    If class names are not known in advance, this reads all labels once. Raises DataError like
+    `load_split`, and if another split is carved from train.
     """
     source = task.spec.splits.train
-    if carving := carvers(task.spec.splits, source):
+    if carved := carved_splits(task.spec.splits, source):
         raise DataError(
-            f"Task {task.name} cannot be streamed: its {carving[0]} examples are carved from "
-            f"{source!r}, which takes all rows at once.",
-            "Name the data's own validation and test splits under `splits:`.",
+            f"Task {task.name} cannot be streamed: its {carved[0]} split is carved from "
+            f"{source!r}, which needs all rows at once.",
+            "Give the data's own validation and test splits under `splits:`.",
         )
-    rows = with_columns(task, stream_rows(task, source))
-    named = Labels()
-    if task.spec.classifies:
-        with told(task, "its labels cannot be read"):
+    rows = select_columns(task, stream_rows(task, source))
+    class_labels = ClassLabels()
+    if task.spec.is_classification:
+        with task_errors(task, "its labels cannot be read"):
             labels = rows.select_columns(["label"])
             feature = labels.features["label"]
-            named = labels_of(task.spec, feature, lambda: {row["label"] for row in labels})
-    return Stream(task, rows.take(max_examples) if max_examples else rows, named, buffer)
+            class_labels = find_class_labels(
+                task.spec, feature, lambda: {row["label"] for row in labels}
+            )
+    return Stream(task, rows.take(max_examples) if max_examples else rows, class_labels, buffer)

@@ -1,4 +1,4 @@
-"""A task: what its YAML says, and where its local data are."""
+"""A task: its spec, and the location of its local data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hubmerge.specs import TaskSpec
 
 @dataclass(frozen=True)
 class Task:
-    """A task ready for use: its spec, and the folder its relative data path starts from."""
+    """A task: its spec, and the folder that its data path is relative to."""
 
     spec: TaskSpec
     folder: Path
@@ -28,31 +28,33 @@ class Task:
 
     @property
     def id(self) -> str:
-        """What scores and manifests call it: the name, and behind an @ the digest."""
+        """The id in scores and manifests: name@digest."""
         return f"{self.name}@{self.digest}"
 
     @property
     def data_path(self) -> Path | None:
-        """The local folder or file of the data, or None if they come from the Hub."""
+        """The local folder or file of the data, or None for a Hub data set."""
         path = self.spec.data.path
         return (self.folder / path.expanduser()).resolve() if path else None
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over everything that can change a score.
+        """16 hex digits that depend on everything that can change a score.
 
-        Of local data that is every byte, but not the place. Raises DataError if they are not there.
+        For local data this includes all bytes, but not their location. Raises DataError if the data
+        do not exist.
         """
-        said: dict[str, Any] = self.spec.model_dump(
+        fields: dict[str, Any] = self.spec.model_dump(
             mode="json", exclude={"title", "source", "licence"}
         )
-        if said["data"].pop("path"):
-            said["bytes"] = {file.as_posix(): hash_file(path) for file, path in self._files()}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        if fields["data"].pop("path"):
+            files = self._data_files()
+            fields["bytes"] = {file.as_posix(): hash_file(path) for file, path in files}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _files(self) -> Iterator[tuple[Path, Path]]:
-        """Name inside the data folder -> path of every local file of the data."""
-        root = local_data(self)
+    def _data_files(self) -> Iterator[tuple[Path, Path]]:
+        """(name within the data folder, path) of every local data file."""
+        root = local_data_path(self)
         if root.is_file():
             yield Path(root.name), root
             return
@@ -62,8 +64,8 @@ class Task:
                 yield path.relative_to(root), path
 
 
-def local_data(task: Task) -> Path:
-    """The folder or file of a task's local data; raises DataError if it is not there."""
+def local_data_path(task: Task) -> Path:
+    """The folder or file of a task's local data; raises DataError if it does not exist."""
     if task.data_path is None or not task.data_path.exists():
         raise DataError(f"Task {task.name}: there is no folder {task.data_path}.")
     return task.data_path

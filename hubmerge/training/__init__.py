@@ -1,1 +1,1 @@
-"""Training an expert: which steps are kept, how the learning rate goes, and the loop."""
+"""Training: row order, batches, learning-rate schedule, early stopping, and the training loop."""

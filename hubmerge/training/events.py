@@ -1,24 +1,24 @@
-"""What the training loop reports at each point of its curve."""
+"""What the training loop yields at each point of the validation curve."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hubmerge.manifest import Point
+from hubmerge.manifest import ValidationPoint
 from hubmerge.training.position import Position
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A point of the curve, with all points before it, and what becomes of it.
+class CheckpointEvent:
+    """A validated step: the curve up to it, and what happens at it.
 
-    `pushed`: it becomes a revision. `stopped`: early stopping ends the run here. While the consumer
-    holds the moment, the network has just this step's weights, and `position` tells from where the
-    line can be gone on with.
+    `pushed`: the step becomes a revision. `stopped`: early stopping ends the run here. Until the
+    consumer asks for the next event, the network has the weights of this step. `position()` returns
+    the position from which training can be resumed.
     """
 
-    curve: tuple[Point, ...]
+    curve: tuple[ValidationPoint, ...]
     pushed: bool
     stopped: bool
     position: Callable[[], Position]

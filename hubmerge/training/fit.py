@@ -1,4 +1,4 @@
-"""A network in training: one update at a time, and its whole state at any of them."""
+"""A network in training: single optimizer updates, and its complete state after any of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from hubmerge.errors import CheckpointError, OutOfMemory, TrainingDiverged, Usag
 from hubmerge.learners.learner import Batch, Learner
 from hubmerge.specs import TrainSpec
 from hubmerge.training.row_order import seed_at
-from hubmerge.training.schedule import check_even
+from hubmerge.training.schedule import check_even_batches
 
-# What torch says of memory in a plain RuntimeError; an "illegal memory access" is another matter.
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-EXPLOSIVE, _EXPLODED = 10, 4.0  # so many updates in a row, each so many times the first loss
+# How torch reports lack of memory in a plain RuntimeError; "illegal memory access" is not that.
+_OUT_OF_MEMORY_PHRASES = ("out of memory", "not enough memory", "can't allocate memory")
+# Training has diverged if this many losses in a row exceed this multiple of the first loss.
+EXPLOSION_WINDOW, _EXPLOSION_FACTOR = 10, 4.0
 
 
 @dataclass(frozen=True)
@@ -41,44 +42,45 @@ class Fit:
         return bool(self.accelerator.distributed_type == DistributedType.DEEPSPEED)
 
     @property
-    def is_spread(self) -> bool:
-        """Whether weights are spread over processes, so that all must help to gather them."""
-        spread = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        return self.accelerator.distributed_type in spread
+    def is_sharded(self) -> bool:
+        """Whether weights are sharded over processes; then all processes must gather together."""
+        sharded_types = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        return self.accelerator.distributed_type in sharded_types
 
-    def update(self, step: int, micros: Sequence[Batch], lr: float) -> float:
-        """Make update number `step`, counted from 1; returns the mean loss before it.
+    def update(self, step: int, micro_batches: Sequence[Batch], lr: float) -> float:
+        """Make update number `step`, counted from 1; returns the mean loss before the update.
 
-        Raises TrainingDiverged at the first loss or gradient that is not a number, before it
-        reaches the weights, and OutOfMemory.
+        Raises OutOfMemory, and TrainingDiverged at the first loss or gradient that is not finite,
+        before it reaches the weights.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         accelerator = self.accelerator
         _seed(seed_at(self.spec.seed, "dropout", step, accelerator.process_index))
-        terms = self._everywhere(sum(map(self.learner.count, micros)))
+        terms = self._sum_over_processes(sum(map(self.learner.count_terms, micro_batches)))
         total = 0.0
-        with _enough_memory(step, self.spec, accelerator.num_processes):
-            for number, micro in enumerate(micros, start=1):
-                batch = {name: tensor.to(accelerator.device) for name, tensor in micro.items()}
-                with nullcontext() if number == len(micros) else accelerator.no_sync(self.network):
+        with _report_out_of_memory(step, self.spec, accelerator.num_processes):
+            for number, micro_batch in enumerate(micro_batches, start=1):
+                batch = {n: tensor.to(accelerator.device) for n, tensor in micro_batch.items()}
+                is_last = number == len(micro_batches)
+                with nullcontext() if is_last else accelerator.no_sync(self.network):
                     loss = self.learner.loss(self.network, batch)
                     # Processes average their gradients; the mean is over all terms of a step.
                     accelerator.backward(loss * (accelerator.num_processes / terms))
-                    total += loss.item()  # waits for the device, which has all its work by now
-        value = finite("loss", self._everywhere(total) / terms, step)
-        norm = self._clipped()
+                    total += loss.item()  # synchronises; by now the device has all its work queued
+        value = require_finite("loss", self._sum_over_processes(total) / terms, step)
+        norm = self._clip_gradients()
         if norm is not None:  # DeepSpeed clips by itself
-            finite("gradient", float(whole(norm)), step)
-        # Accelerate's own step is for scaled gradients and DeepSpeed; it takes longer to find out.
-        optimizer = self.optimizer if self.is_spread else self.optimizer.optimizer
+            require_finite("gradient", float(full_tensor(norm)), step)
+        # Accelerate's wrapper handles scaled gradients and DeepSpeed; without them it only costs.
+        optimizer = self.optimizer if self.is_sharded else self.optimizer.optimizer
         optimizer.step()
         optimizer.zero_grad()
         return value
 
-    def _clipped(self) -> Tensor | None:
-        """Clip the gradients; returns their norm before."""
-        if self.is_spread:
+    def _clip_gradients(self) -> Tensor | None:
+        """Clip the gradients; returns their norm before clipping."""
+        if self.is_sharded:
             parameters = self.network.parameters()
             norm = self.accelerator.clip_grad_norm_(parameters, self.spec.clip)
             return cast("Tensor | None", norm)
@@ -86,81 +88,85 @@ class Fit:
         return nn.utils.clip_grad_norm_(trained, self.spec.clip)
 
     def weights(self) -> dict[str, Tensor]:
-        """Every tensor of the network by name, whole, on the CPU; all processes must ask."""
+        """Every tensor of the network by name, unsharded, on the CPU; call it in all processes."""
         if self.is_deepspeed:
             state = self.accelerator.get_state_dict(self.network) or {}
         else:
             state = self.accelerator.unwrap_model(self.network).state_dict()
-        return {name: whole(tensor).detach().cpu() for name, tensor in state.items()}
+        return {name: full_tensor(tensor).detach().cpu() for name, tensor in state.items()}
 
     def state(self) -> dict[str, Tensor]:
         """What training changes, copied to the CPU: trained weights and the optimizer's moments.
 
-        Nothing random is in it: what is drawn at a step hangs on seed and step alone. Empty under
-        DeepSpeed, which keeps its own.
+        It holds no generator state: random numbers of a step depend on seed and step alone. Empty
+        with DeepSpeed, which keeps its own state.
         """
         if self.is_deepspeed:
             return {}
-        found = {f"weight.{name}": parameter for name, parameter in self._trained()}
-        for name, parameter in self._trained():
+        tensors = {f"weight.{name}": parameter for name, parameter in self._trained_parameters()}
+        for name, parameter in self._trained_parameters():
             for key, moment in self.optimizer.state.get(parameter, {}).items():
-                found[f"{key}.{name}"] = moment
-        return {name: whole(tensor).detach().cpu().clone() for name, tensor in found.items()}
+                tensors[f"{key}.{name}"] = moment
+        return {
+            name: full_tensor(tensor).detach().cpu().clone() for name, tensor in tensors.items()
+        }
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to a state; raises CheckpointError if it is of another network."""
-        expected = {f"weight.{name}" for name, _ in self._trained()}
+        """Load what `state` returned; raises CheckpointError if it is of another network."""
+        expected = {f"weight.{name}" for name, _ in self._trained_parameters()}
         if expected != {name for name in state if name.startswith("weight.")}:
             raise CheckpointError(
-                "The saved state is of another network.", "Start over with --no-resume."
+                "The saved training state is of another network.", "Start over with --no-resume."
             )
-        for name, parameter in self._trained():
-            parameter.copy_(_like(state[f"weight.{name}"], parameter))
+        for name, parameter in self._trained_parameters():
+            parameter.copy_(_placed_like(state[f"weight.{name}"], parameter))
             self.optimizer.state[parameter] = {
-                key: _like(state[f"{key}.{name}"], parameter)
+                key: _placed_like(state[f"{key}.{name}"], parameter)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{key}.{name}" in state
             }
 
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def _trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         network = self.accelerator.unwrap_model(self.network)
         return ((name, p) for name, p in network.named_parameters() if p.requires_grad)
 
-    def _everywhere(self, value: float) -> float:
-        """The sum over all processes."""
+    def _sum_over_processes(self, value: float) -> float:
         if self.accelerator.num_processes == 1:
             return value
-        told = torch.tensor(value, device=self.accelerator.device, dtype=torch.float64)
-        return float(self.accelerator.reduce(told))
+        tensor = torch.tensor(value, device=self.accelerator.device, dtype=torch.float64)
+        return float(self.accelerator.reduce(tensor))
 
 
 def make_fit(learner: Learner, spec: TrainSpec, accelerator: Accelerator) -> Fit:
-    """AdamW with decoupled weight decay over whatever requires gradients.
+    """AdamW with decoupled weight decay over all parameters that require gradients.
 
-    Raises UsageError for a share of work that does not come out even.
+    Raises UsageError if the batch does not split evenly over processes and micro-batches, or for
+    settings that FSDP or DeepSpeed do not support.
     """
     _check_plugins(spec, accelerator)
-    check_even(spec, accelerator.num_processes)
-    learner.network.train()  # which evaluation goes back to
+    check_even_batches(spec, accelerator.num_processes)
+    learner.network.train()  # evaluation restores this mode afterwards
     trained = [p for p in learner.network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=spec.peak, weight_decay=spec.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        trained, lr=spec.peak_lr, weight_decay=spec.weight_decay, fused=True
+    )
     network, optimizer = accelerator.prepare(learner.network, optimizer)
     return Fit(learner, network, optimizer, accelerator, spec)
 
 
 def _seed(seed: int) -> None:
-    """As torch.manual_seed, which formats the stack three times where there is no accelerator."""
+    """torch.manual_seed, without its cost on a CPU, where it formats the stack three times."""
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
 
 
-def freeze_idle(learner: Learner, batch: Batch) -> None:
-    """Freeze what the loss does not depend on, such as an unused pooler.
+def freeze_unused(learner: Learner, batch: Batch) -> None:
+    """Freeze the parameters that the loss does not depend on, such as an unused pooler.
 
-    Several processes wait for the gradient of every parameter that requires one.
+    Distributed training waits for the gradient of every parameter that requires one.
     """
     torch.autograd.backward(learner.loss(learner.network, batch))
     for parameter in learner.network.parameters():
@@ -168,13 +174,13 @@ def freeze_idle(learner: Learner, batch: Batch) -> None:
         parameter.grad = None
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be spread over processes, in one piece."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The tensor, gathered if it is sharded over processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A saved tensor where and how a parameter lies; a count of steps is nowhere spread."""
+def _placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A saved tensor with a parameter's device and sharding; scalars are not sharded."""
     tensor = tensor.to(parameter.device, copy=True)
     if isinstance(parameter, DTensor) and tensor.dim() > 0:
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
@@ -182,7 +188,7 @@ def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _check_plugins(spec: TrainSpec, accelerator: Accelerator) -> None:
-    """What Accelerate may have been launched with, and what each needs to be told beforehand."""
+    """Check FSDP and DeepSpeed settings, and fill in what DeepSpeed needs in advance."""
     kind = accelerator.distributed_type
     if kind == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version < 2:
         raise UsageError(
@@ -191,10 +197,12 @@ def _check_plugins(spec: TrainSpec, accelerator: Accelerator) -> None:
         )
     if kind == DistributedType.DEEPSPEED:
         if spec.accumulate > 1:
-            raise UsageError("DeepSpeed accumulates by its own rules.", "Leave --accumulate out.")
+            raise UsageError(
+                "DeepSpeed has its own gradient accumulation.", "Leave --accumulate out."
+            )
         if spec.anneal == "branch":
             raise UsageError(
-                "DeepSpeed keeps its own state, so a trunk cannot be gone back to.",
+                "DeepSpeed keeps its own state, so training cannot return to the trunk.",
                 "Use --anneal trajectory or independent.",
             )
         config = accelerator.state.deepspeed_plugin.deepspeed_config
@@ -203,42 +211,42 @@ def _check_plugins(spec: TrainSpec, accelerator: Accelerator) -> None:
 
 
 @contextmanager
-def _enough_memory(step: int, spec: TrainSpec, processes: int) -> Iterator[None]:
+def _report_out_of_memory(step: int, spec: TrainSpec, processes: int) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        plain = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
-        if plain and not any(words in str(error).lower() for words in _NO_MEMORY):
+        is_plain = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        if is_plain and not any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY_PHRASES):
             raise
         size = spec.batch // (spec.accumulate * processes)
-        parts = [
+        larger = [
             n for n in range(spec.accumulate + 1, spec.batch) if spec.batch % (n * processes) == 0
         ]
-        smaller = f"--accumulate {parts[0]}, " if parts else ""
+        smaller_batches = f"--accumulate {larger[0]}, " if larger else ""
         raise OutOfMemory(
             f"Out of memory at step {step} with {size} examples at a time.",
-            f"Try {smaller}--recompute or --precision bf16: that is another run, so give it "
-            "another --to. Steps saved before are kept.",
+            f"Try {smaller_batches}--recompute or --precision bf16. That is a different run, so "
+            "give it another --to. Steps saved before are kept.",
         ) from error
 
 
-def finite(what: str, value: float, step: int) -> float:
-    """The value, or TrainingDiverged."""
+def require_finite(quantity: str, value: float, step: int) -> float:
+    """The value; raises TrainingDiverged if it is infinite or NaN."""
     if not math.isfinite(value):
-        raise diverged(f"The {what} is no longer a number at step {step}.")
+        raise divergence_error(f"The {quantity} is not finite at step {step}.")
     return value
 
 
-def check_bounded(recent: Collection[float], first: float, step: int) -> None:
-    """Raise TrainingDiverged where the last EXPLOSIVE losses are all far above the first."""
-    if len(recent) == EXPLOSIVE and min(recent) > _EXPLODED * max(first, 1.0):
-        raise diverged(
-            f"The loss explodes: above {min(recent):.3g} for {EXPLOSIVE} steps by step {step}, "
-            f"after {first:.3g} at the start."
+def check_not_exploding(recent: Collection[float], first: float, step: int) -> None:
+    """Raise TrainingDiverged if the last EXPLOSION_WINDOW losses are all far above the first."""
+    if len(recent) == EXPLOSION_WINDOW and min(recent) > _EXPLOSION_FACTOR * max(first, 1.0):
+        raise divergence_error(
+            f"The loss exploded: above {min(recent):.3g} for {EXPLOSION_WINDOW} steps up to step "
+            f"{step}, from {first:.3g} at the start."
         )
 
 
-def diverged(sentence: str) -> TrainingDiverged:
+def divergence_error(sentence: str) -> TrainingDiverged:
     return TrainingDiverged(
-        sentence, "Every step saved before it is kept. Lower --lr, or warm up for longer."
+        sentence, "Steps saved before are kept. Lower --lr, or use a longer warm-up."
     )

@@ -1,4 +1,4 @@
-"""Who is told of a training run, and what it is trained on and watched by."""
+"""What the training loop takes: training data, validation tasks, and callbacks."""
 
 from __future__ import annotations
 
@@ -10,48 +10,49 @@ from torch import Tensor
 from hubmerge.evaluation import Examples
 from hubmerge.learners.learner import Learner
 from hubmerge.progress import Progress
-from hubmerge.training.batches import Rows
+from hubmerge.training.batches import TrainingRows
 from hubmerge.training.position import Position
 
-Track = Callable[[Mapping[str, float], int], None]
+LogMetrics = Callable[[Mapping[str, float], int], None]
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who is told of what happens: a progress bar, trackers, and whoever keeps positions.
+class TrainingCallbacks:
+    """What is called during training: progress bar, experiment trackers, saving of positions.
 
-    `also` gives further numbers for trackers, asked in every process right after a validation.
+    `save_position(step, position)` is called after every update; `position()` builds the position.
+    `extra_metrics` is called in every process after each validation and adds to its metrics.
     """
 
-    progress: Progress = lambda what, done, total: None
-    track: Track = lambda said, step: None
-    keep: Callable[[int, Callable[[], Position]], None] = lambda step, position: None
-    also: Callable[[], Mapping[str, float]] = lambda: {}
+    progress: Progress = lambda description, done, total: None
+    log_metrics: LogMetrics = lambda metrics, step: None
+    save_position: Callable[[int, Callable[[], Position]], None] = lambda step, position: None
+    extra_metrics: Callable[[], Mapping[str, float]] = lambda: {}
 
 
-UNWATCHED = Watch()
+NO_CALLBACKS = TrainingCallbacks()
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A task that is validated on: who answers it, by the network in training, and its rows.
+class ValidationTask:
+    """A task to validate on: its rows, and the learner that predicts with the network in training.
 
-    `after` is called once all rows were answered, with what adds a tensor up over the processes.
+    `after_evaluation` is called after all rows, with a function that sums a tensor over processes.
     """
 
     learner: Learner
     examples: Examples
-    after: Callable[[Callable[[Tensor], Tensor]], None] = lambda total: None
+    after_evaluation: Callable[[Callable[[Tensor], Tensor]], None] = lambda total: None
 
     @property
-    def task(self) -> str:
+    def task_name(self) -> str:
         return self.examples.split.task.name
 
 
 @dataclass(frozen=True)
-class Data:
-    """What a run is trained on and watched by, and how many processes prepare its batches."""
+class TrainingData:
+    """The training rows, the validation tasks, and how many processes prepare the batches."""
 
-    training: Rows
-    validation: Sequence[Watched]
+    training: TrainingRows
+    validation: Sequence[ValidationTask]
     workers: int = 0

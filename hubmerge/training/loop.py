@@ -1,4 +1,4 @@
-"""The training loop: it knows no Hub and no folders, it yields what others save and publish."""
+"""The training loop. It knows no Hub and no folders: it yields what callers save and publish."""
 
 from __future__ import annotations
 
@@ -13,194 +13,205 @@ from torch import Tensor
 
 from hubmerge.errors import CheckpointError
 from hubmerge.evaluation import accuracy
-from hubmerge.manifest import Point
-from hubmerge.training.batches import Batches, Share
-from hubmerge.training.events import Moment
-from hubmerge.training.fit import EXPLOSIVE, Fit, check_bounded, diverged
-from hubmerge.training.inputs import UNWATCHED, Data, Watch, Watched
+from hubmerge.manifest import ValidationPoint
+from hubmerge.training.batches import Batches, ProcessShard
+from hubmerge.training.events import CheckpointEvent
+from hubmerge.training.fit import EXPLOSION_WINDOW, Fit, check_not_exploding, divergence_error
+from hubmerge.training.inputs import NO_CALLBACKS, TrainingCallbacks, TrainingData, ValidationTask
 from hubmerge.training.position import Position
-from hubmerge.training.schedule import branch_points, cooldown_length, cooling, rate
-from hubmerge.training.stopping import outlasted, plateau
+from hubmerge.training.schedule import branch_points, cooldown_factor, cooldown_length, lr_factor
+from hubmerge.training.stopping import patience_exhausted, plateau_factor
 
 
 def train(
     fit: Fit,
-    data: Data,
+    data: TrainingData,
     pushed: tuple[int, ...],
-    watch: Watch = UNWATCHED,
+    callbacks: TrainingCallbacks = NO_CALLBACKS,
     start: Position | None = None,
-) -> Iterator[Moment]:
-    """Train one line from its beginning, or on from a position, annealed as the spec says.
+) -> Iterator[CheckpointEvent]:
+    """Train from step 0, or from the position `start`, with the annealing that the spec sets.
 
-    Yields at step 0, which may be a pushed one, at every pushed step, and every `evaluate_every`
-    steps. (For `independent`, each pushed step is a line of its own.) The same spec, data and
-    machine give the same weights, wherever the line was interrupted. Raises TrainingDiverged and
-    OutOfMemory.
+    Yields at step 0 (which may be a pushed step), at every pushed step, and every `evaluate_every`
+    steps. (With `anneal: independent`, the caller trains once for each pushed step.) The same spec,
+    data and machine give the same weights, even if training was interrupted and resumed. Raises
+    TrainingDiverged and OutOfMemory.
     """
-    line = _Line(fit, data, pushed, watch)
+    loop = _TrainingLoop(fit, data, pushed, callbacks)
     if start is None:
-        line.measure()
-        yield line.moment(pushed=0 in pushed)
+        loop.validate()
+        yield loop.event(pushed=0 in pushed)
     else:
-        line.go_to(start)
-    yield from line.branches() if fit.spec.anneal == "branch" else line.along()
+        loop.restore(start)
+    yield from loop.run_branches() if fit.spec.anneal == "branch" else loop.run_schedule()
 
 
-class _Line:
-    """Where a line of training stands, and how it goes on."""
+class _TrainingLoop:
+    """The state of one call of `train`, and its updates, validations and branches."""
 
-    def __init__(self, fit: Fit, data: Data, pushed: tuple[int, ...], watch: Watch) -> None:
+    def __init__(
+        self, fit: Fit, data: TrainingData, pushed: tuple[int, ...], callbacks: TrainingCallbacks
+    ) -> None:
         self.fit, self.spec, self.data, self.pushed = fit, fit.spec, data, pushed
-        self.watch = watch
+        self.callbacks = callbacks
         accelerator = fit.accelerator
-        self.share = Share(accelerator.process_index, accelerator.num_processes)
-        self.batches = Batches(fit.learner, data.training, fit.spec, self.share, data.workers)
-        self.step, self.rate = 0, 0.0
-        self.curve: list[Point] = []
+        self.shard = ProcessShard(accelerator.process_index, accelerator.num_processes)
+        self.batches = Batches(fit.learner, data.training, fit.spec, self.shard, data.workers)
+        self.step, self.current_lr = 0, 0.0
+        self.curve: list[ValidationPoint] = []
         self.losses: list[float] = []
-        self.first: float | None = None
-        self.recent: deque[float] = deque(maxlen=EXPLOSIVE)
-        self.made, self.began = 0, time.monotonic()
+        self.first_loss: float | None = None
+        self.recent_losses: deque[float] = deque(maxlen=EXPLOSION_WINDOW)
+        self.updates_made, self.start_time = 0, time.monotonic()
 
-    def along(self) -> Iterator[Moment]:
-        """One run under its schedule, until its end or until early stopping."""
+    def run_schedule(self) -> Iterator[CheckpointEvent]:
+        """Train on the schedule until the last pushed step or early stopping."""
         for _ in self.updates(self.pushed[-1], self.lr):
             if self.step in self.pushed or self.is_due():
-                self.measure()
-                stopped = self.stops() and self.step < self.pushed[-1]
-                yield self.moment(self.step in self.pushed or stopped, stopped)
+                self.validate()
+                stopped = self.should_stop() and self.step < self.pushed[-1]
+                yield self.event(self.step in self.pushed or stopped, stopped)
                 if stopped:
                     return
-            self.watch.keep(self.step, self.position)
+            self.callbacks.save_position(self.step, self.position)
 
-    def branches(self) -> Iterator[Moment]:
-        """A trunk at constant rate, left before each pushed step for a short cool-down."""
-        later = tuple(step for step in self.pushed if step > 0)
-        for at, steps in branch_points(later, self.spec.cooldown).items():
-            if at < self.step:
-                continue  # gone on from a later position
-            for _ in self.updates(at, self.lr):
+    def run_branches(self) -> Iterator[CheckpointEvent]:
+        """Train a trunk at constant rate; before each pushed step, branch off for a cool-down."""
+        pushed = tuple(step for step in self.pushed if step > 0)
+        for branch_step, ends in branch_points(pushed, self.spec.cooldown).items():
+            if branch_step < self.step:
+                continue  # resumed from a later position
+            for _ in self.updates(branch_step, self.lr):
                 if self.is_due():
-                    self.measure()
-                    yield self.moment()
-                self.watch.keep(self.step, self.position)
+                    self.validate()
+                    yield self.event()
+                self.callbacks.save_position(self.step, self.position)
             trunk = self.position()
-            for step in steps:
-                for _ in self.updates(step, partial(self.cooled, step)):
+            for end in ends:
+                for _ in self.updates(end, partial(self.cooldown_lr, end)):
                     pass
-                self.measure()
-                yield replace(self.moment(pushed=True), position=partial(_same, trunk))
-                self.go_to(trunk)
+                self.validate()
+                yield replace(self.event(pushed=True), position=partial(_identity, trunk))
+                self.restore(trunk)
 
-    def updates(self, to: int, lr: Callable[[int], float]) -> Iterator[None]:
-        """Make the updates up to step `to`, each under its rate."""
-        for micros in self.batches.of(range(self.step + 1, to + 1)):
-            self.rate = lr(self.step + 1)
-            loss = self.fit.update(self.step + 1, micros, self.rate)
-            self.step, self.made = self.step + 1, self.made + 1
-            self.first = loss if self.first is None else self.first
+    def updates(self, end: int, lr: Callable[[int], float]) -> Iterator[None]:
+        """Make the updates up to step `end`; yields after each. `lr` maps a step to its rate."""
+        for micro_batches in self.batches.for_steps(range(self.step + 1, end + 1)):
+            self.current_lr = lr(self.step + 1)
+            loss = self.fit.update(self.step + 1, micro_batches, self.current_lr)
+            self.step, self.updates_made = self.step + 1, self.updates_made + 1
+            self.first_loss = loss if self.first_loss is None else self.first_loss
             self.losses.append(loss)
-            self.recent.append(loss)
-            check_bounded(self.recent, self.first, self.step)
-            self.watch.track({"loss": loss, "lr": self.rate}, self.step)
-            self.watch.progress(self.told(loss), self.step, self.pushed[-1])
+            self.recent_losses.append(loss)
+            check_not_exploding(self.recent_losses, self.first_loss, self.step)
+            self.callbacks.log_metrics({"loss": loss, "lr": self.current_lr}, self.step)
+            self.callbacks.progress(self.progress_line(loss), self.step, self.pushed[-1])
             yield
 
-    def measure(self) -> None:
-        """Add a point to the curve."""
-        said = {}
-        for watched in self.data.validation:
-            said[watched.task] = self.accuracy(watched)
-            watched.after(self.total)
-        values = {task: one["value"] for task, one in said.items()}
-        count = sum(int(one["count"]) for one in said.values())
+    def validate(self) -> None:
+        """Evaluate all validation tasks, and add a point to the curve."""
+        results = {}
+        for task in self.data.validation:
+            results[task.task_name] = self.accuracy(task)
+            task.after_evaluation(self.sum_over_processes)
+        values = {name: result["value"] for name, result in results.items()}
+        count = sum(int(result["count"]) for result in results.values())
         mean, tasks = sum(values.values()) / len(values), values if len(values) > 1 else {}
         loss = sum(self.losses) / len(self.losses) if self.losses else None
-        self.curve.append(Point(self.step, loss, mean, count, self.rate, tasks))
+        self.curve.append(ValidationPoint(self.step, loss, mean, count, self.current_lr, tasks))
         self.losses.clear()
-        each = {f"validation_accuracy/{task}": value for task, value in tasks.items()}
-        self.watch.track({"validation_accuracy": mean, **each, **self.watch.also()}, self.step)
+        metrics = {"validation_accuracy": mean}
+        metrics |= {f"validation_accuracy/{name}": value for name, value in tasks.items()}
+        self.callbacks.log_metrics(metrics | {**self.callbacks.extra_metrics()}, self.step)
 
-    def accuracy(self, watched: Watched) -> dict[str, float]:
-        """Value in [0, 1] and count of one task."""
-        fit, learner, examples = self.fit, watched.learner, watched.examples
-        batches = examples.batches(learner.collate, self.share.rank, self.share.world)
-        metric = examples.split.task.spec.metric
+    def accuracy(self, task: ValidationTask) -> dict[str, float]:
+        """The accuracy of one task: `value` in [0, 1] and `count` of examples."""
+        learner, examples = task.learner, task.examples
+        batches = examples.batches(learner.collate, self.shard.rank, self.shard.world_size)
+        metric, device = examples.split.task.spec.metric, self.fit.accelerator.device
         try:
             return accuracy(
-                learner, fit.network, batches, metric, fit.accelerator.device, self.gathered
+                learner, self.fit.network, batches, metric, device, self.gather_predictions
             )
         except CheckpointError as error:
             if self.step == 0:
-                raise  # the base came like that
-            raise diverged(f"The model's answer is no number at step {self.step}.") from error
+                raise  # the base model itself is broken
+            raise divergence_error(
+                f"The model's predictions are not finite at step {self.step}."
+            ) from error
 
-    def total(self, own: Tensor) -> Tensor:
-        """The sum over all processes."""
-        if self.share.world == 1:
-            return own
-        return cast(Tensor, self.fit.accelerator.reduce(own))
+    def sum_over_processes(self, tensor: Tensor) -> Tensor:
+        if self.shard.world_size == 1:
+            return tensor
+        return cast(Tensor, self.fit.accelerator.reduce(tensor))
 
-    def gathered(self, told: Tensor) -> Tensor:
-        """Answers [B, K, 2] of all processes."""
-        if self.share.world == 1:
-            return told
+    def gather_predictions(self, predictions: Tensor) -> Tensor:
+        """Predictions and references [B, K, 2] of all processes."""
+        if self.shard.world_size == 1:
+            return predictions
         accelerator = self.fit.accelerator
-        padded = accelerator.pad_across_processes(told, dim=1, pad_index=-1)
+        padded = accelerator.pad_across_processes(predictions, dim=1, pad_index=-1)
         return Tensor(accelerator.gather(padded))
 
     def lr(self, step: int) -> float:
         """The learning rate of update number `step` under the schedule."""
         spec, total = self.spec, self.pushed[-1]
         warmup, cooldown = spec.warmup_length(total), cooldown_length(total, spec.cooldown)
-        share = rate(step - 1, total, warmup, spec.shape, cooldown)
-        if spec.shape == "plateau":
-            share *= plateau(self.watched(), spec.evaluations, spec.factor)
-        return spec.peak * share
+        factor = lr_factor(step - 1, total, warmup, spec.lr_schedule, cooldown)
+        if spec.lr_schedule == "plateau":
+            accuracies = self.monitored_accuracies()
+            factor *= plateau_factor(accuracies, spec.stopping_patience, spec.factor)
+        return spec.peak_lr * factor
 
-    def cooled(self, end: int, step: int) -> float:
+    def cooldown_lr(self, end: int, step: int) -> float:
         """The learning rate of update number `step` of the cool-down that ends at step `end`."""
         length = cooldown_length(end, self.spec.cooldown)
-        return self.lr(step) * cooling(step - 1 - (end - length), length)
+        return self.lr(step) * cooldown_factor(step - 1 - (end - length), length)
 
     def is_due(self) -> bool:
-        return bool(self.spec.cadence) and self.step % (self.spec.cadence or 1) == 0
+        interval = self.spec.evaluation_interval
+        return bool(interval) and self.step % (interval or 1) == 0
 
-    def watched(self) -> list[float]:
-        """The accuracies that slow down or stop: after warm-up, and those of the cadence alone, so
-        that a run does not depend on which of its steps are pushed.
+    def monitored_accuracies(self) -> list[float]:
+        """The accuracies that early stopping looks at: after warm-up, every `interval` steps.
+
+        Other points of the curve are left out, so that a run does not depend on its pushed steps.
         """
-        warmup, cadence = self.spec.warmup_length(self.pushed[-1]), self.spec.cadence or 1
-        return [p.accuracy for p in self.curve if p.step >= warmup and p.step % cadence == 0]
+        warmup = self.spec.warmup_length(self.pushed[-1])
+        interval = self.spec.evaluation_interval or 1
+        return [p.accuracy for p in self.curve if p.step >= warmup and p.step % interval == 0]
 
-    def stops(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether early stopping ends the run here."""
-        spec, watched = self.spec, self.watched()
+        spec, accuracies = self.spec, self.monitored_accuracies()
+        patience = spec.stopping_patience
         if spec.early_stop == "plateau":
-            return plateau(watched, spec.evaluations, spec.factor) < spec.min_lr
+            return plateau_factor(accuracies, patience, spec.factor) < spec.min_lr
         if spec.early_stop == "noise":
-            return outlasted(watched, self.curve[-1].count, spec.evaluations, spec.band)
+            return patience_exhausted(accuracies, self.curve[-1].count, patience, spec.band)
         return False
 
-    def moment(self, pushed: bool = False, stopped: bool = False) -> Moment:
-        return Moment(tuple(self.curve), pushed, stopped, self.position)
+    def event(self, pushed: bool = False, stopped: bool = False) -> CheckpointEvent:
+        return CheckpointEvent(tuple(self.curve), pushed, stopped, self.position)
 
     def position(self) -> Position:
         losses = tuple(self.losses)
-        return Position(self.step, tuple(self.curve), losses, self.first, self.fit.state())
+        return Position(self.step, tuple(self.curve), losses, self.first_loss, self.fit.state())
 
-    def go_to(self, position: Position) -> None:
-        """Stand where the line stood then."""
+    def restore(self, position: Position) -> None:
+        """Continue from this position."""
         self.fit.restore(position.state)
-        self.step, self.first = position.step, position.first
+        self.step, self.first_loss = position.step, position.first_loss
         self.curve, self.losses = list(position.curve), list(position.losses)
 
-    def told(self, loss: float) -> str:
-        """What a watcher reads beside the bar."""
-        speed = self.made / max(1e-9, time.monotonic() - self.began)
+    def progress_line(self, loss: float) -> str:
+        """The text next to the progress bar."""
+        speed = self.updates_made / max(1e-9, time.monotonic() - self.start_time)
         accuracy = 100 * self.curve[-1].accuracy
-        return f"loss {loss:.3f}, lr {self.rate:.1e}, val {accuracy:.1f} %, {speed:.1f} steps/s"
+        return (
+            f"loss {loss:.3f}, lr {self.current_lr:.1e}, val {accuracy:.1f} %, {speed:.1f} steps/s"
+        )
 
 
-def _same(position: Position) -> Position:
+def _identity(position: Position) -> Position:
     return position

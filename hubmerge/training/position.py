@@ -1,4 +1,4 @@
-"""A position on disk: one safetensors file, replaced in one rename, so that it is always whole."""
+"""A position of training on disk: one safetensors file, replaced atomically by a rename."""
 
 from __future__ import annotations
 
@@ -14,84 +14,87 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hubmerge.durable import fsync_folder, settle
+from hubmerge.durable import flush_to_disk, fsync_folder
 from hubmerge.errors import CheckpointError
-from hubmerge.manifest import Point
+from hubmerge.manifest import ValidationPoint
 
-NAME = "state.safetensors"
-_SCRATCH = ".state"  # safetensors writes beside its file too, under a name of its own
+STATE_FILE = "state.safetensors"
+_SCRATCH_FOLDER = ".state"  # safetensors writes a temporary file of its own next to its target
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a line of training stands: updates made, its curve, and what `Fit.state` gave.
+    """A point from which training can be resumed: updates made, the curve, and `Fit.state()`.
 
-    `losses` are those since the last point of the curve, `first` is the first of all.
+    `losses` are those since the last point of the curve; `first_loss` is the loss of step 1.
     """
 
     step: int
-    curve: tuple[Point, ...]
+    curve: tuple[ValidationPoint, ...]
     losses: tuple[float, ...]
-    first: float | None
+    first_loss: float | None
     state: Mapping[str, Tensor] = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Said:
-    """What the file says beside its tensors; `line` is the last step of the line it belongs to."""
+class _PositionHeader:
+    """The metadata of the file; `line` is the last step of the training that it belongs to.
+
+    With `anneal: independent` a run trains once for each pushed step, so there are several.
+    """
 
     run: str
     line: int
     step: int
-    curve: tuple[Point, ...]
+    curve: tuple[ValidationPoint, ...]
     losses: tuple[float, ...]
     first: float | None
 
 
 def write_position(folder: Path, run: str, line: int, position: Position) -> None:
-    """Replace the position of a run in its folder.
-
-    Raises CheckpointError for a disk that refuses.
-    """
-    said = _Said(run, line, position.step, position.curve, position.losses, position.first)
-    beside = folder / _SCRATCH / NAME
+    """Replace the position of a run in its folder; raises CheckpointError if writing fails."""
+    header = _PositionHeader(
+        run, line, position.step, position.curve, position.losses, position.first_loss
+    )
+    scratch = folder / _SCRATCH_FOLDER / STATE_FILE
     try:
-        beside.parent.mkdir(exist_ok=True)
-        text = json.dumps(dataclasses.asdict(said), sort_keys=True)
-        save_file(dict(position.state), beside, metadata={"hubmerge": text})
-        with beside.open("rb") as file:
-            settle(file)
-        os.replace(beside, folder / NAME)
+        scratch.parent.mkdir(exist_ok=True)
+        text = json.dumps(dataclasses.asdict(header), sort_keys=True)
+        save_file(dict(position.state), scratch, metadata={"hubmerge": text})
+        with scratch.open("rb") as file:
+            flush_to_disk(file)
+        os.replace(scratch, folder / STATE_FILE)
         fsync_folder(folder)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{beside} could not be written: {error}", "Make room, then run the same command again."
+            f"{scratch} could not be written: {error}",
+            "Free disk space, then run the same command again.",
         ) from error
 
 
 def read_position(folder: Path, run: str) -> tuple[int, Position] | None:
-    """The line and the position that a run can go on from; None if there is none, or another's.
+    """The `line` and the position that a run can resume from; None if this run has none.
 
-    Raises CheckpointError for a file that is damaged.
+    Raises CheckpointError if the file is damaged.
     """
-    if not (folder / NAME).is_file():
+    if not (folder / STATE_FILE).is_file():
         return None
     try:
-        with safe_open(folder / NAME, framework="pt") as file:
+        with safe_open(folder / STATE_FILE, framework="pt") as file:
             text = (file.metadata() or {}).get("hubmerge", "")
-            said = TypeAdapter(_Said).validate_json(text)
-            if said.run != run or not file.keys():
+            header = TypeAdapter(_PositionHeader).validate_json(text)
+            if header.run != run or not file.keys():
                 return None
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValidationError) as error:
         raise CheckpointError(
-            f"{folder / NAME} is no state that hubmerge wrote.",
-            "Start over with --no-resume; the steps that were saved stay.",
+            f"{folder / STATE_FILE} is not a training state written by hubmerge.",
+            "Start over with --no-resume. Saved steps are kept.",
         ) from error
-    return said.line, Position(said.step, said.curve, said.losses, said.first, state)
+    return header.line, Position(header.step, header.curve, header.losses, header.first, state)
 
 
-def drop_position(folder: Path) -> None:
-    """Remove the position of a run that is done, and what a killed process left of one."""
-    (folder / NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+def remove_position(folder: Path) -> None:
+    """Remove the position of a finished run, and temporary files of a killed process."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / _SCRATCH_FOLDER, ignore_errors=True)

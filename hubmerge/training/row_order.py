@@ -1,5 +1,7 @@
-"""Which rows a step trains on: addressed by (seed, epoch), never by an order of draws, so that any
-step's rows are known without those before it.
+"""Which rows a step trains on.
+
+Permutations are seeded by (seed, epoch), so the rows of any step are known without computing the
+steps before it.
 """
 
 from __future__ import annotations
@@ -11,24 +13,24 @@ from functools import lru_cache
 
 import torch
 
-from hubmerge.tasks.multitask import Deck
+from hubmerge.tasks.multitask import MultiTaskData
 
-Place = tuple[int, int]  # epoch, row
-_WINDOW = 50  # batches that are sorted by length together
+RowAddress = tuple[int, int]  # epoch, row
+_BUCKET_BATCHES = 50  # batches whose rows are sorted by length together
 
 
 def seed_at(*address: object) -> int:
-    """A 63-bit seed that depends on the address alone, such as (seed, "crop", epoch, row)."""
-    said = "/".join(map(str, address)).encode()
-    return int.from_bytes(hashlib.sha256(said).digest()[:8], "big") >> 1
+    """A 63-bit seed that depends on the address only, such as (seed, "crop", epoch, row)."""
+    text = "/".join(map(str, address)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
-@dataclass(frozen=True, eq=False)  # by identity, as `lengths` would be hashed at every step
-class Order:
-    """Every epoch another permutation of `rows` rows, cut into batches without regard to epochs.
+@dataclass(frozen=True, eq=False)  # hashed by identity: hashing `lengths` at every step is slow
+class RowOrder:
+    """A new permutation of `rows` rows every epoch; batches may span two epochs.
 
-    With `lengths`, one per row, rows of like length come together (length bucketing): windows of
-    the permutation are sorted by length, and their batches shuffled.
+    With `lengths`, one per row, rows of similar length share a batch (length bucketing): windows of
+    the permutation are sorted by length, and their batches are shuffled.
     """
 
     rows: int
@@ -36,78 +38,80 @@ class Order:
     seed: int
     lengths: tuple[int, ...] | None = None
 
-    def step(self, number: int) -> list[Place]:
-        """The places of step `number`, counted from 1."""
+    def rows_of_step(self, number: int) -> list[RowAddress]:
+        """The row addresses of step `number`, counted from 1."""
         position, end = (number - 1) * self.batch, number * self.batch
-        places: list[Place] = []
+        addresses: list[RowAddress] = []
         while position < end:
             epoch, offset = divmod(position, self.rows)
-            chosen = _permuted(self, epoch)[offset : offset + end - position]
-            places += [self.place(epoch, row) for row in chosen]
-            position += len(chosen)
-        return places
+            rows = _permutation(self, epoch)[offset : offset + end - position]
+            addresses += [self.address(epoch, row) for row in rows]
+            position += len(rows)
+        return addresses
 
-    def place(self, epoch: int, row: int) -> Place:
-        """Which row it is, and how many times that was trained on before."""
-        return epoch, row
+    def address(self, epoch: int, index: int) -> RowAddress:
+        """The row at this index of an epoch, and how often it was trained on before."""
+        return epoch, index
 
-    def crop(self, place: Place) -> int:
-        """The seed of what is random in a row when it is trained on at this place."""
-        return seed_at(self.seed, "crop", *place)
+    def crop_seed(self, address: RowAddress) -> int:
+        """The seed of the random crop of a row at this address."""
+        return seed_at(self.seed, "crop", *address)
 
 
 @dataclass(frozen=True, eq=False)
-class DeckOrder(Order):
-    """Every epoch the cards of a deck, permuted; the epochs of a place are those of its task.
+class MultiTaskOrder(RowOrder):
+    """The row order of multi-task data; an address counts the epochs of the row's own task.
 
-    Each task goes through its own rows by itself, permuted anew each time by seed and task id, and
-    an epoch's cards of it are its next rows: so all its rows come equally often.
+    Each task has its own permutations, seeded by seed and task id. An epoch takes the next
+    `rows_per_epoch` rows of each task and permutes them all together. So every row of a task is
+    used equally often.
     """
 
-    deck: Deck = field(kw_only=True)
+    data: MultiTaskData = field(kw_only=True)
 
-    def place(self, epoch: int, row: int) -> Place:
-        return _dealt(self, epoch)[row]
+    def address(self, epoch: int, index: int) -> RowAddress:
+        return _epoch_addresses(self, epoch)[index]
 
-    def crop(self, place: Place) -> int:
-        epoch, (task, row) = place[0], self.deck.whose(place[1])
-        return seed_at(self.seed, "crop", self.deck.splits[task].task.id, epoch, row)
+    def crop_seed(self, address: RowAddress) -> int:
+        epoch, (task, row) = address[0], self.data.locate(address[1])
+        return seed_at(self.seed, "crop", self.data.splits[task].task.id, epoch, row)
 
 
 @lru_cache(maxsize=4)
-def _permuted(order: Order, epoch: int) -> list[int]:
+def _permutation(order: RowOrder, epoch: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed_at(order.seed, "order", epoch))
     rows: list[int] = torch.randperm(order.rows, generator=generator).tolist()
     if (lengths := order.lengths) is None:
         return rows
 
     def length(row: int) -> int:
-        return lengths[order.place(epoch, row)[1]]
+        return lengths[order.address(epoch, row)[1]]
 
-    # What completes the step that the last epoch left open stays in front, what fills no step of
-    # its own stays behind: every other step is one batch of like lengths.
-    lead = min(-epoch * order.rows % order.batch, order.rows)
-    end = lead + (order.rows - lead) // order.batch * order.batch
+    # The first rows complete the last step of the previous epoch, and the last rows begin a step
+    # that the next epoch completes. All other steps are one batch of similar lengths.
+    start = min(-epoch * order.rows % order.batch, order.rows)
+    end = start + (order.rows - start) // order.batch * order.batch
     batches = [
         batch
-        for window in _cut(rows[lead:end], order.batch * _WINDOW)
-        for batch in _cut(sorted(window, key=length), order.batch)
+        for window in _chunks(rows[start:end], order.batch * _BUCKET_BATCHES)
+        for batch in _chunks(sorted(window, key=length), order.batch)
     ]
-    mixed = torch.randperm(len(batches), generator=generator).tolist()
-    return [*rows[:lead], *(row for number in mixed for row in batches[number]), *rows[end:]]
+    shuffled = torch.randperm(len(batches), generator=generator).tolist()
+    return [*rows[:start], *(row for number in shuffled for row in batches[number]), *rows[end:]]
 
 
 @lru_cache(maxsize=2)
-def _dealt(order: DeckOrder, epoch: int) -> list[Place]:
-    """What each card of an epoch stands for, before they are permuted."""
-    places: list[Place] = []
-    tasks = zip(order.deck.splits, order.deck.cards, order.deck.starts, strict=True)
-    # By their ids, so that it is the same in whatever order the tasks were given.
-    for split, cards, start in sorted(tasks, key=lambda task: task[0].task.id):
-        own = Order(len(split), cards, seed_at(order.seed, "task", split.task.id))
-        places += [(turn, start + row) for turn, row in own.step(epoch + 1)]
-    return places
+def _epoch_addresses(order: MultiTaskOrder, epoch: int) -> list[RowAddress]:
+    """The row addresses of an epoch, before they are permuted."""
+    addresses: list[RowAddress] = []
+    tasks = zip(order.data.splits, order.data.rows_per_epoch, order.data.offsets, strict=True)
+    # Sorted by id, so that the order in which the tasks are given does not matter.
+    for split, count, offset in sorted(tasks, key=lambda task: task[0].task.id):
+        task_order = RowOrder(len(split), count, seed_at(order.seed, "task", split.task.id))
+        rows = task_order.rows_of_step(epoch + 1)
+        addresses += [(task_epoch, offset + row) for task_epoch, row in rows]
+    return addresses
 
 
-def _cut(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+def _chunks(rows: Sequence[int], size: int) -> list[Sequence[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -1,4 +1,4 @@
-"""What `datasets` prepares in these tests goes with them."""
+"""A temporary cache of `datasets` for every test."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def prepared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def datasets_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")

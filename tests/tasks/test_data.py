@@ -1,4 +1,4 @@
-"""Splits: which rows, in which order, and what is refused."""
+"""Splits: their rows and order, labels, and data that are refused."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hubmerge.errors import DataError, UnknownName
 from hubmerge.specs import Carve, DataSpec, SplitsSpec, TaskSpec
 from hubmerge.tasks.data import SPLITS, load_split
 from hubmerge.tasks.lookup import find_task
-from hubmerge.tasks.splits import carve, places
+from hubmerge.tasks.splits import carve, split_indices
 from hubmerge.tasks.task import Task
-from tests.tasks.worlds import (
-    moved,
+from tests.tasks.builders import (
+    local_copy_of,
     parquet_task,
     picture,
     png,
@@ -30,7 +30,7 @@ from tests.tasks.worlds import (
 PAPER = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
 
 
-def test_carving_is_the_public_codes() -> None:
+def test_carving_matches_the_public_code() -> None:
     # The first row of MNIST's training split in the task-vectors code, computed with torch itself.
     kept, carved = carve(60_000, Carve())
     assert kept[0] == 36_044
@@ -40,7 +40,7 @@ def test_carving_is_the_public_codes() -> None:
     assert [list(part.indices) for part in parts] == [kept, carved]
 
 
-def test_a_tenth_is_carved_where_it_is_below_the_cap() -> None:
+def test_a_tenth_is_carved_up_to_the_maximum() -> None:
     assert len(carve(3_760, Carve())[1]) == 376
     assert len(carve(100_000, Carve(most=None))[1]) == 10_000
 
@@ -54,21 +54,21 @@ def test_a_tenth_is_carved_where_it_is_below_the_cap() -> None:
         SplitsSpec(validation="validation", test=Carve(fraction=0.3)),
     ],
 )
-def test_no_row_is_in_two_splits_and_none_is_lost(splits: SplitsSpec) -> None:
+def test_splits_cover_all_rows_without_overlap(splits: SplitsSpec) -> None:
     sources = splits.sources
-    taken = [(sources[name], row) for name in SPLITS for row in places(splits, name, 50)]
-    assert len(taken) == len(set(taken)) == 50 * len(set(sources.values()))
+    rows = [(sources[name], row) for name in SPLITS for row in split_indices(splits, name, 50)]
+    assert len(rows) == len(set(rows)) == 50 * len(set(sources.values()))
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_papers_tasks_load_from_a_repository_like_theirs(name: str, tmp_path: Path) -> None:
+def test_the_tasks_of_the_paper_load_from_similar_repositories(name: str, tmp_path: Path) -> None:
     task = find_task(name)
     classes = task.spec.classes
     count = max(60, 2 * len(classes))
     names = [text.replace(" ", "_") for text in classes]
     write_repo(tmp_path, task, names, {"train": count, "test": 30})
-    here = moved(task, tmp_path)
-    train, validation, test = (load_split(here, split) for split in SPLITS)
+    local_task = local_copy_of(task, tmp_path)
+    train, validation, test = (load_split(local_task, split) for split in SPLITS)
     assert (len(train), len(validation), len(test)) == (count - count // 10, count // 10, 30)
     assert train.classes == validation.classes == test.classes == classes
     assert (
@@ -86,7 +86,7 @@ def test_a_mini_task_has_its_own_splits(split: str) -> None:
     assert len(load_split(find_task("mini-kana"), split)) == counts[split]
 
 
-def test_columns_by_other_names(tmp_path: Path) -> None:
+def test_columns_with_other_names(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_parquet(tmp_path / f"{split}.parquet", 20, ["a", "b"], "img", "fine_label")
     files = {"train": "train.parquet", "test": "test.parquet"}
@@ -96,22 +96,25 @@ def test_columns_by_other_names(tmp_path: Path) -> None:
     assert [split.example(row)[1] for row in range(4)] == [0, 1, 0, 1]
 
 
-def test_parquet_files_that_datasets_did_not_write(tmp_path: Path) -> None:
-    said = {"image": [{"bytes": png(row), "path": None} for row in range(20)], "label": [0, 1] * 10}
+def test_parquet_files_not_written_by_datasets(tmp_path: Path) -> None:
+    columns = {
+        "image": [{"bytes": png(row), "path": None} for row in range(20)],
+        "label": [0, 1] * 10,
+    }
     for split in ("train", "test"):
-        pq.write_table(pa.table(said), tmp_path / f"{split}.parquet")
+        pq.write_table(pa.table(columns), tmp_path / f"{split}.parquet")
     split = load_split(parquet_task(tmp_path, classes=("a", "b")), "test")
     assert rows_of(split) == list(range(20))
     with pytest.raises(DataError, match="column 'label' has no class names"):
         load_split(parquet_task(tmp_path), "test")
 
 
-def test_class_names_are_the_datas_where_the_task_has_none(tmp_path: Path) -> None:
+def test_class_names_default_to_those_of_the_data(tmp_path: Path) -> None:
     task = parquet_task(tmp_path, names=["hot_dog", "no_hot_dog"])
     assert load_split(task, "test").classes == ("hot dog", "no hot dog")
 
 
-def test_classes_may_be_worded_otherwise(tmp_path: Path) -> None:
+def test_class_names_may_differ_from_those_of_the_data(tmp_path: Path) -> None:
     task = parquet_task(tmp_path, names=["cat", "dog"], classes=("a house cat", "Dog"))
     assert load_split(task, "test").classes == ("a house cat", "Dog")
 
@@ -124,20 +127,22 @@ def test_classes_may_be_worded_otherwise(tmp_path: Path) -> None:
         (("c", "A"), "lists class 'A' as label 1, but in the data it is label 0"),
     ],
 )
-def test_classes_that_do_not_fit(tmp_path: Path, classes: tuple[str, ...], sentence: str) -> None:
+def test_classes_that_do_not_fit_are_refused(
+    tmp_path: Path, classes: tuple[str, ...], sentence: str
+) -> None:
     with pytest.raises(DataError, match=sentence):
         load_split(parquet_task(tmp_path, classes=classes), "test")
 
 
-def test_one_class_is_no_task(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has one class only, 'a'"):
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has only one class, 'a'"):
         load_split(parquet_task(tmp_path, names=["a"]), "test")
 
 
 @pytest.mark.parametrize("labels", [[0, -1], [0, 2], [0, None], [1.0, 0.5]])
-def test_labels_that_are_none(tmp_path: Path, labels: list[object]) -> None:
-    said = {"image": [{"bytes": png(row), "path": None} for row in range(2)], "label": labels}
-    pq.write_table(pa.table(said), tmp_path / "test.parquet")
+def test_invalid_labels_are_refused(tmp_path: Path, labels: list[object]) -> None:
+    columns = {"image": [{"bytes": png(row), "path": None} for row in range(2)], "label": labels}
+    pq.write_table(pa.table(columns), tmp_path / "test.parquet")
     with pytest.raises(
         DataError, match=r"label of test row 1, .*, is not a whole number in 0\.\.1"
     ):
@@ -152,14 +157,14 @@ def test_a_missing_column_is_named(tmp_path: Path, image: str, label: str) -> No
         load_split(parquet_task(tmp_path), "test")
 
 
-def test_a_column_of_no_images(tmp_path: Path) -> None:
+def test_a_column_without_images(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [1.5, 2.5], "label": [0, 1]}), tmp_path / "test.parquet")
-    with pytest.raises(DataError, match="column 'image' holds no images"):
+    with pytest.raises(DataError, match="column 'image' does not hold images"):
         load_split(parquet_task(tmp_path, classes=("a", "b")), "test")
 
 
 def test_an_empty_split(tmp_path: Path) -> None:
-    task = parquet_task(tmp_path, count=9)  # a tenth of nine is none
+    task = parquet_task(tmp_path, count=9)  # a tenth of nine rounds down to 0
     with pytest.raises(DataError, match="small has no validation examples"):
         load_split(task, "validation")
 
@@ -170,11 +175,11 @@ def test_an_empty_file(tmp_path: Path) -> None:
     )
     empty = datasets.Dataset.from_dict({"image": [], "label": []}, features=features)
     empty.to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(DataError, match="there are no rows in them"):
+    with pytest.raises(DataError, match="they have no rows"):
         load_split(parquet_task(tmp_path), "test")
 
 
-def test_a_file_rewritten_at_the_same_time_is_another_one(tmp_path: Path) -> None:
+def test_a_file_rewritten_with_the_same_time_is_reloaded(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     for word in ("old", "new"):
         file.write_text("text,label\n" + f"{word},a\n{word},b\n" * 20)
@@ -188,7 +193,7 @@ def test_unknown_splits_are_usage_errors(tmp_path: Path) -> None:
         load_split(parquet_task(tmp_path), "tset")
 
 
-def test_what_datasets_says_is_one_sentence(tmp_path: Path) -> None:
+def test_errors_of_datasets_are_one_line(tmp_path: Path) -> None:
     task = parquet_task(tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"no parquet")
     (tmp_path / "test.parquet").unlink()
@@ -207,12 +212,13 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [b"no png", png(1)[:60], None])
-def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, broken: bytes | None) -> None:
+def test_a_broken_image_is_named(tmp_path: Path, broken: bytes | None) -> None:
     images = [{"bytes": png(0), "path": None}, {"bytes": broken, "path": None}]
-    said = {"image": images if broken else [images[0], None], "label": [0, 1]}
-    pq.write_table(pa.table(said), tmp_path / "test.parquet")
+    columns = {"image": images if broken else [images[0], None], "label": [0, 1]}
+    pq.write_table(pa.table(columns), tmp_path / "test.parquet")
     split = load_split(parquet_task(tmp_path, classes=("a", "b")), "test")
     assert split.example(0)[0].tobytes() == picture(0).tobytes()
-    with pytest.raises(DataError, match="small: the image of test row 1 cannot be read: ") as said_:
+    problem = "is missing" if broken is None else "cannot be read: "
+    with pytest.raises(DataError, match=f"small: the image of test row 1 {problem}") as error:
         split.example(1)
-    assert "\n" not in said_.value.message
+    assert "\n" not in error.value.message

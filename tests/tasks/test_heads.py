@@ -1,4 +1,4 @@
-"""The frozen head, worked by hand."""
+"""The zero-shot head, with values by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hubmerge.tasks.heads import zero_shot_head
 
-SAID = {
+EMBEDDINGS = {
     "a cat.": [3.0, 4.0],
     "one cat!": [0.0, 2.0],
     "a dog.": [5.0, 0.0],
@@ -19,10 +19,10 @@ SAID = {
 
 
 def encode(prompts: Sequence[str]) -> Tensor:
-    return torch.tensor([SAID[prompt] for prompt in prompts], requires_grad=True)
+    return torch.tensor([EMBEDDINGS[prompt] for prompt in prompts], requires_grad=True)
 
 
-def test_each_template_counts_alike_and_each_class_is_of_length_scale() -> None:
+def test_templates_have_equal_weight_and_classes_have_length_scale() -> None:
     head = zero_shot_head(encode, 100.0, ["cat", "dog"], ["a {}.", "one {}!"])
     # cat: (.6, .8) and (0, 1), mean (.3, .9), divided by its length sqrt(.9).
     assert head.tolist() == [pytest.approx([31.6228, 94.8683]), pytest.approx([100.0, 0.0])]

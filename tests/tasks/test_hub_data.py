@@ -1,4 +1,4 @@
-"""A task whose data lie on a Hub: only its own files are read, at the commit it names."""
+"""A task with data on a Hub: only its own files are read, at the given commit."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from huggingface_hub import HfApi, constants
 from hubmerge.server import lease
 from hubmerge.tasks.data import SPLITS
 from hubmerge.tasks.lookup import find_task
-from tests.tasks.worlds import write_repo, write_rows
+from tests.tasks.builders import write_repo, write_rows
 
-# A process of its own: `datasets` reads the Hub's address when it is imported.
+# Run in another process, because `datasets` reads the address of the Hub on import.
 LOAD = """
 import dataclasses, json, sys
 from hubmerge.tasks.data import SPLITS, load_split
 from hubmerge.tasks.lookup import find_task
-from tests.tasks.worlds import rows_of
+from tests.tasks.builders import rows_of
 task = find_task("svhn")
 data = task.spec.data.model_copy(update={"id": "me/svhn", "revision": sys.argv[1]})
 task = dataclasses.replace(task, spec=task.spec.model_copy(update={"data": data}))
 print(json.dumps([rows_of(load_split(task, split)) for split in SPLITS]))
 """
 
-OWN = """
+LOAD_CUSTOM = """
 import json, sys
 from hubmerge.tasks.data import SPLITS, load_split, load_stream
 from hubmerge.tasks.lookup import find_task
@@ -62,18 +62,20 @@ def test_data_are_read_at_their_commit(
         api.create_repo("me/Re.views", repo_type="dataset")
         for name, count in (("train.jsonl", 40), ("dev.jsonl", 10), ("test.jsonl", 20)):
             rows = [{"text": f"{row:02}", "stars": "ab"[row % 2]} for row in range(count)]
-            write_rows(tmp_path / "own" / name, rows)
-        api.upload_folder(repo_id="me/Re.views", folder_path=tmp_path / "own", repo_type="dataset")
+            write_rows(tmp_path / "reviews" / name, rows)
+        api.upload_folder(
+            repo_id="me/Re.views", folder_path=tmp_path / "reviews", repo_type="dataset"
+        )
         env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HOME": str(home)}
-        said = subprocess.run(
-            [sys.executable, "-c", LOAD + OWN, commits[0].oid],
+        process = subprocess.run(
+            [sys.executable, "-c", LOAD + LOAD_CUSTOM, commits[0].oid],
             cwd=Path(__file__).parents[2], env={**env, "HF_HUB_DISABLE_XET": "1"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    (train, validation, test), found, own = map(json.loads, said.stdout.splitlines())
+    assert process.returncode == 0, process.stderr
+    (train, validation, test), hub_task, reviews = map(json.loads, process.stdout.splitlines())
     assert sorted(train + validation) == list(range(40))
     assert (len(validation), test) == (4, list(range(40)))
     by_name = {"train": "train", "validation": "train", "test": "test"}
-    assert found == ["svhn", "image", commits[0].oid, by_name]
-    assert own == ["re-views", [40, 10, 20], ["a", "b"], [f"{row:02}" for row in range(20)]]
+    assert hub_task == ["svhn", "image", commits[0].oid, by_name]
+    assert reviews == ["re-views", [40, 10, 20], ["a", "b"], [f"{row:02}" for row in range(20)]]

@@ -1,4 +1,4 @@
-"""The paper's language tasks ask in its words: our templates against prompts of its own code."""
+"""Prompts of the paper's language tasks match golden prompts from the paper's own code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from jinja2 import StrictUndefined, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from hubmerge.specs import Carve, TaskSpec, read_yaml, validated
+from hubmerge.specs import Carve, TaskSpec, read_yaml, validate_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOG = ROOT / "hubmerge" / "tasks" / "catalog"
@@ -19,7 +19,7 @@ LONGEST_FIELD = 2048
 
 ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
 
-# Golden task -> our task, and the row that the golden prompt shows.
+# Name in the golden file -> our task, and the row of the golden prompt.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "qasc": (
         "qasc",
@@ -101,24 +101,24 @@ def goldens() -> list[dict[str, Any]]:
 
 
 def task(name: str) -> TaskSpec:
-    return validated(TaskSpec, read_yaml(CATALOG / f"{name}.yaml"), name)
+    return validate_spec(TaskSpec, read_yaml(CATALOG / f"{name}.yaml"), name)
 
 
 def cut(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v[:LONGEST_FIELD] if isinstance(v, str) else v for k, v in row.items()}
 
 
-def evaluated(expression: str, row: dict[str, Any]) -> Any:
+def evaluate(expression: str, row: dict[str, Any]) -> Any:
     return ENVIRONMENT.compile_expression(expression, undefined_to_none=False)(**cut(row))
 
 
-def rendered(spec: TaskSpec, row: dict[str, Any]) -> str:
+def render(spec: TaskSpec, row: dict[str, Any]) -> str:
     return ENVIRONMENT.from_string(spec.prompt).render(**cut(row)).strip()
 
 
 def choices(spec: TaskSpec, row: dict[str, Any]) -> list[str]:
     if isinstance(spec.choices, str):
-        return [str(choice) for choice in evaluated(spec.choices, row)]
+        return [str(choice) for choice in evaluate(spec.choices, row)]
     return list(spec.choices)
 
 
@@ -127,14 +127,14 @@ def example_of(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=lambda golden: golden["task"])
-def test_a_row_becomes_the_prompt_of_the_papers_code(golden: dict[str, Any]) -> None:
+def test_prompts_match_the_code_of_the_paper(golden: dict[str, Any]) -> None:
     name, row = ROWS[golden["task"]]
     spec = task(name)
-    assert rendered(spec, row) == golden["input"]
+    assert render(spec, row) == golden["input"]
     assert choices(spec, row) == golden["choices"]
-    right = evaluated(spec.answer, row)
-    assert isinstance(right, int)
-    assert golden["choices"][right] == golden["target"]
+    answer = evaluate(spec.answer, row)
+    assert isinstance(answer, int)
+    assert golden["choices"][answer] == golden["target"]
 
 
 def test_every_task_of_the_paper_has_a_golden_prompt() -> None:
@@ -143,50 +143,50 @@ def test_every_task_of_the_paper_has_a_golden_prompt() -> None:
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_splits_and_lengths_are_the_papers(name: str) -> None:
+def test_splits_and_lengths_match_the_paper(name: str) -> None:
     spec = task(name)
     splits = spec.splits
-    said = (
+    validation = (
         splits.validation.model_dump(include={"of", *CARVED})
         if isinstance(splits.validation, Carve)
         else splits.validation
     )
-    assert (splits.train, said, splits.test) == SPLITS[name]
+    assert (splits.train, validation, splits.test) == SPLITS[name]
     assert (spec.kind, spec.max_tokens, spec.metric) == ("rank", 128, "accuracy")
 
 
-def test_quartz_without_a_gap_has_the_choices_at_its_end() -> None:
+def test_quartz_without_a_blank_has_the_choices_at_the_end() -> None:
     row = example_of("quartz") | {"question": "Would more sugar mean more energy or less?"}
     question = "\n\n\nWould more sugar mean more energy or less increase or decrease? \n\n\n"
-    assert question in rendered(task("quartz"), row)
+    assert question in render(task("quartz"), row)
 
 
-def test_options_and_endings_are_asked_without_stray_blanks() -> None:
+def test_options_and_endings_are_stripped() -> None:
     row = example_of("quartz") | {"choices": {"text": [" increase", "decrease "]}}
-    assert "likely increase or decrease ? " in rendered(task("quartz"), row)
+    assert "likely increase or decrease ? " in render(task("quartz"), row)
     assert choices(task("quartz"), row) == ["increase", "decrease"]
     row = example_of("story_cloze") | {"RandomFifthSentenceQuiz1": " E1. "}
-    assert rendered(task("story_cloze"), row).endswith("- E1.\n- E2.")
+    assert render(task("story_cloze"), row).endswith("- E1.\n- E2.")
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_every_choice_can_be_the_right_one(name: str) -> None:
+def test_every_choice_can_be_the_answer(name: str) -> None:
     spec, row = task(name), example_of(name)
     key = next(key for key in ("answerKey", "answer", "AnswerRightEnding", "label") if key in row)
     if name == "wiki_qa":
         key = "label"
     values = {"answerKey": "ABCDEFGH", "answer": "12", "AnswerRightEnding": (1, 2), "label": (0, 1)}
     count = len(choices(spec, row))
-    answers = [evaluated(spec.answer, row | {key: value}) for value in values[key][:count]]
+    answers = [evaluate(spec.answer, row | {key: value}) for value in values[key][:count]]
     assert answers == list(range(count))
 
 
-def test_a_field_is_cut_before_it_is_rendered() -> None:
+def test_fields_are_cut_before_rendering() -> None:
     row = example_of("paws") | {"sentence1": "a" * 3000}
-    assert "a" * LONGEST_FIELD in rendered(task("paws"), row)
-    assert "a" * (LONGEST_FIELD + 1) not in rendered(task("paws"), row)
+    assert "a" * LONGEST_FIELD in render(task("paws"), row)
+    assert "a" * (LONGEST_FIELD + 1) not in render(task("paws"), row)
 
 
 def test_a_missing_column_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="sentence2"):
-        rendered(task("paws"), {"sentence1": "A b ."})
+        render(task("paws"), {"sentence1": "A b ."})

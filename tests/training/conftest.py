@@ -1,4 +1,4 @@
-"""Two splits of one shipped task, loaded once."""
+"""Two splits of mini-mnist, loaded once."""
 
 import dataclasses
 
@@ -15,6 +15,6 @@ def training() -> Split:
 
 @pytest.fixture(scope="session")
 def validation() -> Split:
-    """A hundred rows: enough for a curve."""
+    """The first hundred rows, enough for a curve."""
     split = load_split(find_task("mini-mnist"), "validation")
     return dataclasses.replace(split, rows=split.rows.select(range(100)))

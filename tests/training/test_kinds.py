@@ -1,4 +1,4 @@
-"""Every kind of task learns, repeats itself byte for byte, and can be trained in every way."""
+"""Training every kind of task: the loss falls, runs repeat byte for byte, all options work."""
 
 from __future__ import annotations
 
@@ -14,198 +14,206 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from hubmerge.learners.factory import first_head, make_learner
+from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Learner
-from hubmerge.manifest import Point
-from hubmerge.models.adapter import adapt
-from hubmerge.models.loading import open_model
-from hubmerge.models.recompute import recompute
+from hubmerge.manifest import ValidationPoint
+from hubmerge.models.adapter import add_adapter
+from hubmerge.models.loading import load_model
+from hubmerge.models.recompute import enable_recompute
 from hubmerge.specs import DataSpec, TaskSpec, TrainSpec
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task
 from hubmerge.training.batches import Batches
 from hubmerge.training.fit import make_fit
-from hubmerge.training.inputs import Watch
-from tests.models import worlds
-from tests.training.worlds import curve, running, spec, weights
+from hubmerge.training.inputs import TrainingCallbacks
+from tests.models import builders
+from tests.training.builders import curve, iterate_training, make_spec, weight_bytes
 
 ROWS, FILMS = 32, ("dull films are bad, bad, bad", "fun fun fun good films")
-# World -> the family of its model, and what its task says beside name, data and splits.
-ASKED: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
-    "text": (worlds.tiny_bert, {"kind": "text", "templates": ["{} films"]}),
-    "text, trained head": (worlds.tiny_bert, {"kind": "text", "head": "trained"}),
-    "image, trained head": (worlds.tiny_vit, {"kind": "image", "head": "trained"}),
-    "rank, T5": (worlds.tiny_t5, {"kind": "rank"}),
-    "rank, GPT-2": (worlds.tiny_gpt2, {"kind": "rank"}),
-    "target, Llama": (worlds.tiny_llama, {"kind": "target"}),
+# Case -> builder of its model, and fields of its task besides name, data and splits.
+CASES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
+    "text": (builders.tiny_bert, {"kind": "text", "templates": ["{} films"]}),
+    "text, trained head": (builders.tiny_bert, {"kind": "text", "head": "trained"}),
+    "image, trained head": (builders.tiny_vit, {"kind": "image", "head": "trained"}),
+    "rank, T5": (builders.tiny_t5, {"kind": "rank"}),
+    "rank, GPT-2": (builders.tiny_gpt2, {"kind": "rank"}),
+    "target, Llama": (builders.tiny_llama, {"kind": "target"}),
 }
 PROMPTS = {
     "rank": {"prompt": "{{ text }}?", "choices": ["bad", "good and fun"], "answer": "label"},
     "target": {"prompt": "{{ text }}?", "target": "{{ ['dull', 'good'][label] }}"},
 }
 ATTENTION = (".attention", ".attn", ".self_attn", ".SelfAttention")
-World = tuple[Path, Split, Split]
-Worlds = Callable[[str], World]
+Case = tuple[Path, Split, Split]  # model folder, training rows, validation rows
+Cases = Callable[[str], Case]
 
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Films that are good or bad, in words and more words, and in bright or dark pictures."""
+    """Parquet files with good and bad films: short and long texts, bright and dark images."""
     folder = tmp_path_factory.mktemp("rows")
     labels = [row % 2 for row in range(ROWS)]
-    said = {
+    columns = {
         "text": [FILMS[n % 2] + n % 5 * " of the cat" for n in range(ROWS)],
         "image": [Image.new("L", (16, 16), 60 + 130 * (n % 2) + n) for n in range(ROWS)],
         "label": labels,
     }
-    kinds = datasets.ClassLabel(names=["bad", "good"])
-    features = {"text": datasets.Value("string"), "image": datasets.Image(), "label": kinds}
-    whole = datasets.Dataset.from_dict(said, features=datasets.Features(features))
+    label = datasets.ClassLabel(names=["bad", "good"])
+    features = {"text": datasets.Value("string"), "image": datasets.Image(), "label": label}
+    dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     for name in ("train", "validation", "test"):
-        whole.to_parquet(folder / f"{name}.parquet")
+        dataset.to_parquet(folder / f"{name}.parquet")
     return folder
 
 
 @pytest.fixture(scope="session")
-def of(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Worlds:
-    """The folder of a tiny model, and the training and validation rows of its task; made once."""
-    made: dict[str, World] = {}
+def case_of(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Cases:
+    """The folder of a tiny model, and the training and validation splits of its task; cached."""
+    cases: dict[str, Case] = {}
     files = {name: f"{name}.parquet" for name in ("train", "validation", "test")}
     splits = {name: name for name in files}
 
-    def one(name: str) -> World:
-        if name not in made:
+    def build(name: str) -> Case:
+        if name not in cases:
             folder = tmp_path_factory.mktemp("model")
-            make, said = ASKED[name]
-            make(folder)
+            write_model, fields = CASES[name]
+            write_model(folder)
             data = DataSpec(path=rows, files=files)
-            values = {"name": "films", "data": data, "splits": splits, **said}
-            task = Task(TaskSpec(**values, **PROMPTS.get(said["kind"], {})), rows)
-            made[name] = folder, load_split(task, "train"), load_split(task, "validation")
-        return made[name]
+            values = {"name": "films", "data": data, "splits": splits, **fields}
+            task = Task(TaskSpec(**values, **PROMPTS.get(fields["kind"], {})), rows)
+            cases[name] = folder, load_split(task, "train"), load_split(task, "validation")
+        return cases[name]
 
-    return one
+    return build
 
 
 @pytest.fixture(autouse=True)
-def forgetful() -> Iterator[None]:
-    """Accelerate would hold those who come later to the precision of its first user."""
+def reset_accelerate() -> Iterator[None]:
+    """Accelerate keeps the precision of its first user, so reset it after every test."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def learner(world: World, asked: TrainSpec) -> Learner:
-    folder, training, _ = world
-    model: Any = open_model(folder, training.task.spec.kind)
-    head = first_head(model, training.task, training.classes)
-    adapted = adapt(model, asked, "me/tiny", "0" * 40).model if asked.tune != "full" else model
-    made = make_learner(adapted, training.task, head, asked.augment)
-    if asked.recompute:
-        recompute(model)
-    return made
+def learner(case: Case, spec: TrainSpec) -> Learner:
+    folder, training, _ = case
+    model: Any = load_model(folder, training.task.spec.kind)
+    head = initial_head(model, training.task, training.classes)
+    adapted = add_adapter(model, spec, "me/tiny", "0" * 40).model if spec.tune != "full" else model
+    result = make_learner(adapted, training.task, head, spec.augment)
+    if spec.recompute:
+        enable_recompute(model)
+    return result
 
 
 @dataclass(frozen=True)
 class Run:
-    """The loss at every step, the curve, and the weights that it left."""
+    """The loss of every step, the curve, and the final weights of a run."""
 
     losses: list[float]
-    points: list[Point]
+    points: list[ValidationPoint]
     weights: bytes
 
     @property
-    def gain(self) -> float:
-        """What is left of the loss of the first two steps in the last two."""
+    def loss_ratio(self) -> float:
+        """The loss of the last two steps divided by that of the first two."""
         return sum(self.losses[-2:]) / sum(self.losses[:2])
 
 
-def trained(world: World, **said: Any) -> Run:
-    lr = {"lora": 1e-2, "prefix": 0.2}.get(said.get("tune", "full"), 3e-3)
-    asked = spec(**{"steps": 10, "push_every": "10", "lr": lr, "warmup": 0.0, **said})
+def trained(case: Case, **settings: Any) -> Run:
+    lr = {"lora": 1e-2, "prefix": 0.2}.get(settings.get("tune", "full"), 3e-3)
+    spec = make_spec(**{"steps": 10, "push_every": "10", "lr": lr, "warmup": 0.0, **settings})
     AcceleratorState._reset_state(reset_partial_state=True)
-    mixed = "bf16" if asked.precision == "bf16" else "no"
-    fit = make_fit(learner(world, asked), asked, Accelerator(cpu=True, mixed_precision=mixed))
+    precision = "bf16" if spec.precision == "bf16" else "no"
+    fit = make_fit(learner(case, spec), spec, Accelerator(cpu=True, mixed_precision=precision))
     losses: list[float] = []
-    watch = Watch(track=lambda told, _: losses.extend(told[n] for n in told if n == "loss"))
-    points = curve(list(running(fit, *world[1:], watch=watch)))
-    return Run(losses, points, weights(fit))
+    callbacks = TrainingCallbacks(
+        log_metrics=lambda metrics, _: losses.extend(metrics[n] for n in metrics if n == "loss")
+    )
+    points = curve(list(iterate_training(fit, *case[1:], callbacks=callbacks)))
+    return Run(losses, points, weight_bytes(fit))
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("name", ASKED)
-def test_every_kind_learns_and_repeats_itself(of: Worlds, name: str, tune: str) -> None:
-    run = trained(of(name), tune=tune)
-    assert run.gain < 0.9
+@pytest.mark.parametrize("name", CASES)
+def test_every_kind_learns_and_runs_repeat(case_of: Cases, name: str, tune: str) -> None:
+    run = trained(case_of(name), tune=tune)
+    assert run.loss_ratio < 0.9
     torch.rand(3)
-    assert trained(of(name), tune=tune) == run
+    assert trained(case_of(name), tune=tune) == run
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_every_kind_trains_in_bf16(of: Worlds, name: str) -> None:
-    wide, narrow = (trained(of(name), precision=each) for each in ("fp32", "bf16"))
-    assert narrow.losses == pytest.approx(wide.losses, rel=0.1, abs=0.05)
-    assert wide.losses != narrow.losses
-    assert len(wide.weights) == len(narrow.weights)  # the weights themselves stay in float32
-
-
-@pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("name", ASKED)
-def test_recomputing_changes_no_loss(of: Worlds, name: str, tune: str) -> None:
-    asked = {"tune": tune, "steps": 3, "push_every": "3"}
-    plain, again = (trained(of(name), recompute=each, **asked) for each in (False, True))
-    assert again.losses == pytest.approx(plain.losses, rel=1e-5)
+@pytest.mark.parametrize("name", CASES)
+def test_every_kind_trains_in_bf16(case_of: Cases, name: str) -> None:
+    full, half = (trained(case_of(name), precision=each) for each in ("fp32", "bf16"))
+    assert half.losses == pytest.approx(full.losses, rel=0.1, abs=0.05)
+    assert full.losses != half.losses
+    assert len(full.weights) == len(half.weights)  # the weights themselves stay in float32
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("name", ASKED)
-def test_recomputing_runs_layers_again(of: Worlds, name: str, tune: str) -> None:
-    """Every attention is asked twice: on the way there and on the way back."""
+@pytest.mark.parametrize("name", CASES)
+def test_recompute_keeps_the_losses(case_of: Cases, name: str, tune: str) -> None:
+    settings = {"tune": tune, "steps": 3, "push_every": "3"}
+    expected, recomputed = (
+        trained(case_of(name), recompute=each, **settings) for each in (False, True)
+    )
+    assert recomputed.losses == pytest.approx(expected.losses, rel=1e-5)
 
-    def calls(asked: TrainSpec) -> int:
-        made = learner(of(name), asked)
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("name", CASES)
+def test_recompute_runs_layers_twice(case_of: Cases, name: str, tune: str) -> None:
+    """Every attention layer is called in the forward pass and again in the backward pass."""
+
+    def calls(spec: TrainSpec) -> int:
+        task_learner = learner(case_of(name), spec)
         called: list[str] = []
-        for layer, module in made.network.train().named_modules():
+        for layer, module in task_learner.network.train().named_modules():
             if layer.endswith(ATTENTION):
                 module.register_forward_hook(lambda *_, layer=layer: called.append(layer))
-        (batch,) = next(Batches(made, of(name)[1], asked).of(range(1, 2)))
-        torch.autograd.backward(made.loss(made.network, batch))
-        assert len(set(called)) >= worlds.LAYERS
+        (batch,) = next(Batches(task_learner, case_of(name)[1], spec).for_steps(range(1, 2)))
+        torch.autograd.backward(task_learner.loss(task_learner.network, batch))
+        assert len(set(called)) >= builders.LAYERS
         return len(called)
 
-    plain, again = (calls(spec(recompute=each, tune=tune)) for each in (False, True))
-    assert again == 2 * plain
+    without, recomputed = (calls(make_spec(recompute=each, tune=tune)) for each in (False, True))
+    assert recomputed == 2 * without
 
 
 @pytest.mark.parametrize("name", ["rank, T5", "rank, GPT-2"])
-def test_a_prefix_learns(of: Worlds, name: str) -> None:
-    run = trained(of(name), tune="prefix", rank=4)
-    assert run.gain < 0.95
-    assert trained(of(name), tune="prefix", rank=4) == run
+def test_prefix_tuning_learns(case_of: Cases, name: str) -> None:
+    run = trained(case_of(name), tune="prefix", rank=4)
+    assert run.loss_ratio < 0.95
+    assert trained(case_of(name), tune="prefix", rank=4) == run
 
 
-def test_texts_of_like_length_come_together(of: Worlds) -> None:
-    world = of("text")
-    run = trained(world, bucket=True)
-    assert run.gain < 0.9
-    assert trained(world, bucket=True) == run
-    assert trained(world).losses != run.losses
+def test_bucketing_groups_texts_of_similar_length(case_of: Cases) -> None:
+    case = case_of("text")
+    run = trained(case, bucket=True)
+    assert run.loss_ratio < 0.9
+    assert trained(case, bucket=True) == run
+    assert trained(case).losses != run.losses
 
     def padding(bucket: bool) -> int:
-        asked = spec(bucket=bucket)
-        made = Batches(learner(world, asked), world[1], asked).of(range(1, 5))
-        return sum(int((1 - micro["attention_mask"]).sum()) for step in made for micro in step)
+        spec = make_spec(bucket=bucket)
+        batches = Batches(learner(case, spec), case[1], spec).for_steps(range(1, 5))
+        return sum(int((1 - micro["attention_mask"]).sum()) for step in batches for micro in step)
 
     assert padding(bucket=True) < padding(bucket=False) / 2
 
 
-def test_only_the_encoder_of_a_text_under_labels_is_trained(of: Worlds) -> None:
-    made = learner(of("text"), spec())
-    names = [name for name, weight in made.network.named_parameters() if weight.requires_grad]
+def test_only_the_text_encoder_is_trained_with_a_head_of_labels(case_of: Cases) -> None:
+    task_learner = learner(case_of("text"), make_spec())
+    names = [
+        name for name, weight in task_learner.network.named_parameters() if weight.requires_grad
+    ]
     assert names
     assert all(name.startswith("encoder.") for name in names)
 
 
-def test_a_trained_head_is_trained_with_an_adapter(of: Worlds) -> None:
-    made = learner(of("text, trained head"), spec(tune="lora"))
-    names = {name for name, weight in made.network.named_parameters() if weight.requires_grad}
+def test_a_trained_head_is_trained_with_an_adapter(case_of: Cases) -> None:
+    task_learner = learner(case_of("text, trained head"), make_spec(tune="lora"))
+    names = {
+        name for name, weight in task_learner.network.named_parameters() if weight.requires_grad
+    }
     assert {name for name in names if "lora_" not in name} == {"head.weight", "head.bias"}

@@ -1,4 +1,4 @@
-"""The loop learns, repeats itself byte for byte, and goes on from any position."""
+"""The training loop: the loss falls, runs repeat byte for byte and resume from any position."""
 
 from __future__ import annotations
 
@@ -18,260 +18,279 @@ from torch.nn.functional import cross_entropy
 
 from hubmerge.errors import CheckpointError, OutOfMemory, TrainingDiverged, UsageError
 from hubmerge.learners.classification import Classifier, ImageLearner, LabelHead
-from hubmerge.models.loading import open_model
+from hubmerge.models.loading import load_model
 from hubmerge.tasks.data import Split
 from hubmerge.training.batches import Batches
-from hubmerge.training.events import Moment, Position
+from hubmerge.training.events import CheckpointEvent
 from hubmerge.training.fit import make_fit
-from hubmerge.training.inputs import Watch
-from tests.training.worlds import MINI, curve, fit, learner, ran, running, spec, weights
+from hubmerge.training.inputs import TrainingCallbacks
+from hubmerge.training.position import Position
+from tests.training.builders import (
+    MINI,
+    curve,
+    iterate_training,
+    make_learner_of,
+    make_spec,
+    make_tiny_fit,
+    run_training,
+    weight_bytes,
+)
 
 
-def test_thirty_steps_help(training: Split, validation: Split) -> None:
-    asked = spec(steps=30, batch=32, warmup_steps=5, push_every="30")
-    before, after = curve(ran(asked, training, validation)[1])
+def test_thirty_steps_improve_accuracy(training: Split, validation: Split) -> None:
+    spec = make_spec(steps=30, batch=32, warmup_steps=5, push_every="30")
+    before, after = curve(run_training(spec, training, validation)[1])
     assert after.accuracy > before.accuracy + 0.05
     assert (before.step, before.loss, before.lr) == (0, None, 0.0)
     assert (after.step, after.count, after.lr) == (30, 100, 5e-4)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "settings",
     [{}, {"augment": True}, {"accumulate": 2}, {"tune": "lora", "lr": 2e-3}],
     ids=str,
 )  # fmt: skip
-def test_a_run_repeats_itself(training: Split, validation: Split, asked: Any) -> None:
-    one, moments = ran(spec(steps=3, **asked), training, validation)
+def test_a_run_repeats(training: Split, validation: Split, settings: Any) -> None:
+    weights, events = run_training(make_spec(steps=3, **settings), training, validation)
     torch.rand(7)
-    two, again = ran(spec(steps=3, **asked), training, validation)
-    assert (one, curve(moments)) == (two, curve(again))
-    assert ran(spec(steps=3, seed=1, **asked), training, validation)[0] != one
+    same_weights, same_events = run_training(make_spec(steps=3, **settings), training, validation)
+    assert (weights, curve(events)) == (same_weights, curve(same_events))
+    assert run_training(make_spec(steps=3, seed=1, **settings), training, validation)[0] != weights
 
 
 REPEAT = """
 from hashlib import sha256
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.lookup import find_task
-from tests.training.worlds import ran, spec
+from tests.training.builders import make_spec, run_training
 splits = [load_split(find_task("mini-mnist"), name) for name in ("train", "validation")]
-print(sha256(ran(spec(steps=2, push_every="2"), *splits)[0]).hexdigest())
+print(sha256(run_training(make_spec(steps=2, push_every="2"), *splits)[0]).hexdigest())
 """
 
 
-def test_another_process_repeats_it(training: Split, validation: Split) -> None:
-    held, _ = ran(spec(steps=2, push_every="2"), training, validation)
-    said = subprocess.run(
+def test_a_run_repeats_in_another_process(training: Split, validation: Split) -> None:
+    weights, _ = run_training(make_spec(steps=2, push_every="2"), training, validation)
+    process = subprocess.run(
         [sys.executable, "-c", REPEAT],
         cwd=Path(__file__).resolve().parents[2],
         env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, check=True,
     )  # fmt: skip
-    assert said.stdout.decode().strip() == sha256(held).hexdigest()
+    assert process.stdout.decode().strip() == sha256(weights).hexdigest()
 
 
-def test_accumulating_is_the_same_step_up_to_rounding(training: Split, validation: Split) -> None:
-    _, one = ran(spec(steps=3, push_every="1"), training, validation)
-    _, two = ran(spec(steps=3, push_every="1", accumulate=4), training, validation)
-    told = [[point.loss for point in curve(moments)[1:]] for moments in (one, two)]
-    assert told[0] == pytest.approx(told[1], rel=1e-4)
+def test_accumulation_changes_only_rounding(training: Split, validation: Split) -> None:
+    _, single = run_training(make_spec(steps=3, push_every="1"), training, validation)
+    _, accumulated = run_training(
+        make_spec(steps=3, push_every="1", accumulate=4), training, validation
+    )
+    losses = [[point.loss for point in curve(events)[1:]] for events in (single, accumulated)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_moments_come_at_the_pushed_steps_with_their_weights(
-    training: Split, validation: Split
-) -> None:
+def test_events_come_at_pushed_steps_with_their_weights(training: Split, validation: Split) -> None:
     seen = []
-    trained = fit(spec(push_every="1,3"), validation)
-    for moment in running(trained, training, validation):
-        seen.append((moment.step, moment.pushed, weights(trained)))
+    fit = make_tiny_fit(make_spec(push_every="1,3"), validation)
+    for event in iterate_training(fit, training, validation):
+        seen.append((event.step, event.pushed, weight_bytes(fit)))
     assert [(step, pushed) for step, pushed, _ in seen] == [
         (0, False), (1, True), (3, True), (4, True)
     ]  # fmt: skip
-    for step, _, held in seen[1:3]:
-        alone = fit(spec(push_every="1,3"), validation)
-        for moment in running(alone, training, validation):
-            if moment.step == step:
+    for step, _, weights in seen[1:3]:
+        other_fit = make_tiny_fit(make_spec(push_every="1,3"), validation)
+        for event in iterate_training(other_fit, training, validation):
+            if event.step == step:
                 break
-        assert weights(alone) == held
-    assert len({held for *_, held in seen}) == 4
+        assert weight_bytes(other_fit) == weights
+    assert len({weights for *_, weights in seen}) == 4
 
 
 def test_updates_are_plain_adamw(training: Split, validation: Split) -> None:
-    asked = spec(steps=3, warmup_steps=2, clip=0.5, weight_decay=0.3, push_every="1")
-    ours = fit(asked, validation)
-    points = curve(list(running(ours, training, validation)))[1:]
-    theirs: Any = learner(asked, validation)
-    named = list(theirs.network.parameters())
-    optimizer = torch.optim.AdamW(named, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.3)
+    spec = make_spec(steps=3, warmup_steps=2, clip=0.5, weight_decay=0.3, push_every="1")
+    fit = make_tiny_fit(spec, validation)
+    points = curve(list(iterate_training(fit, training, validation)))[1:]
+    reference: Any = make_learner_of(spec, validation)
+    parameters = list(reference.network.parameters())
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.3)
     losses = []
-    batches = Batches(theirs, training, asked).of(range(1, 4))
-    for share, (batch,) in zip([0.5, 1.0, 1.0], batches, strict=True):
-        optimizer.param_groups[0]["lr"] = 5e-4 * share
+    batches = Batches(reference, training, spec).for_steps(range(1, 4))
+    for factor, (batch,) in zip([0.5, 1.0, 1.0], batches, strict=True):
+        optimizer.param_groups[0]["lr"] = 5e-4 * factor
         optimizer.zero_grad()
-        loss = cross_entropy(theirs.network(batch["image"]), batch["label"])
+        loss = cross_entropy(reference.network(batch["image"]), batch["label"])
         losses.append(loss.item())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(named, 0.5)
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
         optimizer.step()
-    for (name, our), their in zip(ours.network.named_parameters(), named, strict=True):
-        # The gradient of a key's bias is zero but for rounding, which Adam makes as large as any.
+    for (name, ours), expected in zip(fit.network.named_parameters(), parameters, strict=True):
+        # The gradient of a key's bias is only rounding error, which Adam scales up.
         if not name.endswith("in_proj_bias"):
-            torch.testing.assert_close(our, their, atol=2e-6, rtol=1e-5)
+            torch.testing.assert_close(ours, expected, atol=2e-6, rtol=1e-5)
     assert [point.lr for point in points] == [2.5e-4, 5e-4, 5e-4]
     assert [point.loss for point in points] == pytest.approx(losses, abs=1e-5)
 
 
 def test_loss_is_the_mean_since_the_last_point(training: Split, validation: Split) -> None:
-    every = curve(ran(spec(push_every="1"), training, validation)[1])[1:]
-    two, four = curve(ran(spec(push_every="2"), training, validation)[1])[1:]
-    each = [point.loss or 0.0 for point in every]
-    assert two.loss == pytest.approx((each[0] + each[1]) / 2)
-    assert four.loss == pytest.approx((each[2] + each[3]) / 2)
+    points = curve(run_training(make_spec(push_every="1"), training, validation)[1])[1:]
+    two, four = curve(run_training(make_spec(push_every="2"), training, validation)[1])[1:]
+    losses = [point.loss or 0.0 for point in points]
+    assert two.loss == pytest.approx((losses[0] + losses[1]) / 2)
+    assert four.loss == pytest.approx((losses[2] + losses[3]) / 2)
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
-def test_only_what_is_tuned_is_trained(training: Split, validation: Split, tune: str) -> None:
-    trained = fit(spec(tune=tune, steps=2), validation)
-    before = {name: weight.clone() for name, weight in trained.network.state_dict().items()}
-    list(running(trained, training, validation))
-    moved = {n for n, w in trained.network.state_dict().items() if not torch.equal(w, before[n])}
+def test_only_the_tuned_weights_change(training: Split, validation: Split, tune: str) -> None:
+    fit = make_tiny_fit(make_spec(tune=tune, steps=2), validation)
+    before = {name: weight.clone() for name, weight in fit.network.state_dict().items()}
+    list(iterate_training(fit, training, validation))
+    changed = {n for n, w in fit.network.state_dict().items() if not torch.equal(w, before[n])}
     expected = {n for n in before if n.startswith("encoder.")}
     if tune == "lora":
         expected = {n for n in expected if "lora_" in n}
-    assert moved == expected
+    assert changed == expected
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "settings",
     [{}, {"anneal": "branch", "push_every": "2^k"}, {"tune": "lora"},
      {"early_stop": "noise", "evaluate_every": 2, "push_every": "3"}],
     ids=str,
 )  # fmt: skip
-def test_a_run_goes_on_from_any_position(training: Split, validation: Split, asked: Any) -> None:
-    said = spec(**{"steps": 8, "push_every": "4", **asked})
-    kept: list[Position] = []
-    watch = Watch(keep=lambda step, position: kept.append(position()))
-    whole, moments = ran(said, training, validation, watch=watch)
-    assert len(kept) >= 5
-    for start in kept:
-        ended, rest = ran(said, training, validation, start=start)
-        assert ended == whole
-        ahead = [m.curve for m in moments if m.step > start.step]
-        assert [m.curve for m in rest if m.step > start.step][-len(ahead) :] == ahead
+def test_a_run_resumes_from_any_position(training: Split, validation: Split, settings: Any) -> None:
+    spec = make_spec(**{"steps": 8, "push_every": "4", **settings})
+    positions: list[Position] = []
+    callbacks = TrainingCallbacks(save_position=lambda step, position: positions.append(position()))
+    weights, events = run_training(spec, training, validation, callbacks=callbacks)
+    assert len(positions) >= 5
+    for start in positions:
+        resumed_weights, resumed_events = run_training(spec, training, validation, start=start)
+        assert resumed_weights == weights
+        curves = [event.curve for event in events if event.step > start.step]
+        resumed_curves = [event.curve for event in resumed_events if event.step > start.step]
+        assert resumed_curves[-len(curves) :] == curves
 
 
 def test_a_branch_is_the_trunk_annealed(training: Split, validation: Split) -> None:
-    """Step 8 by hand: six constant steps, then two that fall to zero."""
-    asked = spec(steps=8, anneal="branch", cooldown=0.25, push_every="8", warmup=0.0)
-    branched = fit(asked, validation)
-    held = []
-    for moment in running(branched, training, validation):
-        held.append((moment.curve[-1].lr, weights(branched)))
-    by_hand = fit(asked, validation)
+    """Step 8 by hand: six constant steps, then two with falling rate."""
+    spec = make_spec(steps=8, anneal="branch", cooldown=0.25, push_every="8", warmup=0.0)
+    branched = make_tiny_fit(spec, validation)
+    results = []
+    for event in iterate_training(branched, training, validation):
+        results.append((event.curve[-1].lr, weight_bytes(branched)))
+    by_hand = make_tiny_fit(spec, validation)
     rates = [5e-4] * 6 + [5e-4 * 2 / 3, 5e-4 / 3]
-    batches = Batches(by_hand.learner, training, asked).of(range(1, 9))
-    for step, (rate, micros) in enumerate(zip(rates, batches, strict=True), start=1):
-        by_hand.update(step, micros, rate)
-    assert held[-1] == (rates[-1], weights(by_hand))
+    batches = Batches(by_hand.learner, training, spec).for_steps(range(1, 9))
+    for step, (rate, micro_batches) in enumerate(zip(rates, batches, strict=True), start=1):
+        by_hand.update(step, micro_batches, rate)
+    assert results[-1] == (rates[-1], weight_bytes(by_hand))
 
 
-def test_branches_leave_the_trunk_as_it_was(training: Split, validation: Split) -> None:
-    """A pushed step is the same whichever others are pushed."""
-    asked = {"steps": 8, "anneal": "branch", "warmup": 0.0}
-    _, few = ran(spec(push_every="8", **asked), training, validation)
-    _, many = ran(spec(push_every="1", **asked), training, validation)
+def test_branches_do_not_change_the_trunk(training: Split, validation: Split) -> None:
+    """A pushed step does not depend on other pushed steps."""
+    settings = {"steps": 8, "anneal": "branch", "warmup": 0.0}
+    _, few = run_training(make_spec(push_every="8", **settings), training, validation)
+    _, many = run_training(make_spec(push_every="1", **settings), training, validation)
     assert few[-1].curve[-1].accuracy == many[-1].curve[-1].accuracy
     assert few[-1].step == many[-1].step == 8
 
 
 def test_early_stopping_ends_at_a_pushed_step(training: Split, validation: Split) -> None:
-    asked = spec(steps=400, lr=1e-9, early_stop="plateau", warmup_steps=2, push_every="8,400",
+    spec = make_spec(steps=400, lr=1e-9, early_stop="plateau", warmup_steps=2, push_every="8,400",
                  patience=1, min_lr=0.3)  # fmt: skip
-    _, moments = ran(asked, training, validation)
-    # Nothing moves at such a rate: 5 is the best, 10 halves the rate, 15 quarters it.
-    assert [(m.step, m.pushed, m.stopped) for m in moments] == [
+    _, events = run_training(spec, training, validation)
+    # At this rate nothing changes: 5 stays the best, 10 and 15 halve the rate.
+    assert [(m.step, m.pushed, m.stopped) for m in events] == [
         (0, False, False), (5, False, False), (8, True, False), (10, False, False), (15, True, True)
     ]  # fmt: skip
-    assert [point.lr for point in curve(moments)[1:]] == [1e-9, 1e-9, 1e-9, 5e-10]
+    assert [point.lr for point in curve(events)[1:]] == [1e-9, 1e-9, 1e-9, 5e-10]
 
 
-def test_stopping_does_not_hang_on_what_is_pushed(training: Split, validation: Split) -> None:
-    asked = {"steps": 60, "early_stop": "noise", "patience": 3, "lr": 1e-9}
-    one = ran(spec(push_every="60", **asked), training, validation)[1]
-    two = ran(spec(push_every="1", **asked), training, validation)[1]
-    assert one[-1].step == two[-1].step < 60
+def test_stopping_does_not_depend_on_pushed_steps(training: Split, validation: Split) -> None:
+    settings = {"steps": 60, "early_stop": "noise", "patience": 3, "lr": 1e-9}
+    few = run_training(make_spec(push_every="60", **settings), training, validation)[1]
+    many = run_training(make_spec(push_every="1", **settings), training, validation)[1]
+    assert few[-1].step == many[-1].step < 60
 
 
-class Fragile(nn.Module):
-    """Sound for `sound` calls in training; then the loss, a slope or the next answer is NaN."""
+class FailingEncoder(nn.Module):
+    """Works for `good_calls` calls in training; then the loss, gradient or next prediction is NaN.
 
-    def __init__(self, what: str, sound: int) -> None:
+    With `failure` "memory" it runs out of memory instead.
+    """
+
+    def __init__(self, failure: str, good_calls: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(2))
-        self.what, self.left = what, sound
+        self.failure, self.calls_left = failure, good_calls
 
     def forward(self, images: Tensor) -> Tensor:
         features = images.mean(dim=(2, 3))[:, :2] * self.scale
-        self.left -= self.training
-        late = not self.training and self.left == 0 if self.what == "answer" else self.left < 0
-        if not late:
+        self.calls_left -= self.training
+        if self.failure == "prediction":
+            fails = not self.training and self.calls_left == 0
+        else:
+            fails = self.calls_left < 0
+        if not fails:
             return features
-        if self.what == "memory":
+        if self.failure == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
-        if self.what != "gradient":
+        if self.failure != "gradient":
             return features * torch.nan
-        return features + torch.sqrt(self.scale * 0)  # zero, with an infinite slope times zero
+        return features + torch.sqrt(self.scale * 0)  # zero, but its gradient is NaN
 
 
-def fragile(what: str, sound: int, encoder: nn.Module | None = None) -> ImageLearner:
-    """The least that can be trained."""
+def failing(failure: str, good_calls: int, encoder: nn.Module | None = None) -> ImageLearner:
+    """A minimal learner that can be trained."""
     head = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
-    network = Classifier(encoder or Fragile(what, sound), LabelHead(10 * head))
-    return ImageLearner(network, open_model(MINI).transform(augment=False))
+    network = Classifier(encoder or FailingEncoder(failure, good_calls), LabelHead(10 * head))
+    return ImageLearner(network, load_model(MINI).transform(augment=False))
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_nan_never_reaches_the_weights(training: Split, validation: Split, what: str) -> None:
-    trained = fit(spec(push_every="1", lr=0.01), validation, fragile(what, sound=2))
-    moments = running(trained, training, validation)
-    held = [weights(trained) for _ in range(3) if next(moments)]
-    with pytest.raises(TrainingDiverged, match=f"The {what} is no longer a number at step 3"):
-        next(moments)
-    assert held[1] != held[2] == weights(trained)
+@pytest.mark.parametrize("quantity", ["loss", "gradient"])
+def test_nan_never_reaches_the_weights(training: Split, validation: Split, quantity: str) -> None:
+    fit = make_tiny_fit(
+        make_spec(push_every="1", lr=0.01), validation, failing(quantity, good_calls=2)
+    )
+    events = iterate_training(fit, training, validation)
+    weights = [weight_bytes(fit) for _ in range(3) if next(events)]
+    with pytest.raises(TrainingDiverged, match=f"The {quantity} is not finite at step 3"):
+        next(events)
+    assert weights[1] != weights[2] == weight_bytes(fit)
 
 
 def test_nan_in_validation_names_the_step(training: Split, validation: Split) -> None:
-    trained = fit(spec(push_every="1"), validation, fragile("answer", sound=2))
-    with pytest.raises(TrainingDiverged, match="The model's answer is no number at step 2"):
-        assert [m.step for m in running(trained, training, validation)] == [0, 1]
+    fit = make_tiny_fit(make_spec(push_every="1"), validation, failing("prediction", good_calls=2))
+    with pytest.raises(TrainingDiverged, match="The model's predictions are not finite at step 2"):
+        assert [event.step for event in iterate_training(fit, training, validation)] == [0, 1]
 
 
-def test_a_base_of_nan_is_no_training_that_diverged(training: Split, validation: Split) -> None:
-    trained = fit(spec(), validation, fragile("answer", sound=0))
-    with pytest.raises(CheckpointError, match="answers are not numbers"):
-        next(running(trained, training, validation))
+def test_a_base_with_nan_is_a_checkpoint_error(training: Split, validation: Split) -> None:
+    fit = make_tiny_fit(make_spec(), validation, failing("prediction", good_calls=0))
+    with pytest.raises(CheckpointError, match="predictions are not finite"):
+        next(iterate_training(fit, training, validation))
 
 
-def test_a_loss_that_explodes_is_told(training: Split, validation: Split) -> None:
-    asked = spec(steps=400, push_every="400", lr=30.0, clip=1e6, warmup=0.0, weight_decay=0.0)
-    with pytest.raises(TrainingDiverged, match=r"explodes: above .* by step|no longer a number"):
-        ran(asked, training, validation)
+def test_an_exploding_loss_raises(training: Split, validation: Split) -> None:
+    spec = make_spec(steps=400, push_every="400", lr=30.0, clip=1e6, warmup=0.0, weight_decay=0.0)
+    with pytest.raises(TrainingDiverged, match=r"exploded: above .* up to step|is not finite"):
+        run_training(spec, training, validation)
 
 
-def test_out_of_memory_says_what_fits(training: Split, validation: Split) -> None:
-    trained = fit(spec(accumulate=2), validation, fragile("memory", sound=2))
+def test_out_of_memory_suggests_smaller_batches(training: Split, validation: Split) -> None:
+    fit = make_tiny_fit(make_spec(accumulate=2), validation, failing("memory", good_calls=2))
     with pytest.raises(OutOfMemory, match="step 2 with 4 examples at a time") as error:
-        list(running(trained, training, validation))
+        list(iterate_training(fit, training, validation))
     assert "--accumulate 4" in error.value.hint
 
 
-def test_dropout_belongs_to_its_step(training: Split, validation: Split) -> None:
-    """Whatever the consumer draws while it holds a moment."""
+def test_dropout_depends_on_the_step_only(training: Split, validation: Split) -> None:
+    """It does not depend on what the consumer draws between events."""
 
     def run(draws: int) -> bytes:
-        encoder = nn.Sequential(Fragile("loss", 9), nn.Dropout(0.5))
-        trained = fit(spec(push_every="1", lr=0.01), validation, fragile("", 0, encoder))
-        for _ in running(trained, training, validation):
+        encoder = nn.Sequential(FailingEncoder("loss", 9), nn.Dropout(0.5))
+        fit = make_tiny_fit(make_spec(push_every="1", lr=0.01), validation, failing("", 0, encoder))
+        for _ in iterate_training(fit, training, validation):
             torch.rand(draws)
-        return weights(trained)
+        return weight_bytes(fit)
 
     assert run(0) == run(3)
 
@@ -279,43 +298,46 @@ def test_dropout_belongs_to_its_step(training: Split, validation: Split) -> None
 def test_a_batch_must_split_evenly() -> None:
     three: Any = SimpleNamespace(num_processes=3, distributed_type="MULTI_CPU")
     with pytest.raises(UsageError, match="does not split evenly over 3 processes") as refused:
-        make_fit(fragile("loss", 1), spec(batch=8), three)
+        make_fit(failing("loss", 1), make_spec(batch=8), three)
     assert "--batch 9" in refused.value.hint
 
 
-def test_progress_and_trackers_are_told_at_every_step(training: Split, validation: Split) -> None:
-    told: list[tuple[str, int, int]] = []
-    tracked: list[tuple[int, Sequence[str]]] = []
-    watch = Watch(
-        progress=lambda *said: told.append(said),
-        track=lambda said, step: tracked.append((step, sorted(said))),
+def test_progress_and_metrics_are_reported_at_every_step(
+    training: Split, validation: Split
+) -> None:
+    progress: list[tuple[str, int, int]] = []
+    logged: list[tuple[int, Sequence[str]]] = []
+    callbacks = TrainingCallbacks(
+        progress=lambda *call: progress.append(call),
+        log_metrics=lambda metrics, step: logged.append((step, sorted(metrics))),
     )
-    moments: list[Moment] = ran(spec(steps=2, push_every="2"), training, validation, watch=watch)[1]
-    assert [(step, total) for _, step, total in told] == [(1, 2), (2, 2)]
+    events: list[CheckpointEvent] = run_training(
+        make_spec(steps=2, push_every="2"), training, validation, callbacks=callbacks
+    )[1]
+    assert [(step, total) for _, step, total in progress] == [(1, 2), (2, 2)]
     for part in ("loss ", "lr ", "val ", "steps/s"):
-        assert all(part in said for said, _, _ in told)
-    assert tracked == [
+        assert all(part in text for text, _, _ in progress)
+    assert logged == [
         (0, ["validation_accuracy"]), (1, ["loss", "lr"]), (2, ["loss", "lr"]),
         (2, ["validation_accuracy"]),
     ]  # fmt: skip
-    assert len(moments) == 2
+    assert len(events) == 2
 
 
-def test_validation_is_measured_without_augmentation(training: Split, validation: Split) -> None:
-    begun = [
-        curve(ran(spec(augment=augment, steps=1), training, validation)[1])[0].accuracy
-        for augment in (True, False)
-    ]
-    assert begun[0] == begun[1]
+def test_validation_has_no_augmentation(training: Split, validation: Split) -> None:
+    specs = [make_spec(augment=augment, steps=1) for augment in (True, False)]
+    curves = [curve(run_training(spec, training, validation)[1]) for spec in specs]
+    accuracies = [points[0].accuracy for points in curves]
+    assert accuracies[0] == accuracies[1]
 
 
-def test_an_illegal_memory_access_is_no_lack_of_memory(training: Split, validation: Split) -> None:
+def test_an_illegal_memory_access_is_not_out_of_memory(training: Split, validation: Split) -> None:
     class Faulty(nn.Linear):
         def forward(self, images: Tensor) -> Tensor:
             if self.training:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             return super().forward(images.mean(dim=(2, 3))[:, :2])
 
-    trained = fit(spec(), validation, fragile("", 0, Faulty(2, 2)))
+    fit = make_tiny_fit(make_spec(), validation, failing("", 0, Faulty(2, 2)))
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        list(running(trained, training, validation))
+        list(iterate_training(fit, training, validation))

@@ -1,4 +1,4 @@
-"""Slowing down and stopping, by numbers worked by hand."""
+"""Early stopping: plateaus and the noise rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubmerge.training.stopping import outlasted, plateau
+from hubmerge.training.stopping import patience_exhausted, plateau_factor
 
 CURVES = st.lists(st.integers(0, 20).map(lambda n: n / 20), max_size=40)
 
@@ -20,44 +20,44 @@ CURVES = st.lists(st.integers(0, 20).map(lambda n: n / 20), max_size=40)
     [
         ([], 1.0),
         ([0.5, 0.6, 0.7], 1.0),
-        ([0.5, 0.5, 0.5], 1.0),  # two in a row that do not beat the first
+        ([0.5, 0.5, 0.5], 1.0),  # only two in a row that do not beat the first
         ([0.5, 0.5, 0.5, 0.5], 0.5),
-        ([0.5, 0.4, 0.3, 0.2, 0.1, 0.2, 0.3], 0.25),  # twice three
-        ([0.5, 0.4, 0.4, 0.6, 0.5, 0.5], 1.0),  # the third came in time
+        ([0.5, 0.4, 0.3, 0.2, 0.1, 0.2, 0.3], 0.25),  # two plateaus of three
+        ([0.5, 0.4, 0.4, 0.6, 0.5, 0.5], 1.0),  # the third evaluation is better
         ([0.5, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5], 0.5),
     ],
 )
 def test_plateaus_by_hand(curve: list[float], share: float) -> None:
-    assert plateau(curve, patience=3, factor=0.5) == share
+    assert plateau_factor(curve, patience=3, factor=0.5) == share
 
 
 @given(CURVES, st.integers(1, 5))
-def test_plateaus_are_torchs(curve: list[float], patience: int) -> None:
-    """The paper's halving at the third bad evaluation is torch's patience of two."""
+def test_plateaus_match_torch(curve: list[float], patience: int) -> None:
+    """Halving at the third bad evaluation is a patience of two in torch."""
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=0.5, patience=patience - 1, threshold=0.0, eps=0.0
     )
     for number, accuracy in enumerate(curve, start=1):
-        theirs.step(accuracy)
-        assert plateau(curve[:number], patience, 0.5) == optimizer.param_groups[0]["lr"]
+        scheduler.step(accuracy)
+        assert plateau_factor(curve[:number], patience, 0.5) == optimizer.param_groups[0]["lr"]
 
 
 def test_noise_by_hand() -> None:
     # At 0.8 over 100 examples a standard error is 0.04.
-    assert not outlasted([0.8, 0.83, 0.83], count=100, patience=3, band=1.0)
-    assert outlasted([0.8, 0.83, 0.83, 0.84], count=100, patience=3, band=1.0)
-    assert not outlasted([0.8, 0.83, 0.83, 0.85], count=100, patience=3, band=1.0)
+    assert not patience_exhausted([0.8, 0.83, 0.83], count=100, patience=3, band=1.0)
+    assert patience_exhausted([0.8, 0.83, 0.83, 0.84], count=100, patience=3, band=1.0)
+    assert not patience_exhausted([0.8, 0.83, 0.83, 0.85], count=100, patience=3, band=1.0)
     # A slow rise counts once it adds up, though no single evaluation beats the noise.
     rise = list(accumulate([0.8, *[0.015] * 9]))
-    assert not outlasted(rise, count=100, patience=3, band=1.0)
-    assert outlasted(rise, count=100, patience=3, band=4.0)
+    assert not patience_exhausted(rise, count=100, patience=3, band=1.0)
+    assert patience_exhausted(rise, count=100, patience=3, band=4.0)
 
 
 @given(CURVES, st.integers(1, 6))
-def test_without_a_band_it_is_plain_patience(curve: list[float], patience: int) -> None:
+def test_a_band_of_zero_is_plain_patience(curve: list[float], patience: int) -> None:
     best, bad = -math.inf, 0
     for accuracy in curve:
         best, bad = (accuracy, 0) if accuracy > best else (best, bad + 1)
-    assert outlasted(curve, 100, patience, band=0.0) == (bad >= patience)
+    assert patience_exhausted(curve, 100, patience, band=0.0) == (bad >= patience)

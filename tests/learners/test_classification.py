@@ -1,4 +1,4 @@
-"""Images and texts under a head: logits by hand, texts apart from their neighbours, crops."""
+"""Image and text classification: logits by hand, independence of the batch, random crops."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from hubmerge.errors import CheckpointError
 from hubmerge.learners.classification import Classifier, ImageLearner, LabelHead, TextLearner
 from hubmerge.learners.heads import new_head
-from hubmerge.models.loading import open_model
-from tests.learners.worlds import CLASSES, batch_of, opened
+from hubmerge.models.loading import load_model
+from tests.learners.builders import CLASSES, batch_of, load_learner
 
 Folders = dict[str, Path]
 
 
-def under(head: nn.Module) -> ImageLearner:
-    """A learner whose images are their own features."""
-    return ImageLearner(Classifier(nn.Identity(), head), plain=torch.tensor)
+def learner_with(head: nn.Module) -> ImageLearner:
+    """A learner whose inputs are already features."""
+    return ImageLearner(Classifier(nn.Identity(), head), transform=torch.tensor)
 
 
 def noise(seed: int = 0) -> Image.Image:
@@ -40,19 +40,19 @@ def test_logits_are_the_scale_times_the_cosine() -> None:
     torch.testing.assert_close(logits, torch.tensor([[6.0, 8.0], [0.0, -10.0]]))
 
 
-def test_loss_and_answers_by_hand() -> None:
-    learner = under(LabelHead(2 * torch.eye(2)))
+def test_loss_and_predictions_by_hand() -> None:
+    learner = learner_with(LabelHead(2 * torch.eye(2)))
     batch = batch_of(learner, ([1.0, 0.0], 0), ([0.0, 7.0], 0))
-    # Logits (2, 0) and (0, 2), and both are of class 0.
-    right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
-    assert learner.loss(learner.network, batch).item() == pytest.approx(right + wrong)
-    predictions, references = learner.answers(learner.network, batch)
+    # Logits (2, 0) and (0, 2); both labels are 0.
+    correct, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
+    assert learner.loss(learner.network, batch).item() == pytest.approx(correct + wrong)
+    predictions, references = learner.predict(learner.network, batch)
     assert (predictions.tolist(), references.tolist()) == ([[0], [1]], [[0], [0]])
-    assert learner.count(batch) == 2
+    assert learner.count_terms(batch) == 2
 
 
-def test_a_head_to_be_trained_has_no_opinion_yet() -> None:
-    learner = under(new_head(2, 4))
+def test_a_new_head_gives_equal_logits() -> None:
+    learner = learner_with(new_head(2, 4))
     batch = batch_of(learner, ([3.0, -1.0], 2))
     assert learner.network(batch["image"]).tolist() == [[0.0] * 4]
     assert learner.loss(learner.network, batch).item() == pytest.approx(math.log(4))
@@ -63,12 +63,12 @@ def test_a_head_of_labels_is_never_trained() -> None:
     assert list(LabelHead(torch.eye(2)).parameters()) == []
 
 
-@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
-def test_logits_that_are_no_numbers_are_no_answer(wrong: float) -> None:
-    learner = under(nn.Identity())
-    batch = batch_of(learner, ([wrong, 1.0], 0))
-    with pytest.raises(CheckpointError, match="answers are not numbers"):
-        learner.answers(learner.network, batch)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_raise(value: float) -> None:
+    learner = learner_with(nn.Identity())
+    batch = batch_of(learner, ([value, 1.0], 0))
+    with pytest.raises(CheckpointError, match="predictions are not finite"):
+        learner.predict(learner.network, batch)
 
 
 TEXTS = ["the cat", "is this true?", "good films are fun and bad films are dull" * 3, "a"]
@@ -76,25 +76,25 @@ TEXTS = ["the cat", "is this true?", "good films are fun and bad films are dull"
 
 @pytest.fixture(scope="module")
 def texts(folders: Folders) -> TextLearner:
-    learner: TextLearner = opened(folders["bert"], "text", max_tokens=30)[1]
+    learner: TextLearner = load_learner(folders["bert"], "text", max_tokens=30)[1]
     return learner
 
 
 @torch.no_grad()
-def logits(learner: TextLearner, *said: str) -> Tensor:
-    batch = batch_of(learner, *((text, 0) for text in said))
+def logits(learner: TextLearner, *texts: str) -> Tensor:
+    batch = batch_of(learner, *((text, 0) for text in texts))
     return learner.network(batch["input_ids"], batch["attention_mask"])
 
 
 @given(st.permutations(TEXTS), st.integers(1, 4))
-@settings(max_examples=20, deadline=None)
-def test_a_text_does_not_feel_its_neighbours(
+@settings(max_examples=20)
+def test_logits_do_not_depend_on_the_rest_of_the_batch(
     texts: TextLearner, order: list[str], count: int
 ) -> None:
     together = logits(texts, *order[:count])
-    alone = torch.cat([logits(texts, text) for text in order[:count]])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    assert alone.std() > 0.01  # tiny as it is, the model tells texts apart
+    single = torch.cat([logits(texts, text) for text in order[:count]])
+    torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-5)
+    assert single.std() > 0.01  # texts have different logits even with this tiny model
 
 
 def test_a_batch_is_padded_to_its_longest_text_and_masked(texts: TextLearner) -> None:
@@ -106,32 +106,32 @@ def test_a_batch_is_padded_to_its_longest_text_and_masked(texts: TextLearner) ->
     assert batch["label"].tolist() == [2, 0]
 
 
-def test_a_text_is_cut_at_max_tokens(texts: TextLearner) -> None:
-    def read(most: int) -> list[int]:
-        learner = dataclasses.replace(texts, max_tokens=most)
+def test_a_text_is_truncated_to_max_tokens(texts: TextLearner) -> None:
+    def read(limit: int) -> list[int]:
+        learner = dataclasses.replace(texts, max_tokens=limit)
         trained = learner.for_training((TEXTS[2], 0), seed=3)["input_ids"].tolist()
         assert trained == learner.for_evaluation((TEXTS[2], 0))["input_ids"].tolist()
         return trained
 
-    whole = read(60)
-    assert len(whole) > 5
-    assert read(5) == [*whole[:4], texts.tokenizer.sep_token_id]
+    all_tokens = read(60)
+    assert len(all_tokens) > 5
+    assert read(5) == [*all_tokens[:4], texts.tokenizer.sep_token_id]
 
 
-def test_no_text_is_longer_than_its_model_takes(folders: Folders) -> None:
-    model, learner = opened(folders["bert"], "text", max_tokens=1000)
-    assert (model.length, learner.max_tokens) == (64, 64)
+def test_max_tokens_is_at_most_the_length_of_the_model(folders: Folders) -> None:
+    model, learner = load_learner(folders["bert"], "text", max_tokens=1000)
+    assert (model.max_tokens, learner.max_tokens) == (64, 64)
     assert logits(learner, TEXTS[2] * 20).shape == (1, len(CLASSES))
 
 
 @pytest.fixture(scope="module")
 def cropping(folders: Folders) -> ImageLearner:
-    model: Any = open_model(folders["vit"], "image")
+    model: Any = load_model(folders["vit"], "image")
     plain, augmented = model.transform(augment=False), model.transform(augment=True)
     return ImageLearner(Classifier(model.encoder, new_head(2, 2)), plain, augmented)
 
 
-def test_a_crop_hangs_on_its_seed_alone(cropping: ImageLearner) -> None:
+def test_a_crop_depends_only_on_its_seed(cropping: ImageLearner) -> None:
     seeds = (7, 7, 8)
     crops = []
     for seed in seeds:
@@ -141,22 +141,22 @@ def test_a_crop_hangs_on_its_seed_alone(cropping: ImageLearner) -> None:
     assert not torch.equal(crops[0], crops[2])
 
 
-def test_a_crop_draws_nothing_from_the_global_generator(cropping: ImageLearner) -> None:
+def test_cropping_leaves_the_global_generator_alone(cropping: ImageLearner) -> None:
     before = torch.random.get_rng_state()
     cropping.for_training((noise(), 1), seed=7)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_evaluation_never_crops(cropping: ImageLearner) -> None:
-    one, two = (cropping.for_evaluation((noise(), 1))["image"] for _ in range(2))
-    assert torch.equal(one, two)
-    assert torch.equal(one, cropping.plain(noise()))
-    uncropped = ImageLearner(cropping.network, cropping.plain)
-    assert torch.equal(uncropped.for_training((noise(), 1), seed=7)["image"], one)
+    first, second = (cropping.for_evaluation((noise(), 1))["image"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(first, cropping.transform(noise()))
+    uncropped = ImageLearner(cropping.network, cropping.transform)
+    assert torch.equal(uncropped.for_training((noise(), 1), seed=7)["image"], first)
 
 
-def test_images_become_one_batch(cropping: ImageLearner) -> None:
+def test_images_are_stacked_into_a_batch(cropping: ImageLearner) -> None:
     batch = batch_of(cropping, (noise(0), 1), (noise(1), 0))
     assert batch["image"].shape == (2, 3, 16, 16)
     assert batch["label"].tolist() == [1, 0]
-    assert cropping.count(batch) == 2
+    assert cropping.count_terms(batch) == 2

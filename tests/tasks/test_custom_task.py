@@ -1,4 +1,4 @@
-"""Tasks made of data alone: what is guessed from column names, and what is asked back."""
+"""Tasks without a YAML: columns are guessed from their names, or given by the user."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from hubmerge.errors import DataError, HubmergeError, UnknownName, UsageError
-from hubmerge.specs import TaskSpec, validated
-from hubmerge.tasks.custom_task import read_columns
-from hubmerge.tasks.data import SPLITS, Paired, load_split
+from hubmerge.specs import TaskSpec, validate_spec
+from hubmerge.tasks.custom_task import parse_columns
+from hubmerge.tasks.data import SPLITS, TargetExample, load_split
 from hubmerge.tasks.lookup import find_task
-from tests.tasks.worlds import write_images, write_parquet, write_rows
+from tests.tasks.builders import write_images, write_parquet, write_rows
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -24,14 +24,14 @@ def rows(*columns: str, count: int = 60) -> list[dict[str, Any]]:
     return [{name: f"{name} {row % 3}" for name in columns} for row in range(count)]
 
 
-def file_of(folder: Path, *columns: str, name: str = "My reviews.csv") -> str:
+def write_file(folder: Path, *columns: str, name: str = "My reviews.csv") -> str:
     write_rows(folder / name, rows(*columns))
     return str(folder / name)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
 def test_a_file_of_rows(tmp_path: Path, suffix: str) -> None:
-    task = find_task(file_of(tmp_path, "id", "Sentence", "intent", name=f"My reviews.{suffix}"))
+    task = find_task(write_file(tmp_path, "id", "Sentence", "intent", name=f"My reviews.{suffix}"))
     assert (task.name, task.spec.kind) == ("my-reviews", "text")
     splits = [load_split(task, name) for name in SPLITS]
     assert [len(split) for split in splits] == [44, 4, 12]  # a fifth, then a tenth of 48
@@ -40,7 +40,7 @@ def test_a_file_of_rows(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "kind", "taken"),
+    ("columns", "kind", "expected"),
     [
         (("text", "label"), "text", ("text", "label")),
         (("review", "Category", "id"), "text", ("review", "Category")),
@@ -50,92 +50,92 @@ def test_a_file_of_rows(tmp_path: Path, suffix: str) -> None:
         (("input", "output"), "target", ("{{ input }}", "{{ output }}")),
     ],
 )
-def test_what_is_guessed(
-    tmp_path: Path, columns: tuple[str, ...], kind: str, taken: tuple[str, str]
+def test_columns_are_guessed(
+    tmp_path: Path, columns: tuple[str, ...], kind: str, expected: tuple[str, str]
 ) -> None:
-    spec = find_task(file_of(tmp_path, *columns)).spec
+    spec = find_task(write_file(tmp_path, *columns)).spec
     assert spec.kind == kind
-    said = (spec.prompt, spec.target) if kind == "target" else (spec.data.text, spec.data.label)
-    assert said == taken
+    result = (spec.prompt, spec.target) if kind == "target" else (spec.data.text, spec.data.label)
+    assert result == expected
 
 
-def test_columns_that_are_said_come_first(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "text", "label", "stars", "a", "b")
+def test_given_columns_come_first(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "text", "label", "stars", "a", "b")
     assert find_task(path, {"label": "stars"}).spec.data.label == "stars"
     assert find_task(path, {"prompt": "a", "target": "b"}).spec.prompt == "{{ a }}"
 
 
-def test_what_cannot_be_guessed_is_asked(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "a", "b")
-    with pytest.raises(UsageError, match="has the columns a, b: which of them") as refused:
+def test_columns_that_cannot_be_guessed_are_refused(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "a", "b")
+    with pytest.raises(UsageError, match=r"Cannot guess .* input and answer: a, b\.") as refused:
         find_task(path)
     assert "--columns text=COLUMN,label=COLUMN" in refused.value.hint
-    for said in ({"text": "a"}, {"text": "a", "target": "b"}):
-        with pytest.raises(UsageError, match="has the columns a, b"):
-            find_task(path, said)
+    for columns in ({"text": "a"}, {"text": "a", "target": "b"}):
+        with pytest.raises(UsageError, match="Cannot guess which columns"):
+            find_task(path, columns)
     with pytest.raises(UnknownName, match="Unknown column 'c'"):
         find_task(path, {"text": "c"})
 
 
-def test_a_column_whose_name_is_no_word(tmp_path: Path) -> None:
+def test_unusual_column_names(tmp_path: Path) -> None:
     names = ('my "q" \x1b[31m\n\\', "row", "range", "true", "müde 😀")
     write_rows(tmp_path / "odd.jsonl", rows(*names))
     for name in names:
         target = "row" if name == "range" else "range"
         task = find_task(str(tmp_path / "odd.jsonl"), {"prompt": name, "target": target})
         example = load_split(task, "train").example(0)
-        assert isinstance(example, Paired)
+        assert isinstance(example, TargetExample)
         assert example.prompt.startswith(name)
         assert example.target.startswith(target)
 
 
 @pytest.mark.parametrize("text", ["text", "text=", "text=a,,", "=a"])
-def test_columns_that_are_no_list(text: str) -> None:
+def test_invalid_lists_of_columns_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--columns"):
-        read_columns(text)
+        parse_columns(text)
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("text=a,text=b", "says text more than once"),
-        ("text=a,label=a", "Column 'a' cannot be text and label at once"),
+        ("text=a,text=b", "has the key text more than once"),
+        ("text=a,label=a", "Column 'a' cannot be both text and label"),
     ],
 )
-def test_columns_that_are_said_twice(text: str, sentence: str) -> None:
+def test_duplicate_keys_or_columns_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        read_columns(text)
+        parse_columns(text)
 
 
-def test_a_column_is_not_guessed_for_a_second_thing(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "text", "label", "intent")
+def test_a_column_is_not_guessed_for_a_second_key(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "text", "label", "intent")
     assert find_task(path, {"text": "label"}).spec.data.label == "intent"
-    with pytest.raises(UsageError, match="Column 'label' cannot be text and label at once"):
+    with pytest.raises(UsageError, match="Column 'label' cannot be both text and label"):
         find_task(path, {"text": "label", "label": "label"})
 
 
-def test_columns_as_they_are_typed() -> None:
-    assert read_columns("text=my review, label=a=b") == {"text": "my review", "label": "a=b"}
+def test_parsing_columns() -> None:
+    assert parse_columns("text=my review, label=a=b") == {"text": "my review", "label": "a=b"}
     with pytest.raises(UnknownName) as refused:
-        read_columns("txt=a")
+        parse_columns("txt=a")
     assert refused.value.near == ["text"]
 
 
-def test_what_has_no_columns_to_name(tmp_path: Path) -> None:
+def test_columns_are_refused_for_images_and_shipped_tasks(tmp_path: Path) -> None:
     write_images(tmp_path, ".", ["a", "b"], 3, start=0)
-    with pytest.raises(UsageError, match="images by class, which have no columns"):
+    with pytest.raises(UsageError, match="images by class, which has no columns"):
         find_task(str(tmp_path), {"image": "a", "label": "b"})
-    with pytest.raises(UsageError, match="names its columns itself"):
+    with pytest.raises(UsageError, match="defines its own columns"):
         find_task("mini-mnist", {"image": "a"})
 
 
 def test_a_folder_of_rows(tmp_path: Path) -> None:
     for name in ("train-0.csv", "train-1.csv", "dev.csv", "other.csv"):
-        file_of(tmp_path, "text", "label", name=name)
+        write_file(tmp_path, "text", "label", name=name)
     task = find_task(str(tmp_path))
     assert task.spec.data.files == {"train": "train-*.csv", "validation": "dev.csv"}
     assert [len(load_split(task, name)) for name in SPLITS] == [96, 60, 24]
-    file_of(tmp_path, "text", "label", name="valid.jsonl")
+    write_file(tmp_path, "text", "label", name="valid.jsonl")
     with pytest.raises(
         DataError, match=r"two kinds of validation files: valid\.jsonl and dev\.csv"
     ):
@@ -152,64 +152,64 @@ def test_images_in_parquet(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("nowhere.csv", "There is no file nowhere.csv"),
-        ("hf://me/reviews", "is no data set"),
+        ("hf://me/reviews", "is not a data set"),
         ("hf://datasets/reviews", "is not a repository id"),
         ("hf://datasets/me/reviews@a..b", "is not a revision"),
     ],
 )
-def test_data_that_are_not_there(text: str, sentence: str) -> None:
+def test_missing_data_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(HubmergeError, match=sentence):
         find_task(text)
 
 
-def test_local_data_ask_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *words, **_: asked.append(words) or [])
+def test_local_data_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lookups: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *words, **_: lookups.append(words) or [])
     write_images(tmp_path, "train", ["a", "b"], 20, start=0)
-    for text in (str(tmp_path), file_of(tmp_path, "text", "label")):
+    for text in (str(tmp_path), write_file(tmp_path, "text", "label")):
         load_split(find_task(text), "test")
-    assert asked == []
+    assert lookups == []
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [("own.csv", "text,label\n"), ("own.jsonl", ""), ("own.jsonl", "\n\n"), ("own.json", "[]")],
 )
-def test_a_file_without_a_row(tmp_path: Path, name: str, content: str) -> None:
+def test_a_file_without_rows(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match="no rows"):
         find_task(str(tmp_path / name))
 
 
-def test_names_without_latin_letters_are_told_apart(tmp_path: Path) -> None:
-    said = ["фото отзывы", "отзывы 2", "фото 2", "レビュー", "2024", "café"]
-    names = [find_task(file_of(tmp_path, "text", "label", name=f"{n}.csv")).name for n in said]
+def test_names_without_latin_letters_are_distinct(tmp_path: Path) -> None:
+    stems = ["фото отзывы", "отзывы 2", "фото 2", "レビュー", "2024", "café"]
+    names = [find_task(write_file(tmp_path, "text", "label", name=f"{n}.csv")).name for n in stems]
     assert names[4:] == ["2024", "caf"]
     assert all(re.fullmatch("own-[0-9a-f]{8}", name) for name in names[:4])
-    assert len(set(names)) == len(said)
+    assert len(set(names)) == len(stems)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00\xfe", b'{"text": ', b"[[[[["])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
-def test_a_file_that_is_none(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_broken_files_raise_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
     (tmp_path / f"own.{suffix}").write_bytes(content)
     with pytest.raises((DataError, UsageError)) as refused:
         find_task(str(tmp_path / f"own.{suffix}"))
     assert "\n" not in refused.value.message
 
 
-def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
-    one = find_task(file_of(tmp_path, "text", "label")).digest
-    for place in ("same", "other"):
-        (tmp_path / place).mkdir()
-    assert find_task(file_of(tmp_path / "same", "text", "label")).digest == one
-    other = Path(file_of(tmp_path / "other", "text", "label"))
+def test_the_digest_of_a_file_depends_on_its_bytes(tmp_path: Path) -> None:
+    digest = find_task(write_file(tmp_path, "text", "label")).digest
+    for name in ("same", "other"):
+        (tmp_path / name).mkdir()
+    assert find_task(write_file(tmp_path / "same", "text", "label")).digest == digest
+    other = Path(write_file(tmp_path / "other", "text", "label"))
     other.write_text(other.read_text().replace("text 0", "text 9", 1))
-    assert find_task(str(other)).digest != one
-    assert find_task(str(other), {"text": "label", "label": "text"}).digest != one
+    assert find_task(str(other)).digest != digest
+    assert find_task(str(other), {"text": "label", "label": "text"}).digest != digest
 
 
-def test_the_tasks_of_the_readme_are_tasks() -> None:
-    said = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    specs = [validated(TaskSpec, yaml.safe_load(text), "README.md") for text in said]
+def test_the_tasks_of_the_readme_are_valid() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    specs = [validate_spec(TaskSpec, yaml.safe_load(text), "README.md") for text in blocks]
     assert [spec.kind for spec in specs] == ["image", "text", "rank", "target"]

@@ -1,6 +1,6 @@
-"""Tiny models with random weights, written as their libraries write them.
+"""Builders of folders with tiny random models, written by their libraries.
 
-One CLIP as transformers and as open_clip have it; one encoder or language model of each family.
+A CLIP in both layouts (transformers, open_clip), and encoders and language models of transformers.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ SENTENCES = [
 
 
 def write_transformers(folder: Path, activation: str = "quick_gelu", seed: int = 0) -> CLIPModel:
-    """A CLIPModel folder whole: weights, config, tokenizer and image processor."""
+    """A complete CLIPModel folder: weights, config, tokenizer and image processor."""
     torch.manual_seed(seed)
-    tokenizer = _tokenizer()
+    tokenizer = _word_tokenizer()
     tower = {
         "hidden_size": WIDTH,
         "intermediate_size": 4 * WIDTH,
@@ -67,7 +67,7 @@ def write_transformers(folder: Path, activation: str = "quick_gelu", seed: int =
         projection_dim=24,
     )
     model = CLIPModel(config).eval()
-    _stir(model)
+    _perturb(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor = {
@@ -85,8 +85,10 @@ def write_transformers(folder: Path, activation: str = "quick_gelu", seed: int =
 def write_open_clip(folder: Path, model: CLIPModel) -> None:
     """The same model in open_clip's layout: fused q, k and v, transposed projections."""
     folder.mkdir()
-    save_file(_fused(model), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-    tokenizer = _tokenizer()
+    save_file(
+        _open_clip_tensors(model), folder / "open_clip_model.safetensors", metadata={"format": "pt"}
+    )
+    tokenizer = _word_tokenizer()
     tokenizer.save_pretrained(folder)
     tower = {"width": WIDTH, "layers": LAYERS}
     config = {
@@ -110,15 +112,15 @@ def write_open_clip(folder: Path, model: CLIPModel) -> None:
 def tiny_bert(
     folder: Path, kind: type[PreTrainedModel] = BertModel, seed: int = 0
 ) -> BertModel | BertForMaskedLM:
-    """A BERT folder: weights, config and a tokenizer that frames texts with [CLS] and [SEP]."""
-    tokenizer = _subwords("[PAD]", "[SEP]", "[CLS]")
+    """A BERT folder: weights, config and a tokenizer that adds [CLS] and [SEP]."""
+    tokenizer = _subword_tokenizer("[PAD]", "[SEP]", "[CLS]")
     config = BertConfig(**_SIZES, vocab_size=len(tokenizer), max_position_embeddings=64)
-    return _written(folder, kind, config, tokenizer, seed)
+    return _save_model(folder, kind, config, tokenizer, seed)
 
 
 def tiny_t5(folder: Path, seed: int = 0) -> T5ForConditionalGeneration:
-    """A T5 folder with tied embeddings; a text ends with </s>."""
-    tokenizer = _subwords("<pad>", "</s>")
+    """A T5 folder with tied embeddings; the tokenizer adds </s>."""
+    tokenizer = _subword_tokenizer("<pad>", "</s>")
     config = T5Config(
         d_model=WIDTH,
         d_kv=8,
@@ -130,12 +132,12 @@ def tiny_t5(folder: Path, seed: int = 0) -> T5ForConditionalGeneration:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return _written(folder, T5ForConditionalGeneration, config, tokenizer, seed)
+    return _save_model(folder, T5ForConditionalGeneration, config, tokenizer, seed)
 
 
 def tiny_gpt2(folder: Path, seed: int = 0) -> GPT2LMHeadModel:
-    """A GPT-2 folder with a tied head; as in the real one, nothing to pad with."""
-    tokenizer = _subwords(None, "<|endoftext|>")
+    """A GPT-2 folder with a tied head; like the real one, it has no padding token."""
+    tokenizer = _subword_tokenizer(None, "<|endoftext|>")
     config = GPT2Config(
         n_embd=WIDTH,
         n_layer=LAYERS,
@@ -145,12 +147,12 @@ def tiny_gpt2(folder: Path, seed: int = 0) -> GPT2LMHeadModel:
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return _written(folder, GPT2LMHeadModel, config, tokenizer, seed)
+    return _save_model(folder, GPT2LMHeadModel, config, tokenizer, seed)
 
 
 def tiny_llama(folder: Path, tied: bool = False, seed: int = 0) -> LlamaForCausalLM:
-    """A Llama folder with fewer keys than queries; nothing to pad with."""
-    tokenizer = _subwords(None, "</s>")
+    """A Llama folder with grouped-query attention and no padding token."""
+    tokenizer = _subword_tokenizer(None, "</s>")
     config = LlamaConfig(
         **_SIZES,
         num_key_value_heads=2,
@@ -160,7 +162,7 @@ def tiny_llama(folder: Path, tied: bool = False, seed: int = 0) -> LlamaForCausa
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return _written(folder, LlamaForCausalLM, config, tokenizer, seed)
+    return _save_model(folder, LlamaForCausalLM, config, tokenizer, seed)
 
 
 def tiny_vit(
@@ -168,7 +170,7 @@ def tiny_vit(
 ) -> ViTModel | ViTForImageClassification:
     """A ViT folder: weights, config and image processor."""
     config = ViTConfig(**_SIZES, image_size=SIZE, patch_size=8)
-    model = _written(folder, kind, config, None, seed)
+    model = _save_model(folder, kind, config, None, seed)
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -192,27 +194,29 @@ _SIZES = {
 }
 
 
-def _written(
+def _save_model(
     folder: Path, kind: type, config: object, tokenizer: PreTrainedTokenizerFast | None, seed: int
 ) -> PreTrainedModel:
     torch.manual_seed(seed)
     model = kind(config).eval()
-    _stir(model)
+    _perturb(model)
     model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return model
 
 
-def _stir(model: PreTrainedModel) -> None:
-    """transformers starts so small that every example looks alike."""
+def _perturb(model: PreTrainedModel) -> None:
+    """Add noise: with transformers' small initial weights all inputs give almost equal outputs."""
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.1)
 
 
-def _subwords(pad: str | None, end: str, start: str | None = None) -> PreTrainedTokenizerFast:
-    """Byte-level pairs learned from a few sentences, so that any text can be written."""
+def _subword_tokenizer(
+    pad: str | None, end: str, start: str | None = None
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a few sentences; it can encode any text."""
     special = [name for name in (pad, end, start) if name]
     pairs = Tokenizer(models.BPE())
     pairs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -224,7 +228,7 @@ def _subwords(pad: str | None, end: str, start: str | None = None) -> PreTrained
         show_progress=False,
     )
     pairs.train_from_iterator(SENTENCES, trainer)
-    if pad:  # those that pad also frame their texts
+    if pad:  # the tokenizers with a padding token also add special tokens to texts
         pairs.post_processor = processors.TemplateProcessing(
             single=f"{start or ''} $A {end}".strip(),
             special_tokens=[(name, special.index(name)) for name in special],
@@ -241,7 +245,7 @@ def _subwords(pad: str | None, end: str, start: str | None = None) -> PreTrained
 
 
 def change_json(path: Path, *keys: str, value: object) -> None:
-    """Set one key, however deep, of a JSON file."""
+    """Set one (possibly nested) key of a JSON file."""
     config = json.loads(path.read_text())
     inner = config
     for key in keys[:-1]:
@@ -250,8 +254,8 @@ def change_json(path: Path, *keys: str, value: object) -> None:
     path.write_text(json.dumps(config))
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """Words to numbers; the end has the highest, which is how open_clip finds it."""
+def _word_tokenizer() -> PreTrainedTokenizerFast:
+    """A word tokenizer; the end token has the highest id, which is how open_clip finds it."""
     names = ["<pad>", "<unk>", "<start>", *WORDS, "<end>"]
     numbers = {name: number for number, name in enumerate(names)}
     words = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
@@ -269,18 +273,18 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _fused(model: CLIPModel) -> dict[str, Tensor]:
-    said = model.state_dict()
+def _open_clip_tensors(model: CLIPModel) -> dict[str, Tensor]:
+    state = model.state_dict()
     vision, text = "vision_model", "text_model"
     fused = {
-        "logit_scale": said["logit_scale"],
-        "text_projection": said["text_projection.weight"].T,
-        "token_embedding.weight": said[f"{text}.embeddings.token_embedding.weight"],
-        "positional_embedding": said[f"{text}.embeddings.position_embedding.weight"],
-        "visual.proj": said["visual_projection.weight"].T,
-        "visual.class_embedding": said[f"{vision}.embeddings.class_embedding"],
-        "visual.conv1.weight": said[f"{vision}.embeddings.patch_embedding.weight"],
-        "visual.positional_embedding": said[f"{vision}.embeddings.position_embedding.weight"],
+        "logit_scale": state["logit_scale"],
+        "text_projection": state["text_projection.weight"].T,
+        "token_embedding.weight": state[f"{text}.embeddings.token_embedding.weight"],
+        "positional_embedding": state[f"{text}.embeddings.position_embedding.weight"],
+        "visual.proj": state["visual_projection.weight"].T,
+        "visual.class_embedding": state[f"{vision}.embeddings.class_embedding"],
+        "visual.conv1.weight": state[f"{vision}.embeddings.patch_embedding.weight"],
+        "visual.positional_embedding": state[f"{vision}.embeddings.position_embedding.weight"],
     }
     norms = {
         "ln_final": f"{text}.final_layer_norm",
@@ -298,9 +302,9 @@ def _fused(model: CLIPModel) -> dict[str, Tensor]:
                 f"{ours}.attn.out_proj": f"{theirs}.self_attn.out_proj",
             }
             for kind in ("weight", "bias"):
-                parts = [said[f"{theirs}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
+                parts = [state[f"{theirs}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
                 fused[f"{ours}.attn.in_proj_{kind}"] = torch.cat(parts)
     for ours, theirs in norms.items():
         for kind in ("weight", "bias"):
-            fused[f"{ours}.{kind}"] = said[f"{theirs}.{kind}"]
+            fused[f"{ours}.{kind}"] = state[f"{theirs}.{kind}"]
     return {name: tensor.clone().contiguous() for name, tensor in fused.items()}
