@@ -1,1 +1,1 @@
-"""Mixtures of LoRA experts: the layer, its router, and how they start."""
+"""Mixtures of LoRA experts: the layer, its router, and how the router is initialised."""

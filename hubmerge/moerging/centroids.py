@@ -1,4 +1,4 @@
-"""Routers that start from data: where the rows of each expert's task lie before each layer."""
+"""Initialise routers from data: from the mean input of each layer on each expert's task."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hubmerge.moerging.moe_model import Mixture
+from hubmerge.moerging.moe_model import MoeModel
 
 
 @torch.no_grad()
-def start_at_centroids(mixture: Mixture, shown: Sequence[Callable[[], object]]) -> None:
-    """Set every layer's router to the unit directions from the mean over all to each expert's mean.
+def init_from_centroids(moe: MoeModel, run_tasks: Sequence[Callable[[], object]]) -> None:
+    """Set each router row to the unit direction from the mean of all experts to the expert's mean.
 
-    `shown` has one call per expert that runs the model over its rows; the means are of what the
-    base alone makes of them, over rows and tokens. An expert at the common mean gets zeros.
+    `run_tasks` has one call per expert that runs the model on its task's rows. The means are of the
+    layer's inputs over rows and tokens, with experts disabled. An expert whose mean equals the mean
+    of all gets zeros.
     """
-    for layer in mixture.layers.values():
+    for layer in moe.layers.values():
         layer.router.zero_()
     means = []
-    with _base_alone(mixture):
-        for show in shown:
-            with _means(mixture) as found:
-                show()
-            means.append({path: total / count for path, (total, count) in found.items()})
-    for path, layer in mixture.layers.items():
+    with _experts_disabled(moe):
+        for run_task in run_tasks:
+            with _collect_input_sums(moe) as sums:
+                run_task()
+            means.append({path: total / count for path, (total, count) in sums.items()})
+    for path, layer in moe.layers.items():
         rows = torch.stack([mean[path] for mean in means])
         rows -= rows.mean(dim=0)
         norms = rows.norm(dim=1, keepdim=True)
@@ -35,36 +36,36 @@ def start_at_centroids(mixture: Mixture, shown: Sequence[Callable[[], object]]) 
 
 
 @contextmanager
-def _base_alone(mixture: Mixture) -> Iterator[None]:
-    """The experts change nothing while the block runs."""
-    scales = {path: layer.scale.clone() for path, layer in mixture.layers.items()}
-    for layer in mixture.layers.values():
+def _experts_disabled(moe: MoeModel) -> Iterator[None]:
+    """Disable all experts while the block runs."""
+    scales = {path: layer.scale.clone() for path, layer in moe.layers.items()}
+    for layer in moe.layers.values():
         layer.scale.zero_()
     try:
         yield
     finally:
-        for path, layer in mixture.layers.items():
+        for path, layer in moe.layers.items():
             layer.scale.copy_(scales[path])
 
 
 @contextmanager
-def _means(mixture: Mixture) -> Iterator[dict[str, tuple[Tensor, int]]]:
+def _collect_input_sums(moe: MoeModel) -> Iterator[dict[str, tuple[Tensor, int]]]:
     """Layer -> the sum of its inputs [I] and their number, filled while the block runs."""
-    found: dict[str, tuple[Tensor, int]] = {}
+    sums: dict[str, tuple[Tensor, int]] = {}
 
-    def look(path: str) -> Callable[..., None]:
+    def make_hook(path: str) -> Callable[..., None]:
         def hook(module: object, inputs: tuple[Any, ...]) -> None:
             tokens = inputs[0].flatten(0, -2).double()
-            total, count = found.get(path, (torch.zeros_like(tokens[0]), 0))
-            found[path] = total + tokens.sum(dim=0), count + len(tokens)
+            total, count = sums.get(path, (torch.zeros_like(tokens[0]), 0))
+            sums[path] = total + tokens.sum(dim=0), count + len(tokens)
 
         return hook
 
     handles = [
-        layer.register_forward_pre_hook(look(path)) for path, layer in mixture.layers.items()
+        layer.register_forward_pre_hook(make_hook(path)) for path, layer in moe.layers.items()
     ]
     try:
-        yield found
+        yield sums
     finally:
         for handle in handles:
             handle.remove()

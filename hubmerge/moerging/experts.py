@@ -1,4 +1,4 @@
-"""The experts of a mixture as they lie in files: LoRA factors by the layer that they change.
+"""The experts of a mixture as read from files: LoRA factors by the layer that they change.
 
 Shapes: E experts, R rank (the largest; lower ones are padded with zeros), I inputs, O outputs.
 """
@@ -16,16 +16,16 @@ from hubmerge.errors import CheckpointError, raise_together
 from hubmerge.models.tensor_names import TensorNames
 from hubmerge.weights.adapter import Adapter
 from hubmerge.weights.dtypes import cast
-from hubmerge.weights.header import listed
+from hubmerge.weights.header import summarize_names
 from hubmerge.weights.lora import LowRank
 
-_FUSED = ".in_proj_weight"
-_EXTRACT = "Use plain LoRA adapters, or extract one from a full expert with --extract-rank."
+_FUSED_QKV = ".in_proj_weight"
+_PLAIN_LORA_HINT = "Use plain LoRA adapters, or extract one from a full expert with --extract-rank."
 
 
 @dataclass(frozen=True)
-class Stack:
-    """One layer's experts: lora_A [E, R, I], lora_B [E, O, R], scale [E], their own ranks."""
+class StackedExperts:
+    """One layer's experts: lora_A [E, R, I], lora_B [E, O, R], scale [E], and their own ranks."""
 
     lora_A: Tensor
     lora_B: Tensor
@@ -33,77 +33,81 @@ class Stack:
     ranks: tuple[int, ...]
 
 
-def unfit(adapter: Adapter, who: str) -> Iterator[str]:
-    """Every reason why an adapter that could be merged is no expert, in sentences about `who`."""
+def find_unsupported(adapter: Adapter, label: str) -> Iterator[str]:
+    """Every reason why a mergeable adapter cannot be an expert; `label` names it in sentences."""
     others = [name for name, change in adapter.changes.items() if not isinstance(change, LowRank)]
     if others:
-        yield f"{who} does more than add a product of two matrices to {listed(sorted(others))}."
-    if adapter.saved:
-        yield f"{who} replaces {listed(sorted(adapter.saved))} of the base, which experts share."
+        names = summarize_names(others)
+        yield f"{label} does more than add a product of two matrices to {names}."
+    if adapter.replacements:
+        names = summarize_names(adapter.replacements)
+        yield f"{label} replaces {names} of the base, which all experts share."
 
 
-def check_alike(adapters: Mapping[str, Adapter]) -> Iterator[str]:
-    """Every adapter that lacks layers which another has: experts stand side by side in each."""
-    everything = sorted(set[str]().union(*(adapter.changes for adapter in adapters.values())))
-    for who, adapter in adapters.items():
-        if lacking := [name for name in everything if name not in adapter.changes]:
-            yield f"{who} has no part for {listed(lacking)}, and another expert has."
+def find_missing_layers(adapters: Mapping[str, Adapter]) -> Iterator[str]:
+    """A sentence for every adapter that lacks layers of another: each layer needs all experts."""
+    all_tensors = sorted(set[str]().union(*(adapter.changes for adapter in adapters.values())))
+    for label, adapter in adapters.items():
+        if missing := [name for name in all_tensors if name not in adapter.changes]:
+            yield f"{label} does not change {summarize_names(missing)}, and another expert does."
 
 
 def check_experts(adapters: Mapping[str, Adapter]) -> None:
-    """Raise CheckpointError with everything that keeps these, by name, from being one mixture."""
-    problems = [p for who, adapter in adapters.items() for p in unfit(adapter, who)]
-    raise_together(CheckpointError, [*problems, *check_alike(adapters)], _EXTRACT)
+    """Raise CheckpointError with every reason why these, by name, cannot form one mixture."""
+    problems = [p for label, adapter in adapters.items() for p in find_unsupported(adapter, label)]
+    raise_together(CheckpointError, [*problems, *find_missing_layers(adapters)], _PLAIN_LORA_HINT)
 
 
-def layers_of(adapter: Adapter, names: TensorNames) -> dict[str, LowRank]:
-    """Layer of the opened model -> the factors that an adapter has for it.
+def factors_by_layer(adapter: Adapter, names: TensorNames) -> dict[str, LowRank]:
+    """Layer of the opened model -> the adapter's factors for it.
 
     A fused attention's matrix of queries, keys and values is the layer `in_proj`.
     """
-    found = {}
+    factors = {}
     for tensor, change in adapter.changes.items():
         assert isinstance(change, LowRank)
-        inside = names.inside[tensor]
-        path = inside.removesuffix("_weight" if inside.endswith(_FUSED) else ".weight")
-        found[path] = change
-    return found
+        module_name = names.module_names[tensor]
+        path = module_name.removesuffix(
+            "_weight" if module_name.endswith(_FUSED_QKV) else ".weight"
+        )
+        factors[path] = change
+    return factors
 
 
-def stacks(adapters: Sequence[Adapter], names: TensorNames) -> dict[str, Stack]:
-    """Every layer's experts, in the order of `adapters`, float32.
+def stack_experts(adapters: Sequence[Adapter], names: TensorNames) -> dict[str, StackedExperts]:
+    """Every layer's experts, in the order of `adapters`, as float32.
 
-    Raises CheckpointError, naming all, for factors that are infinite or NaN.
+    Raises CheckpointError that names all factors with infinite or NaN values.
     """
-    layers = [layers_of(adapter, names) for adapter in adapters]
-    problems, found = list[str](), dict[str, Stack]()
-    for path in sorted(layers[0]):
+    by_expert = [factors_by_layer(adapter, names) for adapter in adapters]
+    problems, stacked = list[str](), dict[str, StackedExperts]()
+    for path in sorted(by_expert[0]):
         parts = [
-            _factors(adapter, its[path], problems)
-            for adapter, its in zip(adapters, layers, strict=True)
+            _read_factors(adapter, factors[path], problems)
+            for adapter, factors in zip(adapters, by_expert, strict=True)
         ]
-        found[path] = _stack(parts, [its[path].scale for its in layers])
-    raise_together(CheckpointError, problems, "Fetch or train those experts anew.")
-    return found
+        stacked[path] = _stack_layer(parts, [factors[path].scale for factors in by_expert])
+    raise_together(CheckpointError, problems, "Fetch or train these experts again.")
+    return stacked
 
 
-def _factors(adapter: Adapter, change: LowRank, problems: list[str]) -> tuple[Tensor, Tensor]:
+def _read_factors(adapter: Adapter, change: LowRank, problems: list[str]) -> tuple[Tensor, Tensor]:
     """A [R, I] and B [O, R]."""
     parts = []
     for name in (change.a, change.b):
         values = cast(adapter.checkpoint.read(name), np.dtype(np.float32))
         if not np.isfinite(values).all():
-            problems.append(f"{adapter.checkpoint.folder}: {name} is not all numbers.")
+            problems.append(f"{adapter.checkpoint.folder}: {name} has values that are not finite.")
         parts.append(torch.from_numpy(np.ascontiguousarray(values)))
     return parts[0], parts[1]
 
 
-def _stack(parts: Sequence[tuple[Tensor, Tensor]], scales: Sequence[float]) -> Stack:
+def _stack_layer(parts: Sequence[tuple[Tensor, Tensor]], scales: Sequence[float]) -> StackedExperts:
     ranks = tuple(len(a) for a, _ in parts)
     (_, inputs), (outputs, _) = parts[0][0].shape, parts[0][1].shape
     lora_A = torch.zeros(len(parts), max(ranks), inputs)
     lora_B = torch.zeros(len(parts), outputs, max(ranks))
-    for place, (a, b) in enumerate(parts):
-        lora_A[place, : len(a)] = a
-        lora_B[place, :, : len(a)] = b
-    return Stack(lora_A, lora_B, torch.tensor(scales), ranks)
+    for index, (a, b) in enumerate(parts):
+        lora_A[index, : len(a)] = a
+        lora_B[index, :, : len(a)] = b
+    return StackedExperts(lora_A, lora_B, torch.tensor(scales), ranks)

@@ -1,4 +1,4 @@
-"""A mixture written for those who have no hubmerge: for PEFT alone, or for transformers alone."""
+"""Export a mixture of experts for use without hubmerge: with PEFT, or with transformers."""
 
 from __future__ import annotations
 
@@ -16,54 +16,58 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from hubmerge.cards.markdown import code, plain
+from hubmerge.cards.markdown import escape_code, escape_markdown
 from hubmerge.errors import UsageError
-from hubmerge.moerging.moe_model import Mixture
-from hubmerge.moerging.peft_arrow import check_arrow, check_layout, write_equal_ranks
-from hubmerge.moerging.remote_code import modeling_hubmerge_moe, peft_mixture
+from hubmerge.moerging.moe_model import MoeModel
+from hubmerge.moerging.peft_arrow import (
+    check_arrow_support,
+    check_transformers_layout,
+    write_equal_ranks,
+)
+from hubmerge.moerging.remote_code import modeling_hubmerge_moe, peft_moe
 from hubmerge.refs import check_repo_id, is_sha
-from hubmerge.weights.atomic_folder import whole_folder
+from hubmerge.weights.atomic_folder import atomic_folder
 
-CARD = "README.md"
-_MODELING = "modeling_hubmerge_moe"
-# By which of transformers' auto classes a class may be opened, beside AutoModel.
-_AUTO: dict[str, Mapping[str, Any]] = {
+CARD_NAME = "README.md"
+_MODELING_MODULE = "modeling_hubmerge_moe"
+# The auto classes of transformers, besides AutoModel, that can open a class.
+_AUTO_CLASSES: dict[str, Mapping[str, Any]] = {
     "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForImageClassification": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForMaskedLM": MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "AutoModelForSeq2SeqLM": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 }
-_PEFT = """\
+_PEFT_CARD = """\
 # A mixture of {experts} LoRA experts, for PEFT
 
 Each token passes, in each of {layers} layers, through the {top_k} experts that the layer's trained
-router chooses (arXiv 2506.14126, section 3.3). With `peft` and `transformers` alone:
+router chooses (arXiv 2506.14126, section 3.3). This loads it with `peft` and `transformers`:
 
 ```python
 {loader}
 ```
 
-In this folder, or in the one that `huggingface_hub.snapshot_download` gives:
+In this folder, or in the one that `huggingface_hub.snapshot_download` returns:
 
 ```python
 from transformers import {kind}
 
 base = {kind}.from_pretrained({base}, revision={revision}, dtype="float32")
-model = load_mixture(base, Path("."))
+model = load_peft_moe(base, Path("."))
 ```
 
 `peft.create_arrow_model` on `experts/*` would route by prototypes that it computes from the
-experts: it cannot know the trained router.
+experts: it does not know the trained router.
 
-Each folder in `experts/` is an ordinary LoRA for {plain_base} and opens alone:
+Each folder in `experts/` is a plain LoRA for {plain_base} and can be loaded alone:
 `PeftModel.from_pretrained(base, "experts/{first}")`.
 """
-_TRANSFORMERS = """\
+_TRANSFORMERS_CARD = """\
 # A mixture of {experts} LoRA experts, for transformers
 
 Each token passes, in each of {layers} layers, through the {top_k} experts that the layer's trained
-router chooses (arXiv 2506.14126, section 3.3). In this folder, or by the name of the repository and
-the commit in its place:
+router chooses (arXiv 2506.14126, section 3.3). Run this in this folder, or use the name of the
+repository, with the commit as `revision`, instead of the path:
 
 ```python
 from transformers import AutoModel
@@ -71,84 +75,90 @@ from transformers import AutoModel
 model = AutoModel.from_pretrained("./", trust_remote_code=True)
 ```
 
-That runs `{modeling}.py` of this folder: read it first, it is short. It opens {plain_base} at
-commit `{revision_said}` as a {kind}, safetensors only, and puts the experts over its layers. It is
-for running, in float32 unless `dtype` says otherwise; tokenizer and image processor are the base's.
+This runs `{modeling}.py` of this folder, which is short: read it first. It opens {plain_base} at
+commit `{commit}` as a {kind}, from safetensors only, and adds the experts to its layers. The result
+is for inference, in float32 unless `dtype` is given; use the base's tokenizer and image processor.
 
-Each folder in `experts/` is an ordinary LoRA for that base and opens alone with `peft`.
+Each folder in `experts/` is a plain LoRA for that base and can be loaded alone with `peft`.
 """
 
 
-def export_peft_arrow(mixture: Mixture, out: Path, replace: bool = False) -> None:
-    """Write a mixture so that PEFT computes the same: experts of one rank, router, and the code.
+def export_peft_arrow(moe: MoeModel, out: Path, replace: bool = False) -> None:
+    """Write a mixture of experts for PEFT: experts of one rank, the router, and loading code.
 
-    Raises UsageError for a mixture that PEFT cannot compute, and what `whole_folder` raises.
+    Raises UsageError for a mixture that PEFT cannot compute, and what `atomic_folder` raises.
     """
-    check_arrow(mixture.config)
-    with whole_folder(out, replace) as folder:
-        write_equal_ranks(mixture, folder)
-        (folder / CARD).write_text(_card(mixture, "peft", _PEFT), encoding="utf-8")
+    check_arrow_support(moe.config)
+    with atomic_folder(out, replace) as folder:
+        write_equal_ranks(moe, folder)
+        (folder / CARD_NAME).write_text(_render_card(moe, "peft", _PEFT_CARD), encoding="utf-8")
 
 
-def export_transformers(mixture: Mixture, out: Path, replace: bool = False) -> None:
-    """Write a mixture so that `AutoModel.from_pretrained(out, trust_remote_code=True)` opens it.
+def export_transformers(moe: MoeModel, out: Path, replace: bool = False) -> None:
+    """Write a mixture that `AutoModel.from_pretrained(out, trust_remote_code=True)` opens.
 
-    Only experts, router and code: the base is fetched at its commit. Raises UsageError for
-    open_clip's layout and for a base that is not pinned on the Hub, and what `whole_folder` raises.
+    Only experts, router and code are written: the base is fetched at its commit. Raises UsageError
+    for open_clip's layout and for a base that is not pinned on the Hub, and what `atomic_folder`
+    raises.
     """
-    check_layout(mixture.config)
-    _check_pinned(mixture)
-    with whole_folder(out, replace) as folder:
-        write_equal_ranks(mixture, folder)
-        text = json.dumps(_config(mixture), indent=2, sort_keys=True)
+    check_transformers_layout(moe.config)
+    _check_base_is_pinned(moe)
+    with atomic_folder(out, replace) as folder:
+        write_equal_ranks(moe, folder)
+        text = json.dumps(_transformers_config(moe), indent=2, sort_keys=True)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
         source = inspect.getsource(modeling_hubmerge_moe)
-        (folder / f"{_MODELING}.py").write_text(source, encoding="utf-8")
-        (folder / CARD).write_text(_card(mixture, "transformers", _TRANSFORMERS), encoding="utf-8")
+        (folder / f"{_MODELING_MODULE}.py").write_text(source, encoding="utf-8")
+        (folder / CARD_NAME).write_text(
+            _render_card(moe, "transformers", _TRANSFORMERS_CARD), encoding="utf-8"
+        )
 
 
-def _check_pinned(mixture: Mixture) -> None:
-    config = mixture.config
-    if not (_is_repo(config.base_model) and is_sha(config.base_revision or "")):
+def _check_base_is_pinned(moe: MoeModel) -> None:
+    config = moe.config
+    if not (_is_repo_id(config.base_model) and is_sha(config.base_revision or "")):
         raise UsageError(
-            f"The base of this mixture, {config.base_model!r}, is no commit on a Hub, so whoever "
-            "opens the export could not fetch it.",
+            f"The base of this mixture of experts, {config.base_model!r}, is not a commit on a "
+            "Hub, so an export could not fetch it.",
             "Publish the base, and make the mixture from owner/name; or export for peft.",
         )
 
 
-def _config(mixture: Mixture) -> dict[str, Any]:
-    """The base's configuration, naming its class and, for those who opt in, our code."""
-    module = mixture.model.module
+def _transformers_config(moe: MoeModel) -> dict[str, Any]:
+    """The base's configuration with its class and, for trust_remote_code, our code."""
+    module = moe.model.module
     name = type(module).__name__
-    autos = ["AutoModel", *(auto for auto, classes in _AUTO.items() if name in classes.values())]
-    said: dict[str, Any] = json.loads(module.config.to_json_string())
-    reference = f"{_MODELING}.{modeling_hubmerge_moe.HubmergeMixture.__name__}"
-    return {**said, "architectures": [name], "auto_map": dict.fromkeys(autos, reference)}
+    auto_classes = [
+        "AutoModel",
+        *(auto for auto, classes in _AUTO_CLASSES.items() if name in classes.values()),
+    ]
+    config: dict[str, Any] = json.loads(module.config.to_json_string())
+    reference = f"{_MODELING_MODULE}.{modeling_hubmerge_moe.HubmergeMixture.__name__}"
+    return {**config, "architectures": [name], "auto_map": dict.fromkeys(auto_classes, reference)}
 
 
-def _card(mixture: Mixture, library: str, template: str) -> str:
-    config = mixture.config
-    said: dict[str, Any] = {"library_name": library, "tags": ["hubmerge", "arxiv:2506.14126"]}
-    if _is_repo(config.base_model):
-        said |= {"base_model": config.base_model, "base_model_relation": "adapter"}
+def _render_card(moe: MoeModel, library: str, template: str) -> str:
+    config = moe.config
+    metadata: dict[str, Any] = {"library_name": library, "tags": ["hubmerge", "arxiv:2506.14126"]}
+    if _is_repo_id(config.base_model):
+        metadata |= {"base_model": config.base_model, "base_model_relation": "adapter"}
     text = template.format(
         experts=len(config.experts),
-        layers=len(mixture.layers),
+        layers=len(moe.layers),
         top_k=config.top_k,
-        kind=type(mixture.model.module).__name__,
-        base=code(repr(config.base_model)),
-        plain_base=plain(config.base_model),
-        revision=code(repr(config.base_revision)),
-        revision_said=code(str(config.base_revision)),
+        kind=type(moe.model.module).__name__,
+        base=escape_code(repr(config.base_model)),
+        plain_base=escape_markdown(config.base_model),
+        revision=escape_code(repr(config.base_revision)),
+        commit=escape_code(str(config.base_revision)),
         first=config.experts[0].name,
-        loader=inspect.getsource(peft_mixture).strip(),
-        modeling=_MODELING,
+        loader=inspect.getsource(peft_moe).strip(),
+        modeling=_MODELING_MODULE,
     )
-    return f"---\n{yaml.safe_dump(said)}---\n{text}"
+    return f"---\n{yaml.safe_dump(metadata)}---\n{text}"
 
 
-def _is_repo(name: str) -> bool:
+def _is_repo_id(name: str) -> bool:
     try:
         return bool(check_repo_id(name))
     except UsageError:

@@ -1,4 +1,4 @@
-"""A linear layer with several LoRA experts, of which each token uses the few its router names.
+"""A linear layer with several LoRA experts, of which each token uses the few that a router chooses.
 
 y = W x + b + sum over the top-k experts e of p_e scale_e B_e A_e x        arXiv 2506.14126, eq. 2
 """
@@ -16,14 +16,14 @@ from transformers.pytorch_utils import Conv1D
 
 from hubmerge.moerging.products import add_dense, add_grouped, grouped_is_faster
 
-Watch = Callable[[Tensor, Tensor, Tensor], None]
+RoutingCallback = Callable[[Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Routing:
+class TokenRouting:
     """How a token's scores become its experts' shares.
 
-    `top_k` experts are chosen, by score / temperature, or by its magnitude unless `signed`.
+    The `top_k` experts are chosen by score / temperature if `signed`, else by its magnitude.
     """
 
     top_k: int
@@ -31,16 +31,16 @@ class Routing:
     temperature: float = 1.0
 
 
-class MixtureLinear(nn.Module):
-    """A frozen linear layer plus the experts that its router chooses, anew for every token.
+class MoeLinear(nn.Module):
+    """A frozen linear layer plus the experts that its router chooses for each token.
 
-    `lora_A` [E, R, I], `lora_B` [E, O, R] and `router` [E, I] are trained; `scale` [E] is what each
-    expert's product is multiplied by, alpha / r for most. A lower rank than R is padded with zeros
-    in both: they get no gradient, and stay zero.
+    `lora_A` [E, R, I], `lora_B` [E, O, R] and `router` [E, I] are trained; `scale` [E] multiplies
+    each expert's product, alpha / r for most. A rank below R is padded with zeros in both factors:
+    these get no gradient, and stay zero.
 
-    `watch`, when set, is told of every forward: logits [N, E], the experts chosen [N, k] and their
-    shares [N, k] for all N tokens, with their gradients. Under gradient checkpointing it is told
-    twice, once more on the way back.
+    `routing_callback`, if set, is called in every forward with logits [N, E], the chosen experts
+    [N, k] and their shares [N, k] for all N tokens, with gradients. With gradient checkpointing it
+    is called again in the backward pass.
     """
 
     scale: Tensor
@@ -52,7 +52,7 @@ class MixtureLinear(nn.Module):
         lora_B: Tensor,
         scale: Tensor,
         router: Tensor,
-        routing: Routing,
+        routing: TokenRouting,
     ) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
@@ -61,17 +61,17 @@ class MixtureLinear(nn.Module):
         self.router = nn.Parameter(router)
         self.register_buffer("scale", scale, persistent=False)
         self.routing = routing
-        self.watch: Watch | None = None
+        self.routing_callback: RoutingCallback | None = None
         self.in_features, self.out_features = lora_A.shape[2], lora_B.shape[1]
 
     @property
     def weight(self) -> Tensor:
-        """The base's: transformers' T5 reads it to learn which dtype to compute in."""
+        """The base's weight: transformers' T5 reads it to find the dtype to compute in."""
         return self.base.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """The base's."""
+        """The base's bias."""
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,14 +79,14 @@ class MixtureLinear(nn.Module):
         tokens = x.reshape(-1, self.in_features)
         y = self.base(tokens)
         chosen, share = self._route(tokens)
-        # What the base computes in, bfloat16 under autocast, is what its experts compute in.
+        # Experts compute in the dtype of the base's output, bfloat16 under autocast.
         tokens, A, B = (tensor.to(y.dtype) for tensor in (tokens, self.lora_A, self.lora_B))
         add = add_grouped if grouped_is_faster(tokens, A, B, self.routing.top_k) else add_dense
         y = add(y, tokens, A, B, self.scale, chosen, share)
         return y.view(*x.shape[:-1], self.out_features)
 
     def _route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The experts of every token and their shares, both [N, k]; never below float32."""
+        """The experts of every token and their shares, both [N, k], in float32 or wider."""
         wide = torch.promote_types(tokens.dtype, torch.float32)
         with _no_autocast(tokens.device.type):
             logits = F.linear(tokens.to(wide), self.router.to(wide))
@@ -97,12 +97,12 @@ class MixtureLinear(nn.Module):
             # A softmax over all experts, divided by its sum over the top k, is one over the top k.
             top, chosen = logits.topk(self.routing.top_k, dim=-1)
             share = top.softmax(-1)
-        if self.watch is not None:
-            self.watch(logits, chosen, share)
+        if self.routing_callback is not None:
+            self.routing_callback(logits, chosen, share)
         return chosen, share
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
-    # Only where it is on: at 50 tokens, turning off what is off would take 5 % of a forward.
+    # Only if autocast is on: at 50 tokens, this context manager takes 5 % of a forward pass.
     on = torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()

@@ -1,4 +1,4 @@
-"""A mixture: an opened base whose linear layers are mixtures of LoRA experts, and its folder."""
+"""A mixture of experts: a model whose linear layers have LoRA experts, and its folder."""
 
 from __future__ import annotations
 
@@ -15,147 +15,162 @@ from transformers.pytorch_utils import Conv1D
 from hubmerge.errors import CheckpointError
 from hubmerge.models.explicit_attention import ExplicitAttention
 from hubmerge.models.loading import Model
-from hubmerge.moerging.experts import check_experts, layers_of, stacks
-from hubmerge.moerging.layer import MixtureLinear, Routing
+from hubmerge.moerging.experts import check_experts, factors_by_layer, stack_experts
+from hubmerge.moerging.layer import MoeLinear, TokenRouting
 from hubmerge.weights.adapter import Adapter
-from hubmerge.weights.adapter_config import config_bytes
-from hubmerge.weights.adapter_config_fields import FILE
+from hubmerge.weights.adapter_config import read_config_bytes
+from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.adapter_match import open_adapter
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
-from hubmerge.weights.header import listed, read_header
-from hubmerge.weights.layout import plain_file
-from hubmerge.weights.moe_config import CONFIG, EXPERTS, ROUTER, MoeConfig, read_moe_config
+from hubmerge.weights.header import read_header, summarize_names
+from hubmerge.weights.layout import ADAPTER_WEIGHTS, regular_file
+from hubmerge.weights.moe_config import (
+    EXPERTS_FOLDER,
+    MOE_CONFIG,
+    ROUTER_WEIGHTS,
+    MoeConfig,
+    read_moe_config,
+)
 
-WEIGHTS = "adapter_model.safetensors"
-Value = Callable[[nn.Parameter], Tensor]
-Start = Callable[[str, Tensor, Tensor], Tensor]  # path, lora_A, lora_B -> router [E, I]
+GatherParameter = Callable[[nn.Parameter], Tensor]
+MakeRouter = Callable[[str, Tensor, Tensor], Tensor]  # path, lora_A, lora_B -> router [E, I]
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """`model` runs as a mixture; `layers` are what is trained in it, by their path in its module.
+class MoeModel:
+    """A model with experts; `layers` are its trained layers, by their path in the module.
 
-    `adapters` are the files that the experts were read from, in the order of `config.experts`.
+    `adapters` are the adapters that the experts were read from, in the order of `config.experts`.
     """
 
     model: Model
-    layers: Mapping[str, MixtureLinear]
+    layers: Mapping[str, MoeLinear]
     config: MoeConfig
     adapters: tuple[Adapter, ...]
 
-    def save(self, folder: Path, value: Value = lambda parameter: parameter) -> None:
-        """Write configuration, router and experts, each expert in the files' form it came in.
+    def save(self, folder: Path, gather: GatherParameter = lambda parameter: parameter) -> None:
+        """Write configuration, router and experts, each expert in the format it was read in.
 
-        `value` gives a parameter's values, where they are not in one piece in this process.
+        `gather` returns all values of a parameter that is split over processes.
         """
-        (folder / CONFIG).write_bytes(self.config.to_bytes())
-        router = {f"{n}.router.weight": _plain(value(x.router)) for n, x in self.layers.items()}
-        save_file(router, folder / ROUTER, metadata={"format": "pt"})
+        (folder / MOE_CONFIG).write_bytes(self.config.to_bytes())
+        router = {
+            f"{n}.router.weight": _to_cpu_float32(gather(x.router)) for n, x in self.layers.items()
+        }
+        save_file(router, folder / ROUTER_WEIGHTS, metadata={"format": "pt"})
         stacked = {
-            path: (_plain(value(layer.lora_A)), _plain(value(layer.lora_B)))
+            path: (_to_cpu_float32(gather(layer.lora_A)), _to_cpu_float32(gather(layer.lora_B)))
             for path, layer in self.layers.items()
         }
-        for place, (expert, adapter) in enumerate(
+        for index, (expert, adapter) in enumerate(
             zip(self.config.experts, self.adapters, strict=True)
         ):
-            inner = folder / EXPERTS / expert.name
-            inner.mkdir(parents=True)
-            (inner / FILE).write_bytes(config_bytes(adapter.checkpoint.folder))
-            own = self._own(adapter, place, stacked)
-            save_file(own, inner / WEIGHTS, metadata={"format": "pt"})
+            subfolder = folder / EXPERTS_FOLDER / expert.name
+            subfolder.mkdir(parents=True)
+            (subfolder / ADAPTER_CONFIG).write_bytes(read_config_bytes(adapter.checkpoint.folder))
+            tensors = self._expert_tensors(adapter, index, stacked)
+            save_file(tensors, subfolder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
-    def _own(
-        self, adapter: Adapter, place: int, stacked: Mapping[str, tuple[Tensor, Tensor]]
+    def _expert_tensors(
+        self, adapter: Adapter, index: int, stacked: Mapping[str, tuple[Tensor, Tensor]]
     ) -> dict[str, Tensor]:
-        """One expert's factors under the names of its file, without what padded their ranks."""
-        own = {}
-        for path, change in layers_of(adapter, self.model.names).items():
+        """One expert's factors by the names in its file, without the padding of their ranks."""
+        tensors = {}
+        for path, change in factors_by_layer(adapter, self.model.names).items():
             rank = adapter.checkpoint.index[change.a].shape[0]
             a, b = stacked[path]
-            own[change.a] = a[place, :rank].contiguous()
-            own[change.b] = b[place, :, :rank].contiguous()
-        return own
+            tensors[change.a] = a[index, :rank].contiguous()
+            tensors[change.b] = b[index, :, :rank].contiguous()
+        return tensors
 
 
-def build(model: Model, adapters: Sequence[Adapter], config: MoeConfig, start: Start) -> Mixture:
-    """Make a mixture of an opened base, in place: the base is frozen, experts and router are not.
+def build_moe(
+    model: Model, adapters: Sequence[Adapter], config: MoeConfig, make_router: MakeRouter
+) -> MoeModel:
+    """Add experts and routers to an opened base, in place; only they are trainable.
 
-    `config.modules` is filled in. `start` gives each layer's router. Raises CheckpointError for
-    adapters that do not stand side by side, or are no numbers.
+    `config.modules` is filled in. `make_router` returns each layer's router. Raises CheckpointError
+    for adapters that cannot form one mixture, or have values that are not finite.
     """
     check_experts({e.name: a for e, a in zip(config.experts, adapters, strict=True)})
-    stacked = stacks(adapters, model.names)
+    stacked = stack_experts(adapters, model.names)
     model.module.requires_grad_(False)
-    _take_apart(model.module, stacked)
-    routing = Routing(config.top_k, config.router.signed, config.router.temperature)
+    _unfuse_attention(model.module, stacked)
+    routing = TokenRouting(config.top_k, config.router.signed, config.router.temperature)
     layers = {}
     for path, base in _linear_layers(model, stacked).items():
-        stack = stacked[path]
-        router = start(path, stack.lora_A, stack.lora_B)
-        layer = MixtureLinear(base, stack.lora_A, stack.lora_B, stack.scale, router, routing)
-        holder, _, name = path.rpartition(".")
-        setattr(model.module.get_submodule(holder), name, layer)
+        experts = stacked[path]
+        router = make_router(path, experts.lora_A, experts.lora_B)
+        layer = MoeLinear(base, experts.lora_A, experts.lora_B, experts.scale, router, routing)
+        parent, _, name = path.rpartition(".")
+        setattr(model.module.get_submodule(parent), name, layer)
         layers[path] = layer
     config = dataclasses.replace(config, modules=tuple(layers))
-    return Mixture(model, layers, config, tuple(adapters))
+    return MoeModel(model, layers, config, tuple(adapters))
 
 
-def read_mixture(model: Model, base: Checkpoint, folder: Path) -> Mixture:
-    """Put the mixture of a folder into its opened base, in place; `base` is the base's checkpoint.
+def read_moe(model: Model, base: Checkpoint, folder: Path) -> MoeModel:
+    """Load a mixture of experts from its folder into its opened base, in place.
 
-    Raises CheckpointError, naming the file, for what is missing, damaged, or does not fit.
+    `base` is the base's checkpoint. Raises CheckpointError, naming the file, if anything is
+    missing, damaged, or does not fit.
     """
     config = read_moe_config(folder)
-    adapters = open_experts(base, folder, config)
-    plain_file(folder, ROUTER)
-    read_header(folder / ROUTER)
-    router = load_file(folder / ROUTER)
+    adapters = open_expert_adapters(base, folder, config)
+    regular_file(folder, ROUTER_WEIGHTS)
+    read_header(folder / ROUTER_WEIGHTS)
+    router = load_file(folder / ROUTER_WEIGHTS)
 
-    def start(path: str, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+    def make_router(path: str, lora_A: Tensor, lora_B: Tensor) -> Tensor:
         rows = router.get(f"{path}.router.weight")
-        wanted = (len(config.experts), lora_A.shape[-1])
-        if rows is None or tuple(rows.shape) != wanted or not rows.isfinite().all():
-            raise CheckpointError(f"{folder / ROUTER} has no rows {wanted} of numbers for {path}.")
+        shape = (len(config.experts), lora_A.shape[-1])
+        if rows is None or tuple(rows.shape) != shape or not rows.isfinite().all():
+            raise CheckpointError(
+                f"{folder / ROUTER_WEIGHTS} has no finite rows of shape {shape} for {path}."
+            )
         return rows.float()
 
-    mixture = build(model, adapters, config, start)
-    named = {f"{path}.router.weight" for path in mixture.layers}
-    if set(mixture.layers) != set(config.modules) or set(router) != named:
+    moe = build_moe(model, adapters, config, make_router)
+    router_names = {f"{path}.router.weight" for path in moe.layers}
+    if set(moe.layers) != set(config.modules) or set(router) != router_names:
         raise CheckpointError(
             f"{folder}: configuration, router and experts do not name the same layers.",
-            "Fetch the mixture anew.",
+            "Fetch the mixture of experts again.",
         )
-    return mixture
+    return moe
 
 
-def open_experts(base: Checkpoint, folder: Path, config: MoeConfig) -> tuple[Adapter, ...]:
-    """The adapters of a mixture's folder, each held against the base."""
-    folders = [folder / EXPERTS / expert.name for expert in config.experts]
-    return tuple(open_adapter(base, open_checkpoint(inner)) for inner in folders)
+def open_expert_adapters(base: Checkpoint, folder: Path, config: MoeConfig) -> tuple[Adapter, ...]:
+    """The adapters in the folder of a mixture of experts, each matched with the base."""
+    folders = [folder / EXPERTS_FOLDER / expert.name for expert in config.experts]
+    return tuple(open_adapter(base, open_checkpoint(expert_folder)) for expert_folder in folders)
 
 
 def _linear_layers(model: Model, paths: Collection[str]) -> dict[str, nn.Linear | Conv1D]:
-    """The layers at these paths, in the model's order; raises CheckpointError for others."""
-    found = {name: layer for name, layer in model.module.named_modules() if name in paths}
-    strange = [name for name, layer in found.items() if not isinstance(layer, nn.Linear | Conv1D)]
-    if strange:
+    """The linear layers at these paths, in the model's order; CheckpointError for other layers."""
+    layers = {name: layer for name, layer in model.module.named_modules() if name in paths}
+    not_linear = [
+        name for name, layer in layers.items() if not isinstance(layer, nn.Linear | Conv1D)
+    ]
+    if not_linear:
         raise CheckpointError(
-            f"The experts adapt {listed(strange)} of this {model.name}, no linear layers.",
+            f"The experts adapt {summarize_names(not_linear)} of this {model.name}, which are not "
+            "linear layers.",
             "Use adapters on linear layers.",
         )
-    return cast("dict[str, nn.Linear | Conv1D]", found)
+    return cast("dict[str, nn.Linear | Conv1D]", layers)
 
 
-def _take_apart(module: nn.Module, paths: Mapping[str, object]) -> None:
-    """Make explicit every fused attention of which a part is to be a layer."""
+def _unfuse_attention(module: nn.Module, paths: Mapping[str, object]) -> None:
+    """Replace every fused attention that gets experts by explicit linear layers."""
     parents = {path.rpartition(".")[0] for path in paths}
     for name in sorted(parents):
         fused = module.get_submodule(name)
         if isinstance(fused, nn.MultiheadAttention):
-            holder, _, last = name.rpartition(".")
+            parent, _, last = name.rpartition(".")
             explicit = ExplicitAttention(fused).train(fused.training)
-            setattr(module.get_submodule(holder), last, explicit)
+            setattr(module.get_submodule(parent), last, explicit)
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _to_cpu_float32(tensor: Tensor) -> Tensor:
     return tensor.detach().float().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""What the layers of a mixture say of their routing: shares and entropy, and the load balance."""
+"""Routing statistics of the layers with experts: shares, entropy, and the load-balance loss."""
 
 from __future__ import annotations
 
@@ -9,71 +9,72 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hubmerge.moerging.layer import MixtureLinear
+from hubmerge.moerging.layer import MoeLinear
 
 
 @dataclass(frozen=True)
-class Told:
-    """What was seen of the routing: `share` [L, E] is the mean weight of each expert in each layer,
-    which sums to 1; `entropy` is that of a token's weights over the experts, in nats, on average.
+class RoutingSummary:
+    """The mean over tokens: `share` [L, E] is the weight of each expert in each layer.
+
+    The shares of a layer sum to 1. `entropy` is that of a token's weights over experts, in nats.
     """
 
     share: Tensor
     entropy: float
 
 
-class Book:
-    """Keeps account of every token that the layers route in evaluation mode, padding included.
+class RoutingStats:
+    """Counts every token that the layers route in evaluation mode, padding included.
 
-    With `balances`, also of the load in training mode. L layers, E experts, N tokens, k chosen.
+    With `track_balance`, also the load in training mode. L layers, E experts, N tokens, k chosen.
     """
 
-    def __init__(self, layers: Mapping[str, MixtureLinear], balances: bool = False) -> None:
-        self._layers, self._balances = layers, balances
+    def __init__(self, layers: Mapping[str, MoeLinear], track_balance: bool = False) -> None:
+        self._layers, self._track_balance = layers, track_balance
         self._terms: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._entropy, self._tokens = 0.0, 0
         for path, layer in layers.items():
-            layer.watch = partial(self._see, path, layer)
+            layer.routing_callback = partial(self._record, path, layer)
 
-    def balance(self) -> Tensor:
+    def balance_loss(self) -> Tensor:
         """The load-balance loss of the last forward, mean over layers (arXiv 2101.03961, eq. 4).
 
         E times the sum over experts of their share of the choices times their mean probability: 1
-        where the load is even, up to E where one expert takes all.
+        if the load is even, up to E if one expert gets all tokens.
         """
         terms = [self._terms[path] for path in self._layers]
         self._terms.clear()
         return torch.stack(terms).mean()
 
     @property
-    def idle(self) -> list[str]:
-        """The layers that have routed nothing since the last time."""
+    def unused_layers(self) -> list[str]:
+        """The layers that have routed no token since the last `pop_summary` or `reset`."""
         return [path for path in self._layers if path not in self._sums]
 
-    def take(self, total: Callable[[Tensor], Tensor] = lambda own: own) -> Told:
-        """What was seen since the last time, which is forgotten.
+    def pop_summary(self, reduce: Callable[[Tensor], Tensor] = lambda own: own) -> RoutingSummary:
+        """The summary since the last `pop_summary` or `reset`; the counts are reset.
 
-        `total` adds up a tensor over the processes that share the rows.
+        `reduce` sums a tensor over the processes that share the rows.
         """
-        sums = total(torch.stack([self._sums[path] for path in self._layers]))
-        entropy, tokens = total(sums.new_tensor([self._entropy, self._tokens])).tolist()
-        self.forget()
-        return Told((sums / sums.sum(dim=1, keepdim=True)).cpu(), entropy / tokens)
+        sums = reduce(torch.stack([self._sums[path] for path in self._layers]))
+        entropy, tokens = reduce(sums.new_tensor([self._entropy, self._tokens])).tolist()
+        self.reset()
+        return RoutingSummary((sums / sums.sum(dim=1, keepdim=True)).cpu(), entropy / tokens)
 
-    def forget(self) -> None:
-        """See anew from here on."""
+    def reset(self) -> None:
+        """Start counting from zero."""
         self._sums.clear()
         self._entropy, self._tokens = 0.0, 0
 
-    def _see(
-        self, path: str, layer: MixtureLinear, logits: Tensor, chosen: Tensor, share: Tensor
+    def _record(
+        self, path: str, layer: MoeLinear, logits: Tensor, chosen: Tensor, share: Tensor
     ) -> None:
         if not layer.training:
             self._count(path, logits, chosen, share)
-        elif self._balances:
-            # By path: under gradient checkpointing the same forward is told of twice.
-            self._terms[path] = _balance(logits, chosen)
+        elif self._track_balance:
+            # By path, as gradient checkpointing calls this twice for one forward.
+            self._terms[path] = _layer_balance_loss(logits, chosen)
 
     @torch.no_grad()
     def _count(self, path: str, logits: Tensor, chosen: Tensor, share: Tensor) -> None:
@@ -83,7 +84,7 @@ class Book:
         self._tokens += len(share)
 
 
-def _balance(logits: Tensor, chosen: Tensor) -> Tensor:
+def _layer_balance_loss(logits: Tensor, chosen: Tensor) -> Tensor:
     experts = logits.shape[-1]
     load = torch.bincount(chosen.flatten(), minlength=experts) / chosen.numel()
     return experts * (load * logits.softmax(dim=-1).mean(dim=0)).sum()

@@ -1,1 +1,1 @@
-"""Weights on disk: read tensor by tensor, subtracted from a base, written whole or not at all."""
+"""Weights on disk: read tensor by tensor, subtracted from a base, written atomically."""

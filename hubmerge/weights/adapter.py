@@ -1,4 +1,4 @@
-"""An adapter beside its base: which tensors of the base it changes, and by how much."""
+"""An adapter matched with its base: which tensors of the base it changes, and by how much."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hubmerge.weights.difference import difference, same_bytes
 from hubmerge.weights.dtypes import Array, cast, compute_dtype
 from hubmerge.weights.lora import Change
 
-# Under these a model keeps the one matrix that it looks words up in and tells words by.
-_WORDS = {
+# The modules that hold a token embedding or the output head that may be tied to it.
+_EMBEDDING_MODULES = {
     "shared", "embed_tokens", "wte", "word_embeddings", "lm_head", "embed_in", "embed_out",
     "decoder",
 }  # fmt: skip
@@ -21,57 +21,60 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """Changes by the name of the base's tensor; `saved` names tensors that take the base's place.
+    """Changes by the name of the base's tensor.
 
-    Where a tensor has both, the change is to the saved values.
+    `replacements` maps a tensor of the base to the adapter's tensor that replaces it. Where a
+    tensor has both, the change applies to the replacement.
     """
 
     base: Checkpoint
     checkpoint: Checkpoint
     changes: Mapping[str, Change] = field(repr=False)
-    saved: Mapping[str, str] = field(repr=False)
+    replacements: Mapping[str, str] = field(repr=False)
 
     def delta_from(self, base: Array, name: str) -> Array:
-        """expert - base of one tensor, given what `base.read(name)` gave.
+        """expert - base of one tensor, where `base` is `self.base.read(name)`.
 
         float32, or float64 where the base has F64; exactly zero where the adapter changes nothing.
         """
         dtype = compute_dtype(self.base.tensor(name).dtype)
-        change = self.changes.get(name) or self._twin_change(base, name)
-        saved = self.checkpoint.read(self.saved[name]) if name in self.saved else None
-        with np.errstate(all="ignore"):  # the caller looks for what is not finite
+        change = self.changes.get(name) or self._tied_change(base, name)
+        replacement = (
+            self.checkpoint.read(self.replacements[name]) if name in self.replacements else None
+        )
+        with np.errstate(all="ignore"):  # the caller checks for non-finite values
             if change is None:
                 delta = np.zeros(base.shape, dtype)
             else:
-                start = base if saved is None else saved
-                delta = change.delta(start, lambda part: self._read(part, dtype))
-            return delta if saved is None else delta + difference(saved, base, dtype)
+                start = base if replacement is None else replacement
+                delta = change.delta(start, lambda tensor: self._read(tensor, dtype))
+            return delta if replacement is None else delta + difference(replacement, base, dtype)
 
-    def agrees(self, base: Array, name: str) -> bool:
-        """Whether a tensor that cannot be merged has the base's values in the adapter too."""
-        tensor = self.saved.get(name)
-        return tensor is None or np.array_equal(base, self.checkpoint.read(tensor))
+    def matches_base(self, base: Array, name: str) -> bool:
+        """Whether a tensor that cannot be merged has the same values in adapter and base."""
+        replacement = self.replacements.get(name)
+        return replacement is None or np.array_equal(base, self.checkpoint.read(replacement))
 
-    def _read(self, part: str, dtype: np.dtype[np.floating]) -> Array:
-        return cast(self.checkpoint.read(part), dtype)
+    def _read(self, tensor: str, dtype: np.dtype[np.floating]) -> Array:
+        return cast(self.checkpoint.read(tensor), dtype)
 
-    def _twin_change(self, base: Array, name: str) -> Change | None:
-        """The change of a tensor that this one is a copy of.
+    def _tied_change(self, base: Array, name: str) -> Change | None:
+        """The change of the tensor that this one is tied to, if there is one.
 
         A model that ties its head to its embedding has one matrix for both, which peft changes in
-        place. Some files hold it twice, and transformers ties the two only while they agree.
+        place. Some files store it twice, and transformers ties the two only while they are equal.
         """
-        if not _is_words(name) or name in self.saved:
+        if not _is_embedding(name) or name in self.replacements:
             return None
-        ours = self.base.tensor(name)
-        for other in filter(_is_words, self.changes):
-            theirs = self.base.tensor(other)
-            alike = (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-            if alike and same_bytes(base, self.base.read(other)):
+        info = self.base.tensor(name)
+        for other in filter(_is_embedding, self.changes):
+            other_info = self.base.tensor(other)
+            same_type = (info.shape, info.dtype) == (other_info.shape, other_info.dtype)
+            if same_type and same_bytes(base, self.base.read(other)):
                 return self.changes[other]
         return None
 
 
-def _is_words(name: str) -> bool:
+def _is_embedding(name: str) -> bool:
     module, _, kind = name.rpartition(".")
-    return kind == "weight" and module.rpartition(".")[2] in _WORDS
+    return kind == "weight" and module.rpartition(".")[2] in _EMBEDDING_MODULES

@@ -1,6 +1,6 @@
-"""One adapted module held against the base's tensors, by their shapes: its changes, or why not.
+"""Match one adapted module with the base's tensors by shape: its changes, or why it has none.
 
-Held to what peft 0.21.2's merge_and_unload does with the same files.
+The result agrees with what peft 0.21.2's merge_and_unload makes of the same files.
 """
 
 from __future__ import annotations
@@ -10,234 +10,262 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from hubmerge.weights.adapter_config import AdapterConfig
-from hubmerge.weights.adapter_config_fields import BY_PEFT
+from hubmerge.weights.adapter_config_fields import MERGE_WITH_PEFT_HINT
 from hubmerge.weights.adapter_names import (
-    BIAS,
     EMBEDDING_A,
     EMBEDDING_B,
+    IA3_VECTOR,
+    LORA_A,
+    LORA_B,
+    LORA_BIAS,
     MAGNITUDE,
-    VECTOR,
-    A,
-    B,
-    Module,
+    AdaptedModule,
     Rename,
 )
 from hubmerge.weights.dtypes import is_float
-from hubmerge.weights.header import Tensor
-from hubmerge.weights.lora import Change, Dora, LowRank, Shift, Stretch
+from hubmerge.weights.header import TensorInfo
+from hubmerge.weights.lora import BiasChange, Change, Dora, Ia3, LowRank
 
-# peft adds the change of an nn.MultiheadAttention's out_proj twice, in training as in merging, and
-# so must we. It may be mended after this version: https://github.com/huggingface/peft/pull/3774
-_TWICE_UNTIL = (0, 21, 2)
-FITTING = "Give the base that it was trained on, under the tensor names it had then, with --base."
-ANEW = "Fetch or save the adapter anew."
-
-Kind = tuple[str, str]  # a sentence with {} for the names of all that it is true of; the way out
-HALF: Kind = "lacks a part of its change to {}", ANEW
-METHOD: Kind = "has parts for {} that its configuration does not speak of", ANEW
-RANK: Kind = "has another rank than its configuration says in {}", ANEW
-KERNEL: Kind = "changes {}, which is no matrix (a convolution, perhaps)", BY_PEFT
-NUMBERS: Kind = "changes {}, which is not all floating-point numbers", BY_PEFT
-UNSURE: Kind = "does not tell whether inputs or outputs come first in {}", BY_PEFT
-AGAIN: Kind = "changes {} in two ways", BY_PEFT
-NEWER: Kind = (
-    "changes {} with a peft newer than 0.21.2, which may count the out_proj of attention once",
-    BY_PEFT,
+# peft adds the change of an nn.MultiheadAttention's out_proj twice, in training and in merging, so
+# we do it too. A later version may fix this: https://github.com/huggingface/peft/pull/3774
+_LAST_PEFT_COUNTING_TWICE = (0, 21, 2)
+MATCHING_BASE_HINT = (
+    "Give the base that it was trained on, under the tensor names it had then, with --base."
 )
-SHAPE: Kind = "does not fit the base in {}", FITTING
+FETCH_AGAIN_HINT = "Fetch or save the adapter again."
+
+# The end of a sentence, with {} for the tensors that it is true of, and a hint.
+MisfitKind = tuple[str, str]
+INCOMPLETE: MisfitKind = "lacks a part of its change to {}", FETCH_AGAIN_HINT
+UNEXPECTED_PARTS: MisfitKind = (
+    "has parts for {} that its configuration does not mention",
+    FETCH_AGAIN_HINT,
+)
+WRONG_RANK: MisfitKind = "has a rank in {} that differs from its configuration", FETCH_AGAIN_HINT
+NOT_A_MATRIX: MisfitKind = (
+    "changes {}, which is not a matrix (perhaps a convolution)",
+    MERGE_WITH_PEFT_HINT,
+)
+NOT_FLOAT: MisfitKind = "changes {}, where a tensor is not floating-point", MERGE_WITH_PEFT_HINT
+AMBIGUOUS_ORIENTATION: MisfitKind = (
+    "does not show whether inputs or outputs come first in {}",
+    MERGE_WITH_PEFT_HINT,
+)
+CHANGED_TWICE: MisfitKind = "changes {} twice", MERGE_WITH_PEFT_HINT
+NEWER_PEFT: MisfitKind = (
+    "changes {} with a peft newer than 0.21.2, which may count the out_proj of attention once",
+    MERGE_WITH_PEFT_HINT,
+)
+WRONG_SHAPE: MisfitKind = "does not fit the base in {}", MATCHING_BASE_HINT
 
 
 class MisfitError(Exception):
-    """Why one module cannot be merged, as a kind that others may share."""
+    """Why one module cannot be merged; `kind` groups the modules with the same problem."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: MisfitKind) -> None:
         super().__init__(kind[0])
         self.kind = kind
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of base and adapter when one module is looked at.
+class MatchContext:
+    """What is known about base and adapter when one module is matched.
 
-    `turned` holds whether inputs come first (as in Conv1D) in those of the adapter's matrices whose
-    shapes tell; `by_bias` the same of the base's, by the last part of their modules' names.
+    An orientation is True where inputs come first (as in Conv1D). `orientations` holds those of the
+    adapter's matrices that follow from their shapes; `orientations_by_bias` those of the base's
+    matrices that follow from a bias, by the last part of their modules' names.
     """
 
-    base: Mapping[str, Tensor]
-    adapter: Mapping[str, Tensor]
+    base: Mapping[str, TensorInfo]
+    adapter: Mapping[str, TensorInfo]
     config: AdapterConfig
     rename: Rename
-    turned: frozenset[bool] = frozenset()
-    by_bias: Mapping[str, frozenset[bool]] | None = None
+    orientations: frozenset[bool] = frozenset()
+    orientations_by_bias: Mapping[str, frozenset[bool]] | None = None
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         return self.adapter[tensor].shape
 
 
-def gather(
-    base: Mapping[str, Tensor],
-    adapter: Mapping[str, Tensor],
+def build_context(
+    base: Mapping[str, TensorInfo],
+    adapter: Mapping[str, TensorInfo],
     config: AdapterConfig,
     rename: Rename,
-    modules: Iterable[Module],
-) -> Facts:
-    """Look at everything once for what tells rows from columns."""
-    facts = Facts(base, adapter, config, rename)
-    return replace(facts, turned=frozenset(_turned(facts, modules)), by_bias=_by_bias(base))
+    modules: Iterable[AdaptedModule],
+) -> MatchContext:
+    """Examine all modules once to find out which axis of their matrices holds the inputs."""
+    context = MatchContext(base, adapter, config, rename)
+    return replace(
+        context,
+        orientations=frozenset(_known_orientations(context, modules)),
+        orientations_by_bias=_orientations_by_bias(base),
+    )
 
 
-def changes_of(facts: Facts, module: Module) -> dict[str, Change]:
-    """What a module does to its weight, and to its bias if it does, by the base's names.
+def module_changes(context: MatchContext, module: AdaptedModule) -> dict[str, Change]:
+    """The changes of a module to its weight, and to its bias if any, by the base's tensor names.
 
-    The base has all that the module wants. Raises MisfitError.
+    The base must have every tensor in `module.base_tensors()`. Raises MisfitError.
     """
-    target = facts.base[facts.rename(module.target)]
-    tensors = [target, *(facts.adapter[part] for part in module.parts.values())]
+    target = context.base[context.rename(module.target)]
+    tensors = [target, *(context.adapter[part] for part in module.parts.values())]
     if not all(is_float(tensor.dtype) for tensor in tensors):
-        raise MisfitError(NUMBERS)
+        raise MisfitError(NOT_FLOAT)
     if len(target.shape) != 2:
-        raise MisfitError(KERNEL)
-    expected = _expected(module, facts.config)
+        raise MisfitError(NOT_A_MATRIX)
+    expected = _expected_parts(module, context.config)
     if module.parts.keys() - expected:
-        raise MisfitError(METHOD)
+        raise MisfitError(UNEXPECTED_PARTS)
     if expected - module.parts.keys():
-        raise MisfitError(HALF)
-    return _stretches(facts, module) if VECTOR in module.parts else _low_rank(facts, module)
+        raise MisfitError(INCOMPLETE)
+    return (
+        _ia3_changes(context, module)
+        if IA3_VECTOR in module.parts
+        else _lora_changes(context, module)
+    )
 
 
-def _expected(module: Module, config: AdapterConfig) -> set[str]:
+def _expected_parts(module: AdaptedModule, config: AdapterConfig) -> set[str]:
     if config.method == "IA3":
-        return {VECTOR}
-    if module.embeds:
+        return {IA3_VECTOR}
+    if module.is_embedding:
         factors = {EMBEDDING_A, EMBEDDING_B}
     else:
-        factors = {A, B, *([BIAS] if config.lora_bias else [])}
+        factors = {LORA_A, LORA_B, *([LORA_BIAS] if config.lora_bias else [])}
     return factors | ({MAGNITUDE} if config.dora else set())
 
 
-def _low_rank(facts: Facts, module: Module) -> dict[str, Change]:
-    target, parts = facts.rename(module.target), module.parts
-    outputs, _ = _sizes(facts, module)
-    scale = facts.config.scale_of(module.key)
+def _lora_changes(context: MatchContext, module: AdaptedModule) -> dict[str, Change]:
+    target, parts = context.rename(module.target), module.parts
+    outputs, _ = _sizes(context, module)
+    scale = context.config.scale_of(module.pattern_key)
     product = LowRank(
         *module.factors,
-        scale=scale * _times(facts, module),
-        inputs_first=_settled(facts, target, _ways(facts, module)),
+        scale=scale * _multiplicity(context, module),
+        inputs_first=_choose_orientation(context, target, _possible_orientations(context, module)),
     )
     changes: dict[str, Change] = {target: product}
     if MAGNITUDE in parts:
-        _check_vector(facts.adapter[parts[MAGNITUDE]], outputs)
+        _check_vector(context.adapter[parts[MAGNITUDE]], outputs)
         changes[target] = Dora(product, parts[MAGNITUDE])
-    if BIAS in parts:
-        bias = facts.rename(module.bias)
-        _check_vector(facts.adapter[parts[BIAS]], outputs)
-        _check_vector(facts.base[bias], outputs)
-        changes[bias] = Shift(parts[BIAS], scale)
+    if LORA_BIAS in parts:
+        bias = context.rename(module.bias)
+        _check_vector(context.adapter[parts[LORA_BIAS]], outputs)
+        _check_vector(context.base[bias], outputs)
+        changes[bias] = BiasChange(parts[LORA_BIAS], scale)
     return changes
 
 
-def _stretches(facts: Facts, module: Module) -> dict[str, Change]:
-    vector, target, bias = module.parts[VECTOR], *map(facts.rename, (module.target, module.bias))
-    inputs = _stretches_inputs(facts, module)
-    turned = _settled(facts, target, _ways(facts, module))
-    changes: dict[str, Change] = {target: Stretch(vector, axis=int(turned != inputs))}
-    if not inputs and bias in facts.base:
-        _check_vector(facts.base[bias], max(facts.shape(vector)))
-        changes[bias] = Stretch(vector, axis=0)
+def _ia3_changes(context: MatchContext, module: AdaptedModule) -> dict[str, Change]:
+    vector, target, bias = (
+        module.parts[IA3_VECTOR],
+        *map(context.rename, (module.target, module.bias)),
+    )
+    scales_inputs = _scales_inputs(context, module)
+    inputs_first = _choose_orientation(context, target, _possible_orientations(context, module))
+    changes: dict[str, Change] = {target: Ia3(vector, axis=int(inputs_first != scales_inputs))}
+    if not scales_inputs and bias in context.base:
+        _check_vector(context.base[bias], max(context.shape(vector)))
+        changes[bias] = Ia3(vector, axis=0)
     return changes
 
 
-def _stretches_inputs(facts: Facts, module: Module) -> bool:
-    """A column [O, 1] stretches outputs and their bias, a row [1, I] inputs."""
-    shape = facts.shape(module.parts[VECTOR])
+def _scales_inputs(context: MatchContext, module: AdaptedModule) -> bool:
+    """Whether IA3 scales the inputs: a row [1, I] does; a column [O, 1] scales outputs and bias."""
+    shape = context.shape(module.parts[IA3_VECTOR])
     if len(shape) != 2 or 1 not in shape:
-        raise MisfitError(KERNEL)
-    return facts.config.is_feedforward(module.key) if shape == (1, 1) else shape[0] == 1
+        raise MisfitError(NOT_A_MATRIX)
+    return context.config.is_feedforward(module.pattern_key) if shape == (1, 1) else shape[0] == 1
 
 
-def _sizes(facts: Facts, module: Module) -> tuple[int, int]:
-    """The outputs and inputs of a module, by its factors B [O, R] and A [R, I]."""
-    a, b = map(facts.shape, module.factors)
+def _sizes(context: MatchContext, module: AdaptedModule) -> tuple[int, int]:
+    """The numbers of outputs and inputs of a module, from its factors B [O, R] and A [R, I]."""
+    a, b = map(context.shape, module.factors)
     if (len(a), len(b)) != (2, 2):
-        raise MisfitError(KERNEL)
-    if not a[0] == b[1] == facts.config.rank_of(module.key):
-        raise MisfitError(RANK)
+        raise MisfitError(NOT_A_MATRIX)
+    if not a[0] == b[1] == context.config.rank_of(module.pattern_key):
+        raise MisfitError(WRONG_RANK)
     return b[0], a[1]
 
 
-def _check_vector(tensor: Tensor, length: int) -> None:
+def _check_vector(tensor: TensorInfo, length: int) -> None:
     if tensor.shape != (length,) or not is_float(tensor.dtype):
-        raise MisfitError(SHAPE)
+        raise MisfitError(WRONG_SHAPE)
 
 
-def _times(facts: Facts, module: Module) -> int:
-    """How often peft adds the change."""
-    if not module.in_attention:
+def _multiplicity(context: MatchContext, module: AdaptedModule) -> int:
+    """How many times peft adds the change."""
+    if not module.is_attention_out_proj:
         return 1
-    if facts.config.version > _TWICE_UNTIL:
-        raise MisfitError(NEWER)
+    if context.config.version > _LAST_PEFT_COUNTING_TWICE:
+        raise MisfitError(NEWER_PEFT)
     return 2
 
 
-def _ways(facts: Facts, module: Module) -> set[bool]:
-    """Whether inputs come first in a matrix, as far as shapes tell."""
-    shape = facts.base[facts.rename(module.target)].shape
-    if VECTOR in module.parts:
-        inputs, size = _stretches_inputs(facts, module), max(facts.shape(module.parts[VECTOR]))
-        ways = {bool(axis) != inputs for axis, length in enumerate(shape) if length == size}
+def _possible_orientations(context: MatchContext, module: AdaptedModule) -> set[bool]:
+    """The orientations that the shapes allow; True means that inputs come first."""
+    shape = context.base[context.rename(module.target)].shape
+    if IA3_VECTOR in module.parts:
+        scales_inputs = _scales_inputs(context, module)
+        size = max(context.shape(module.parts[IA3_VECTOR]))
+        possible = {
+            bool(axis) != scales_inputs for axis, length in enumerate(shape) if length == size
+        }
     else:
-        outputs, inputs_ = _sizes(facts, module)
-        sizes = {False: (outputs, inputs_), True: (inputs_, outputs)}
-        ways = {turned for turned, size in sizes.items() if size == shape}
-    if module.embeds:  # a table that is looked up by its inputs
-        ways &= {True}
-    if module.attention:
-        ways &= {False}
-    if not ways:
-        raise MisfitError(SHAPE)
-    return ways
+        outputs, inputs = _sizes(context, module)
+        sizes = {False: (outputs, inputs), True: (inputs, outputs)}
+        possible = {orientation for orientation, size in sizes.items() if size == shape}
+    if module.is_embedding:  # a table indexed by its inputs
+        possible &= {True}
+    if module.is_fused_attention:
+        possible &= {False}
+    if not possible:
+        raise MisfitError(WRONG_SHAPE)
+    return possible
 
 
-def _settled(facts: Facts, target: str, ways: set[bool]) -> bool:
-    """One way of those that shapes allow: a square matrix goes by its kin, then by the flag.
+def _choose_orientation(context: MatchContext, target: str, possible: set[bool]) -> bool:
+    """Choose one of the orientations that the shapes allow; for square matrices both are possible.
 
-    peft keeps one flag for the whole adapter, that of the last module it wrapped, so beside modules
-    of the other kind it says nothing. Kin of the same name (both c_proj of a GPT-2 layer) have
-    biases, and those tell which side their outputs are on.
+    Modules of the same name (both c_proj of a GPT-2 layer) have the same orientation, and a bias
+    shows which axis holds the outputs. Otherwise fan_in_fan_out decides. peft keeps one such flag
+    for the whole adapter, from the last module that it wrapped, so it decides nothing where other
+    modules of the adapter have the opposite orientation.
     """
-    if len(ways) == 1:
-        return next(iter(ways))
-    kin = (facts.by_bias or {}).get(_last(target), frozenset())
-    if len(kin) == 1:
-        return next(iter(kin))
-    if facts.turned - {facts.config.fan_in_fan_out}:
-        raise MisfitError(UNSURE)
-    return facts.config.fan_in_fan_out
+    if len(possible) == 1:
+        return next(iter(possible))
+    same_name = (context.orientations_by_bias or {}).get(_last_module_part(target), frozenset())
+    if len(same_name) == 1:
+        return next(iter(same_name))
+    if context.orientations - {context.config.fan_in_fan_out}:
+        raise MisfitError(AMBIGUOUS_ORIENTATION)
+    return context.config.fan_in_fan_out
 
 
-def _turned(facts: Facts, modules: Iterable[Module]) -> Iterator[bool]:
+def _known_orientations(context: MatchContext, modules: Iterable[AdaptedModule]) -> Iterator[bool]:
     for module in modules:
-        if module.embeds or facts.rename(module.target) not in facts.base:
+        if module.is_embedding or context.rename(module.target) not in context.base:
             continue
         try:
-            ways = _ways(facts, module)
+            possible = _possible_orientations(context, module)
         except (MisfitError, KeyError):
-            continue  # told when its turn comes
-        if len(ways) == 1:
-            yield from ways
+            continue  # reported by module_changes
+        if len(possible) == 1:
+            yield from possible
 
 
-def _by_bias(base: Mapping[str, Tensor]) -> dict[str, frozenset[bool]]:
-    found: dict[str, set[bool]] = defaultdict(set)
+def _orientations_by_bias(base: Mapping[str, TensorInfo]) -> dict[str, frozenset[bool]]:
+    orientations: dict[str, set[bool]] = defaultdict(set)
     for name, tensor in base.items():
         bias = base.get(f"{name.removesuffix('weight')}bias")
         if name.endswith(".weight") and bias and len(bias.shape) == 1 and len(tensor.shape) == 2:
             first, last = (side == bias.shape[0] for side in tensor.shape)
             if first != last:
-                found[_last(name)].add(last)
-    return {last: frozenset(ways) for last, ways in found.items()}
+                orientations[_last_module_part(name)].add(last)
+    return {last: frozenset(seen) for last, seen in orientations.items()}
 
 
-def _last(name: str) -> str:
-    """The last part of a tensor's module: c_proj of h.0.attn.c_proj.weight."""
+def _last_module_part(name: str) -> str:
+    """The last part of the name of a tensor's module: c_proj for h.0.attn.c_proj.weight."""
     return name.rpartition(".")[0].rpartition(".")[2]

@@ -1,6 +1,6 @@
 """adapter_config.json of a PEFT adapter: what its weights mean, or why they cannot be merged.
 
-Read as if it were written by an enemy.
+The file is not trusted: its size and the types of its fields are checked.
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hubmerge.errors import CheckpointError
-from hubmerge.weights.adapter_config_fields import FILE, Problem, pattern, problems_of
-from hubmerge.weights.header import load_object
-from hubmerge.weights.layout import plain_file
+from hubmerge.weights.adapter_config_fields import (
+    ADAPTER_CONFIG,
+    Problem,
+    compile_pattern,
+    find_config_problems,
+)
+from hubmerge.weights.header import parse_json_object
+from hubmerge.weights.layout import regular_file
 
-_BYTES = 4 << 20
+_MAX_BYTES = 4 << 20
 Pattern = re.Pattern[str]
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What an adapter's configuration says of its weights; `ranks` and `alphas` by pattern."""
+    """How an adapter's weights are to be read; `ranks` and `alphas` are by pattern."""
 
     method: Literal["LORA", "IA3"]
     rank: int = 8
@@ -38,7 +43,7 @@ class AdapterConfig:
     version: tuple[int, ...] = field(default=(), repr=False)
 
     def rank_of(self, module: str) -> int:
-        """The rank of a module by its name, as peft finds it: the first pattern that matches."""
+        """The rank of a module, from the first pattern that matches its name, as in peft."""
         return next((rank for key, rank in self.ranks if key.match(module)), self.rank)
 
     def scale_of(self, module: str) -> float:
@@ -48,78 +53,83 @@ class AdapterConfig:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def is_feedforward(self, module: str) -> bool:
-        """Whether IA3 stretches the inputs of a module and not its outputs."""
+        """Whether IA3 scales the inputs of a module instead of its outputs."""
         if isinstance(self.feedforward, str):
             return re.fullmatch(self.feedforward, module) is not None
         return module.endswith(self.feedforward)
 
 
-def read_config(folder: Path, who: str) -> tuple[AdapterConfig | None, list[Problem]]:
-    """The configuration of an adapter folder, or every reason why `who` cannot be merged.
+def read_adapter_config(folder: Path, label: str) -> tuple[AdapterConfig | None, list[Problem]]:
+    """The configuration of an adapter folder, or every reason why the adapter cannot be merged.
 
-    Raises CheckpointError if there is none, or it is not what it should be at all.
+    `label` is the adapter's name in these sentences. Raises CheckpointError if there is no
+    configuration, or it is not a JSON object.
     """
-    said = _load(config_bytes(folder), str(folder / FILE))
-    problems = list(problems_of(said, who))
-    return (None if problems else _config(said)), problems
+    fields = _parse_fields(read_config_bytes(folder), str(folder / ADAPTER_CONFIG))
+    problems = list(find_config_problems(fields, label))
+    return (None if problems else _build_config(fields)), problems
 
 
-def config_bytes(folder: Path) -> bytes:
-    """The configuration in a folder as it lies there; raises CheckpointError if it cannot be read.
+def read_config_bytes(folder: Path) -> bytes:
+    """The bytes of the configuration in a folder; raises CheckpointError if it cannot be read.
 
-    No more is read than is needed to see that it is too large.
+    Reading stops once the file is known to be too large.
     """
-    path = plain_file(folder, FILE)
+    path = regular_file(folder, ADAPTER_CONFIG)
     try:
         with path.open("rb") as file:
-            return file.read(_BYTES + 1)
+            return file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def named_base(data: bytes, where: str) -> tuple[str | None, str | None]:
-    """The base that a configuration names and its revision, each None where it is silent.
+def parse_base_reference(data: bytes, where: str) -> tuple[str | None, str | None]:
+    """The base that a configuration names and its revision, each None if it is not given.
 
-    `where` is the name that errors give it. Raises CheckpointError.
+    `where` names the configuration in errors. Raises CheckpointError.
     """
-    said = _load(data, where)
-    return _text(said, "base_model_name_or_path", where), _text(said, "revision", where)
-
-
-def _load(data: bytes, where: str) -> dict[str, Any]:
-    if len(data) > _BYTES:
-        raise CheckpointError(f"{where} is too large to be the configuration of an adapter.")
-    return load_object(data, where)
-
-
-def _text(said: Mapping[str, Any], key: str, where: str) -> str | None:
-    value = said.get(key)
-    if value is not None and not isinstance(value, str):
-        raise CheckpointError(f"{where}: its {key} is not a text.")
-    return value or None
-
-
-def _config(said: Mapping[str, Any]) -> AdapterConfig:
-    feedforward = said.get("feedforward_modules") or ()
-    return AdapterConfig(
-        method=said["peft_type"],
-        rank=said.get("r", 8),
-        alpha=float(said.get("lora_alpha", 8)),
-        ranks=_patterns(said.get("rank_pattern"), int),
-        alphas=_patterns(said.get("alpha_pattern"), float),
-        rslora=bool(said.get("use_rslora")),
-        dora=bool(said.get("use_dora")),
-        lora_bias=bool(said.get("lora_bias")),
-        fan_in_fan_out=bool(said.get("fan_in_fan_out")),
-        feedforward=feedforward if isinstance(feedforward, str) else tuple(feedforward),
-        version=_version(said.get("peft_version")),
+    fields = _parse_fields(data, where)
+    return _text_field(fields, "base_model_name_or_path", where), _text_field(
+        fields, "revision", where
     )
 
 
-def _patterns(said: Mapping[str, Any] | None, kind: type) -> tuple[tuple[Pattern, Any], ...]:
-    return tuple((pattern(key), kind(value)) for key, value in (said or {}).items())
+def _parse_fields(data: bytes, where: str) -> dict[str, Any]:
+    if len(data) > _MAX_BYTES:
+        raise CheckpointError(f"{where} is too large to be the configuration of an adapter.")
+    return parse_json_object(data, where)
 
 
-def _version(text: object) -> tuple[int, ...]:
-    found = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", str(text))
-    return tuple(int(part or 0) for part in found.groups()) if found else ()
+def _text_field(fields: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        raise CheckpointError(f"{where}: its {key} is not a string.")
+    return value or None
+
+
+def _build_config(fields: Mapping[str, Any]) -> AdapterConfig:
+    feedforward = fields.get("feedforward_modules") or ()
+    return AdapterConfig(
+        method=fields["peft_type"],
+        rank=fields.get("r", 8),
+        alpha=float(fields.get("lora_alpha", 8)),
+        ranks=_compile_patterns(fields.get("rank_pattern"), int),
+        alphas=_compile_patterns(fields.get("alpha_pattern"), float),
+        rslora=bool(fields.get("use_rslora")),
+        dora=bool(fields.get("use_dora")),
+        lora_bias=bool(fields.get("lora_bias")),
+        fan_in_fan_out=bool(fields.get("fan_in_fan_out")),
+        feedforward=feedforward if isinstance(feedforward, str) else tuple(feedforward),
+        version=_parse_version(fields.get("peft_version")),
+    )
+
+
+def _compile_patterns(
+    by_key: Mapping[str, Any] | None, value_type: type
+) -> tuple[tuple[Pattern, Any], ...]:
+    return tuple((compile_pattern(key), value_type(value)) for key, value in (by_key or {}).items())
+
+
+def _parse_version(text: object) -> tuple[int, ...]:
+    match = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", str(text))
+    return tuple(int(part or 0) for part in match.groups()) if match else ()

@@ -1,7 +1,7 @@
-"""Which fields of an adapter_config.json are understood, and why the others keep it from merging.
+"""Which fields of an adapter_config.json are supported, and why other fields prevent a merge.
 
-peft passes over fields that it does not know; here each is read, says nothing of the weights, is
-at rest, or is refused by name. The lists are peft 0.21.2's.
+peft ignores fields that it does not know. Here every field is read, has no effect on the weights,
+is unset (null, false or empty), or is rejected by name. The lists are peft 0.21.2's.
 """
 
 from __future__ import annotations
@@ -11,35 +11,37 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hubmerge.weights.header import shown
+from hubmerge.weights.header import safe_name
 
-FILE = "adapter_config.json"
-_RANK_CAP = 1 << 20
-BY_PEFT = "Merge the adapter into its base with peft (merge_and_unload), and give the result."
-_CONVERTED = (
+ADAPTER_CONFIG = "adapter_config.json"
+_MAX_RANK = 1 << 20
+MERGE_WITH_PEFT_HINT = (
+    "Merge the adapter into its base with peft (merge_and_unload), and give the result."
+)
+_CONVERT_HINT = (
     "Save it as a plain LoRA with peft (save_pretrained with "
     "path_initial_model_for_weight_conversion), or give the result of its merge_and_unload."
 )
 
-Problem = tuple[str, str]  # one sentence, and the way out
+Problem = tuple[str, str]  # one sentence, and a hint
 
-_COMMON = {
+_COMMON_FIELDS = {
     "task_type", "auto_mapping", "peft_type", "peft_version", "base_model_name_or_path",
     "revision", "inference_mode", "target_modules", "exclude_modules", "modules_to_save",
     "fan_in_fan_out",
 }  # fmt: skip
-# Some say only how training went (dropout), some act only with another that is refused (settings of
-# an initialisation).
-_UNDERSTOOD = {
-    "LORA": _COMMON | {
+# Some affect only training (dropout), others only apply together with a field that is rejected
+# (settings of an initialisation).
+_SUPPORTED_FIELDS = {
+    "LORA": _COMMON_FIELDS | {
         "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias",
         "lora_bias", "init_lora_weights", "lora_dropout", "layers_to_transform", "layers_pattern",
         "megatron_core", "qalora_group_size", "runtime_config", "eva_config",
         "loftq_config", "corda_config", "lora_ga_config",
     },
-    "IA3": _COMMON | {"feedforward_modules", "init_ia3_weights"},
+    "IA3": _COMMON_FIELDS | {"feedforward_modules", "init_ia3_weights"},
 }  # fmt: skip
-_REFUSED = {
+_UNSUPPORTED_FIELDS = {
     "trainable_token_indices": "trains single rows of an embedding",
     "target_parameters": "adapts bare parameters and not modules",
     "layer_replication": "repeats layers that the base has once",
@@ -48,60 +50,62 @@ _REFUSED = {
     "use_qalora": "belongs to a quantised base (QALoRA)",
     "megatron_config": "belongs to a Megatron model",
     "monteclora_config": "draws its weights at random (MonteCLoRA)",
-    "velora_config": "keeps what its training saw beside its matrices (VeLoRA)",
+    "velora_config": "stores what its training saw next to its matrices (VeLoRA)",
     "kasa_config": "was trained on a base with other weights (KaSA)",
     "use_bdlora": "stores its matrices as blocks (BD-LoRA)",
     "ensure_weight_tying": "ties its changes to the embedding and to the head",
 }
-# Those start from B = 0 or leave the base as it is; every other takes its start out of the base.
-_HARMLESS_STARTS = {"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"}
-_PROMPTS = {
+# These start from B = 0 or leave the base unchanged; all others subtract their start from the base.
+_SUPPORTED_INITS = {"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"}
+_PROMPT_METHODS = {
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE",
     "ADAPTION_PROMPT",
 }  # fmt: skip
-# A repeated group, a back reference or a lookaround can take a regular expression for ever.
-_WILD = re.compile(r"\)[*+?{]|\(\?(?!:)|\\[1-9]")
+# A repeated group, a back reference or a lookaround can make a regular expression take for ever.
+_BACKTRACKING = re.compile(r"\)[*+?{]|\(\?(?!:)|\\[1-9]")
 
 
-def problems_of(said: Mapping[str, Any], who: str) -> Iterator[Problem]:
-    """Every reason why an adapter with this configuration cannot be merged; `who` names it."""
-    kind = str(said.get("peft_type"))
-    if kind in _PROMPTS:
-        yield f"{who} is {kind}, which has no weights to merge.", "Leave it out."
-    elif kind not in _UNDERSTOOD:
-        yield (
-            f"{who} is an adapter of the kind {_said(kind)}, and only LORA and IA3 can be merged.",
-            BY_PEFT,
-        )
+def find_config_problems(fields: Mapping[str, Any], label: str) -> Iterator[Problem]:
+    """Every reason why an adapter with this configuration cannot be merged; `label` names it."""
+    kind = str(fields.get("peft_type"))
+    if kind in _PROMPT_METHODS:
+        yield f"{label} is {kind}, which has no weights to merge.", "Leave it out."
+    elif kind not in _SUPPORTED_FIELDS:
+        adapter = f"{label} is an adapter of the kind {_format_value(kind)}"
+        yield f"{adapter}, and only LORA and IA3 can be merged.", MERGE_WITH_PEFT_HINT
     else:
-        for why, way_out in (*_mistyped(said), *_refused(said, _UNDERSTOOD[kind])):
-            yield f"{who} {why}.", way_out
+        for problem, hint in (
+            *_find_type_problems(fields),
+            *_find_unsupported(fields, _SUPPORTED_FIELDS[kind]),
+        ):
+            yield f"{label} {problem}.", hint
 
 
-def _mistyped(said: Mapping[str, Any]) -> Iterator[Problem]:
-    for key, (fits, wanted) in _TYPES.items():
-        if key in said and not fits(said[key]):
+def _find_type_problems(fields: Mapping[str, Any]) -> Iterator[Problem]:
+    for key, (is_valid, expected) in _FIELD_TYPES.items():
+        if key in fields and not is_valid(fields[key]):
+            value = _format_value(fields[key])
             yield (
-                f"has {_said(said[key])} for {key} in its {FILE}, which is not {wanted}",
-                f"Mend {key} in its {FILE}, or fetch the adapter anew.",
+                f"has {value} for {key} in its {ADAPTER_CONFIG}, which is not {expected}",
+                f"Correct {key} in its {ADAPTER_CONFIG}, or fetch the adapter again.",
             )
 
 
-def _refused(said: Mapping[str, Any], understood: set[str]) -> Iterator[Problem]:
-    for key, value in said.items():
-        if key in _REFUSED and value:
-            yield f"{_REFUSED[key]}: {key} in its {FILE}", BY_PEFT
-        elif key not in understood and value:
-            unknown = f"sets {shown(key)!r} to {_said(value)} in its {FILE}"
-            yield f"{unknown}, which this hubmerge does not know", BY_PEFT
-    start = said.get("init_lora_weights", True)
-    if str(start).lower() not in _HARMLESS_STARTS:
-        changed = "starts from a base whose weights were changed"
-        yield f"{changed} (init_lora_weights is {_said(start)})", _CONVERTED
+def _find_unsupported(fields: Mapping[str, Any], supported: set[str]) -> Iterator[Problem]:
+    for key, value in fields.items():
+        if key in _UNSUPPORTED_FIELDS and value:
+            yield f"{_UNSUPPORTED_FIELDS[key]}: {key} in its {ADAPTER_CONFIG}", MERGE_WITH_PEFT_HINT
+        elif key not in supported and value:
+            unknown = f"sets {safe_name(key)!r} to {_format_value(value)} in its {ADAPTER_CONFIG}"
+            yield f"{unknown}, which this hubmerge does not know", MERGE_WITH_PEFT_HINT
+    init = fields.get("init_lora_weights", True)
+    if str(init).lower() not in _SUPPORTED_INITS:
+        reason = "starts from a base whose weights were changed"
+        yield f"{reason} (init_lora_weights is {_format_value(init)})", _CONVERT_HINT
 
 
 def _is_rank(value: object) -> bool:
-    return type(value) is int and 1 <= value <= _RANK_CAP  # True is an int too
+    return type(value) is int and 1 <= value <= _MAX_RANK  # True is an int too
 
 
 def _is_finite(value: object) -> bool:
@@ -111,59 +115,61 @@ def _is_finite(value: object) -> bool:
         return False
 
 
-def _is_switch(value: object) -> bool:
+def _is_bool_or_null(value: object) -> bool:
     return value is None or isinstance(value, bool)
 
 
-def _is_map_of(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+def _is_map_of(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
     def is_map(value: object) -> bool:
         pairs = value.items() if isinstance(value, dict) else ()
-        sound = value is None or isinstance(value, dict)
-        return sound and all(_is_tame(name) and fits(inner) for name, inner in pairs)
+        is_map_or_null = value is None or isinstance(value, dict)
+        return is_map_or_null and all(
+            _is_safe_pattern(name) and is_valid(item) for name, item in pairs
+        )
 
     return is_map
 
 
 def _are_names(value: object) -> bool:
     if isinstance(value, str):
-        return _is_tame(value)
+        return _is_safe_pattern(value)
     names = value if isinstance(value, list) else []
     return isinstance(value, list | None) and all(isinstance(name, str) for name in names)
 
 
-def _is_tame(key: str) -> bool:
-    """Whether a pattern is sound, and so simple that trying it on a name ends soon."""
+def _is_safe_pattern(key: str) -> bool:
+    """Whether a pattern is valid, and so simple that matching it with a name is fast."""
     loops = sum(map(key.count, "*+{"))
     choices = sum(map(key.count, "?|"))
-    if len(key) > 500 or loops > 3 or choices > 16 or _WILD.search(key):
+    if len(key) > 500 or loops > 3 or choices > 16 or _BACKTRACKING.search(key):
         return False
     try:
-        return bool(pattern(key))
+        return bool(compile_pattern(key))
     except (re.error, OverflowError, RecursionError):
         return False
 
 
-def pattern(key: str) -> re.Pattern[str]:
-    """As peft.utils.other.get_pattern_key has it: the key ends the name, after a dot if any."""
+def compile_pattern(key: str) -> re.Pattern[str]:
+    """Same as peft.utils.other.get_pattern_key: the key must end the name, after a dot if any."""
     return re.compile(rf"(.*\.)?({key})$")
 
 
-def _said(value: object) -> str:
-    """A value as one prints it, short and safe."""
-    text = shown(repr(value))
+def _format_value(value: object) -> str:
+    """A value as text, short and safe to print."""
+    text = safe_name(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_MAP = "a map of names, or of plain patterns, to"
-_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "r": (_is_rank, f"a whole number from 1 to {_RANK_CAP:,}"),
+_MAP_TO = "a map of names, or of plain patterns, to"
+_FIELD_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (_is_rank, f"a whole number from 1 to {_MAX_RANK:,}"),
     "lora_alpha": (_is_finite, "a finite number"),
     "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
-    "rank_pattern": (_is_map_of(_is_rank), f"{_MAP} ranks"),
-    "alpha_pattern": (_is_map_of(_is_finite), f"{_MAP} finite numbers"),
+    "rank_pattern": (_is_map_of(_is_rank), f"{_MAP_TO} ranks"),
+    "alpha_pattern": (_is_map_of(_is_finite), f"{_MAP_TO} finite numbers"),
     "feedforward_modules": (_are_names, "a list of names, or a plain pattern"),
-    "use_rslora": (_is_switch, "true or false"),
-    "use_dora": (_is_switch, "true or false"),
-    "lora_bias": (_is_switch, "true or false"),
-    "fan_in_fan_out": (_is_switch, "true or false"),
+    "use_rslora": (_is_bool_or_null, "true or false"),
+    "use_dora": (_is_bool_or_null, "true or false"),
+    "lora_bias": (_is_bool_or_null, "true or false"),
+    "fan_in_fan_out": (_is_bool_or_null, "true or false"),
 }

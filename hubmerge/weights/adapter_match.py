@@ -1,4 +1,4 @@
-"""An adapter held against its base, from configuration and headers: its changes, or why not."""
+"""Match an adapter with its base by configuration and headers: its changes, or its problems."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ from typing import NamedTuple
 from hubmerge.errors import CheckpointError, raise_together
 from hubmerge.weights.adapter import Adapter
 from hubmerge.weights.adapter_changes import (
-    AGAIN,
-    ANEW,
-    FITTING,
-    SHAPE,
-    Facts,
-    Kind,
+    CHANGED_TWICE,
+    FETCH_AGAIN_HINT,
+    MATCHING_BASE_HINT,
+    WRONG_SHAPE,
+    MatchContext,
     MisfitError,
-    changes_of,
-    gather,
+    MisfitKind,
+    build_context,
+    module_changes,
 )
-from hubmerge.weights.adapter_config import AdapterConfig, read_config
+from hubmerge.weights.adapter_config import AdapterConfig, read_adapter_config
 from hubmerge.weights.adapter_config_fields import Problem
-from hubmerge.weights.adapter_names import Names, Rename, find_renames, missing, sort_names
+from hubmerge.weights.adapter_names import (
+    AdapterTensors,
+    Rename,
+    classify_tensors,
+    find_missing,
+    find_renames,
+)
 from hubmerge.weights.checkpoint import Checkpoint
-from hubmerge.weights.header import listed
+from hubmerge.weights.header import summarize_names
 from hubmerge.weights.lora import Change
 
-_UNKNOWN: Kind = "has {} that the base does not have", FITTING
-_STRANGE: Kind = "has {} that peft does not name so", ANEW
+_NOT_IN_BASE: MisfitKind = "has {} that the base does not have", MATCHING_BASE_HINT
+_NOT_PEFT_NAMES: MisfitKind = "has {} whose names are not peft's", FETCH_AGAIN_HINT
 
 
-class Matched(NamedTuple):
+class MatchResult(NamedTuple):
     """What an adapter does to its base, and every reason why it cannot be merged."""
 
     adapter: Adapter
@@ -41,69 +47,73 @@ def open_adapter(base: Checkpoint, checkpoint: Checkpoint) -> Adapter:
 
     Raises CheckpointError with everything that keeps it from being merged.
     """
-    adapter, problems = match(base, checkpoint, f"Adapter {checkpoint.folder}")
+    adapter, problems = match_adapter(base, checkpoint, f"Adapter {checkpoint.folder}")
     hints = dict.fromkeys(hint for _, hint in problems)
     raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
     return adapter
 
 
-def match(base: Checkpoint, checkpoint: Checkpoint, who: str) -> Matched:
-    """The adapter, and what is wrong with it, in sentences about `who`; no value is read."""
-    nothing = Adapter(base, checkpoint, {}, {})
+def match_adapter(base: Checkpoint, checkpoint: Checkpoint, label: str) -> MatchResult:
+    """The adapter and its problems, in sentences that begin with `label`; no value is read."""
+    empty = Adapter(base, checkpoint, {}, {})
     try:
-        config, problems = read_config(checkpoint.folder, who)
+        config, problems = read_adapter_config(checkpoint.folder, label)
     except CheckpointError as error:
-        return Matched(nothing, [(error.message, error.hint or ANEW)])
+        return MatchResult(empty, [(error.message, error.hint or FETCH_AGAIN_HINT)])
     if config is None:
-        return Matched(nothing, problems)
-    names = sort_names(checkpoint.index)
-    ways = find_renames(names.wanted(), base.index)
-    if len(ways) > 1:
-        prefixes = " or ".join(repr(str(way)) for way in ways[:3])
-        return Matched(nothing, [(f"{who} fits several parts of the base: {prefixes}.", FITTING)])
-    return _matched(base, checkpoint, config, names, ways[0], who)
+        return MatchResult(empty, problems)
+    tensors = classify_tensors(checkpoint.index)
+    renames = find_renames(tensors.base_tensors(), base.index)
+    if len(renames) > 1:
+        prefixes = " or ".join(repr(str(rename)) for rename in renames[:3])
+        return MatchResult(
+            empty, [(f"{label} fits several parts of the base: {prefixes}.", MATCHING_BASE_HINT)]
+        )
+    return _match_tensors(base, checkpoint, config, tensors, renames[0], label)
 
 
-def _matched(
+def _match_tensors(
     base: Checkpoint,
     checkpoint: Checkpoint,
     config: AdapterConfig,
-    names: Names,
+    tensors: AdapterTensors,
     rename: Rename,
-    who: str,
-) -> Matched:
-    facts = gather(base.index, checkpoint.index, config, rename, names.modules)
-    lacking = missing(names.wanted(), rename, base.index)
-    changes, misfits = _changes(facts, names, set(lacking))
-    saved = {rename(name): tensor for name, tensor in names.saved.items() if name not in lacking}
-    misfits[_STRANGE] += names.strange
-    misfits[_UNKNOWN] += lacking
-    misfits[SHAPE] += [
+    label: str,
+) -> MatchResult:
+    context = build_context(base.index, checkpoint.index, config, rename, tensors.modules)
+    missing = find_missing(tensors.base_tensors(), rename, base.index)
+    changes, misfits = _collect_changes(context, tensors, set(missing))
+    replacements = {
+        rename(name): tensor for name, tensor in tensors.replacements.items() if name not in missing
+    }
+    misfits[_NOT_PEFT_NAMES] += tensors.unrecognized
+    misfits[_NOT_IN_BASE] += missing
+    misfits[WRONG_SHAPE] += [
         name
-        for name, tensor in saved.items()
+        for name, tensor in replacements.items()
         if not checkpoint.index[tensor].fits(base.index[name])
     ]
     problems = [
-        (f"{who} {kind.format(listed(found))}.", hint)
-        for (kind, hint), found in misfits.items()
-        if found
+        (f"{label} {kind.format(summarize_names(names))}.", hint)
+        for (kind, hint), names in misfits.items()
+        if names
     ]
-    return Matched(Adapter(base, checkpoint, changes, saved), problems)
+    return MatchResult(Adapter(base, checkpoint, changes, replacements), problems)
 
 
-def _changes(
-    facts: Facts, names: Names, lacking: set[str]
-) -> tuple[dict[str, Change], dict[Kind, list[str]]]:
+def _collect_changes(
+    context: MatchContext, tensors: AdapterTensors, missing: set[str]
+) -> tuple[dict[str, Change], dict[MisfitKind, list[str]]]:
     changes: dict[str, Change] = {}
-    misfits: dict[Kind, list[str]] = defaultdict(list)
-    for module in names.modules:
-        if module.wanted() & lacking:
-            continue  # told once
+    misfits: dict[MisfitKind, list[str]] = defaultdict(list)
+    for module in tensors.modules:
+        if module.base_tensors() & missing:
+            continue  # reported as not in the base
         try:
-            found = changes_of(facts, module)
+            new_changes = module_changes(context, module)
         except MisfitError as misfit:
-            misfits[misfit.kind].append(facts.rename(module.target))
+            misfits[misfit.kind].append(context.rename(module.target))
             continue
-        misfits[AGAIN] += changes.keys() & found.keys()
-        changes |= found
+        misfits[CHANGED_TWICE] += changes.keys() & new_changes.keys()
+        changes |= new_changes
     return changes, misfits

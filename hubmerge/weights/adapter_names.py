@@ -7,13 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-PEFT = "base_model.model."
-A, B, BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
+PEFT_PREFIX = "base_model.model."
+LORA_A, LORA_B, LORA_BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
-MAGNITUDE, VECTOR = "lora_magnitude_vector", "ia3_l"
-_PARTS = {part: part for part in (A, B, BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, VECTOR)} | {
-    f"{MAGNITUDE}.weight": MAGNITUDE
-}
+MAGNITUDE, IA3_VECTOR = "lora_magnitude_vector", "ia3_l"
+_PARTS = {
+    part: part
+    for part in (LORA_A, LORA_B, LORA_BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, IA3_VECTOR)
+} | {f"{MAGNITUDE}.weight": MAGNITUDE}
 _VIT_PARTS = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
@@ -26,73 +27,74 @@ _VIT = re.compile(rf"((?:\w+\.)?)layers\.(\d+)\.({'|'.join(map(re.escape, _VIT_P
 
 
 @dataclass(frozen=True)
-class Module:
-    """One adapted module: `path` as peft knows it, `parts` from what a tensor is to its name.
+class AdaptedModule:
+    """One adapted module: its `path` in peft, and `parts` from the role of a tensor to its name.
 
-    `target` is the base's tensor that it changes, under the adapter's own names.
+    `target` is the tensor of the base that it changes, by its name in the adapter.
     """
 
     path: str
     parts: Mapping[str, str]
-    attention: bool = False
+    is_fused_attention: bool = False
 
     @property
-    def in_attention(self) -> bool:
+    def is_attention_out_proj(self) -> bool:
         """Whether it is the out_proj of an adapted nn.MultiheadAttention."""
         return self.path.endswith(".base_layer.out_proj")
 
     @property
-    def key(self) -> str:
-        """What patterns of ranks and alphas are held against: an out_proj goes by its attention."""
+    def pattern_key(self) -> str:
+        """The name that rank and alpha patterns match; for an out_proj that of its attention."""
         return self.path.partition(".base_layer")[0]
 
     @property
-    def embeds(self) -> bool:
-        """Whether it is an embedding, whose factors have names of their own."""
+    def is_embedding(self) -> bool:
+        """Whether it is an embedding, whose factors have different names."""
         return bool(self.parts.keys() & {EMBEDDING_A, EMBEDDING_B})
 
     @property
     def factors(self) -> tuple[str, str]:
-        """The tensors A [R, I] and B [O, R]."""
-        a, b = (EMBEDDING_A, EMBEDDING_B) if self.embeds else (A, B)
+        """The names of the tensors A [R, I] and B [O, R]."""
+        a, b = (EMBEDDING_A, EMBEDDING_B) if self.is_embedding else (LORA_A, LORA_B)
         return self.parts[a], self.parts[b]
 
     @property
     def target(self) -> str:
-        kind = "in_proj_weight" if self.attention else "weight"
-        return f"{without_wrappers(self.path)}.{kind}"
+        kind = "in_proj_weight" if self.is_fused_attention else "weight"
+        return f"{strip_wrappers(self.path)}.{kind}"
 
     @property
     def bias(self) -> str:
-        return f"{without_wrappers(self.path)}.bias"
+        return f"{strip_wrappers(self.path)}.bias"
 
-    def wanted(self) -> set[str]:
+    def base_tensors(self) -> set[str]:
         """The tensors that the base must have."""
-        return {self.target, *([self.bias] if BIAS in self.parts else [])}
+        return {self.target, *([self.bias] if LORA_BIAS in self.parts else [])}
 
 
 @dataclass(frozen=True)
-class Names:
-    """An adapter's tensors: those of modules, those saved whole, and those not named by peft.
+class AdapterTensors:
+    """An adapter's tensors: of adapted modules, saved in full, or not named by peft.
 
-    `saved` maps a tensor of the base, under the adapter's own names, to what takes its place.
+    `replacements` maps a tensor of the base, by its name in the adapter, to the tensor that
+    replaces it.
     """
 
-    modules: tuple[Module, ...]
-    saved: Mapping[str, str]
-    strange: tuple[str, ...]
+    modules: tuple[AdaptedModule, ...]
+    replacements: Mapping[str, str]
+    unrecognized: tuple[str, ...]
 
-    def wanted(self) -> set[str]:
-        """The tensors that the base must have, under the adapter's own names."""
-        return set(self.saved).union(*(module.wanted() for module in self.modules))
+    def base_tensors(self) -> set[str]:
+        """The tensors that the base must have, by their names in the adapter."""
+        return set(self.replacements).union(*(module.base_tensors() for module in self.modules))
 
 
 @dataclass(frozen=True)
 class Rename:
-    """From the adapter's names to the base's: a prefix dropped or added.
+    """Turns names in the adapter into names in the base by dropping or adding a prefix.
 
-    `vit`: the adapter names the layers of a ViT as transformers does since version 5 in memory, and
-    the base as it does in files.
+    With `vit`, the adapter names the layers of a ViT as transformers 5 does in memory, and the base
+    names them as transformers does in files.
     """
 
     drop: str = ""
@@ -100,99 +102,108 @@ class Rename:
     vit: bool = False
 
     def __call__(self, name: str) -> str:
-        return f"{self.add}{self.spelled(name).removeprefix(self.drop)}"
+        return f"{self.add}{self.respell(name).removeprefix(self.drop)}"
 
-    def spelled(self, name: str) -> str:
-        """The name before its prefix changes."""
-        return vit_in_files(name) if self.vit else name
+    def respell(self, name: str) -> str:
+        """The name before its prefix is changed."""
+        return vit_file_name(name) if self.vit else name
 
     def __str__(self) -> str:
         return self.drop or self.add
 
 
-def vit_in_files(name: str) -> str:
-    """What files call a layer of a ViT: `layers.0.mlp.fc1` is `encoder.layer.0.intermediate.dense`.
+def vit_file_name(name: str) -> str:
+    """A ViT layer's name in files: `layers.0.mlp.fc1` is `encoder.layer.0.intermediate.dense`.
 
-    As transformers.conversion_mapping has it, which cannot be asked without torch.
+    Same as transformers.conversion_mapping, which cannot be imported without torch.
     """
-    found = _VIT.fullmatch(name)
-    if not found:
+    match = _VIT.fullmatch(name)
+    if not match:
         return name
-    before, number, inside, rest = found.groups()
-    return f"{before}encoder.layer.{number}.{_VIT_PARTS[inside]}{rest}"
+    prefix, number, module, rest = match.groups()
+    return f"{prefix}encoder.layer.{number}.{_VIT_PARTS[module]}{rest}"
 
 
-def sort_names(tensors: Iterable[str]) -> Names:
-    """Tell what each tensor of an adapter is by its name."""
+def classify_tensors(tensors: Iterable[str]) -> AdapterTensors:
+    """Sort the tensors of an adapter by what their names say they are."""
     parts: dict[str, dict[str, str]] = defaultdict(dict)
-    saved: dict[str, str] = {}
-    strange = []
-    # The shortest first: of a module that is saved whole, peft keeps copies under longer names.
+    replacements: dict[str, str] = {}
+    unrecognized = []
+    # Shortest first: of a module saved in full, peft also stores copies under longer names.
     for tensor in sorted(tensors, key=len):
-        name = tensor.removeprefix(PEFT)
+        name = tensor.removeprefix(PEFT_PREFIX)
         if name == tensor:
-            strange.append(tensor)
-        elif found := _part(name):
-            path, part = found
+            unrecognized.append(tensor)
+        elif split := _split_part(name):
+            path, part = split
             parts[path][part] = tensor
-        elif ".original_module." not in name:  # what the module was before, for switching back
-            saved.setdefault(without_wrappers(name), tensor)
+        elif ".original_module." not in name:  # the module before training
+            replacements.setdefault(strip_wrappers(name), tensor)
     modules = (
-        Module(path, held, attention=f"{path}.base_layer.out_proj" in parts)
-        for path, held in parts.items()
+        AdaptedModule(path, module_parts, is_fused_attention=f"{path}.base_layer.out_proj" in parts)
+        for path, module_parts in parts.items()
     )
-    return Names(tuple(modules), saved, tuple(strange))
+    return AdapterTensors(tuple(modules), replacements, tuple(unrecognized))
 
 
-def without_wrappers(path: str) -> str:
-    """A name in the base: peft puts what it wraps into `base_layer` or `modules_to_save`."""
+def strip_wrappers(path: str) -> str:
+    """The name without the `base_layer` and `modules_to_save` that peft inserts."""
     return ".".join(p for p in path.split(".") if p not in ("base_layer", "modules_to_save"))
 
 
-def find_renames(wanted: set[str], base: Iterable[str]) -> list[Rename]:
-    """How the adapter's names become the base's: the one way, several equal ones, or the nearest.
+def find_renames(adapter_names: set[str], base: Iterable[str]) -> list[Rename]:
+    """The renames that turn most of the adapter's names into names of the base.
 
-    A base saved from within its class lacks the first part of every name (BertModel beside
-    BertForMaskedLM), one saved from a class around it has one more.
+    Several are returned if each fits all names, and one if none does. A base saved from an inner
+    class (BertModel of BertForMaskedLM) lacks the first part of every name; one saved from an outer
+    class has one part more.
     """
-    names = set(base)
-    if wanted <= names:
+    base_names = set(base)
+    if adapter_names <= base_names:
         return [Rename()]
     counts: Counter[Rename] = Counter()
     for vit in (False, True):
-        spelled = {Rename(vit=vit).spelled(name) for name in wanted}
-        counts[Rename(vit=vit)] = len(spelled & names)
+        respelled = {Rename(vit=vit).respell(name) for name in adapter_names}
+        counts[Rename(vit=vit)] = len(respelled & base_names)
         counts.update(
-            Rename(add=head, vit=vit) for head, rest in map(_split, names) if rest in spelled
+            Rename(add=head, vit=vit)
+            for head, rest in map(_split_head, base_names)
+            if rest in respelled
         )
         counts.update(
-            Rename(drop=head, vit=vit) for head, rest in map(_split, spelled) if rest in names
+            Rename(drop=head, vit=vit)
+            for head, rest in map(_split_head, respelled)
+            if rest in base_names
         )
     best = max(counts.values())
-    ways = sorted((way for way, count in counts.items() if count == best), key=_plainest)
-    return [way for way in ways if way.vit == ways[0].vit] if best == len(wanted) else ways[:1]
+    renames = sorted(
+        (rename for rename, count in counts.items() if count == best), key=_rename_sort_key
+    )
+    if best < len(adapter_names):
+        return renames[:1]
+    return [rename for rename in renames if rename.vit == renames[0].vit]
 
 
-def _plainest(way: Rename) -> tuple[bool, str]:
-    return way.vit, str(way)
+def _rename_sort_key(rename: Rename) -> tuple[bool, str]:
+    return rename.vit, str(rename)
 
 
-def _part(name: str) -> tuple[str, str] | None:
+def _split_part(name: str) -> tuple[str, str] | None:
     for suffix, part in _PARTS.items():
         if name.endswith(f".{suffix}"):
             return name.removesuffix(f".{suffix}"), part
     return None
 
 
-def missing(wanted: Iterable[str], rename: Rename, base: Container[str]) -> list[str]:
-    """What the base does not have, as the adapter names it."""
+def find_missing(names: Iterable[str], rename: Rename, base: Container[str]) -> list[str]:
+    """The tensors that the base does not have, by their names in the adapter."""
     return [
         name
-        for name in wanted
-        if not (rename.spelled(name).startswith(rename.drop) and rename(name) in base)
+        for name in names
+        if not (rename.respell(name).startswith(rename.drop) and rename(name) in base)
     ]
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split_head(name: str) -> tuple[str, str]:
     head, dot, rest = name.partition(".")
     return head + dot, rest

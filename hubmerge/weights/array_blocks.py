@@ -1,7 +1,7 @@
-"""Large arrays a piece at a time.
+"""Iterate over large arrays in blocks.
 
-What is computed from a piece stays in the processor's cache, where whole tensors would each take
-fresh memory from the system: merging spends more time on that than on arithmetic.
+Values computed from a block stay in the processor's cache. Whole tensors would each need fresh
+memory from the system, which takes more of a merge's time than the arithmetic.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 from hubmerge.weights.dtypes import Array
 
-BLOCK = 1 << 16  # entries
+BLOCK_SIZE = 1 << 16  # entries
 
 
 def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """The same piece of each array, as flat views in order; all are contiguous and of one size."""
+    """The same block of each array, as flat views in order; all are contiguous and of one size."""
     flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[0].size, BLOCK):
-        yield tuple(array[start : start + BLOCK] for array in flat)
+    for start in range(0, flat[0].size, BLOCK_SIZE):
+        yield tuple(array[start : start + BLOCK_SIZE] for array in flat)

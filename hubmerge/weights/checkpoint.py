@@ -15,43 +15,43 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError
 from hubmerge.kinds import MOE, CheckpointKind
 from hubmerge.weights.dtypes import DTYPES, Array
-from hubmerge.weights.header import Tensor, listed, read_header, shown
-from hubmerge.weights.layout import Layout, find_layout, plain_file
-from hubmerge.weights.moe_config import is_mixture
-from hubmerge.weights.moe_layout import find_mixture
+from hubmerge.weights.header import TensorInfo, read_header, safe_name, summarize_names
+from hubmerge.weights.layout import Layout, find_layout, regular_file
+from hubmerge.weights.moe_config import is_moe_folder
+from hubmerge.weights.moe_layout import find_moe_layout
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights on disk, of which only the headers have been read: `index` is name -> where it lies.
+    """Weights on disk of which only the headers have been read: `index` maps names to tensors.
 
-    `kind` is "full" for all weights of a model, "lora" for an adapter beside a base, "moe" for a
-    mixture: experts name their tensors alike, so there each has its folder before its name, as in
-    "experts/mnist/base_model.model.fc.lora_A.weight".
+    `kind` is "full" for all weights of a model, "lora" for an adapter, and "moe" for a mixture of
+    experts. The experts of a mixture use the same tensor names, so the folder of each is put before
+    its names: "experts/mnist/base_model.model.fc.lora_A.weight".
     """
 
     folder: Path
     kind: CheckpointKind
-    index: Mapping[str, Tensor] = field(repr=False, hash=False)
+    index: Mapping[str, TensorInfo] = field(repr=False, hash=False)
 
     @property
     def is_moe(self) -> bool:
         return self.kind == MOE
 
     def names(self) -> tuple[str, ...]:
-        """The names of all tensors, in the order they lie on disk, file after file."""
+        """The names of all tensors, in their order on disk, file after file."""
         return tuple(self.index)
 
-    def tensor(self, name: str) -> Tensor:
-        """Where a tensor lies; CheckpointError if there is none of that name."""
+    def tensor(self, name: str) -> TensorInfo:
+        """The location of a tensor; CheckpointError if there is none of that name."""
         if name not in self.index:
-            raise CheckpointError(f"{self.folder} has no tensor {shown(name)!r}.")
+            raise CheckpointError(f"{self.folder} has no tensor {safe_name(name)!r}.")
         return self.index[name]
 
     def read(self, name: str) -> Array:
-        """The values of one tensor, in its own dtype and shape, as an array of our own.
+        """The values of one tensor, in its own dtype and shape, as a new array.
 
-        Raises CheckpointError if there is no such tensor, or its bytes are gone.
+        Raises CheckpointError if there is no such tensor, or its bytes cannot be read.
         """
         tensor = self.tensor(name)
         raw = np.empty(tensor.nbytes, np.uint8)
@@ -59,82 +59,84 @@ class Checkpoint:
             _read_into(raw, tensor)
         except (OSError, EOFError) as error:
             raise CheckpointError(
-                f"{tensor.file}: tensor {shown(name)!r} cannot be read: {error}."
+                f"{tensor.file}: tensor {safe_name(name)!r} cannot be read: {error}."
             ) from error
         return raw.view(DTYPES[tensor.dtype]).reshape(tensor.shape)
 
-    def weight_names(self) -> tuple[str, ...]:
-        """The files that hold the tensors by their path in the folder, with "/", sorted."""
+    def weight_file_names(self) -> tuple[str, ...]:
+        """The paths in the folder, with "/", of the files that hold the tensors, sorted."""
         files = {tensor.file for tensor in self.index.values()}
         return tuple(sorted(file.relative_to(self.folder).as_posix() for file in files))
 
-    def weight_files(self) -> tuple[Path, ...]:
-        """The files that hold the tensors, sorted by name."""
-        return tuple(self.folder / name for name in self.weight_names())
-
     def digest(self) -> str:
-        """64 hex digits that name these weights wherever they lie; reads every byte of them.
+        """64 hex digits that identify these weights in any folder; reads every byte of them.
 
-        SHA-256 over one line "<sha256 of the file>  <its name>" per weight file, sorted by name,
-        which in a mixture is its path in the folder. Raises CheckpointError if one cannot be read.
+        SHA-256 over one line "<sha256 of the file>  <path in the folder>" per weight file, sorted
+        by path. Raises CheckpointError if a file cannot be read.
         """
-        lines = (f"{_hash(self.folder / name)}  {name}\n" for name in self.weight_names())
+        lines = (f"{_hash_file(self.folder / name)}  {name}\n" for name in self.weight_file_names())
         return sha256("".join(lines).encode()).hexdigest()
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a folder in any layout that `find_layout` knows, or a mixture, reading only headers.
+    """Open a folder in any layout that `find_layout` knows, or a mixture of experts.
 
-    Raises CheckpointError, naming folder, file and tensor, where anything is missing, damaged, in
-    a format that can run code, or outside the folder.
+    Only headers are read. Raises CheckpointError, naming folder, file and tensor, if anything is
+    missing, damaged, in a format that can run code, or outside the folder.
     """
-    layout = find_mixture(folder) if is_mixture(folder) else find_layout(folder)
-    headers = {name: read_header(plain_file(folder, name)) for name in layout.files}
+    layout = find_moe_layout(folder) if is_moe_folder(folder) else find_layout(folder)
+    headers = {name: read_header(regular_file(folder, name)) for name in layout.files}
     if layout.weight_map is not None:
         _check_index(folder, layout, headers)
-    index: dict[str, Tensor] = {}
+    index: dict[str, TensorInfo] = {}
     for file, header in headers.items():
-        inner = file.rpartition("/")[0]
-        found = {f"{inner}/{name}" if inner else name: tensor for name, tensor in header.items()}
-        _check_new(folder / file, found.keys() & index.keys())
-        index |= found
+        subfolder = file.rpartition("/")[0]
+        tensors = {
+            f"{subfolder}/{name}" if subfolder else name: tensor for name, tensor in header.items()
+        }
+        _check_no_duplicates(folder / file, tensors.keys() & index.keys())
+        index |= tensors
     if not index:
         raise CheckpointError(f"{folder} has weight files, but no tensor in them.")
     return Checkpoint(folder, layout.kind, MappingProxyType(index))
 
 
-def _check_new(file: Path, again: set[str]) -> None:
-    if again:
-        raise CheckpointError(f"{file} has {listed(again)}, which another file has as well.")
-
-
-def _check_index(folder: Path, layout: Layout, headers: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Index and shards must say the same: a tensor in only one of them would be lost silently."""
-    said = {(file, name) for name, file in (layout.weight_map or {}).items()}
-    held = {(file, name) for file, header in headers.items() for name in header}
-    for file, name in sorted(said - held):
+def _check_no_duplicates(file: Path, duplicates: set[str]) -> None:
+    if duplicates:
         raise CheckpointError(
-            f"{folder / file} lacks tensor {shown(name)!r}, which the index puts there."
-        )
-    for file, name in sorted(held - said):
-        raise CheckpointError(
-            f"{folder / file} has tensor {shown(name)!r}, which the index does not put there."
+            f"{file} has {summarize_names(duplicates)}, which another file has as well."
         )
 
 
-def _hash(file: Path) -> str:
+def _check_index(
+    folder: Path, layout: Layout, headers: Mapping[str, Mapping[str, TensorInfo]]
+) -> None:
+    """Raise unless index and shards agree: a tensor in only one of them would be lost silently."""
+    indexed = {(file, name) for name, file in (layout.weight_map or {}).items()}
+    stored = {(file, name) for file, header in headers.items() for name in header}
+    for file, name in sorted(indexed - stored):
+        raise CheckpointError(
+            f"{folder / file} lacks tensor {safe_name(name)!r}, which the index puts there."
+        )
+    for file, name in sorted(stored - indexed):
+        raise CheckpointError(
+            f"{folder / file} has tensor {safe_name(name)!r}, which the index does not put there."
+        )
+
+
+def _hash_file(file: Path) -> str:
     try:
         return hash_file(file)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
 
 
-def _read_into(raw: Array, tensor: Tensor) -> None:
+def _read_into(raw: Array, tensor: TensorInfo) -> None:
     view, done = raw.data, 0
     with tensor.file.open("rb", buffering=0) as stream:
         # One call returns at most 2 GiB.
         while done < tensor.nbytes:
-            got = os.preadv(stream.fileno(), [view[done:]], tensor.start + done)
-            if got == 0:
+            count = os.preadv(stream.fileno(), [view[done:]], tensor.start + done)
+            if count == 0:
                 raise EOFError("the file ends before it")
-            done += got
+            done += count

@@ -1,7 +1,7 @@
-"""Number formats under the names safetensors gives them, as numpy knows them.
+"""The number formats of safetensors, by name, as numpy dtypes.
 
 bfloat16 and the two float8 come from ml_dtypes, whose casts round to nearest, ties to even. Formats
-that pack two values in a byte (F4), or that numpy cannot hold, are not listed and so are refused.
+that pack two values in a byte (F4), or that numpy cannot represent, are not listed and rejected.
 Source: https://github.com/huggingface/safetensors#format
 """
 
@@ -25,7 +25,7 @@ FLOATS: dict[str, np.dtype[Any]] = {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
-_WHOLE: dict[str, np.dtype[Any]] = {
+_INTEGERS: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
@@ -36,7 +36,7 @@ _WHOLE: dict[str, np.dtype[Any]] = {
     "U64": np.dtype("<u8"),
     "I64": np.dtype("<i8"),
 }
-DTYPES: dict[str, np.dtype[Any]] = FLOATS | _WHOLE
+DTYPES: dict[str, np.dtype[Any]] = FLOATS | _INTEGERS
 
 
 def is_float(dtype: str) -> bool:
@@ -52,14 +52,14 @@ def float_dtype(dtype: str) -> np.dtype[Any]:
 
 
 def compute_dtype(dtype: str) -> np.dtype[Any]:
-    """What arithmetic on this dtype is done in: float64 for F64, float32 for everything else."""
+    """The dtype for arithmetic on this dtype: float64 for F64, float32 for everything else."""
     return np.dtype(np.float64 if dtype == "F64" else np.float32)
 
 
 def cast(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Round values to a dtype (nearest, ties to even); what does not fit becomes inf or NaN.
+    """Round values to a dtype (nearest, ties to even); values out of range become inf or NaN.
 
-    numpy's warnings are silenced here because the caller looks for such values itself.
+    numpy's warnings are silenced, as the caller checks for such values.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return values.astype(dtype, copy=False)

@@ -1,8 +1,8 @@
-"""What an adapter does to one tensor of its base, as arrays: the whole change, never its factors.
+"""What an adapter changes in one tensor of its base, as the full change and not as factors.
 
 [O, I] is a matrix of O outputs and I inputs, R a rank. `weight` is the base's tensor in its own
-dtype; `read` gives a tensor of the adapter, anew each time, in the dtype of arithmetic (float32, or
-float64 where the base has F64), which is also that of the change.
+dtype; `read` returns a tensor of the adapter as a new array in the dtype of arithmetic (float32, or
+float64 where the base has F64), which is also the dtype of the change.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 
 from hubmerge.weights.dtypes import Array, cast
 
-Read = Callable[[str], Array]
+ReadTensor = Callable[[str], Array]
 
 
 class Change(Protocol):
-    """A change to one tensor; the names are tensors of the adapter."""
+    """A change to one tensor; its fields name tensors of the adapter."""
 
-    def delta(self, weight: Array, read: Read) -> Array:
-        """expert - base, an array of our own."""
+    def delta(self, weight: Array, read: ReadTensor) -> Array:
+        """expert - base, as a new array."""
         ...
 
 
@@ -38,7 +38,7 @@ class LowRank:
     scale: float
     inputs_first: bool = False
 
-    def delta(self, weight: Array, read: Read) -> Array:
+    def delta(self, weight: Array, read: ReadTensor) -> Array:
         a, b = read(self.a), read(self.b)
         product: Array = a.T @ b.T if self.inputs_first else b @ a
         product *= self.scale
@@ -47,7 +47,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Dora:
-    """The low-rank change, and then each output's weights stretched to the length `magnitude` [O].
+    """The low-rank change, then the weights of each output scaled to the norm `magnitude` [O].
 
     Source: DoRA, https://arxiv.org/abs/2402.09353, equation 5.
     """
@@ -55,40 +55,42 @@ class Dora:
     product: LowRank
     magnitude: str
 
-    def delta(self, weight: Array, read: Read) -> Array:
-        moved = self.product.delta(weight, read)
-        weight = cast(weight, moved.dtype)
-        moved += weight
+    def delta(self, weight: Array, read: ReadTensor) -> Array:
+        changed = self.product.delta(weight, read)
+        weight = cast(weight, changed.dtype)
+        changed += weight
         outputs = "ij,ij->j" if self.product.inputs_first else "ij,ij->i"
-        # In float64, for squares are summed one after another; and without room for the squares.
-        lengths = np.sqrt(np.einsum(outputs, moved, moved, dtype=np.float64)).astype(moved.dtype)
-        stretch = read(self.magnitude) / lengths
-        moved *= stretch if self.product.inputs_first else stretch[:, None]
-        moved -= weight
-        return moved
+        # In float64, as einsum adds the squares one after another; it stores no array of squares.
+        lengths = np.sqrt(np.einsum(outputs, changed, changed, dtype=np.float64)).astype(
+            changed.dtype
+        )
+        factor = read(self.magnitude) / lengths
+        changed *= factor if self.product.inputs_first else factor[:, None]
+        changed -= weight
+        return changed
 
 
 @dataclass(frozen=True)
-class Shift:
-    """scale * b, the bias of B, added to the bias of the base."""
+class BiasChange:
+    """scale * b, where b is the bias of B, added to the base's bias."""
 
     bias: str
     scale: float
 
-    def delta(self, weight: Array, read: Read) -> Array:
-        shift = read(self.bias)
-        shift *= self.scale
-        return shift
+    def delta(self, weight: Array, read: ReadTensor) -> Array:
+        bias = read(self.bias)
+        bias *= self.scale
+        return bias
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """The weights times a vector along one axis. Source: (IA)^3, https://arxiv.org/abs/2205.05638."""
+class Ia3:
+    """The weights times a vector along one axis: (IA)^3, https://arxiv.org/abs/2205.05638."""
 
     vector: str
     axis: int
 
-    def delta(self, weight: Array, read: Read) -> Array:
+    def delta(self, weight: Array, read: ReadTensor) -> Array:
         vector = read(self.vector)
         shape = [1] * weight.ndim
         shape[self.axis] = -1

@@ -1,4 +1,4 @@
-"""Which files of a mixture's folder hold its weights: the router's, and an adapter per expert."""
+"""Which files of a mixture of experts hold its weights: a router, and an adapter per expert."""
 
 from __future__ import annotations
 
@@ -8,55 +8,59 @@ from pathlib import Path
 
 from hubmerge.errors import CheckpointError, raise_together
 from hubmerge.kinds import MOE
-from hubmerge.weights.adapter_config_fields import FILE
-from hubmerge.weights.header import shown
-from hubmerge.weights.layout import ADAPTER, Layout, plain_file
-from hubmerge.weights.moe_config import CONFIG, EXPERTS, ROUTER, read_moe_config
+from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
+from hubmerge.weights.header import safe_name
+from hubmerge.weights.layout import ADAPTER_WEIGHTS, Layout, regular_file
+from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGHTS, read_moe_config
 
 
-def find_mixture(folder: Path) -> Layout:
+def find_moe_layout(folder: Path) -> Layout:
     """The router, then each expert's adapter, in the order of moe_config.json.
 
-    Raises CheckpointError for everything at once: what is missing or no plain file, folders that
-    are links, and experts that the configuration does not name, as their weights would go unread.
+    Raises CheckpointError with all problems at once: files that are missing or not regular, folders
+    that are links, and experts that the configuration does not name.
     """
     names = [expert.name for expert in read_moe_config(folder).experts]
     raise_together(
-        CheckpointError, list(_problems(folder, names)), "Fetch or make the mixture anew."
+        CheckpointError,
+        list(_find_problems(folder, names)),
+        "Fetch or make the mixture of experts again.",
     )
-    return Layout(MOE, (ROUTER, *(f"{EXPERTS}/{name}/{ADAPTER}" for name in names)))
+    return Layout(
+        MOE, (ROUTER_WEIGHTS, *(f"{EXPERTS_FOLDER}/{name}/{ADAPTER_WEIGHTS}" for name in names))
+    )
 
 
-def settings_in(folder: Path) -> tuple[str, ...]:
-    """The files that say what the weights of a mixture's folder mean: its own and its experts'."""
+def config_file_names(folder: Path) -> tuple[str, ...]:
+    """The configuration files of a mixture of experts: its own and those of its experts."""
     experts = read_moe_config(folder).experts
-    return (CONFIG, *(f"{EXPERTS}/{expert.name}/{FILE}" for expert in experts))
+    return (MOE_CONFIG, *(f"{EXPERTS_FOLDER}/{expert.name}/{ADAPTER_CONFIG}" for expert in experts))
 
 
-def _problems(folder: Path, names: Sequence[str]) -> Iterator[str]:
-    yield from _file_problems(folder, ROUTER)
-    experts = folder / EXPERTS
-    if not _is_folder(experts):
+def _find_problems(folder: Path, names: Sequence[str]) -> Iterator[str]:
+    yield from _find_file_problems(folder, ROUTER_WEIGHTS)
+    experts = folder / EXPERTS_FOLDER
+    if not _is_real_folder(experts):
         yield f"{experts} is not a folder of experts."
         return
     for name in names:
-        if not _is_folder(experts / name):
-            yield f"{experts / name} is not the folder of an expert."
+        if not _is_real_folder(experts / name):
+            yield f"{experts / name} is not a folder of an expert."
             continue
-        for file in (FILE, ADAPTER):
-            yield from _file_problems(experts / name, file)
+        for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            yield from _find_file_problems(experts / name, file)
     for entry in sorted(os.listdir(experts)):
         if entry not in names and (experts / entry).is_dir():
-            yield f"{experts} holds {shown(entry)!r}, which is no expert of the mixture."
+            yield f"{experts} holds {safe_name(entry)!r}, which is not in its configuration."
 
 
-def _file_problems(folder: Path, name: str) -> Iterator[str]:
+def _find_file_problems(folder: Path, name: str) -> Iterator[str]:
     try:
-        plain_file(folder, name)
+        regular_file(folder, name)
     except CheckpointError as error:
         yield error.message
 
 
-def _is_folder(path: Path) -> bool:
-    """A folder and no link to one: a repository could name any folder of ours."""
+def _is_real_folder(path: Path) -> bool:
+    """Whether it is a folder and not a link to one, which could point to any folder of ours."""
     return path.is_dir() and not path.is_symlink()

@@ -1,4 +1,4 @@
-"""What training changed: an expert minus its base, one tensor at a time."""
+"""Task vectors: an expert minus its base, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.difference import difference
 from hubmerge.weights.dtypes import Array, compute_dtype, is_float
 
-WHOLE_BASE = "Name its base with --base, and the adapter itself as an expert."
-ITS_EXPERTS = "Name one of its experts: each folder in its experts/ is a plain adapter."
+FULL_BASE_HINT = "Name its base with --base, and the adapter itself as an expert."
+SINGLE_EXPERT_HINT = "Name one of its experts: each folder in its experts/ is a plain adapter."
 
 
 @dataclass(frozen=True)
 class TaskVector:
-    """expert - base, tensor by tensor, never whole in memory.
+    """expert - base, computed tensor by tensor, never completely in memory.
 
-    A full expert must hold every tensor of the base: one that it lacks is an error, since it may be
-    lost as well as left alone. An adapter says which tensors it changes, so the others are zeros.
-    A mixture is refused: what it adds hangs on what is put in.
+    A full expert must have every tensor of the base: a missing one is an error, since it may have
+    been lost. An adapter lists the tensors that it changes, so the others are zeros. A mixture of
+    experts is rejected: its change depends on the input.
     Source: task arithmetic, https://arxiv.org/abs/2212.04089
     """
 
@@ -33,9 +33,9 @@ class TaskVector:
 
     def __post_init__(self) -> None:
         if self.base.kind != "full":
-            raise CheckpointError(no_base(self.base), WHOLE_BASE)
+            raise CheckpointError(not_a_base(self.base), FULL_BASE_HINT)
         if self.expert.is_moe:
-            raise CheckpointError(no_expert(self.expert), ITS_EXPERTS)
+            raise CheckpointError(not_an_expert(self.expert), SINGLE_EXPERT_HINT)
 
     @cached_property
     def adapter(self) -> Adapter | None:
@@ -43,20 +43,20 @@ class TaskVector:
         return open_adapter(self.base, self.expert) if self.expert.kind == "lora" else None
 
     def names(self) -> tuple[str, ...]:
-        """The floating-point tensors of the base, in the order they lie on disk."""
+        """The floating-point tensors of the base, in their order on disk."""
         return tuple(name for name, tensor in self.base.index.items() if is_float(tensor.dtype))
 
     def delta(self, name: str) -> Array:
         """expert - base in the base's shape: float32, or float64 where the base has F64.
 
-        Zeros where both hold the same bytes, also of infinities and NaN; elsewhere what is not a
-        number is kept, for the caller to look for. Raises CheckpointError if either lacks the
-        tensor, or shapes or kinds of number differ.
+        All zeros if both hold the same bytes, even infinities and NaN; otherwise non-finite values
+        are kept for the caller to check. Raises CheckpointError if one lacks the tensor, if shapes
+        differ, or if one of them is not floating-point.
         """
         return self.delta_from(self.base.read(name), name)
 
     def delta_from(self, base: Array, name: str) -> Array:
-        """`delta`, given what `base.read(name)` gave: it is read once for many experts."""
+        """`delta` with `base = self.base.read(name)`, which is read once for many experts."""
         if self.adapter is not None:
             return self.adapter.delta_from(base, name)
         ours, theirs = self.base.tensor(name), self.expert.tensor(name)
@@ -67,20 +67,20 @@ class TaskVector:
             )
         return difference(self.expert.read(name), base, compute_dtype(ours.dtype))
 
-    def agrees(self, name: str) -> bool:
-        """Whether a tensor of whole numbers, which cannot be merged, is the same in both."""
+    def matches_base(self, name: str) -> bool:
+        """Whether an integer tensor, which cannot be merged, is the same in both."""
         base = self.base.read(name)
         if self.adapter is not None:
-            return self.adapter.agrees(base, name)
+            return self.adapter.matches_base(base, name)
         return np.array_equal(base, self.expert.read(name))
 
 
-def no_base(checkpoint: Checkpoint) -> str:
-    """The sentence for an adapter or a mixture where a whole model is needed."""
-    said = "a mixture" if checkpoint.is_moe else "an adapter"
-    return f"{checkpoint.folder} is {said}, and a base is a whole model."
+def not_a_base(checkpoint: Checkpoint) -> str:
+    """The message for an adapter or a mixture of experts that is used as a base."""
+    kind = "a mixture of experts" if checkpoint.is_moe else "an adapter"
+    return f"{checkpoint.folder} is {kind}, and a base must be a full model."
 
 
-def no_expert(checkpoint: Checkpoint) -> str:
-    """The sentence for a mixture where a single expert is needed."""
-    return f"{checkpoint.folder} is a mixture, which no change of weights can stand for."
+def not_an_expert(checkpoint: Checkpoint) -> str:
+    """The message for a mixture of experts that is used as an expert."""
+    return f"{checkpoint.folder} is a mixture of experts, which is not one change of weights."

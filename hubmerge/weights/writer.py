@@ -1,7 +1,7 @@
-"""A checkpoint in the making: the base's files again, with new values at known places.
+"""Write checkpoints: create files like the base's first, then write values at known offsets.
 
-Everything about the files (header, size, where each tensor goes) is settled before the first value
-is known, so tensors may be written in any order and only one is in memory. Same values, same bytes.
+Headers, sizes and offsets are fixed before the first value is known, so tensors may be written in
+any order and only one is in memory. The same values give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from hubmerge.errors import CheckpointError
-from hubmerge.weights.atomic_folder import blamed, existing
+from hubmerge.weights.atomic_folder import disk_errors_name, nearest_existing
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, is_float
-from hubmerge.weights.header import Tensor
-from hubmerge.weights.layout import PICKLES, find_layout, plain_file
+from hubmerge.weights.header import TensorInfo
+from hubmerge.weights.layout import PICKLE_SUFFIXES, find_layout, regular_file
 
-# What a model needs beside its weights. A card, a manifest or code of the base would be a lie or a
-# danger beside other weights, so nothing is copied that is not named here.
+# The files that a model needs besides its weights. A card, a manifest or code of the base would be
+# wrong or dangerous next to other weights, so only the files listed here are copied.
 _SIDE_FILES = (
     "config.json",
     "open_clip_config.json",
@@ -44,154 +44,162 @@ _SIDE_FILES = (
     "*.model",
 )
 
-_NEVER = (*PICKLES, ".py", ".safetensors")
+_EXCLUDED_SUFFIXES = (*PICKLE_SUFFIXES, ".py", ".safetensors")
 
-Spec = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
+TensorSpec = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
 
-def mirror(base: Checkpoint, folder: Path, dtype: str | None = None) -> dict[str, Tensor]:
-    """Lay out the base's files in another folder, empty of values, and say where each value goes.
+def create_files_like(
+    base: Checkpoint, folder: Path, dtype: str | None = None
+) -> dict[str, TensorInfo]:
+    """Create files like the base's in another folder, without values yet.
 
-    File names, index and order are the base's; floating-point tensors become `dtype` if one is
-    given. Returns name -> place, for `write_tensor`. Raises CheckpointError where the disk is full.
+    File names, index and order are the base's; floating-point tensors get `dtype` if one is given.
+    Returns name -> location, for `write_tensor`. Raises CheckpointError if the disk is full.
     """
     layout = find_layout(base.folder)
     files = {
         folder / name: [
-            _spec(base, tensor, dtype)
+            _tensor_spec(base, tensor, dtype)
             for tensor in base.names()
             if base.index[tensor].file.name == name
         ]
         for name in layout.files
     }
-    check_room(base, folder, dtype)
-    return lay_out(files, folder / layout.index if layout.index else None)
+    check_space_for_copy(base, folder, dtype)
+    return create_files(files, folder / layout.index if layout.index else None)
 
 
-def lay_out(files: Mapping[Path, Sequence[Spec]], index: Path | None = None) -> dict[str, Tensor]:
-    """Create files of these tensors, empty of values, and the index of shards if there is one.
+def create_files(
+    files: Mapping[Path, Sequence[TensorSpec]], index: Path | None = None
+) -> dict[str, TensorInfo]:
+    """Create files for these tensors, without values yet, and the index of shards if one is named.
 
-    Returns name -> place, for `write_tensor`. Same names, dtypes and shapes, same bytes.
+    Returns name -> location, for `write_tensor`. The same specs give the same bytes.
     """
-    placed: dict[str, Tensor] = {}
+    tensors: dict[str, TensorInfo] = {}
     for file, specs in files.items():
-        placed |= _place(file, specs)
+        tensors |= _assign_offsets(file, specs)
     for file in files:
-        _create(file, {name: tensor for name, tensor in placed.items() if tensor.file == file})
+        _create_file(
+            file, {name: tensor for name, tensor in tensors.items() if tensor.file == file}
+        )
     if index is not None:
-        _write_index(index, placed)
-    return placed
+        _write_index(index, tensors)
+    return tensors
 
 
-def check_room(base: Checkpoint, folder: Path, dtype: str | None = None) -> None:
-    """Raise CheckpointError if the disk of a folder, which need not be there, cannot hold `mirror`.
+def check_space_for_copy(base: Checkpoint, folder: Path, dtype: str | None = None) -> None:
+    """Raise CheckpointError if there is too little disk space for `create_files_like`.
 
-    The header comes on top, but so little is not foretold.
+    The folder need not exist. The small headers are not counted.
     """
-    specs = (_spec(base, name, dtype) for name in base.names())
-    check_free(folder, sum(_nbytes(spec) for spec in specs))
+    specs = (_tensor_spec(base, name, dtype) for name in base.names())
+    check_free_space(folder, sum(_nbytes(spec) for spec in specs))
 
 
-def check_free(folder: Path, total: int) -> None:
-    """Raise CheckpointError if the disk of a folder, which need not be there, lacks the bytes."""
-    place = existing(folder.absolute().parent)
-    free = shutil.disk_usage(place).free
-    if total > free:
-        raise CheckpointError(f"{place} has {free:,} bytes left, and the weights need {total:,}.")
+def check_free_space(folder: Path, needed: int) -> None:
+    """Raise CheckpointError if the disk of a folder, which need not exist, has too little space."""
+    parent = nearest_existing(folder.absolute().parent)
+    free = shutil.disk_usage(parent).free
+    if needed > free:
+        raise CheckpointError(f"{parent} has {free:,} bytes free, and the weights need {needed:,}.")
 
 
-def write_tensor(place: Tensor, values: Array) -> None:
-    """Write the values of one tensor at its place; they must have its dtype and shape already."""
-    if values.dtype != DTYPES[place.dtype] or values.shape != place.shape:
-        raise ValueError(f"{place} was given {values.dtype} {values.shape}")
+def write_tensor(target: TensorInfo, values: Array) -> None:
+    """Write the values of one tensor at its location; they must have its dtype and shape."""
+    if values.dtype != DTYPES[target.dtype] or values.shape != target.shape:
+        raise ValueError(f"{target} got {values.dtype} {values.shape}")
     raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    _write_at(place.file, raw.data, place.start)
+    _write_at(target.file, raw.data, target.start)
 
 
 def side_files(folder: Path) -> tuple[str, ...]:
-    """The names of the files beside the weights that a model of the same shape needs, sorted.
+    """The names of the files besides the weights that a model of the same shape needs, sorted.
 
-    Raises CheckpointError where one of them is a link that leaves the folder, or no plain file.
+    Raises CheckpointError if one of them is a link that leaves the folder, or not a regular file.
     """
-    names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
-    found = tuple(name for name in names if _is_side_file(name))
-    for name in found:
-        plain_file(folder, name)
-    return found
+    files = (entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    names = tuple(sorted(filter(_is_side_file, files)))
+    for name in names:
+        regular_file(folder, name)
+    return names
 
 
 def copy_side_files(source: Path, folder: Path) -> None:
-    """Copy configuration and tokenizer, byte for byte, and nothing that is not on the list."""
+    """Copy configuration and tokenizer byte for byte, and no other files."""
     for name in side_files(source):
-        with blamed(folder / name):
+        with disk_errors_name(folder / name):
             shutil.copyfile(source / name, folder / name)
 
 
 def _is_side_file(name: str) -> bool:
-    return not name.endswith(_NEVER) and any(fnmatchcase(name, kind) for kind in _SIDE_FILES)
+    return not name.endswith(_EXCLUDED_SUFFIXES) and any(
+        fnmatchcase(name, kind) for kind in _SIDE_FILES
+    )
 
 
-def _spec(base: Checkpoint, name: str, dtype: str | None) -> Spec:
+def _tensor_spec(base: Checkpoint, name: str, dtype: str | None) -> TensorSpec:
     tensor = base.index[name]
     return name, dtype if dtype and is_float(tensor.dtype) else tensor.dtype, tensor.shape
 
 
-def _nbytes(spec: Spec) -> int:
+def _nbytes(spec: TensorSpec) -> int:
     _, dtype, shape = spec
     return prod(shape) * DTYPES[dtype].itemsize
 
 
-def _place(file: Path, specs: Sequence[Spec]) -> dict[str, Tensor]:
-    """Where each tensor goes, as offsets from the end of the header, which is added last."""
-    placed = _in_order(file, specs)
-    if any(tensor.start % DTYPES[tensor.dtype].itemsize for tensor in placed.values()):
-        # Readers map the file and want each value aligned: wide before narrow does it.
-        placed = _in_order(file, sorted(specs, key=lambda spec: -DTYPES[spec[1]].itemsize))
-    begin = len(_header(placed))
+def _assign_offsets(file: Path, specs: Sequence[TensorSpec]) -> dict[str, TensorInfo]:
+    """The location of each tensor; the size of the header is added last."""
+    tensors = _offsets_in_order(file, specs)
+    if any(tensor.start % DTYPES[tensor.dtype].itemsize for tensor in tensors.values()):
+        # Readers map the file and need aligned values: widest dtype first ensures that.
+        tensors = _offsets_in_order(file, sorted(specs, key=lambda spec: -DTYPES[spec[1]].itemsize))
+    data_start = len(_encode_header(tensors))
     return {
-        name: Tensor(file, t.dtype, t.shape, begin + t.start, begin + t.end)
-        for name, t in placed.items()
+        name: TensorInfo(file, t.dtype, t.shape, data_start + t.start, data_start + t.end)
+        for name, t in tensors.items()
     }
 
 
-def _in_order(file: Path, specs: Iterable[Spec]) -> dict[str, Tensor]:
-    placed: dict[str, Tensor] = {}
+def _offsets_in_order(file: Path, specs: Iterable[TensorSpec]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
     position = 0
     for name, dtype, shape in specs:
         end = position + _nbytes((name, dtype, shape))
-        placed[name] = Tensor(file, dtype, shape, position, end)
+        tensors[name] = TensorInfo(file, dtype, shape, position, end)
         position = end
-    return placed
+    return tensors
 
 
-def _header(placed: Mapping[str, Tensor], begin: int = 0) -> bytes:
-    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    for name, tensor in placed.items():
-        offsets = [tensor.start - begin, tensor.end - begin]
-        described[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
-    raw = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+def _encode_header(tensors: Mapping[str, TensorInfo], data_start: int = 0) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for name, tensor in tensors.items():
+        offsets = [tensor.start - data_start, tensor.end - data_start]
+        entries[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
+    raw = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _create(file: Path, placed: Mapping[str, Tensor]) -> None:
-    begin = min((tensor.start for tensor in placed.values()), default=0)
-    header = _header(placed, begin)
+def _create_file(file: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    data_start = min((tensor.start for tensor in tensors.values()), default=0)
+    header = _encode_header(tensors, data_start)
     _write_at(file, memoryview(header), 0)
-    with blamed(file):
-        os.truncate(file, max((tensor.end for tensor in placed.values()), default=len(header)))
+    with disk_errors_name(file):
+        os.truncate(file, max((tensor.end for tensor in tensors.values()), default=len(header)))
 
 
-def _write_index(file: Path, placed: Mapping[str, Tensor]) -> None:
-    total = sum(tensor.nbytes for tensor in placed.values())
-    files = {name: placed[name].file.name for name in sorted(placed)}
+def _write_index(file: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    files = {name: tensors[name].file.name for name in sorted(tensors)}
     text = json.dumps({"metadata": {"total_size": total}, "weight_map": files}, indent=2)
-    with blamed(file):
+    with disk_errors_name(file):
         file.write_text(text + "\n", encoding="utf-8")
 
 
 def _write_at(file: Path, data: memoryview, position: int) -> None:
-    with blamed(file):
+    with disk_errors_name(file):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             done = 0

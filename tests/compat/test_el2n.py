@@ -1,4 +1,4 @@
-"""Our pass over rows beside open_clip and torch, used as their own documentation does."""
+"""Scores of examples compared with open_clip and torch, used as in their documentation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ torch = pytest.importorskip("torch")
 open_clip = pytest.importorskip("open_clip")
 
 from hubmerge.evaluation import Examples  # noqa: E402
-from hubmerge.learners.factory import first_head, make_learner  # noqa: E402
-from hubmerge.models.loading import open_model  # noqa: E402
-from hubmerge.predictions import read_answers  # noqa: E402
+from hubmerge.learners.factory import initial_head, make_learner  # noqa: E402
+from hubmerge.models.loading import load_model  # noqa: E402
+from hubmerge.predictions import read_predictions  # noqa: E402
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
 
 
-def test_el2n_loss_and_margin_are_those_of_plain_torch() -> None:
-    split = load_split(find_task("mini-mnist"), "validation").only(range(100))
-    model = open_model(MINI)
-    learner = make_learner(model, split.task, first_head(model, split.task, split.classes), False)
+def test_el2n_loss_and_margin_equal_plain_torch() -> None:
+    split = load_split(find_task("mini-mnist"), "validation").select(range(100))
+    model = load_model(MINI)
+    learner = make_learner(model, split.task, initial_head(model, split.task, split.classes), False)
     batches = Examples(learner.for_evaluation, split).batches_of(range(100), learner.collate)
-    ours = read_answers(learner, learner.network, batches, torch.device("cpu"))
+    ours = read_predictions(learner, learner.network, batches, torch.device("cpu"))
 
     clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{MINI}")
     tokenizer = open_clip.SimpleTokenizer(bpe_path=str(MINI / "bpe.txt.gz"), context_length=20)

@@ -1,4 +1,4 @@
-"""Extracted adapters through peft: merge_and_unload gives the base and the best of its rank."""
+"""Extracted adapters in peft: merge_and_unload adds the best change of their rank to the base."""
 
 from __future__ import annotations
 
@@ -28,38 +28,40 @@ MATRICES = {
 }
 
 
-def best(change: Any, rank: int) -> Any:
+def best_approximation(change: Any, rank: int) -> Any:
     u, s, v = np.linalg.svd(change.double().numpy(), full_matrices=False)
     return torch.from_numpy((u[:, :rank] * s[:rank]) @ v[:rank]).float()
 
 
 @pytest.mark.parametrize("rank", [1, TRUE_RANK, 3])
-@pytest.mark.parametrize("make", list(MATRICES), ids=lambda make: make.__name__)
-def test_peft_gives_the_base_and_the_change(
-    make: Callable[[], Any], rank: int, tmp_path: Path
+@pytest.mark.parametrize("make_model", list(MATRICES), ids=lambda make_model: make_model.__name__)
+def test_peft_merges_the_extracted_change(
+    make_model: Callable[[], Any], rank: int, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = make()
-    before = {name: one.clone() for name, one in model.state_dict().items()}
-    names = [name for name in before if name.endswith(MATRICES[make])]
+    model = make_model()
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    names = [name for name in before if name.endswith(MATRICES[make_model])]
     changes = {}
     for name in names:
         outputs, inputs = before[name].shape
         changes[name] = torch.randn(outputs, TRUE_RANK) @ torch.randn(TRUE_RANK, inputs) / 10
-    after = {name: one + changes.get(name, 0) for name, one in before.items()}
+    after = {name: values + changes.get(name, 0) for name, values in before.items()}
     folders = []
     for folder, state in (("base", before), ("expert", after)):
         (tmp_path / folder).mkdir()
-        plain = {name: one.clone().contiguous() for name, one in state.items()}
+        plain = {name: values.clone().contiguous() for name, values in state.items()}
         save_file(plain, tmp_path / folder / "model.safetensors")
         folders.append(open_checkpoint(tmp_path / folder))
-    found = extract(TaskVector(*folders), names, rank, inputs_first=make is gpt2)
-    write_adapter(tmp_path / "adapter", found, "o/base", "a" * 40)
+    extraction = extract(TaskVector(*folders), names, rank, inputs_first=make_model is gpt2)
+    write_adapter(tmp_path / "adapter", extraction, "o/base", "a" * 40)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
         merged = loaded.merge_and_unload().state_dict()
-    for name, one in before.items():
-        change = best(after[name] - one, rank) if name in changes else torch.zeros(())
-        assert torch.allclose(merged[name], one + change, atol=1e-5), name
-    assert (found.kept > 0.999999) == (rank >= TRUE_RANK)
+    for name, values in before.items():
+        change = (
+            best_approximation(after[name] - values, rank) if name in changes else torch.zeros(())
+        )
+        assert torch.allclose(merged[name], values + change, atol=1e-5), name
+    assert (extraction.kept > 0.999999) == (rank >= TRUE_RANK)

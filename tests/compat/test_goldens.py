@@ -1,4 +1,4 @@
-"""Our merges against outputs of the official TIES code and of mergekit 0.1.5, kept in ../goldens.
+"""Our merges compared with outputs of the official TIES code and mergekit 0.1.5 in ../goldens.
 
 goldens.json has the parameters of each case; inputs.safetensors the base and three experts, keyed
 `model|tensor`; goldens.safetensors the results, keyed `case|tensor`.
@@ -38,7 +38,7 @@ def merged(folder: Path, name: str, weights: Any = 1.0, **params: object) -> Che
         save_file(tensors, folder / model / "model.safetensors")
     each = weights if isinstance(weights, list) else [weights] * len(EXPERTS)
     experts = tuple(
-        # The SHAs keep e0, e1, e2 in order: float32 sums are compared to the bit.
+        # The SHAs keep e0, e1, e2 in order: float32 sums are compared bit for bit.
         Expert(open_checkpoint(folder / model), sha=f"{i:040d}", weight=weight)
         for i, (model, weight) in enumerate(zip(EXPERTS, each, strict=True))
     )
@@ -52,7 +52,7 @@ def merged(folder: Path, name: str, weights: Any = 1.0, **params: object) -> Che
 OFFICIAL = [case for case in CASES if case.startswith("official/") and "dis-mean" in case]
 
 
-def test_all_official_cases_are_there() -> None:
+def test_all_official_cases_are_present() -> None:
     assert {(CASES[case]["K"], CASES[case]["lam"]) for case in OFFICIAL} == {
         (0.2, 1.0),
         (0.2, 0.7),
@@ -62,16 +62,16 @@ def test_all_official_cases_are_there() -> None:
 
 
 @pytest.mark.parametrize("case", OFFICIAL)
-def test_official_ties_to_the_bit(case: str, tmp_path: Path) -> None:
-    said = CASES[case]
-    found = merged(tmp_path, "ties", density=said["K"], scale=said["lam"])
+def test_official_ties_bit_for_bit(case: str, tmp_path: Path) -> None:
+    case_params = CASES[case]
+    merge_result = merged(tmp_path, "ties", density=case_params["K"], scale=case_params["lam"])
     for name in NAMES:
-        assert found.read(name).tobytes() == RESULTS[f"{case}|{name}"].tobytes(), name
+        assert merge_result.read(name).tobytes() == RESULTS[f"{case}|{name}"].tobytes(), name
 
 
 @pytest.mark.parametrize("case", OFFICIAL)
-def test_official_ties_keeps_as_many(case: str) -> None:
-    said = CASES[case]
+def test_official_ties_keeps_the_same_number(case: str) -> None:
+    case_params = CASES[case]
     vectors = [
         Deltas(
             name,
@@ -81,12 +81,12 @@ def test_official_ties_keeps_as_many(case: str) -> None:
         )
         for name in NAMES
     ]
-    params = TiesParams(density=said["K"])
-    found = survey_ties(lambda: vectors, params)
+    params = TiesParams(density=case_params["K"])
+    survey = survey_ties(lambda: vectors, params)
     kept = np.zeros(len(EXPERTS), int)
     for deltas in vectors:
-        kept += [np.count_nonzero(delta) for delta in trim(deltas.values, found.thresholds or ())]
-    assert kept.tolist() == said["kept"]
+        kept += [np.count_nonzero(delta) for delta in trim(deltas.values, survey.thresholds or ())]
+    assert kept.tolist() == case_params["kept"]
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_official_ties_keeps_as_many(case: str) -> None:
     ],
 )
 def test_mergekit(case: str, name: str, tmp_path: Path) -> None:
-    said = CASES[f"mergekit/{case}"]["parameters"]
-    params = {"scale": said["lambda"]} if "lambda" in said else {}
-    params |= {"density": said["density"]} if "density" in said else {}
-    found = merged(tmp_path, name, said["weight"], **params)
+    case_params = CASES[f"mergekit/{case}"]["parameters"]
+    params = {"scale": case_params["lambda"]} if "lambda" in case_params else {}
+    params |= {"density": case_params["density"]} if "density" in case_params else {}
+    merge_result = merged(tmp_path, name, case_params["weight"], **params)
     for tensor in NAMES:
         expected = RESULTS[f"mergekit/{case}|{tensor}"]
-        np.testing.assert_allclose(found.read(tensor), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(merge_result.read(tensor), expected, rtol=0, atol=1e-6)
 
 
-def test_mergekit_weighted_ties_is_our_weighted_sign(tmp_path: Path) -> None:
-    """Trimmed to nothing less than everything, the two differ in nothing but what weights touch."""
+def test_mergekit_weighted_ties_equals_our_weighted_sign(tmp_path: Path) -> None:
+    """With density 1, the two differ only in how weights are used."""
     from_mergekit = merged(tmp_path, "ties", [0.5, 0.3, 0.2], density=1, sign="weighted")
     for name in NAMES:
         deltas = [INPUTS[f"{e}|{name}"] - INPUTS[f"base|{name}"] for e in EXPERTS]
@@ -126,8 +126,8 @@ def test_mergekit_weighted_ties_is_our_weighted_sign(tmp_path: Path) -> None:
         np.testing.assert_allclose(from_mergekit.read(name), expected, rtol=0, atol=1e-6)
 
 
-def test_goldens_are_the_files_they_were() -> None:
-    """Goldens are evidence: whoever changes one must say so here."""
+def test_golden_files_are_unchanged() -> None:
+    """Goldens are evidence: a change of one must be entered here."""
     digests = {
         name: hashlib.sha256((GOLDENS / name).read_bytes()).hexdigest()[:16]
         for name in ("goldens.json", "goldens.safetensors", "inputs.safetensors")

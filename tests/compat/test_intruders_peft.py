@@ -1,4 +1,4 @@
-"""Our intruder dimensions against peft's own reduction of them."""
+"""Our intruder dimensions compared with peft's reduction of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from hubmerge.merging.softening import COSINE, TOP, survey_softening
+from hubmerge.merging.softening import MAX_COSINE, TOP_VECTORS, survey_softening
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.task_vector import TaskVector
 
@@ -30,8 +30,8 @@ class Net(torch.nn.Module):
 
 @pytest.mark.parametrize("factor", [0.0, 0.5])
 @pytest.mark.parametrize("size", [0.02, 0.2])
-def test_as_peft_reduces_them(factor: float, size: float, tmp_path: Path) -> None:
-    """peft forces the change back to the rank of the adapter, in float32; so must we to compare."""
+def test_reduction_equals_peft(factor: float, size: float, tmp_path: Path) -> None:
+    """peft truncates the change to the rank of the adapter, in float32; for comparison so do we."""
     torch.manual_seed(0)
     net = Net()
     (tmp_path / "base").mkdir()
@@ -45,19 +45,19 @@ def test_as_peft_reduces_them(factor: float, size: float, tmp_path: Path) -> Non
 
     base = open_checkpoint(tmp_path / "base")
     delta = TaskVector(base, open_checkpoint(tmp_path / "adapter")).delta("q.weight")
-    walk = [("q.weight", delta, base.read("q.weight"))]
-    softening = survey_softening(lambda: walk, 1.0, factor)
+    tensors = [("q.weight", delta, base.read("q.weight"))]
+    softening = survey_softening(lambda: tensors, 1.0, factor)
     ours = softening.soften("q.weight", delta)
     assert bool(softening.intruders) == (size == 0.2)
 
     intruders.reduce_intruder_dimension(
         model,
-        top_k=TOP,
-        threshold_epsilon=COSINE,
+        top_k=TOP_VECTORS,
+        threshold_epsilon=MAX_COSINE,
         mitigation_lambda=factor,
         logging_sink=None,
     )
     theirs = layer.get_delta_weight("intruder_reduced").detach().numpy()
     left, sizes, right = np.linalg.svd(ours.astype(np.float64), full_matrices=False)
-    cut = left[:, :RANK] * sizes[:RANK] @ right[:RANK]
-    np.testing.assert_allclose(cut, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+    truncated = left[:, :RANK] * sizes[:RANK] @ right[:RANK]
+    np.testing.assert_allclose(truncated, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())

@@ -1,4 +1,4 @@
-"""Our adapters against peft's own merge_and_unload, for every kind of change and of model."""
+"""Our adapter deltas compared with peft's merge_and_unload, for every kind of change and model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import hubmerge
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.engine import merge
-from hubmerge.merging.plan import Expert, MergePlan, check
+from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.task_vector import TaskVector
@@ -78,7 +78,7 @@ def llama(**options: Any) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """What open_clip builds its towers of."""
+    """The attention that open_clip's towers use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ def open_clip() -> nn.Module:
     return model
 
 
-def stirred(model: nn.Module, seed: int, *parts: str) -> None:
-    """Random values for what would be zero, or the base's, before training."""
+def randomize(model: nn.Module, seed: int, *parts: str) -> None:
+    """Add noise to parameters whose name contains one of these parts."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -103,7 +103,7 @@ def stirred(model: nn.Module, seed: int, *parts: str) -> None:
 
 
 def save_base(folder: Path, model: nn.Module) -> Checkpoint:
-    """A folder with a model's weights; what is tied is written once, as save_pretrained does."""
+    """Write a model's weights; tied tensors are written once, as by save_pretrained."""
     seen: dict[int, str] = {}
     for name, tensor in model.state_dict().items():
         seen.setdefault(tensor.data_ptr(), name)
@@ -113,53 +113,55 @@ def save_base(folder: Path, model: nn.Module) -> Checkpoint:
     return open_checkpoint(folder)
 
 
-def made(make: Make) -> nn.Module:
-    """A model in which nothing is zero, and always the same."""
+def make_random(make: Make) -> nn.Module:
+    """A model with fixed random values, none of them zero."""
     torch.manual_seed(0)
     model = make()
-    stirred(model, 0, "")
+    randomize(model, 0, "")
     return model
 
 
-def adapt(
+def train_adapter(
     folder: Path,
     make: Make,
     config: Any,
     seed: int = 1,
-    also: Sequence[str] = (),
+    extra_parts: Sequence[str] = (),
 ) -> tuple[Checkpoint, State]:
-    """An adapter as trained and saved, and the weights of peft's that loads it and merges it in."""
+    """Train and save an adapter; return it and the weights that peft merges from it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(made(make), copy.deepcopy(config))
-        stirred(model, seed, "lora_", "ia3_", "modules_to_save", *also)
+        model = get_peft_model(make_random(make), copy.deepcopy(config))
+        randomize(model, seed, "lora_", "ia3_", "modules_to_save", *extra_parts)
         model.save_pretrained(folder)
-        loaded = PeftModel.from_pretrained(made(make), folder)
+        loaded = PeftModel.from_pretrained(make_random(make), folder)
         return open_checkpoint(folder), loaded.merge_and_unload().state_dict()
 
 
-def base_of(folder: Path, make: Make) -> Checkpoint:
-    return save_base(folder, made(make))
+def save_random_base(folder: Path, make: Make) -> Checkpoint:
+    return save_base(folder, make_random(make))
 
 
 def compare(base: Checkpoint, adapter: Checkpoint, merged: State) -> set[str]:
-    """Hold base + delta to peft's weights; returns the names of what was changed."""
+    """Compare base + delta with peft's weights; return the names of changed tensors."""
     vector, changed = TaskVector(base, adapter), set()
     for name in vector.names():
-        delta, ours = vector.delta(name), base.read(name)
+        delta, base_values = vector.delta(name), base.read(name)
         assert delta.flags.c_contiguous
-        assert delta.dtype == (np.float64 if ours.dtype == np.float64 else np.float32)
-        theirs = merged[name].numpy()
-        np.testing.assert_allclose(ours + delta, theirs, rtol=1e-6, atol=1e-6 * abs(theirs).max())
+        assert delta.dtype == (np.float64 if base_values.dtype == np.float64 else np.float32)
+        expected = merged[name].numpy()
+        np.testing.assert_allclose(
+            base_values + delta, expected, rtol=1e-6, atol=1e-6 * abs(expected).max()
+        )
         if delta.any():
             changed.add(name)
         else:
-            assert np.array_equal(ours, theirs), name
+            assert np.array_equal(base_values, expected), name
     return changed
 
 
 CASES: dict[str, tuple[Make, Any, tuple[str, ...], int]] = {
-    # name: model, config, what else training moved, how many tensors of the base it changes
+    # name: model, config, other trained parts, how many tensors of the base it changes
     "linear": (clip, LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "fc1"]), (), 8),
     "negative alpha": (clip, LoraConfig(r=3, lora_alpha=-1, target_modules=["v_proj"]), (), 4),
     "rslora": (
@@ -179,7 +181,7 @@ CASES: dict[str, tuple[Make, Any, tuple[str, ...], int]] = {
     "bias lora_only": (
         bert, LoraConfig(r=2, bias="lora_only", target_modules=["query"]), ("base_layer.bias",), 4,
     ),
-    "bias all beside a saved head": (
+    "bias all and a saved head": (
         bert,
         LoraConfig(r=2, bias="all", task_type="SEQ_CLS", target_modules=["query"]),
         ("LayerNorm.bias", "base_layer.bias"), 11,
@@ -191,7 +193,7 @@ CASES: dict[str, tuple[Make, Any, tuple[str, ...], int]] = {
     "embedding": (
         bert, LoraConfig(r=2, target_modules=["word_embeddings", "query"]), (), 3,
     ),
-    "embedding saved beside its change": (
+    "embedding saved next to its change": (
         llama, LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"]),
         ("embed_tokens.base_layer",), 3,
     ),
@@ -201,7 +203,7 @@ CASES: dict[str, tuple[Make, Any, tuple[str, ...], int]] = {
         t5, LoraConfig(r=2, target_modules=["v"], modules_to_save=["shared"]), (), 4,
     ),
     "Conv1D": (gpt2, LoraConfig(r=2, target_modules=["c_attn", "c_proj", "c_fc"]), (), 8),
-    "Conv1D beside Linear, whose flag wins": (
+    "Conv1D and Linear, whose flag wins": (
         lambda: gpt2(tie_word_embeddings=False),
         LoraConfig(r=2, target_modules=["c_attn", "c_proj", "lm_head"]), (), 7,
     ),
@@ -253,23 +255,23 @@ CASES: dict[str, tuple[Make, Any, tuple[str, ...], int]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_base_and_delta_are_what_peft_merges(case: str, tmp_path: Path) -> None:
+def test_base_plus_delta_equals_peft_merge(case: str, tmp_path: Path) -> None:
     make, config, also, count = CASES[case]
-    adapter, merged = adapt(tmp_path / "adapter", make, config, also=also)
-    assert len(compare(base_of(tmp_path / "base", make), adapter, merged)) == count
+    adapter, merged = train_adapter(tmp_path / "adapter", make, config, extra_parts=also)
+    assert len(compare(save_random_base(tmp_path / "base", make), adapter, merged)) == count
 
 
 def test_half_precision_adapter_of_a_double_base(tmp_path: Path) -> None:
-    """Factors are widened before they are multiplied, so nothing is rounded to their precision."""
-    adapter, merged = adapt(
+    """Factors are converted to float32 before they are multiplied, so no product is rounded."""
+    adapter, merged = train_adapter(
         tmp_path / "adapter",
         lambda: bert().double(),
         LoraConfig(r=2, target_modules=["query"]),
     )
-    base = base_of(tmp_path / "base", lambda: bert().double())
+    base = save_random_base(tmp_path / "base", lambda: bert().double())
     assert len(compare(base, adapter, merged)) == 2
-    halves = {name: tensor.bfloat16() for name, tensor in load_file(weights_of(adapter)).items()}
-    save_file(halves, weights_of(adapter))
+    halves = {name: tensor.bfloat16() for name, tensor in load_file(weights_file(adapter)).items()}
+    save_file(halves, weights_file(adapter))
     coarse = TaskVector(base, open_checkpoint(adapter.folder))
     for name, ours in merged.items():
         if name.endswith("query.weight"):
@@ -277,10 +279,10 @@ def test_half_precision_adapter_of_a_double_base(tmp_path: Path) -> None:
             np.testing.assert_allclose(coarse.delta(name), delta, rtol=0.02, atol=0.01)
 
 
-def test_head_that_a_file_holds_twice_follows_its_embedding(tmp_path: Path) -> None:
+def test_tied_head_stored_twice_follows_the_embedding(tmp_path: Path) -> None:
     config = LoraConfig(r=2, target_modules=["wte", "c_fc"])
-    adapter, merged = adapt(tmp_path / "adapter", gpt2, config)
-    state = {name: tensor.clone() for name, tensor in made(gpt2).state_dict().items()}
+    adapter, merged = train_adapter(tmp_path / "adapter", gpt2, config)
+    state = {name: tensor.clone() for name, tensor in make_random(gpt2).state_dict().items()}
     (tmp_path / "base").mkdir()
     save_file(state, tmp_path / "base" / "model.safetensors")
     changed = compare(open_checkpoint(tmp_path / "base"), adapter, merged)
@@ -291,12 +293,10 @@ def test_head_that_a_file_holds_twice_follows_its_embedding(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("trained", "kept"), [("BertForMaskedLM", "BertModel"), ("BertModel", "BertForMaskedLM")]
 )
-def test_adapter_of_a_class_around_the_base_or_within_it(
-    trained: str, kept: str, tmp_path: Path
-) -> None:
+def test_adapter_of_an_outer_or_inner_class(trained: str, kept: str, tmp_path: Path) -> None:
     config = LoraConfig(r=2, target_modules=["query"])
-    adapter, merged = adapt(tmp_path / "adapter", lambda: bert(trained), config)
-    state = made(lambda: bert(trained)).state_dict()
+    adapter, merged = train_adapter(tmp_path / "adapter", lambda: bert(trained), config)
+    state = make_random(lambda: bert(trained)).state_dict()
     prefix = {"BertModel": lambda name: name.removeprefix("bert.")}.get(kept, "bert.{}".format)
     (tmp_path / "base").mkdir()
     body = {prefix(n): t.clone() for n, t in state.items() if "cls." not in n}
@@ -306,17 +306,17 @@ def test_adapter_of_a_class_around_the_base_or_within_it(
 
 
 @pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification"])
-def test_adapter_of_a_vit_whose_layers_have_other_names_in_files(kind: str, tmp_path: Path) -> None:
-    """Saved by transformers itself, which renames them on the way."""
+def test_adapter_of_a_vit_with_other_names_in_files(kind: str, tmp_path: Path) -> None:
+    """Saved by transformers, which renames the layers."""
 
     def vit() -> nn.Module:
         config = transformers.ViTConfig(image_size=8, patch_size=4, **TOWER)
         return getattr(transformers, kind)(config)
 
     config = LoraConfig(r=2, target_modules=["q_proj", "o_proj", "fc1", "fc2"])
-    adapter, _ = adapt(tmp_path / "adapter", vit, config)
-    made(vit).save_pretrained(tmp_path / "base")
-    merged = PeftModel.from_pretrained(made(vit), tmp_path / "adapter").merge_and_unload()
+    adapter, _ = train_adapter(tmp_path / "adapter", vit, config)
+    make_random(vit).save_pretrained(tmp_path / "base")
+    merged = PeftModel.from_pretrained(make_random(vit), tmp_path / "adapter").merge_and_unload()
     merged.save_pretrained(tmp_path / "merged")
     state = load_file(tmp_path / "merged" / "model.safetensors")
     assert any("encoder.layer.0.attention.attention.query" in name for name in state)
@@ -324,23 +324,23 @@ def test_adapter_of_a_vit_whose_layers_have_other_names_in_files(kind: str, tmp_
 
 
 def test_adapter_in_shards(tmp_path: Path) -> None:
-    adapter, merged = adapt(tmp_path / "a", bert, LoraConfig(r=2, target_modules=["query"]))
-    tensors = load_file(weights_of(adapter))
-    weights_of(adapter).unlink()
+    adapter, merged = train_adapter(tmp_path / "a", bert, LoraConfig(r=2, target_modules=["query"]))
+    tensors = load_file(weights_file(adapter))
+    weights_file(adapter).unlink()
     shards = {name: f"adapter_model-{i}.safetensors" for i, name in enumerate(tensors)}
     for name, shard in shards.items():
         save_file({name: tensors[name]}, tmp_path / "a" / shard)
     index = tmp_path / "a" / "adapter_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
-    base = base_of(tmp_path / "base", bert)
+    base = save_random_base(tmp_path / "base", bert)
     assert len(compare(base, open_checkpoint(tmp_path / "a"), merged)) == 2
 
 
-def weights_of(adapter: Checkpoint) -> Path:
-    return adapter.weight_files()[0]
+def weights_file(adapter: Checkpoint) -> Path:
+    return adapter.folder / adapter.weight_file_names()[0]
 
 
-# Three adapters of one base: other ranks, other modules, another method.
+# Three adapters of one base, with different ranks, modules and methods.
 THREE = [
     LoraConfig(r=2, lora_alpha=8, target_modules=["query", "dense"]),
     LoraConfig(r=4, target_modules=["query", "value"], modules_to_save=["classifier"]),
@@ -348,23 +348,27 @@ THREE = [
 ]
 
 
-def plan(base: Checkpoint, experts: Sequence[Checkpoint], name: str, **params: Any) -> MergePlan:
-    found = tuple(Expert(one, f"{i:040d}", label=f"e{i}") for i, one in enumerate(experts))
-    return MergePlan(base, found, method(name), parse_params(method(name), params))
+def make_plan(
+    base: Checkpoint, experts: Sequence[Checkpoint], name: str, **params: Any
+) -> MergePlan:
+    merge_experts = tuple(
+        Expert(checkpoint, f"{i:040d}", label=f"e{i}") for i, checkpoint in enumerate(experts)
+    )
+    return MergePlan(base, merge_experts, method(name), parse_params(method(name), params))
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, list, list]:
-    """A base, three adapters of it, and what they are merged into it by peft."""
+    """A base, three adapters of it, and the models that peft merges from them."""
     folder = tmp_path_factory.mktemp("family")
-    base, adapters, wholes = base_of(folder / "base", bert), [], []
+    base, adapters, full_models = save_random_base(folder / "base", bert), [], []
     for i, config in enumerate(THREE):
-        adapter, merged = adapt(folder / f"adapter{i}", bert, config, seed=i + 1)
+        adapter, merged = train_adapter(folder / f"adapter{i}", bert, config, seed=i + 1)
         adapters.append(adapter)
-        (folder / f"whole{i}").mkdir()
-        save_file(merged, folder / f"whole{i}" / "model.safetensors")
-        wholes.append(open_checkpoint(folder / f"whole{i}"))
-    return base, adapters, wholes
+        (folder / f"full{i}").mkdir()
+        save_file(merged, folder / f"full{i}" / "model.safetensors")
+        full_models.append(open_checkpoint(folder / f"full{i}"))
+    return base, adapters, full_models
 
 
 METHODS = [
@@ -379,20 +383,22 @@ METHODS = [
 
 @pytest.mark.parametrize(("name", "params"), METHODS, ids=str)
 @pytest.mark.parametrize("adapted", [(0, 1, 2), (1,), (0, 2)], ids=str)
-def test_adapters_merge_as_the_whole_models_that_peft_makes_of_them(
+def test_adapters_merge_like_the_models_that_peft_merges_from_them(
     name: str, params: dict[str, Any], adapted: tuple[int, ...], family: Any, tmp_path: Path
 ) -> None:
-    base, adapters, wholes = family
-    mixed = [adapters[i] if i in adapted else whole for i, whole in enumerate(wholes)]
-    ours = merge(plan(base, mixed, name, **params), tmp_path / "ours")
-    theirs = merge(plan(base, wholes, name, **params), tmp_path / "theirs")
+    base, adapters, full_models = family
+    mixed = [
+        adapters[i] if i in adapted else full_model for i, full_model in enumerate(full_models)
+    ]
+    ours = merge(make_plan(base, mixed, name, **params), tmp_path / "ours")
+    theirs = merge(make_plan(base, full_models, name, **params), tmp_path / "theirs")
     for tensor in base.names():
         np.testing.assert_allclose(ours.read(tensor), theirs.read(tensor), rtol=1e-5, atol=1e-6)
 
 
-def test_what_no_adapter_changes_is_the_base_to_the_bit(family: Any, tmp_path: Path) -> None:
+def test_unchanged_tensors_are_the_base_bit_for_bit(family: Any, tmp_path: Path) -> None:
     base, adapters, _ = family
-    result = merge(plan(base, adapters, "average"), tmp_path / "out")
+    result = merge(make_plan(base, adapters, "average"), tmp_path / "out")
     moved = ("query", "key", "value", "dense", "classifier")
     still = [
         name for name in base.names() if not name.endswith(tuple(f"{m}.weight" for m in moved))
@@ -403,9 +409,9 @@ def test_what_no_adapter_changes_is_the_base_to_the_bit(family: Any, tmp_path: P
     assert sorted(path.name for path in result.folder.iterdir()) == ["model.safetensors"]
 
 
-def test_ties_ranks_only_what_the_adapters_changed(family: Any, tmp_path: Path) -> None:
-    """The same result as of a model that is nothing but the changed tensors; not so with all."""
-    base, adapters, wholes = family
+def test_ties_ranks_only_changed_tensors(family: Any, tmp_path: Path) -> None:
+    """Same result as for a model of only the changed tensors; not so with scope=all."""
+    base, adapters, full_models = family
     names = [n for n in base.names() if any(TaskVector(base, a).delta(n).any() for a in adapters)]
     assert len(names) < len(base.names())
 
@@ -416,10 +422,12 @@ def test_ties_ranks_only_what_the_adapters_changed(family: Any, tmp_path: Path) 
         return open_checkpoint(folder)
 
     small = only(base, tmp_path / "base")
-    experts = [only(whole, tmp_path / f"{i}") for i, whole in enumerate(wholes)]
-    alone = merge(plan(small, experts, "ties", density=0.1, scope="all"), tmp_path / "alone")
-    changed = merge(plan(base, adapters, "ties", density=0.1), tmp_path / "changed")
-    everything = merge(plan(base, adapters, "ties", density=0.1, scope="all"), tmp_path / "all")
+    experts = [only(full_model, tmp_path / f"{i}") for i, full_model in enumerate(full_models)]
+    alone = merge(make_plan(small, experts, "ties", density=0.1, scope="all"), tmp_path / "alone")
+    changed = merge(make_plan(base, adapters, "ties", density=0.1), tmp_path / "changed")
+    everything = merge(
+        make_plan(base, adapters, "ties", density=0.1, scope="all"), tmp_path / "all"
+    )
     kept = {
         where.folder.name: sum(
             np.count_nonzero(where.read(name) != base.read(name)) for name in names
@@ -431,10 +439,10 @@ def test_ties_ranks_only_what_the_adapters_changed(family: Any, tmp_path: Path) 
         np.testing.assert_allclose(changed.read(name), alone.read(name), rtol=1e-5, atol=1e-6)
 
 
-REFUSED: dict[str, tuple[Make, Any, str, str]] = {
+REJECTED: dict[str, tuple[Make, Any, str, str]] = {
     "convolution": (
         clip, LoraConfig(r=2, target_modules=["patch_embedding"]),
-        "which is no matrix", "merge_and_unload",
+        "which is not a matrix", "merge_and_unload",
     ),
     "pissa": (
         bert, LoraConfig(r=2, init_lora_weights="pissa", target_modules=["query"]),
@@ -483,29 +491,29 @@ REFUSED: dict[str, tuple[Make, Any, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_merged_exactly_is_refused_by_name(
+@pytest.mark.parametrize("case", REJECTED)
+def test_adapter_that_cannot_be_merged_exactly_is_rejected(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, config, said, hint = REFUSED[case]
+    make, config, message, hint = REJECTED[case]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        get_peft_model(made(make), config).save_pretrained(tmp_path / "adapter")
-    base = base_of(tmp_path / "base", make)
+        get_peft_model(make_random(make), config).save_pretrained(tmp_path / "adapter")
+    base = save_random_base(tmp_path / "base", make)
     if case == "a head of its own":
-        base = base_of(tmp_path / "headless", lambda: bert("BertModel"))
+        base = save_random_base(tmp_path / "headless", lambda: bert("BertModel"))
     monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a value was read"))
-    with pytest.raises(CheckpointError, match=said) as caught:
-        check(plan(base, [open_checkpoint(tmp_path / "adapter")], "average"))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        check_plan(make_plan(base, [open_checkpoint(tmp_path / "adapter")], "average"))
     assert caught.value.message.startswith("Adapter e0 ")
     assert hint in caught.value.hint
 
 
-def test_out_proj_of_a_newer_peft_is_not_guessed(tmp_path: Path) -> None:
-    adapter, _ = adapt(tmp_path / "a", Attention, LoraConfig(r=2, target_modules=["attn"]))
+def test_out_proj_of_a_newer_peft_is_rejected(tmp_path: Path) -> None:
+    adapter, _ = train_adapter(tmp_path / "a", Attention, LoraConfig(r=2, target_modules=["attn"]))
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     (tmp_path / "a" / "adapter_config.json").write_text(
         json.dumps({**config, "peft_version": "0.22.0.dev0@UNKNOWN"})
     )
     with pytest.raises(CheckpointError, match=r"attn.out_proj.weight\) with a peft newer than"):
-        check(plan(base_of(tmp_path / "base", Attention), [adapter], "average"))
+        check_plan(make_plan(save_random_base(tmp_path / "base", Attention), [adapter], "average"))

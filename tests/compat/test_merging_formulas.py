@@ -1,7 +1,7 @@
-"""Our merges against the papers' formulas, written anew in torch over whole state dicts.
+"""Our merges compared with the papers' formulas, written in torch for whole state dicts.
 
 Nothing is shared with hubmerge.merging: vectors are flattened, sorted and masked as in the authors'
-repositories, so that streaming by tensor, histograms and the order of sums are all put to the test.
+repositories. This tests streaming by tensor, histograms and the order of sums.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SHAPES = {"embed.weight": (37, 8), "layer.weight": (8, 16), "layer.bias": (8,), 
 EXPERTS = 4
 
 
-def models(dtype: object, frozen: bool = False) -> list[dict[str, torch.Tensor]]:
-    """A base and four experts; changes are heavy-tailed, and of another size in each tensor."""
+def make_models(dtype: object, frozen: bool = False) -> list[dict[str, torch.Tensor]]:
+    """A base and four experts; changes are heavy-tailed, with a different scale in each tensor."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(shape: tuple[int, ...]) -> torch.Tensor:
@@ -59,19 +59,19 @@ def merged(
     return merge(plan, folder / "out")
 
 
-def flat(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+def flatten(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensors[name].float().reshape(-1) for name in sorted(tensors)])
 
 
-def vectors(dicts: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+def task_vectors(dicts: list[dict[str, torch.Tensor]]) -> torch.Tensor:
     """The task vectors [experts, entries]."""
-    return torch.stack([flat(expert) - flat(dicts[0]) for expert in dicts[1:]])
+    return torch.stack([flatten(expert) - flatten(dicts[0]) for expert in dicts[1:]])
 
 
-def read(found: Checkpoint) -> torch.Tensor:
+def read_flat(result: Checkpoint) -> torch.Tensor:
     from safetensors.torch import load_file
 
-    return flat(load_file(found.folder / "model.safetensors"))
+    return flatten(load_file(result.folder / "model.safetensors"))
 
 
 def official_ties(taus: torch.Tensor, density: float) -> torch.Tensor:
@@ -90,59 +90,59 @@ def official_ties(taus: torch.Tensor, density: float) -> torch.Tensor:
 @pytest.mark.parametrize(("density", "scale"), [(0.2, 1.0), (0.05, 0.4), (0.9, 1.5)])
 def test_ties(dtype: str, density: float, scale: float, tmp_path: Path) -> None:
     kind = getattr(torch, dtype)
-    dicts = models(kind)
-    found = merged(tmp_path, dicts, "ties", density=density, scale=scale)
-    expected = flat(dicts[0]) + scale * official_ties(vectors(dicts), density)
-    torch.testing.assert_close(read(found), expected.to(kind).float(), rtol=0, atol=0)
+    dicts = make_models(kind)
+    result = merged(tmp_path, dicts, "ties", density=density, scale=scale)
+    expected = flatten(dicts[0]) + scale * official_ties(task_vectors(dicts), density)
+    torch.testing.assert_close(read_flat(result), expected.to(kind).float(), rtol=0, atol=0)
 
 
-def test_ties_scope_of_a_model_with_a_frozen_half(tmp_path: Path) -> None:
-    dicts = models(torch.float32, frozen=True)
+def test_ties_scope_with_a_frozen_half(tmp_path: Path) -> None:
+    dicts = make_models(torch.float32, frozen=True)
     trained = [{n: v for n, v in d.items() if n != "text.weight"} for d in dicts]
     (tmp_path / "all").mkdir()
     (tmp_path / "changed").mkdir()
-    found = merged(tmp_path / "all", dicts, "ties", scope="all")
-    expected = flat(dicts[0]) + official_ties(vectors(dicts), 0.2)
-    torch.testing.assert_close(read(found), expected, rtol=0, atol=0)
-    found = merged(tmp_path / "changed", dicts, "ties")
-    ours = flat({n: v for n, v in split(found).items() if n != "text.weight"})
-    expected = flat(trained[0]) + official_ties(vectors(trained), 0.2)
+    result = merged(tmp_path / "all", dicts, "ties", scope="all")
+    expected = flatten(dicts[0]) + official_ties(task_vectors(dicts), 0.2)
+    torch.testing.assert_close(read_flat(result), expected, rtol=0, atol=0)
+    result = merged(tmp_path / "changed", dicts, "ties")
+    ours = flatten({n: v for n, v in read_tensors(result).items() if n != "text.weight"})
+    expected = flatten(trained[0]) + official_ties(task_vectors(trained), 0.2)
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
-def split(found: Checkpoint) -> dict[str, torch.Tensor]:
+def read_tensors(result: Checkpoint) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(found.folder / "model.safetensors")
+    return load_file(result.folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_average_and_task_arithmetic(dtype: str, tmp_path: Path) -> None:
     kind = getattr(torch, dtype)
-    dicts, weights = models(kind), [0.5, 1.0, 2.0, 0.25]
+    dicts, weights = make_models(kind), [0.5, 1.0, 2.0, 0.25]
     shares = torch.tensor(weights).unsqueeze(1)
     (tmp_path / "average").mkdir()
-    found = merged(tmp_path / "average", dicts, "average", weights)
-    mean = (torch.stack([flat(d) for d in dicts[1:]]) * shares).sum(0) / sum(weights)
-    torch.testing.assert_close(read(found), mean.to(kind).float(), rtol=2**-8, atol=1e-6)
+    result = merged(tmp_path / "average", dicts, "average", weights)
+    mean = (torch.stack([flatten(d) for d in dicts[1:]]) * shares).sum(0) / sum(weights)
+    torch.testing.assert_close(read_flat(result), mean.to(kind).float(), rtol=2**-8, atol=1e-6)
     (tmp_path / "ta").mkdir()
-    found = merged(tmp_path / "ta", dicts, "task_arithmetic", weights, scale=0.3)
-    total = flat(dicts[0]) + 0.3 * (vectors(dicts) * shares).sum(0)
-    torch.testing.assert_close(read(found), total.to(kind).float(), rtol=2**-8, atol=1e-6)
+    result = merged(tmp_path / "ta", dicts, "task_arithmetic", weights, scale=0.3)
+    total = flatten(dicts[0]) + 0.3 * (task_vectors(dicts) * shares).sum(0)
+    torch.testing.assert_close(read_flat(result), total.to(kind).float(), rtol=2**-8, atol=1e-6)
 
 
-def test_dare_is_right_on_the_mean(tmp_path: Path) -> None:
-    """Over many seeds, dropping and rescaling is the whole change: the paper's reason for 1/p."""
-    dicts = models(torch.float32)
-    total = vectors(dicts).sum(0)
-    found = []
+def test_dare_is_unbiased(tmp_path: Path) -> None:
+    """The mean over many seeds is the full change, as in the paper."""
+    dicts = make_models(torch.float32)
+    total = task_vectors(dicts).sum(0)
+    changes = []
     for seed in range(200):
         (tmp_path / str(seed)).mkdir()
         out = merged(tmp_path / str(seed), dicts, "dare", density=0.5, seed=seed)
-        found.append(read(out) - flat(dicts[0]))
-    mean, spread = torch.stack(found).mean(0), torch.stack(found).std(0)
-    # 4.5 standard errors: none of the 433 entries should be further off.
+        changes.append(read_flat(out) - flatten(dicts[0]))
+    mean, spread = torch.stack(changes).mean(0), torch.stack(changes).std(0)
+    # Within 4.5 standard errors for all 433 entries.
     assert ((mean - total).abs() <= 4.5 * spread / 200**0.5 + 1e-6).all()
     # Each expert's entry is kept or not: the spread is that of density 0.5, sqrt(sum tau^2).
-    wide = vectors(dicts).pow(2).sum(0).sqrt()
-    assert (spread / wide).mean().item() == pytest.approx(1, abs=0.05)
+    expected_spread = task_vectors(dicts).pow(2).sum(0).sqrt()
+    assert (spread / expected_spread).mean().item() == pytest.approx(1, abs=0.05)

@@ -1,4 +1,4 @@
-"""Adapters are peft's own: whoever has the base and plain peft gets our outputs from our folder."""
+"""Adapters are plain peft adapters: peft alone gives the same outputs from our folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from transformers import (
     CLIPModel,
 )
 
-from hubmerge.models.adapter import Adapted, adapt, apply_adapter
+from hubmerge.models.adapter import AdaptedModel, add_adapter, apply_adapter
 from hubmerge.models.layers import linear_layers
-from hubmerge.models.loading import open_model
-from hubmerge.models.recompute import recompute
+from hubmerge.models.loading import load_model
+from hubmerge.models.recompute import enable_recompute
 from hubmerge.specs import Kind, TrainSpec
-from tests.models.worlds import (
+from tests.models.builders import (
     LAYERS,
     SIZE,
     WIDTH,
@@ -46,22 +46,22 @@ IDS = torch.randint(5, 200, (2, 6), generator=torch.Generator().manual_seed(2))
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
 TEXT = {"input_ids": IDS, "attention_mask": MASK}
 BASE, SHA = "someone/base", "0123456789" * 4
-Run = Callable[[Any, Any], Tensor]  # the natural base, its PeftModel -> what comes out
+Run = Callable[[Any, Any], Tensor]  # the base, its PeftModel -> the output
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family of models: how its tiny one is made, opened by its own library, and run."""
+    """A family of models: how to write its tiny model, load it with its own library, and run it."""
 
-    make: Callable[[Path], object]
+    write_base: Callable[[Path], object]
     kind: Kind
-    natural: Callable[[Path], Any]
+    load: Callable[[Path], Any]
     run: Run
-    tunes: tuple[str, ...]
+    methods: tuple[str, ...]
     targets: str | list[str]
 
 
-def both_clips(folder: Path) -> None:
+def write_open_clip_base(folder: Path) -> None:
     model = write_transformers(folder.with_name("transformers"))
     write_open_clip(folder, model)
 
@@ -75,14 +75,15 @@ def logits(_: Any, peft: Any) -> Tensor:
     return peft(**TEXT, labels=IDS).logits
 
 
-def local(folder: Path) -> Any:
+def load_open_clip(folder: Path) -> Any:
     return open_clip.create_model(f"local-dir:{folder}").eval()
 
 
 ENCODER, LANGUAGE = ("lora", "dora", "ia3"), ("lora", "dora", "ia3", "prefix")
 FAMILIES = {
     "open_clip": Family(
-        both_clips, "image", local, lambda base, _: base.encode_image(IMAGES), ("lora",),
+        write_open_clip_base, "image", load_open_clip,
+        lambda base, _: base.encode_image(IMAGES), ("lora",),
         r"visual\.transformer\.resblocks\..*\.(attn|c_fc|c_proj)",
     ),
     "clip": Family(
@@ -117,110 +118,118 @@ FAMILIES = {
         ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
     ),
 }  # fmt: skip
-CASES = [(name, tune) for name, family in FAMILIES.items() for tune in family.tunes]
+CASES = [(name, tune) for name, family in FAMILIES.items() for tune in family.methods]
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("bases")
     for name, family in FAMILIES.items():
-        family.make(root / name)
+        family.write_base(root / name)
     return {name: root / name for name in FAMILIES}
 
 
-def spec(tune: str, **said: Any) -> TrainSpec:
+def spec(tune: str, **options: Any) -> TrainSpec:
     size = {} if tune == "ia3" else {"rank": 2}  # which has none
-    return TrainSpec(base=BASE, task="t", to="me/t", tune=tune, **{**size, **said})
+    return TrainSpec(base=BASE, task="t", to="me/t", tune=tune, **{**size, **options})
 
 
-def outputs(adapted: Adapted, name: str) -> Tensor:
-    """What the adapted model says, run as training runs it."""
+def predict(adapted: AdaptedModel, name: str) -> Tensor:
+    """The output of the adapted model, run as in training."""
     family, model = FAMILIES[name], adapted.model
     if family.kind == "image":
         return model.encoder(IMAGES)
     if family.kind == "text":
         return model.encoder(IDS, MASK)
-    return model.runs(**TEXT, labels=IDS).logits
+    return model.forward_module(**TEXT, labels=IDS).logits
 
 
-def trained(adapted: Adapted) -> dict[str, Tensor]:
-    return {n: p for n, p in adapted.peft.named_parameters() if p.requires_grad}
+def trained_parameters(adapted: AdaptedModel) -> dict[str, Tensor]:
+    return {n: p for n, p in adapted.peft_model.named_parameters() if p.requires_grad}
 
 
-def stir(adapted: Adapted) -> None:
-    """Away from the start, where half of LoRA's gradients are zero."""
+def randomize(adapted: AdaptedModel) -> None:
+    """Move away from the initialisation, where half of LoRA's gradients are zero."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for weight in trained(adapted).values():
+        for weight in trained_parameters(adapted).values():
             weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
 
 
-def saved(adapted: Adapted, folder: Path, state: dict[str, Tensor] | None = None) -> Path:
+def save_adapter(
+    adapted: AdaptedModel, folder: Path, state: dict[str, Tensor] | None = None
+) -> Path:
     folder.mkdir()
     adapted.save(folder, state)
     return folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(("name", "tune"), CASES)
-def test_an_adapter_trains_and_others_get_the_same_from_it(
+def test_adapter_trains_and_peft_gets_the_same_outputs(
     bases: dict[str, Path], tmp_path: Path, name: str, tune: str
 ) -> None:
     family, base = FAMILIES[name], bases[name]
-    adapted = adapt(open_model(base, family.kind), spec(tune), BASE, SHA)
-    plain = family.run(*[family.natural(base)] * 2).detach()
-    stir(adapted)
-    outputs(adapted, name).square().mean().backward()
-    dead = [n for n, p in trained(adapted).items() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not dead
-    assert all(p.grad is None for p in adapted.peft.parameters() if not p.requires_grad)
+    adapted = add_adapter(load_model(base, family.kind), spec(tune), BASE, SHA)
+    plain = family.run(*[family.load(base)] * 2).detach()
+    randomize(adapted)
+    predict(adapted, name).square().mean().backward()
+    without_gradient = [
+        n
+        for n, p in trained_parameters(adapted).items()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert not without_gradient
+    assert all(p.grad is None for p in adapted.peft_model.parameters() if not p.requires_grad)
 
-    ours = outputs(adapted, name).detach()
-    assert (ours - plain).abs().max() > 1e-3
-    folder = saved(adapted, tmp_path / "adapter")
-    assert sorted(contents(folder)) == ["adapter_config.json", "adapter_model.safetensors"]
+    output = predict(adapted, name).detach()
+    assert (output - plain).abs().max() > 1e-3
+    folder = save_adapter(adapted, tmp_path / "adapter")
+    assert sorted(read_files(folder)) == ["adapter_config.json", "adapter_model.safetensors"]
     with torch.no_grad():
-        fresh = family.natural(base).eval()
-        theirs = family.run(fresh, PeftModel.from_pretrained(fresh, str(folder)))
-        again = outputs(apply_adapter(open_model(base, family.kind), folder), name)
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(again, ours, atol=1e-5, rtol=1e-5)
+        fresh = family.load(base).eval()
+        peft_output = family.run(fresh, PeftModel.from_pretrained(fresh, str(folder)))
+        reloaded = predict(apply_adapter(load_model(base, family.kind), folder), name)
+    torch.testing.assert_close(peft_output, output, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reloaded, output, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "tune"), CASES)
 def test_the_same_seed_gives_the_same_bytes(
     bases: dict[str, Path], tmp_path: Path, name: str, tune: str
 ) -> None:
-    def made(where: str, **said: Any) -> Adapted:
-        torch.manual_seed(len(where))  # whatever was drawn before
-        return adapt(open_model(bases[name], FAMILIES[name].kind), spec(tune, **said), BASE, SHA)
+    def make_adapted(where: str, **options: Any) -> AdaptedModel:
+        torch.manual_seed(len(where))  # any state of the generator
+        return add_adapter(
+            load_model(bases[name], FAMILIES[name].kind), spec(tune, **options), BASE, SHA
+        )
 
-    one, two = made("one"), made("other")
+    one, two = make_adapted("one"), make_adapted("other")
     state = {n: t.clone() for n, t in one.module.state_dict().items()}
-    first = contents(saved(one, tmp_path / "one"))
-    assert first == contents(saved(two, tmp_path / "two"))
-    stir(two)
-    assert first != contents(saved(two, tmp_path / "stirred"))
-    assert first == contents(saved(two, tmp_path / "by_state", state))
-    if tune != "ia3":  # which starts from ones
-        assert first != contents(saved(made("one", seed=1), tmp_path / "seed"))
+    first = read_files(save_adapter(one, tmp_path / "one"))
+    assert first == read_files(save_adapter(two, tmp_path / "two"))
+    randomize(two)
+    assert first != read_files(save_adapter(two, tmp_path / "stirred"))
+    assert first == read_files(save_adapter(two, tmp_path / "by_state", state))
+    if tune != "ia3":  # which starts with ones
+        assert first != read_files(save_adapter(make_adapted("one", seed=1), tmp_path / "seed"))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_config_names_base_and_layers(
     bases: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    model = open_model(bases[name], FAMILIES[name].kind)
+    model = load_model(bases[name], FAMILIES[name].kind)
     layers = linear_layers(model)
-    adapted = adapt(model, spec("lora"), BASE, SHA)
-    config = json.loads((saved(adapted, tmp_path / "a") / "adapter_config.json").read_text())
+    adapted = add_adapter(model, spec("lora"), BASE, SHA)
+    config = json.loads((save_adapter(adapted, tmp_path / "a") / "adapter_config.json").read_text())
     assert config["target_modules"] == FAMILIES[name].targets
     assert (config["base_model_name_or_path"], config["revision"]) == (BASE, SHA)
     assert config["inference_mode"] is True
-    changed = {n.split(".lora_")[0] for n in trained(adapted)}
+    changed = {n.split(".lora_")[0] for n in trained_parameters(adapted)}
     inner = {f"base_model.model.{layer}" for layer in layers}
     assert changed - {n for n in changed if n.endswith("attn.base_layer.out_proj")} == inner
 
@@ -234,51 +243,55 @@ def test_trainable_weights_counted_by_hand(bases: dict[str, Path]) -> None:
         "open_clip": LAYERS * (rank * (WIDTH + 3 * WIDTH) + square + 2 * up),
     }
     for name, count in counts.items():
-        adapted = adapt(open_model(bases[name]), spec("lora"), BASE, SHA)
-        assert sum(p.numel() for p in trained(adapted).values()) == count
+        adapted = add_adapter(load_model(bases[name]), spec("lora"), BASE, SHA)
+        assert sum(p.numel() for p in trained_parameters(adapted).values()) == count
 
 
 @pytest.mark.parametrize(
     ("rank", "alpha"), [(8, 32), (16, 45), (32, 64), (64, 90), (128, 128), (256, 181)]
 )
-def test_ranks_keep_the_papers_scaling(
+def test_scaling_by_rank_equals_the_papers(
     bases: dict[str, Path], tmp_path: Path, rank: int, alpha: int
 ) -> None:
-    adapted = adapt(open_model(bases["vit"]), spec("lora", rank=rank), BASE, SHA)
-    text = (saved(adapted, tmp_path / "a") / "adapter_config.json").read_text()
+    adapted = add_adapter(load_model(bases["vit"]), spec("lora", rank=rank), BASE, SHA)
+    text = (save_adapter(adapted, tmp_path / "a") / "adapter_config.json").read_text()
     assert f'"lora_alpha": {alpha},' in text
-    layer = adapted.peft.base_model.model.layers[0].mlp.fc1
+    layer = adapted.peft_model.base_model.model.layers[0].mlp.fc1
     assert layer.scaling["default"] == alpha / rank
-    rank_stable = adapt(open_model(bases["vit"]), spec("lora", rank=rank, rslora=True), BASE, SHA)
-    layer = rank_stable.peft.base_model.model.layers[0].mlp.fc1
+    rank_stable = add_adapter(
+        load_model(bases["vit"]), spec("lora", rank=rank, rslora=True), BASE, SHA
+    )
+    layer = rank_stable.peft_model.base_model.model.layers[0].mlp.fc1
     assert layer.scaling["default"] == pytest.approx(alpha / rank**0.5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_training_leaves_the_base_as_it_was(bases: dict[str, Path], name: str) -> None:
-    adapted = adapt(open_model(bases[name], FAMILIES[name].kind), spec("lora"), BASE, SHA)
+def test_training_does_not_change_the_base(bases: dict[str, Path], name: str) -> None:
+    adapted = add_adapter(load_model(bases[name], FAMILIES[name].kind), spec("lora"), BASE, SHA)
     before = {n: t.clone() for n, t in adapted.module.state_dict().items()}
-    optimizer = torch.optim.AdamW(trained(adapted).values(), lr=0.1)
+    optimizer = torch.optim.AdamW(trained_parameters(adapted).values(), lr=0.1)
     for _ in range(5):
-        outputs(adapted, name).square().mean().backward()
+        predict(adapted, name).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     after = adapted.module.state_dict()
-    assert {n for n in before if not torch.equal(before[n], after[n])} == set(trained(adapted))
+    assert {n for n in before if not torch.equal(before[n], after[n])} == set(
+        trained_parameters(adapted)
+    )
 
 
-def gradients(adapted: Adapted, name: str) -> dict[str, Tensor]:
-    stir(adapted)
+def gradients(adapted: AdaptedModel, name: str) -> dict[str, Tensor]:
+    randomize(adapted)
     torch.manual_seed(0)  # dropout
-    adapted.peft.train()
-    outputs(adapted, name).square().mean().backward()
-    return {n: p.grad for n, p in trained(adapted).items() if p.grad is not None}
+    adapted.peft_model.train()
+    predict(adapted, name).square().mean().backward()
+    return {n: p.grad for n, p in trained_parameters(adapted).items() if p.grad is not None}
 
 
-def count_calls(adapted: Adapted) -> list[None]:
-    """A list that grows by one whenever the first layer with an adapter is run."""
+def count_calls(adapted: AdaptedModel) -> list[None]:
+    """A list that gets an element whenever the first layer with an adapter is run."""
     calls: list[None] = []
-    first = next(layer for layer in adapted.peft.modules() if hasattr(layer, "lora_A"))
+    first = next(layer for layer in adapted.peft_model.modules() if hasattr(layer, "lora_A"))
     first.register_forward_hook(lambda *_: calls.append(None))
     return calls
 
@@ -286,10 +299,12 @@ def count_calls(adapted: Adapted) -> list[None]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_recomputing_changes_no_gradient(bases: dict[str, Path], name: str) -> None:
     kind = FAMILIES[name].kind
-    kept, again = (adapt(open_model(bases[name], kind), spec("lora"), BASE, SHA) for _ in "ab")
-    recompute(again.model)
-    once, twice = (count_calls(adapted) for adapted in (kept, again))
-    expected, found = gradients(kept, name), gradients(again, name)
-    assert set(found) == set(trained(again))
-    torch.testing.assert_close(found, expected)
+    stored, recomputed = (
+        add_adapter(load_model(bases[name], kind), spec("lora"), BASE, SHA) for _ in "ab"
+    )
+    enable_recompute(recomputed.model)
+    once, twice = (count_calls(adapted) for adapted in (stored, recomputed))
+    expected, actual = gradients(stored, name), gradients(recomputed, name)
+    assert set(actual) == set(trained_parameters(recomputed))
+    torch.testing.assert_close(actual, expected)
     assert (len(once), len(twice)) == (1, 2)

@@ -1,4 +1,4 @@
-"""Exports as strangers use them: transformers, a folder or a Hub, and no hubmerge."""
+"""Exports as used without hubmerge: with transformers, from a folder or from a Hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,22 +23,22 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPModel
 
 from hubmerge.errors import UsageError
-from hubmerge.models.loading import open_model
+from hubmerge.models.loading import load_model
 from hubmerge.moerging.export import export_transformers
-from hubmerge.moerging.moe_model import Mixture, read_mixture
+from hubmerge.moerging.moe_model import MoeModel, read_moe
 from hubmerge.moerging.remote_code import modeling_hubmerge_moe
 from hubmerge.moerging.remote_code.modeling_hubmerge_moe import HubmergeMixture
 from hubmerge.server import ServerState, lease
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.moe_config import RouterConfig
-from tests.models.worlds import change_json
-from tests.moerging.small_mixtures import FAMILIES, IMAGES, TEXT, close, mixture, said
+from tests.models.builders import change_json
+from tests.moerging.small_moes import FAMILIES, IMAGES, TEXT, is_close, make_moe, predict
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # peft's own
 SIGNED = RouterConfig(signed=True, temperature=2.0)
 ROUTERS = {"vit": SIGNED, "llama": SIGNED}  # the others have |R x| / 0.5
-# What each family says, once more for a process that has no tests.
-STRANGER = """
+# How each family is run, for a process that cannot import the tests.
+PREAMBLE = """
 import os, re, sys
 import torch
 from safetensors.torch import load_file, save_file
@@ -53,25 +53,25 @@ RUN = {
     "t5": lambda model: model(**text, labels=text["input_ids"]).logits,
 }
 RUN["gpt2"] = RUN["llama"] = RUN["t5"]
-told = {}
+outputs = {}
 """
 
 
 @dataclass(frozen=True)
-class World:
-    """A Hub that has every base, and a mixture over each with its export at `out[name]`."""
+class ExportedModels:
+    """A Hub with every base, and a mixture for each with its export in `exports[name]`."""
 
     root: Path
     server: ServerState
-    mixtures: Mapping[str, Mixture]
-    out: Mapping[str, Path]
+    moes: dict[str, MoeModel]
+    exports: dict[str, Path]
 
     @property
     def api(self) -> HfApi:
         return HfApi(endpoint=self.server.url, token=self.server.token)
 
     def run(self, program: str) -> subprocess.CompletedProcess[str]:
-        """A stranger's program, in a new home that knows this Hub and no account."""
+        """Run a program in a new home directory that uses this Hub without an account."""
         home = self.root / f"home-{len(list(self.root.glob('home-*')))}"
         home.mkdir()
         save_file({"images": IMAGES, **TEXT}, home / "inputs.safetensors")
@@ -80,28 +80,27 @@ class World:
             **{"HOME": str(home), "HF_HOME": str(home / "hf"), "HF_ENDPOINT": self.server.url},
         }
         return subprocess.run(
-            [sys.executable, "-I", "-c", STRANGER + program],
-            cwd=home, env=environment, capture_output=True, text=True, timeout=200,
+            [sys.executable, "-I", "-c", PREAMBLE + program],
+            cwd=home, env=environment, capture_output=True, text=True,
         )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    root = tmp_path_factory.mktemp("world")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportedModels]:
+    root = tmp_path_factory.mktemp("exported")
     with lease(root / "hub") as server:
-        world = World(root, server, {}, {})
-        mixtures, out = {}, {}
+        exported = ExportedModels(root, server, {}, {})
         for name, family in FAMILIES.items():
             base, repo = root / "bases" / name, f"demo/tiny-{name}"
-            family.make(base)
-            sha = push(world.api, repo, base)
+            family.write_base(base)
+            sha = push(exported.api, repo, base)
             options = {"router": ROUTERS[name]} if name in ROUTERS else {}
-            mixtures[name] = mixture(
-                name, base, root / "made" / name, pinned=(repo, sha), **options
+            exported.moes[name] = make_moe(
+                name, base, root / "moes" / name, pinned=(repo, sha), **options
             )
-            out[name] = root / "out" / name
-            export_transformers(mixtures[name], out[name])
-        yield World(root, server, mixtures, out)
+            exported.exports[name] = root / "exports" / name
+            export_transformers(exported.moes[name], exported.exports[name])
+        yield exported
 
 
 def push(api: HfApi, repo: str, folder: Path) -> str:
@@ -112,60 +111,60 @@ def push(api: HfApi, repo: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def heard(world: World) -> dict[str, Tensor]:
-    """What all exports say to a stranger: each from its folder by its README, two from the Hub."""
+def outputs(exported: ExportedModels) -> dict[str, Tensor]:
+    """Outputs of all exports in another process: run by their README, and two from the Hub."""
     program = ""
-    for name, out in world.out.items():
+    for name, out in exported.exports.items():
         (block,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
-        program += f"os.chdir({str(out)!r})\n{block}told[{name!r}] = RUN[{name!r}](model)\n"
+        program += f"os.chdir({str(out)!r})\n{block}outputs[{name!r}] = RUN[{name!r}](model)\n"
     for name, auto in (("clip", "AutoModel"), ("t5", "AutoModelForSeq2SeqLM")):
-        sha = push(world.api, f"demo/mixture-{name}", world.out[name])
+        sha = push(exported.api, f"demo/moe-{name}", exported.exports[name])
         program += (
-            f"model = {auto}.from_pretrained('demo/mixture-{name}', revision={sha!r}, "
+            f"model = {auto}.from_pretrained('demo/moe-{name}', revision={sha!r}, "
             f"trust_remote_code=True)\n"
-            f"told['hub-{name}'] = RUN[{name!r}](model)\n"
+            f"outputs['hub-{name}'] = RUN[{name!r}](model)\n"
         )
     program += (
         f"again = {{'revision': {sha!r}, 'trust_remote_code': True, 'local_files_only': True}}\n"
-        "AutoModelForSeq2SeqLM.from_pretrained('demo/mixture-t5', **again)\n"
+        "AutoModelForSeq2SeqLM.from_pretrained('demo/moe-t5', **again)\n"
         "again['dtype'] = 'bfloat16'\n"
-        "half = AutoModelForSeq2SeqLM.from_pretrained('demo/mixture-t5', **again)\n"
+        "half = AutoModelForSeq2SeqLM.from_pretrained('demo/moe-t5', **again)\n"
         "assert RUN['t5'](half).dtype == torch.bfloat16\n"
         "print(sorted({'hubmerge', 'peft'} & set(sys.modules)))\n"
     )
-    where = world.root / "told.safetensors"
-    program += f"save_file({{n: t.detach() for n, t in told.items()}}, {str(where)!r})\n"
-    done = world.run(program)
+    where = exported.root / "outputs.safetensors"
+    program += f"save_file({{n: t.detach() for n, t in outputs.items()}}, {str(where)!r})\n"
+    done = exported.run(program)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "hubmerge" not in done.stdout
     return load_file(where)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "hub-clip", "hub-t5"])
-def test_a_stranger_hears_what_our_mixture_says(
-    world: World, heard: dict[str, Tensor], name: str
+def test_export_has_the_outputs_of_the_moe(
+    exported: ExportedModels, outputs: dict[str, Tensor], name: str
 ) -> None:
     family = name.removeprefix("hub-")
-    assert close(heard[name], said(family, world.mixtures[family].model.module))
+    assert is_close(outputs[name], predict(family, exported.moes[family].model.module))
 
 
-def test_nobody_gets_the_bare_base_who_did_not_opt_in(world: World) -> None:
+def test_export_does_not_open_without_trust_remote_code(exported: ExportedModels) -> None:
     with pytest.raises(OSError, match=r"model\.safetensors"):
-        CLIPModel.from_pretrained(world.out["clip"])
-    assert AutoConfig.from_pretrained(world.out["clip"]).model_type == "clip"
+        CLIPModel.from_pretrained(exported.exports["clip"])
+    assert AutoConfig.from_pretrained(exported.exports["clip"]).model_type == "clip"
 
 
-def test_a_base_of_pickles_is_not_opened(world: World, tmp_path: Path) -> None:
+def test_base_of_pickles_is_not_opened(exported: ExportedModels, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
-    shutil.copy(world.root / "bases" / "vit" / "config.json", base)
+    shutil.copy(exported.root / "bases" / "vit" / "config.json", base)
     torch.save({}, base / "pytorch_model.bin")
-    sha = push(world.api, "demo/pickled", base)
+    sha = push(exported.api, "demo/pickled", base)
     out = tmp_path / "out"
-    shutil.copytree(world.out["vit"], out)
+    shutil.copytree(exported.exports["vit"], out)
     change_json(out / "moe_config.json", "base_model", value="demo/pickled")
     change_json(out / "moe_config.json", "base_revision", value=sha)
-    done = world.run(f"AutoModel.from_pretrained({str(out)!r}, trust_remote_code=True)")
+    done = exported.run(f"AutoModel.from_pretrained({str(out)!r}, trust_remote_code=True)")
     assert done.returncode == 1
     assert "OSError: demo/pickled does not appear to have a file named model.safetensors" in (
         " ".join(done.stderr.split())
@@ -186,26 +185,26 @@ def test_a_base_of_pickles_is_not_opened(world: World, tmp_path: Path) -> None:
         ("experts", [{"name": "mnist\n"}]),
     ],
 )
-def test_names_that_lead_elsewhere_are_refused(
-    world: World, tmp_path: Path, key: str, value: object
+def test_invalid_names_are_rejected(
+    exported: ExportedModels, tmp_path: Path, key: str, value: object
 ) -> None:
     out = tmp_path / "out"
-    shutil.copytree(world.out["vit"], out)
+    shutil.copytree(exported.exports["vit"], out)
     change_json(out / "moe_config.json", key, value=value)
     config = AutoConfig.from_pretrained(out)
-    with pytest.raises(ValueError, match="cannot name what it should"):
+    with pytest.raises(ValueError, match="is not a valid name"):
         HubmergeMixture.from_pretrained(str(out), config=config)
 
 
 @pytest.mark.parametrize("name", ["AutoModel", "pipeline", "torch", "nothing"])
-def test_only_models_of_transformers_are_opened(world: World, name: str) -> None:
-    config = AutoConfig.from_pretrained(world.out["vit"])
+def test_only_models_of_transformers_are_opened(exported: ExportedModels, name: str) -> None:
+    config = AutoConfig.from_pretrained(exported.exports["vit"])
     config.architectures = [name]
-    with pytest.raises(ValueError, match="is no model of transformers"):
-        HubmergeMixture.from_pretrained(str(world.out["vit"]), config=config)
+    with pytest.raises(ValueError, match="is not a model of transformers"):
+        HubmergeMixture.from_pretrained(str(exported.exports["vit"]), config=config)
 
 
-def test_the_code_that_goes_out_is_small_and_tame() -> None:
+def test_exported_code_is_short_and_imports_little() -> None:
     text = Path(modeling_hubmerge_moe.__file__).read_text()
     assert len(text.splitlines()) <= 150
     nodes = list(ast.walk(ast.parse(text)))
@@ -220,16 +219,18 @@ def test_the_code_that_goes_out_is_small_and_tame() -> None:
     assert not calls & {"eval", "exec", "compile", "__import__"}
 
 
-def test_an_export_is_a_mixture_to_hubmerge_too(world: World) -> None:
-    base = world.root / "bases" / "vit"
-    again = read_mixture(open_model(base, "image"), open_checkpoint(base), world.out["vit"])
+def test_hubmerge_reads_an_export(exported: ExportedModels) -> None:
+    base = exported.root / "bases" / "vit"
+    again = read_moe(load_model(base, "image"), open_checkpoint(base), exported.exports["vit"])
     again.model.module.eval()
-    assert again.config == world.mixtures["vit"].config
-    assert close(said("vit", again.model.module), said("vit", world.mixtures["vit"].model.module))
+    assert again.config == exported.moes["vit"].config
+    assert is_close(
+        predict("vit", again.model.module), predict("vit", exported.moes["vit"].model.module)
+    )
 
 
-def test_the_same_mixture_gives_the_same_files(world: World, tmp_path: Path) -> None:
-    export_transformers(world.mixtures["t5"], tmp_path / "out")
+def test_exporting_twice_gives_the_same_files(exported: ExportedModels, tmp_path: Path) -> None:
+    export_transformers(exported.moes["t5"], tmp_path / "out")
     files = sorted(p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*"))
     assert [str(file) for file in files] == [
         "README.md",
@@ -243,8 +244,8 @@ def test_the_same_mixture_gives_the_same_files(world: World, tmp_path: Path) -> 
     ]
     for file in files:
         data = (tmp_path / "out" / file).read_bytes()
-        assert data == (world.out["t5"] / file).read_bytes()
-        assert str(world.root).encode() not in data
+        assert data == (exported.exports["t5"] / file).read_bytes()
+        assert str(exported.root).encode() not in data
     front = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---\n")[1])
     assert (front["base_model"], front["library_name"]) == ("demo/tiny-t5", "transformers")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -254,20 +255,20 @@ def test_the_same_mixture_gives_the_same_files(world: World, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "reason"),
     [
         ({"layout": "open_clip"}, "open_clip's layout"),
-        ({"base_model": "/home/me/base"}, "is no commit on a Hub"),
-        ({"base_revision": None}, "is no commit on a Hub"),
-        ({"base_revision": "main"}, "is no commit on a Hub"),
+        ({"base_model": "/home/me/base"}, "is not a commit on a Hub"),
+        ({"base_revision": None}, "is not a commit on a Hub"),
+        ({"base_revision": "main"}, "is not a commit on a Hub"),
     ],
 )
-def test_what_no_stranger_could_open_is_refused(
-    world: World, tmp_path: Path, change: dict[str, str], why: str
+def test_moe_that_could_not_be_opened_is_not_exported(
+    exported: ExportedModels, tmp_path: Path, change: dict[str, str], reason: str
 ) -> None:
-    made = world.mixtures["bert"]
-    made = dataclasses.replace(made, config=dataclasses.replace(made.config, **change))
-    with pytest.raises(UsageError, match=why) as told:
-        export_transformers(made, tmp_path / "out")
-    assert told.value.hint
+    moe = exported.moes["bert"]
+    moe = dataclasses.replace(moe, config=dataclasses.replace(moe.config, **change))
+    with pytest.raises(UsageError, match=reason) as caught:
+        export_transformers(moe, tmp_path / "out")
+    assert caught.value.hint
     assert list(tmp_path.iterdir()) == []

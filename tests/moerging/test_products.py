@@ -1,4 +1,4 @@
-"""Which way is taken, by shape; that both give the same is asked of the layer."""
+"""Which product is used, by shape; test_layer checks that both give the same result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from hubmerge.moerging.products import add_dense, add_grouped, grouped_is_faster
 
-from .worlds import random_tokens
+from .builders import random_tokens
 
 
 @pytest.mark.parametrize(
@@ -18,30 +18,30 @@ from .worlds import random_tokens
         (8, 32, 3072, 768, 2, 1600, False),  # the copies leave the cache
         (32, 32, 768, 768, 2, 1600, True),
         (32, 32, 768, 768, 32, 1600, False),  # all are chosen
-        (32, 32, 768, 768, 2, 4, False),  # too little work for a detour
+        (32, 32, 768, 768, 2, 4, False),  # too little work for copying
         (32, 32, 766, 768, 2, 1600, False),  # rows of 3064 bytes, no multiple of 16
     ],
 )
-def test_the_way_by_shape(
+def test_product_by_shape(
     experts: int, rank: int, width: int, out: int, top_k: int, tokens: int, grouped: bool
 ) -> None:
     A, B = torch.empty(experts, rank, width), torch.empty(experts, out, rank)
     assert grouped_is_faster(torch.empty(tokens, width), A, B, top_k) is grouped
 
 
-def test_the_dtype_matters() -> None:
+def test_product_by_dtype() -> None:
     A, B, x = torch.empty(64, 32, 768), torch.empty(64, 768, 32), torch.empty(1600, 768)
-    ways = {
+    is_grouped = {
         dtype: [grouped_is_faster(x.to(dtype), A.to(dtype), B.to(dtype), k) for k in (1, 4)]
         for dtype in (torch.float32, torch.bfloat16, torch.float64)
     }
-    assert ways[torch.float32] == [True, True]
-    assert ways[torch.bfloat16] == [True, False]
-    assert ways[torch.float64] == [False, False]  # torch has no grouped product of it
+    assert is_grouped[torch.float32] == [True, True]
+    assert is_grouped[torch.bfloat16] == [True, False]
+    assert is_grouped[torch.float64] == [False, False]  # torch has no grouped product of it
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_an_expert_that_nobody_chose(dtype: torch.dtype) -> None:
+def test_expert_that_no_token_chose(dtype: torch.dtype) -> None:
     A, B = random_tokens(3, 8, 16, dtype=dtype), random_tokens(3, 8, 8, seed=2, dtype=dtype)
     tokens, y = random_tokens(5, 16, seed=3, dtype=dtype), torch.zeros(5, 8, dtype=dtype)
     chosen, share = torch.tensor([[0], [2], [2], [0], [2]]), torch.rand(5, 1)

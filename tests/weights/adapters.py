@@ -1,4 +1,4 @@
-"""Small adapters: a few numbers under the names that peft gives them."""
+"""Write small adapters and bases, with tensor names as in peft."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ PEFT = "base_model.model."
 LORA = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
 
 
-def put_base(folder: Path, tensors: Mapping[str, np.ndarray]) -> Checkpoint:
-    """A base of these tensors."""
+def write_base(folder: Path, tensors: Mapping[str, np.ndarray]) -> Checkpoint:
+    """Write a base with these tensors."""
     folder.mkdir(parents=True)
     save_file(dict(tensors), folder / "model.safetensors")
     return open_checkpoint(folder)
 
 
-def put_adapter(folder: Path, tensors: Mapping[str, np.ndarray], **config: Any) -> Checkpoint:
-    """An adapter of these tensors, named without peft's prefix; LoRA of rank 1 unless told."""
+def save_adapter(folder: Path, tensors: Mapping[str, np.ndarray], **config: Any) -> Checkpoint:
+    """Write an adapter, by default LoRA of rank 1; tensors are named without peft's prefix."""
     folder.mkdir(parents=True)
-    whole = {f"{PEFT}{name}": np.ascontiguousarray(values) for name, values in tensors.items()}
-    save_file(whole, folder / "adapter_model.safetensors")
-    said = config if "peft_type" in config else {**LORA, **config}
-    (folder / "adapter_config.json").write_text(json.dumps(said))
+    prefixed = {f"{PEFT}{name}": np.ascontiguousarray(values) for name, values in tensors.items()}
+    save_file(prefixed, folder / "adapter_model.safetensors")
+    fields = config if "peft_type" in config else {**LORA, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
     return open_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""Every reason why an adapter cannot be merged, by name, from configuration and headers alone."""
+"""Every reason why an adapter cannot be merged, from configuration and headers alone."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubmerge.errors import CheckpointError
-from hubmerge.weights.adapter_config import named_base, read_config
-from hubmerge.weights.adapter_config_fields import problems_of
-from hubmerge.weights.adapter_match import match, open_adapter
+from hubmerge.weights.adapter_config import parse_base_reference, read_adapter_config
+from hubmerge.weights.adapter_config_fields import find_config_problems
+from hubmerge.weights.adapter_match import match_adapter, open_adapter
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 
-from .adapters import LORA, put_adapter, put_base
+from .adapters import LORA, save_adapter, write_base
 
 f32 = np.float32
 A, B, W = np.ones((1, 3), f32), np.ones((2, 1), f32), np.ones((2, 3), f32)
 Q = {"q.lora_A.weight": A, "q.lora_B.weight": B}
 
 
-def problems(tmp_path: Path, base: Any, tensors: Any, **config: Any) -> list[str]:
-    adapter = put_adapter(tmp_path / "a", tensors, **config)
-    return [problem for problem, _ in match(put_base(tmp_path / "b", base), adapter, "me").problems]
+def find_problems(tmp_path: Path, base: Any, tensors: Any, **config: Any) -> list[str]:
+    adapter = save_adapter(tmp_path / "a", tensors, **config)
+    return [
+        problem
+        for problem, _ in match_adapter(write_base(tmp_path / "b", base), adapter, "me").problems
+    ]
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("trainable_token_indices", [1, 2], "trains single rows of an embedding"),
         ("trainable_token_indices", {"wte": [1]}, "trains single rows of an embedding"),
@@ -81,12 +84,12 @@ def problems(tmp_path: Path, base: Any, tensors: Any, **config: Any) -> list[str
         ("use_dora", 1, "which is not true or false"),
     ],
 )
-def test_configuration_is_refused_by_name(
-    field: str, value: Any, said: str, tmp_path: Path
+def test_configuration_is_rejected_with_the_reason(
+    field: str, value: Any, message: str, tmp_path: Path
 ) -> None:
-    adapter = put_adapter(tmp_path / "a", Q, **{**LORA, field: value})
-    with pytest.raises(CheckpointError, match=rf"^Adapter .*/a .*{said}") as caught:
-        open_adapter(put_base(tmp_path / "b", {"q.weight": W}), adapter)
+    adapter = save_adapter(tmp_path / "a", Q, **{**LORA, field: value})
+    with pytest.raises(CheckpointError, match=rf"^Adapter .*/a .*{message}") as caught:
+        open_adapter(write_base(tmp_path / "b", {"q.weight": W}), adapter)
     assert caught.value.hint
     assert "\n" not in caught.value.message
     assert "\x1b" not in caught.value.message
@@ -95,17 +98,17 @@ def test_configuration_is_refused_by_name(
 
 @pytest.mark.parametrize("value", [None, False, [], {}, ""])
 @pytest.mark.parametrize("field", ["arrow_config", "target_parameters", "warp_factor"])
-def test_fields_at_rest_are_passed_over(field: str, value: Any, tmp_path: Path) -> None:
-    assert problems(tmp_path, {"q.weight": W}, Q, **{field: value}) == []
+def test_unset_fields_are_ignored(field: str, value: Any, tmp_path: Path) -> None:
+    assert find_problems(tmp_path, {"q.weight": W}, Q, **{field: value}) == []
 
 
-def test_all_faults_of_a_configuration_come_together(tmp_path: Path) -> None:
-    faults = {"r": 0, "use_bdlora": {"nblocks": 2}, "init_lora_weights": "pissa", "bias": "odd"}
-    assert len(problems(tmp_path, {"q.weight": W}, Q, **faults)) == 4
+def test_all_problems_of_a_configuration_are_reported(tmp_path: Path) -> None:
+    fields = {"r": 0, "use_bdlora": {"nblocks": 2}, "init_lora_weights": "pissa", "bias": "odd"}
+    assert len(find_problems(tmp_path, {"q.weight": W}, Q, **fields)) == 4
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "cannot be read"),
         (b"[]", "is not an object"),
@@ -120,26 +123,26 @@ def test_all_faults_of_a_configuration_come_together(tmp_path: Path) -> None:
         (None, "adapter_config.json cannot be read: No such file"),
     ],
 )
-def test_hostile_configuration_is_one_sentence(
-    data: bytes | None, said: str, tmp_path: Path
+def test_malformed_configuration_gives_one_sentence(
+    data: bytes | None, message: str, tmp_path: Path
 ) -> None:
-    adapter = put_adapter(tmp_path / "a", Q)
+    adapter = save_adapter(tmp_path / "a", Q)
     path = tmp_path / "a" / "adapter_config.json"
     path.unlink() if data is None else path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=said) as caught:
-        open_adapter(put_base(tmp_path / "b", {"q.weight": W}), adapter)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_adapter(write_base(tmp_path / "b", {"q.weight": W}), adapter)
     assert "\n" not in caught.value.message
     assert caught.value.hint
 
 
-def test_configuration_is_no_link_to_another_file(tmp_path: Path) -> None:
-    put_adapter(tmp_path / "a", Q)
+def test_configuration_must_not_be_a_link(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "a", Q)
     (tmp_path / "secret.json").write_text("{}")
     path = tmp_path / "a" / "adapter_config.json"
     path.unlink()
     path.symlink_to(tmp_path / "secret.json")
     with pytest.raises(CheckpointError, match="symbolic link"):
-        read_config(tmp_path / "a", "me")
+        read_adapter_config(tmp_path / "a", "me")
 
 
 JSON = st.recursive(
@@ -156,49 +159,53 @@ FIELDS = st.sampled_from([
 
 
 @given(st.dictionaries(FIELDS, JSON), st.sampled_from(["LORA", "IA3", None]))
-def test_any_configuration_is_told_in_sentences(said: dict[str, Any], kind: str | None) -> None:
-    for problem, hint in problems_of({**said, **({"peft_type": kind} if kind else {})}, "me"):
+def test_problems_of_any_configuration_are_printable_sentences(
+    fields: dict[str, Any], kind: str | None
+) -> None:
+    for problem, hint in find_config_problems(
+        {**fields, **({"peft_type": kind} if kind else {})}, "me"
+    ):
         assert problem.startswith("me ")
         assert problem.isprintable()
         assert hint
 
 
 @pytest.mark.parametrize(
-    ("base", "tensors", "config", "said"),
+    ("base", "tensors", "config", "message"),
     [
         ({"k.weight": W}, Q, {}, "me has 1 tensor (q.weight) that the base does not have."),
         ({"q.weight": W.T.copy()}, {**Q, "q.lora_A.weight": np.ones((1, 4), f32)}, {},
          "me does not fit the base in 1 tensor (q.weight)."),
         ({"q.weight": W}, Q, {"r": 2},
-         "me has another rank than its configuration says in 1 tensor (q.weight)."),
+         "me has a rank in 1 tensor (q.weight) that differs from its configuration."),
         ({"q.weight": W}, {**Q, "q.lora_B.weight": np.ones((2, 2), f32)}, {},
-         "me has another rank than its configuration says in 1 tensor (q.weight)."),
+         "me has a rank in 1 tensor (q.weight) that differs from its configuration."),
         ({"q.weight": W}, {"q.lora_A.weight": A}, {},
          "me lacks a part of its change to 1 tensor (q.weight)."),
         ({"q.weight": W}, Q, {"use_dora": True},
          "me lacks a part of its change to 1 tensor (q.weight)."),
         ({"q.weight": W}, {**Q, "q.lora_magnitude_vector": np.ones(2, f32)}, {},
-         "me has parts for 1 tensor (q.weight) that its configuration does not speak of."),
+         "me has parts for 1 tensor (q.weight) that its configuration does not mention."),
         ({"q.weight": W}, {**Q, "q.lora_magnitude_vector": np.ones(3, f32)}, {"use_dora": True},
          "me does not fit the base in 1 tensor (q.weight)."),
         ({"q.weight": W, "q.bias": W[:, 0].copy()}, {**Q, "q.lora_B.bias": np.ones(2, f32)}, {},
-         "me has parts for 1 tensor (q.weight) that its configuration does not speak of."),
+         "me has parts for 1 tensor (q.weight) that its configuration does not mention."),
         ({"q.weight": W}, {**Q, "q.lora_B.bias": np.ones(2, f32)}, {"lora_bias": True},
          "me has 1 tensor (q.bias) that the base does not have."),
         ({"q.weight": W}, {"q.ia3_l": np.ones((2, 1), f32)}, {},
-         "me has parts for 1 tensor (q.weight) that its configuration does not speak of."),
+         "me has parts for 1 tensor (q.weight) that its configuration does not mention."),
         ({"q.weight": W}, Q, {"peft_type": "IA3"},
-         "me has parts for 1 tensor (q.weight) that its configuration does not speak of."),
+         "me has parts for 1 tensor (q.weight) that its configuration does not mention."),
         ({"q.weight": W}, {"q.ia3_l": np.ones((4, 1), f32)}, {"peft_type": "IA3"},
          "me does not fit the base in 1 tensor (q.weight)."),
         ({"q.weight": W}, {"q.ia3_l": np.ones((1, 2, 1, 1), f32)}, {"peft_type": "IA3"},
-         "me changes 1 tensor (q.weight), which is no matrix (a convolution, perhaps)."),
+         "me changes 1 tensor (q.weight), which is not a matrix (perhaps a convolution)."),
         ({"q.weight": np.ones((2, 3, 1, 1), f32)}, Q, {},
-         "me changes 1 tensor (q.weight), which is no matrix (a convolution, perhaps)."),
+         "me changes 1 tensor (q.weight), which is not a matrix (perhaps a convolution)."),
         ({"q.weight": W.astype(np.int8)}, Q, {},
-         "me changes 1 tensor (q.weight), which is not all floating-point numbers."),
+         "me changes 1 tensor (q.weight), where a tensor is not floating-point."),
         ({"q.weight": W}, {**Q, "q.lora_A.weight": A.astype(np.int8)}, {},
-         "me changes 1 tensor (q.weight), which is not all floating-point numbers."),
+         "me changes 1 tensor (q.weight), where a tensor is not floating-point."),
         ({"q.weight": W}, {**Q, "head.weight": W}, {},
          "me has 1 tensor (head.weight) that the base does not have."),
         ({"q.weight": W, "head.weight": W.T.copy()}, {**Q, "head.weight": W}, {},
@@ -206,33 +213,38 @@ def test_any_configuration_is_told_in_sentences(said: dict[str, Any], kind: str 
         ({"q.weight": W, "ids": np.ones(2, f32)}, {**Q, "ids": np.array([1, 2])}, {},
          "me does not fit the base in 1 tensor (ids)."),
         ({"q.weight": W}, {**Q, **{f"q.base_layer.{k[2:]}": v for k, v in Q.items()}}, {},
-         "me changes 1 tensor (q.weight) in two ways."),
+         "me changes 1 tensor (q.weight) twice."),
         ({"q.weight": W}, {**Q, "q.lora_diag": A[0]}, {},
          "me has 1 tensor (q.lora_diag) that the base does not have."),
     ],
 )  # fmt: skip
-def test_tensors_are_refused_by_name(
-    base: Any, tensors: Any, config: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_tensors_are_rejected_with_the_reason(
+    base: Any,
+    tensors: Any,
+    config: Any,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a value was read"))
-    whole = config if "peft_type" in config else {**LORA, **config}
-    assert problems(tmp_path, base, tensors, **whole) == [said]
+    fields = config if "peft_type" in config else {**LORA, **config}
+    assert find_problems(tmp_path, base, tensors, **fields) == [message]
 
 
-def test_names_that_are_not_of_peft(tmp_path: Path) -> None:
-    put_adapter(tmp_path / "a", Q)
+def test_names_that_are_not_peft_names(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "a", Q)
     weights = tmp_path / "a" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes().replace(b"base_model.model.q", b"base_model.modle.q"))
-    base = put_base(tmp_path / "b", {"q.weight": W})
-    with pytest.raises(CheckpointError, match=r"has 2 tensors .* that peft does not name so"):
+    base = write_base(tmp_path / "b", {"q.weight": W})
+    with pytest.raises(CheckpointError, match=r"has 2 tensors .* whose names are not peft's"):
         open_adapter(base, open_checkpoint(tmp_path / "a"))
 
 
 @pytest.mark.parametrize(("add", "drop"), [("", ""), ("bert.", ""), ("", "model."), ("", "h.0.")])
 def test_one_prefix_may_differ(add: str, drop: str, tmp_path: Path) -> None:
     tensors = {f"{drop}{name}": values for name, values in Q.items()}
-    base = put_base(tmp_path / "b", {f"{add}q.weight": W, "k.weight": W})
-    adapter = put_adapter(tmp_path / "a", tensors)
+    base = write_base(tmp_path / "b", {f"{add}q.weight": W, "k.weight": W})
+    adapter = save_adapter(tmp_path / "a", tensors)
     if drop == "h.0.":  # two parts are no prefix
         with pytest.raises(CheckpointError, match=r"h\.0\.q\.weight"):
             open_adapter(base, adapter)
@@ -240,27 +252,27 @@ def test_one_prefix_may_differ(add: str, drop: str, tmp_path: Path) -> None:
         assert set(open_adapter(base, adapter).changes) == {f"{add}q.weight"}
 
 
-def test_prefix_must_hold_for_all_and_be_the_only_one(tmp_path: Path) -> None:
+def test_prefix_must_fit_all_names_and_be_unique(tmp_path: Path) -> None:
     towers = {"text.q.weight": W, "vision.q.weight": W}
-    found = problems(tmp_path / "1", towers, Q)
-    assert found == ["me fits several parts of the base: 'text.' or 'vision.'."]
+    problems = find_problems(tmp_path / "1", towers, Q)
+    assert problems == ["me fits several parts of the base: 'text.' or 'vision.'."]
     tensors = {**Q, **{name.replace("q.", "k."): values for name, values in Q.items()}}
-    found = problems(tmp_path / "2", {"text.q.weight": W, "text.v.weight": W}, tensors)
-    assert found == ["me has 1 tensor (k.weight) that the base does not have."]
-    assert problems(tmp_path / "3", {"q.weight": W, "text.q.weight": W}, Q) == []
+    problems = find_problems(tmp_path / "2", {"text.q.weight": W, "text.v.weight": W}, tensors)
+    assert problems == ["me has 1 tensor (k.weight) that the base does not have."]
+    assert find_problems(tmp_path / "3", {"q.weight": W, "text.q.weight": W}, Q) == []
 
 
-def test_many_misfits_are_one_sentence(tmp_path: Path) -> None:
+def test_many_misfits_give_one_sentence(tmp_path: Path) -> None:
     base = {f"h.{i}.q.weight": W.T[:2].copy() for i in range(9)}
     tensors = {f"h.{i}.{name}": values for i in range(9) for name, values in Q.items()}
-    (found,) = problems(tmp_path, base, tensors)
-    assert found.startswith("me does not fit the base in 9 tensors (h.0.q.weight, h.1.q.weight, ")
+    (problem,) = find_problems(tmp_path, base, tensors)
+    assert problem.startswith("me does not fit the base in 9 tensors (h.0.q.weight, h.1.q.weight, ")
 
 
-def test_the_base_that_a_configuration_names() -> None:
-    said = {"base_model_name_or_path": "owner/base", "revision": None}
-    assert named_base(json.dumps(said).encode(), "x") == ("owner/base", None)
-    assert named_base(b'{"base_model_name_or_path": ""}', "x") == (None, None)
-    assert named_base(b'{"revision": "step4"}', "x") == (None, "step4")
-    with pytest.raises(CheckpointError, match="x: its base_model_name_or_path is not a text"):
-        named_base(b'{"base_model_name_or_path": 5}', "x")
+def test_base_reference_of_a_configuration() -> None:
+    fields = {"base_model_name_or_path": "owner/base", "revision": None}
+    assert parse_base_reference(json.dumps(fields).encode(), "x") == ("owner/base", None)
+    assert parse_base_reference(b'{"base_model_name_or_path": ""}', "x") == (None, None)
+    assert parse_base_reference(b'{"revision": "step4"}', "x") == (None, "step4")
+    with pytest.raises(CheckpointError, match="x: its base_model_name_or_path is not a string"):
+        parse_base_reference(b'{"base_model_name_or_path": 5}', "x")

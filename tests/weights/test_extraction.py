@@ -1,4 +1,4 @@
-"""A full expert's change as a LoRA: the best of its rank, and exact where that suffices."""
+"""Extract a LoRA from a full expert: the best of its rank, and exact if the rank suffices."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from hypothesis import strategies as st
 
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.extraction import extract, low_rank, write_adapter
-from hubmerge.weights.layout import ADAPTER
+from hubmerge.weights.extraction import extract, factorize, write_adapter
+from hubmerge.weights.layout import ADAPTER_WEIGHTS
 from hubmerge.weights.task_vector import TaskVector
-from tests.weights.adapters import put_base
+from tests.weights.adapters import write_base
 
 EYE = np.eye(3, 2, dtype=np.float32)
 
 
-def vector(folder: Path, changes: dict[str, np.ndarray]) -> TaskVector:
-    """The vector of an expert that changed zeros into these."""
-    base = put_base(folder / "base", {name: np.zeros_like(one) for name, one in changes.items()})
-    return TaskVector(base, put_base(folder / "expert", changes))
+def write_vector(folder: Path, changes: dict[str, np.ndarray]) -> TaskVector:
+    """The task vector of an expert with these tensors and a base of zeros."""
+    base = write_base(
+        folder / "base", {name: np.zeros_like(values) for name, values in changes.items()}
+    )
+    return TaskVector(base, write_base(folder / "expert", changes))
 
 
 def test_by_hand(tmp_path: Path) -> None:
     # Singular values 4 and 1: 16 of 17 are kept, and of all, with the bias, 16 of 21.
     matrix = np.array([[0, -4], [1, 0], [0, 0]], np.float32)
-    found = extract(
-        vector(tmp_path, {"fc.weight": matrix, "fc.bias": np.array([2, 0, 0], np.float32)}),
+    extraction = extract(
+        write_vector(tmp_path, {"fc.weight": matrix, "fc.bias": np.array([2, 0, 0], np.float32)}),
         ["fc.weight"],
         rank=1,
     )
-    a, b = found.factors["fc"]
+    a, b = extraction.factors["fc"]
     np.testing.assert_allclose(a, [[0, 2]], atol=1e-6)
     np.testing.assert_allclose(b, [[-2], [0], [0]], atol=1e-6)
-    assert found.kept == pytest.approx(16 / 21)
-    assert found.reached == pytest.approx(17 / 21)
+    assert extraction.kept == pytest.approx(16 / 21)
+    assert extraction.attainable == pytest.approx(17 / 21)
 
 
 @given(
@@ -45,16 +47,16 @@ def test_by_hand(tmp_path: Path) -> None:
     rank=st.integers(1, 8),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40, deadline=None)
-def test_the_best_of_its_rank(shape: tuple[int, int], rank: int, seed: int) -> None:
+@settings(max_examples=40)
+def test_factors_are_the_best_of_their_rank(shape: tuple[int, int], rank: int, seed: int) -> None:
     matrix = np.random.default_rng(seed).normal(size=shape)
-    a, b, values = low_rank(matrix, rank)
-    every = np.linalg.svd(matrix, compute_uv=False)
-    lost = np.linalg.norm(matrix - b.astype(np.float64) @ a) ** 2
-    np.testing.assert_allclose(values, every[:rank])
-    np.testing.assert_allclose(lost, np.sum(every[rank:] ** 2), atol=1e-5)
+    a, b, values = factorize(matrix, rank)
+    all_values = np.linalg.svd(matrix, compute_uv=False)
+    residual = np.linalg.norm(matrix - b.astype(np.float64) @ a) ** 2
+    np.testing.assert_allclose(values, all_values[:rank])
+    np.testing.assert_allclose(residual, np.sum(all_values[rank:] ** 2), atol=1e-5)
     assert (a.shape, b.shape) == ((rank, shape[1]), (shape[0], rank))
-    # Half of each singular value on either side.
+    # The root of each singular value is in both factors.
     np.testing.assert_allclose(
         np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=0), rtol=1e-4, atol=1e-6
     )
@@ -62,59 +64,63 @@ def test_the_best_of_its_rank(shape: tuple[int, int], rank: int, seed: int) -> N
     assert (peaks >= 0).all()
 
 
-def test_what_a_matrix_has_not_can_be_trained() -> None:
-    a, b, _ = low_rank(np.outer([1.0, 2.0, 2.0], [3.0, 0.0, 4.0]), 3)
+def test_directions_beyond_the_true_rank_are_trainable() -> None:
+    a, b, _ = factorize(np.outer([1.0, 2.0, 2.0], [3.0, 0.0, 4.0]), 3)
     np.testing.assert_allclose(b @ a, np.outer([1, 2, 2], [3, 0, 4]), atol=1e-5)
     assert not b[:, 1:].any()
     np.testing.assert_allclose(a[1:] @ a[1:].T, np.eye(2), atol=1e-6)
-    a, b, _ = low_rank(np.zeros((2, 3)), 2)
+    a, b, _ = factorize(np.zeros((2, 3)), 2)
     assert not b.any()
     np.testing.assert_allclose(a @ a.T, np.eye(2), atol=1e-6)
 
 
-def test_an_expert_that_changed_nothing_is_kept_whole(tmp_path: Path) -> None:
-    found = extract(vector(tmp_path, {"fc.weight": np.zeros((3, 2), np.float32)}), ["fc.weight"], 1)
-    assert (found.kept, found.reached) == (1.0, 1.0)
+def test_unchanged_expert_is_kept_completely(tmp_path: Path) -> None:
+    extraction = extract(
+        write_vector(tmp_path, {"fc.weight": np.zeros((3, 2), np.float32)}), ["fc.weight"], 1
+    )
+    assert (extraction.kept, extraction.attainable) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("inputs_first", [False, True])
-def test_written_it_is_an_adapter_of_the_base(inputs_first: bool, tmp_path: Path) -> None:
+def test_written_adapter_has_the_extracted_change(inputs_first: bool, tmp_path: Path) -> None:
     matrix = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    full = vector(tmp_path, {"fc.weight": matrix, "fc.bias": np.zeros(3, np.float32)})
-    found = extract(full, ["fc.weight"], 3, inputs_first)
+    full = write_vector(tmp_path, {"fc.weight": matrix, "fc.bias": np.zeros(3, np.float32)})
+    extraction = extract(full, ["fc.weight"], 3, inputs_first)
     for name in ("once", "again"):
-        write_adapter(tmp_path / name, found, "o/base", "a" * 40)
+        write_adapter(tmp_path / name, extraction, "o/base", "a" * 40)
     adapter = TaskVector(full.base, open_checkpoint(tmp_path / "once"))
     np.testing.assert_allclose(adapter.delta("fc.weight"), matrix, atol=1e-6)
-    once, again = ((tmp_path / name / ADAPTER).read_bytes() for name in ("once", "again"))
+    once, again = ((tmp_path / name / ADAPTER_WEIGHTS).read_bytes() for name in ("once", "again"))
     assert once == again
 
 
-def test_the_out_proj_of_a_fused_attention_counts_twice_to_peft(tmp_path: Path) -> None:
+def test_out_proj_of_a_fused_attention_counts_twice_in_peft(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     changes = {
         "attn.in_proj_weight": rng.normal(size=(6, 2)).astype(np.float32),
         "attn.out_proj.weight": rng.normal(size=(2, 2)).astype(np.float32),
     }
-    full = vector(tmp_path, changes)
-    found = extract(full, list(changes), 2)
-    a, b = found.factors["attn.out_proj"]
+    full = write_vector(tmp_path, changes)
+    extraction = extract(full, list(changes), 2)
+    a, b = extraction.factors["attn.out_proj"]
     np.testing.assert_allclose(b @ a, changes["attn.out_proj.weight"], atol=1e-6)
-    write_adapter(tmp_path / "adapter", found, "o/base", None)
+    write_adapter(tmp_path / "adapter", extraction, "o/base", None)
     adapter = TaskVector(full.base, open_checkpoint(tmp_path / "adapter"))
     for name, change in changes.items():
         np.testing.assert_allclose(adapter.delta(name), change, atol=1e-6)
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
-    full = vector(tmp_path, {"attn.in_proj_weight": EYE, "norm.weight": EYE[0], "fc.weight": EYE})
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    full = write_vector(
+        tmp_path, {"attn.in_proj_weight": EYE, "norm.weight": EYE[0], "fc.weight": EYE}
+    )
     with pytest.raises(CheckpointError, match="3 problems") as caught:
         extract(full, ["attn.in_proj_weight", "norm.weight", "none.weight"], 0)
-    for said in ("rank of at least 1", "2 tensors (none.weight, norm.weight)", "go together"):
-        assert said in caught.value.message
+    for part in ("must be at least 1", "2 tensors (none.weight, norm.weight)", "adapted together"):
+        assert part in caught.value.message
 
 
-def test_changes_that_are_not_finite(tmp_path: Path) -> None:
-    full = vector(tmp_path, {"fc.weight": np.full((3, 2), np.inf, np.float32)})
+def test_non_finite_changes_are_rejected(tmp_path: Path) -> None:
+    full = write_vector(tmp_path, {"fc.weight": np.full((3, 2), np.inf, np.float32)})
     with pytest.raises(CheckpointError, match=r"fc\.weight is not finite"):
         extract(full, ["fc.weight"], 1)

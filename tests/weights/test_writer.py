@@ -1,4 +1,4 @@
-"""Files that mirror the base's, value by value."""
+"""Files that are laid out like the base's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.writer import copy_side_files, mirror, side_files, write_tensor
+from hubmerge.weights.writer import copy_side_files, create_files_like, side_files, write_tensor
 
 TENSORS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -36,21 +36,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def copied(folder: Path, dtype: str | None = None) -> Path:
-    """Mirror base/ into new/ with the same values."""
+def copy_tensors(folder: Path, dtype: str | None = None) -> Path:
+    """Copy base/ to new/ tensor by tensor."""
     base = open_checkpoint(folder / "base")
-    places = mirror(base, folder / "new", dtype)
-    for name in reversed(list(places)):  # in any order
+    targets = create_files_like(base, folder / "new", dtype)
+    for name in reversed(list(targets)):  # in any order
         values = base.read(name)
         write_tensor(
-            places[name], values.astype(np.float16) if places[name].dtype == "F16" else values
+            targets[name], values.astype(np.float16) if targets[name].dtype == "F16" else values
         )
     return folder / "new"
 
 
-def test_same_values_same_bytes_same_order(folder: Path) -> None:
+def test_same_values_give_the_same_bytes_and_order(folder: Path) -> None:
     save_file(TENSORS, folder / "base" / "model.safetensors")
-    new = copied(folder)
+    new = copy_tensors(folder)
     again = open_checkpoint(new)
     assert again.names() == open_checkpoint(folder / "base").names()
     for name, values in load_file(new / "model.safetensors").items():
@@ -59,16 +59,16 @@ def test_same_values_same_bytes_same_order(folder: Path) -> None:
     with safe_open(new / "model.safetensors", "np") as file:
         assert file.metadata() == {"format": "pt"}
     first = hash_file(new / "model.safetensors")
-    assert hash_file(copied(folder) / "model.safetensors") == first
+    assert hash_file(copy_tensors(folder) / "model.safetensors") == first
 
 
-def test_shards_and_index_are_mirrored(folder: Path) -> None:
+def test_shards_and_index_are_kept(folder: Path) -> None:
     weight_map = {"w": "b.safetensors", "steps": "a.safetensors"}
     for name, file in weight_map.items():
         save_file({name: TENSORS[name]}, folder / "base" / file)
     index = {"metadata": {"total_size": 1, "other": "x"}, "weight_map": weight_map}
     (folder / "base" / "model.safetensors.index.json").write_text(json.dumps(index))
-    new = copied(folder)
+    new = copy_tensors(folder)
     assert json.loads((new / "model.safetensors.index.json").read_text()) == {
         "metadata": {"total_size": 6 * 4 + 8},
         "weight_map": weight_map,
@@ -76,7 +76,7 @@ def test_shards_and_index_are_mirrored(folder: Path) -> None:
     assert open_checkpoint(new).names() == open_checkpoint(folder / "base").names()
 
 
-def test_another_dtype_for_floats_only_and_all_aligned(folder: Path) -> None:
+def test_dtype_applies_to_floats_and_values_are_aligned(folder: Path) -> None:
     # F32 [3] then I64: as F16 the first would end at byte 6, where no int64 may start.
     header = {
         "odd": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
@@ -87,55 +87,57 @@ def test_another_dtype_for_floats_only_and_all_aligned(folder: Path) -> None:
     data = np.arange(5, dtype=np.float32).tobytes() + np.array([9], np.int64).tobytes()
     file = folder / "base" / "model.safetensors"
     file.write_bytes(len(raw).to_bytes(8, "little") + raw + data)
-    new = copied(folder, "F16")
-    found = open_checkpoint(new)
-    assert {name: t.dtype for name, t in found.index.items()} == {
+    new = copy_tensors(folder, "F16")
+    checkpoint = open_checkpoint(new)
+    assert {name: t.dtype for name, t in checkpoint.index.items()} == {
         "odd": "F16",
         "odder": "F16",
         "steps": "I64",
     }
-    assert found.index["steps"].start % 8 == 0
+    assert checkpoint.index["steps"].start % 8 == 0
     assert load_file(new / "model.safetensors")["odder"].tolist() == [4.0]
     assert load_file(new / "model.safetensors")["steps"].tolist() == [9]
 
 
-def test_values_of_another_kind_are_not_written(folder: Path) -> None:
+def test_values_of_another_dtype_or_shape_are_not_written(folder: Path) -> None:
     save_file(TENSORS, folder / "base" / "model.safetensors")
-    places = mirror(open_checkpoint(folder / "base"), folder / "new")
+    targets = create_files_like(open_checkpoint(folder / "base"), folder / "new")
     with pytest.raises(ValueError, match="float64"):
-        write_tensor(places["w"], np.zeros((2, 3)))
+        write_tensor(targets["w"], np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"\(3, 2\)"):
-        write_tensor(places["w"], np.zeros((3, 2), np.float32))
+        write_tensor(targets["w"], np.zeros((3, 2), np.float32))
 
 
 def test_strided_values_are_written_in_order(folder: Path) -> None:
     save_file(TENSORS, folder / "base" / "model.safetensors")
-    places = mirror(open_checkpoint(folder / "base"), folder / "new")
-    write_tensor(places["w"], np.arange(6, dtype=np.float32).reshape(3, 2).T)
+    targets = create_files_like(open_checkpoint(folder / "base"), folder / "new")
+    write_tensor(targets["w"], np.arange(6, dtype=np.float32).reshape(3, 2).T)
     written = load_file(folder / "new" / "model.safetensors")["w"]
     assert written.tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
-def test_full_disk_is_told_before_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_space_is_checked_before_writing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_file(TENSORS, folder / "base" / "model.safetensors")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100, 90, 10))
-    with pytest.raises(CheckpointError, match="10 bytes left, and the weights need"):
-        mirror(open_checkpoint(folder / "base"), folder / "new")
+    with pytest.raises(CheckpointError, match="10 bytes free, and the weights need"):
+        create_files_like(open_checkpoint(folder / "base"), folder / "new")
     assert list((folder / "new").iterdir()) == []
 
 
-def test_disk_that_fills_up_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_fills_up_gives_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(TENSORS, folder / "base" / "model.safetensors")
     base = open_checkpoint(folder / "base")
-    place = mirror(base, folder / "new")["w"]
+    target = create_files_like(base, folder / "new")["w"]
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(CheckpointError, match=r"model.safetensors could not be written: No space"):
-        write_tensor(place, base.read("w"))
+        write_tensor(target, base.read("w"))
 
 
 WANTED = [
@@ -168,7 +170,7 @@ UNWANTED = [
 ]
 
 
-def test_side_files_by_list(folder: Path) -> None:
+def test_listed_side_files_are_copied(folder: Path) -> None:
     for name in WANTED + UNWANTED:
         (folder / "base" / name).write_text(name)
     (folder / "base" / "tokenizer_files").mkdir()
@@ -178,7 +180,7 @@ def test_side_files_by_list(folder: Path) -> None:
     assert (folder / "new" / "vocab.bpe").read_text() == "vocab.bpe"
 
 
-def test_side_file_that_points_elsewhere_is_not_copied(folder: Path) -> None:
+def test_side_file_that_is_a_link_is_not_copied(folder: Path) -> None:
     (folder / "token").write_text("secret")
     (folder / "base" / "tokenizer.json").symlink_to("../token")
     with pytest.raises(CheckpointError, match="symbolic link"):

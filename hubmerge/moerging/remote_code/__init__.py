@@ -1,1 +1,1 @@
-"""Code that goes out with exported mixtures, to run where there is no hubmerge: it imports none."""
+"""Code that is copied into exported mixtures of experts; it must not import hubmerge."""

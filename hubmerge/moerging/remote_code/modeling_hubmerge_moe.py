@@ -1,8 +1,8 @@
 """A mixture of LoRA experts, for AutoModel.from_pretrained(..., trust_remote_code=True).
 
-Opens the base that moe_config.json pins, with transformers' own class, and puts experts and router
-over its linear layers: arXiv 2506.14126, equation 2. Reads JSON and safetensors, runs no other
-code, and fetches the base at one commit. What comes out has the base's class: run it, save it not.
+Opens the base that moe_config.json pins, with its class in transformers, and adds experts and a
+router to its linear layers: arXiv 2506.14126, equation 2. Reads JSON and safetensors, runs no other
+code, and fetches the base at one commit. The result has the base's class; it is not for saving.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
-# What of from_pretrained's options says where files come from, and how the base is opened.
-_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
-_HOW = ("attn_implementation", "device_map", "dtype")
+# The options of from_pretrained that are used to fetch files, and to open the base.
+_FETCH_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+_OPEN_OPTIONS = ("attn_implementation", "device_map", "dtype")
 
 
-class MixtureLinear(nn.Module):
+class ExportedMoeLinear(nn.Module):
     """W x + b plus, for every token, its top-k experts p_e s_e B_e A_e x.
 
     `lora_A` [E, R, I], `lora_B` [E, O, R], `scale` [E], `router` [E, I]; p is the softmax over the
@@ -67,73 +67,73 @@ class MixtureLinear(nn.Module):
 
 
 class HubmergeMixture:
-    """What auto_map names: `from_pretrained` gives the base itself, as a mixture."""
+    """The class that auto_map names: `from_pretrained` returns the base with experts added."""
 
     @classmethod
     def register_for_auto_class(cls, auto_class: object) -> None:
-        """AutoModel calls it; there is nothing to do."""
+        """Do nothing; AutoModel requires this method."""
 
     @classmethod
     def from_pretrained(
-        cls, where: str, *args: object, config: Any, revision: str | None = None, **options: Any
+        cls, source: str, *args: object, config: Any, revision: str | None = None, **options: Any
     ) -> Any:
-        """The mixture at `where`, a folder or a repository, at `revision`.
+        """The mixture of experts at `source`, a folder or a repository, at `revision`.
 
-        In float32 unless `dtype` says otherwise; options not named above are passed over. Raises
-        ValueError for names in moe_config.json that lead elsewhere.
+        In float32 unless `dtype` is given; options not listed above are ignored. Raises ValueError
+        for invalid names in moe_config.json.
         """
-        fetching = {key: options[key] for key in _WHERE if key in options}
+        fetch_options = {k: options[k] for k in _FETCH_OPTIONS if k in options}
 
         def fetch(name: str) -> str:
-            return str(cached_file(where, name, revision=revision, **fetching))
+            return str(cached_file(source, name, revision=revision, **fetch_options))
 
-        said = _read(fetch("moe_config.json"))
-        _check(said)
-        how = {"dtype": "float32", **{key: options[key] for key in _HOW if key in options}}
-        model = _open_base(said, config.architectures[0], {**fetching, **how})
+        moe = _read_json(fetch("moe_config.json"))
+        _check_names(moe)
+        how = {"dtype": "float32", **{k: options[k] for k in _OPEN_OPTIONS if k in options}}
+        model = _open_base(moe, config.architectures[0], {**fetch_options, **how})
         router = load_file(fetch("router.safetensors"))
-        folders = [f"experts/{expert['name']}" for expert in said["experts"]]
-        experts = [load_file(fetch(f"{one}/adapter_model.safetensors")) for one in folders]
-        settings = [_read(fetch(f"{one}/adapter_config.json")) for one in folders]
-        for path in said["modules"]:
+        folders = [f"experts/{expert['name']}" for expert in moe["experts"]]
+        experts = [load_file(fetch(f"{folder}/adapter_model.safetensors")) for folder in folders]
+        adapters = [_read_json(fetch(f"{folder}/adapter_config.json")) for folder in folders]
+        for path in moe["modules"]:
             parts = {
                 "lora_A": _stack(experts, f"base_model.model.{path}.lora_A.weight"),
                 "lora_B": _stack(experts, f"base_model.model.{path}.lora_B.weight"),
-                "scale": torch.tensor([_scale(one, path) for one in settings]),
+                "scale": torch.tensor([_scale(adapter, path) for adapter in adapters]),
                 "router": router[f"{path}.router.weight"],
             }
-            layer = MixtureLinear(model.get_submodule(path), parts, said["top_k"], said["router"])
-            holder, _, name = path.rpartition(".")
-            setattr(model.get_submodule(holder), name, layer)
+            layer = ExportedMoeLinear(model.get_submodule(path), parts, moe["top_k"], moe["router"])
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, layer)
         return model.eval()
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read_json(path: str) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:
-        said: dict[str, Any] = json.load(file)
-    return said
+        parsed: dict[str, Any] = json.load(file)
+    return parsed
 
 
-def _check(said: dict[str, Any]) -> None:
-    """Names become paths and addresses: raise ValueError for those that are none."""
-    names = [(expert["name"], r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.))*") for expert in said["experts"]]
-    names += [(path, r"\w+(?:\.\w+)*") for path in said["modules"]]
-    names += [(said["base_model"], r"\w[\w-]*(?:\.[\w-]+)*/\w[\w-]*(?:\.[\w-]+)*")]
-    names += [(said["base_revision"], r"[0-9a-f]{40}")]
+def _check_names(moe: dict[str, Any]) -> None:
+    """Raise ValueError for invalid names, as they become paths and URLs."""
+    names = [(expert["name"], r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.))*") for expert in moe["experts"]]
+    names += [(path, r"\w+(?:\.\w+)*") for path in moe["modules"]]
+    names += [(moe["base_model"], r"\w[\w-]*(?:\.[\w-]+)*/\w[\w-]*(?:\.[\w-]+)*")]
+    names += [(moe["base_revision"], r"[0-9a-f]{40}")]
     for name, pattern in names:
         if not re.fullmatch(pattern, str(name), re.ASCII):
-            raise ValueError(f"moe_config.json has {name!r}, which cannot name what it should.")
+            raise ValueError(f"moe_config.json has {name!r}, which is not a valid name.")
 
 
-def _open_base(said: dict[str, Any], architecture: str, options: dict[str, Any]) -> Any:
+def _open_base(moe: dict[str, Any], architecture: str, options: dict[str, Any]) -> Any:
     kind: Any = getattr(transformers, architecture, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        raise ValueError(f"{architecture!r} is no model of transformers.")
-    # Always said: the base's own configuration could name code on the Hub instead.
+        raise ValueError(f"{architecture!r} is not a model of transformers.")
+    # Always set: otherwise the base's configuration could name code on the Hub.
     options.setdefault("attn_implementation", "sdpa" if kind._supports_sdpa else "eager")
     return kind.from_pretrained(
-        said["base_model"],
-        revision=said["base_revision"],
+        moe["base_model"],
+        revision=moe["base_revision"],
         use_safetensors=True,
         trust_remote_code=False,
         **options,
@@ -144,6 +144,6 @@ def _stack(experts: list[dict[str, Tensor]], name: str) -> Tensor:
     return torch.stack([expert[name] for expert in experts])
 
 
-def _scale(settings: dict[str, Any], path: str) -> float:
-    alphas = settings.get("alpha_pattern") or {}
-    return float(alphas.get(f"^{re.escape(path)}", settings["lora_alpha"]) / settings["r"])
+def _scale(adapter: dict[str, Any], path: str) -> float:
+    alphas = adapter.get("alpha_pattern") or {}
+    return float(alphas.get(f"^{re.escape(path)}", adapter["lora_alpha"]) / adapter["r"])

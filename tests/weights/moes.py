@@ -1,4 +1,4 @@
-"""A small mixture as a folder: two experts of one linear layer [3, 2], and a router over them."""
+"""Write a small mixture of experts: two experts of one linear layer [3, 2], and a router."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from hubmerge.weights.moe_config import CONFIG, EXPERTS, ROUTER, MoeConfig, MoeExpert
-from tests.weights.adapters import put_adapter
+from hubmerge.weights.moe_config import (
+    EXPERTS_FOLDER,
+    MOE_CONFIG,
+    ROUTER_WEIGHTS,
+    MoeConfig,
+    MoeExpert,
+)
+from tests.weights.adapters import save_adapter
 
-EXPERTS_OF = ("mnist", "hebrew")
+EXPERT_NAMES = ("mnist", "hebrew")
 
 
-def put_mixture(
+def write_moe(
     folder: Path,
-    names: Sequence[str] = EXPERTS_OF,
+    names: Sequence[str] = EXPERT_NAMES,
     base: str = "demo/base",
     seed: int = 0,
     digest: str = "0" * 64,
 ) -> Path:
-    """The folder of a mixture of these experts; `seed` decides every number in it, and
-    `digest` is said to be the base's.
-    """
+    """Write a mixture of these experts; `seed` determines its values, `digest` its base_digest."""
     rng = np.random.default_rng(seed)
     for name in names:
-        put_adapter(
-            folder / EXPERTS / name,
+        save_adapter(
+            folder / EXPERTS_FOLDER / name,
             {
                 "fc.lora_A.weight": rng.normal(size=(1, 2)).astype(np.float32),
                 "fc.lora_B.weight": rng.normal(size=(3, 1)).astype(np.float32),
@@ -35,7 +39,7 @@ def put_mixture(
             base_model_name_or_path=base,
         )
     rows = rng.normal(size=(len(names), 2)).astype(np.float32)
-    save_file({"fc.router.weight": rows}, folder / ROUTER)
+    save_file({"fc.router.weight": rows}, folder / ROUTER_WEIGHTS)
     config = MoeConfig(
         base_model=base,
         base_revision=None,
@@ -45,5 +49,5 @@ def put_mixture(
         top_k=1,
         modules=("fc",),
     )
-    (folder / CONFIG).write_bytes(config.to_bytes())
+    (folder / MOE_CONFIG).write_bytes(config.to_bytes())
     return folder

@@ -1,6 +1,6 @@
-"""Small mixtures over one model of each family, and what they should say, worked out by a loop.
+"""Small mixtures of experts for one model of each family, and their outputs by equation 2.
 
-Every expert has a rank and a scale of its own, and the router is random, as if it were trained.
+Every expert has a different rank and scale, and the router is random, as if it were trained.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from transformers import (
     ViTModel,
 )
 
-from hubmerge.models.adapter import adapt
-from hubmerge.models.loading import open_model
-from hubmerge.moerging.moe_model import Mixture, build
+from hubmerge.models.adapter import add_adapter
+from hubmerge.models.loading import load_model
+from hubmerge.moerging.moe_model import MoeModel, build_moe
 from hubmerge.specs import Kind, TrainSpec
 from hubmerge.weights.adapter_match import open_adapter
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.moe_config import MoeConfig, MoeExpert, RouterConfig
-from tests.models.worlds import (
+from tests.models.builders import (
     SIZE,
     tiny_bert,
     tiny_gpt2,
@@ -49,62 +49,62 @@ TEXT = {"input_ids": IDS, "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0]
 
 @dataclass(frozen=True)
 class Family:
-    """A family of models: how its tiny one is written, by which class it opens, what it says."""
+    """A family of models: how to write its tiny model, its class, and how to run it."""
 
-    make: Callable[[Path], object]
+    write_base: Callable[[Path], object]
     kind: Kind
-    natural: type[PreTrainedModel]
+    model_class: type[PreTrainedModel]
     run: Callable[[Any], Tensor]
 
 
-def images(model: Any) -> Tensor:
+def run_image_encoder(model: Any) -> Tensor:
     return model(pixel_values=IMAGES).last_hidden_state
 
 
-def vision_tower(model: Any) -> Tensor:
+def run_vision_tower(model: Any) -> Tensor:
     return model.vision_model(pixel_values=IMAGES).last_hidden_state
 
 
-def hidden(model: Any) -> Tensor:
-    seen = model(**TEXT)
-    return torch.cat([seen.last_hidden_state, seen.pooler_output.unsqueeze(1)], dim=1)
+def run_text_encoder(model: Any) -> Tensor:
+    output = model(**TEXT)
+    return torch.cat([output.last_hidden_state, output.pooler_output.unsqueeze(1)], dim=1)
 
 
-def logits(model: Any) -> Tensor:
+def run_language_model(model: Any) -> Tensor:
     return model(**TEXT, labels=IDS).logits
 
 
 FAMILIES = {
-    "clip": Family(write_transformers, "image", CLIPModel, vision_tower),
-    "vit": Family(tiny_vit, "image", ViTModel, images),
-    "bert": Family(tiny_bert, "text", BertModel, hidden),
-    "t5": Family(tiny_t5, "rank", T5ForConditionalGeneration, logits),
-    "gpt2": Family(tiny_gpt2, "target", GPT2LMHeadModel, logits),
-    "llama": Family(tiny_llama, "target", LlamaForCausalLM, logits),
+    "clip": Family(write_transformers, "image", CLIPModel, run_vision_tower),
+    "vit": Family(tiny_vit, "image", ViTModel, run_image_encoder),
+    "bert": Family(tiny_bert, "text", BertModel, run_text_encoder),
+    "t5": Family(tiny_t5, "rank", T5ForConditionalGeneration, run_language_model),
+    "gpt2": Family(tiny_gpt2, "target", GPT2LMHeadModel, run_language_model),
+    "llama": Family(tiny_llama, "target", LlamaForCausalLM, run_language_model),
 }
 
 
-def natural(name: str, base: Path) -> Any:
-    """The base as transformers alone opens it."""
-    return FAMILIES[name].natural.from_pretrained(base, dtype="float32").eval()
+def load_with_transformers(name: str, base: Path) -> Any:
+    """The base as opened by transformers."""
+    return FAMILIES[name].model_class.from_pretrained(base, dtype="float32").eval()
 
 
-def said(name: str, model: Any) -> Tensor:
+def predict(name: str, model: Any) -> Tensor:
     with torch.no_grad():
         return FAMILIES[name].run(model)
 
 
-def mixture(
+def make_moe(
     name: str,
     base: Path,
-    beside: Path,
+    experts_folder: Path,
     router: RouterConfig = ROUTER,
     pinned: tuple[str, str | None] | None = None,
     top_k: int = 2,
-) -> Mixture:
-    """A mixture over the base in a folder; `pinned` is the name and commit that it tells of it."""
+) -> MoeModel:
+    """A mixture for the base in a folder; `pinned` is the base's name and commit in its config."""
     family, checkpoint = FAMILIES[name], open_checkpoint(base)
-    folders = [_expert(name, base, beside / "trained", expert) for expert in EXPERTS]
+    folders = [_write_expert(name, base, experts_folder / "trained", expert) for expert in EXPERTS]
     adapters = [open_adapter(checkpoint, open_checkpoint(folder)) for folder in folders]
     model_id, revision = pinned or (str(base), None)
     config = MoeConfig(
@@ -119,63 +119,65 @@ def mixture(
     )
     generator = torch.Generator().manual_seed(7)
 
-    def start(path: str, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+    def make_router(path: str, lora_A: Tensor, lora_B: Tensor) -> Tensor:
         return torch.randn(len(EXPERTS), lora_A.shape[2], generator=generator) / 4
 
-    made = build(open_model(base, family.kind), adapters, config, start)
-    made.model.module.eval()
-    return made
+    moe = build_moe(load_model(base, family.kind), adapters, config, make_router)
+    moe.model.module.eval()
+    return moe
 
 
-def _expert(name: str, base: Path, beside: Path, expert: str) -> Path:
-    """A LoRA as training leaves it: nothing in it is zero."""
+def _write_expert(name: str, base: Path, parent: Path, expert: str) -> Path:
+    """Write a LoRA like a trained one, without zeros."""
     rank, scale = EXPERTS[expert]
     spec = TrainSpec(
         base="someone/base", task="t", to="me/t", tune="lora", rank=rank, alpha=scale * rank
     )
-    adapted = adapt(open_model(base, FAMILIES[name].kind), spec, "someone/base", "0" * 40)
+    adapted = add_adapter(load_model(base, FAMILIES[name].kind), spec, "someone/base", "0" * 40)
     generator = torch.Generator().manual_seed(rank + len(expert))
     with torch.no_grad():
-        for weight in adapted.peft.parameters():
+        for weight in adapted.peft_model.parameters():
             if weight.requires_grad:
                 weight.add_(torch.randn(weight.shape, generator=generator) * 0.2)
-    folder = beside / expert
+    folder = parent / expert
     folder.mkdir(parents=True)
     adapted.save(folder)
     return folder
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
-    """Whether no number is off by 1e-5 of the largest."""
-    return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
+def is_close(actual: Tensor, expected: Tensor) -> bool:
+    """Whether no value is off by more than 1e-5 of the largest."""
+    return bool((actual - expected).abs().max() <= 1e-5 * expected.abs().max())
 
 
-def by_hand(name: str, base: Path, made: Mixture) -> Tensor:
-    """What the mixture should say: equation 2 of arXiv 2506.14126 as a loop over tokens, hooked
-    into the base as transformers opens it."""
-    model = natural(name, base)
+def predict_by_equation_2(name: str, base: Path, moe: MoeModel) -> Tensor:
+    """The expected output: equation 2 of arXiv 2506.14126 as a loop over tokens.
+
+    It is computed in hooks of the base as opened by transformers.
+    """
+    model = load_with_transformers(name, base)
     with ExitStack() as hooks:
-        for path, layer in made.layers.items():
+        for path, layer in moe.layers.items():
             parts = (layer.lora_A.double(), layer.lora_B.double(), layer.router.double())
-            hook = _equation_2(*parts, layer.scale.double(), made.config)
+            hook = _equation_2_hook(*parts, layer.scale.double(), moe.config)
             hooks.callback(model.get_submodule(path).register_forward_hook(hook).remove)
-        return said(name, model)
+        return predict(name, model)
 
 
-def _equation_2(
+def _equation_2_hook(
     A: Tensor, B: Tensor, router: Tensor, scale: Tensor, config: MoeConfig
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def experts(x: Tensor) -> Tensor:
+    def expert_sum(x: Tensor) -> Tensor:
         scores = router @ x if config.router.signed else (router @ x).abs()
         p = torch.softmax(scores / config.router.temperature, 0)
-        total, whole = torch.zeros(B.shape[1]).double(), 0.0
+        total, total_share = torch.zeros(B.shape[1]).double(), 0.0
         for e in p.argsort(descending=True)[: config.top_k].tolist():
             total += p[e] * scale[e] * (B[e] @ (A[e] @ x))
-            whole += p[e].item()
-        return total / whole
+            total_share += p[e].item()
+        return total / total_share
 
-    def added(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def add_experts(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         tokens = inputs[0].double().flatten(0, -2)
-        return output + torch.stack([experts(x) for x in tokens]).view(output.shape).float()
+        return output + torch.stack([expert_sum(x) for x in tokens]).view(output.shape).float()
 
-    return added
+    return add_experts

@@ -1,4 +1,4 @@
-"""A folder is there whole or not at all."""
+"""Writing folders atomically."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hubmerge.errors import Busy, CheckpointError
-from hubmerge.weights.atomic_folder import check_place, whole_folder
+from hubmerge.weights.atomic_folder import atomic_folder, check_target
 
 
 def write(folder: Path, text: str = "new") -> None:
@@ -19,7 +19,7 @@ def write(folder: Path, text: str = "new") -> None:
 
 
 def write_and_fail(out: Path, error: BaseException) -> None:
-    with whole_folder(out, replace=True) as folder:
+    with atomic_folder(out, replace=True) as folder:
         write(folder)
         raise error
 
@@ -34,8 +34,8 @@ def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-def test_appears_whole(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "deep" / "out") as folder:
+def test_folder_appears_complete(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "deep" / "out") as folder:
         write(folder)
         assert not (tmp_path / "deep" / "out").exists()
     assert names(tmp_path / "deep") == ["out"]
@@ -49,7 +49,7 @@ def test_error_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_error_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
+def test_error_keeps_the_old_folder(tmp_path: Path) -> None:
     old = tmp_path / "out"
     old.mkdir()
     write(old, "old")
@@ -59,30 +59,30 @@ def test_error_leaves_the_old_folder_as_it_was(tmp_path: Path) -> None:
     assert (old / "model.safetensors").read_text() == "old"
 
 
-def test_replaces_only_when_told(tmp_path: Path) -> None:
+def test_replaces_only_with_replace(tmp_path: Path) -> None:
     old = tmp_path / "out"
     old.mkdir()
     write(old, "old")
     (old / "stale.safetensors").touch()
-    with pytest.raises(CheckpointError, match="not empty"), whole_folder(old):
+    with pytest.raises(CheckpointError, match="not empty"), atomic_folder(old):
         pytest.fail("the block must not run")
-    with whole_folder(old, replace=True) as folder:
+    with atomic_folder(old, replace=True) as folder:
         write(folder)
     assert names(tmp_path) == ["out"]
     assert names(old) == ["model.safetensors", "sub"]
 
 
-def test_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with whole_folder(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         write(folder)
     assert names(tmp_path / "out") == ["model.safetensors", "sub"]
 
 
-def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_folder_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     with (
         pytest.raises(CheckpointError, match="not empty"),
-        whole_folder(tmp_path / "out") as folder,
+        atomic_folder(tmp_path / "out") as folder,
     ):
         write_twice(folder, tmp_path / "out")
     assert names(tmp_path) == ["out"]
@@ -94,47 +94,50 @@ def test_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis.tex").touch()
     with (
         pytest.raises(CheckpointError, match="no checkpoint"),
-        whole_folder(tmp_path / "out", True),
+        atomic_folder(tmp_path / "out", True),
     ):
         pytest.fail("the block must not run")
     assert names(tmp_path / "out") == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path.parent)])
-def test_place_that_is_no_folder(make: object, tmp_path: Path) -> None:
+def test_target_that_is_not_a_folder(make: object, tmp_path: Path) -> None:
     make(tmp_path / "out")  # type: ignore[operator]
-    with pytest.raises(CheckpointError, match="not a folder"), whole_folder(tmp_path / "out", True):
+    with (
+        pytest.raises(CheckpointError, match="not a folder"),
+        atomic_folder(tmp_path / "out", True),
+    ):
         pytest.fail("the block must not run")
 
 
-def test_second_writer_is_told(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "out") as folder:
+def test_second_writer_gets_busy(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "out") as folder:
         write(folder)
         with (
             pytest.raises(Busy, match="out is being written by another process"),
-            whole_folder(tmp_path / "out"),
+            atomic_folder(tmp_path / "out"),
         ):
             pytest.fail("the block must not run")
         assert names(folder) == ["model.safetensors", "sub"]
     assert names(tmp_path) == ["out"]
 
 
-def test_leavings_of_a_killed_writer_are_cleared(tmp_path: Path) -> None:
+def test_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     left = tmp_path / ".out.partial"
     left.mkdir()
     write(left)
     (left / "other.safetensors").touch()
-    with whole_folder(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         assert names(folder) == []
         write(folder)
     assert names(tmp_path) == ["out"]
 
 
-def test_trap_laid_in_its_place_is_not_stepped_into(tmp_path: Path) -> None:
+def test_link_as_partial_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
     (tmp_path / ".out.partial").symlink_to("precious")
-    with pytest.raises(CheckpointError), whole_folder(tmp_path / "out"):
+    with pytest.raises(CheckpointError), atomic_folder(tmp_path / "out"):
         pytest.fail("the block must not run")
     assert names(tmp_path / "precious") == ["file"]
 
@@ -142,7 +145,7 @@ def test_trap_laid_in_its_place_is_not_stepped_into(tmp_path: Path) -> None:
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_full_disk_is_a_sentence_and_leaves_nothing(
+def test_full_disk_gives_a_sentence_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -151,30 +154,30 @@ def test_full_disk_is_a_sentence_and_leaves_nothing(
     monkeypatch.setattr(os, "fsync", full)
     with (
         pytest.raises(CheckpointError, match=r"out could not be written: No space left"),
-        whole_folder(tmp_path / "out") as folder,
+        atomic_folder(tmp_path / "out") as folder,
     ):
         write(folder)
     assert names(tmp_path) == []
 
 
-def test_error_of_the_block_is_not_blamed_on_the_folder(tmp_path: Path) -> None:
+def test_error_of_the_block_is_not_changed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         write_and_fail(tmp_path / "out", NO_SPACE)
     assert caught.value is NO_SPACE
     assert names(tmp_path) == []
 
 
-def test_place_is_checked_without_writing(tmp_path: Path) -> None:
-    check_place(tmp_path / "deep" / "out")
+def test_target_is_checked_without_writing(tmp_path: Path) -> None:
+    check_target(tmp_path / "deep" / "out")
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="file is not a folder"):
-        check_place(tmp_path / "file" / "deep" / "out")
+        check_target(tmp_path / "file" / "deep" / "out")
     with pytest.raises(CheckpointError, match="not empty"):
-        check_place(tmp_path)
+        check_target(tmp_path)
     assert names(tmp_path) == ["file"]
 
 
-def test_failed_rename_puts_the_old_one_back(
+def test_failed_rename_restores_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tmp_path / "out"
@@ -188,13 +191,13 @@ def test_failed_rename_puts_the_old_one_back(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(CheckpointError), whole_folder(old, replace=True) as folder:
+    with pytest.raises(CheckpointError), atomic_folder(old, replace=True) as folder:
         write(folder)
     assert names(tmp_path) == ["out"]
     assert (old / "model.safetensors").read_text() == "old"
 
 
-def test_everything_is_durable_before_it_is_renamed(
+def test_everything_is_flushed_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
@@ -210,7 +213,7 @@ def test_everything_is_durable_before_it_is_renamed(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "rename", renamed)
-    with whole_folder(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         write(folder)
     before = events[: events.index("rename")]
     assert set(before) == {"model.safetensors", "x.json", "sub", ".out.partial"}

@@ -1,11 +1,11 @@
-"""Layers with experts to test on, and equation 2 as the paper writes it."""
+"""Random layers with experts, and equation 2 as written in the paper."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from hubmerge.moerging.layer import MixtureLinear, Routing
+from hubmerge.moerging.layer import MoeLinear, TokenRouting
 
 
 def random_layer(
@@ -13,11 +13,11 @@ def random_layer(
     rank: int = 3,
     width: int = 6,
     out: int = 5,
-    routing: Routing = Routing(2),  # noqa: B008 (frozen)
+    routing: TokenRouting = TokenRouting(2),  # noqa: B008 (frozen)
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> MixtureLinear:
-    """A layer in which nothing is zero or alike, not even the scales."""
+) -> MoeLinear:
+    """A layer with random values, and different scales."""
     source = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -26,15 +26,15 @@ def random_layer(
     base = nn.Linear(width, out, dtype=dtype)
     base.load_state_dict({"weight": normal(out, width) / width**0.5, "bias": normal(out)})
     A, B = normal(experts, rank, width) / width**0.5, normal(experts, out, rank) / rank**0.5
-    return MixtureLinear(base, A, B, normal(experts), normal(experts, width), routing)
+    return MoeLinear(base, A, B, normal(experts), normal(experts, width), routing)
 
 
 def random_tokens(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def equation_2(layer: MixtureLinear, x: Tensor) -> Tensor:
-    """W x + b plus the experts', token by token and expert by expert, in float64.
+def equation_2(layer: MoeLinear, x: Tensor) -> Tensor:
+    """W x + b plus the experts' products, token by token and expert by expert, in float64.
 
     The softmax is over all experts, and the shares of the top k are divided by their sum.
     """
