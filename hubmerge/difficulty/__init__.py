@@ -1,1 +1,1 @@
-"""Which examples are hard, and which of them a merge forgets."""
+"""How hard examples are, and which of them a merge forgets."""

@@ -1,4 +1,4 @@
-"""difficulty.json: how hard each row of a split is, by the models that were asked.
+"""difficulty.json: how hard each row of a split is for one model or several.
 
 Shapes: N rows.
 """
@@ -17,38 +17,39 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hubmerge.difficulty.bins import BINS, Ints, bins_of, means, shares
-from hubmerge.durable import write_whole
+from hubmerge.difficulty.bins import BINS, Ints, assign_bins, bin_means, bin_shares
+from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError, UsageError, raise_together
-from hubmerge.predictions import Answers
+from hubmerge.predictions import Predictions
 
-NAME = "difficulty.json"
+DIFFICULTY_JSON = "difficulty.json"
 FORMAT = 1
 DIGITS = 6
-_PER_ROW = ("el2n", "margin", "loss", "right", "label", "predicted")
+_HINT = "`hubmerge difficulty --out` writes one."
+_PER_ROW_FIELDS = ("el2n", "margin", "loss", "right", "label", "predicted")
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Whole = Annotated[int, Field(ge=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A model that was asked: its accuracy, and what each bin has of its loss, easiest first."""
+class ScoredModel:
+    """A model with its accuracy and the share of its loss in each bin, easiest first."""
 
     label: str
     digest: str
-    step: Whole | None
+    step: NonNegativeInt | None
     accuracy: Share
     loss_share: tuple[Share, ...]
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows that are about as hard as each other: how many, and means over them and the models.
+    """Rows of similar difficulty: their number, and means over these rows and the models.
 
-    `el2n` in [0, sqrt(2)], `accuracy` in [0, 1], `margin` in logits; `loss_share` is what they have
-    of the loss of all rows.
+    `el2n` in [0, sqrt(2)], `accuracy` in [0, 1], `margin` in logits; `loss_share` is their share of
+    the loss of all rows.
     """
 
     size: int
@@ -60,23 +61,23 @@ class Bin:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Every row of a task's split, scored by `models`, means over them; six digits.
+    """The difficulty of every row of a split: means over `models`, rounded to six digits.
 
-    `el2n` is the score; `right` the share of the models that have the row right, `predicted` the
-    class that the last of them says. `course` are models that were asked but give no score.
+    `el2n` is the score, `right` the share of the models that predict the row correctly, `predicted`
+    the prediction of the last model. `course` are models whose loss is reported but not scored.
     """
 
     task: str
     split: str
-    models: tuple[Asked, ...]
-    el2n: tuple[Number, ...]
-    margin: tuple[Number, ...]
-    loss: tuple[Number, ...]
+    models: tuple[ScoredModel, ...]
+    el2n: tuple[FiniteFloat, ...]
+    margin: tuple[FiniteFloat, ...]
+    loss: tuple[FiniteFloat, ...]
     right: tuple[Share, ...]
-    label: tuple[Whole, ...]
-    predicted: tuple[Whole, ...]
+    label: tuple[NonNegativeInt, ...]
+    predicted: tuple[NonNegativeInt, ...]
     bins: Annotated[int, Field(ge=1, le=1000)] = BINS
-    course: tuple[Asked, ...] = ()
+    course: tuple[ScoredModel, ...] = ()
     format: int = FORMAT
 
     @property
@@ -85,126 +86,130 @@ class Difficulty:
 
     @property
     def digest(self) -> str:
-        """64 hex digits that two of the same scores for the same rows share."""
-        said = json.dumps([self.task, self.split, self.el2n])
-        return hashlib.sha256(said.encode()).hexdigest()
+        """64 hex digits over task, split and scores."""
+        text = json.dumps([self.task, self.split, self.el2n])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def bin_of(self) -> Ints:
-        """The bin of each row [N], 0 the easiest."""
-        return bins_of(self.el2n, self.bins)
+        """The bin of each row [N]; 0 is the easiest."""
+        return assign_bins(self.el2n, self.bins)
 
     @property
     def by_bin(self) -> list[Bin]:
-        """What the rows of each bin have in common, the easiest first."""
+        """Means over the rows of each bin, easiest first."""
         bins, count = self.bin_of, self.bins
         sizes = np.bincount(bins, minlength=count)
-        told = [means(values, bins, count) for values in (self.el2n, self.right, self.margin)]
-        columns = zip(sizes, *told, shares(self.loss, bins, count), strict=True)
+        means = [bin_means(values, bins, count) for values in (self.el2n, self.right, self.margin)]
+        columns = zip(sizes, *means, bin_shares(self.loss, bins, count), strict=True)
         return [Bin(int(size), *map(float, rest)) for size, *rest in columns]
 
-    def with_course(self, course: Sequence[Asked]) -> Difficulty:
+    def with_course(self, course: Sequence[ScoredModel]) -> Difficulty:
         return dataclasses.replace(self, course=tuple(course))
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: the same scores are the same bytes."""
+        """Canonical JSON: equal scores give equal bytes."""
         return (json.dumps(dataclasses.asdict(self), sort_keys=True) + "\n").encode()
 
 
 @dataclass(frozen=True)
-class Name:
-    """What a model is called: its label, the digest of its files, its step."""
+class ModelName:
+    """The label of a model, the digest of its files, and its step."""
 
     label: str
     digest: str
     step: int | None = None
 
 
-def difficulty_of(
-    task: str, split: str, answered: Sequence[tuple[Name, Answers]], bins: int = BINS
+def compute_difficulty(
+    task: str,
+    split: str,
+    named_predictions: Sequence[tuple[ModelName, Predictions]],
+    bins: int = BINS,
 ) -> Difficulty:
-    """Scores of a split's rows from the answers of one model or several.
+    """Score the rows of a split from the predictions of one model or several.
 
     Raises UsageError for fewer rows than bins.
     """
-    answers = [said for _, said in answered]
-    rows = len(answers[0])
+    all_predictions = [predictions for _, predictions in named_predictions]
+    rows = len(all_predictions[0])
     if rows < bins:
         raise UsageError(
             f"{rows} rows of {split} of task {task.partition('@')[0]} do not fill {bins} bins.",
             f"Write --bins with at most {rows}.",
         )
-    el2n = _mean([said.el2n for said in answers])
-    last = answers[-1]
+    el2n = _mean_over_models([predictions.el2n for predictions in all_predictions])
+    last = all_predictions[-1]
     return Difficulty(
         task=task,
         split=split,
-        models=asked_of(answered, bins_of(el2n, bins), bins),
+        models=score_models(named_predictions, assign_bins(el2n, bins), bins),
         el2n=el2n,
-        margin=_mean([said.margin for said in answers]),
-        loss=_mean([said.loss for said in answers]),
-        right=_mean([said.right for said in answers]),
+        margin=_mean_over_models([predictions.margin for predictions in all_predictions]),
+        loss=_mean_over_models([predictions.loss for predictions in all_predictions]),
+        right=_mean_over_models([predictions.correct for predictions in all_predictions]),
         label=tuple(last.label.tolist()),
         predicted=tuple(last.predicted.tolist()),
         bins=bins,
     )
 
 
-def asked_of(
-    answered: Sequence[tuple[Name, Answers]], bins: Ints, count: int = BINS
-) -> tuple[Asked, ...]:
+def score_models(
+    named_predictions: Sequence[tuple[ModelName, Predictions]], bins: Ints, count: int = BINS
+) -> tuple[ScoredModel, ...]:
     """Each model with its accuracy and the share of its loss in each bin."""
     return tuple(
-        Asked(
+        ScoredModel(
             name.label,
             name.digest,
             name.step,
-            round(said.accuracy, DIGITS),
-            _rounded(shares(said.loss, bins, count)),
+            round(predictions.accuracy, DIGITS),
+            _rounded(bin_shares(predictions.loss, bins, count)),
         )
-        for name, said in answered
+        for name, predictions in named_predictions
     )
 
 
 def write_difficulty(difficulty: Difficulty, path: Path) -> None:
-    """Write it whole."""
-    write_whole(path, difficulty.to_bytes(), mode=0o644)
+    """Replace the file atomically."""
+    write_atomic(path, difficulty.to_bytes(), mode=0o644)
 
 
 def read_difficulty(path: Path) -> Difficulty:
-    """Read what anybody may have written; raises DataError naming the file."""
+    """Read an untrusted file; raises DataError that names it."""
     if not path.is_file():
-        raise DataError(f"There is no file {path}.", "`hubmerge difficulty` makes one with --out.")
+        raise DataError(f"There is no file {path}.", _HINT)
     try:
-        found = TypeAdapter(Difficulty).validate_json(path.read_bytes(), strict=True)
+        difficulty = TypeAdapter(Difficulty).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:200]
-        raise DataError(
-            f"{path} tells no difficulty: {reason}.", "`hubmerge difficulty` makes one with --out."
-        ) from None
-    raise_together(DataError, [f"{path}: {problem}" for problem in _problems(found)])
-    return found
+        raise DataError(f"{path} is not a valid difficulty.json: {reason}.", _HINT) from None
+    raise_together(DataError, [f"{path}: {problem}" for problem in _problems(difficulty)])
+    return difficulty
 
 
-def _problems(found: Difficulty) -> Iterator[str]:
-    if found.format != FORMAT:
-        yield f"it has format {found.format}, and this hubmerge knows {FORMAT}."
-    lengths = {name: len(getattr(found, name)) for name in _PER_ROW}
+def _problems(difficulty: Difficulty) -> Iterator[str]:
+    if difficulty.format != FORMAT:
+        yield f"its format is {difficulty.format}; this hubmerge reads format {FORMAT}."
+    lengths = {name: len(getattr(difficulty, name)) for name in _PER_ROW_FIELDS}
     if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{count} of {name}" for name, count in lengths.items())
-        yield f"its rows are not as many everywhere: {said}."
-    if not found.models:
+        counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+        yield f"its fields have different numbers of rows: {counts}."
+    if not difficulty.models:
         yield "it names no model."
-    if any(len(one.loss_share) != found.bins for one in (*found.models, *found.course)):
-        yield f"its shares of the loss are not of {found.bins} bins."
+    if any(
+        len(model.loss_share) != difficulty.bins
+        for model in (*difficulty.models, *difficulty.course)
+    ):
+        yield f"its shares of the loss do not have {difficulty.bins} bins."
 
 
-def _mean(values: Sequence[ArrayLike]) -> tuple[float, ...]:
-    stacked: Any = np.stack([np.asarray(one, np.float64) for one in values])
+def _mean_over_models(values: Sequence[ArrayLike]) -> tuple[float, ...]:
+    stacked: Any = np.stack([np.asarray(of_model, np.float64) for of_model in values])
     return _rounded(stacked.mean(axis=0))
 
 
 def _rounded(values: Any) -> tuple[float, ...]:
-    """Rounded before anything is told of them, so that a file tells what was told when made."""
+    """Round to the digits of the file, so that reports from memory and from the file are equal."""
     return tuple(round(float(value), DIGITS) for value in values)

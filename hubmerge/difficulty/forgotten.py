@@ -1,4 +1,4 @@
-"""What a merge forgot: rows that their own expert has right and the merge has wrong.
+"""Forgotten rows: their own expert predicts them correctly, and the merge does not.
 
 arXiv 2506.14126, fig. 4. Shapes: N rows.
 """
@@ -11,53 +11,58 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hubmerge.difficulty.bins import BINS, Ints, sums
-from hubmerge.forgetting import Forgotten, OfClass
-from hubmerge.predictions import Answers, Bools
+from hubmerge.difficulty.bins import BINS, Ints, bin_sums
+from hubmerge.forgetting import ClassForgetting, ForgottenByBin
+from hubmerge.predictions import Bools, Predictions
 
 
-def lost(before: ArrayLike, after: ArrayLike) -> Bools:
-    """[N]: whether a row is right before and wrong after."""
-    gone: Bools = np.asarray(before, bool) & ~np.asarray(after, bool)
-    return gone
+def forgotten_rows(before: ArrayLike, after: ArrayLike) -> Bools:
+    """Whether each row [N] is correct before and wrong after."""
+    forgotten: Bools = np.asarray(before, bool) & ~np.asarray(after, bool)
+    return forgotten
 
 
-def forgotten(
+def forgotten_by_bin(
     right_before: ArrayLike, right_after: ArrayLike, bins: Ints, count: int = BINS
-) -> Forgotten:
-    """Forgotten rows by bin, from what is right [N] under the expert and under the merge."""
-    gone = sums(lost(right_before, right_after), bins, count)
-    known = sums(np.asarray(right_before, bool), bins, count)
-    return Forgotten(_whole(gone), _whole(known))
+) -> ForgottenByBin:
+    """Forgotten rows by bin, from whether expert and merge predict each row [N] correctly."""
+    forgotten = bin_sums(forgotten_rows(right_before, right_after), bins, count)
+    known = bin_sums(np.asarray(right_before, bool), bins, count)
+    return ForgottenByBin(_to_ints(forgotten), _to_ints(known))
 
 
-def by_class(before: Answers, after: Answers, classes: Sequence[str]) -> tuple[OfClass, ...]:
-    """Each class in label order, with what most of its forgotten rows are taken for."""
-    known = np.bincount(before.label[before.right], minlength=len(classes))
-    gone = lost(before.right, after.right)
-    taken: list[Counter[int]] = [Counter() for _ in classes]
-    for label, said in zip(before.label[gone], after.predicted[gone], strict=True):
-        taken[label][int(said)] += 1
+def forgotten_by_class(
+    before: Predictions, after: Predictions, classes: Sequence[str]
+) -> tuple[ClassForgetting, ...]:
+    """Each class in label order, with the most common prediction of its forgotten rows."""
+    known = np.bincount(before.label[before.correct], minlength=len(classes))
+    forgotten = forgotten_rows(before.correct, after.correct)
+    confusions: list[Counter[int]] = [Counter() for _ in classes]
+    pairs = zip(before.label[forgotten], after.predicted[forgotten], strict=True)
+    for label, predicted in pairs:
+        confusions[label][int(predicted)] += 1
     return tuple(
-        OfClass(name, int(known[place]), seen.total(), _mostly(seen, classes))
-        for place, (name, seen) in enumerate(zip(classes, taken, strict=True))
+        ClassForgetting(
+            name, int(known[label]), counts.total(), _most_common_class(counts, classes)
+        )
+        for label, (name, counts) in enumerate(zip(classes, confusions, strict=True))
     )
 
 
-def spread(rows: Ints, scores: ArrayLike, most: int) -> Ints:
-    """So many of the rows at most, evenly from the hardest to the easiest of them."""
+def spread_by_score(rows: Ints, scores: ArrayLike, count: int) -> Ints:
+    """At most `count` of the rows, evenly spaced from the hardest to the easiest."""
     values = np.asarray(scores, np.float64)[rows]
     ordered: Ints = rows[np.argsort(values, kind="stable")][::-1]
-    if len(ordered) <= most:
+    if len(ordered) <= count:
         return ordered
-    places = np.round(np.linspace(0, len(ordered) - 1, most)).astype(int)
-    return ordered.take(places)
+    indices = np.round(np.linspace(0, len(ordered) - 1, count)).astype(int)
+    return ordered.take(indices)
 
 
-def _mostly(seen: Counter[int], classes: Sequence[str]) -> str:
-    """The most frequent class, the first of them in a tie; "" for none."""
-    return classes[min(seen, key=lambda label: (-seen[label], label))] if seen else ""
+def _most_common_class(counts: Counter[int], classes: Sequence[str]) -> str:
+    """The most frequent class, the first one in a tie; "" for none."""
+    return classes[min(counts, key=lambda label: (-counts[label], label))] if counts else ""
 
 
-def _whole(values: ArrayLike) -> tuple[int, ...]:
+def _to_ints(values: ArrayLike) -> tuple[int, ...]:
     return tuple(int(value) for value in np.asarray(values))

@@ -1,1 +1,1 @@
-"""Recipes: a plan of small idempotent units, run by an engine, told as results."""
+"""Recipes: a plan of small idempotent units that an engine runs, and results made from them."""

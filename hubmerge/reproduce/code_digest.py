@@ -1,4 +1,4 @@
-"""Which code measures: a digest that changes when a result could, and for no comment."""
+"""A digest of the code that measures: it changes if a result could change, not with comments."""
 
 from __future__ import annotations
 
@@ -12,84 +12,97 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hubmerge.reproduce.folder_digest import digest_of
+from hubmerge.reproduce.folder_digest import folder_digest
 
 _PACKAGE = Path(__file__).parents[1]
-_BASE = _PACKAGE / "mini" / "base"  # what the embedded Hub has from the start
-_DECIDING = ("torch", "numpy", "transformers", "peft", "open_clip_torch", "accelerate", "datasets")
-# Rooms that only tell, keep or serve what others measured.
-_TELLING = {"cli", "cards", "reports", "retention", "server", "results.py"}
-_MEASURING = ("perform.py", "units")  # of this room, where the rest plans and runs
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_SHIPPED_BASE = _PACKAGE / "mini" / "base"  # the model that a new embedded Hub contains
+_LIBRARIES = ("torch", "numpy", "transformers", "peft", "open_clip_torch", "accelerate", "datasets")
+# Packages and modules that only show, store or serve what others measured.
+_NOT_MEASURING = {
+    *("cli", "cards", "reports", "retention", "server"),
+    *("front_matter.py", "results.py"),
+}
+_MEASURING_IN_REPRODUCE = ("perform.py", "units")  # the rest of this package plans and schedules
+_HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @cache
 def code_version() -> str:
-    """Sixteen hex digits of what measures here: our code, the base we ship, the libraries."""
-    said = [digest_of_code(_PACKAGE), digest_of(_BASE), *sorted(versions().items())]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    """Sixteen hex digits over the measuring code, the shipped base and the library versions."""
+    parts = [
+        package_digest(_PACKAGE),
+        folder_digest(_SHIPPED_BASE),
+        *sorted(library_versions().items()),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    """The libraries that decide bits, and which of them is installed."""
-    found = {}
-    for name in _DECIDING:
+def library_versions() -> dict[str, str]:
+    """The installed versions of the libraries that results depend on."""
+    versions = {}
+    for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
-def digest_of_code(package: Path) -> str:
-    """The digest of a package's measuring files: their names and syntax trees.
+def package_digest(package: Path) -> str:
+    """A digest over the measuring files of a package: their names and syntax trees.
 
-    Docstrings, comments and layout do not count. Data are not in it: of tasks and bases the units'
-    parameters have digests or commits.
+    Docstrings, comments and layout do not count. Data are not included: the parameters of units
+    contain the digests of tasks and the digests or commits of bases.
     """
     digest = hashlib.sha256()
-    with _without_collection():
-        for path in measuring(package):
+    with _garbage_collection_paused():
+        for path in measuring_files(package):
             tree = ast.parse(path.read_bytes())
-            said = "\0".join(_words(tree))
-            digest.update(f"{path.relative_to(package).as_posix()}\0{said}\n".encode())
+            tokens = "\0".join(_tree_tokens(tree))
+            digest.update(f"{path.relative_to(package).as_posix()}\0{tokens}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def measuring(package: Path) -> list[Path]:
-    """The files whose code decides what units come to."""
-    return sorted(path for path in package.rglob("*.py") if _measures(path.relative_to(package)))
+def measuring_files(package: Path) -> list[Path]:
+    """The files whose code can change the result of a unit."""
+    return sorted(
+        path for path in package.rglob("*.py") if _is_measuring(path.relative_to(package))
+    )
 
 
-def _measures(path: Path) -> bool:
-    room, *inside = path.parts
-    if room == "reproduce":
-        return inside[0] in _MEASURING
-    return room not in _TELLING
+def _is_measuring(path: Path) -> bool:
+    top, *inside = path.parts
+    if top == "reproduce":
+        return inside[0] in _MEASURING_IN_REPRODUCE
+    return top not in _NOT_MEASURING
 
 
-def _words(tree: ast.AST) -> Iterator[str]:
-    """The tree as words: what is empty is left out, as other Pythons do not know all fields."""
-    left: list[object] = [tree]
-    while left:
-        node = left.pop()
+def _tree_tokens(tree: ast.AST) -> Iterator[str]:
+    """The tree as tokens, without empty fields: Python versions differ in which fields exist."""
+    stack: list[object] = [tree]
+    while stack:
+        node = stack.pop()
         if isinstance(node, ast.AST):
             yield type(node).__name__
-            left.append(")")
+            stack.append(")")
             for name in node._fields:
+                if name == "ctx":  # follows from the position of the node
+                    continue
                 value = getattr(node, name, None)
-                if name == "body" and isinstance(node, _DOCUMENTED) and _documents(node.body):
-                    value = node.body[1:]
                 if (
-                    name != "ctx" and value is not None and value != []
-                ):  # ctx follows from its place
-                    left += (value, name)
+                    name == "body"
+                    and isinstance(node, _HAVE_DOCSTRINGS)
+                    and _starts_with_docstring(node.body)
+                ):
+                    value = node.body[1:]
+                if value is not None and value != []:
+                    stack += (value, name)
         elif isinstance(node, list):
-            left.append("]")
-            left += node
+            stack.append("]")
+            stack += node
         else:
             yield ascii(node)
 
 
-def _documents(body: list[ast.stmt]) -> bool:
+def _starts_with_docstring(body: list[ast.stmt]) -> bool:
     """Whether a body begins with a docstring."""
     first = body[0] if body else None
     return (
@@ -100,12 +113,12 @@ def _documents(body: list[ast.stmt]) -> bool:
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
-    """Trees are many small objects and no garbage: looking for some takes longer than parsing."""
-    was = gc.isenabled()
+def _garbage_collection_paused() -> Iterator[None]:
+    """Syntax trees are many small objects without cycles: collecting takes longer than parsing."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if was_enabled:
             gc.enable()

@@ -1,4 +1,4 @@
-"""The launch of a plan on Hugging Face Jobs: a job for each piece, level by level."""
+"""A script that runs a plan on Hugging Face Jobs, level by level."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from itertools import groupby
 from hubmerge.errors import UsageError
 from hubmerge.reproduce.emit import Batch
 
-MOST = 10_000
-# Most CPUs, GPUs -> flavour, as `hf jobs hardware` lists them; the smallest that fits is taken.
+MAX_JOBS = 10_000
+# Maximum CPUs and GPUs of each flavor, as `hf jobs hardware` lists them; the first that fits is
+# used.
 _FLAVORS = (
     (2, 0, "cpu-basic"),
     (8, 0, "cpu-upgrade"),
@@ -32,11 +33,11 @@ image=${{IMAGE:-python:3.12}}
 hubmerge=${{HUBMERGE:-hubmerge=={version}}} # what pip installs in a job
 hf buckets create "$bucket" --private --exist-ok
 
-launch() { # flavour, seconds, the command
-  local flavour=$1 seconds=$2
+launch() { # flavor, seconds, the command
+  local flavor=$1 seconds=$2
   shift 2
   # shellcheck disable=SC2016 # the job's shell expands it
-  hf jobs run --detach --quiet --flavor "$flavour" --timeout "$seconds" --namespace {owner} \\
+  hf jobs run --detach --quiet --flavor "$flavor" --timeout "$seconds" --namespace {owner} \\
     --secrets HF_TOKEN -v "hf://buckets/$bucket:/work" -v {recipes}:/recipes \\
     "$image" sh -c 'pip install --quiet "$0" && exec "$@"' "$hubmerge" "$@"
 }
@@ -48,17 +49,17 @@ jobs=()
 {launches}
 hf jobs wait --namespace {owner} "${{jobs[@]}}"
 """
-_LAUNCH = 'jobs+=("$(launch {flavour} {seconds} {command} --workers 1 --only {keys})")'
-_TELL = """\
+_LAUNCH = 'jobs+=("$(launch {flavor} {seconds} {command} --workers 1 --only {keys})")'
+_RESULTS = """\
 
-# All is there: tell the results, and fetch them.
+# All units are done: write the results and fetch them.
 jobs=("$(launch cpu-basic 3600 {command})")
 hf jobs wait --namespace {owner} "${{jobs[@]}}"
 """
 _FETCH = 'hf buckets sync "hf://buckets/$bucket/"{folder} {folder}\n'
 
 
-def hf_jobs(
+def render_hf_jobs(
     batches: Sequence[Batch],
     command: str,
     *,
@@ -70,42 +71,42 @@ def hf_jobs(
 ) -> str:
     """A bash script that launches the batches and waits for each level before the next.
 
-    `command` is the whole run as jobs see it, with recipes in /recipes and the shared folder /work;
-    `recipes` is where they lie here, `folders` are those of results. Raises UsageError for units
-    that no machine is big enough for.
+    `command` is the complete run as jobs see it, with recipes in /recipes and the shared folder
+    /work. `recipes` is the local folder of the recipes, `folders` are the folders of results.
+    Raises UsageError for units that no flavor is big enough for.
     """
     owner = shlex.quote(owner)
     head = _HEAD.replace("launch() {", "launch() {{").replace("\n}\n", "\n}}\n")
-    units = sum(len(piece) for batch in batches for piece in batch.pieces)
+    units = sum(len(job) for batch in batches for job in batch.jobs)
     parts = [
         head.format(
             units=units, name=name, owner=owner, version=version, recipes=shlex.quote(recipes)
         )
     ]
-    for level, its in groupby(batches, key=lambda batch: batch.level):
-        parts.append(_level(level, list(its), command, owner))
-    parts.append(_TELL.format(command=command, owner=owner))
+    for level, of_level in groupby(batches, key=lambda batch: batch.level):
+        parts.append(_render_level(level, list(of_level), command, owner))
+    parts.append(_RESULTS.format(command=command, owner=owner))
     parts += [_FETCH.format(folder=shlex.quote(folder)) for folder in folders]
     return "".join(parts)
 
 
-def _level(level: int, batches: Sequence[Batch], command: str, owner: str) -> str:
-    pieces = [(batch, piece) for batch in batches for piece in batch.pieces]
+def _render_level(level: int, batches: Sequence[Batch], command: str, owner: str) -> str:
+    jobs = [(batch, job) for batch in batches for job in batch.jobs]
     launches = "\n".join(
         _LAUNCH.format(
-            flavour=_flavour(batch), seconds=batch.limit_s, command=command, keys=",".join(piece)
+            flavor=_pick_flavor(batch), seconds=batch.limit_s, command=command, keys=",".join(job)
         )
-        for batch, piece in pieces
+        for batch, job in jobs
     )
-    units = sum(len(piece) for _, piece in pieces)
-    return _LEVEL.format(level=level, units=units, jobs=len(pieces), launches=launches, owner=owner)
+    units = sum(len(job) for _, job in jobs)
+    return _LEVEL.format(level=level, units=units, jobs=len(jobs), launches=launches, owner=owner)
 
 
-def _flavour(batch: Batch) -> str:
+def _pick_flavor(batch: Batch) -> str:
     for cpus, gpus, name in _FLAVORS:
         if batch.cpus <= cpus and batch.gpus <= gpus and (batch.gpus or not gpus):
             return name
     raise UsageError(
-        f"No machine of Hugging Face Jobs has {batch.cpus} CPUs and {batch.gpus} GPUs.",
+        f"No flavor of Hugging Face Jobs has {batch.cpus} CPUs and {batch.gpus} GPUs.",
         "Lower cpus or gpus in the profile.",
     )

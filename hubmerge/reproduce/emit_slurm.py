@@ -1,4 +1,4 @@
-"""The launch of a plan on Slurm: an array of jobs a level, and one that tells the results."""
+"""A script that runs a plan on Slurm: an array of jobs per level, and one that writes results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import groupby
 
 from hubmerge.reproduce.emit import Batch
 
-MOST = 1000  # Slurm's MaxArraySize, where nobody raised it, less one
+MAX_JOBS = 1000  # Slurm's default MaxArraySize, less one
 
 _HEAD = """\
 #!/usr/bin/env bash
@@ -24,18 +24,19 @@ _ARRAY = """\
 job=$(sbatch --parsable {options}{after} <<'JOB'
 #!/usr/bin/env bash
 set -euo pipefail
-pieces=(
-{pieces}
+keys=(
+{keys}
 )
-{command} --workers 1 --only "${{pieces[SLURM_ARRAY_TASK_ID]}}"
+{command} --workers 1 --only "${{keys[SLURM_ARRAY_TASK_ID]}}"
 JOB
 )
 level{level}="${{level{level}-}}:${{job%%;*}}"
 """
-_TELL = """\
+_RESULTS = """\
 
-# All is there: tell the results.
-sbatch --job-name=hubmerge-tell --cpus-per-task=1 --time=60 --kill-on-invalid-dep=yes{after} <<'JOB'
+# All units are done: write the results.
+sbatch --job-name=hubmerge-results --cpus-per-task=1 --time=60 \\
+  --kill-on-invalid-dep=yes{after} <<'JOB'
 #!/usr/bin/env bash
 set -euo pipefail
 {command}
@@ -43,21 +44,22 @@ JOB
 """
 
 
-def slurm(batches: Sequence[Batch], command: str, name: str, work: str) -> str:
+def render_slurm(batches: Sequence[Batch], command: str, name: str, work: str) -> str:
     """A bash script that submits the batches; `command` is the run, to which keys are added."""
-    units = sum(len(piece) for batch in batches for piece in batch.pieces)
+    units = sum(len(job) for batch in batches for job in batch.jobs)
     parts = [_HEAD.format(units=units, name=name, work=shlex.quote(work))]
-    above: int | None = None
-    for level, its in groupby(batches, key=lambda batch: batch.level):
-        parts += [_array(batch, command, above) for batch in its]
-        above = level
-    return "".join([*parts, _TELL.format(command=command, after=_after(above))])
+    previous_level: int | None = None
+    for level, of_level in groupby(batches, key=lambda batch: batch.level):
+        parts += [_render_array(batch, command, previous_level) for batch in of_level]
+        previous_level = level
+    after = _dependency_option(previous_level)
+    return "".join([*parts, _RESULTS.format(command=command, after=after)])
 
 
-def _array(batch: Batch, command: str, above: int | None) -> str:
+def _render_array(batch: Batch, command: str, previous_level: int | None) -> str:
     options = [
         f"--job-name=hubmerge-{batch.level}",
-        f"--array=0-{len(batch.pieces) - 1}",
+        f"--array=0-{len(batch.jobs) - 1}",
         f"--cpus-per-task={batch.cpus}",
         f"--time={batch.limit_s // 60}",
         "--requeue",
@@ -67,15 +69,15 @@ def _array(batch: Batch, command: str, above: int | None) -> str:
         options.append(f"--gpus-per-node={batch.gpus}")
     return _ARRAY.format(
         level=batch.level,
-        units=sum(map(len, batch.pieces)),
-        jobs=len(batch.pieces),
+        units=sum(map(len, batch.jobs)),
+        jobs=len(batch.jobs),
         options=" ".join(options),
-        after=_after(above),
-        pieces="\n".join(f"  {','.join(piece)}" for piece in batch.pieces),
+        after=_dependency_option(previous_level),
+        keys="\n".join(f"  {','.join(job)}" for job in batch.jobs),
         command=command,
     )
 
 
-def _after(level: int | None) -> str:
-    """Only once every job of that level has ended well."""
+def _dependency_option(level: int | None) -> str:
+    """The option that starts a job once every job of that level has succeeded."""
     return "" if level is None else f' --dependency="afterok${{level{level}}}"'

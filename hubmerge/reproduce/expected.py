@@ -1,8 +1,8 @@
-"""expected.json: what a recipe is held to when it is run again, each number within its band.
+"""expected.json: the numbers that a rerun of a recipe is compared with, each with its band.
 
-Other machines compute other bits, and training makes other experts of them: the band of a number is
-three standard errors over seeds, and no less than a point and a half. A verdict may be any that a
-mean within the band would give.
+Other machines compute other bits, and training turns them into other experts. So the band of a
+number is three standard errors over seeds, and at least 1.5 points. The verdict of a claim may be
+any that a mean within the band would give.
 """
 
 from __future__ import annotations
@@ -12,47 +12,50 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hubmerge.durable import write_whole
+from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError
 from hubmerge.results import Cell, Claim, Results, mean, stderr, verdict_of
 
 NAME = "expected.json"
-_LEAST = 0.015
-_ERRORS = 3.0
+_MIN_BAND = 0.015
+_BAND_IN_STDERRS = 3.0
 
 
 def write_expected(folder: Path, results: Results) -> Path:
-    """Hold later runs of the profile to these results."""
-    said = {
+    """Write the numbers that later runs of the profile are compared with; returns the file."""
+    content = {
         "format": 1,
         "profile": results.profile,
-        "claims": {claim.name: _expected_claim(claim) for claim in results.claims},
-        "numbers": {name: _expected(cell.values) for name, cell in numbers(results)},
+        "claims": {claim.name: _band_of_claim(claim) for claim in results.claims},
+        "numbers": {name: _band_of(cell.values) for name, cell in table_numbers(results)},
     }
-    text = json.dumps(said, sort_keys=True, indent=1, ensure_ascii=False)
-    write_whole(folder / NAME, f"{text}\n".encode(), mode=0o644)
+    text = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False)
+    write_atomic(folder / NAME, f"{text}\n".encode(), mode=0o644)
     return folder / NAME
 
 
-def check(results: Results, path: Path) -> list[str]:
-    """What of the results has left its band, a sentence each; raises DataError for no such file."""
-    said = _read(path)
-    if said["profile"] != results.profile:
+def check_results(results: Results, path: Path) -> list[str]:
+    """A sentence for each number outside its band; raises DataError for another kind of file.
+
+    The results of another profile are not compared.
+    """
+    content = _read_expected(path)
+    if content["profile"] != results.profile:
         return []
-    found = {claim.name: claim for claim in results.claims}
+    claims = {claim.name: claim for claim in results.claims}
     problems = [
         problem
-        for name, expected in said["claims"].items()
-        for problem in _claim_problems(name, found.get(name), expected)
+        for name, expected in content["claims"].items()
+        for problem in _claim_problems(name, claims.get(name), expected)
     ]
-    measured = dict(numbers(results))
-    for name, expected in said["numbers"].items():
+    measured = dict(table_numbers(results))
+    for name, expected in content["numbers"].items():
         cell = measured.get(name)
-        problems += _strayed(name, None if cell is None else mean(cell.values), expected)
+        problems += _out_of_band(name, None if cell is None else mean(cell.values), expected)
     return problems
 
 
-def numbers(results: Results) -> Iterator[tuple[str, Cell]]:
+def table_numbers(results: Results) -> Iterator[tuple[str, Cell]]:
     """Every measured number of the tables, by table, line and column."""
     for table in results.tables:
         for line, *cells in table.rows:
@@ -61,47 +64,49 @@ def numbers(results: Results) -> Iterator[tuple[str, Cell]]:
                     yield f"{table.name} / {line} / {column}", cell
 
 
-def _expected(values: tuple[float, ...]) -> dict[str, float]:
-    band = max(_LEAST, _ERRORS * stderr(values))
+def _band_of(values: tuple[float, ...]) -> dict[str, float]:
+    band = max(_MIN_BAND, _BAND_IN_STDERRS * stderr(values))
     return {"mean": round(mean(values), 4), "band": round(band, 4)}
 
 
-def _expected_claim(claim: Claim) -> dict[str, Any]:
-    said = _expected(claim.values)
-    moved = (
+def _band_of_claim(claim: Claim) -> dict[str, Any]:
+    expected = _band_of(claim.values)
+    shifted = (
         tuple(value + shift for value in claim.values)
-        for shift in (-said["band"], 0.0, said["band"])
+        for shift in (-expected["band"], 0.0, expected["band"])
     )
-    verdicts = {verdict_of(values, claim.threshold, claim.noise) for values in moved}
+    verdicts = {verdict_of(values, claim.threshold, claim.noise) for values in shifted}
     if {"not", "reproduced"} <= verdicts:
-        verdicts.add("partly")  # which lies between
-    return {**said, "verdicts": sorted(verdicts)}
+        verdicts.add("partly")  # which is between the two
+    return {**expected, "verdicts": sorted(verdicts)}
 
 
 def _claim_problems(name: str, claim: Claim | None, expected: Mapping[str, Any]) -> Iterator[str]:
-    yield from _strayed(f"claim {name!r}", claim.mean if claim else None, expected)
+    yield from _out_of_band(f"claim {name!r}", claim.mean if claim else None, expected)
     if claim and claim.verdict not in expected["verdicts"]:
         yield (
-            f"claim {name!r} is now {claim.verdict!r}, and was expected to be "
+            f"claim {name!r} is now {claim.verdict!r}, expected "
             f"{' or '.join(expected['verdicts'])}."
         )
 
 
-def _strayed(name: str, value: float | None, expected: Mapping[str, Any]) -> Iterator[str]:
+def _out_of_band(name: str, value: float | None, expected: Mapping[str, Any]) -> Iterator[str]:
     if value is None:
         yield f"{name} was not measured."
-    elif not abs(value - expected["mean"]) <= expected["band"]:  # nor is what is no number
+    elif not abs(value - expected["mean"]) <= expected["band"]:  # true for NaN, too
         yield (
-            f"{name} is {100 * value:.1f}, and was expected to be "
+            f"{name} is {100 * value:.1f}, expected "
             f"{100 * expected['mean']:.1f} ± {100 * expected['band']:.1f}."
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_expected(path: Path) -> dict[str, Any]:
     try:
-        said = json.loads(path.read_bytes())
-        if said["format"] == 1 and {"profile", "claims", "numbers"} <= said.keys():
-            return dict(said)
+        content = json.loads(path.read_bytes())
+        if content["format"] == 1 and {"profile", "claims", "numbers"} <= content.keys():
+            return dict(content)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise DataError(f"{path} does not say what is expected.", "scripts/reproduction.py writes it.")
+    raise DataError(
+        f"{path} is not a file of expected results.", "scripts/reproduction.py writes it."
+    )

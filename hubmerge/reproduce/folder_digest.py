@@ -1,4 +1,4 @@
-"""The identity of a folder that a recipe brings along."""
+"""A digest of a folder that is part of a recipe."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import UsageError
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The files of a base's folder; raises UsageError if there is none."""
+def list_files(folder: Path) -> list[Path]:
+    """The files in the folder of a base, sorted; raises UsageError if there is no such folder."""
     if not folder.is_dir():
-        raise UsageError(f"There is no base at {folder}.", "The suite's notes say how it is made.")
+        raise UsageError(
+            f"There is no base at {folder}.", "The suite's notes describe how to make it."
+        )
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def digest_of(folder: Path) -> str:
-    """A digest of the names and bytes of its files."""
-    said = [f"{path.relative_to(folder).as_posix()} {hash_file(path)}" for path in files_of(folder)]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+def folder_digest(folder: Path) -> str:
+    """64 hex digits over the names and bytes of the files."""
+    lines = [
+        f"{path.relative_to(folder).as_posix()} {hash_file(path)}" for path in list_files(folder)
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The one door to the makers of units: a unit and the results of what it needs -> its result."""
+"""Run one unit: from the unit and the results of the units that it needs, to its result."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from hubmerge.hub.environment import connect
-from hubmerge.reproduce.unit import Result, Shop, Unit
+from hubmerge.reproduce.unit import Result, Unit, WorkContext
 
-# Kind -> the module below units/ and the function; loaded when first needed, as they are heavy.
+# Kind -> the module in units/ and the function; imported when first needed, as they are heavy.
 MAKERS = {
     "base": ("training", "make_base"),
     "train": ("training", "train"),
     "scores": ("scores", "score_expert"),
     "base scores": ("scores", "score_base"),
     "merge": ("merges", "merge"),
-    "mixture": ("moe", "mixture"),
+    "mixture": ("moe", "train_moe"),
     "policies": ("policies", "policies"),
     "difficulty": ("difficulty", "difficulty"),
     "loss shares": ("difficulty", "loss_shares"),
@@ -23,18 +23,18 @@ MAKERS = {
 }
 
 
-def perform(unit: Unit, inputs: Mapping[str, Result], shop: Shop) -> Result:
-    """Make one unit in this process; its result is plain JSON, weights go to the Hub.
+def perform(unit: Unit, inputs: Mapping[str, Result], context: WorkContext) -> Result:
+    """Run one unit in this process; its result is plain JSON, its weights go to the Hub.
 
-    Raises HubmergeError for what the user can mend.
+    Raises HubmergeError for problems that the user can fix.
     """
-    with connect(shop.hub) as hub:
+    with connect(context.hub) as hub:
         import torch
 
         torch.set_num_threads(unit.cpus)
         module, function = MAKERS[unit.kind]
         make = getattr(import_module(f"hubmerge.reproduce.units.{module}"), function)
-        from hubmerge.reproduce.units.work import Work
+        from hubmerge.reproduce.units.work import UnitJob  # imports torch
 
-        result: Result = make(Work(hub, shop, unit, inputs))
+        result: Result = make(UnitJob(hub, context, unit, inputs))
         return result

@@ -1,4 +1,4 @@
-"""Recipes whose units are all known, told: results.json, figures, what left its band."""
+"""Write the results of recipes whose units are all done, and compare them with expected.json."""
 
 from __future__ import annotations
 
@@ -6,48 +6,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubmerge.reports.figures import draw
-from hubmerge.reproduce.combined_plan import Order
-from hubmerge.reproduce.expected import NAME, check
-from hubmerge.reproduce.plan import Plan
-from hubmerge.reproduce.provenance import provenance
-from hubmerge.reproduce.results_from_units import tell
-from hubmerge.reproduce.store import Record
+from hubmerge.reports.figures import write_figures
+from hubmerge.reproduce.combined_plan import CombinedPlan
+from hubmerge.reproduce.expected import NAME, check_results
+from hubmerge.reproduce.plan import RecipePlan
+from hubmerge.reproduce.provenance import make_provenance
+from hubmerge.reproduce.results_from_units import results_from_units
+from hubmerge.reproduce.store import UnitRecord
 from hubmerge.results import Results, write_results
 
 
 @dataclass(frozen=True)
-class Told:
-    """Results, the file they are in, and a sentence for each number that left its band.
+class RecipeResults:
+    """The results of a recipe, their file, and a sentence for each number outside its band.
 
-    None for `left` says that the recipe has no expected.json.
+    `out_of_band` is None if the recipe has no expected.json.
     """
 
     results: Results
     path: Path
-    left: tuple[str, ...] | None
+    out_of_band: tuple[str, ...] | None
 
 
-def tell_all(ordered: Order, records: Mapping[str, Record], work: Path) -> list[Told]:
-    """Tell the recipes that lack no unit; each gets a folder NAME-PROFILE in `work`."""
+def write_all_results(
+    combined: CombinedPlan, records: Mapping[str, UnitRecord], work: Path
+) -> list[RecipeResults]:
+    """Write the results of the recipes that miss no unit, in folders NAME-PROFILE of `work`."""
     return [
-        _tell(plan, records, work / f"{plan.recipe.name}-{plan.profile}")
-        for plan in ordered.plans
-        if not lacking(plan, records)
+        _write_recipe(plan, records, work / f"{plan.recipe.name}-{plan.profile}")
+        for plan in combined.plans
+        if not count_missing(plan, records)
     ]
 
 
-def lacking(plan: Plan, records: Mapping[str, Record]) -> int:
-    """How many units of a plan are not known."""
+def count_missing(plan: RecipePlan, records: Mapping[str, UnitRecord]) -> int:
+    """How many units of a plan have no result."""
     return sum(unit.key not in records for unit in plan.units)
 
 
-def _tell(plan: Plan, records: Mapping[str, Record], folder: Path) -> Told:
-    its = {unit.key: records[unit.key] for unit in plan.units}
-    found = {key: record.result for key, record in its.items()}
-    results = tell(plan, found, provenance(its.values()))
+def _write_recipe(
+    plan: RecipePlan, records: Mapping[str, UnitRecord], folder: Path
+) -> RecipeResults:
+    used = {unit.key: records[unit.key] for unit in plan.units}
+    unit_results = {key: record.result for key, record in used.items()}
+    results = results_from_units(plan, unit_results, make_provenance(used.values()))
     path = write_results(folder, results)
-    draw(results, folder)
+    write_figures(results, folder)
     expected = plan.recipe.folder / NAME
-    left = tuple(check(results, expected)) if expected.is_file() else None
-    return Told(results, path, left)
+    out_of_band = tuple(check_results(results, expected)) if expected.is_file() else None
+    return RecipeResults(results, path, out_of_band)

@@ -1,4 +1,4 @@
-"""What was measured -> charts, tables and claims, as the recipe asks for them."""
+"""The results of units -> the charts, tables and claims that a recipe defines."""
 
 from __future__ import annotations
 
@@ -6,44 +6,62 @@ import math
 from collections.abc import Mapping, Sequence
 
 from hubmerge.errors import UsageError, raise_together
-from hubmerge.reproduce.plan import Plan
-from hubmerge.reproduce.rows import AT, Row, by_seed, noise, picked, rows_of, values_of
+from hubmerge.reproduce.plan import RecipePlan
+from hubmerge.reproduce.rows import (
+    AT_LABEL,
+    Row,
+    collect_rows,
+    label_values,
+    select_rows,
+    stderr_over_examples,
+    values_by_seed,
+)
 from hubmerge.reproduce.unit import Result
 from hubmerge.results import (
     Axis,
     Cell,
     Chart,
+    ChartPoint,
     Claim,
     Paper,
-    Point,
     Provenance,
     Results,
     Series,
     Table,
     mean,
-    overall,
+    overall_verdict,
     verdict_of,
 )
-from hubmerge.specs.recipe import ChartSpec, ClaimSpec, Side, TableSpec, Where
+from hubmerge.specs.recipe import ChartSpec, ClaimSpec, TableSide, TableSpec, Where
 
-# Rows that belong to no method are called by what they are of.
-METHOD = {
+# The method label of rows that have no merge method, by what they measure.
+METHOD_LABELS = {
     "experts": "experts, each on its own task",
     "base": "base",
     "mixtures": "mixture",
     "loss share": "loss share",
 }
-SHOWN = {"average": "Average", "task_arithmetic": "Task arithmetic", "ties": "TIES", "dare": "DARE"}
+METHOD_NAMES = {
+    "average": "Average",
+    "task_arithmetic": "Task arithmetic",
+    "ties": "TIES",
+    "dare": "DARE",
+}
 
 
-def tell(plan: Plan, found: Mapping[str, Result], provenance: Provenance) -> Results:
-    """Results of a recipe from those of its units; what was not made leaves no rows."""
-    recipe, setting = plan.recipe, plan.setting
-    rows = [_named(row) for row in rows_of(plan, found)]
-    found_of = {spec.name: _claim(spec, rows) for spec in recipe.claims}
+def results_from_units(
+    plan: RecipePlan, unit_results: Mapping[str, Result], provenance: Provenance
+) -> Results:
+    """The results of a recipe from those of its units; missing units give no rows.
+
+    Raises UsageError for a claim without rows, unless the profile allows it.
+    """
+    recipe, setting = plan.recipe, plan.settings
+    rows = [_with_method(row) for row in collect_rows(plan, unit_results)]
+    claims_by_name = {spec.name: _claim(spec, rows) for spec in recipe.claims}
     if setting.claims_all:
-        _check_claims(recipe.name, found_of)
-    claims = tuple(claim for claim in found_of.values() if claim)
+        _check_claims(recipe.name, claims_by_name)
+    claims = tuple(claim for claim in claims_by_name.values() if claim)
     return Results(
         recipe=recipe.name,
         profile=plan.profile,
@@ -58,95 +76,99 @@ def tell(plan: Plan, found: Mapping[str, Result], provenance: Provenance) -> Res
         charts=tuple(_chart(spec, rows) for spec in recipe.charts),
         tables=tuple(_table(spec, rows) for spec in recipe.tables),
         claims=claims,
-        verdict=overall([claim.verdict for claim in claims]) if claims else "not",
+        verdict=overall_verdict([claim.verdict for claim in claims]) if claims else "not",
         because=" ".join(recipe.because.split()) if plan.profile == "mini" else "",
         provenance=provenance,
         rows=tuple(rows),
     )  # fmt: skip
 
 
-def _check_claims(recipe: str, found: Mapping[str, Claim | None]) -> None:
-    """A claim that no row speaks of is a slip of the recipe, and must not pass for a finding."""
+def _check_claims(recipe: str, claims: Mapping[str, Claim | None]) -> None:
+    """A claim without rows is a mistake in the recipe and must not count as a finding."""
     problems = [
         f"{recipe}: no row was measured for the claim {name!r}."
-        for name, claim in found.items()
+        for name, claim in claims.items()
         if claim is None
     ]
-    raise_together(UsageError, problems, "See that its labels are those of `measures`.")
+    raise_together(UsageError, problems, "Check that its labels are those of `measures`.")
 
 
-def _named(row: Row) -> Row:
-    return {"method": METHOD.get(str(row["of"]), str(row["of"])), **row}
+def _with_method(row: Row) -> Row:
+    return {"method": METHOD_LABELS.get(str(row["of"]), str(row["of"])), **row}
 
 
 def _chart(spec: ChartSpec, rows: Sequence[Row]) -> Chart:
-    """Early-stopped runs have no step of their own to stand at, and are told in tables."""
-    fitting = [row for row in picked(rows, spec.where) if _has_place(row, spec)]
+    """A chart of the rows with a numeric x; early-stopped runs have none and are in tables only."""
+    selected = [row for row in select_rows(rows, spec.where) if _has_x(row, spec)]
     series = []
-    for group in values_of(fitting, spec.group) if spec.group else [None]:
-        inside = [row for row in fitting if spec.group is None or row.get(spec.group) == group]
-        for name in values_of(inside, spec.by):
-            own = [row for row in inside if row.get(spec.by) == name]
+    for group in label_values(selected, spec.group) if spec.group else [None]:
+        of_group = [row for row in selected if spec.group is None or row.get(spec.group) == group]
+        for name in label_values(of_group, spec.by):
+            of_series = [row for row in of_group if row.get(spec.by) == name]
             points = tuple(
-                _point(place, [row for row in own if row[spec.x] == place])
-                for place in values_of(own, spec.x)
+                _point(x, [row for row in of_series if row[spec.x] == x])
+                for x in label_values(of_series, spec.x)
             )
-            series.append(Series(_shown(name), points, "" if group is None else str(group)))
-    x = Axis(spec.x_label, "number", spec.scale)
-    y = Axis(spec.y_label, spec.unit, "linear")
-    return Chart(spec.name, spec.title, x, y, tuple(series), spec.kind)
+            series.append(Series(_display_name(name), points, "" if group is None else str(group)))
+    x_axis = Axis(spec.x_label, "number", spec.scale)
+    y_axis = Axis(spec.y_label, spec.unit, "linear")
+    return Chart(spec.name, spec.title, x_axis, y_axis, tuple(series), spec.kind)
 
 
-def _has_place(row: Row, spec: ChartSpec) -> bool:
-    place = row.get(spec.x)
-    return place is not None and (spec.scale == "category" or not isinstance(place, str))
+def _has_x(row: Row, spec: ChartSpec) -> bool:
+    x = row.get(spec.x)
+    return x is not None and (spec.scale == "category" or not isinstance(x, str))
 
 
-def _point(place: float | str, rows: Sequence[Row]) -> Point:
+def _point(x: float | str, rows: Sequence[Row]) -> ChartPoint:
     notes = [f"seed {row['seed']}: {row['note']}" for row in rows if row.get("note")]
-    seeds = {str(seed): value for seed, value in by_seed(rows).items()}
-    return Point(place, seeds, "; ".join(dict.fromkeys(notes)))
+    seeds = {str(seed): value for seed, value in values_by_seed(rows).items()}
+    return ChartPoint(x, seeds, "; ".join(dict.fromkeys(notes)))
 
 
 def _table(spec: TableSpec, rows: Sequence[Row]) -> Table:
-    where = {name: value for name, value in spec.where.items() if name != AT}
-    at = {name: value for name, value in spec.where.items() if name == AT}
-    fitting = picked(rows, where)
-    lines = _sides(spec.lines, fitting)
-    columns = _sides(spec.columns, fitting)
-    cells = []
+    where = {name: value for name, value in spec.where.items() if name != AT_LABEL}
+    at = {name: value for name, value in spec.where.items() if name == AT_LABEL}
+    selected = select_rows(rows, where)
+    lines = _table_sides(spec.lines, selected)
+    columns = _table_sides(spec.columns, selected)
+    table_rows = []
     for line in lines:
-        found = [_cell(fitting, {**at, **line.where, **column.where}, spec) for column in columns]
-        if any(isinstance(cell, Cell) for cell in found):
-            cells.append((line.label, *found))
-    head = spec.lines if isinstance(spec.lines, str) else ""
-    return Table(spec.name, spec.title, (head, *(one.label for one in columns)), tuple(cells))
+        cells = [_cell(selected, {**at, **line.where, **column.where}, spec) for column in columns]
+        if any(isinstance(cell, Cell) for cell in cells):
+            table_rows.append((line.label, *cells))
+    corner = spec.lines if isinstance(spec.lines, str) else ""
+    head = (corner, *(column.label for column in columns))
+    return Table(spec.name, spec.title, head, tuple(table_rows))
 
 
-def _sides(said: str | tuple[Side, ...], rows: Sequence[Row]) -> list[Side]:
-    if not isinstance(said, str):
-        return list(said)
-    return [Side(label=_shown(value), where={said: value}) for value in values_of(rows, said)]
+def _table_sides(sides: str | tuple[TableSide, ...], rows: Sequence[Row]) -> list[TableSide]:
+    if not isinstance(sides, str):
+        return list(sides)
+    return [
+        TableSide(label=_display_name(value), where={sides: value})
+        for value in label_values(rows, sides)
+    ]
 
 
 def _cell(rows: Sequence[Row], where: Where, spec: TableSpec) -> str | Cell:
-    found = by_seed(picked(rows, where))
-    return Cell(tuple(found.values()), spec.unit) if found else "-"
+    values = values_by_seed(select_rows(rows, where))
+    return Cell(tuple(values.values()), spec.unit) if values else "-"
 
 
 def _claim(spec: ClaimSpec, rows: Sequence[Row]) -> Claim | None:
-    """Seed by seed, side a less side b; None where nothing of it was measured."""
-    how = math.fsum if spec.sum else mean
-    sides = [picked(rows, side, spec.peak) for side in (spec.a, spec.b) if side is not None]
-    a, *b = (by_seed(side, how) for side in sides)
+    """Side a minus side b for each seed; None if no seed has both."""
+    aggregate = math.fsum if spec.sum else mean
+    sides = [select_rows(rows, side, spec.peak) for side in (spec.a, spec.b) if side is not None]
+    a, *b = (values_by_seed(side, aggregate) for side in sides)
     shared = [seed for seed in a if all(seed in other for other in b)]
     values = tuple(a[seed] - sum(other[seed] for other in b) for seed in shared)
     if not values:
         return None
-    error = math.hypot(*map(noise, sides)) if len(values) == 1 else 0.0
+    error = math.hypot(*map(stderr_over_examples, sides)) if len(values) == 1 else 0.0
     verdict = verdict_of(values, spec.above, error)
     return Claim(spec.name, spec.says, values, verdict, spec.unit, spec.paper, spec.above, error)
 
 
-def _shown(value: object) -> str:
-    return SHOWN.get(str(value), str(value))
+def _display_name(value: object) -> str:
+    return METHOD_NAMES.get(str(value), str(value))

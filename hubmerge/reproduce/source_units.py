@@ -1,4 +1,4 @@
-"""The units that recipes start from: bases, the runs of experts, how hard their examples are."""
+"""The units that recipes start with: bases, training runs of experts, difficulty of examples."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from hubmerge.errors import DataError, UsageError
-from hubmerge.reproduce.folder_digest import digest_of
+from hubmerge.reproduce.folder_digest import folder_digest
 from hubmerge.reproduce.unit import Unit
-from hubmerge.specs import TrainSpec, validated
-from hubmerge.specs.recipe import Recipe, Setting, Variant
+from hubmerge.specs import TrainSpec, validate_spec
+from hubmerge.specs.recipe import ProfileSettings, Recipe, Variant
 from hubmerge.tasks.lookup import catalog, find_task
 from hubmerge.tasks.task import Task
 from hubmerge.training.schedule import push_steps
 
-ABSENT = "absent"  # for the digest of a task whose data are not there yet
-FOLDER = "folder:"  # of a base that lies beside the recipes
+ABSENT_DIGEST = "absent"  # instead of the digest of a task whose data are not there yet
+FOLDER_PREFIX = "folder:"  # of a base in the folder of the recipes
 Experts = Mapping[str, Unit]  # name of a task -> the run of its expert
-_OURS = {"base", "task", "to", "seed", "tune", "difficulty", "drop_hardest"}
-_UNSTOPPED = ("schedule", "anneal", "warmup")  # of a run whose end is known; stopping has its own
+_RESERVED_OPTIONS = {"base", "task", "to", "seed", "tune", "difficulty", "drop_hardest"}
+_FIXED_LENGTH_OPTIONS = ("schedule", "anneal", "warmup")  # not for runs that are stopped early
 
 
 @dataclass(frozen=True)
-class Known:
-    """A task as a recipe knows it: what finds it, and the digest of what it is."""
+class RecipeTask:
+    """A task of a recipe: the reference that finds it, and its digest."""
 
-    text: str
+    reference: str
     digest: str
 
 
-class Runs:
-    """Draws the runs of one recipe at one setting; runs that are the same are the same unit."""
+class UnitFactory:
+    """Builds the first units of one recipe at one profile; equal units have equal keys."""
 
-    def __init__(self, recipe: Recipe, setting: Setting) -> None:
+    def __init__(self, recipe: Recipe, setting: ProfileSettings) -> None:
         self._recipe, self._setting = recipe, setting
-        self.tasks = _tasks(setting)
+        self.tasks = _find_tasks(setting)
 
     def unit(
         self,
@@ -46,104 +46,109 @@ class Runs:
         needs: Mapping[str, Unit],
         steps: int = 0,
     ) -> Unit:
-        """A unit of this setting's size."""
+        """A unit with the CPUs and GPUs of this profile."""
         setting = self._setting
         return Unit(kind, params, about, needs, setting.cpus, setting.gpus, steps)
 
     def experts(self, variant: Variant, seed: int, early: bool = False) -> Experts:
         """The run of every task's expert; the early-stopped one if `early`."""
-        return {task: self._run(variant, task, seed, early) for task in self.tasks}
+        return {task: self._train_unit(variant, task, seed, early) for task in self.tasks}
 
     def difficulty(self, variant: Variant, task: str) -> Unit:
         """EL2N of a task's training examples, over runs of a variant on all data."""
         setting = self._setting
-        whole = variant.model_copy(update={"drop": 0.0, "name": "difficulty"})
+        on_all_data = variant.model_copy(update={"drop": 0.0, "name": "difficulty"})
         runs = {
-            f"seed {seed}": self._run(whole, task, seed, last=setting.el2n_step)
+            f"seed {seed}": self._train_unit(on_all_data, task, seed, last=setting.el2n_step)
             for seed in range(setting.el2n_seeds)
         }
-        return self.unit("difficulty", self.of_task(task), f"EL2N of {task}", runs)
+        return self.unit("difficulty", self.task_params(task), f"EL2N of {task}", runs)
 
     def base(self, variant: Variant) -> Unit:
         """The base that a variant starts from."""
         base = variant.base or self._setting.base
         params: dict[str, Any] = {"base": base}
-        if base.startswith(FOLDER):
-            params["digest"] = digest_of(self._beside(base.removeprefix(FOLDER)))
+        if base.startswith(FOLDER_PREFIX):
+            params["digest"] = folder_digest(
+                self._folder_in_recipes(base.removeprefix(FOLDER_PREFIX))
+            )
         return self.unit("base", params, f"base {base}", {})
 
-    def _beside(self, place: str) -> Path:
-        """A folder beside the recipe; raises UsageError for one elsewhere, which may be private."""
-        around = self._recipe.folder.parent
-        if not (around / place).resolve().is_relative_to(around.resolve()):
+    def _folder_in_recipes(self, name: str) -> Path:
+        """A folder next to the recipe; raises UsageError for others, which may be private."""
+        recipes = self._recipe.folder.parent
+        if not (recipes / name).resolve().is_relative_to(recipes.resolve()):
             raise UsageError(
-                f"The base folder:{place} does not lie beside the recipe.",
-                "Put it into the folder of the recipes, as it is copied to the Hub.",
+                f"The base folder:{name} is not in the folder of the recipes.",
+                "Move it there; it will be copied to the Hub.",
             )
-        return around / place
+        return recipes / name
 
-    def of_task(self, task: str) -> dict[str, str]:
-        """What the parameters of a unit say of its task."""
-        return {"task": self.tasks[task].text, "task_digest": self.tasks[task].digest}
+    def task_params(self, task: str) -> dict[str, str]:
+        """The parameters of a unit that identify its task."""
+        return {"task": self.tasks[task].reference, "task_digest": self.tasks[task].digest}
 
-    def _run(
+    def _train_unit(
         self, variant: Variant, task: str, seed: int, early: bool = False, last: int | None = None
     ) -> Unit:
-        """The training of one expert, to another `last` step than the setting's if it is said."""
+        """The training run of one expert, up to step `last` if given, else the profile's last."""
         setting = self._setting
-        said = {"push_every": setting.push, "steps": setting.last, **setting.train}
-        said |= {**setting.tune.get(variant.tune, {}), **variant.train}
+        options = {"push_every": setting.push, "steps": setting.last, **setting.train}
+        options |= {**setting.tune.get(variant.tune, {}), **variant.train}
         if early:
-            said = {name: value for name, value in said.items() if name not in _UNSTOPPED}
-            said |= setting.stop
+            for name in _FIXED_LENGTH_OPTIONS:
+                options.pop(name, None)
+            options |= setting.stop
         if last:
-            said |= {"steps": last, "push_every": str(last)}
-        if taken := sorted(_OURS & said.keys()):
+            options |= {"steps": last, "push_every": str(last)}
+        if reserved := sorted(_RESERVED_OPTIONS & options.keys()):
             raise UsageError(
-                f"{self._recipe.name}: `train` cannot say {', '.join(taken)}.",
-                "A recipe says base, tasks and seeds itself, and `drop` in a variant.",
+                f"{self._recipe.name}: `train` cannot set {', '.join(reserved)}.",
+                "A recipe has its own keys for base, tasks and seeds, and `drop` in a variant.",
             )
-        said |= {"seed": seed, "tune": variant.tune}
-        checked = validated(
+        options |= {"seed": seed, "tune": variant.tune}
+        spec = validate_spec(
             TrainSpec,
-            {**said, "base": "base", "task": task, "to": "recipes/expert"},
+            {**options, "base": "base", "task": task, "to": "recipes/expert"},
             f"{self._recipe.name}, {task}",
         )
-        pushed = push_steps(checked.push_every, checked.steps)
-        params: dict[str, Any] = {**self.of_task(task), "train": _plain(said), "pushed": pushed}
+        pushed = push_steps(spec.push_every, spec.steps)
+        params: dict[str, Any] = {
+            **self.task_params(task),
+            "train": _without_none(options),
+            "pushed": pushed,
+        }
         needs = {"base": self.base(variant)}
         if variant.drop:
             params["drop"] = variant.drop
             needs["difficulty"] = self.difficulty(variant, task)
-        ended = ", stopped early" if early else ""
-        steps = sum(pushed) if checked.anneal == "independent" else checked.steps
-        return self.unit(
-            "train", params, f"{task}, {variant.name}, seed {seed}{ended}", needs, steps
-        )
+        about = f"{task}, {variant.name}, seed {seed}{', stopped early' if early else ''}"
+        steps = sum(pushed) if spec.anneal == "independent" else spec.steps
+        return self.unit("train", params, about, needs, steps)
 
 
-def _tasks(setting: Setting) -> dict[str, Known]:
-    """The tasks of a setting by name, found as `hubmerge train --task` finds them."""
-    found: dict[str, Known] = {}
+def _find_tasks(setting: ProfileSettings) -> dict[str, RecipeTask]:
+    """The tasks of a profile by name, found as `hubmerge train --task` finds them."""
+    tasks: dict[str, RecipeTask] = {}
     for text in setting.tasks:
         task = find_task(text)
-        if task.name in found:
-            raise UsageError(f"Two tasks are called {task.name}.", "Give one another name.")
-        # Where a unit is made is not where it was asked for.
+        if task.name in tasks:
+            raise UsageError(f"Two tasks are called {task.name}.", "Rename one of them.")
+        # Units may run in another working folder, so local paths are made absolute.
         is_local = text not in catalog() and "://" not in text
-        place = str(Path(text).expanduser().resolve()) if is_local else text
-        found[task.name] = Known(place, _digest(task))
-    return found
+        reference = str(Path(text).expanduser().resolve()) if is_local else text
+        tasks[task.name] = RecipeTask(reference, _task_digest(task))
+    return tasks
 
 
-def _digest(task: Task) -> str:
-    """A task's digest; data that the user has to bring may come after the plan is looked at."""
+def _task_digest(task: Task) -> str:
+    """A task's digest; data that the user must provide may be missing while a plan is shown."""
     try:
         return task.digest
     except DataError:
-        return ABSENT
+        return ABSENT_DIGEST
 
 
-def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is None, so that leaving it out and saying nothing are the same."""
-    return {name: value for name, value in said.items() if value is not None}
+def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without None values, so that `null` and a missing option give the same unit."""
+    return {name: value for name, value in options.items() if value is not None}

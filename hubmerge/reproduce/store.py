@@ -1,4 +1,4 @@
-"""What is known of units: one small JSON file each, whole or not there, under WORK/units."""
+"""The results of units: a small JSON file each in WORK/units, complete or not there."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubmerge.durable import try_lock, write_whole
+from hubmerge.durable import try_lock, write_atomic
 from hubmerge.errors import Busy
-from hubmerge.reproduce.unit import Result, Unit, key_of
+from hubmerge.reproduce.unit import Result, Unit, unit_key
 
 FORMAT = 1
-_MIXED = "+older"
+_MIXED_SUFFIX = "+older"
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one unit came to, the seconds it took, and the digest of the code that measured it."""
+class UnitRecord:
+    """The result of one unit, the seconds it took, and the digest of the code that measured it."""
 
     key: str
     kind: str
@@ -31,66 +31,75 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Store:
-    """The records of a WORK folder; `code` is the digest of the measuring code of today."""
+class ResultStore:
+    """The records in a WORK folder; `code` is the digest of the current measuring code."""
 
     folder: Path
     code: str
 
     @property
-    def units(self) -> Path:
+    def units_folder(self) -> Path:
         return self.folder / "units"
 
-    def get(self, key: str) -> Record | None:
-        """The record of a unit, whatever code measured it; None if there is none to be read."""
+    def get(self, key: str) -> UnitRecord | None:
+        """The record of a unit, by whatever code; None if there is no readable one."""
         try:
-            said = json.loads((self.units / f"{key}.json").read_bytes())
-            return _record(key, said)
+            content = json.loads((self.units_folder / f"{key}.json").read_bytes())
+            return _record_from_json(key, content)
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # it is made again, and the file replaced
+            return None  # the unit runs again and replaces the file
 
-    def known(self, units: Iterable[Unit], any_code: bool = False) -> dict[str, Record]:
+    def records(self, units: Iterable[Unit], any_code: bool = False) -> dict[str, UnitRecord]:
         """The records of these units by key; those of other code only if `any_code`."""
-        found = (self.get(unit.key) for unit in units)
-        return {one.key: one for one in found if one and (any_code or one.code == self.code)}
+        records = (self.get(unit.key) for unit in units)
+        return {
+            record.key: record
+            for record in records
+            if record and (any_code or record.code == self.code)
+        }
 
     def put(
-        self, unit: Unit, result: Result, seconds: float, inputs: Iterable[Record] = ()
-    ) -> Record:
-        """Keep the result of a unit: it is on disk, whole, when this returns.
+        self, unit: Unit, result: Result, seconds: float, inputs: Iterable[UnitRecord] = ()
+    ) -> UnitRecord:
+        """Store the result of a unit; the complete file is on disk when this returns.
 
-        Made from `inputs` of other code, it is not known to be what today's code would make of all.
+        A result from `inputs` of other code gets a code of its own, as the current code might give
+        another result.
         """
-        pure = all(one.code == self.code for one in inputs)
-        code = self.code if pure else f"{self.code}{_MIXED}"
-        record = Record(unit.key, unit.kind, unit.about, code, seconds, unit.steps, _plain(result))
-        self.units.mkdir(parents=True, exist_ok=True)
-        said = json.dumps(_said(unit, record), sort_keys=True, indent=1, ensure_ascii=False)
-        write_whole(self.units / f"{unit.key}.json", f"{said}\n".encode(), mode=0o644)
+        is_current = all(record.code == self.code for record in inputs)
+        code = self.code if is_current else f"{self.code}{_MIXED_SUFFIX}"
+        record = UnitRecord(
+            unit.key, unit.kind, unit.about, code, seconds, unit.steps, _json_round_trip(result)
+        )
+        self.units_folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(
+            _record_to_json(unit, record), sort_keys=True, indent=1, ensure_ascii=False
+        )
+        write_atomic(self.units_folder / f"{unit.key}.json", f"{text}\n".encode(), mode=0o644)
         return record
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the only runner in the folder; raises Busy for as long as there is another."""
-        with self._locked("run", shared=False):
+    def lock_all(self) -> Iterator[None]:
+        """Lock the folder for one runner; raises Busy while another one holds it."""
+        with self._lock("run", shared=False):
             yield
 
     @contextmanager
-    def claimed(self, keys: Sequence[str]) -> Iterator[None]:
-        """Be the only one at these units, beside others that are at others, as jobs of an array.
+    def lock_units(self, keys: Sequence[str]) -> Iterator[None]:
+        """Lock some units, next to other runners with other units, such as jobs of an array.
 
-        The folder may be shared by machines if its file system knows locks, as NFS 4 and Lustre do.
-        Raises Busy if a runner has the whole folder or one of the units.
+        The folder may be shared by machines if its file system has locks, as NFS 4 and Lustre do.
+        Raises Busy if another runner holds the folder or one of the units.
         """
-        with ExitStack() as held:
-            held.enter_context(self._locked("run", shared=True))
+        with ExitStack() as locks:
+            locks.enter_context(self._lock("run", shared=True))
             for key in sorted(keys):
-                held.enter_context(self._locked(key, shared=False))
+                locks.enter_context(self._lock(key, shared=False))
             yield
 
     @contextmanager
-    def _locked(self, name: str, shared: bool) -> Iterator[None]:
-        # Never removed: another may have opened it, and would lock a file without a name.
+    def _lock(self, name: str, shared: bool) -> Iterator[None]:
+        # Never deleted: another runner may have opened it and would lock a deleted file.
         path = self.folder / "locks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
@@ -98,12 +107,12 @@ class Store:
                 what = "recipes" if name == "run" else f"unit {name}"
                 raise Busy(
                     f"Another hubmerge runs {what} in {self.folder}.",
-                    "Wait until it is done, or name another folder with --work.",
+                    "Wait until it is done, or choose another folder with --work.",
                 )
             yield
 
 
-def _said(unit: Unit, record: Record) -> dict[str, Any]:
+def _record_to_json(unit: Unit, record: UnitRecord) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "kind": unit.kind,
@@ -118,22 +127,22 @@ def _said(unit: Unit, record: Record) -> dict[str, Any]:
     }
 
 
-def _record(key: str, said: Mapping[str, Any]) -> Record:
-    """What a file says; raises ValueError if it speaks of another unit than its name says."""
-    if (said["format"], key_of(said)) != (FORMAT, key):
+def _record_from_json(key: str, content: Mapping[str, Any]) -> UnitRecord:
+    """The record in a file; raises ValueError if it is of another unit than the file's name."""
+    if (content["format"], unit_key(content)) != (FORMAT, key):
         raise ValueError(key)
-    return Record(
+    return UnitRecord(
         key=key,
-        kind=said["kind"],
-        about=said["about"],
-        code=said["code"],
-        seconds=float(said["seconds"]),
-        steps=int(said["steps"]),
-        result=dict(said["result"]),
+        kind=content["kind"],
+        about=content["about"],
+        code=content["code"],
+        seconds=float(content["seconds"]),
+        steps=int(content["steps"]),
+        result=dict(content["result"]),
     )
 
 
-def _plain(result: Result) -> Result:
-    """The result as it will be read again, so that no run depends on which of the two it saw."""
+def _json_round_trip(result: Result) -> Result:
+    """The result as it will be read from disk, so that both ways give later units the same."""
     plain: Result = json.loads(json.dumps(result))
     return plain

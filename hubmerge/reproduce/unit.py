@@ -1,4 +1,4 @@
-"""The unit of work of a recipe: what decides it, and which other units it needs."""
+"""The unit of work of a recipe: its parameters and the other units that it needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Result = dict[str, Any]  # plain JSON values
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """One train, merge, mixture ... of a recipe.
+    """One training run, merge, mixture of experts ... of a recipe.
 
-    `params` and the units it `needs`, by role, decide its result; so does the number of threads
-    (`cpus`), which changes bits. `about` is how people know it, and decides nothing, nor does
-    `steps`, the training steps it is worth, by which time left is estimated. `gpus` may be a part.
+    Its key, and so its result, depends on `params`, on the units it `needs` by role, and on the
+    number of threads (`cpus`), which changes bits. `about` is a description for people. `steps` are
+    its training steps, for estimates of time. `gpus` may be a fraction.
     """
 
     kind: str
@@ -32,24 +32,26 @@ class Unit:
 
     @cached_property
     def key(self) -> str:
-        """Sixteen hex digits that any change of what decides it changes."""
+        """Sixteen hex digits over the kind, parameters, needs and threads."""
         needs = {role: unit.key for role, unit in self.needs.items()}
-        return key_of({"kind": self.kind, "params": self.params, "needs": needs, "cpus": self.cpus})
+        return unit_key(
+            {"kind": self.kind, "params": self.params, "needs": needs, "cpus": self.cpus}
+        )
 
 
-def key_of(said: Mapping[str, Any]) -> str:
-    """The key of what is said of a unit, where its needs are keys."""
-    deciding = [said["kind"], said["params"], said["needs"], said["cpus"]]
+def unit_key(fields: Mapping[str, Any]) -> str:
+    """The key of a unit whose fields are given as JSON, with needs as keys."""
+    deciding = [fields["kind"], fields["params"], fields["needs"], fields["cpus"]]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
-class Shop:
-    """Where units are made: which Hub, whose repositories, a folder for scratch, a device.
+class WorkContext:
+    """Where units run: the Hub, the owner of the repositories, a scratch folder, the device.
 
-    `recipes` is the folder of all recipes, where bases of theirs may lie. `code` is the version of
-    the measuring code: what other code trained is in other repositories. Plain values, as it goes
-    to other processes.
+    `recipes` is the folder of all recipes, which may contain bases. `code` is the version of the
+    measuring code; it is part of repository names, so that code versions do not mix. All fields are
+    plain values, as they are sent to other processes.
     """
 
     hub: str | None
@@ -61,15 +63,15 @@ class Shop:
 
 
 def with_needs(units: Iterable[Unit]) -> list[Unit]:
-    """These units and all that they need, each once, whatever is needed first."""
-    found: dict[str, Unit] = {}
+    """These units and all units that they need, each once and after the units that it needs."""
+    ordered: dict[str, Unit] = {}
 
     def add(unit: Unit) -> None:
-        if unit.key not in found:
+        if unit.key not in ordered:
             for needed in unit.needs.values():
                 add(needed)
-            found[unit.key] = unit
+            ordered[unit.key] = unit
 
     for unit in units:
         add(unit)
-    return list(found.values())
+    return list(ordered.values())

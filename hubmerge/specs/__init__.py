@@ -1,7 +1,7 @@
-"""What users write: tasks, training runs and mixtures."""
+"""The specs that users write: tasks, training runs, mixtures of experts and recipes."""
 
 from hubmerge.specs.moe import MoeSpec
-from hubmerge.specs.parsing import Spec, read_yaml, validated
+from hubmerge.specs.parsing import Spec, read_yaml, validate_spec
 from hubmerge.specs.task import Carve, DataSpec, Head, Kind, SplitsSpec, TaskSpec
 from hubmerge.specs.train import Anneal, TrainSpec, Tune
 
@@ -18,5 +18,5 @@ __all__ = [
     "TrainSpec",
     "Tune",
     "read_yaml",
-    "validated",
+    "validate_spec",
 ]

@@ -1,4 +1,4 @@
-"""Plain values -> a frozen spec, with every problem reported at once; YAML read as an enemy's."""
+"""Plain values -> a frozen spec, with all problems reported at once; YAML from untrusted files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hubmerge.errors import UsageError, raise_together
 from hubmerge.refs import printable
 
-_YAML_BYTES = 1_000_000
+_MAX_YAML = 1_000_000
 
 
 class Spec(BaseModel):
-    """A frozen, closed model: a misspelt key is an error, never ignored."""
+    """A frozen model that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -25,34 +25,34 @@ class Spec(BaseModel):
 SpecT = TypeVar("SpecT", bound=BaseModel)
 
 
-def validated(model: type[SpecT], values: Mapping[str, Any], what: str) -> SpecT:
-    """Build a spec from plain values, or raise UsageError with all problems and near names."""
+def validate_spec(model: type[SpecT], values: Mapping[str, Any], source: str) -> SpecT:
+    """Build a spec from plain values, or raise UsageError with all problems and similar keys."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = [_sentence(model, dict(problem)) for problem in error.errors()]
-        raise_together(UsageError, [f"{what}: {problem}" for problem in problems])
+        problems = [_describe_problem(model, dict(problem)) for problem in error.errors()]
+        raise_together(UsageError, [f"{source}: {problem}" for problem in problems])
         raise
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping without running or expanding anything; raises UsageError."""
+    """Read a YAML mapping without running code or expanding aliases; raises UsageError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
-    if len(text) > _YAML_BYTES:
-        raise UsageError(f"{path} is larger than {_YAML_BYTES} characters.")
-    values = _parsed(text, path)
+    if len(text) > _MAX_YAML:
+        raise UsageError(f"{path} is larger than {_MAX_YAML} characters.")
+    values = _parse_yaml(text, path)
     if not isinstance(values, dict):
-        raise UsageError(f"{path} is not a list of `key: value` lines.")
+        raise UsageError(f"{path} is not a mapping of `key: value` lines.")
     return values
 
 
-def _parsed(text: str, path: Path) -> object:
+def _parse_yaml(text: str, path: Path) -> object:
     try:
         tokens = list(yaml.scan(text, Loader=yaml.SafeLoader))
-        # An alias lets ten lines grow to gigabytes, and no spec of ours needs one.
+        # With aliases ten lines can expand to gigabytes, and no spec needs them.
         if any(isinstance(token, yaml.AliasToken) for token in tokens):
             raise UsageError(f"{path} uses YAML aliases; write the values out.")
         return yaml.safe_load(text)
@@ -61,30 +61,30 @@ def _parsed(text: str, path: Path) -> object:
         raise UsageError(f"{path} is not YAML: {printable(reason)}.") from error
 
 
-def sound(check: Callable[..., str], *values: str) -> str:
-    """Let pydantic collect a refusal among the other problems, instead of ending at the first."""
+def as_value_error(check: Callable[..., str], *values: str) -> str:
+    """Raise a check's UsageError as ValueError, which pydantic collects with other problems."""
     try:
         return check(*values)
     except UsageError as error:
         raise ValueError(f"{error.message} {error.hint}".strip()) from error
 
 
-def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+def _describe_problem(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), _keys(model), n=1)
-        return f"unknown key {printable(place)!r}" + (
+        near = difflib.get_close_matches(str(problem["loc"][-1]), _field_names(model), n=1)
+        return f"unknown key {printable(location)!r}" + (
             f"; did you mean {near[0]!r}?" if near else ""
         )
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    return f"{location}: {message}" if location else message
 
 
-def _keys(kind: object) -> Iterator[str]:
+def _field_names(kind: object) -> Iterator[str]:
     """The keys of a model and of every model inside it."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         for name, field in kind.model_fields.items():
             yield name
-            yield from _keys(field.annotation)
+            yield from _field_names(field.annotation)
     for inner in get_args(kind):
-        yield from _keys(inner)
+        yield from _field_names(inner)

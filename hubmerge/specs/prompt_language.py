@@ -1,7 +1,8 @@
-"""The language of prompts: a small, closed part of jinja2 over the columns of one row.
+"""The language of prompts: a small subset of jinja2 over the columns of one row.
 
-A task's YAML may come from anywhere, so what it says can neither leave the sandbox nor run away:
-no assignments, macros or loops within loops; no operation whose result could be of any length.
+A task's YAML may come from anywhere, so a prompt can neither leave the sandbox nor use unlimited
+time or memory: no assignments, macros or nested loops, and no operation with a result of unlimited
+length.
 """
 
 from __future__ import annotations
@@ -20,71 +21,71 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from hubmerge.errors import UsageError
 from hubmerge.refs import printable
 
-LONGEST = 1_000_000  # characters of a rendered prompt, and of any string on the way to it
-_SOURCE = 20_000  # characters of a template
-_RANGE = 1_000
-_STATEMENTS = (nodes.Template, nodes.Output, nodes.If, nodes.For)
-_PLAIN = (str, list, tuple, dict, LoopContext)
-# Methods that pad or repeat; filters do what a prompt needs of them, within bounds.
-_UNBOUNDED = {
+MAX_LENGTH = 1_000_000  # characters of a rendered prompt, and of any intermediate string
+_MAX_SOURCE = 20_000  # characters of a template
+_MAX_RANGE = 1_000
+_ALLOWED_STATEMENTS = (nodes.Template, nodes.Output, nodes.If, nodes.For)
+_PLAIN_TYPES = (str, list, tuple, dict, LoopContext)
+# Methods that pad or repeat; the allowed filters do the same within limits.
+_UNBOUNDED_METHODS = {
     *("center", "encode", "expandtabs", "format", "format_map", "join", "ljust", "replace"),
     *("rjust", "translate", "zfill"),
 }
-_FILTERS = {
+_ALLOWED_FILTERS = {
     *("abs", "capitalize", "count", "d", "default", "first", "float", "int", "items", "last"),
     *("length", "list", "lower", "map", "max", "min", "reject", "reverse", "round", "select"),
     *("sort", "string", "sum", "title", "trim", "truncate", "unique", "upper"),
 }
-# What a prompt may name besides the columns; `row[...]` reads a column whose name is no word.
+# Names in prompts other than columns; `row[...]` reads a column whose name is not an identifier.
 BUILT_IN = frozenset({"range", "row"})
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox, in which only plain data have attributes and strings are not multiplied."""
+    """jinja2's sandbox, restricted to attributes of plain data and to arithmetic on numbers."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
         if operator == "**" or not numbers:
-            raise SecurityError(f"`{operator}` is not for prompts")
+            raise SecurityError(f"`{operator}` is not allowed in prompts")
         return super().call_binop(context, operator, left, right)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if not isinstance(obj, _PLAIN) or attr in _UNBOUNDED:
+        if not isinstance(obj, _PLAIN_TYPES) or attr in _UNBOUNDED_METHODS:
             return False
         return super().is_safe_attribute(obj, attr, value)
 
 
 def _range(*bounds: int) -> range:
-    if len(numbers := range(*bounds)) > _RANGE:
-        raise SecurityError(f"a range of more than {_RANGE} is not for prompts")
+    if len(numbers := range(*bounds)) > _MAX_RANGE:
+        raise SecurityError(f"a range of more than {_MAX_RANGE} is not allowed in prompts")
     return numbers
 
 
-def _join(values: Iterable[Any], between: str = "") -> str:
+def _join(values: Iterable[Any], separator: str = "") -> str:
     parts = [str(value) for value in values]
-    _bounded(sum(map(len, parts)) + len(between) * len(parts))
-    return between.join(parts)
+    _check_length(sum(map(len, parts)) + len(separator) * len(parts))
+    return separator.join(parts)
 
 
 def _replace(text: str, old: str, new: str) -> str:
-    _bounded(len(text) + text.count(old) * len(new))
+    _check_length(len(text) + text.count(old) * len(new))
     return text.replace(old, new)
 
 
-def _bounded(length: int) -> None:
-    if length > LONGEST:
-        raise SecurityError(f"a string of more than {LONGEST} characters is not for prompts")
+def _check_length(length: int) -> None:
+    if length > MAX_LENGTH:
+        raise SecurityError(f"a string of more than {MAX_LENGTH} characters is not allowed")
 
 
 def _environment() -> _Sandbox:
-    # A missing value is an empty text, not the word None.
+    # A missing value is rendered as an empty text, not as the word None.
     sandbox = _Sandbox(
         undefined=StrictUndefined, finalize=lambda value: "" if value is None else value
     )
-    known = {name: work for name, work in sandbox.filters.items() if name in _FILTERS}
-    sandbox.filters = {**known, "join": _join, "replace": _replace}
+    allowed = {name: call for name, call in sandbox.filters.items() if name in _ALLOWED_FILTERS}
+    sandbox.filters = {**allowed, "join": _join, "replace": _replace}
     sandbox.globals = {"range": _range}
     return sandbox
 
@@ -94,81 +95,81 @@ _ENVIRONMENT = _environment()
 
 @lru_cache(maxsize=256)
 def compiled_template(text: str) -> Template:
-    """Text with gaps, such as "{{ question }}?"; raises UsageError if it does not compile."""
+    """Compile a template, such as "{{ question }}?"; raises UsageError for invalid ones."""
     try:
-        _check(_parsed(text))
+        _check_allowed(_parse(text))
         return _ENVIRONMENT.from_string(text)
-    except Exception as error:  # jinja2, Python's compiler and their stacks say no in many ways
-        raise _refusal(text, error) from error
+    except Exception as error:  # jinja2 and Python's compiler raise many kinds of exceptions
+        raise _usage_error(text, error) from error
 
 
 @lru_cache(maxsize=256)
 def compiled_expression(text: str) -> TemplateExpression:
-    """An expression, such as "[option1, option2]"; raises UsageError if it does not compile."""
+    """Compile an expression, such as "[option1, option2]"; raises UsageError for invalid ones."""
     try:
-        _check(_parsed(_as_template(text)))
+        _check_allowed(_parse(_as_template(text)))
         return _ENVIRONMENT.compile_expression(text, undefined_to_none=False)
     except Exception as error:  # as above
-        raise _refusal(text, error) from error
+        raise _usage_error(text, error) from error
 
 
 def check_template(text: str) -> str:
-    """The text itself, if it compiles."""
+    """Return the text if it is a valid template; raises UsageError."""
     compiled_template(text)
     return text
 
 
 def check_expression(text: str) -> str:
-    """The text itself, if it compiles."""
+    """Return the text if it is a valid expression; raises UsageError."""
     compiled_expression(text)
     return text
 
 
-def names_of_template(text: str) -> set[str]:
-    """What a template that compiles names: columns, and perhaps what is built in."""
-    return find_undeclared_variables(_parsed(text))
+def template_names(text: str) -> set[str]:
+    """The names in a valid template: columns and built-in names."""
+    return find_undeclared_variables(_parse(text))
 
 
-def names_of_expression(text: str) -> set[str]:
-    """What an expression that compiles names: columns, and perhaps what is built in."""
-    return names_of_template(_as_template(text))
+def expression_names(text: str) -> set[str]:
+    """The names in a valid expression: columns and built-in names."""
+    return template_names(_as_template(text))
 
 
 def _as_template(expression: str) -> str:
     return "{{ " + expression + " }}"
 
 
-def _parsed(text: str) -> nodes.Template:
-    if len(text) > _SOURCE:
-        raise SecurityError(f"it has more than {_SOURCE} characters")
+def _parse(text: str) -> nodes.Template:
+    if len(text) > _MAX_SOURCE:
+        raise SecurityError(f"it has more than {_MAX_SOURCE} characters")
     return _ENVIRONMENT.parse(text)
 
 
-def _check(tree: nodes.Template) -> None:
+def _check_allowed(tree: nodes.Template) -> None:
     for statement in tree.find_all(nodes.Stmt):
-        if not isinstance(statement, _STATEMENTS):
+        if not isinstance(statement, _ALLOWED_STATEMENTS):
             name = type(statement).__name__.lower()
-            raise SecurityError(f"statements of kind {name!r} are not for prompts")
-        if isinstance(statement, nodes.For) and _loops_inside(statement):
-            raise SecurityError("a loop within a loop is not for prompts")
+            raise SecurityError(f"statements of kind {name!r} are not allowed in prompts")
+        if isinstance(statement, nodes.For) and _has_nested_loop(statement):
+            raise SecurityError("nested loops are not allowed in prompts")
     for call in tree.find_all(nodes.Call):
-        if isinstance(call.node, nodes.Getattr) and call.node.attr in _UNBOUNDED:
+        if isinstance(call.node, nodes.Getattr) and call.node.attr in _UNBOUNDED_METHODS:
             raise SecurityError(
-                f"`.{call.node.attr}()` is not for prompts (`| join` and `| replace` are)"
+                f"`.{call.node.attr}()` is not allowed in prompts (`| join` and `| replace` are)"
             )
 
 
-def _loops_inside(loop: nodes.For) -> bool:
+def _has_nested_loop(loop: nodes.For) -> bool:
     return loop.recursive or next(loop.find_all(nodes.For), None) is not None
 
 
-def _refusal(text: str, error: Exception) -> UsageError:
-    deep = isinstance(error, (RecursionError, MemoryError))
-    said = "it is nested too deeply" if deep else reason(error)
-    return UsageError(f"{printable(text[:60])!r} is not jinja2 for prompts: {said}.")
+def _usage_error(text: str, error: Exception) -> UsageError:
+    too_deep = isinstance(error, (RecursionError, MemoryError))
+    reason = "it is nested too deeply" if too_deep else error_reason(error)
+    return UsageError(f"{printable(text[:60])!r} is not a valid prompt: {reason}.")
 
 
-def reason(error: Exception) -> str:
-    """What jinja2 has against a text, as one line."""
-    said = error.message if isinstance(error, TemplateError) else str(error)
-    return printable(" ".join((said or type(error).__name__).split()))[:300].rstrip(".")
+def error_reason(error: Exception) -> str:
+    """The message of an error from jinja2 on one line."""
+    message = error.message if isinstance(error, TemplateError) else str(error)
+    return printable(" ".join((message or type(error).__name__).split()))[:300].rstrip(".")

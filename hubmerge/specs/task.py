@@ -1,4 +1,4 @@
-"""A task as its YAML says it: which examples, asked in which words, measured how."""
+"""The YAML of a task: its data, its prompts or class names, and its metric."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from hubmerge.refs import check_label
-from hubmerge.specs.parsing import Spec, sound
+from hubmerge.specs.parsing import Spec, as_value_error
 
 Kind = Literal["image", "text", "rank", "target"]
 Head = Literal["label", "trained"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
-# What belongs to some kinds of task only; anywhere else it would be ignored, so it is refused.
-_KEYS_OF = {
+# Keys that only some kinds of task have; in other kinds they would be ignored, so they are refused.
+_KEYS_BY_KIND = {
     "image": {"head", "templates", "classes"},
     "text": {"head", "templates", "classes", "max_tokens"},
     "rank": {"prompt", "choices", "answer", "max_tokens"},
     "target": {"prompt", "target", "max_tokens"},
 }
-_NEEDED = {"rank": ("prompt", "choices", "answer"), "target": ("prompt", "target")}
-_METRIC = {"target": "token_accuracy"}
-_TEMPLATES = {"text": ("This text is about {}.",)}
+_REQUIRED_KEYS = {"rank": ("prompt", "choices", "answer"), "target": ("prompt", "target")}
+_METRIC_BY_KIND = {"target": "token_accuracy"}
+_TEMPLATES_BY_KIND = {"text": ("This text is about {}.",)}
 
 
 class DataSpec(Spec):
-    """Where a task's examples lie: a Hub data set (`id`) or a local folder or file (`path`).
+    """The examples of a task: a Hub data set (`id`) or a local folder or file (`path`).
 
-    `files` maps split to file patterns, so that only these are read. `image` or `text`, and
+    `files` maps split -> file pattern, and only those files are read. `image` or `text`, and
     `label`, are the columns of a classification task; prompts name their columns themselves.
     """
 
@@ -44,7 +44,7 @@ class DataSpec(Spec):
     label: str = "label"
 
     @model_validator(mode="after")
-    def _one_source(self) -> DataSpec:
+    def _check_source(self) -> DataSpec:
         if (self.id is None) == (self.path is None):
             raise ValueError("give either `id` (a Hub data set) or `path` (a folder)")
         outside = [p for p in (self.files or {}).values() if not p or p[0] in "/~" or ".." in p]
@@ -56,10 +56,10 @@ class DataSpec(Spec):
 class Carve(Spec):
     """A split carved from another split of the data.
 
-    `count` rows, or else a `fraction` of them but `most` at most. `order: torch` takes the last of
-    a seeded permutation, as the task-vectors code does (arXiv 2212.04089): 10 % of train, at most
-    5000, seed 0. `order: python` takes the first after random.Random(seed).shuffle, as the TIES
-    code does (arXiv 2306.01708).
+    It has `count` rows, or else a `fraction` of the rows, at most `most`. `order: torch` takes the
+    last rows of a seeded permutation, as the task-vectors code does (arXiv 2212.04089): 10 % of
+    train, at most 5000, seed 0. `order: python` takes the first rows after
+    random.Random(seed).shuffle, as the TIES code does (arXiv 2306.01708).
     """
 
     of: str = "train"
@@ -70,18 +70,18 @@ class Carve(Spec):
     order: Literal["torch", "python"] = "torch"
 
 
-def _way_of_naming(value: object) -> str:
+def _source_tag(value: object) -> str:
     return "name" if isinstance(value, str) else "carve"
 
 
-# Told apart beforehand, so that a mistake in one way is not reported as two mistakes.
+# The tags let pydantic report a mistake once, not once for each type of the union.
 Source = Annotated[
-    Annotated[str, Tag("name")] | Annotated[Carve, Tag("carve")], Discriminator(_way_of_naming)
+    Annotated[str, Tag("name")] | Annotated[Carve, Tag("carve")], Discriminator(_source_tag)
 ]
 
 
 class SplitsSpec(Spec):
-    """Which rows are for training, for choosing (validation) and for reporting (test)."""
+    """The rows for training, for choosing (validation) and for reporting (test)."""
 
     train: str = "train"
     validation: Source = Carve()
@@ -89,14 +89,18 @@ class SplitsSpec(Spec):
 
     @property
     def sources(self) -> dict[str, str]:
-        """Split -> the split of the data that it is, or is carved from."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: said if isinstance(said, str) else said.of for name, said in named.items()}
+        """Split -> the split of the data that it is or is carved from."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            name: source if isinstance(source, str) else source.of
+            for name, source in splits.items()
+        }
 
     @model_validator(mode="after")
-    def _apart(self) -> SplitsSpec:
-        whole = [said for said in (self.train, self.validation, self.test) if isinstance(said, str)]
-        if len(set(whole)) < len(whole):
+    def _check_distinct(self) -> SplitsSpec:
+        splits = (self.train, self.validation, self.test)
+        names = [source for source in splits if isinstance(source, str)]
+        if len(set(names)) < len(names):
             raise ValueError("two of train, validation and test are the same rows; carve one")
         return self
 
@@ -104,11 +108,11 @@ class SplitsSpec(Spec):
 class TaskSpec(Spec):
     """A task of one of four kinds, with its data and splits.
 
-    `image` and `text`: classification under a frozen head of label embeddings made from `templates`
-    and `classes` (empty: the data's own label names), or under a `trained` head. `rank`: `prompt`,
-    `choices` and `answer`, the index of the right choice, are jinja2 over a row's columns; the
-    model ranks the choices by their probability. `target`: `prompt` and `target` of supervised
-    fine-tuning. `max_tokens` is the most that is read of a text.
+    `image` and `text`: classification with a frozen head of label embeddings from `templates` and
+    `classes` (empty: the label names of the data), or with a `trained` head. `rank`: `prompt`,
+    `choices` and `answer`, the index of the correct choice, are jinja2 over the columns of a row;
+    the model ranks the choices by their probability. `target`: `prompt` and `target` of supervised
+    fine-tuning. Texts are truncated to `max_tokens`.
     """
 
     name: str
@@ -130,82 +134,84 @@ class TaskSpec(Spec):
     target: str = ""
 
     @property
-    def classifies(self) -> bool:
-        """Whether an example is one of a fixed list of classes."""
+    def is_classification(self) -> bool:
+        """Whether examples have classes from a fixed list."""
         return self.kind in ("image", "text")
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_its_kind(cls, said: Any) -> Any:
-        if not isinstance(said, dict) or not isinstance(kind := said.get("kind"), str):
-            return said
-        defaults = {"metric": _METRIC.get(kind), "templates": _TEMPLATES.get(kind)}
-        return {key: value for key, value in defaults.items() if value} | said
+    def _fill_kind_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(kind := values.get("kind"), str):
+            return values
+        defaults = {"metric": _METRIC_BY_KIND.get(kind), "templates": _TEMPLATES_BY_KIND.get(kind)}
+        return {key: value for key, value in defaults.items() if value} | values
 
     @field_validator("name")
     @classmethod
-    def _plain_name(cls, name: str) -> str:
-        return sound(check_label, name, "task")
+    def _check_name(cls, name: str) -> str:
+        return as_value_error(check_label, name, "task")
 
     @field_validator("templates")
     @classmethod
-    def _one_gap(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        wrong = [template for template in templates if template.count("{}") != 1]
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} needs exactly one {{}} for the class name")
+    def _check_templates(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        invalid = [template for template in templates if template.count("{}") != 1]
+        if invalid:
+            raise ValueError(f"{invalid[0]!r} needs exactly one {{}} for the class name")
         return templates
 
     @field_validator("classes")
     @classmethod
-    def _tellable(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        again = [name for name, count in Counter(classes).items() if count > 1]
-        if again:
-            raise ValueError(f"{again[0]!r} is listed twice; the head could not tell them apart")
+    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = [name for name, count in Counter(classes).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} is listed twice; class names must be different")
         if len(classes) == 1:
-            raise ValueError("one class leaves nothing to tell apart")
+            raise ValueError("a classification task needs two classes or more")
         return classes
 
     @field_validator("prompt", "target")
     @classmethod
-    def _compiles(cls, template: str) -> str:
+    def _check_template_syntax(cls, template: str) -> str:
         from hubmerge.specs.prompt_language import (
             check_template,  # jinja2 only for tasks that use it
         )
 
-        return sound(check_template, template) if template else template
+        return as_value_error(check_template, template) if template else template
 
     @field_validator("choices", "answer")
     @classmethod
-    def _computes(cls, said: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    def _check_expression_syntax(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         from hubmerge.specs.prompt_language import check_expression  # as above
 
-        return sound(check_expression, said) if isinstance(said, str) and said else said
+        if isinstance(value, str) and value:
+            return as_value_error(check_expression, value)
+        return value
 
     @field_validator("choices")
     @classmethod
-    def _a_choice(cls, said: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if isinstance(said, tuple) and (len(said) == 1 or not all(map(str.strip, said))):
+    def _check_choices(cls, choices: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(choices, tuple) and (len(choices) == 1 or not all(map(str.strip, choices))):
             raise ValueError("give two choices or more, none of them empty")
-        return said
+        return choices
 
     @model_validator(mode="after")
-    def _keys_of_its_kind(self) -> TaskSpec:
-        of_some = set().union(*_KEYS_OF.values())
-        strange = sorted((self.model_fields_set & of_some) - _KEYS_OF[self.kind])
-        if strange:
-            kinds = [kind for kind, keys in _KEYS_OF.items() if strange[0] in keys]
-            raise ValueError(f"`{strange[0]}` is for kind {' or '.join(kinds)}, not {self.kind}")
-        missing = [key for key in _NEEDED.get(self.kind, ()) if not getattr(self, key)]
+    def _check_keys_of_kind(self) -> TaskSpec:
+        kind_keys = set().union(*_KEYS_BY_KIND.values())
+        unused = sorted((self.model_fields_set & kind_keys) - _KEYS_BY_KIND[self.kind])
+        if unused:
+            kinds = [kind for kind, keys in _KEYS_BY_KIND.items() if unused[0] in keys]
+            raise ValueError(f"`{unused[0]}` is for kind {' or '.join(kinds)}, not {self.kind}")
+        missing = [key for key in _REQUIRED_KEYS.get(self.kind, ()) if not getattr(self, key)]
         if missing:
             raise ValueError(f"kind {self.kind} needs {', '.join(f'`{key}`' for key in missing)}")
-        if self.metric != _METRIC.get(self.kind, "accuracy"):
+        if self.metric != _METRIC_BY_KIND.get(self.kind, "accuracy"):
             raise ValueError(
-                f"kind {self.kind} is measured by {_METRIC.get(self.kind, 'accuracy')}"
+                f"kind {self.kind} is measured by {_METRIC_BY_KIND.get(self.kind, 'accuracy')}"
             )
         return self
 
     @model_validator(mode="after")
-    def _files_of_every_split(self) -> TaskSpec:
+    def _check_files(self) -> TaskSpec:
         missing = sorted(set(self.splits.sources.values()) - set(self.data.files or ()))
         if self.data.files is not None and missing:
             raise ValueError(f"`data.files` has no files for split {missing[0]!r}")

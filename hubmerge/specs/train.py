@@ -1,4 +1,4 @@
-"""A training run as its YAML or its options say it."""
+"""The options of `hubmerge train`, or its YAML: a training run."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from hubmerge.refs import check_repo_id
-from hubmerge.specs.parsing import Spec, sound
+from hubmerge.specs.parsing import Spec, as_value_error
 
 Tune = Literal["full", "lora", "dora", "ia3", "prefix"]
 Anneal = Literal["trajectory", "independent", "branch"]
 Schedule = Literal["constant", "cosine", "linear", "wsd", "plateau"]
 EarlyStop = Literal["off", "plateau", "noise"]
 Precision = Literal["fp32", "bf16"]
-_TOGETHER = "`difficulty` and a `drop_hardest` above 0 go together"
-_ADAPTER = "it belongs to `tune: lora` or another adapter"
-_NEEDS = {
-    "rank": _ADAPTER, "alpha": _ADAPTER, "dropout": _ADAPTER, "rslora": _ADAPTER,
+_DIFFICULTY_HINT = "`difficulty` and a `drop_hardest` above 0 go together"
+_ADAPTER_HINT = "it belongs to `tune: lora` or another adapter"
+_UNUSED_HINTS = {
+    "rank": _ADAPTER_HINT, "alpha": _ADAPTER_HINT,
+    "dropout": _ADAPTER_HINT, "rslora": _ADAPTER_HINT,
     "cooldown": "it belongs to `schedule: wsd` or `anneal: branch`",
     "factor": "it belongs to `schedule: plateau` or `early_stop: plateau`",
     "min_lr": "it belongs to `early_stop: plateau`",
     "band": "it belongs to `early_stop: noise`",
     "patience": "it belongs to `schedule: plateau` or to `early_stop`",
-    "difficulty": _TOGETHER, "drop_hardest": _TOGETHER,
+    "difficulty": _DIFFICULTY_HINT, "drop_hardest": _DIFFICULTY_HINT,
 }  # fmt: skip
 _NOISE_PATIENCE = 20  # evaluations; docs/early-stopping.md compares others
 _PLATEAU_WARMUP = 50  # steps, the paper's
-_EVALUATE_EVERY = 5  # steps, where a schedule or a stopping rule watches the validation accuracy
+_EVALUATE_EVERY = 5  # steps, if a schedule or a stopping rule uses the validation accuracy
 
 
 class TrainSpec(Spec):
@@ -37,20 +38,20 @@ class TrainSpec(Spec):
     Every field is an option of `hubmerge train`; its description is the option's help.
     """
 
-    base: str = Field(description="Model to start from: owner/name or a folder.")
+    base: str = Field(description="Base model: owner/name or a folder.")
     task: str = Field(
         description="Name from `hubmerge tasks`, a task's YAML, a folder or file of examples, or "
         "hf://datasets/owner/name."
     )
-    to: str = Field(description="Repository of the steps: owner/name.")
+    to: str = Field(description="Repository for the steps: owner/name.")
     steps: int = Field(2048, ge=1, le=10_000_000, description="Optimizer steps.")
     push_every: str = Field(
         "2^k", description="Steps that become revisions: 2^k, a number N, or a list a,b,c."
     )
     anneal: Anneal = Field(
         "trajectory",
-        description="What a pushed step is: a snapshot of one run, a run of its own (independent), "
-        "or a constant trunk with a short cool-down before it (branch).",
+        description="What a pushed step is: a snapshot of one run (trajectory), the end of a "
+        "separate run (independent), or a cool-down from a constant-rate trunk (branch).",
     )
 
     tune: Tune = Field(
@@ -78,30 +79,36 @@ class TrainSpec(Spec):
     )
     early_stop: EarlyStop = Field(
         "off",
-        description="End the run when its plateaus have used up the learning rate (the paper's), "
-        "or when nothing beyond the noise of validation comes any more.",
+        description="End the run when plateaus have reduced the learning rate to --min-lr (as in "
+        "the paper), or when validation accuracy stops improving beyond its noise.",
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="Steps between evaluations. [pushed steps; 5 for plateau and noise]"
     )
     patience: int | None = Field(
-        None, ge=1, description=f"Bad evaluations to a plateau. [3; noise {_NOISE_PATIENCE}]"
+        None,
+        ge=1,
+        description=f"Evaluations without improvement. [3; noise {_NOISE_PATIENCE}]",
     )
-    factor: float = Field(0.5, gt=0, lt=1, description="What a plateau leaves of the rate.")
+    factor: float = Field(
+        0.5, gt=0, lt=1, description="Factor of the learning rate at each plateau."
+    )
     min_lr: float = Field(
-        0.0625, ge=0, le=1, description="Share of the peak below which plateaus end the run."
+        0.0625, ge=0, le=1, description="Share of the peak rate below which plateaus end the run."
     )
-    band: float = Field(1.0, ge=0, description="Width of the noise, in standard errors.")
+    band: float = Field(1.0, ge=0, description="Width of the noise band, in standard errors.")
 
-    batch: int = Field(128, ge=1, description="Examples a step, over all processes.")
-    accumulate: int = Field(1, ge=1, description="Parts a step's batch is computed in.")
+    batch: int = Field(128, ge=1, description="Examples per step, over all processes.")
+    accumulate: int = Field(1, ge=1, description="Parts that the batch of a step is split into.")
     precision: Precision = Field("fp32", description="Arithmetic of the network.")
     recompute: bool = Field(False, description="Trade time for memory (gradient checkpointing).")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay.")
     clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
     augment: bool = Field(True, description="Random crops of 90 to 100 % of an image.")
-    bucket: bool = Field(False, description="Put texts of like length into one batch.")
-    max_examples: int | None = Field(None, ge=1, description="Train on so many examples. [all]")
+    bucket: bool = Field(False, description="Put texts of similar length into one batch.")
+    max_examples: int | None = Field(
+        None, ge=1, description="Train on at most this many examples. [all]"
+    )
     difficulty: str | None = Field(
         None, description="Scores of the train split, from `hubmerge difficulty`. [none]"
     )
@@ -109,118 +116,121 @@ class TrainSpec(Spec):
         0.0,
         ge=0,
         lt=1,
-        description="Train without this share of rows, the hardest by those scores.",
+        description="Train without this share of rows, the hardest by the scores of --difficulty.",
     )
-    stream: bool = Field(False, description="Read training data as they come, keeping none.")
+    stream: bool = Field(False, description="Stream training data instead of storing them.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of order, crops and adapters.")
 
     @field_validator("to")
     @classmethod
-    def _a_repository(cls, to: str) -> str:
-        return sound(check_repo_id, to)
+    def _check_repository(cls, to: str) -> str:
+        return as_value_error(check_repo_id, to)
 
     @field_validator("push_every", mode="before")
     @classmethod
-    def _as_text(cls, value: object) -> object:
+    def _push_every_as_text(cls, value: object) -> object:
         if isinstance(value, (list, tuple)):
             return ",".join(str(step) for step in value)
         return str(value) if isinstance(value, int) else value
 
     @field_validator("early_stop", mode="before")
     @classmethod
-    def _yaml_off(cls, value: object) -> object:
+    def _parse_off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML reads a bare `off` as false
 
     @model_validator(mode="after")
-    def _all_has_a_say(self) -> TrainSpec:
-        """What would be ignored was meant to do something."""
-        said = self.model_fields_set
-        for name in _NEEDS:
-            if name in said and getattr(self, name) is not None and name not in self.settings:
-                raise ValueError(f"`{name}` has no effect here; {_NEEDS[name]}")
+    def _reject_unused_options(self) -> TrainSpec:
+        """Refuse options that would be ignored: the user expects an effect."""
+        given = self.model_fields_set
+        for name in _UNUSED_HINTS:
+            if name in given and getattr(self, name) is not None and name not in self.settings:
+                raise ValueError(f"`{name}` has no effect here; {_UNUSED_HINTS[name]}")
         if self.warmup is not None and self.warmup_steps is not None:
             raise ValueError("give `warmup`, a share, or `warmup_steps`, not both")
         return self
 
     @model_validator(mode="after")
-    def _consistent(self) -> TrainSpec:
+    def _check_combinations(self) -> TrainSpec:
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} does not split into accumulate {self.accumulate}")
         if self.anneal == "branch" and self.schedule not in (None, "constant"):
-            raise ValueError("anneal: branch cools a constant trunk down; leave `schedule` out")
+            raise ValueError("anneal: branch has a constant trunk; leave `schedule` out")
         if self.anneal != "trajectory" and self.early_stop != "off":
-            raise ValueError(f"early_stop ends one run; anneal: {self.anneal} has several")
+            raise ValueError(f"early_stop ends one run, but anneal: {self.anneal} has several")
         if self.early_stop == "plateau" and self.schedule not in (None, "plateau"):
             raise ValueError("early_stop: plateau sets the schedule; leave `schedule` out")
         if self.stream and self.bucket:
-            raise ValueError("bucket sorts texts by length, and a stream cannot be sorted")
-        if self.stream and self.drops:
-            raise ValueError("drop_hardest names rows by number, and a stream has no numbers")
+            raise ValueError("bucket sorts texts by length, but a stream cannot be sorted")
+        if self.stream and self.drops_rows:
+            raise ValueError("drop_hardest needs row numbers, but a stream has none")
         return self
 
     @property
-    def drops(self) -> bool:
+    def drops_rows(self) -> bool:
         """Whether the hardest rows are left out."""
         return self.difficulty is not None and self.drop_hardest > 0
 
     @property
-    def peak(self) -> float:
+    def peak_lr(self) -> float:
         """The peak learning rate."""
         return self.lr or (1e-5 if self.tune == "full" else 1e-4)
 
     @property
-    def scaling(self) -> float:
+    def lora_alpha(self) -> float:
         """LoRA's alpha."""
         return self.alpha or float(math.floor(32 * math.sqrt(self.rank / 8)))
 
     @property
-    def shape(self) -> Schedule:
+    def lr_schedule(self) -> Schedule:
         """The schedule of the learning rate."""
         if self.early_stop == "plateau":
             return "plateau"
-        # A run that ends nobody knows when cannot be cooled down on the way.
-        steady = self.anneal == "branch" or self.early_stop == "noise"
-        return self.schedule or ("constant" if steady else "cosine")
+        # A run with an unknown end cannot be annealed towards it.
+        is_constant = self.anneal == "branch" or self.early_stop == "noise"
+        return self.schedule or ("constant" if is_constant else "cosine")
 
     @property
-    def cadence(self) -> int | None:
-        """Steps between evaluations; None where only pushed steps are evaluated."""
-        watched = self.shape == "plateau" or self.early_stop != "off"
-        return self.evaluate_every or (_EVALUATE_EVERY if watched else None)
+    def evaluation_interval(self) -> int | None:
+        """Steps between evaluations; None if only pushed steps are evaluated."""
+        uses_accuracy = self.lr_schedule == "plateau" or self.early_stop != "off"
+        return self.evaluate_every or (_EVALUATE_EVERY if uses_accuracy else None)
 
     @property
-    def evaluations(self) -> int:
+    def stopping_patience(self) -> int:
         """The patience of the plateau or of the stopping rule, in evaluations."""
         return self.patience or (_NOISE_PATIENCE if self.early_stop == "noise" else 3)
 
     @property
     def settings(self) -> dict[str, object]:
-        """What had a say in the run, with whatever was left to its default filled in."""
-        said = self.model_dump(mode="json", exclude={"base", "task", "to"}, exclude_none=True)
-        said |= {"lr": self.peak, "schedule": self.shape}
-        mute = {"warmup"}
+        """The options that influence the run, with defaults filled in."""
+        options = self.model_dump(mode="json", exclude={"base", "task", "to"}, exclude_none=True)
+        options |= {"lr": self.peak_lr, "schedule": self.lr_schedule}
+        unused = {"warmup"}
         if self.tune in ("lora", "dora"):
-            said["alpha"] = self.scaling
+            options["alpha"] = self.lora_alpha
         else:
-            mute |= {"alpha", "dropout", "rslora", *(() if self.tune == "prefix" else ("rank",))}
-        if self.shape != "wsd" and self.anneal != "branch":
-            mute.add("cooldown")
-        if self.shape != "plateau":
-            mute |= {"factor", "min_lr"}
+            unused |= {"alpha", "dropout", "rslora", *(() if self.tune == "prefix" else ("rank",))}
+        if self.lr_schedule != "wsd" and self.anneal != "branch":
+            unused.add("cooldown")
+        if self.lr_schedule != "plateau":
+            unused |= {"factor", "min_lr"}
         if self.early_stop != "noise":
-            mute.add("band")
-        if self.shape == "plateau" or self.early_stop == "noise":
-            said |= {"patience": self.evaluations, "evaluate_every": self.cadence}
+            unused.add("band")
+        if self.lr_schedule == "plateau" or self.early_stop == "noise":
+            options |= {
+                "patience": self.stopping_patience,
+                "evaluate_every": self.evaluation_interval,
+            }
         else:
-            mute.add("patience")
-        if not self.drops:
-            mute |= {"difficulty", "drop_hardest"}
-        return {name: value for name, value in said.items() if name not in mute}
+            unused.add("patience")
+        if not self.drops_rows:
+            unused |= {"difficulty", "drop_hardest"}
+        return {name: value for name, value in options.items() if name not in unused}
 
     def warmup_length(self, steps: int) -> int:
-        """Warm-up of a run of that many steps, whichever way it was written."""
+        """The warm-up steps of a run with so many steps."""
         if self.warmup_steps is not None:
             return self.warmup_steps
-        if self.warmup is None and self.shape == "plateau":
+        if self.warmup is None and self.lr_schedule == "plateau":
             return _PLATEAU_WARMUP
         return int((0.1 if self.warmup is None else self.warmup) * steps)

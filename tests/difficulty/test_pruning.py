@@ -1,4 +1,4 @@
-"""Which rows are left without the hardest, and for which task."""
+"""Training rows without the hardest ones."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import dataclasses
 import pytest
 
 from hubmerge.difficulty.difficulty import Difficulty
-from hubmerge.difficulty.pruning import check_rows, prune
+from hubmerge.difficulty.pruning import check_row_count, prune
 from hubmerge.errors import DataError
 from tests.difficulty.test_difficulty import scored
 
 
-def test_the_hardest_rows_are_left_out() -> None:
-    left = prune(scored(), 0.25, "cats@1")  # row 2 has 0.9
-    assert (left.rows, left.of) == ((0, 1, 3), 4)
-    assert left.said == {"difficulty": scored().digest, "dropped": 1, "of_rows": 4}
+def test_the_hardest_rows_are_removed() -> None:
+    pruned = prune(scored(), 0.25, "cats@1")  # row 2 has 0.9
+    assert (pruned.rows, pruned.total) == ((0, 1, 3), 4)
+    assert pruned.to_json() == {"difficulty": scored().digest, "dropped": 1, "of_rows": 4}
     assert prune(scored(), 0.5, "cats@1").rows == (0, 1)
 
 
-def test_the_same_rows_are_the_same_whatever_said_so() -> None:
+def test_the_digest_depends_on_the_rows_and_not_on_the_scores() -> None:
     other = dataclasses.replace(scored(), el2n=(0.0, 0.1, 1.4, 0.2))
     same, more = prune(other, 0.3, "cats@1"), prune(other, 0.5, "cats@1")
     assert same.digest == prune(scored(), 0.25, "cats@1").digest
@@ -29,10 +29,10 @@ def test_the_same_rows_are_the_same_whatever_said_so() -> None:
 @pytest.mark.parametrize(
     ("difficulty", "share", "task", "words"),
     [
-        (scored(), 0.1, "dogs@1", "train of cats@1, and what is trained on is train of dogs@1"),
+        (scored(), 0.1, "dogs@1", "train of cats@1, but the run trains on train of dogs@1"),
         (scored(), 0.1, "cats@2", "train of cats@1"),
-        (dataclasses.replace(scored(), split="test"), 0.1, "cats@1", "that of test"),
-        (scored(), 0.99, "cats@1", "Without its hardest 4 rows task cats has none"),
+        (dataclasses.replace(scored(), split="test"), 0.1, "cats@1", "is of test"),
+        (scored(), 0.99, "cats@1", "Without its hardest 4 rows task cats has no rows"),
     ],
 )
 def test_scores_of_other_rows_are_refused(
@@ -42,7 +42,7 @@ def test_scores_of_other_rows_are_refused(
         prune(difficulty, share, task)
 
 
-def test_another_number_of_rows_is_refused() -> None:
-    check_rows(prune(scored(), 0.25, "cats@1"), 4, "cats@1")
-    with pytest.raises(DataError, match="is of 4 rows, and train of cats has 5"):
-        check_rows(prune(scored(), 0.25, "cats@1"), 5, "cats@1")
+def test_a_different_number_of_rows_is_refused() -> None:
+    check_row_count(prune(scored(), 0.25, "cats@1"), 4, "cats@1")
+    with pytest.raises(DataError, match="is of 4 rows, but train of cats has 5"):
+        check_row_count(prune(scored(), 0.25, "cats@1"), 5, "cats@1")

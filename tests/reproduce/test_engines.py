@@ -1,4 +1,4 @@
-"""The engine of one machine: real processes, their deaths, their threads and their GPUs."""
+"""The engine for one machine: worker processes, lost workers, threads and GPUs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ import pytest
 from hubmerge.errors import UsageError
 from hubmerge.reproduce import runner
 from hubmerge.reproduce.engines.engine import Perform
-from hubmerge.reproduce.engines.gpus import Gpus
-from hubmerge.reproduce.engines.inline import Inline
-from hubmerge.reproduce.engines.job import do_job, find, name_of, read_done, say_job
-from hubmerge.reproduce.engines.local import Local
-from hubmerge.reproduce.runner import Event, run
-from hubmerge.reproduce.store import Store
-from hubmerge.reproduce.unit import Result, Shop, Unit, with_needs
-from tests.reproduce.trivial import perform, shop, unit, whereabouts
+from hubmerge.reproduce.engines.gpus import GpuPool
+from hubmerge.reproduce.engines.inline import InlineEngine
+from hubmerge.reproduce.engines.job import (
+    decode_outcome,
+    encode_job,
+    find_function,
+    function_name,
+    run_job,
+)
+from hubmerge.reproduce.engines.local import LocalEngine
+from hubmerge.reproduce.runner import UnitEvent, run
+from hubmerge.reproduce.store import ResultStore
+from hubmerge.reproduce.unit import Result, Unit, WorkContext, with_needs
+from tests.reproduce.trivial import describe_process, make_context, perform, unit
 
 
-def local(folder: Path, work: Perform = perform, **options: object) -> Local:
-    said = {"cores": 2, "logs": folder / "logs", "environment": dict(os.environ)} | options
-    return Local(work, shop(folder / "shop"), **said)  # type: ignore[arg-type]
+def local(folder: Path, work: Perform = perform, **options: object) -> LocalEngine:
+    arguments = {"cores": 2, "logs": folder / "logs", "environment": dict(os.environ)} | options
+    return LocalEngine(work, make_context(folder / "shop"), **arguments)  # type: ignore[arg-type]
 
 
 def plan() -> list[Unit]:
@@ -35,109 +41,110 @@ def plan() -> list[Unit]:
     return with_needs([unit("left", *firsts[:2]), unit("right", *firsts[1:])])
 
 
-def test_a_job_is_the_same_after_its_way_as_text(tmp_path: Path) -> None:
+def test_a_job_survives_encoding(tmp_path: Path) -> None:
     needed = unit("a")
     top = unit("top", needed, gpus=0.5)
     seen = []
 
-    def look(unit: Unit, inputs: dict[str, Result], shop: Shop) -> Result:
+    def look(unit: Unit, inputs: dict[str, Result], shop: WorkContext) -> Result:
         seen.append((unit, inputs, shop))
         return {"tenth": 0.1}
 
-    place = Shop("local", "me", tmp_path, tmp_path / "recipes", "cpu")
-    done = read_done(do_job(say_job(top, {"a": {"sum": 0.3}}, place), look))  # type: ignore[arg-type]
+    context = WorkContext("local", "me", tmp_path, tmp_path / "recipes", "cpu")
+    done = decode_outcome(run_job(encode_job(top, {"a": {"sum": 0.3}}, context), look))  # type: ignore[arg-type]
     (got, inputs, where) = seen[0]
     assert (got.key, got.params, got.gpus) == (top.key, top.params, 0.5)
     assert got.needs["a"].key == needed.key
     assert inputs == {"a": {"sum": 0.3}}
-    assert where == place
+    assert where == context
     assert (done.key, done.result) == (top.key, {"tenth": 0.1})
-    assert find(name_of(perform)) is perform
+    assert find_function(function_name(perform)) is perform
 
 
-def test_local_and_inline_come_to_the_same_bytes(tmp_path: Path) -> None:
+def test_local_and_inline_engines_give_the_same_results(tmp_path: Path) -> None:
     units = plan()
     for name, engine in {
-        "local": local(tmp_path), "inline": Inline(perform, shop(tmp_path))
+        "local": local(tmp_path), "inline": InlineEngine(perform, make_context(tmp_path))
     }.items():  # fmt: skip
         with closing(engine):
-            assert len(run(units, engine, Store(tmp_path / name, "c")).made) == 6
-    for one in units:
-        both = [Store(tmp_path / name, "c").get(one.key) for name in ("local", "inline")]
+            assert len(run(units, engine, ResultStore(tmp_path / name, "c")).completed) == 6
+    for item in units:
+        both = [ResultStore(tmp_path / name, "c").get(item.key) for name in ("local", "inline")]
         assert both[0].result == both[1].result  # type: ignore[union-attr]
 
 
-def test_workers_live_on_and_know_their_threads(tmp_path: Path) -> None:
+def test_workers_are_reused_and_have_the_right_threads(tmp_path: Path) -> None:
     units = [unit(f"u{number}", cpus=cpus) for number, cpus in enumerate((1, 1, 3, 3))]
     environment = {**os.environ, "GREETING": "hello"}
-    with closing(local(tmp_path, whereabouts, workers=1, environment=environment)) as engine:
-        records = run(units, engine, Store(tmp_path, "c")).records
-    found = [records[one.key].result for one in units]
-    assert [one["OMP_NUM_THREADS"] for one in found] == ["1", "1", "3", "3"]
-    assert [one["MKL_NUM_THREADS"] for one in found] == ["1", "1", "3", "3"]
-    assert found[0]["pid"] == found[1]["pid"] != found[2]["pid"] == found[3]["pid"]
-    assert {one["GREETING"] for one in found} == {"hello"}
-    assert {one["CUDA_VISIBLE_DEVICES"] for one in found} == {""}
+    with closing(local(tmp_path, describe_process, workers=1, environment=environment)) as engine:
+        records = run(units, engine, ResultStore(tmp_path, "c")).records
+    results = [records[item.key].result for item in units]
+    assert [item["OMP_NUM_THREADS"] for item in results] == ["1", "1", "3", "3"]
+    assert [item["MKL_NUM_THREADS"] for item in results] == ["1", "1", "3", "3"]
+    assert results[0]["pid"] == results[1]["pid"] != results[2]["pid"] == results[3]["pid"]
+    assert {item["GREETING"] for item in results} == {"hello"}
+    assert {item["CUDA_VISIBLE_DEVICES"] for item in results} == {""}
     printed = "".join(log.read_text() for log in (tmp_path / "logs").iterdir())
     assert printed.count("a library that prints") == 4
 
 
-def test_each_unit_sees_a_gpu_of_its_own(tmp_path: Path) -> None:
+def test_each_unit_sees_its_own_gpu(tmp_path: Path) -> None:
     units = [unit(f"u{number}", gpus=1, sleep=0.3) for number in range(2)]
-    with closing(local(tmp_path, whereabouts, gpus=("4", "7"))) as engine:
-        records = run(units, engine, Store(tmp_path, "c")).records
-    seen = [records[one.key].result["CUDA_VISIBLE_DEVICES"] for one in units]
+    with closing(local(tmp_path, describe_process, gpus=("4", "7"))) as engine:
+        records = run(units, engine, ResultStore(tmp_path, "c")).records
+    seen = [records[item.key].result["CUDA_VISIBLE_DEVICES"] for item in units]
     assert sorted(seen) == ["4", "7"]
 
 
-def test_gpus_are_shared_out_in_parts_and_whole() -> None:
-    gpus = Gpus(["0", "1"])
-    assert gpus.take(0.5) == gpus.take(0.5) == ("0",)
-    assert gpus.take(1.0) == ("1",)
-    assert not gpus.free(0.5)
-    assert gpus.free(0)
-    gpus.give(0.5, ["0"])
-    assert gpus.free(0.5)
-    assert not gpus.free(1.0)
-    gpus.give(0.5, ["0"])
-    gpus.give(1.0, ["1"])
-    assert gpus.take(2) == ("0", "1")
+def test_gpus_are_acquired_whole_and_in_fractions() -> None:
+    gpus = GpuPool(["0", "1"])
+    assert gpus.acquire(0.5) == gpus.acquire(0.5) == ("0",)
+    assert gpus.acquire(1.0) == ("1",)
+    assert not gpus.has_free(0.5)
+    assert gpus.has_free(0)
+    gpus.release(0.5, ["0"])
+    assert gpus.has_free(0.5)
+    assert not gpus.has_free(1.0)
+    gpus.release(0.5, ["0"])
+    gpus.release(1.0, ["1"])
+    assert gpus.acquire(2) == ("0", "1")
 
 
-def test_units_that_ask_for_more_gpus_than_there_are_never_start(tmp_path: Path) -> None:
+def test_units_that_need_more_gpus_than_there_are_are_refused(tmp_path: Path) -> None:
     engine = local(tmp_path)
-    with closing(engine), pytest.raises(UsageError, match="ask for 1 GPUs, and 0 can be seen"):
-        run([unit("a", gpus=1)], engine, Store(tmp_path, "c"))
+    with closing(engine), pytest.raises(UsageError, match="need 1 GPUs, and this machine shows 0"):
+        run([unit("a", gpus=1)], engine, ResultStore(tmp_path, "c"))
 
 
-def test_a_worker_that_dies_costs_its_unit_one_try(
+def test_a_unit_is_retried_when_its_worker_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_PAUSES_S", (0.01,))
-    seen: list[Event] = []
+    monkeypatch.setattr(runner, "_RETRY_PAUSES_S", (0.01,))
+    seen: list[UnitEvent] = []
     units = [unit("a", do="die-once"), unit("b", do="die"), unit("c")]
     with closing(local(tmp_path)) as engine:
-        outcome = run(units, engine, Store(tmp_path, "c"), seen.append, retries=1)
-    assert sorted(one.about for one in outcome.made) == ["a", "c"]
+        outcome = run(units, engine, ResultStore(tmp_path, "c"), seen.append, retries=1)
+    assert sorted(item.about for item in outcome.completed) == ["a", "c"]
     assert outcome.failed[0].message == "Its worker was killed by SIGKILL."
     assert "runs out of memory" in outcome.failed[0].hint
-    assert sorted(one.unit.about for one in seen if one.what == "again") == ["a", "b"]
+    assert sorted(item.unit.about for item in seen if item.status == "retrying") == ["a", "b"]
 
 
 _DRIVER = """
 import os, sys
 from pathlib import Path
 from hubmerge.reproduce.runner import run
-from hubmerge.reproduce.store import Store
+from hubmerge.reproduce.store import ResultStore
 from tests.reproduce.test_engines import local
-from tests.reproduce.trivial import unit, whereabouts
+from tests.reproduce.trivial import describe_process, unit
 folder = Path(sys.argv[1])
 units = [unit("a"), unit("b"), *(unit(f"long{n}", sleep=60) for n in range(3))]
-run(units, local(folder, whereabouts), Store(folder, "c"), lambda e: print(e.what, flush=True))
+store = ResultStore(folder, "c")
+run(units, local(folder, describe_process), store, lambda e: print(e.status, flush=True))
 """
 
 
-def test_a_worker_that_dies_idle_is_not_missed(tmp_path: Path) -> None:
+def test_an_idle_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     first, second = unit("first"), unit("second")
     with closing(local(tmp_path, workers=2)) as engine:
         engine.start(first, {})
@@ -150,7 +157,7 @@ def test_a_worker_that_dies_idle_is_not_missed(tmp_path: Path) -> None:
         assert [done.key for done in engine.wait(None)] == [second.key]
 
 
-def test_a_killed_run_keeps_what_was_finished_and_leaves_no_worker(tmp_path: Path) -> None:
+def test_a_killed_run_keeps_its_results_and_leaves_no_worker(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     driver = subprocess.Popen(
         [sys.executable, "-c", _DRIVER, str(tmp_path)],
@@ -163,7 +170,7 @@ def test_a_killed_run_keeps_what_was_finished_and_leaves_no_worker(tmp_path: Pat
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     driver.stdout.close()
-    records = [Store(tmp_path, "c").get(one.key) for one in (unit("a"), unit("b"))]
+    records = [ResultStore(tmp_path, "c").get(item.key) for item in (unit("a"), unit("b"))]
     pids = {record.result["pid"] for record in records if record}
     assert len(list(tmp_path.glob("units/*"))) == 2
     end = time.monotonic() + 5

@@ -1,4 +1,4 @@
-"""What was expected is compared with what came, number by number."""
+"""Results are compared with expected.json, number by number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hubmerge.errors import DataError
-from hubmerge.reproduce.expected import check, numbers, write_expected
+from hubmerge.reproduce.expected import check_results, table_numbers, write_expected
 from hubmerge.results import Cell, Claim, Paper, Provenance, Results, Table
 
 TABLE = Table("accuracy", "Accuracy", ("step", "TIES"), (("64", Cell((0.70, 0.72))), ("8", "-")))
@@ -20,45 +20,45 @@ RESULTS = Results(
 
 
 def test_the_numbers_are_those_of_the_tables() -> None:
-    assert list(numbers(RESULTS)) == [("accuracy / 64 / TIES", Cell((0.70, 0.72)))]
+    assert list(table_numbers(RESULTS)) == [("accuracy / 64 / TIES", Cell((0.70, 0.72)))]
 
 
-def test_the_same_results_leave_no_band(tmp_path: Path) -> None:
-    assert check(RESULTS, write_expected(tmp_path, RESULTS)) == []
+def test_the_same_results_are_within_their_bands(tmp_path: Path) -> None:
+    assert check_results(RESULTS, write_expected(tmp_path, RESULTS)) == []
 
 
-def test_a_number_beyond_three_standard_errors_is_told(tmp_path: Path) -> None:
+def test_a_number_beyond_three_standard_errors_is_reported(tmp_path: Path) -> None:
     path = write_expected(tmp_path, RESULTS)  # 0.71 with a standard error of 0.01
     near = replace(TABLE, rows=(("64", Cell((0.735, 0.735))),))
     far = replace(TABLE, rows=(("64", Cell((0.745, 0.745))),))
-    assert check(replace(RESULTS, tables=(near,)), path) == []
-    [told] = check(replace(RESULTS, tables=(far,)), path)
-    assert told == "accuracy / 64 / TIES is 74.5, and was expected to be 71.0 ± 3.0."
+    assert check_results(replace(RESULTS, tables=(near,)), path) == []
+    [results] = check_results(replace(RESULTS, tables=(far,)), path)
+    assert results == "accuracy / 64 / TIES is 74.5, expected 71.0 ± 3.0."
 
 
-def test_a_claim_that_turns_is_told(tmp_path: Path) -> None:
+def test_a_claim_with_another_verdict_is_reported(tmp_path: Path) -> None:
     path = write_expected(tmp_path, RESULTS)
     turned = replace(CLAIM, values=(-0.02, -0.04), verdict="not")
-    told = check(replace(RESULTS, claims=(turned,)), path)
-    assert told == [
-        "claim 'falls' is -3.0, and was expected to be 4.0 ± 3.0.",
-        "claim 'falls' is now 'not', and was expected to be partly or reproduced.",
+    results = check_results(replace(RESULTS, claims=(turned,)), path)
+    assert results == [
+        "claim 'falls' is -3.0, expected 4.0 ± 3.0.",
+        "claim 'falls' is now 'not', expected partly or reproduced.",
     ]
 
 
-def test_what_was_not_measured_is_told(tmp_path: Path) -> None:
+def test_missing_numbers_and_claims_are_reported(tmp_path: Path) -> None:
     path = write_expected(tmp_path, RESULTS)
-    told = check(replace(RESULTS, tables=(), claims=()), path)
-    assert told == ["claim 'falls' was not measured.", "accuracy / 64 / TIES was not measured."]
+    results = check_results(replace(RESULTS, tables=(), claims=()), path)
+    assert results == ["claim 'falls' was not measured.", "accuracy / 64 / TIES was not measured."]
 
 
-def test_another_profile_is_held_to_nothing(tmp_path: Path) -> None:
+def test_another_profile_is_not_compared(tmp_path: Path) -> None:
     path = write_expected(tmp_path, RESULTS)
-    assert check(replace(RESULTS, profile="paper", tables=(), claims=()), path) == []
+    assert check_results(replace(RESULTS, profile="paper", tables=(), claims=()), path) == []
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1}'])
-def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "expected.json").write_text(text)
-    with pytest.raises(DataError, match="does not say what is expected"):
-        check(RESULTS, tmp_path / "expected.json")
+    with pytest.raises(DataError, match="is not a file of expected results"):
+        check_results(RESULTS, tmp_path / "expected.json")

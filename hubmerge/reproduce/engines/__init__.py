@@ -1,1 +1,1 @@
-"""Where units are performed: in this process, in processes beside it, on a Ray cluster."""
+"""Engines that perform units: in this process, in other processes, on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""What the runner asks of an engine: perform units somewhere, and tell how each came out."""
+"""The interface of engines: they perform units somewhere and return how each of them ended."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hubmerge.reproduce.unit import Result, Shop, Unit
+from hubmerge.reproduce.unit import Result, Unit, WorkContext
 
-# Makes one unit in the process that calls it, from the results of the units it needs, by role.
-Perform = Callable[[Unit, Mapping[str, Result], Shop], Result]
+# Performs one unit in the calling process, given the results of the units it needs, by role.
+Perform = Callable[[Unit, Mapping[str, Result], WorkContext], Result]
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """Why a unit has no result; `passing` is what may be gone at another try."""
+class UnitError:
+    """Why a unit has no result; a `transient` error may be gone at the next try."""
 
     message: str
     hint: str = ""
-    passing: bool = False
+    transient: bool = False
     trace: str = ""
 
 
 @dataclass(frozen=True)
-class Done:
-    """The end of one unit: its result and the seconds it took, or what was in the way."""
+class UnitOutcome:
+    """The end of one unit: its result and the seconds it took, or an error."""
 
     key: str
     seconds: float = 0.0
     result: Result | None = None
-    trouble: Trouble | None = None
+    error: UnitError | None = None
 
 
 class Engine(Protocol):
-    """Performs units elsewhere. Every unit that was started is told of once by `wait`."""
+    """Performs units; `wait` returns the outcome of every started unit once."""
 
     def check(self, units: Sequence[Unit]) -> None:
-        """Raise UsageError for units that it could never perform, before any is started."""
+        """Raise UsageError for units that this engine can never perform."""
 
-    def room(self, unit: Unit) -> bool:
-        """Whether the unit would be performed at once."""
+    def has_room(self, unit: Unit) -> bool:
+        """Whether the unit would be performed immediately."""
 
     def start(self, unit: Unit, inputs: Mapping[str, Result]) -> None:
         """Perform the unit, without waiting for it."""
 
-    def wait(self, timeout_s: float | None) -> Sequence[Done]:
-        """What came to an end, as soon as anything did; nothing once the time is up."""
+    def wait(self, timeout_s: float | None) -> Sequence[UnitOutcome]:
+        """The units that ended, as soon as any did; empty when the time is up."""
 
     def close(self) -> None:
-        """Stop at once: what is being performed is lost."""
+        """Stop immediately; units in progress are lost."""

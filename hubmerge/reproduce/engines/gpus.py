@@ -1,14 +1,14 @@
-"""The GPUs of a machine, shared out: whole ones, or parts of one."""
+"""The GPUs of a machine, given to units as whole devices or as fractions of one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-_CLOSE = 1e-6  # thirds of a GPU make a whole one
+_TOLERANCE = 1e-6  # so that three thirds are a whole GPU
 
 
-class Gpus:
-    """Which devices are free, and how much of each."""
+class GpuPool:
+    """The free fraction of each device."""
 
     def __init__(self, ids: Iterable[str]) -> None:
         self._free = dict.fromkeys(ids, 1.0)
@@ -16,28 +16,29 @@ class Gpus:
     def __len__(self) -> int:
         return len(self._free)
 
-    def free(self, share: float) -> bool:
-        """Whether `take` would find as much."""
-        return len(self._places(share)) == _number(share)
+    def has_free(self, share: float) -> bool:
+        """Whether `acquire` would succeed."""
+        return len(self._candidates(share)) == _device_count(share)
 
-    def take(self, share: float) -> tuple[str, ...]:
-        """The ids of whole devices, or of the one that a part is taken of; none for 0."""
-        places = self._places(share)
-        for place in places:
-            self._free[place] -= min(share, 1.0)
-        return places
+    def acquire(self, share: float) -> tuple[str, ...]:
+        """Take whole devices, or a fraction of one; returns their ids, none for a share of 0."""
+        ids = self._candidates(share)
+        for device in ids:
+            self._free[device] -= min(share, 1.0)
+        return ids
 
-    def give(self, share: float, places: Iterable[str]) -> None:
-        """Give back what was taken."""
-        for place in places:
-            self._free[place] += min(share, 1.0)
+    def release(self, share: float, ids: Iterable[str]) -> None:
+        """Return what was acquired."""
+        for device in ids:
+            self._free[device] += min(share, 1.0)
 
-    def _places(self, share: float) -> tuple[str, ...]:
-        fits = [place for place, free in self._free.items() if free >= min(share, 1.0) - _CLOSE]
-        fits.sort(key=lambda place: self._free[place])  # parts together, so that some stay whole
-        return tuple(fits[: _number(share)])
+    def _candidates(self, share: float) -> tuple[str, ...]:
+        wanted = min(share, 1.0) - _TOLERANCE
+        fits = [device for device, free in self._free.items() if free >= wanted]
+        fits.sort(key=lambda device: self._free[device])  # used ones first, so that some stay whole
+        return tuple(fits[: _device_count(share)])
 
 
-def _number(share: float) -> int:
-    """Of how many devices a share is: parts of more than one do not exist."""
+def _device_count(share: float) -> int:
+    """How many devices a share needs; only shares below 1 may be fractions."""
     return 0 if share == 0 else max(1, round(share))

@@ -1,6 +1,7 @@
-"""A unit on its way to a worker and its end on the way back, as text: no pickles, same bits.
+"""A unit as text on its way to a worker, and its outcome on the way back.
 
-Every engine sends both through here, so a result is the same whichever engine brought it.
+Every engine uses these functions, so results are the same with all of them. JSON instead of pickle:
+reading it runs no code.
 """
 
 from __future__ import annotations
@@ -15,65 +16,65 @@ from pathlib import Path
 from typing import Any
 
 from hubmerge.errors import HubmergeError
-from hubmerge.reproduce.engines.engine import Done, Perform, Trouble
-from hubmerge.reproduce.unit import Result, Shop, Unit
+from hubmerge.reproduce.engines.engine import Perform, UnitError, UnitOutcome
+from hubmerge.reproduce.unit import Result, Unit, WorkContext
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
-_TRY_AGAIN = 75  # the exit code of errors that time may mend
+_TEMPORARY_FAILURE = 75  # the exit code of errors that may be gone later
 
 
-def name_of(perform: Perform) -> str:
-    """The name by which another process finds a function: module:name."""
+def function_name(perform: Perform) -> str:
+    """The name by which another process can import a function: module:name."""
     return f"{perform.__module__}:{perform.__qualname__}"
 
 
-def find(name: str) -> Perform:
-    """The function of that name."""
+def find_function(name: str) -> Perform:
+    """Import a function by its module:name."""
     module, _, function = name.partition(":")
     perform: Perform = getattr(importlib.import_module(module), function)
     return perform
 
 
-def say_job(unit: Unit, inputs: Mapping[str, Result], shop: Shop) -> str:
-    """A unit, what it is made from and where, in one line."""
-    said = {
-        "unit": _said(unit),
-        "needs": {role: _said(needed) for role, needed in unit.needs.items()},
+def encode_job(unit: Unit, inputs: Mapping[str, Result], context: WorkContext) -> str:
+    """A unit, its inputs and its context as one line of JSON."""
+    job = {
+        "unit": _unit_to_json(unit),
+        "needs": {role: _unit_to_json(needed) for role, needed in unit.needs.items()},
         "inputs": dict(inputs),
-        "shop": {
+        "context": {
             name: str(value) if isinstance(value, Path) else value
-            for name, value in vars(shop).items()
+            for name, value in vars(context).items()
         },
     }
-    return json.dumps(said)
+    return json.dumps(job)
 
 
-def do_job(text: str, perform: Perform) -> str:
-    """Perform what `say_job` said, and say how it came out, in one line; raises nothing."""
-    said = json.loads(text)
-    key = said["unit"]["key"]
-    begun = time.perf_counter()
+def run_job(text: str, perform: Perform) -> str:
+    """Perform an encoded job; returns the outcome as one line of JSON and never raises."""
+    job = json.loads(text)
+    key = job["unit"]["key"]
+    start = time.perf_counter()
     try:
-        result = perform(_unit(said), said["inputs"], _shop(said["shop"]))
-        return json.dumps({"key": key, "result": result, "seconds": time.perf_counter() - begun})
+        result = perform(_unit_of_job(job), job["inputs"], _context_from_json(job["context"]))
+        return json.dumps({"key": key, "result": result, "seconds": time.perf_counter() - start})
     except Exception as error:
-        return refuse_job(text, _trouble(error))
+        return encode_error(text, _unit_error(error))
 
 
-def refuse_job(text: str, trouble: Trouble) -> str:
-    """Say, in one line, why a job has no result."""
-    return json.dumps({"key": json.loads(text)["unit"]["key"], "trouble": vars(trouble)})
+def encode_error(text: str, error: UnitError) -> str:
+    """The outcome of a job that has no result, as one line of JSON."""
+    return json.dumps({"key": json.loads(text)["unit"]["key"], "error": vars(error)})
 
 
-def read_done(text: str | bytes) -> Done:
-    """The end that `do_job` said."""
-    said = json.loads(text)
-    if "trouble" in said:
-        return Done(said["key"], trouble=Trouble(**said["trouble"]))
-    return Done(said["key"], said["seconds"], said["result"])
+def decode_outcome(text: str | bytes) -> UnitOutcome:
+    """The outcome that `run_job` encoded."""
+    fields = json.loads(text)
+    if "error" in fields:
+        return UnitOutcome(fields["key"], error=UnitError(**fields["error"]))
+    return UnitOutcome(fields["key"], fields["seconds"], fields["result"])
 
 
-def _said(unit: Unit) -> dict[str, Any]:
+def _unit_to_json(unit: Unit) -> dict[str, Any]:
     return {
         "key": unit.key,
         "kind": unit.kind,
@@ -85,32 +86,33 @@ def _said(unit: Unit) -> dict[str, Any]:
     }
 
 
-def _unit(said: Mapping[str, Any]) -> Unit:
-    """The unit with those it needs, but not what they need: a plan is deep, and a job small."""
-    needs = {role: _alone(needed, {}) for role, needed in said["needs"].items()}
-    return _alone(said["unit"], needs)
+def _unit_of_job(job: Mapping[str, Any]) -> Unit:
+    """The unit with its direct needs but without theirs, which keeps jobs small."""
+    needs = {role: _unit_from_json(needed, {}) for role, needed in job["needs"].items()}
+    return _unit_from_json(job["unit"], needs)
 
 
-def _alone(said: Mapping[str, Any], needs: Mapping[str, Unit]) -> Unit:
-    fields = {name: value for name, value in said.items() if name != "key"}
+def _unit_from_json(content: Mapping[str, Any], needs: Mapping[str, Unit]) -> Unit:
+    fields = {name: value for name, value in content.items() if name != "key"}
     unit = Unit(**fields, needs=needs)
-    vars(unit)["key"] = said["key"]  # where the cached property keeps it
+    vars(unit)["key"] = content["key"]  # the cached property finds it here
     return unit
 
 
-def _shop(said: Mapping[str, Any]) -> Shop:
-    return Shop(**{**said, "folder": Path(said["folder"]), "recipes": Path(said["recipes"])})
+def _context_from_json(content: Mapping[str, Any]) -> WorkContext:
+    paths = {name: Path(content[name]) for name in ("folder", "recipes")}
+    return WorkContext(**{**content, **paths})
 
 
-def _trouble(error: Exception) -> Trouble:
-    """What an error comes to, in words that hold no token wherever they are shown or logged."""
+def _unit_error(error: Exception) -> UnitError:
+    """An exception as a UnitError without Hub tokens, as it is shown and logged."""
     trace = _without_tokens(traceback.format_exc())
     if isinstance(error, HubmergeError):
-        passing = error.exit_code == _TRY_AGAIN
-        return Trouble(_without_tokens(error.message), error.hint, passing, trace)
-    return Trouble(
-        _without_tokens(f"It failed in a way it should not: {type(error).__name__}: {error}"),
-        "Please report it with what --debug prints.",
+        transient = error.exit_code == _TEMPORARY_FAILURE
+        return UnitError(_without_tokens(error.message), error.hint, transient, trace)
+    return UnitError(
+        _without_tokens(f"It failed unexpectedly: {type(error).__name__}: {error}"),
+        "Please report it with the output of --debug.",
         trace=trace,
     )
 

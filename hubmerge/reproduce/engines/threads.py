@@ -1,8 +1,8 @@
-"""How many threads a unit computes with, said where libraries look as they are imported."""
+"""The number of threads of a unit, in the environment variables that libraries read at import."""
 
 from __future__ import annotations
 
-_SAID = (
+_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -11,7 +11,7 @@ _SAID = (
 )
 
 
-def threads(cpus: int) -> dict[str, str]:
-    """Environment variables for exactly that many: a library that took fewer would change bits."""
-    number = {name: str(cpus) for name in _SAID}
-    return number | {"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"}
+def thread_environment(cpus: int) -> dict[str, str]:
+    """Variables that set exactly this number of threads, as another number changes bits."""
+    environment = {name: str(cpus) for name in _VARIABLES}
+    return environment | {"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"}

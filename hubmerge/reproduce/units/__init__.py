@@ -1,1 +1,1 @@
-"""How each kind of unit is made: by the flows that the commands use, without the command line."""
+"""How each kind of unit is performed: with the flows that the commands use."""

@@ -1,4 +1,4 @@
-"""Merges of one step of every expert, tuned on validation and asked on test once."""
+"""Merges of one step of every expert, tuned on validation and evaluated once on test."""
 
 from __future__ import annotations
 
@@ -7,113 +7,116 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from hubmerge.choosing.merge_selection import Prepared, Request
-from hubmerge.flows.select import prepare
-from hubmerge.models.loading import open_model
+from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest
+from hubmerge.flows.select import prepare_selection
+from hubmerge.models.loading import load_model
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
-from hubmerge.reproduce.units.work import Work, ref, silent
+from hubmerge.reproduce.units.work import UnitJob, no_progress, step_ref
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.memory_merge import Blender
+from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import plain_choice
-from hubmerge.selection.task_split import Dressed, Stage
+from hubmerge.selection.task_split import LoadedModel, TaskSplit
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
-from hubmerge.trials import CHOSEN_ON, Trial, TrialLog
+from hubmerge.trials import SELECTION_SPLIT, Trial, TrialLog
 
 TRIALS = "trials.jsonl"
 
 
-def merge(work: Work) -> Result:
-    """The best point of the grid on validation, and how good it is on test.
+def merge(work: UnitJob) -> Result:
+    """The best point of the grid on validation, and its test accuracy.
 
-    All rows of all tasks are asked at every point; of equally good points the first is taken.
+    Every point is evaluated on all rows of all tasks; the first of equally good points is taken.
     """
     step = work.params["step"]
-    refs = [ref(run, step) for run in work.experts.values()]
-    prepared = prepared_for(work, work.params["method"], refs)
+    refs = [step_ref(run, step) for run in work.experts.values()]
+    prepared = prepare_by_digest(work, work.params["method"], refs)
     with work.scratch() as folder:
-        arenas = Arenas(prepared, folder / TRIALS)
-        first, *rest = (plain_choice((0,) * len(refs), p) for p in points(work.params["grid"]))
-        best, told = first, arenas.validation.measure(first)
+        evaluators = Evaluators(prepared, folder / TRIALS)
+        first, *rest = (plain_choice((0,) * len(refs), p) for p in grid_points(work.params["grid"]))
+        best, validation = first, evaluators.validation.measure(first)
         for choice in rest:
-            found = arenas.validation.measure(choice)
-            if found.accuracy > told.accuracy:
-                best, told = choice, found
-        test = arenas.test.measure(best)
+            trial = evaluators.validation.measure(choice)
+            if trial.accuracy > validation.accuracy:
+                best, validation = choice, trial
+        test = evaluators.test.measure(best)
     return {
         "params": dict(best.params),
         "rows": [{
-            "validation": told.accuracy,
+            "validation": validation.accuracy,
             "value": test.accuracy,
             "stderr": test.stderr,
             "ended": list(prepared.pool.steps(best)),
-            "tasks": dict(zip(work.experts, by_task(test), strict=True)),
+            "tasks": dict(zip(work.experts, task_accuracies(test), strict=True)),
             "note": ", ".join(f"{name} {value:g}" for name, value in best.params),
         }],
     }  # fmt: skip
 
 
-def prepared_for(work: Work, method: str, refs: Sequence[ModelRef]) -> Prepared:
-    """A selection among these steps of the unit's experts, known by their bytes.
+def prepare_by_digest(work: UnitJob, method: str, refs: Sequence[ModelRef]) -> PreparedSelection:
+    """A selection among these steps of the experts, with content digests instead of commits.
 
-    A commit has a date. What hangs on the name of an expert, DARE's masks and the order of sums,
-    would be another on every Hub if it were that of the commit.
+    DARE masks and the order of sums depend on the expert's id. A commit SHA contains a date and so
+    differs between Hubs; the content digest does not.
     """
-    request = Request(tuple(refs), method, tasks=work.tasks, device=work.shop.device)
-    prepared = prepare(work.hub, request, silent)
+    request = SelectRequest(tuple(refs), method, tasks=work.tasks, device=work.context.device)
+    prepared = prepare_selection(work.hub, request, no_progress)
     pool = prepared.pool
-    commits = {one.source.digest: one for its in pool.candidates for one in its}
+    originals = {expert.source.digest: expert for group in pool.candidates for expert in group}
     candidates = tuple(
-        tuple(replace(one, source=replace(one.source, sha=one.source.digest)) for one in its)
-        for its in pool.candidates
+        tuple(
+            replace(expert, source=replace(expert.source, sha=expert.source.digest))
+            for expert in group
+        )
+        for group in pool.candidates
     )
-    by_bytes = replace(
+    by_digest = replace(
         pool,
         candidates=candidates,
-        open=lambda candidate: pool.open(commits[candidate.source.digest]),
+        open=lambda candidate: pool.open(originals[candidate.source.digest]),
     )
-    return replace(prepared, gathered=replace(prepared.gathered, pool=by_bytes))
+    return replace(prepared, opened_pool=replace(prepared.opened_pool, pool=by_digest))
 
 
-class Arenas:
-    """Where choices of one pool are asked: on validation to choose, on test to report."""
+class Evaluators:
+    """The evaluators of one pool: validation for choosing, test for reporting."""
 
-    def __init__(self, prepared: Prepared, log: Path) -> None:
+    def __init__(self, prepared: PreparedSelection, log: Path) -> None:
         self.prepared, self.log = prepared, log
-        self.blender = Blender(prepared.pool, prepared.method)
-        self.validation = self._arena(prepared.stages, CHOSEN_ON)
-        self.test = self._arena(stages_of(prepared, "test"), "test")
+        self.merger = MemoryMerger(prepared.pool, prepared.method)
+        self.validation = self._evaluator(prepared.splits, SELECTION_SPLIT)
+        self.test = self._evaluator(load_task_splits(prepared, "test"), "test")
 
-    def fresh(self) -> Evaluator:
-        """Another validation arena, which counts for itself what it is asked."""
-        return self._arena(self.prepared.stages, CHOSEN_ON)
+    def new_validation(self) -> Evaluator:
+        """Another evaluator on validation, with its own counts of merges and rows."""
+        return self._evaluator(self.prepared.splits, SELECTION_SPLIT)
 
-    def _arena(self, stages: Sequence[Stage], split: str) -> Evaluator:
+    def _evaluator(self, task_splits: Sequence[TaskSplit], split: str) -> Evaluator:
         pool, method = self.prepared.pool, self.prepared.method
-        return Evaluator(pool, self.blender, method, stages, TrialLog(self.log), split)
+        return Evaluator(pool, self.merger, method, task_splits, TrialLog(self.log), split)
 
 
-def points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
-    """Every point of a grid, the last parameter by name changing first; one of an empty grid."""
+def grid_points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
+    """Every point of a grid, the last parameter by name varying fastest; one for an empty grid."""
     names = sorted(grid)
     for values in product(*(grid[name] for name in names)):
         yield dict(zip(names, values, strict=True))
 
 
-def by_task(trial: Trial) -> list[float]:
+def task_accuracies(trial: Trial) -> list[float]:
     """Accuracy on each task, in the order of the trial."""
     return [rows.bits.count("1") / len(rows.bits) for rows in trial.rows.values()]
 
 
-def stages_of(prepared: Prepared, split: str) -> list[Stage]:
-    """Every task with its rows of a split, under a base of its own to dress."""
-    dressed: dict[Kind, Dressed] = {}
-    stages = []
-    for stage in prepared.stages:
-        kind = stage.task.spec.kind
-        if kind not in dressed:
-            model = open_model(prepared.gathered.base.folder, kind)
-            dressed[kind] = Dressed(model, stage.dressed.device)
-        stages.append(Stage(dressed[kind], load_split(stage.task, split)))
-    return stages
+def load_task_splits(prepared: PreparedSelection, split: str) -> list[TaskSplit]:
+    """The tasks with their rows of a split, on newly loaded base models, one per kind of task."""
+    models: dict[Kind, LoadedModel] = {}
+    task_splits = []
+    for prepared_split in prepared.splits:
+        kind = prepared_split.task.spec.kind
+        if kind not in models:
+            model = load_model(prepared.opened_pool.base.folder, kind)
+            models[kind] = LoadedModel(model, prepared_split.loaded_model.device)
+        task_splits.append(TaskSplit(models[kind], load_split(prepared_split.task, split)))
+    return task_splits
