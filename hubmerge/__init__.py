@@ -1,7 +1,7 @@
 """hubmerge: turn the checkpoints people already have into better models.
 
-The names below are the library's promise; each is loaded on first use, so `import hubmerge` is
-free. `merge(plan, folder)` merges what `open_checkpoint(folder)` opened.
+The names below are the public API. Each is imported on first use, so `import hubmerge` is fast.
+`merge(plan, folder)` merges checkpoints that `open_checkpoint(folder)` opened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "METHODS": "merging.registry",
     "Checkpoint": "weights.checkpoint",
     "Expert": "merging.plan",
@@ -47,10 +47,10 @@ _HOMES = {
     "parse_ref": "refs",
     "upcycling": "scores",
 }
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'hubmerge' has no attribute {name!r}")
-    return getattr(import_module(f"hubmerge.{_HOMES[name]}"), name)
+    return getattr(import_module(f"hubmerge.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write beside, flush to disk, rename; locks, hashes."""
+"""Write files atomically: a temporary file, flushed to disk, then renamed. Locks and hashes."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ from pathlib import Path
 from typing import IO
 
 
-def write_whole(target: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file in one step; unless `mode` says otherwise, only its owner may read it."""
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+def write_atomic(target: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace a file atomically; by default only its owner may read it."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with os.fdopen(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb"
+        ) as file:
             file.write(content)
-            settle(file)
-        os.replace(beside, target)
+            flush_to_disk(file)
+        os.replace(temporary, target)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     fsync_folder(target.parent)
 
 
 def append_lines(target: Path, lines: str) -> None:
-    """Add whole lines to a file that only grows; they are on disk before this returns.
+    """Append complete lines to a file; they are on disk before this returns.
 
-    Others may write beside us, and a crash may have left half a line: it must not swallow ours.
+    Other processes may append at the same time. A crash may have left an incomplete last line: it
+    is ended first, so that it does not merge with the new lines.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(b"" if _ends_whole(target) else b"\n")
+        file.write(b"" if _ends_with_newline(target) else b"\n")
         file.write(lines.encode())
-        settle(file)
+        flush_to_disk(file)
 
 
-def _ends_whole(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True
@@ -45,22 +48,22 @@ def _ends_whole(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def place(whole: Path, target: Path) -> None:
-    """Rename a settled file or folder to its place, so that the name survives a power cut too."""
+def rename_into(source: Path, target: Path) -> None:
+    """Rename a file or folder that is flushed already, so that its name survives a power cut."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(whole, target)
+    os.rename(source, target)
     for folder in (target.parent, *target.parent.parents[:2]):
         fsync_folder(folder)
 
 
-def settle(file: IO[bytes]) -> None:
-    """Force what was written to disk."""
+def flush_to_disk(file: IO[bytes]) -> None:
+    """Force everything that was written to a file to disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Force the names in a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -69,9 +72,9 @@ def fsync_folder(folder: Path) -> None:
 
 
 def try_lock(file: IO[bytes] | int, shared: bool = False) -> bool:
-    """Lock a file for as long as it stays open, or say that somebody else holds it.
+    """Lock a file for as long as it stays open; returns False if another process holds the lock.
 
-    A folder is locked by its descriptor.
+    Pass the descriptor of an open folder to lock a folder.
     """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -1,20 +1,20 @@
-"""Every way hubmerge says no, in one tree.
+"""All errors of hubmerge, in one tree.
 
-    HubmergeError                 exit 1   something is wrong, and here is the way out
-    |-- UsageError                exit 2   what was typed cannot be meant
-    |   `-- UnknownName           exit 2   a name we do not have, with the nearest ones we do
-    |-- CheckpointError           exit 1   weights that cannot be read, or do not fit together
+    HubmergeError                 exit 1   a failure that the user can act on
+    |-- UsageError                exit 2   invalid or contradictory options or names
+    |   `-- UnknownName           exit 2   a name that does not exist, with the closest known ones
+    |-- CheckpointError           exit 1   weights that cannot be read or do not fit together
     |-- DataError                 exit 1   a data set or a task that cannot be used
-    |-- TrainingDiverged          exit 1   a loss that is no longer a number, or explodes
+    |-- TrainingDiverged          exit 1   a loss that is NaN or infinite, or explodes
     |-- OutOfMemory               exit 1   a training step that does not fit
-    |-- Busy                      exit 75  another process is at it; the same command may work later
-    |-- HubError                  exit 1   the Hub answered no
+    |-- Busy                      exit 75  another process has the lock; retry later
+    |-- HubError                  exit 1   the Hub refused the request
     |   |-- NotOnHub              exit 1   no such repository, revision or file
-    |   |-- NoAccess              exit 1   the token may not do this
-    |   `-- HubUnreachable        exit 75  no answer in time; the same command may work later
-    `-- IntegrityError            exit 3   bytes, tags or bases are not what was promised
+    |   |-- NoAccess              exit 1   the token does not allow it
+    |   `-- HubUnreachable        exit 75  no answer in time; retry later
+    `-- IntegrityError            exit 3   bytes, tags or bases differ from what was recorded
 
-A message is one sentence that names the repository, file or tensor; a hint says what to do next.
+A message is one sentence that names the repository, file or tensor; a hint is what to do next.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 class HubmergeError(Exception):
-    """A failure the user can act on: one sentence and a way out; `problems` if it is several."""
+    """A failure that the user can act on: one sentence and a hint.
+
+    `problems` holds each problem on its own where the error stands for several.
+    """
 
     exit_code = 1
 
@@ -36,24 +39,24 @@ class HubmergeError(Exception):
 
 
 class UsageError(HubmergeError):
-    """What was typed cannot be meant."""
+    """Invalid or contradictory options or names."""
 
     exit_code = 2
 
 
 class UnknownName(UsageError):
-    """A name that is not in a closed list, answered with its near matches."""
+    """A name that is not among the known ones; the hint lists the closest of these."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        way_out = f"Did you mean {either(near)}?" if near else f"Known: {', '.join(names)}."
-        super().__init__(f"Unknown {what} {name!r}.", way_out)
+        hint = f"Did you mean {join_with_or(near)}?" if near else f"Known: {', '.join(names)}."
+        super().__init__(f"Unknown {kind} {name!r}.", hint)
         self.near = near
 
 
 class CheckpointError(HubmergeError):
-    """Weights that cannot be read, or do not fit together."""
+    """Weights that cannot be read or do not fit together."""
 
 
 class DataError(HubmergeError):
@@ -61,7 +64,7 @@ class DataError(HubmergeError):
 
 
 class TrainingDiverged(HubmergeError):
-    """A loss that is no longer a number, or explodes."""
+    """A loss that is NaN or infinite, or explodes."""
 
 
 class OutOfMemory(HubmergeError):
@@ -69,13 +72,13 @@ class OutOfMemory(HubmergeError):
 
 
 class Busy(HubmergeError):
-    """Another process is at it: the same command may work when that one is done."""
+    """Another process is working on it: the same command may work when that one is done."""
 
     exit_code = 75
 
 
 class HubError(HubmergeError):
-    """The Hub answered, and the answer is no."""
+    """The Hub refused the request."""
 
 
 class NotOnHub(HubError):
@@ -83,7 +86,7 @@ class NotOnHub(HubError):
 
 
 class NoAccess(HubError):
-    """The token may not do this, or there is none."""
+    """The token does not allow it, or there is none."""
 
 
 class HubUnreachable(HubError):
@@ -93,19 +96,19 @@ class HubUnreachable(HubError):
 
 
 class IntegrityError(HubmergeError):
-    """Bytes, tags or bases that are not what they were promised to be."""
+    """Bytes, tags or bases that differ from what was recorded."""
 
     exit_code = 3
 
 
-def either(names: Sequence[str]) -> str:
-    """Join names as people say them: "a", "a or b", "a, b or c"."""
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last
+def join_with_or(names: Sequence[str]) -> str:
+    """Join names in English: "a", "a or b", "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def raise_together(error: type[HubmergeError], problems: Sequence[str], hint: str = "") -> None:
-    """Raise all problems as one error, so that they are mended in one go; nothing for none."""
+    """Raise all problems as one error, so that all can be fixed at once; no error if none."""
     if len(problems) == 1:
         raise error(problems[0], hint)
     if problems:
@@ -116,7 +119,7 @@ def raise_together(error: type[HubmergeError], problems: Sequence[str], hint: st
 
 
 def check_all(*checks: Callable[[], object]) -> None:
-    """Make every check, and raise what all of them found as one error, of the first one's kind."""
+    """Run every check and raise all failures as one error, with the class of the first."""
     failures = []
     for check in checks:
         try:
@@ -128,5 +131,5 @@ def check_all(*checks: Callable[[], object]) -> None:
     if failures:
         hints = dict.fromkeys(failure.hint for failure in failures if failure.hint)
         problems = [problem for failure in failures for problem in failure.problems]
-        kind = type(failures[0])
-        raise_together(UsageError if kind is UnknownName else kind, problems, " ".join(hints))
+        first = type(failures[0])
+        raise_together(UsageError if first is UnknownName else first, problems, " ".join(hints))

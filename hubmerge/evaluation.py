@@ -1,4 +1,4 @@
-"""Learner x rows -> raw accuracy."""
+"""Evaluate a learner on a split: accuracy over all rows, or right and wrong row by row."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from hubmerge.learners.learner import Batch, Example, Learner
 from hubmerge.tasks.data import Split
-from hubmerge.tasks.metrics import metric
+from hubmerge.tasks.metrics import make_metric
 
-KEEP_BYTES = 500_000_000
-_AT_ONCE = {"image": 256, "text": 64, "rank": 16, "target": 16}
+CACHE_BYTES = 500_000_000
+_BATCH_SIZES = {"image": 256, "text": 64, "rank": 16, "target": 16}
 
 Gather = Callable[[Tensor], Tensor]
 
@@ -26,89 +26,90 @@ def accuracy(
     batches: Iterable[tuple[Batch, int]],
     metric_name: str,
     device: torch.device,
-    gather: Gather = lambda told: told,
+    gather: Gather = lambda rows: rows,
 ) -> dict[str, float]:
     """Value in [0, 1], count and standard error over all batches, in evaluation mode.
 
-    Of each batch only so many rows count; the rest fill it up. `gather` collects the answers of all
-    processes. Raises CheckpointError for answers that are no numbers.
+    Of each batch only the first rows count, as many as its number says; the others are padding.
+    `gather` collects the predictions of all processes. Raises CheckpointError if predictions are
+    not finite.
     """
     was_training = network.training
     network.eval()
-    measure = metric(metric_name)
+    metric = make_metric(metric_name)
     for batch, rows in batches:
-        placed = {name: tensor.to(device) for name, tensor in batch.items()}
-        predictions, references = learner.answers(network, placed)
+        on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+        predictions, references = learner.predict(network, on_device)
         references[rows:] = -1
-        told = gather(torch.stack([predictions, references], dim=-1)).flatten(0, -2).cpu()
-        told = told[told[:, 1] >= 0]
-        measure.add_batch(predictions=told[:, 0], references=told[:, 1])
+        pairs = gather(torch.stack([predictions, references], dim=-1)).flatten(0, -2).cpu()
+        pairs = pairs[pairs[:, 1] >= 0]
+        metric.add_batch(predictions=pairs[:, 0], references=pairs[:, 1])
     network.train(was_training)
-    return cast(dict[str, float], measure.compute())
+    return cast(dict[str, float], metric.compute())
 
 
 @torch.inference_mode()
-def outcomes(
+def correct_rows(
     learner: Learner, network: nn.Module, batches: Iterable[Batch], device: torch.device
 ) -> list[bool]:
-    """Row by row, whether every answer is right, in evaluation mode; for tasks of one answer a row.
+    """Row by row, whether every prediction is correct, in evaluation mode.
 
-    Raises CheckpointError for answers that are no numbers.
+    For tasks with one prediction per row. Raises CheckpointError if predictions are not finite.
     """
     network.eval()
-    right: list[bool] = []
+    correct: list[bool] = []
     for batch in batches:
-        placed = {name: tensor.to(device) for name, tensor in batch.items()}
-        predictions, references = learner.answers(network, placed)
-        right += (predictions == references).all(dim=-1).tolist()
-    return right
+        on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+        predictions, references = learner.predict(network, on_device)
+        correct += (predictions == references).all(dim=-1).tolist()
+    return correct
 
 
 class Examples:
-    """The rows of a split as the network takes them.
+    """The rows of a split, prepared for the network.
 
-    Each is prepared when first asked for, and kept while all that are kept take at most
-    `keep_bytes`.
+    A row is prepared on first use. Prepared rows are cached while all of them take at most
+    `cache_bytes`.
     """
 
     def __init__(
-        self, prepare: Callable[[Any], Example], split: Split, keep_bytes: int = KEEP_BYTES
+        self, prepare: Callable[[Any], Example], split: Split, cache_bytes: int = CACHE_BYTES
     ) -> None:
         self.split, self._prepare = split, prepare
-        self.kept_bytes, self._keep_bytes = 0, keep_bytes
-        self._kept: dict[int, Example] = {}
+        self.cached_bytes, self._cache_bytes = 0, cache_bytes
+        self._cache: dict[int, Example] = {}
 
     def __getitem__(self, row: int) -> Example:
-        if row in self._kept:
-            return self._kept[row]
+        if row in self._cache:
+            return self._cache[row]
         example = self._prepare(self.split.example(row))
         size = _nbytes(example)
-        if self.kept_bytes + size <= self._keep_bytes:
-            self.kept_bytes += size
-            self._kept[row] = example
+        if self.cached_bytes + size <= self._cache_bytes:
+            self.cached_bytes += size
+            self._cache[row] = example
         return example
 
     def batches_of(
         self, rows: Sequence[int], collate: Callable[[Sequence[Example]], Batch]
     ) -> Iterator[Batch]:
-        """These rows in their order, as batches."""
-        at_once = _AT_ONCE[self.split.task.spec.kind]
-        for start in range(0, len(rows), at_once):
-            yield collate([self[row] for row in rows[start : start + at_once]])
+        """These rows, in the given order, as batches."""
+        batch_size = _BATCH_SIZES[self.split.task.spec.kind]
+        for start in range(0, len(rows), batch_size):
+            yield collate([self[row] for row in rows[start : start + batch_size]])
 
     def batches(
-        self, collate: Callable[[Sequence[Example]], Batch], rank: int = 0, world: int = 1
+        self, collate: Callable[[Sequence[Example]], Batch], rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Batch, int]]:
-        """All rows in order, as batches and how many rows of each count.
+        """All rows in order, as batches, each with how many of its rows count.
 
-        Of several processes each gets its share of every batch, filled up to the same size.
+        With several processes each gets its share of every batch, padded to the same size.
         """
-        at_once = _AT_ONCE[self.split.task.spec.kind]
-        for start in range(0, len(self.split), at_once):
-            rows = range(start, min(start + at_once, len(self.split)))
-            mine = rows[rank::world]
-            filled = [*mine, *rows[:1]][: -(-len(rows) // world)]
-            yield collate([self[row] for row in filled]), len(mine)
+        batch_size = _BATCH_SIZES[self.split.task.spec.kind]
+        for start in range(0, len(self.split), batch_size):
+            rows = range(start, min(start + batch_size, len(self.split)))
+            own = rows[rank::world_size]
+            padded = [*own, *rows[:1]][: -(-len(rows) // world_size)]
+            yield collate([self[row] for row in padded]), len(own)
 
 
 def _nbytes(value: Any) -> int:

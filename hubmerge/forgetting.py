@@ -1,7 +1,7 @@
-"""forgotten.json of a merge: what its experts have right and it has wrong, by bin and class.
+"""forgotten.json of a merge: rows that an expert predicts correctly and the merge does not.
 
-It is measured after merging and may be measured again, so no manifest vouches for it: it is read
-as if it were written by an enemy.
+They are counted by bin of difficulty and by class. The file is measured after merging and may be
+measured again, so the manifest does not list its SHA-256: it is parsed as untrusted input.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from hubmerge.errors import IntegrityError, raise_together
 from hubmerge.refs import printable
 
-NAME = "forgotten.json"
+FORGOTTEN_JSON = "forgotten.json"
 FORMAT = 1
-_BYTES = 16_000_000
-_LONGEST_NAME = 300
-_MOST_EXPERTS, _MOST_BINS = 256, 100
-_HARDEST = 0.3  # the part of the bins that the paper calls hard (arXiv 2506.14126, fig. 4)
-_WAY_OUT = "Run `hubmerge explain` again."
+_MAX_BYTES = 16_000_000
+_MAX_NAME_LENGTH = 300
+_MAX_EXPERTS, _MAX_BINS = 256, 100
+_HARD_SHARE = 0.3  # the share of the bins that the paper calls hard (arXiv 2506.14126, fig. 4)
+_HINT = "Run `hubmerge explain` again."
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -32,8 +32,8 @@ Score = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """Rows by bin, the easiest first: those the expert has right, and of them the forgotten."""
+class ForgottenByBin:
+    """Rows by bin, easiest first: `known` to the expert, and `counts` of those forgotten."""
 
     counts: tuple[Count, ...]
     known: tuple[Count, ...]
@@ -44,29 +44,29 @@ class Forgotten:
 
     @property
     def share(self) -> tuple[float, ...]:
-        """What each bin has of all that is forgotten: adds up to 1, zeros where nothing is."""
+        """The share of each bin in all forgotten rows: adds up to 1, or zeros if there are none."""
         return tuple(count / max(self.total, 1) for count in self.counts)
 
     @property
     def rate(self) -> tuple[float, ...]:
-        """The forgotten part of what the expert has right, 0 where it has nothing right."""
+        """The forgotten share of the known rows of each bin, 0 for a bin without known rows."""
         pairs = zip(self.counts, self.known, strict=True)
         return tuple(count / max(known, 1) for count, known in pairs)
 
     @property
     def hardest_share(self) -> float:
-        """What the hardest three tenths of the bins have of all that is forgotten."""
-        return sum(self.share[len(self.share) - self.hard :])
+        """The share of the hardest 30 % of the bins in all forgotten rows."""
+        return sum(self.share[len(self.share) - self.hard_bins :])
 
     @property
-    def hard(self) -> int:
-        """How many bins these are; at least one."""
-        return max(1, round(_HARDEST * len(self.counts)))
+    def hard_bins(self) -> int:
+        """How many bins count as hard; at least one."""
+        return max(1, round(_HARD_SHARE * len(self.counts)))
 
 
 @dataclass(frozen=True)
-class OfClass:
-    """A class: rows the expert has right, of them the forgotten, and what most are taken for."""
+class ClassForgetting:
+    """A class: its known rows, the forgotten ones, and the class most of them are predicted as."""
 
     name: str
     known: Count
@@ -75,8 +75,8 @@ class OfClass:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A forgotten row: its place in the split, its class, the merge's answer, its EL2N."""
+class ForgottenRow:
+    """A forgotten row: its index in the split, its class, the merge's prediction, its EL2N."""
 
     row: Count
     label: str
@@ -85,12 +85,12 @@ class Example:
 
 
 @dataclass(frozen=True)
-class OfExpert:
-    """What a merge forgot of one expert's task, an id.
+class ExpertForgetting:
+    """What a merge forgot of one expert's task, given by its id.
 
-    `before` is the expert's accuracy on the rows, `after` the merge's; `learnt` are rows that the
-    merge has right and the expert wrong. `scored_by` are the models whose mean EL2N sorts rows into
-    bins; the expert alone where no difficulty was given.
+    `before` is the expert's accuracy on the rows, `after` the merge's. `learnt` counts rows that
+    the merge predicts correctly and the expert does not. `scored_by` are the models whose mean EL2N
+    sorts rows into bins: the expert alone if no difficulty was given.
     """
 
     expert: str
@@ -99,85 +99,86 @@ class OfExpert:
     before: Share
     after: Share
     learnt: Count
-    bins: Forgotten
-    classes: tuple[OfClass, ...]
-    examples: tuple[Example, ...] = ()
+    bins: ForgottenByBin
+    classes: tuple[ClassForgetting, ...]
+    examples: tuple[ForgottenRow, ...] = ()
 
     @property
     def known(self) -> int:
-        """How many rows the expert has right."""
+        """How many rows the expert predicts correctly."""
         return sum(self.bins.known)
 
 
 @dataclass(frozen=True)
 class Forgetting:
-    """What a merge, by its digest, forgot of each of its experts' tasks, on a split.
+    """What a merge, given by its digest, forgot of each of its experts' tasks, on a split.
 
-    `pictured` says whether the examples lie beside it as a picture.
+    `pictured` states whether a picture of the examples is in the same folder.
     """
 
     model: str
     split: str
-    experts: tuple[OfExpert, ...]
+    experts: tuple[ExpertForgetting, ...]
     pictured: bool = False
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: the same forgetting is the same bytes."""
-        said = dataclasses.asdict(self)
-        return (json.dumps(said, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        """Canonical JSON: equal values give equal bytes."""
+        fields = dataclasses.asdict(self)
+        return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def parse_forgetting(data: bytes, where: str, model: str) -> Forgetting:
-    """Read what anybody may have written; raises IntegrityError naming `where`.
+    """Parse an untrusted forgotten.json; raises IntegrityError naming `where`.
 
-    Also where it is about another model than that of the digest `model`. Keys that this version
-    does not know are passed over.
+    Also if it is about another model than the one with the digest `model`. Unknown keys are
+    ignored.
     """
-    if len(data) > _BYTES:
-        raise IntegrityError(f"{where} is larger than {_BYTES} bytes.", _WAY_OUT)
+    if len(data) > _MAX_BYTES:
+        raise IntegrityError(f"{where} is larger than {_MAX_BYTES} bytes.", _HINT)
     try:
-        found = TypeAdapter(Forgetting).validate_json(data, strict=True)
+        forgetting = TypeAdapter(Forgetting).validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         reason = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")[:200]
-        raise IntegrityError(f"{where} tells nothing forgotten: {reason}.", _WAY_OUT) from None
-    problems = [f"{where}: {problem}" for problem in _problems(found, model)]
-    raise_together(IntegrityError, problems, _WAY_OUT)
-    return found
+        raise IntegrityError(f"{where} is not a valid forgotten.json: {reason}.", _HINT) from None
+    problems = [f"{where}: {problem}" for problem in _problems(forgetting, model)]
+    raise_together(IntegrityError, problems, _HINT)
+    return forgetting
 
 
-def forgetting_beside(folder: Path, model: str) -> Forgetting | None:
-    """What lies in a merge's folder, None where nothing was measured; raises IntegrityError."""
-    path = folder / NAME
+def read_forgetting(folder: Path, model: str) -> Forgetting | None:
+    """The forgetting in a merge's folder, None if it was not measured; raises IntegrityError."""
+    path = folder / FORGOTTEN_JSON
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        return parse_forgetting(file.read(_BYTES + 1), str(path), model)
+        return parse_forgetting(file.read(_MAX_BYTES + 1), str(path), model)
 
 
-def _problems(found: Forgetting, model: str) -> Iterator[str]:
-    if found.format != FORMAT:
-        yield f"it has format {found.format}, and this hubmerge knows {FORMAT}."
-    if found.model != model:
-        yield f"it is about another model ({printable(found.model[:12])}, this is {model[:12]})."
-    if not 1 <= len(found.experts) <= _MOST_EXPERTS:
-        yield f"it tells of {len(found.experts)} experts, and may of 1 to {_MOST_EXPERTS}."
-    for one in found.experts:
-        bins = len(one.bins.counts), len(one.bins.known)
-        if bins[0] != bins[1] or not 1 <= bins[0] <= _MOST_BINS:
-            yield f"{printable(one.expert[:40])!r} has {bins[0]} and {bins[1]} bins."
-        elif any(f > k for f, k in zip(one.bins.counts, one.bins.known, strict=True)):
-            yield f"{printable(one.expert[:40])!r} forgot more than it knew."
-    for name in sorted(set(_names(found))):
-        if len(name) > _LONGEST_NAME or printable(name) != name:
-            yield f"{printable(name[:40])!r} is no name."
+def _problems(forgetting: Forgetting, model: str) -> Iterator[str]:
+    if forgetting.format != FORMAT:
+        yield f"it has format {forgetting.format}, and this hubmerge knows {FORMAT}."
+    if forgetting.model != model:
+        other = printable(forgetting.model[:12])
+        yield f"it is about another model ({other}, this is {model[:12]})."
+    if not 1 <= len(forgetting.experts) <= _MAX_EXPERTS:
+        yield f"it has {len(forgetting.experts)} experts, and 1 to {_MAX_EXPERTS} are allowed."
+    for expert in forgetting.experts:
+        counts, known = expert.bins.counts, expert.bins.known
+        if len(counts) != len(known) or not 1 <= len(counts) <= _MAX_BINS:
+            yield f"{printable(expert.expert[:40])!r} has {len(counts)} and {len(known)} bins."
+        elif any(f > k for f, k in zip(counts, known, strict=True)):
+            yield f"{printable(expert.expert[:40])!r} has more forgotten rows than known ones."
+    for name in sorted(set(_names(forgetting))):
+        if len(name) > _MAX_NAME_LENGTH or printable(name) != name:
+            yield f"{printable(name[:40])!r} is not a valid name."
             break
 
 
-def _names(found: Forgetting) -> Iterator[str]:
-    yield found.split
-    for one in found.experts:
-        yield from (one.expert, one.task, *one.scored_by)
-        yield from (part for its in one.classes for part in (its.name, its.taken_for))
-        yield from (part for its in one.examples for part in (its.label, its.predicted))
+def _names(forgetting: Forgetting) -> Iterator[str]:
+    yield forgetting.split
+    for expert in forgetting.experts:
+        yield from (expert.expert, expert.task, *expert.scored_by)
+        yield from (name for part in expert.classes for name in (part.name, part.taken_for))
+        yield from (name for row in expert.examples for name in (row.label, row.predicted))

@@ -1,4 +1,4 @@
-"""The front matter of a README: what a repository says about itself, read with care."""
+"""The front matter of a README, parsed as untrusted YAML."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from typing import Any
 import yaml
 
 _FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-_LARGEST = 256 << 10
-_DEEPEST = 40
+_MAX_BYTES = 256 << 10
+_MAX_DEPTH = 40
 
 # Keys of the front matter that become tags of the repository, as on the Hub.
-_TAGGED = ("license", "dataset", "language", "base_model")
+_TAG_KEYS = ("license", "dataset", "language", "base_model")
 _KEY_OF_TAG = {"dataset": "datasets"}
 
 
-class BadCard(Exception):
-    """The front matter cannot be read; the message says why."""
+class FrontMatterError(Exception):
+    """The front matter cannot be read; the message is the reason."""
 
 
 def card_data(readme: str) -> dict[str, Any]:
-    """The front matter as plain JSON values; nothing if it is missing or cannot be read."""
+    """The front matter as plain JSON values; empty if it is missing or cannot be read."""
     try:
         return _load(readme)
-    except BadCard:
+    except FrontMatterError:
         return {}
 
 
 def card_problem(readme: str) -> str:
-    """Why the front matter cannot be read, or nothing."""
+    """Why the front matter cannot be read; an empty string if it can."""
     try:
         _load(readme)
-    except BadCard as problem:
+    except FrontMatterError as problem:
         return str(problem)
     return ""
 
 
 def card_tags(card: dict[str, Any]) -> list[str]:
-    """The tags that a card stands for: its own, its library and language, license:x and so on."""
+    """The tags of a card: its own, its library and language, license:x and so on."""
     own = [*_texts(card.get("tags")), *_texts(card.get("library_name"))]
     own += _texts(card.get("pipeline_tag"))
     keyed = [
         text if tag == "language" else f"{tag}:{text}"
-        for tag in _TAGGED
+        for tag in _TAG_KEYS
         for text in _texts(card.get(_KEY_OF_TAG.get(tag, tag)))
     ]
     relation = card.get("base_model_relation")
@@ -55,31 +55,33 @@ def card_tags(card: dict[str, Any]) -> list[str]:
 
 
 def _load(readme: str) -> dict[str, Any]:
-    found = _FRONT_MATTER.match(readme)
-    if found is None:
+    match = _FRONT_MATTER.match(readme)
+    if match is None:
         return {}
-    if len(found[1]) > _LARGEST:
-        raise BadCard(f"The front matter is larger than {_LARGEST >> 10} KiB.")
+    if len(match[1]) > _MAX_BYTES:
+        raise FrontMatterError(f"The front matter is larger than {_MAX_BYTES >> 10} KiB.")
     try:
-        _check(found[1])
-        value = yaml.safe_load(found[1])
+        _check_yaml(match[1])
+        value = yaml.safe_load(match[1])
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadCard(f"The front matter is not valid YAML: {error}") from error
+        raise FrontMatterError(f"The front matter is not valid YAML: {error}") from error
     if value is not None and not isinstance(value, dict):
-        raise BadCard("The front matter must be a mapping of keys to values.")
+        raise FrontMatterError("The front matter must be a mapping of keys to values.")
     return {str(key): _plain(inner) for key, inner in (value or {}).items()}
 
 
-def _check(text: str) -> None:
-    """Refuse what grows when it is read: aliases multiply, and deep nesting overflows."""
+def _check_yaml(text: str) -> None:
+    """Reject YAML that grows when it is loaded: aliases multiply, and deep nesting overflows."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
-            raise BadCard("The front matter uses a YAML alias: write the value out.")
-        if depth > _DEEPEST:
-            raise BadCard(f"The front matter is nested more than {_DEEPEST} levels deep.")
+            raise FrontMatterError("The front matter uses a YAML alias: write the value out.")
+        if depth > _MAX_DEPTH:
+            raise FrontMatterError(
+                f"The front matter is nested more than {_MAX_DEPTH} levels deep."
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The kinds of models that hubmerge makes, and the kinds of folders that hold weights.
 
-The strings stand in hubmerge.json, hubmerge.lock and on the command line.
+The strings appear in hubmerge.json, hubmerge.lock and on the command line.
 """
 
 from __future__ import annotations

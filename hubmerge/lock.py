@@ -1,4 +1,4 @@
-"""hubmerge.lock: a selection, pinned: what was chosen, from what, by which evidence."""
+"""hubmerge.lock: the result of a selection: what was chosen, from what, and the measurements."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from hubmerge.refs import (
     printable,
 )
 
-NAME = "hubmerge.lock"
+LOCK_FILE = "hubmerge.lock"
 FORMAT = 1
-_BYTES = 16_000_000
+_MAX_BYTES = 16_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -37,10 +37,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Pin:
-    """A checkpoint as it was found: the name it was asked for by, its commit, its files.
+    """A checkpoint pinned to a commit.
 
-    `requested` is what can be resolved again; `files` maps each file of the model to its SHA-256,
-    and `source.digest` is over them.
+    `requested` is the name that was given, which can be resolved again. `files` maps each file of
+    the model to its SHA-256; `source.digest` is computed from them.
     """
 
     requested: str
@@ -49,7 +49,7 @@ class Pin:
 
     @property
     def ref(self) -> ModelRef:
-        """What was asked for, on a Hub whatever folders lie here; raises UsageError."""
+        """`requested` as a Hub reference, even if a folder has that name; raises UsageError."""
         if self.requested.startswith("hf://"):
             return parse_ref(self.requested)
         repo_id, at, revision = self.requested.partition("@")
@@ -58,9 +58,9 @@ class Pin:
 
 @dataclass(frozen=True)
 class LockedTask:
-    """A task that was measured: its id, its data set as owner/name@sha if it is on a Hub, its rows.
+    """A task of the selection: its id, its data set as owner/name@sha if it is on a Hub, its rows.
 
-    Its id ends with the digest of its definition, local data included.
+    The id ends with the digest of the task's definition, which includes local data.
     """
 
     id: str
@@ -70,11 +70,11 @@ class LockedTask:
 
 @dataclass(frozen=True)
 class Pick:
-    """What one policy chose: an expert for each task, in the order of `Lock.tasks`, and parameters.
+    """The choice of one policy: an expert for each task, in the order of `Lock.tasks`, and params.
 
-    `accuracy` is the mean over tasks on validation, `tasks` each of them. `gain` is over
-    `Lock.rival`: the difference, and the ends of its 95 % interval. `evaluations` is how many
-    merges had been asked for when it was found, those of the policies before it included.
+    `accuracy` is the mean over tasks on validation, `tasks` the accuracy of each. `gain` is the
+    difference to `Lock.rival` and the ends of its 95 % interval. `evaluations` is how many merges
+    had been evaluated when this one was found, including those of the policies before.
     """
 
     policy: str
@@ -89,12 +89,11 @@ class Pick:
 
 @dataclass(frozen=True)
 class Swap:
-    """A candidate of one task beside the chosen one.
+    """An alternative to the chosen expert of one task.
 
-    `own` is the expert's own validation accuracy, `merged` that of the chosen merge with this
-    expert in place of the chosen one, from the rows that it was asked before it was given up; None
-    where it was not measured. `tied` says that the
-    difference is within the noise.
+    `own` is its own validation accuracy. `merged` is the accuracy of the chosen merge with this
+    expert in place of the chosen one, over the rows evaluated before it was stopped early. Both are
+    None if they were not measured. `tied` is whether the difference is within the noise.
     """
 
     sha: str
@@ -106,8 +105,8 @@ class Swap:
 
 
 @dataclass(frozen=True)
-class Common:
-    """The best merge of one common step: its mean validation accuracy, with standard error."""
+class UniformPoint:
+    """The best merge with all experts at one step: its mean accuracy on validation."""
 
     step: Count
     accuracy: Share
@@ -115,8 +114,8 @@ class Common:
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a selection asked for: merges, and examples; how long that took hangs on the machine."""
+class SelectionCost:
+    """The merges and examples that a selection evaluated; its duration depends on the machine."""
 
     evaluations: Count
     examples: Count
@@ -126,10 +125,11 @@ class Spent:
 class Lock:
     """One selection: `chosen` names the pick that `hubmerge merge --lock` builds.
 
-    `experts` pins every checkpoint that a pick names, `swaps` maps a task's id to its candidates,
-    `uniform` is the curve over common steps. `rival` is the pick to beat: that of the last steps,
-    or `locked`, the choice of an earlier lock; `conclusive` says whether the choice beats it beyond
-    the noise. `cut` names the policies that the budget ended before they were done.
+    `experts` pins every checkpoint that a pick names, `swaps` maps a task's id to its alternatives,
+    `uniform` is the curve over merges with all experts at the same step. `rival` is the pick to
+    beat: the one of the last steps, or `locked`, the choice of an earlier lock. `conclusive` is
+    whether the chosen pick beats it beyond the noise. `cut` names the policies that the budget
+    stopped before they were finished.
     """
 
     base: Pin
@@ -139,9 +139,9 @@ class Lock:
     chosen: str
     picks: tuple[Pick, ...]
     swaps: Mapping[str, tuple[Swap, ...]]
-    uniform: tuple[Common, ...]
+    uniform: tuple[UniformPoint, ...]
     seed: Count
-    spent: Spent
+    spent: SelectionCost
     conclusive: bool
     rival: str = "last"
     cut: tuple[str, ...] = ()
@@ -152,51 +152,54 @@ class Lock:
     format: int = FORMAT
 
     @property
-    def is_mixture(self) -> bool:
-        """Whether it says what a mixture starts from, and not what is merged."""
+    def is_moe(self) -> bool:
+        """Whether it pins the start of a mixture of experts, not a merge."""
         return self.method == MOE
 
     def pick(self, policy: str | None = None) -> Pick:
-        """The pick of that policy, by default the chosen one; raises UnknownName."""
-        known = {pick.policy: pick for pick in self.picks}
-        wanted = policy or self.chosen
-        if wanted not in known:
-            raise UnknownName("policy of the lock", wanted, known)
-        return known[wanted]
+        """The pick of a policy, by default the chosen one; raises UnknownName."""
+        picks = {pick.policy: pick for pick in self.picks}
+        name = policy or self.chosen
+        if name not in picks:
+            raise UnknownName("policy of the lock", name, picks)
+        return picks[name]
 
     def pin(self, expert: Source) -> Pin:
         """The pin of an expert that a pick names."""
         return next(pin for pin in self.experts if _identity(pin.source) == _identity(expert))
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: the same selection is the same bytes."""
-        said = dataclasses.asdict(self)
-        return (json.dumps(said, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        """Canonical JSON: equal values give equal bytes."""
+        fields = dataclasses.asdict(self)
+        return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def read_lock(path: Path) -> bytes:
-    """The bytes of a lock file, and no more than a lock may have; raises UsageError."""
+def read_lock_bytes(path: Path) -> bytes:
+    """The bytes of a lock file, up to one more than the allowed size; raises UsageError."""
     if not path.is_file():
         raise UsageError(f"There is no lock {path}.", "Make one with `hubmerge select`.")
     with path.open("rb") as file:
-        return file.read(_BYTES + 1)
+        return file.read(_MAX_BYTES + 1)
 
 
 def parse_lock(data: bytes, where: str) -> Lock:
-    """Read a lock that anybody may have written; raises IntegrityError naming `where`.
+    """Parse an untrusted lock; raises IntegrityError naming `where`.
 
-    Keys that this version does not know are passed over: a lock sets no endpoint and no token. A
-    key that is there twice, or a number that is none, is refused: readers would not agree on it.
+    Unknown keys are ignored, so a lock cannot set an endpoint or a token. A duplicate key or a
+    number that is not finite is refused, because other JSON readers may read it differently.
     """
-    if len(data) > _BYTES:
-        raise IntegrityError(f"{where} is larger than {_BYTES} bytes: it is no lock.")
+    if len(data) > _MAX_BYTES:
+        raise IntegrityError(f"{where} is larger than {_MAX_BYTES} bytes: it is not a lock.")
     try:
-        said = json.loads(
-            data, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
+        fields = json.loads(
+            data,
+            object_pairs_hook=_unique_keys,
+            parse_float=_finite_number,
+            parse_constant=_finite_number,
         )
-        if isinstance(said, dict) and said.get("format", FORMAT) != FORMAT:
+        if isinstance(fields, dict) and fields.get("format", FORMAT) != FORMAT:
             raise IntegrityError(
-                f"{where} has format {printable(str(said['format']))[:20]}, and this hubmerge "
+                f"{where} has format {printable(str(fields['format']))[:20]}, and this hubmerge "
                 f"knows {FORMAT}.",
                 "Install a newer hubmerge.",
             )
@@ -204,23 +207,25 @@ def parse_lock(data: bytes, where: str) -> Lock:
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise IntegrityError(f"{where} is no lock: {printable(reason)[:200]}.") from error
+        raise IntegrityError(f"{where} is not a valid lock: {printable(reason)[:200]}.") from error
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{where} is no lock: {printable(str(error))[:200]}.") from error
+        raise IntegrityError(
+            f"{where} is not a valid lock: {printable(str(error))[:200]}."
+        ) from error
     problems = [f"{where}: {problem}" for problem in _problems(lock)]
-    raise_together(IntegrityError, problems, "Make it anew with `hubmerge select`.")
+    raise_together(IntegrityError, problems, "Make a new one with `hubmerge select`.")
     return lock
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-        raise ValueError(f"the key {twice[0]!r} is there twice")
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"the key {repeated[0]!r} is there twice")
     return dict(pairs)
 
 
-def _finite(text: str) -> float:
+def _finite_number(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is no number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return number
 
 
@@ -229,15 +234,15 @@ def _identity(source: Source) -> tuple[str, str]:
 
 
 def _problems(lock: Lock) -> Iterator[str]:
-    """Whatever would make a lock point elsewhere than into repositories, or at nothing."""
+    """A sentence for everything that points outside the repositories, or to a missing entry."""
     for pin in lock.experts:
         yield from _pin_problems(pin)
     if lock.base.source.is_local:
         yield from _file_problems(lock.base)
     else:
         yield from _pin_problems(lock.base)
-    yield from _twice("task", [task.id for task in lock.tasks])
-    yield from _twice("pick", [pick.policy for pick in lock.picks])
+    yield from _duplicate_problems("task", [task.id for task in lock.tasks])
+    yield from _duplicate_problems("pick", [pick.policy for pick in lock.picks])
     pinned = {_identity(pin.source): pin.source for pin in lock.experts}
     for pick in lock.picks:
         yield from _pick_problems(lock, pick, pinned)
@@ -251,46 +256,46 @@ def _pick_problems(
     name = pick.policy[:40]
     if not pick.experts or len(pick.experts) != len(lock.tasks):
         yield f"pick {name!r} has {len(pick.experts)} experts for {len(lock.tasks)} tasks."
-    found = [pinned.get(_identity(expert)) for expert in pick.experts]
-    if any(pin is None for pin in found):
+    sources = [pinned.get(_identity(expert)) for expert in pick.experts]
+    if any(source is None for source in sources):
         yield f"pick {name!r} names an expert that is not pinned."
-    pairs = zip(found, pick.experts, strict=True)
-    if any(pin and pin.label != expert.label for pin, expert in pairs):
-        yield f"pick {name!r} calls an expert by another name than its pin."
-    if strange := pick.tasks.keys() - {task.id for task in lock.tasks}:
-        yield f"pick {name!r} was measured on {min(strange)[:40]!r}, which is no task."
+    pairs = zip(sources, pick.experts, strict=True)
+    if any(source and source.label != expert.label for source, expert in pairs):
+        yield f"pick {name!r} gives an expert another name than its pin."
+    if unknown := pick.tasks.keys() - {task.id for task in lock.tasks}:
+        yield f"pick {name!r} was measured on {min(unknown)[:40]!r}, which is not a task."
 
 
-def _twice(what: str, names: list[str]) -> Iterator[str]:
+def _duplicate_problems(kind: str, names: list[str]) -> Iterator[str]:
     for name, count in Counter(names).items():
         if count > 1:
-            yield f"{what} {name[:40]!r} is there {count} times."
+            yield f"{kind} {name[:40]!r} is there {count} times."
 
 
 def _pin_problems(pin: Pin) -> Iterator[str]:
-    said = pin.requested[:80]
+    name = pin.requested[:80]
     try:
         if pin.ref.repo_id != check_repo_id(pin.source.name):
-            yield f"{said!r} is not the repository that it is pinned in."
+            yield f"{name!r} is not the repository of its pin."
         if pin.source.folder is not None:
             check_inner_path(pin.source.folder)
     except UsageError as error:
         yield error.message
     if not is_sha(pin.source.sha):
-        yield f"{said!r} is not pinned to a commit."
+        yield f"{name!r} is not pinned to a commit."
     if pin.source.last_sha is not None and not is_sha(pin.source.last_sha):
-        yield f"the last step of {said!r} is no commit."
+        yield f"the last step of {name!r} is not a commit."
     yield from _file_problems(pin)
 
 
 def _file_problems(pin: Pin) -> Iterator[str]:
-    said = pin.requested[:80]
+    name = pin.requested[:80]
     try:
-        for name in pin.files:
-            check_inner_path(name)
+        for file in pin.files:
+            check_inner_path(file)
     except UsageError as error:
         yield error.message
     if not pin.files or not all(_SHA256.fullmatch(digest) for digest in pin.files.values()):
-        yield f"{said!r} has files without a SHA-256."
+        yield f"{name!r} has files without a SHA-256."
     elif files_digest(pin.files) != pin.source.digest:
-        yield f"the files of {said!r} are not those of its digest."
+        yield f"the files of {name!r} do not match its digest."

@@ -1,4 +1,4 @@
-"""hubmerge.json: where a checkpoint came from, in enough detail to make it again."""
+"""hubmerge.json: how a checkpoint was made, in enough detail to make it again."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from hubmerge.errors import IntegrityError
 from hubmerge.kinds import EXPERT, MERGE, MOE, ModelKind
 from hubmerge.refs import printable
 
-NAME = "hubmerge.json"
+MANIFEST_JSON = "hubmerge.json"
 FORMAT = 1
-_BYTES = 5_000_000
+_MAX_BYTES = 5_000_000
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
 
 
 @dataclass(frozen=True)
-class Point:
+class ValidationPoint:
     """One point of a training curve.
 
-    `loss` is the mean since the last point, `accuracy` and `count` are of the validation split, and
-    `lr` is the learning rate of the update that led here, 0 before the first. Where several tasks
-    are trained together `tasks` maps each by its name to its own accuracy, `accuracy` is the mean
-    of these, and `count` the examples of all.
+    `loss` is the mean since the previous point, `accuracy` and `count` are those of the validation
+    split, and `lr` is the learning rate of the last update, 0 before the first. If several tasks
+    are trained together, `tasks` maps the name of each to its accuracy, `accuracy` is the mean of
+    these, and `count` the number of all examples.
     """
 
     step: Count
@@ -40,23 +40,25 @@ class Point:
     lr: float
     tasks: Mapping[Label, Accuracy] = field(default_factory=dict)
 
-    def said(self) -> dict[str, Any]:
-        """What JSON has of it; one task goes without `tasks`."""
-        said = dataclasses.asdict(self)
-        return said if self.tasks else {name: said[name] for name in said if name != "tasks"}
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; a point of one task has no `tasks`."""
+        fields = dataclasses.asdict(self)
+        if not self.tasks:
+            del fields["tasks"]
+        return fields
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint something was made from: its label, its digest, and its part in it.
+    """A checkpoint that another one was made from, and how it was used.
 
-    `sha` is its commit, or again the digest for a local folder. `task` is the id of the task it
-    was trained for. `last_step` is the last step its repository had at the time, with `last_sha`
-    its commit: what the gain over merging the last steps is measured against. `weight`, `keep` (the
-    fraction of its largest changes that is kept) and `intruders` (the factor on its intruder
-    dimensions) say how its task vector went in. `licence` is the one that its card names at that
-    commit, as the Hub spells it, None where it names none. `folder` is where it lies inside its
-    repository, None at the root: one commit may hold many checkpoint-N folders.
+    `sha` is its commit; for a local folder it is the digest again. `task` is the id of the task it
+    was trained for. `last_step` is the last step that its repository had at the time and `last_sha`
+    the commit of that step: gains are measured against the merge of the last steps. `weight`,
+    `keep` (the fraction of its largest changes that is kept) and `intruders` (the factor on its
+    intruder dimensions) are applied to its task vector. `licence` is the one on its card at that
+    commit, as the Hub spells it, or None. `folder` is its folder in the repository, None for the
+    root: one commit may hold many checkpoint-N folders.
     """
 
     label: str
@@ -74,7 +76,7 @@ class Source:
 
     @property
     def key(self) -> str:
-        """What identifies it: its commit, and its folder where that holds several."""
+        """Its commit, followed by its folder if it is not at the root of the repository."""
         return f"{self.sha}/{self.folder}" if self.folder else self.sha
 
     @property
@@ -83,24 +85,24 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The repository or folder, without revision."""
+        """The repository or the local folder, without revision."""
         return self.label if self.is_local else self.label.partition("@")[0]
 
     @property
     def task_name(self) -> str | None:
-        """The task's name, without the digest of its definition."""
+        """The name of its task, without the digest of the definition."""
         return self.task.partition("@")[0] if self.task else None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """How a checkpoint came to be.
+    """How a checkpoint was made.
 
-    `task` is the id of an expert's task, its name and the digest of its definition as name@digest.
-    `files` maps each of its files, by its path in the folder, to its SHA-256, except this one and
-    the card, which is told anew whenever there are new scores. `lock` is the SHA-256 of the lock
-    beside it, for a merge made from one. `licence` is the one that whoever merged stated, None
-    where it follows from the sources'.
+    `task` is the id of an expert's task: its name and the digest of its definition as name@digest.
+    `files` maps the path of each file in the folder to its SHA-256, except this file and the card,
+    which is rendered again for new scores. `lock` is the SHA-256 of the lock in the same folder,
+    for a merge made from one. `licence` is set only if the user stated it; otherwise it follows
+    from the licences of the sources.
     """
 
     kind: ModelKind
@@ -113,7 +115,7 @@ class Manifest:
     step: Count | None = None
     last_step: Count | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
-    validation: tuple[Point, ...] = ()
+    validation: tuple[ValidationPoint, ...] = ()
     run: str | None = None
     lock: str | None = None
     licence: str | None = None
@@ -137,14 +139,14 @@ class Manifest:
 
     @property
     def noun(self) -> str:
-        """What people call its kind: an expert, a merge or a mixture."""
+        """Its kind in prose: expert, merge or mixture."""
         return "mixture" if self.is_moe else self.kind
 
     @property
     def recipe(self) -> str:
-        """The identity of a merge before it is made: 64 hex digits over what decides its bytes.
+        """64 hex digits that identify a merge before it is made: a hash of all its inputs.
 
-        Of a mixture, which is trained: over what it starts from.
+        For a mixture of experts, which is trained, a hash of what it starts from.
         """
         return recipe_id(self.base, self.experts, self.method or "", self.params)
 
@@ -155,24 +157,24 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """The digest of the model it vouches for."""
+        """The digest of the model, computed from `files`."""
         return files_digest(self.files)
 
     def with_files(self, files: Mapping[str, str]) -> Manifest:
-        """The same manifest, vouching for these files."""
+        """A copy with other `files`."""
         return dataclasses.replace(self, files=dict(sorted(files.items())))
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: the same manifest is the same bytes."""
-        said = dataclasses.asdict(self)
-        said["validation"] = [point.said() for point in self.validation]
-        return (json.dumps(said, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        """Canonical JSON: equal values give equal bytes."""
+        fields = dataclasses.asdict(self)
+        fields["validation"] = [point.to_json() for point in self.validation]
+        return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def files_digest(files: Mapping[str, str]) -> str:
-    """64 hex digits that name a model wherever it lies: over the SHA-256 of each file by its name.
+    """64 hex digits that identify a model wherever it is stored: a hash of its files' SHA-256.
 
-    The files are weights and whatever decides what is made of them: configuration and tokenizer.
+    The files are the weights and all that decides how they are used: configuration and tokenizer.
     """
     lines = "".join(f"{files[name]}  {name}\n" for name in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()
@@ -181,20 +183,20 @@ def files_digest(files: Mapping[str, str]) -> str:
 def recipe_id(
     base: Source, experts: tuple[Source, ...], method: str, params: Mapping[str, Any]
 ) -> str:
-    """64 hex digits that two merges share exactly if they are made of the same in the same way."""
-    parts = sorted(_part(expert) for expert in experts)
-    said = [base.sha, parts, method, dict(params)]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    """64 hex digits that are equal for two merges exactly if all their inputs are equal."""
+    parts = sorted(_recipe_part(expert) for expert in experts)
+    inputs = [base.sha, parts, method, dict(params)]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _part(expert: Source) -> list[Any]:
-    """What of an expert decides the merge; what is left at its default goes unsaid."""
-    whole = (expert.keep, expert.intruders) == (1.0, 1.0)
-    return [expert.key, expert.weight, *(() if whole else (expert.keep, expert.intruders))]
+def _recipe_part(expert: Source) -> list[Any]:
+    """The fields of an expert that decide the merge; defaults of later fields are left out."""
+    default = (expert.keep, expert.intruders) == (1.0, 1.0)
+    return [expert.key, expert.weight, *(() if default else (expert.keep, expert.intruders))]
 
 
-def last_recipe(manifest: Manifest) -> str | None:
-    """The recipe of the same merge made from every expert's last step, None where unknown."""
+def recipe_of_last_steps(manifest: Manifest) -> str | None:
+    """The recipe of the same merge with the last step of every expert, None if one is not known."""
     if any(expert.last_sha is None or expert.folder for expert in manifest.experts):
         return None
     last = tuple(
@@ -204,26 +206,27 @@ def last_recipe(manifest: Manifest) -> str | None:
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Read a manifest that anybody may have written; raises IntegrityError naming `where`.
+    """Parse an untrusted manifest; raises IntegrityError naming `where`.
 
-    Keys that this version does not know are passed over.
+    Unknown keys are ignored.
     """
-    if len(data) > _BYTES:
-        raise IntegrityError(f"{NAME} of {where} is larger than {_BYTES} bytes.")
+    if len(data) > _MAX_BYTES:
+        raise IntegrityError(f"{MANIFEST_JSON} of {where} is larger than {_MAX_BYTES} bytes.")
     try:
-        said = json.loads(data)
-        if isinstance(said, dict) and said.get("format", FORMAT) != FORMAT:
+        fields = json.loads(data)
+        if isinstance(fields, dict) and fields.get("format", FORMAT) != FORMAT:
             raise IntegrityError(
-                f"{NAME} of {where} has format {printable(str(said['format']))[:20]}, and this "
-                f"hubmerge knows {FORMAT}.",
+                f"{MANIFEST_JSON} of {where} has format {printable(str(fields['format']))[:20]}, "
+                f"and this hubmerge knows {FORMAT}.",
                 "Install a newer hubmerge.",
             )
-        # Strict, so that "9" is no step and 1 no label.
+        # Strict: "9" is not accepted as a step, nor 1 as a label.
         return TypeAdapter(Manifest).validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = f"{place}: {first['msg']}"
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (ValueError, RecursionError) as error:
         reason = str(error)
-    raise IntegrityError(f"{NAME} of {where} is not a manifest: {printable(reason)[:200]}.")
+    raise IntegrityError(
+        f"{MANIFEST_JSON} of {where} is not a valid manifest: {printable(reason)[:200]}."
+    )

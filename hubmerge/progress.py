@@ -1,8 +1,8 @@
-"""How long work tells how far it is."""
+"""The type of progress callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# What is being done, how much of it is done, how much there is in all.
+# Called with what is being done, the amount done and the total amount.
 Progress = Callable[[str, int, int], None]

@@ -1,4 +1,4 @@
-"""Text that names a model, and the values it becomes: ModelRef (asked for), Revision (pinned)."""
+"""Names of models: ModelRef (as the user wrote it), Revision (pinned to a commit)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from urllib.parse import unquote, urlsplit
 
 from hubmerge.errors import UsageError
 
-# The Hub's own rule for one part of a repository id, without the names that git or a shell misread.
+# The Hub's rule for one part of a repository id, without names that git or a shell misreads.
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_-])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,199}")
 _SHA = re.compile(r"[0-9a-f]{40}")
-# Pythia, OLMo, SmolLM, Lucie, BLOOM, open-r1 and our own names; Trainer's folders.
+# Names of Pythia, OLMo, SmolLM, Lucie, BLOOM, open-r1 and hubmerge; folders of Trainer.
 _STEP = re.compile(r"(?:^|[-_/])(?:global_)?step[-_]?0*([0-9]{1,12})(?:$|[-_/])")
 _FOLDER_STEP = re.compile(r"(?:^|/)checkpoint-0*([0-9]{1,12})$")
-# LLM360's names: the checkpoints are counted, not the steps.
+# Names of LLM360, which number the checkpoints, not the steps.
 _ORDINAL = re.compile(r"(?:^|[-_/])(?:ckpt|checkpoint)[-_]0*([0-9]{1,12})(?:$|[-_/])")
-# OLMo's names also say how much was read: it grows with the step and sets nothing apart.
+# OLMo's names also contain the number of tokens, which follows from the step.
 _TOKENS = re.compile(r"tokens[0-9]+[A-Za-z]?")
 
 
@@ -54,41 +54,41 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Revision:
-    """A model pinned to one commit: everything after resolving works on the SHA.
+    """A model pinned to one commit.
 
-    `found` says how: tag, branch, folder, commit or local; in a mined history last-checkpoint,
-    contents, title or end. `confidence`, 0 to 1, says how sure the step is: 1.0 where the name is
-    proof, 0.9 for a folder or for contents that say it, 0.5 for no more than the title of a commit.
-    `run` numbers the runs of a mined history from 1, `note` is what one should know, in a sentence.
+    `origin` is where it was found: tag, branch, folder, commit or local; in a mined history
+    last-checkpoint, contents, title or end. `confidence`, 0 to 1, is how certain the step is: 1.0
+    if the name proves it, 0.9 for a folder or file contents that state it, 0.5 for the title of a
+    commit. `run` numbers the runs of a mined history from 1. `note` is one sentence for the user.
     """
 
     ref: ModelRef
     sha: str
     step: int | None = None
-    found: str = "branch"
+    origin: str = "branch"
     confidence: float = 1.0
     run: int | None = None
     note: str = ""
 
     @property
     def label(self) -> str:
-        """The shortest name a human knows it by: owner/name@step64, or @ and 12 hex digits."""
+        """A short name for messages: owner/name@step64, or owner/name@ and 12 hex digits."""
         if self.ref.is_local:
             return str(self.ref)
-        asked = self.ref.revision
-        named = asked if asked and not is_sha(asked) else self.sha[:12]
-        inner = f"/{self.ref.subfolder}" if self.ref.subfolder else ""
-        return f"{self.ref.name}@{named}{inner}"
+        revision = self.ref.revision
+        short = revision if revision and not is_sha(revision) else self.sha[:12]
+        subfolder = f"/{self.ref.subfolder}" if self.ref.subfolder else ""
+        return f"{self.ref.name}@{short}{subfolder}"
 
 
 def parse_ref(text: str) -> ModelRef:
-    """Read `owner/name[@revision]`, `hf://owner/name[@revision][/folder]`, a Hub page's address,
-    or a local folder.
+    """Parse `owner/name[@revision]`, `hf://owner/name[@revision][/folder]`, the URL of a page on
+    the Hub, or a local folder.
 
-    Anything that starts with `.`, `/` or `~`, and any folder that exists, is local. Raises
-    UsageError for whatever cannot be a name.
+    A text that starts with `.`, `/` or `~`, or that is an existing folder, is local. Raises
+    UsageError for an invalid name.
     """
-    _refuse_unprintable(text, "reference")
+    _check_printable(text, "reference")
     if text.startswith("hf://"):
         return _parse_uri(text.removeprefix("hf://"), text)
     if text.startswith(("https://", "http://")):
@@ -102,7 +102,7 @@ def parse_ref(text: str) -> ModelRef:
 def _parse_uri(rest: str, text: str) -> ModelRef:
     parts = rest.removeprefix("models/").split("/", 2)
     if len(parts) < 2:
-        raise UsageError(f"{text!r} names no repository.", "Write hf://owner/name@step64.")
+        raise UsageError(f"{text!r} does not name a repository.", "Write hf://owner/name@step64.")
     name, at, revision = parts[1].partition("@")
     subfolder = unquote(parts[2]) if len(parts) == 3 else None
     return _hub_ref(f"{parts[0]}/{name}", unquote(revision) if at else None, subfolder, text)
@@ -128,15 +128,15 @@ def _hub_ref(repo_id: str, revision: str | None, subfolder: str | None, text: st
 
 
 def check_repo_id(text: str) -> str:
-    """Return `owner/name` if it is one, else raise UsageError with a sentence."""
-    _refuse_unprintable(text, "repository")
+    """Return a valid `owner/name`, else raise UsageError."""
+    _check_printable(text, "repository")
     parts = text.split("/")
     if len(text) > 96:
         raise UsageError(
             f"A repository id of {len(text)} characters is too long: the Hub takes 96."
         )
-    sound = len(parts) == 2 and all(_NAME.fullmatch(part) for part in parts)
-    if not sound or "--" in text or ".." in text or text.endswith(".git"):
+    is_valid = len(parts) == 2 and all(_NAME.fullmatch(part) for part in parts)
+    if not is_valid or "--" in text or ".." in text or text.endswith(".git"):
         raise UsageError(
             f"{printable(text)!r} is not a repository id.",
             "Write owner/name with letters, digits, '-', '_' and '.'; a local folder starts with "
@@ -147,9 +147,9 @@ def check_repo_id(text: str) -> str:
 
 def check_revision(text: str) -> str:
     """Return a tag, branch or commit name that is safe in URLs and paths, else raise UsageError."""
-    _refuse_unprintable(text, "revision")
-    broken = ".." in text or "//" in text or text.endswith(("/", ".", ".lock")) or "/." in text
-    if broken or not _REVISION.fullmatch(text):
+    _check_printable(text, "revision")
+    is_invalid = ".." in text or "//" in text or text.endswith(("/", ".", ".lock")) or "/." in text
+    if is_invalid or not _REVISION.fullmatch(text):
         raise UsageError(
             f"{printable(text)[:60]!r} is not a revision.",
             "Write a tag (step64), a branch (main) or a commit.",
@@ -159,26 +159,26 @@ def check_revision(text: str) -> str:
 
 def check_inner_path(text: str) -> str:
     """Return a relative path that stays inside its repository, else raise UsageError."""
-    _refuse_unprintable(text, "path")
+    _check_printable(text, "path")
     parts = text.split("/")
     if "\\" in text or any(part in ("", ".", "..") or part.startswith("-") for part in parts):
         raise UsageError(f"{printable(text)[:60]!r} is not a path inside a repository.")
     return text
 
 
-def check_label(text: str, what: str) -> str:
-    """Return a short plain name (of a task, of a split) that is safe in paths and HTML."""
-    _refuse_unprintable(text, what)
+def check_label(text: str, kind: str) -> str:
+    """Return a short name that is safe in paths and HTML, else raise UsageError."""
+    _check_printable(text, kind)
     if not _NAME.fullmatch(text) or ".." in text:
         raise UsageError(
-            f"{printable(text)[:60]!r} cannot name a {what}.",
+            f"{printable(text)[:60]!r} cannot name a {kind}.",
             "Use letters, digits, '-', '_' and '.', at most 96 of them.",
         )
     return text
 
 
 def is_sha(text: str) -> bool:
-    """Whether text is a whole commit SHA."""
+    """Whether text is a full commit SHA, 40 hex digits."""
     return _SHA.fullmatch(text) is not None
 
 
@@ -188,41 +188,41 @@ def step_tag(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step a tag, branch or folder speaks of ("step64", "global_step0064", "checkpoint-64")."""
-    found = _step_in(name)
-    return int(found[1]) if found else None
+    """The step in a name such as "step64", "global_step0064" or "checkpoint-64"."""
+    match = _match_step(name)
+    return int(match[1]) if match else None
 
 
 def series_of(name: str) -> str:
-    """What a name says beside its step: "stage2-ingredient3" of stage2-ingredient3-step9-tokens5B.
+    """A name without its step: "stage2-ingredient3" for stage2-ingredient3-step9-tokens5B.
 
     Equal steps of different series are different models.
     """
-    found = _step_in(name)
-    said = f"{name[: found.start()]}-{name[found.end() :]}" if found else name
-    return _TOKENS.sub("", said).strip("-_/")
+    match = _match_step(name)
+    rest = f"{name[: match.start()]}-{name[match.end() :]}" if match else name
+    return _TOKENS.sub("", rest).strip("-_/")
 
 
 def ordinal_of(name: str) -> int | None:
-    """The number in names that count checkpoints, not steps ("ckpt_356"), None in all others."""
-    found = None if _step_in(name) else _ORDINAL.search(name)
-    return int(found[1]) if found else None
+    """The number in a name that counts checkpoints, not steps ("ckpt_356"), None in all others."""
+    match = None if _match_step(name) else _ORDINAL.search(name)
+    return int(match[1]) if match else None
 
 
-def _step_in(name: str) -> re.Match[str] | None:
+def _match_step(name: str) -> re.Match[str] | None:
     return _FOLDER_STEP.search(name) or _STEP.search(name)
 
 
 def printable(text: str) -> str:
-    """Text with control and direction characters escaped, so that it cannot speak to a terminal."""
+    """Text with control and direction characters escaped, so that it is safe to print."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _refuse_unprintable(text: str, what: str) -> None:
+def _check_printable(text: str, kind: str) -> None:
     if not text or not text.isprintable():
         raise UsageError(
-            f"{printable(text)[:60]!r} cannot name a {what}: it is empty or has "
+            f"{printable(text)[:60]!r} cannot name a {kind}: it is empty or has "
             "characters that do not print."
         )
     if len(text) > 4096:
-        raise UsageError(f"A {what} of {len(text)} characters is too long.")
+        raise UsageError(f"A {kind} of {len(text)} characters is too long.")

@@ -1,7 +1,7 @@
-"""What a recipe found: charts, tables and claims, with the rows they were made from, as one JSON.
+"""results.json of a recipe: charts, tables and claims, with the rows they were made from.
 
-Light, so that a report can be told of it on any machine. Accuracies and shares are fractions of 1;
-what they are shown as is said by their unit.
+Imports nothing heavy, so that a report can be rendered on any machine. Accuracies and shares are
+fractions of 1; their unit decides how they are shown.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hubmerge.durable import write_whole
+from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError
 from hubmerge.specs.recipe import Quantity
 
 FORMAT: Literal[1] = 1
-NAME = "results.json"
+RESULTS_JSON = "results.json"
 Verdict = Literal["reproduced", "partly", "not"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seeds = Mapping[str, Number]  # seed -> value
 
 
 @dataclass(frozen=True)
-class Point:
-    """One place of a series: its value for each seed; `note` says with what it was reached."""
+class ChartPoint:
+    """One point of a series: its value for each seed; `note` names the settings behind it."""
 
     x: Number | str
     values: Seeds
@@ -48,13 +48,13 @@ class Series:
     """A line or a row of bars; series of one `group` (such as "LoRA, rank 8") belong together."""
 
     name: str
-    points: tuple[Point, ...]
+    points: tuple[ChartPoint, ...]
     group: str = ""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says, and how it is spaced."""
+    """The label, unit and scale of an axis."""
 
     label: str
     unit: Quantity = "number"
@@ -63,7 +63,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture."""
+    """One chart: its axes and series."""
 
     name: str
     title: str
@@ -75,7 +75,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Cell:
-    """A measured number of a table: one value a seed."""
+    """A measured number in a table: one value per seed."""
 
     values: tuple[Number, ...]
     unit: Quantity = "percent"
@@ -83,7 +83,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as people read them; a cell is words or a measured number."""
+    """A table for readers; a cell is text or a measured number."""
 
     name: str
     title: str
@@ -93,12 +93,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper held to what was measured.
+    """A claim of the paper, compared with measurements.
 
-    `values` are one a seed. The verdict is `reproduced` where their mean is on the claimed side of
-    `threshold` by two standard errors or more, `partly` where it is on that side by less, else
-    `not`. A single seed is judged by `noise`, a standard error over examples, and is never more
-    than `partly` where that is not known.
+    `values` are one per seed. The verdict is `reproduced` if their mean exceeds `threshold` by two
+    standard errors or more, `partly` if it exceeds it by less, else `not`. With a single seed the
+    standard error is `noise`, computed over examples; if that is not known the verdict is `partly`
+    at best.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """Where in the paper it is, and what the paper says there."""
+    """Where in the paper the result is, and what the paper states there."""
 
     where: str
     says: str
@@ -129,9 +129,9 @@ class Paper:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made the results: `code` is the digest of the measuring code; seconds are of all units.
+    """How the results were made: `code` is the digest of the measuring code.
 
-    `units` counts them by kind.
+    `units` counts the units of work by kind, `seconds` is the time of all of them.
     """
 
     hubmerge: str
@@ -144,7 +144,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that is known of one recipe at one profile."""
+    """All results of one recipe at one profile."""
 
     recipe: str
     profile: str
@@ -163,57 +163,57 @@ class Results:
 
 
 def write_results(folder: Path, results: Results) -> Path:
-    """Write results.json whole; its keys are sorted, so the same results are the same bytes."""
+    """Write results.json atomically; its keys are sorted, so equal results give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = json.dumps(
+    text = json.dumps(
         asdict(results), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
     )
-    write_whole(folder / NAME, f"{said}\n".encode(), mode=0o644)
-    return folder / NAME
+    write_atomic(folder / RESULTS_JSON, f"{text}\n".encode(), mode=0o644)
+    return folder / RESULTS_JSON
 
 
 def read_results(path: Path) -> Results:
-    """Read results.json, or the one in a folder; raises DataError for what is none."""
-    file = path / NAME if path.is_dir() else path
+    """Read a results.json, or the one in a folder; raises DataError if it is missing or invalid."""
+    file = path / RESULTS_JSON if path.is_dir() else path
     try:
         return TypeAdapter(Results).validate_json(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}.", "Run the recipe first.") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        key = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{file} holds no results of a recipe: {place}: {first['msg']}.",
+            f"{file} does not hold the results of a recipe: {key}: {first['msg']}.",
             "Give the results.json that `hubmerge run` wrote.",
         ) from error
 
 
 def verdict_of(values: Sequence[float], threshold: float = 0.0, noise: float = 0.0) -> Verdict:
-    """What a claim that the values are above a threshold comes to; see Claim."""
-    beyond, error = mean(values) - threshold, stderr(values) or noise
-    if not beyond > 0:  # nor is what is no number
+    """The verdict on the claim that the values are above a threshold; see Claim."""
+    excess, error = mean(values) - threshold, stderr(values) or noise
+    if not excess > 0:  # also for NaN
         return "not"
     if len(values) < 2 and not error:
         return "partly"
-    return "reproduced" if beyond >= 2 * error else "partly"
+    return "reproduced" if excess >= 2 * error else "partly"
 
 
-def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """`reproduced` if all claims are, `not` if none is in any part, else `partly`."""
+def overall_verdict(verdicts: Sequence[Verdict]) -> Verdict:
+    """`reproduced` if all claims are, `not` if all are `not`, else `partly`."""
     if all(verdict == "reproduced" for verdict in verdicts):
         return "reproduced"
     return "not" if all(verdict == "not" for verdict in verdicts) else "partly"
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; NaN of nothing."""
+    """The mean; NaN for no values."""
     return math.fsum(values) / len(values) if values else math.nan
 
 
 def stderr(values: Sequence[float]) -> float:
-    """The standard error of the mean over seeds; 0 for a single one, of which nothing is known."""
+    """The standard error of the mean over seeds; 0 for a single seed, where it is not known."""
     if len(values) < 2:
         return 0.0
-    middle = mean(values)
-    variance = math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1)
+    average = mean(values)
+    variance = math.fsum((value - average) ** 2 for value in values) / (len(values) - 1)
     return math.sqrt(variance / len(values))

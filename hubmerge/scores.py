@@ -1,4 +1,4 @@
-"""Scores, the upcycling score made of them, and the append-only log that keeps them."""
+"""Scores, their mean (the upcycling score), and the append-only log of scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hubmerge.durable import append_lines
 class Score:
     """One measured number: `value` in [0, 1] over `count` examples, binomial standard error.
 
-    `model` is the digest of the model's files, `task` has the digest of its definition behind an @,
+    `model` is the digest of the model's files, `task` is an id: name@digest of its definition.
     `recipe` identifies a merge before it is made, and `data` is a Hub data set and its commit, as
     owner/name@sha.
     """
@@ -39,74 +39,74 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Upcycling:
-    """The upcycling score: the raw, un-normalised mean accuracy over tasks, with standard error."""
+class UpcyclingScore:
+    """The raw mean accuracy over tasks, not normalised, with its standard error."""
 
     value: float
     stderr: float
     tasks: int
 
 
-def upcycling(scores: Sequence[Score]) -> Upcycling | None:
-    """Mean over tasks; its standard error is sqrt(sum of squared standard errors) / T.
+def upcycling(scores: Sequence[Score]) -> UpcyclingScore | None:
+    """The mean over T tasks; its standard error is sqrt(sum of squared standard errors) / T.
 
-    None for no scores, and for scores of different metrics, which have no mean. Raw on purpose:
-    arXiv 2506.14126, appendix A, tells why dividing by the experts' own accuracy misleads when the
-    experts themselves change.
+    None for no scores, and for scores of different metrics, which have no mean. It is not divided
+    by the accuracy of the experts, which misleads when the experts change (arXiv 2506.14126,
+    appendix A).
     """
     if len({score.metric for score in scores}) != 1:
         return None
     tasks = len(scores)
     value = math.fsum(score.value for score in scores) / tasks
     stderr = math.sqrt(math.fsum(score.stderr**2 for score in scores)) / tasks
-    return Upcycling(value, stderr, tasks)
+    return UpcyclingScore(value, stderr, tasks)
 
 
 def by_task(scores: Iterable[Score], known: Collection[str | None]) -> dict[str, Score]:
-    """Task id -> score; each of the `known` ids for itself, of all others the newest of a name.
+    """Task id -> score: one for each of the `known` ids, and the newest of each other task name.
 
-    Two known tasks may share a name. An id that is not known may be another version of a task, so
-    it counts only where no known one of its name was measured.
+    Two known tasks may share a name. Another id may be another version of a task, so it counts only
+    if no known id with its name has a score.
     """
     newest = {score.task: score for score in scores}
-    own = {task: score for task, score in newest.items() if task in known}
-    taken = {score.task_name for score in own.values()}
-    others = {s.task_name: s for s in newest.values() if s.task_name not in taken}
-    return own | {score.task: score for score in others.values()}
+    scored = {task: score for task, score in newest.items() if task in known}
+    names = {score.task_name for score in scored.values()}
+    others = {s.task_name: s for s in newest.values() if s.task_name not in names}
+    return scored | {score.task: score for score in others.values()}
 
 
-def shown_names(tasks: Iterable[str]) -> dict[str, str]:
-    """Task id -> its name, or the whole id where another of these tasks has the same name."""
+def display_names(tasks: Iterable[str]) -> dict[str, str]:
+    """Task id -> its name, or the full id if another of these tasks has the same name."""
     names = {task: task.partition("@")[0] for task in tasks}
-    seen = Counter(names.values())
-    return {task: name if seen[name] == 1 else task for task, name in names.items()}
+    counts = Counter(names.values())
+    return {task: name if counts[name] == 1 else task for task, name in names.items()}
 
 
 class ScoreLog:
-    """Scores in a JSON Lines file that only grows; the last line for a key counts."""
+    """An append-only JSON Lines file of scores; the last line for a key counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, scores: Iterable[Score]) -> None:
-        """Add scores; whole lines reach the disk before this returns, also beside other writers."""
+        """Append scores; they are on disk before this returns. Other processes may append too."""
         lines = "".join(json.dumps(dataclasses.asdict(s), sort_keys=True) + "\n" for s in scores)
         append_lines(self.path, lines)
 
     def read(self) -> list[Score]:
-        """Every score that is whole, the newest for each model, task and split, newest last."""
+        """The newest score for each model, task and split, newest last; skips broken lines."""
         if not self.path.is_file():
             return []
         newest: dict[tuple[str, str, str], Score] = {}
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if score := _parsed(line):
+            if score := _parse_line(line):
                 key = (score.model, score.task, score.split)
                 newest.pop(key, None)
                 newest[key] = score
         return list(newest.values())
 
 
-def _parsed(line: str) -> Score | None:
+def _parse_line(line: str) -> Score | None:
     try:
         return Score(**json.loads(line))
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Trials: merges measured on validation and never written, and the log that keeps them."""
+"""Trials: merges that were evaluated in memory on validation, and the append-only log of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from hubmerge.durable import append_lines
 
-ALONE = "alone"  # the method that a single expert is logged under
-CHOSEN_ON = "validation"  # the split that choices are made on; no other has a say
+SINGLE_EXPERT = "alone"  # the method of a trial of one expert
+SELECTION_SPLIT = "validation"  # the only split that a selection uses
 
 
 @dataclass(frozen=True)
 class Part:
-    """An expert's part in a trial: the commit it is pinned to, and how its task vector went in."""
+    """An expert in a trial: the commit it is pinned to, and how its task vector is used."""
 
     sha: str
     weight: float = 1.0
@@ -29,24 +29,24 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What a trial got right on one task: one bit a row, in an order fixed for the task.
+class RowResults:
+    """The correct rows of a trial on one task: one bit per row, in an order fixed for the task.
 
-    `of` is how many rows the split has; fewer `bits` are measured when a trial was given up early.
+    `of` is the number of rows in the split; there are fewer `bits` if the trial was stopped early.
     """
 
     bits: str
     of: int
 
     @property
-    def right(self) -> tuple[bool, ...]:
-        """Row by row."""
+    def correct(self) -> tuple[bool, ...]:
+        """Row by row, whether the prediction is correct."""
         return tuple(bit == "1" for bit in self.bits)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One merge, by its recipe, and the rows it got right of each task (by task id)."""
+    """One merge, identified by its recipe, and its results on each task (by task id)."""
 
     recipe: str
     base: str
@@ -54,26 +54,28 @@ class Trial:
     method: str
     params: Mapping[str, Any]
     split: str
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, RowResults]
 
     @property
     def key(self) -> tuple[str, str, tuple[tuple[str, int], ...]]:
-        """What two trials share exactly if they are about one merge and the same rows."""
-        asked = sorted((task, rows.of) for task, rows in self.rows.items())
-        return self.recipe, self.split, tuple(asked)
+        """Equal for two trials exactly if they are of the same merge on the same rows."""
+        counts = sorted((task, rows.of) for task, rows in self.rows.items())
+        return self.recipe, self.split, tuple(counts)
 
-    def first(self, counts: Mapping[str, int]) -> Trial:
-        """The same as if only so many rows of each task had been measured."""
-        rows = {task: Rows(one.bits[: counts[task]], one.of) for task, one in self.rows.items()}
-        return dataclasses.replace(self, rows=rows)
+    def truncate(self, counts: Mapping[str, int]) -> Trial:
+        """A copy with only the first rows of each task, as many as `counts` gives."""
+        results = {
+            task: RowResults(rows.bits[: counts[task]], rows.of) for task, rows in self.rows.items()
+        }
+        return dataclasses.replace(self, rows=results)
 
     @property
-    def measured(self) -> int:
-        """How many rows were measured, over all tasks."""
+    def rows_measured(self) -> int:
+        """The number of rows measured, over all tasks."""
         return sum(len(rows.bits) for rows in self.rows.values())
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every row of every task was measured."""
         return all(len(rows.bits) == rows.of for rows in self.rows.values())
 
@@ -96,41 +98,42 @@ class Trial:
 
 
 class TrialLog:
-    """Trials in a JSON Lines file that only grows; of a merge, the line with the most rows counts.
+    """An append-only JSON Lines file of trials; the line with the most rows of a merge counts.
 
-    Rows have one order, so a shorter line says nothing that a longer one does not.
+    Rows have a fixed order, so a longer line contains all that a shorter one does.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, trials: Iterable[Trial]) -> None:
-        """Add trials; they are on disk before this returns."""
+        """Append trials; they are on disk before this returns."""
         lines = (json.dumps(dataclasses.asdict(t), sort_keys=True) + "\n" for t in trials)
         append_lines(self.path, "".join(lines))
 
     def read(self) -> list[Trial]:
-        """Every merge in it, once for each set of rows that it was asked."""
+        """The trials, one for each merge and set of rows; skips broken lines."""
         if not self.path.is_file():
             return []
-        known: dict[object, Trial] = {}
+        trials: dict[object, Trial] = {}
         with self.path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                trial = _parsed(line)
+                trial = _parse_line(line)
                 if trial is None:
                     continue
-                if trial.key not in known or trial.measured >= known[trial.key].measured:
-                    known[trial.key] = trial
-        return list(known.values())
+                longest = trials.get(trial.key)
+                if longest is None or trial.rows_measured >= longest.rows_measured:
+                    trials[trial.key] = trial
+        return list(trials.values())
 
 
-def _parsed(line: str) -> Trial | None:
+def _parse_line(line: str) -> Trial | None:
     try:
         trial = TypeAdapter(Trial).validate_json(line, strict=True)
     except ValidationError:
         return None
-    return trial if all(_is_sound(rows) for rows in trial.rows.values()) else None
+    return trial if all(_is_valid(rows) for rows in trial.rows.values()) else None
 
 
-def _is_sound(rows: Rows) -> bool:
+def _is_valid(rows: RowResults) -> bool:
     return set(rows.bits) <= {"0", "1"} and len(rows.bits) <= rows.of

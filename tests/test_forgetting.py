@@ -1,4 +1,4 @@
-"""forgotten.json: the same bytes again, and whatever is wrong with it at once."""
+"""forgotten.json: writing and reading, and rejecting invalid ones."""
 
 from __future__ import annotations
 
@@ -10,49 +10,55 @@ from typing import Any
 import pytest
 
 from hubmerge.errors import IntegrityError
-from hubmerge.forgetting import NAME, Forgetting, forgetting_beside, parse_forgetting
-from tests.cards.forgettings import MODEL, cats, forgetting
+from hubmerge.forgetting import FORGOTTEN_JSON, Forgetting, parse_forgetting, read_forgetting
+from tests.cards.forgetting_builders import MODEL, cats_forgetting, forgetting
 
 
-def said(**changed: Any) -> bytes:
+def forgetting_bytes(**changed: Any) -> bytes:
     return json.dumps({**json.loads(forgetting().to_bytes()), **changed}).encode()
 
 
-def one(**changed: Any) -> dict[str, Any]:
-    return {"experts": [{**dataclasses.asdict(cats()), **changed}]}
+def change_expert(**changed: Any) -> dict[str, Any]:
+    return {"experts": [{**dataclasses.asdict(cats_forgetting()), **changed}]}
 
 
-def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
-    once = forgetting().to_bytes()
-    assert parse_forgetting(once, "here", MODEL) == forgetting()
-    assert forgetting_beside(tmp_path, MODEL) is None
-    (tmp_path / NAME).write_bytes(once)
-    assert forgetting_beside(tmp_path, MODEL) == forgetting()
+def test_a_forgetting_is_read_as_it_was_written(tmp_path: Path) -> None:
+    data = forgetting().to_bytes()
+    assert parse_forgetting(data, "here", MODEL) == forgetting()
+    assert read_forgetting(tmp_path, MODEL) is None
+    (tmp_path / FORGOTTEN_JSON).write_bytes(data)
+    assert read_forgetting(tmp_path, MODEL) == forgetting()
 
 
-def test_keys_of_a_later_version_are_passed_over() -> None:
-    assert isinstance(parse_forgetting(said(later=1), "here", MODEL), Forgetting)
+def test_unknown_keys_are_ignored() -> None:
+    assert isinstance(parse_forgetting(forgetting_bytes(later=1), "here", MODEL), Forgetting)
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"model": "b" * 64}, "is about another model \\(bbbbbbbbbbbb, this is "),
         ({"format": 2}, "format 2"),
-        ({"experts": []}, "tells of 0 experts"),
-        (one(bins={"counts": [1], "known": [1, 2]}), "has 1 and 2 bins"),
-        (one(bins={"counts": [2], "known": [1]}), "forgot more than it knew"),
-        (one(before=1.5), "experts.0.before"),
-        (one(expert="a\u202eb"), "is no name"),
-        (one(classes=[{"name": "x" * 301, "known": 1, "forgotten": 0}]), "is no name"),
+        ({"experts": []}, "has 0 experts"),
+        (change_expert(bins={"counts": [1], "known": [1, 2]}), "has 1 and 2 bins"),
+        (
+            change_expert(bins={"counts": [2], "known": [1]}),
+            "has more forgotten rows than known ones",
+        ),
+        (change_expert(before=1.5), "experts.0.before"),
+        (change_expert(expert="a\u202eb"), "is not a valid name"),
+        (
+            change_expert(classes=[{"name": "x" * 301, "known": 1, "forgotten": 0}]),
+            "is not a valid name",
+        ),
     ],
 )
-def test_what_is_wrong_is_said(changed: dict[str, Any], words: str) -> None:
-    with pytest.raises(IntegrityError, match=words):
-        parse_forgetting(said(**changed), "here", MODEL)
+def test_an_invalid_forgetting_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(IntegrityError, match=message):
+        parse_forgetting(forgetting_bytes(**changed), "here", MODEL)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"[]", b"1" * 16_000_001])
-def test_what_is_no_such_file_is_refused(data: bytes) -> None:
+def test_malformed_data_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError, match=r"^here "):
         parse_forgetting(data, "here", MODEL)

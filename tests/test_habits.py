@@ -1,4 +1,4 @@
-"""The habits of the repository itself: what CI runs, what is packaged, what is written down."""
+"""The repository itself: workflows of CI, the package, the changelog, decision records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-NAMED = {
+REQUIRED_PACKAGES = {
     *("huggingface_hub", "transformers", "peft", "accelerate", "datasets", "evaluate"),
     *("safetensors", "open_clip_torch", "typer", "rich"),
 }
@@ -29,75 +29,75 @@ SCHEMAS = [
     ("vendor.citation-file-format", ROOT / "CITATION.cff"),
 ]
 
-# Folders of somebody's machine; /home/me stands for anybody's. And tokens, but for the pattern.
+# Paths of a real machine (/home/me is the example in texts), and tokens of the Hub.
 MACHINE = re.compile(rb"(?<![\w.-])/(?:home/(?!me\b)|Users/(?!me\b)|root/|wor[k]/)\w")
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
 
-def steps(workflow: Path) -> Iterator[dict[str, Any]]:
+def workflow_steps(workflow: Path) -> Iterator[dict[str, Any]]:
     for job in yaml.safe_load(workflow.read_text())["jobs"].values():
         yield from job["steps"]
 
 
-def made(text: str) -> set[str]:
-    """The targets of every `make ...` in a text."""
+def make_targets(text: str) -> set[str]:
+    """The targets of all `make ...` commands in a text."""
     return set(re.findall(r"(?:^|[`\s])make ([a-z][a-z-]*)", text))
 
 
-def tracked() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
-    if listed.returncode:
+def tracked_files() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listing.returncode:
         pytest.skip("not a git checkout")
-    files = (ROOT / name for name in listed.stdout.decode().split("\0") if name)
+    files = (ROOT / name for name in listing.stdout.decode().split("\0") if name)
     return [file for file in files if file.is_file()]
 
 
 @pytest.mark.parametrize(("schema", "file"), SCHEMAS, ids=lambda part: getattr(part, "name", part))
-def test_files_for_others_have_their_schema(schema: str, file: Path) -> None:
-    # The schemas come with the package: nothing is fetched.
+def test_workflows_and_citation_follow_their_schemas(schema: str, file: Path) -> None:
+    # The schemas are part of the package: no network is needed.
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(file)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_actions_are_pinned_and_may_only_read(file: Path) -> None:
-    used = [step["uses"] for step in steps(file) if "uses" in step]
+def test_actions_are_pinned_and_have_read_permission_only(file: Path) -> None:
+    used = [step["uses"] for step in workflow_steps(file) if "uses" in step]
     assert used
     assert [use for use in used if not re.fullmatch(r"[\w-]+/[\w./-]+@[0-9a-f]{40}", use)] == []
     lines = [line for line in file.read_text().splitlines() if "uses:" in line]
     assert [line for line in lines if not re.search(r" # v\d+\.\d+\.\d+$", line)] == []
     workflow = yaml.safe_load(file.read_text())
     assert workflow["permissions"] == {"contents": "read"}
-    # A job that publishes proves who it is, and is trusted for that: it holds no token.
+    # A job that publishes has an id-token (trusted publishing), and no stored token.
     granted = [job["permissions"] for job in workflow["jobs"].values() if "permissions" in job]
     assert granted in ([], [{"contents": "read", "id-token": "write"}])
 
 
-def test_one_action_has_one_version() -> None:
-    used = {step["uses"] for file in WORKFLOWS for step in steps(file) if "uses" in step}
+def test_each_action_has_one_version() -> None:
+    used = {step["uses"] for file in WORKFLOWS for step in workflow_steps(file) if "uses" in step}
     assert len({use.partition("@")[0] for use in used}) == len(used)
 
 
-def test_every_make_target_that_is_named_exists() -> None:
+def test_every_make_target_in_texts_exists() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    commands = [step.get("run", "") for file in WORKFLOWS for step in steps(file)]
+    commands = [step.get("run", "") for file in WORKFLOWS for step in workflow_steps(file)]
     pages = [(ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", ".ci/run")]
-    named = made("\n".join(commands))
-    assert {"check", "test", "demo"} <= named
-    assert named | made("\n".join(pages)) <= targets
+    used = make_targets("\n".join(commands))
+    assert {"check", "test", "demo"} <= used
+    assert used | make_targets("\n".join(pages)) <= targets
 
 
-def test_hooks_need_no_network() -> None:
+def test_hooks_run_without_a_network() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
     assert {hook["language"] for hook in config["repos"][0]["hooks"]} == {"system"}
 
 
-def test_the_package_is_what_it_says() -> None:
+def test_package_metadata() -> None:
     project = PYPROJECT["project"]
     names = {re.split(r"[^\w-]", line, maxsplit=1)[0] for line in project["dependencies"]}
-    assert names >= NAMED
+    assert names >= REQUIRED_PACKAGES
     assert project["scripts"] == {
         "hubmerge": "hubmerge.cli:main",
         "hf-hubmerge": "hubmerge.cli:main",
@@ -106,17 +106,17 @@ def test_the_package_is_what_it_says() -> None:
     assert (ROOT / "hubmerge" / "py.typed").is_file()
 
 
-def test_nothing_tells_of_a_machine_or_holds_a_token() -> None:
-    found = [
+def test_no_file_has_a_machine_path_or_a_token() -> None:
+    matches = [
         (str(file.relative_to(ROOT)), match[0])
-        for file in tracked()
+        for file in tracked_files()
         for pattern in (MACHINE, TOKEN)
         if (match := pattern.search(file.read_bytes()))
     ]
-    assert found == []
+    assert matches == []
 
 
-def test_every_version_is_told() -> None:
+def test_the_version_is_in_changelog_and_citation() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     entry = re.search(
         rf"^## \[{re.escape(hubmerge.__version__)}\] - (.+)$", changelog, re.MULTILINE
@@ -128,7 +128,7 @@ def test_every_version_is_told() -> None:
 
 
 @pytest.mark.parametrize("file", DECISIONS, ids=lambda file: file.stem)
-def test_a_decision_says_why_and_what_follows(file: Path) -> None:
+def test_a_decision_record_has_its_sections_and_number(file: Path) -> None:
     text = file.read_text()
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert headings == ["Status", "Context", "Decision", "Consequences"]

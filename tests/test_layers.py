@@ -1,4 +1,4 @@
-"""The floors of the architecture: a file imports only from floors below its own."""
+"""The layers of the architecture: a file imports only from layers below its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
-FLOORS = [
+LAYERS = [
     {"errors", "durable", "progress", "kinds", "front_matter"},
     {"refs", "specs", "server"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"reproduce"},
     {"cli"},
 ]
-# A file may also use its own room, and refs is the alphabet specs is written in.
+# A file may also import from its own package, and specs may import refs.
 SIDEWAYS = {("specs", "refs")}
 LIGHT = (
     "errors",
@@ -53,71 +53,71 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def floor(name: str) -> int:
-    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+def layer_of(name: str) -> int:
+    return next(number for number, packages in enumerate(LAYERS) if name in packages)
 
 
 def imported(path: Path, everywhere: bool = True) -> set[str]:
-    """Modules a file imports; with everywhere=False only those at its top, met at import time."""
+    """The modules that a file imports; with everywhere=False only those at its top level."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = ast.walk(tree) if everywhere else iter(tree.body)
-    found = set()
+    names = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def rooms_used(path: Path) -> set[str]:
+def packages_used(path: Path) -> set[str]:
     inner = {name.split(".")[1] for name in imported(path) if name.startswith("hubmerge.")}
-    return inner & {name for rooms in FLOORS for name in rooms}
+    return inner & {name for packages in LAYERS for name in packages}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_downward(path: Path) -> None:
-    mine = room(path)
-    if mine.startswith("__"):
+    own = package_of(path)
+    if own.startswith("__"):
         return
     above = {
         other
-        for other in rooms_used(path) - {mine}
-        if floor(other) >= floor(mine) and (mine, other) not in SIDEWAYS
+        for other in packages_used(path) - {own}
+        if layer_of(other) >= layer_of(own) and (own, other) not in SIDEWAYS
     }
-    assert not above, f"{mine} imports from its own floor or above: {above}"
+    assert not above, f"{own} imports from its own layer or above: {above}"
 
 
-def test_every_file_has_a_floor() -> None:
-    rooms = {room(path) for path in FILES if not room(path).startswith("__")}
-    assert rooms == {name for rooms in FLOORS for name in rooms}
+def test_every_file_has_a_layer() -> None:
+    packages = {package_of(path) for path in FILES if not package_of(path).startswith("__")}
+    assert packages == {name for packages in LAYERS for name in packages}
 
 
-def users(module: str) -> set[str]:
+def packages_importing(module: str) -> set[str]:
     return {
-        room(path)
+        package_of(path)
         for path in FILES
         if any(name == module or name.startswith(f"{module}.") for name in imported(path))
     }
 
 
 def test_only_hub_imports_huggingface_hub() -> None:
-    assert users("huggingface_hub") == {"hub"}
+    assert packages_importing("huggingface_hub") == {"hub"}
 
 
 def test_only_the_command_line_and_hub_read_the_environment() -> None:
     reads = re.compile(r"os\.environ|getenv")
-    readers = {room(path) for path in FILES if reads.search(path.read_text(encoding="utf-8"))}
+    readers = {package_of(path) for path in FILES if reads.search(path.read_text(encoding="utf-8"))}
     assert readers <= {"cli", "hub"}
 
 
 MATHS = ("methods", "ties", "trim", "deltas", "params", "softening")
-# Nothing here can open a file or a connection, or tell one file from another.
+# None of these can open a file or a connection.
 MAY_IMPORT = {
     "__future__",
     "collections.abc",
@@ -139,27 +139,27 @@ MAY_IMPORT = {
     PACKAGE / "weights" / "dtypes.py",
     PACKAGE / "weights" / "array_blocks.py",
 ], ids=lambda path: path.stem)  # fmt: skip
-def test_a_merge_method_knows_no_files_and_no_hub(path: Path) -> None:
+def test_a_merge_method_uses_no_files_and_no_hub(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and hasattr(n.func, "id")}
     assert not calls & {"open", "exec", "eval", "__import__"}
     also = {"ml_dtypes", "hubmerge.errors"} if path.parent.name == "weights" else set()
-    assert modules(tree) <= MAY_IMPORT | also
+    assert imported_modules(tree) <= MAY_IMPORT | also
 
 
-def modules(tree: ast.Module) -> set[str]:
-    """The modules a file imports or imports from, without the names it takes out of them."""
-    found = {n.module or "." for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+def imported_modules(tree: ast.Module) -> set[str]:
+    """The modules that a file imports or imports from, without the imported names."""
+    sources = {n.module or "." for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     plain = [n for n in ast.walk(tree) if isinstance(n, ast.Import)]
-    return found | {alias.name for node in plain for alias in node.names}
+    return sources | {alias.name for node in plain for alias in node.names}
 
 
 @pytest.mark.parametrize("name", LIGHT)
-def test_the_light_rooms_import_nothing_heavy_at_their_top(name: str) -> None:
+def test_light_packages_import_nothing_heavy_at_the_top_level(name: str) -> None:
     for path in FILES:
-        if room(path) == name:
-            tops = {module.split(".")[0] for module in imported(path, everywhere=False)}
-            assert not tops & HEAVY, path
+        if package_of(path) == name:
+            top_level = {module.split(".")[0] for module in imported(path, everywhere=False)}
+            assert not top_level & HEAVY, path
 
 
 def test_nothing_unpickles_or_trusts_remote_code() -> None:
@@ -168,7 +168,7 @@ def test_nothing_unpickles_or_trusts_remote_code() -> None:
             node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
         ]
         for call in calls:
-            trusts = [k.value for k in call.keywords if k.arg == "trust_remote_code"]
-            assert all(isinstance(v, ast.Constant) and v.value is False for v in trusts), path
+            values = [k.value for k in call.keywords if k.arg == "trust_remote_code"]
+            assert all(isinstance(v, ast.Constant) and v.value is False for v in values), path
         assert not imported(path) & {"pickle", "dill", "joblib", "marshal", "shelve"}, path
         assert "torch.load(" not in path.read_text()

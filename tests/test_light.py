@@ -1,4 +1,4 @@
-"""Light commands answer at once: what they import is measured in a process of its own."""
+"""Light commands must not import heavy packages: each runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.manifest import NAME, Manifest, Source
+from hubmerge.manifest import MANIFEST_JSON, Manifest, Source
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate")
 PROGRAM = """
@@ -48,23 +48,21 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules], "CODE", code
     ids=" ".join,
 )  # fmt: skip
 def test_a_light_command_imports_nothing_heavy(words: list[str]) -> None:
-    answer = run(words)
-    assert "HEAVY [] CODE" in answer, answer
+    output = run_command(words)
+    assert "HEAVY [] CODE" in output, output
 
 
-def test_telling_a_card_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_rendering_a_card_imports_nothing_heavy(tmp_path: Path) -> None:
     base, *experts = (Source(name, name * 64, name * 64) for name in "abc")
     manifest = Manifest(kind="merge", base=base, experts=tuple(experts), method="average")
-    (tmp_path / NAME).write_bytes(manifest.with_files({}).to_bytes())
-    answer = run(["card", str(tmp_path), "--hub", "local"])
-    assert "HEAVY [] CODE 0" in answer, answer
+    (tmp_path / MANIFEST_JSON).write_bytes(manifest.with_files({}).to_bytes())
+    output = run_command(["card", str(tmp_path), "--hub", "local"])
+    assert "HEAVY [] CODE 0" in output, output
     assert (tmp_path / "README.md").is_file()
 
 
-def run(words: list[str]) -> str:
-    """What a command prints, and then whether anything heavy was imported for it."""
+def run_command(words: list[str]) -> str:
+    """What a command prints, followed by the heavy packages it imported and its exit code."""
     program = PROGRAM.format(words=words, heavy=HEAVY)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     return done.stdout + done.stderr

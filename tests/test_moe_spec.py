@@ -1,4 +1,4 @@
-"""The options of `hubmerge moerge`: the paper's by default, and every problem at once."""
+"""The options of `hubmerge moerge`: the paper's defaults, and all problems at once."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Any
 import pytest
 
 from hubmerge.errors import UsageError
-from hubmerge.specs import MoeSpec, validated
+from hubmerge.specs import MoeSpec, validate_spec
 
 
-def asked(**said: Any) -> MoeSpec:
-    return validated(MoeSpec, said, "moerge")
+def moe_spec(**fields: Any) -> MoeSpec:
+    return validate_spec(MoeSpec, fields, "moerge")
 
 
-def refusal(**said: Any) -> str:
+def refusal(**fields: Any) -> str:
     with pytest.raises(UsageError) as refused:
-        asked(**said)
+        moe_spec(**fields)
     return refused.value.message
 
 
 def test_defaults_are_the_papers() -> None:
     """arXiv 2506.14126, sections 2.3 and 3.3."""
-    spec = asked()
+    spec = moe_spec()
     assert (spec.top_k, spec.router, spec.is_signed, spec.temperature) == (2, "arrow", False, 1.0)
     assert (spec.train_steps, spec.lr, spec.schedule, spec.balance) == (4000, 1e-5, "cosine", 0)
-    assert spec.power == 0  # uniform over tasks
-    run = spec.training
+    assert spec.sampling_power == 0  # uniform over tasks
+    run = spec.train_spec
     assert (run.steps, run.push_every, run.warmup_length(4000)) == (4000, "4000", 400)
     assert (run.batch, run.weight_decay, run.precision) == (128, 0.1, "fp32")
 
 
 @pytest.mark.parametrize(
-    ("said", "signed"),
+    ("fields", "signed"),
     [
         ({}, False),
         ({"signed": True}, True),
@@ -42,12 +42,12 @@ def test_defaults_are_the_papers() -> None:
         ({"router": "centroid"}, True),
     ],
 )
-def test_arrow_alone_has_no_sign_of_its_own(said: dict[str, Any], signed: bool) -> None:
-    assert asked(**said).is_signed == signed
+def test_only_arrow_is_unsigned_by_default(fields: dict[str, Any], signed: bool) -> None:
+    assert moe_spec(**fields).is_signed == signed
 
 
 @pytest.mark.parametrize(
-    ("said", "power"),
+    ("fields", "power"),
     [
         ({"sampling": "uniform"}, 0),
         ({"sampling": "proportional"}, 1),
@@ -56,12 +56,12 @@ def test_arrow_alone_has_no_sign_of_its_own(said: dict[str, Any], signed: bool) 
         ({"sampling": "temperature", "sampling_temperature": 1}, 1),
     ],
 )
-def test_shares_of_tasks(said: dict[str, Any], power: float) -> None:
-    assert asked(**said).power == power
+def test_shares_of_tasks(fields: dict[str, Any], power: float) -> None:
+    assert moe_spec(**fields).sampling_power == power
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("fields", "sentence"),
     [
         ({"top_k": 0}, "top_k"),
         ({"train_steps": 0, "lr": 1}, "without training `lr` has no effect"),
@@ -87,27 +87,32 @@ def test_shares_of_tasks(said: dict[str, Any], power: float) -> None:
         ({"topk": 2}, "did you mean 'top_k'"),
     ],
 )
-def test_what_cannot_be_is_refused(said: dict[str, Any], sentence: str) -> None:
-    assert sentence in refusal(**said)
+def test_invalid_options_are_refused(fields: dict[str, Any], sentence: str) -> None:
+    assert sentence in refusal(**fields)
 
 
-def test_all_problems_at_once() -> None:
-    said = refusal(top_k=0, lr=-1, router="none", tasks="a")
+def test_all_problems_are_reported_together() -> None:
+    fields = refusal(top_k=0, lr=-1, router="none", tasks="a")
     for part in ("top_k", "lr", "router", "tasks"):
-        assert part in said
+        assert part in fields
 
 
-def test_what_has_no_say_makes_no_other_mixture() -> None:
-    """Spelled out or left to its default, an option says the same."""
-    assert asked(warmup=0.1).settings == asked().settings == asked(warmup_steps=400).settings
-    assert asked(signed=False).settings == asked().settings
-    two, left = asked(sampling="temperature", sampling_temperature=2), asked(sampling="temperature")
+def test_settings_do_not_depend_on_how_defaults_are_written() -> None:
+    """An option that is left out and one that is set to its default are equal."""
+    assert (
+        moe_spec(warmup=0.1).settings == moe_spec().settings == moe_spec(warmup_steps=400).settings
+    )
+    assert moe_spec(signed=False).settings == moe_spec().settings
+    two, left = (
+        moe_spec(sampling="temperature", sampling_temperature=2),
+        moe_spec(sampling="temperature"),
+    )
     assert two.settings == left.settings
-    assert asked(train_steps=0, top_k=1).settings != asked(train_steps=0).settings
-    assert asked(lr=1).settings != asked().settings
-    assert asked(balance=0.1).settings != asked().settings
+    assert moe_spec(train_steps=0, top_k=1).settings != moe_spec(train_steps=0).settings
+    assert moe_spec(lr=1).settings != moe_spec().settings
+    assert moe_spec(balance=0.1).settings != moe_spec().settings
 
 
-def test_rows_have_a_say_in_a_start_from_them_alone() -> None:
-    every, few = (asked(train_steps=0, router="centroid", max_examples=n) for n in (None, 1))
+def test_max_examples_matters_for_an_untrained_centroid_start() -> None:
+    every, few = (moe_spec(train_steps=0, router="centroid", max_examples=n) for n in (None, 1))
     assert every.settings != few.settings

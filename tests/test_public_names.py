@@ -11,7 +11,7 @@ import hubmerge
 
 
 @pytest.mark.parametrize("name", hubmerge.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_exists_and_is_documented(name: str) -> None:
     assert getattr(hubmerge, name).__doc__ or name == "METHODS"
 
 

@@ -46,14 +46,14 @@ from hubmerge.refs import (
         ("/data/model", ModelRef(path=Path("/data/model"))),
     ],
 )
-def test_a_reference_is_read(text: str, expected: ModelRef) -> None:
+def test_a_reference_is_parsed(text: str, expected: ModelRef) -> None:
     assert parse_ref(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["owner/name", "owner/name@step64", "hf://owner/name@a%2Fb/c", "/data/model", "./a/b"]
 )
-def test_a_reference_prints_what_was_parsed(text: str) -> None:
+def test_a_reference_prints_as_it_was_written(text: str) -> None:
     assert str(parse_ref(text)) == text
     assert parse_ref(str(parse_ref(text))) == parse_ref(text)
 
@@ -65,7 +65,7 @@ def test_a_folder_that_exists_is_local(tmp_path: Path, monkeypatch: pytest.Monke
     assert not parse_ref("out/other").is_local
 
 
-HOSTILE = [
+INVALID = [
     "",
     "name",
     "owner/",
@@ -94,18 +94,18 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("text", [text for text in HOSTILE if not text.startswith(("/", "."))])
-def test_a_hostile_repository_is_refused(text: str) -> None:
-    with pytest.raises(UsageError) as refusal:
+@pytest.mark.parametrize("text", [text for text in INVALID if not text.startswith(("/", "."))])
+def test_an_invalid_repository_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as error:
         check_repo_id(parse_ref(text).name)
-    assert refusal.value.message.isprintable()
-    assert len(refusal.value.message) < 500
+    assert error.value.message.isprintable()
+    assert len(error.value.message) < 500
 
 
 @pytest.mark.parametrize(
     "text", ["", "..", "a/../b", "-x", "a b", "a\x00", ".hidden", "a.lock", "a//b"]
 )
-def test_a_hostile_revision_is_refused(text: str) -> None:
+def test_an_invalid_revision_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         check_revision(text)
     with pytest.raises(UsageError):
@@ -119,20 +119,22 @@ def test_a_path_that_leaves_its_repository_is_refused(text: str) -> None:
 
 
 @given(st.text(max_size=300))
-def test_whatever_is_accepted_is_safe_as_a_path(text: str) -> None:
+def test_accepted_names_are_safe_as_paths(text: str) -> None:
     for check in (check_repo_id, check_revision, check_inner_path):
         try:
             name = check(text)
         except UsageError:
             continue
         assert name.isprintable()
-        hidden = () if check is check_inner_path else (".",)  # .gitattributes lies in every one
+        hidden = (
+            () if check is check_inner_path else (".",)
+        )  # every repository has a .gitattributes
         assert not name.startswith(("/", "-", *hidden))
         assert ".." not in name.split("/")
 
 
 @given(st.text(max_size=300))
-def test_a_label_is_one_plain_name(text: str) -> None:
+def test_a_label_has_no_special_characters(text: str) -> None:
     with suppress(UsageError):
         assert set(check_label(text, "task")).isdisjoint("/\\<>|&\"' \n")
 
@@ -192,26 +194,26 @@ def test_the_series_of_a_step(name: str, series: str) -> None:
         ("ckpt_٣", None),
     ],
 )
-def test_a_number_that_counts_checkpoints(name: str, ordinal: int | None) -> None:
+def test_the_number_of_a_checkpoint_in_a_name(name: str, ordinal: int | None) -> None:
     assert ordinal_of(name) == ordinal
 
 
 @given(st.text(max_size=100))
-def test_a_name_says_a_step_or_a_number_or_neither(name: str) -> None:
+def test_a_name_has_a_step_or_a_checkpoint_number_or_neither(name: str) -> None:
     assert step_of(name) is None or ordinal_of(name) is None
     assert len(series_of(name)) <= len(name) + 1
 
 
 @given(st.integers(min_value=0, max_value=10**11))
-def test_a_step_tag_says_its_step(step: int) -> None:
+def test_a_step_tag_contains_its_step(step: int) -> None:
     assert step_of(step_tag(step)) == step
 
 
-def test_what_cannot_be_printed_is_escaped() -> None:
+def test_unprintable_characters_are_escaped() -> None:
     assert printable("a\x1b[31mb\u202e") == "a\\x1b[31mb\\u202e"
 
 
-def test_a_label_is_short_and_says_the_folder() -> None:
+def test_a_revision_label_is_short_and_has_the_folder() -> None:
     sha = "a" * 40
     labels = {
         Revision(ModelRef("o/n", revision="step8"), sha).label,

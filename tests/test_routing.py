@@ -1,4 +1,4 @@
-"""routing.json: the same bytes again, its means by hand, and whatever is wrong with it at once."""
+"""routing.json: writing and reading, its means worked out by hand, and rejecting invalid ones."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubmerge.errors import IntegrityError
-from hubmerge.routing import NAME, Routing, parse_routing, routing_beside
-from tests.cards.mixtures import routing
+from hubmerge.routing import ROUTING_JSON, Routing, parse_routing, read_routing
+from tests.cards.moe_builders import routing
 
 
-def said(**changed: Any) -> bytes:
+def routing_bytes(**changed: Any) -> bytes:
     return json.dumps({**json.loads(routing().to_bytes()), **changed}).encode()
 
 
-def test_it_is_read_as_it_was_written() -> None:
-    once = routing().to_bytes()
-    assert parse_routing(once, "here") == routing()
-    assert parse_routing(once, "here").to_bytes() == once
+def test_a_routing_is_read_as_it_was_written() -> None:
+    data = routing().to_bytes()
+    assert parse_routing(data, "here") == routing()
+    assert parse_routing(data, "here").to_bytes() == data
 
 
 def test_shares_are_written_to_six_digits() -> None:
@@ -32,27 +32,27 @@ def test_shares_are_written_to_six_digits() -> None:
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=2, max_size=2 * 40))
-def test_rounding_never_makes_it_unreadable(weights: list[float]) -> None:
+def test_a_rounded_routing_can_be_read(weights: list[float]) -> None:
     total = math.fsum(weights)
     row = tuple(weight / total for weight in weights)
-    names = tuple(f"e{place}" for place in range(len(row)))
-    made = routing(tasks=("cats@1",), experts=names, layers=("a",), share=((row,),))
-    assert parse_routing(made.to_bytes(), "here").to_bytes() == made.to_bytes()
+    names = tuple(f"e{index}" for index in range(len(row)))
+    one_row = routing(tasks=("cats@1",), experts=names, layers=("a",), share=((row,),))
+    assert parse_routing(one_row.to_bytes(), "here").to_bytes() == one_row.to_bytes()
 
 
 def test_means_and_entropies_by_hand() -> None:
     # (0.6 + 0.7 + 0.8 + 0.9) / 4 and (0.45 + 0.5 + 0.5 + 0.55) / 4
-    assert routing().over_layers == [pytest.approx([0.75, 0.25]), pytest.approx([0.5, 0.5])]
-    sure = routing(layers=("a", "b"), share=(((1.0, 0.0), (0.5, 0.5)), ((1.0, 0.0), (1.0, 0.0))))
-    assert sure.entropies == [0.5, 0.0]
+    assert routing().mean_over_layers == [pytest.approx([0.75, 0.25]), pytest.approx([0.5, 0.5])]
+    sparse = routing(layers=("a", "b"), share=(((1.0, 0.0), (0.5, 0.5)), ((1.0, 0.0), (1.0, 0.0))))
+    assert sparse.entropies == [0.5, 0.0]
 
 
-def test_keys_of_a_later_version_are_passed_over() -> None:
-    assert parse_routing(said(later=1), "here") == routing()
+def test_unknown_keys_are_ignored() -> None:
+    assert parse_routing(routing_bytes(later=1), "here") == routing()
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"share": [[[0.5, 0.5]]]}, "not tasks x layers x experts"),
         ({"share": [[[0.5, 0.5, 0.0]] * 4] * 2}, "not tasks x layers x experts"),
@@ -60,43 +60,49 @@ def test_keys_of_a_later_version_are_passed_over() -> None:
         ({"share": [[[1.5, -0.5]] * 4] * 2}, "share.0.0.0: "),
         ({"share": [[["1", 0]] * 4] * 2}, "share.0.0.0: "),
         ({"experts": ["cats", "cats"]}, "'cats' is 2 times among its experts"),
-        ({"experts": ["cats", "a\x1b[31m"]}, r"'a\\\\x1b\[31m' is no name among its experts"),
-        ({"tasks": ["", "dogs@1"]}, "'' is no name among its tasks"),
-        ({"split": "x" * 301}, "is no name among its split"),
+        (
+            {"experts": ["cats", "a\x1b[31m"]},
+            r"'a\\\\x1b\[31m' among its experts is not a valid name",
+        ),
+        ({"tasks": ["", "dogs@1"]}, "'' among its tasks is not a valid name"),
+        ({"split": "x" * 301}, "among its split is not a valid name"),
         ({"layers": []}, "it has 0 layers"),
-        ({"experts": [f"e{n}" for n in range(257)]}, "it has 257 experts, and may have 1 to 256"),
+        (
+            {"experts": [f"e{n}" for n in range(257)]},
+            "it has 257 experts, and 1 to 256 are allowed",
+        ),
         ({"format": 2}, "it has format 2, and this hubmerge knows 1"),
         ({"cost": {}}, "cost.parameters"),
         ({"cost": None}, "cost: "),
     ],
 )
-def test_what_is_wrong_is_said(changed: dict[str, Any], words: str) -> None:
-    with pytest.raises(IntegrityError, match=words):
-        parse_routing(said(**changed), "here")
+def test_an_invalid_routing_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(IntegrityError, match=message):
+        parse_routing(routing_bytes(**changed), "here")
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"[" * 100_000, b"\xff", b"{}", b" " * 16_000_001, said().replace(b"0.6", b"NaN"),
-     said().replace(b"0.6", b"1e999")],
+    [b"", b"[]", b"[" * 100_000, b"\xff", b"{}", b" " * 16_000_001,
+     routing_bytes().replace(b"0.6", b"NaN"), routing_bytes().replace(b"0.6", b"1e999")],
 )  # fmt: skip
-def test_bytes_that_are_no_routing(data: bytes) -> None:
-    with pytest.raises(IntegrityError, match=r"here is .*no routing"):
+def test_malformed_data_is_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match=r"here is .*not a (valid )?routing\.json"):
         parse_routing(data, "here")
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_raised_at_once() -> None:
     with pytest.raises(IntegrityError, match=r"(?s)2 problems:.*among its tasks.*rows of shares"):
-        parse_routing(said(tasks=["a", "a"], share=[[[0.5, 0.4]] * 4] * 2), "here")
+        parse_routing(routing_bytes(tasks=["a", "a"], share=[[[0.5, 0.4]] * 4] * 2), "here")
 
 
 def test_the_routing_of_a_folder(tmp_path: Any) -> None:
-    assert routing_beside(tmp_path) is None
-    (tmp_path / NAME).write_bytes(routing().to_bytes())
-    assert routing_beside(tmp_path) == routing()
+    assert read_routing(tmp_path) is None
+    (tmp_path / ROUTING_JSON).write_bytes(routing().to_bytes())
+    assert read_routing(tmp_path) == routing()
 
 
-def test_it_is_a_frozen_value() -> None:
+def test_a_routing_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         routing().split = "test"  # type: ignore[misc]
     assert isinstance(routing(), Routing)

@@ -13,29 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from hubmerge.cli.evaluate import _table
+from hubmerge.cli.evaluate import _scores_table
 from hubmerge.errors import DataError
 from hubmerge.flows import report as reporting
 from hubmerge.manifest import Manifest, Source
-from hubmerge.opening.opened_model import Pinned
-from hubmerge.scores import Score, ScoreLog, by_task, shown_names, upcycling
+from hubmerge.opening.opened_model import PinnedModel
+from hubmerge.scores import Score, ScoreLog, by_task, display_names, upcycling
 
 
 def score(value: float = 0.5, task: str = "mnist@1", model: str = "m", **more: object) -> Score:
     stderr = math.sqrt(value * (1 - value) / 100)
-    said = {"label": "a/b@step1", "model": model, "task": task, "split": "test"}
+    fields = {"label": "a/b@step1", "model": model, "task": task, "split": "test"}
     return Score(
-        **{**said, "metric": "accuracy", "value": value, "count": 100, "stderr": stderr, **more}
+        **{**fields, "metric": "accuracy", "value": value, "count": 100, "stderr": stderr, **more}
     )  # type: ignore[arg-type]
 
 
 def test_the_upcycling_score_is_the_raw_mean() -> None:
     # (0.9 + 0.5) / 2 = 0.7; sqrt(0.03^2 + 0.05^2) / 2 = sqrt(0.0034) / 2 = 0.02915...
-    said = upcycling([score(0.9, "a@1"), score(0.5, "b@1")])
-    assert said is not None
-    assert said.value == pytest.approx(0.7)
-    assert said.stderr == pytest.approx(math.sqrt(0.0034) / 2)
-    assert said.tasks == 2
+    result = upcycling([score(0.9, "a@1"), score(0.5, "b@1")])
+    assert result is not None
+    assert result.value == pytest.approx(0.7)
+    assert result.stderr == pytest.approx(math.sqrt(0.0034) / 2)
+    assert result.tasks == 2
     assert upcycling([]) is None
 
 
@@ -47,78 +47,78 @@ def test_there_is_no_mean_across_metrics() -> None:
 
 
 def _columns(scores: list[Score]) -> list[object]:
-    table = _table(scores, "test")
+    table = _scores_table(scores, "test")
     assert isinstance(table, Table)
     return [column.header for column in table.columns]
 
 
-def test_known_tasks_of_one_name_each_keep_their_score() -> None:
+def test_known_tasks_with_the_same_name_keep_their_scores() -> None:
     scores = [score(value, f"reviews@{n}") for n, value in enumerate((0.1, 0.2, 0.3, 0.4))]
     assert list(by_task(scores, {"reviews@1", "reviews@2"})) == ["reviews@1", "reviews@2"]
     assert list(by_task(scores, {"reviews@9", None})) == ["reviews@3"]
-    assert shown_names(["a@1", "b@1", "b@2"]) == {"a@1": "a", "b@1": "b@1", "b@2": "b@2"}
+    assert display_names(["a@1", "b@1", "b@2"]) == {"a@1": "a", "b@1": "b@1", "b@2": "b@2"}
 
 
-def _reported(
+def _report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scores: list[Score], *steps: int
-) -> reporting.Report:
-    """The report on one merge of two experts, for `reviews` of two files, both at step 8.
+) -> reporting.AccuracyReport:
+    """The report on a merge of two experts at step 8, of two tasks that are named `reviews`.
 
-    Or on mixtures of them, each after so many steps, with these scores all.
+    With `steps`, the report on mixtures of these experts after so many steps, with equal scores.
     """
     base = Source("o/base@1", "b", "d")
     experts = tuple(Source(f"o/{n}@1", n, n, 8, f"reviews@{n}") for n in "12")
     merge = Manifest(kind="merge", base=base, experts=experts, method="ties")
-    mixture = dataclasses.replace(merge, kind="moe", method="moe")
+    moe = dataclasses.replace(merge, kind="moe", method="moe")
     models = [
-        dataclasses.replace(mixture, step=step, files={"router.safetensors": str(step)})
+        dataclasses.replace(moe, step=step, files={"router.safetensors": str(step)})
         for step in steps
     ] or [merge]
     log = ScoreLog(tmp_path / "scores.jsonl")
     for model in models:
-        log.append(dataclasses.replace(one, model=model.digest) for one in scores)
+        log.append(dataclasses.replace(score, model=model.digest) for score in scores)
     pinned = [
-        cast(Pinned, SimpleNamespace(manifest=model, revision=SimpleNamespace(label="m")))
+        cast(PinnedModel, SimpleNamespace(manifest=model, revision=SimpleNamespace(label="m")))
         for model in models
     ]
-    monkeypatch.setattr(reporting, "_models", lambda *_: pinned)
-    return reporting.report(cast(Any, None), [], log, "test")
+    monkeypatch.setattr(reporting, "_pin_models", lambda *_: pinned)
+    return reporting.report_accuracy(cast(Any, None), [], log, "test")
 
 
-def test_a_report_tells_tasks_of_one_name_apart(
+def test_a_report_keeps_tasks_with_the_same_name_apart(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    said = _reported(monkeypatch, tmp_path, [score(0.9, "reviews@1"), score(0.5, "reviews@2")])
-    assert said.tasks == ("reviews@1", "reviews@2")
-    assert said.curves["ties"][8].value == pytest.approx(0.7)
+    report = _report(monkeypatch, tmp_path, [score(0.9, "reviews@1"), score(0.5, "reviews@2")])
+    assert report.tasks == ("reviews@1", "reviews@2")
+    assert report.curves["ties"][8].value == pytest.approx(0.7)
 
 
-def test_a_report_has_mixtures_at_the_step_of_their_experts(
+def test_a_report_puts_mixtures_at_the_step_of_their_experts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     scores = [score(0.9, "reviews@1"), score(0.5, "reviews@2")]
-    assert set(_reported(monkeypatch, tmp_path, scores, 64).curves) == {"moe"}
-    said = _reported(monkeypatch, tmp_path, scores, 64, 128)
-    assert set(said.curves) == {"moe trained=64", "moe trained=128"}
-    assert said.curves["moe trained=64"].keys() == {8}
+    assert set(_report(monkeypatch, tmp_path, scores, 64).curves) == {"moe"}
+    report = _report(monkeypatch, tmp_path, scores, 64, 128)
+    assert set(report.curves) == {"moe trained=64", "moe trained=128"}
+    assert report.curves["moe trained=64"].keys() == {8}
 
 
-def test_a_report_draws_no_mean_across_metrics(
+def test_a_report_refuses_a_mean_across_metrics(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     other = score(0.5, "reviews@2", metric="token_accuracy")
     with pytest.raises(DataError, match="measured differently, by accuracy and token_accuracy"):
-        _reported(monkeypatch, tmp_path, [score(0.9, "reviews@1"), other])
+        _report(monkeypatch, tmp_path, [score(0.9, "reviews@1"), other])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_the_upcycling_score_lies_between_its_tasks(values: list[float]) -> None:
-    said = upcycling([score(value, f"t{i}@1") for i, value in enumerate(values)])
-    assert said is not None
-    assert min(values) - 1e-12 <= said.value <= max(values) + 1e-12
+def test_the_upcycling_score_is_between_those_of_its_tasks(values: list[float]) -> None:
+    result = upcycling([score(value, f"t{i}@1") for i, value in enumerate(values)])
+    assert result is not None
+    assert min(values) - 1e-12 <= result.value <= max(values) + 1e-12
 
 
-def test_the_log_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_the_log_reads_what_was_appended(tmp_path: Path) -> None:
     log = ScoreLog(tmp_path / "deep" / "scores.jsonl")
     assert log.read() == []
     log.append([score(0.5), score(0.6, "other@1")])
@@ -134,7 +134,7 @@ def test_the_last_line_of_a_key_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", ['{"label": "a', "not json", '{"other": 1}', "\x00\xff"])
-def test_half_a_line_swallows_nothing(tmp_path: Path, torn: str) -> None:
+def test_an_incomplete_line_does_not_spoil_the_next(tmp_path: Path, torn: str) -> None:
     log = ScoreLog(tmp_path / "scores.jsonl")
     log.append([score(0.5)])
     with log.path.open("a") as file:
@@ -143,7 +143,7 @@ def test_half_a_line_swallows_nothing(tmp_path: Path, torn: str) -> None:
     assert [s.value for s in log.read()] == [0.5, 0.6]
 
 
-def test_writers_side_by_side_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
     log = ScoreLog(tmp_path / "scores.jsonl")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: ScoreLog(log.path).append([score(0.5, f"t{n}@1")]), range(64)))

@@ -1,4 +1,4 @@
-"""What users write: every problem at once, near names, and no surprise from YAML."""
+"""Specs of tasks and runs: all problems at once, similar names, and safe YAML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hubmerge.errors import UsageError
-from hubmerge.specs import Carve, TaskSpec, TrainSpec, read_yaml, validated
+from hubmerge.specs import Carve, TaskSpec, TrainSpec, read_yaml, validate_spec
 
 TASK = {"name": "cats", "data": {"path": "pictures"}}
 RUN = {"base": "me/base", "task": "mnist", "to": "me/expert"}
@@ -19,12 +19,12 @@ RUN = {"base": "me/base", "task": "mnist", "to": "me/expert"}
 
 def refusal(values: dict[str, Any]) -> str:
     with pytest.raises(UsageError) as refused:
-        validated(TaskSpec, {**TASK, **values}, "cats.yaml")
+        validate_spec(TaskSpec, {**TASK, **values}, "cats.yaml")
     return refused.value.message
 
 
-def test_a_task_needs_little() -> None:
-    spec = validated(TaskSpec, TASK, "cats.yaml")
+def test_a_minimal_task() -> None:
+    spec = validate_spec(TaskSpec, TASK, "cats.yaml")
     assert (spec.splits.validation, spec.splits.test) == (Carve(), "test")
     assert (Carve().fraction, Carve().most, Carve().seed) == (0.1, 5000, 0)
     assert spec.splits.sources == {"train": "train", "validation": "train", "test": "test"}
@@ -45,7 +45,7 @@ def test_a_task_needs_little() -> None:
         ({"templates": ["{} {}"]}, "needs exactly one {}"),
         ({"templates": []}, "templates: "),
         ({"classes": ["a", "b", "a"]}, "'a' is listed twice"),
-        ({"classes": ["a"]}, "one class leaves nothing to tell apart"),
+        ({"classes": ["a"]}, "needs two classes or more"),
         ({"classes": [0, "one"]}, "classes.0: Input should be a valid string"),
         ({"splits": {"validation": "test"}}, "two of train, validation and test are the same rows"),
         ({"splits": {"test": "train"}}, "the same rows"),
@@ -59,7 +59,7 @@ def test_a_task_needs_little() -> None:
         ({"name": "no/such name"}, "name: "),
     ],
 )
-def test_what_a_task_cannot_be(values: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_task_is_refused(values: dict[str, Any], sentence: str) -> None:
     message = refusal(values)
     assert message.startswith("cats.yaml: ")
     assert sentence in message
@@ -74,17 +74,17 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_kind_needs_little() -> None:
-    specs = {kind: validated(TaskSpec, {**TASK, "kind": kind, **said}, "t")
-             for kind, said in KINDS.items()}  # fmt: skip
-    assert [kind for kind, spec in specs.items() if spec.classifies] == ["image", "text"]
+def test_a_minimal_task_of_every_kind() -> None:
+    specs = {kind: validate_spec(TaskSpec, {**TASK, "kind": kind, **fields}, "t")
+             for kind, fields in KINDS.items()}  # fmt: skip
+    assert [kind for kind, spec in specs.items() if spec.is_classification] == ["image", "text"]
     assert specs["image"].templates == ("a photo of a {}.",)
     assert specs["text"].templates == ("This text is about {}.",)
     assert [spec.metric for spec in specs.values()] == ["accuracy"] * 3 + ["token_accuracy"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "sentence"),
+    ("kind", "fields", "sentence"),
     [
         ("rank", {"target": "{{ a }}"}, "`target` is for kind target, not rank"),
         ("image", {"max_tokens": 9}, "`max_tokens` is for kind text or rank or target, not image"),
@@ -94,11 +94,11 @@ def test_every_kind_needs_little() -> None:
         ("poem", {}, "kind: "),
     ],
 )
-def test_what_belongs_to_another_kind(kind: str, said: dict[str, Any], sentence: str) -> None:
-    assert sentence in refusal({"kind": kind, **KINDS.get(kind, {}), **said})
+def test_keys_of_another_kind_are_refused(kind: str, fields: dict[str, Any], sentence: str) -> None:
+    assert sentence in refusal({"kind": kind, **KINDS.get(kind, {}), **fields})
 
 
-def test_problems_arrive_together() -> None:
+def test_all_problems_are_reported_together() -> None:
     message = refusal({"templates": ["x"], "version": 0, "colour": 1})
     assert message.startswith("3 problems:")
     assert all(word in message for word in ("templates", "version", "colour"))
@@ -106,27 +106,27 @@ def test_problems_arrive_together() -> None:
 
 def test_specs_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        validated(TaskSpec, TASK, "t").name = "dogs"  # type: ignore[misc]
+        validate_spec(TaskSpec, TASK, "t").name = "dogs"  # type: ignore[misc]
 
 
 def test_the_defaults_are_the_papers() -> None:
-    spec = validated(TrainSpec, RUN, "run")
-    said = (spec.steps, spec.peak, spec.shape, spec.weight_decay, spec.clip, spec.batch)
-    assert said == (2048, 1e-5, "cosine", 0.1, 1.0, 128)
+    spec = validate_spec(TrainSpec, RUN, "run")
+    fields = (spec.steps, spec.peak_lr, spec.lr_schedule, spec.weight_decay, spec.clip, spec.batch)
+    assert fields == (2048, 1e-5, "cosine", 0.1, 1.0, 128)
     assert (spec.push_every, spec.warmup_length(2048), spec.augment) == ("2^k", 204, True)
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("fields", "expected"),
     [({}, 6), ({"warmup": 0.5}, 32), ({"warmup_steps": 50}, 50), ({"warmup_steps": 0}, 0)],
 )
-def test_warmup_is_a_share_or_a_count(said: dict[str, float], expected: int) -> None:
-    assert validated(TrainSpec, {**RUN, **said}, "run").warmup_length(64) == expected
+def test_warmup_is_a_share_or_a_count(fields: dict[str, float], expected: int) -> None:
+    assert validate_spec(TrainSpec, {**RUN, **fields}, "run").warmup_length(64) == expected
 
 
-@pytest.mark.parametrize(("said", "rule"), [([8, 64], "8,64"), (100, "100"), ("2^k", "2^k")])
-def test_push_every_as_yaml_writes_it(said: object, rule: str) -> None:
-    assert validated(TrainSpec, {**RUN, "push_every": said}, "run").push_every == rule
+@pytest.mark.parametrize(("fields", "rule"), [([8, 64], "8,64"), (100, "100"), ("2^k", "2^k")])
+def test_push_every_may_be_a_list_or_a_number_in_yaml(fields: object, rule: str) -> None:
+    assert validate_spec(TrainSpec, {**RUN, "push_every": fields}, "run").push_every == rule
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_push_every_as_yaml_writes_it(said: object, rule: str) -> None:
         {"schedule": "circular"}, {"to": "no owner"}, {"clip": float("inf")},
     ],
 )  # fmt: skip
-def test_what_a_run_cannot_be(wrong: dict[str, Any]) -> None:
+def test_an_invalid_run_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"run: {next(iter(wrong))}: "):
-        validated(TrainSpec, {**RUN, **wrong}, "run")
+        validate_spec(TrainSpec, {**RUN, **wrong}, "run")
 
 
 BOMB = "a: &a [x, x]\nb: [*a, *a]\n"
@@ -154,12 +154,12 @@ BOMB = "a: &a [x, x]\nb: [*a, *a]\n"
         ("a: !!python/object/apply:os.getcwd []", "is not YAML"),
         ("[" * 2000, "is not YAML"),
         (BOMB, "uses YAML aliases"),
-        ("- a", "is not a list of `key: value` lines"),
-        ("", "is not a list of `key: value` lines"),
+        ("- a", "is not a mapping of `key: value` lines"),
+        ("", "is not a mapping of `key: value` lines"),
         ("a: " + "x" * 1_000_001, "is larger than"),
     ],
 )
-def test_yaml_that_is_not_read(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_or_unsafe_yaml_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     with pytest.raises(UsageError, match=r"spec\.yaml") as refused:
         read_yaml(tmp_path / "spec.yaml")
@@ -167,7 +167,7 @@ def test_yaml_that_is_not_read(tmp_path: Path, text: str, sentence: str) -> None
     assert "\n" not in refused.value.message
 
 
-def test_yaml_that_is_not_text(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read"):
         read_yaml(tmp_path / "spec.yaml")
@@ -177,11 +177,11 @@ def test_yaml_that_is_not_text(tmp_path: Path) -> None:
 def test_any_mapping_is_a_spec_or_a_usage_error(values: dict[str, Any]) -> None:
     for model in (TaskSpec, TrainSpec):
         with pytest.raises(UsageError):
-            validated(model, values, "any")
+            validate_spec(model, values, "any")
 
 
 @pytest.mark.parametrize(
-    ("said", "there", "silent"),
+    ("fields", "there", "silent"),
     [
         ({}, {"lr": 1e-5, "schedule": "cosine"}, {"alpha", "rank", "factor", "band", "cooldown"}),
         ({"tune": "lora"}, {"lr": 1e-4, "alpha": 32.0, "rank": 8}, {"band"}),
@@ -192,18 +192,18 @@ def test_any_mapping_is_a_spec_or_a_usage_error(values: dict[str, Any]) -> None:
          {"factor", "min_lr"}),
     ],
 )  # fmt: skip
-def test_a_run_tells_what_had_a_say(
-    said: dict[str, object], there: dict[str, object], silent: set[str]
+def test_settings_contain_the_options_that_influence_the_run(
+    fields: dict[str, object], there: dict[str, object], silent: set[str]
 ) -> None:
-    settings = TrainSpec.model_validate({"base": "b", "task": "t", "to": "o/n", **said}).settings
+    settings = TrainSpec.model_validate({"base": "b", "task": "t", "to": "o/n", **fields}).settings
     assert there.items() <= settings.items()
     assert not silent & settings.keys()
 
 
 @pytest.mark.parametrize(
-    ("said", "steps"),
+    ("fields", "steps"),
     [({}, 204), ({"early_stop": "plateau"}, 50), ({"schedule": "plateau", "warmup": 0.5}, 1024)],
 )
-def test_a_plateau_is_warmed_up_as_the_paper_does(said: dict[str, object], steps: int) -> None:
-    spec = TrainSpec.model_validate({"base": "b", "task": "t", "to": "o/n", **said})
+def test_a_plateau_is_warmed_up_as_the_paper_does(fields: dict[str, object], steps: int) -> None:
+    spec = TrainSpec.model_validate({"base": "b", "task": "t", "to": "o/n", **fields})
     assert spec.warmup_length(2048) == steps

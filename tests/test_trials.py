@@ -1,4 +1,4 @@
-"""Trials on disk: what is there after a crash, beside other writers, and of one merge twice."""
+"""The log of trials: after a crash, with other writers, and with two lines for one merge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.trials import Part, Rows, Trial, TrialLog
+from hubmerge.trials import Part, RowResults, Trial, TrialLog
 
 TRIAL = Trial(
     recipe="r1",
@@ -16,22 +16,22 @@ TRIAL = Trial(
     method="ties",
     params={"scale": 0.5, "density": 0.2, "trim": "model"},
     split="validation",
-    rows={"a": Rows("1101", 4), "b": Rows("10", 4)},
+    rows={"a": RowResults("1101", 4), "b": RowResults("10", 4)},
 )
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_the_log_reads_what_was_appended(tmp_path: Path) -> None:
     log = TrialLog(tmp_path / "home" / "trials.jsonl")
     assert log.read() == []
     log.append([TRIAL, replace(TRIAL, split="test")])
     assert log.read() == [TRIAL, replace(TRIAL, split="test")]
 
 
-def test_the_most_rows_count_whoever_wrote_last(tmp_path: Path) -> None:
+def test_the_line_with_the_most_rows_counts(tmp_path: Path) -> None:
     log = TrialLog(tmp_path / "trials.jsonl")
-    more = replace(TRIAL, rows={"a": Rows("1101", 4), "b": Rows("1011", 4)})
+    more = replace(TRIAL, rows={"a": RowResults("1101", 4), "b": RowResults("1011", 4)})
     log.append([TRIAL, more])
-    log.append([TRIAL])  # another selection, which raced it and gave up
+    log.append([TRIAL])  # from a concurrent selection, which stopped early
     assert log.read() == [more]
 
 
@@ -52,7 +52,7 @@ def test_the_most_rows_count_whoever_wrote_last(tmp_path: Path) -> None:
         ' "rows": {"a": {"bits": 5, "of": 9}}}',
     ],
 )
-def test_a_line_that_is_none_costs_only_itself(tmp_path: Path, broken: str) -> None:
+def test_a_broken_line_is_skipped(tmp_path: Path, broken: str) -> None:
     log = TrialLog(tmp_path / "trials.jsonl")
     log.path.write_text(broken)
     log.append([TRIAL])
@@ -63,5 +63,5 @@ def test_accuracies_are_over_the_rows_measured() -> None:
     assert TRIAL.accuracies == {"a": 0.75, "b": 0.5}
     assert TRIAL.accuracy == pytest.approx(0.625)
     assert TRIAL.stderr == pytest.approx((0.75 * 0.25 / 4 + 0.5 * 0.5 / 2) ** 0.5 / 2)
-    assert not TRIAL.is_whole
-    assert TRIAL.first({"a": 2, "b": 1}).accuracies == {"a": 1.0, "b": 1.0}
+    assert not TRIAL.is_complete
+    assert TRIAL.truncate({"a": 2, "b": 1}).accuracies == {"a": 1.0, "b": 1.0}

@@ -1,4 +1,4 @@
-"""From repositories to what can be chosen from: their steps, by the task each was trained for."""
+"""From repositories to a pool of candidates: their steps, by the task each was trained for."""
 
 from __future__ import annotations
 
@@ -12,128 +12,134 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
 from hubmerge.manifest import Source
 from hubmerge.opening.bases import common_base
-from hubmerge.opening.merge_inputs import check_bases, check_experts
-from hubmerge.opening.opened_model import Opened, Pinned
+from hubmerge.opening.merge_inputs import check_bases, check_no_moe
+from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import open_pinned, pin, pin_revision, pin_task, source_of
-from hubmerge.opening.trained_tasks import own_tasks
+from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.tasks.task import Task
 
-_AT_ONCE = 8
-_SURE_ENOUGH = 0.5  # as for a step that is asked for by its number
+_THREADS = 8
+_MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """A pool, its base opened, and `open`, which fetches and opens a candidate by its key."""
+class OpenedPool:
+    """A pool and its opened base; `open` fetches and opens a candidate by its key."""
 
     pool: Pool
-    base: Opened
-    open: Callable[[str], Opened]
+    base: OpenedModel
+    open: Callable[[str], OpenedModel]
 
 
-def gather(
+def open_pool(
     hub: Hub,
     refs: Sequence[ModelRef],
     tasks: Sequence[Task],
     base: ModelRef | None,
     progress: Progress,
-) -> Gathered:
-    """Pin every step of every repository and find base and tasks; no expert's weights are fetched.
+) -> OpenedPool:
+    """Pin every step of every repository and find base and tasks, without fetching expert weights.
 
-    A repository named with a revision stands for that alone. Without `tasks`, they are those that
-    manifests name; else each repository's is the one of that id, or the one in its place. Raises
-    UsageError, NotOnHub, IntegrityError or DataError.
+    A repository named with a revision contributes only that revision. Without `tasks`, the tasks
+    are those that the manifests name; otherwise each repository gets the task with the id that its
+    manifests name, or the task at the same position. Raises UsageError, NotOnHub, IntegrityError
+    or DataError.
     """
-    found: dict[ModelRef, list[Pinned]] = {}
+    pinned_by_ref: dict[ModelRef, list[PinnedModel]] = {}
     for done, ref in enumerate(refs):
         progress(f"steps of {ref}", done, len(refs))
-        found[ref] = _pinned(hub, ref, progress)
-    everyone = [one for its in found.values() for one in its]
-    check_experts(everyone)
-    opened_base = open_pinned(hub, pin(hub, base or common_base(hub, everyone)))
-    check_bases(everyone, opened_base)
+        pinned_by_ref[ref] = _pin_steps(hub, ref, progress)
+    all_pinned = [step for steps in pinned_by_ref.values() for step in steps]
+    check_no_moe(all_pinned)
+    opened_base = open_pinned(hub, pin(hub, base or common_base(hub, all_pinned)))
+    check_bases(all_pinned, opened_base)
     by_task: dict[str, list[Candidate]] = {}
-    known: dict[str, Task] = {}
-    pinned: dict[str, Pinned] = {}
-    tasks_of = _tasks(hub, found, [pin_task(hub, task) for task in tasks])
-    for ref, its in found.items():
-        task = tasks_of[ref]
-        known[task.id] = task
-        last = its[-1].revision
-        for one in its:
-            candidate = _candidate(one, task, last)
+    task_by_id: dict[str, Task] = {}
+    pinned_by_key: dict[str, PinnedModel] = {}
+    task_of_ref = _assign_tasks(hub, pinned_by_ref, [pin_task(hub, task) for task in tasks])
+    for ref, steps in pinned_by_ref.items():
+        task = task_of_ref[ref]
+        task_by_id[task.id] = task
+        last = steps[-1].revision
+        for step in steps:
+            candidate = _make_candidate(step, task, last)
             by_task.setdefault(task.id, []).append(candidate)
-            pinned[candidate.source.key] = one
-    _check_metrics(list(known.values()))
+            pinned_by_key[candidate.source.key] = step
+    _check_metrics(list(task_by_id.values()))
 
     @cache
-    def opened(key: str) -> Opened:
-        return open_pinned(hub, pinned[key])
+    def opened(key: str) -> OpenedModel:
+        return open_pinned(hub, pinned_by_key[key])
 
     pool = Pool(
         base=source_of(opened_base),
         base_checkpoint=opened_base.checkpoint,
-        tasks=tuple(known.values()),
-        candidates=tuple(_distinct(by_task[task]) for task in known),
+        tasks=tuple(task_by_id.values()),
+        candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
         open=lambda candidate: opened(candidate.source.key).checkpoint,
     )
-    return Gathered(pool, opened_base, opened)
+    return OpenedPool(pool, opened_base, opened)
 
 
-def _pinned(hub: Hub, ref: ModelRef, progress: Progress) -> list[Pinned]:
-    """The steps of a repository, rising; one that has none or is named with a revision, alone."""
+def _pin_steps(hub: Hub, ref: ModelRef, progress: Progress) -> list[PinnedModel]:
+    """Pin the steps of a repository in rising order.
+
+    A reference with a revision, or to a repository without steps, gives one pinned model.
+    """
     if ref.repo_id is None:
-        raise UsageError(f"{ref} is a folder.", "Choose among steps of repositories: owner/name.")
-    steps = () if ref.revision or ref.subfolder else _steps(hub, ref.repo_id, progress)
+        raise UsageError(
+            f"{ref} is a folder; steps are selected from repositories.", "Write owner/name."
+        )
+    steps = () if ref.revision or ref.subfolder else _step_revisions(hub, ref.repo_id, progress)
     if not steps:
         return [pin(hub, ref)]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = list(pool.map(lambda step: pin_revision(hub, step), steps))
-    return sorted(found, key=lambda one: one.revision.step or 0)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pinned = list(pool.map(lambda step: pin_revision(hub, step), steps))
+    return sorted(pinned, key=lambda step: step.revision.step or 0)
 
 
-def _steps(hub: Hub, repo_id: str, progress: Progress) -> list[Revision]:
-    """The steps by their names; in a repository that names none, those that its history shows."""
+def _step_revisions(hub: Hub, repo_id: str, progress: Progress) -> list[Revision]:
+    """Find the steps by their names, or in the commit history if no name is a step."""
     steps = list_steps(hub, repo_id) or find_steps(hub, repo_id, progress)
-    return [one for one in steps if one.step is not None and one.confidence >= _SURE_ENOUGH]
+    return [step for step in steps if step.step is not None and step.confidence >= _MIN_CONFIDENCE]
 
 
-def _tasks(
-    hub: Hub, found: Mapping[ModelRef, Sequence[Pinned]], named: Sequence[Task]
+def _assign_tasks(
+    hub: Hub, pinned_by_ref: Mapping[ModelRef, Sequence[PinnedModel]], tasks: Sequence[Task]
 ) -> dict[ModelRef, Task]:
-    """The task of each repository: the one its manifests name, or the one in its place."""
-    if not named:
-        return {ref: own_tasks(hub, its[-1])[0] for ref, its in found.items()}
-    tasks = {}
-    for place, (ref, its) in enumerate(found.items()):
-        same = [task for task in named if task.id in _said(ref, its)]
-        if not same and len(named) != len(found):
+    """Find the task of each repository: the one its manifests name, or the one at its position."""
+    if not tasks:
+        return {ref: find_trained_tasks(hub, steps[-1])[0] for ref, steps in pinned_by_ref.items()}
+    task_of_ref = {}
+    for index, (ref, steps) in enumerate(pinned_by_ref.items()):
+        matching = [task for task in tasks if task.id in _manifest_tasks(ref, steps)]
+        if not matching and len(tasks) != len(pinned_by_ref):
             raise UsageError(
-                f"Which of the {len(named)} tasks {ref} is for, it does not say.",
-                "Write --tasks with one task for each repository, in their order.",
+                f"{ref} does not name which of the {len(tasks)} tasks it was trained for.",
+                "Write --tasks with one task for each repository, in the same order.",
             )
-        tasks[ref] = same[0] if same else named[place]
-    taken = {task.id for task in tasks.values()}
-    if left := [task.name for task in named if task.id not in taken]:
+        task_of_ref[ref] = matching[0] if matching else tasks[index]
+    assigned = {task.id for task in task_of_ref.values()}
+    if unassigned := [task.name for task in tasks if task.id not in assigned]:
         raise UsageError(
-            f"No repository is for {', '.join(left)}: manifests name other tasks.",
+            f"No repository is for {', '.join(unassigned)}: the manifests name other tasks.",
             "Write --tasks in the order of the repositories.",
         )
+    return task_of_ref
+
+
+def _manifest_tasks(ref: ModelRef, pinned: Sequence[PinnedModel]) -> set[str | None]:
+    """Return the task that the manifests of a repository name; raises DataError for several."""
+    tasks = {step.manifest.task for step in pinned if step.manifest}
+    if len(tasks) > 1:
+        raise DataError(f"{ref} holds experts of several tasks: {', '.join(map(str, tasks))}.")
     return tasks
 
 
-def _said(ref: ModelRef, pinned: Sequence[Pinned]) -> set[str | None]:
-    """The task that the manifests of a repository name."""
-    said = {one.manifest.task for one in pinned if one.manifest}
-    if len(said) > 1:
-        raise DataError(f"{ref} holds experts of several tasks: {', '.join(map(str, said))}.")
-    return said
-
-
-def _candidate(pinned: Pinned, task: Task, last: Revision) -> Candidate:
+def _make_candidate(pinned: PinnedModel, task: Task, last: Revision) -> Candidate:
     manifest = pinned.manifest
     curve = manifest.validation if manifest and manifest.task == task.id else ()
     source = Source(
@@ -146,23 +152,24 @@ def _candidate(pinned: Pinned, task: Task, last: Revision) -> Candidate:
         last_sha=last.sha,
         folder=pinned.revision.ref.subfolder,
     )
-    own = curve[-1].accuracy if curve and 0 <= curve[-1].accuracy <= 1 else None
-    stopped = manifest is not None and manifest.training.get("stopped") == "early"
-    return Candidate(source, own, stopped, curve)
+    own_accuracy = curve[-1].accuracy if curve and 0 <= curve[-1].accuracy <= 1 else None
+    stopped_early = manifest is not None and manifest.training.get("stopped") == "early"
+    return Candidate(source, own_accuracy, stopped_early, curve)
 
 
-def _distinct(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """By rising step; of the same files under two names, the one that says more of itself."""
-    found: dict[str, Candidate] = {}
-    for one in sorted(candidates, key=lambda one: (one.step, not one.stopped, one.source.label)):
-        found.setdefault(one.source.digest or one.source.key, one)
-    return tuple(found.values())
+def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Sort by step; of two names for the same files, keep the more informative one."""
+    by_digest: dict[str, Candidate] = {}
+    ordered = sorted(candidates, key=lambda c: (c.step, not c.stopped_early, c.source.label))
+    for candidate in ordered:
+        by_digest.setdefault(candidate.source.digest or candidate.source.key, candidate)
+    return tuple(by_digest.values())
 
 
 def _check_metrics(tasks: Sequence[Task]) -> None:
-    strange = [task.name for task in tasks if task.spec.metric != "accuracy"]
-    if strange:
+    unsupported = [task.name for task in tasks if task.spec.metric != "accuracy"]
+    if unsupported:
         raise UsageError(
-            f"{', '.join(strange)} is not measured by accuracy over rows, which selecting needs.",
-            "Give it as a task of choices: `kind: rank`.",
+            f"Selection needs tasks measured by accuracy; {', '.join(unsupported)} is not.",
+            "Define it as a multiple-choice task: `kind: rank`.",
         )

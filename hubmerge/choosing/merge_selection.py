@@ -1,34 +1,42 @@
-"""A selection before and after: what was asked for, what it works on, and the lock it becomes."""
+"""A selection before and after it runs: the request, what was prepared, and the resulting lock."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hubmerge.choosing.candidates import Gathered
-from hubmerge.lock import Lock, LockedTask, Pin, Spent
+from hubmerge.choosing.candidates import OpenedPool
+from hubmerge.lock import Lock, LockedTask, Pin, SelectionCost, Swap, UniformPoint
 from hubmerge.merging.registry import Method
-from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import source_of, versions
 from hubmerge.refs import ModelRef
 from hubmerge.selection import report
-from hubmerge.selection.policy_results import LAST, LOCKED, Board, Policy, order
+from hubmerge.selection.policy_results import (
+    LAST,
+    LOCKED,
+    PolicyResult,
+    PolicyResults,
+    policy_order,
+)
 from hubmerge.selection.pool import Choice, Pool
-from hubmerge.selection.task_split import Stage
+from hubmerge.selection.task_split import TaskSplit
 from hubmerge.tasks.task import Task
-from hubmerge.trials import CHOSEN_ON
+from hubmerge.trials import SELECTION_SPLIT
 
 
 @dataclass(frozen=True)
-class Request:
-    """What was asked for.
+class SelectRequest:
+    """The repositories to select from, the merge method, and how to search.
 
-    `policy` is whose choice the lock builds, None for the best; `against` is an earlier lock, whose
-    choice is to be beaten instead of the last steps. `merges` and `seconds` are the budget. `band`
-    is the noise, in standard errors, within which two choices are equal. `exhaustive` tries every
-    point of the grid on every row. `typed` are options that only their own words can repeat.
+    `policy` names the policy whose choice the lock builds, None for the best. `against` is an
+    earlier lock whose choice is the one to beat, instead of the last steps. `merges` and `seconds`
+    are the budget. Two choices within `band` standard errors of each other count as equal.
+    `exhaustive` evaluates every point of the grid on every row. `options_as_typed` are the command
+    line options that cannot be derived from the other fields.
     """
 
     repos: tuple[ModelRef, ...]
@@ -43,93 +51,125 @@ class Request:
     band: float = report.BAND
     exhaustive: bool = False
     device: str | None = None
-    typed: tuple[str, ...] = ()
+    options_as_typed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A selection that is known to be possible: nothing has been measured yet."""
+class PreparedSelection:
+    """A selection that was checked and can run; nothing has been measured yet."""
 
-    request: Request
-    gathered: Gathered
+    request: SelectRequest
+    opened_pool: OpenedPool
     method: Method
-    stages: tuple[Stage, ...]
-    locked: Choice | None = None
+    splits: tuple[TaskSplit, ...]
+    locked_choice: Choice | None = None
 
     @property
     def pool(self) -> Pool:
-        return self.gathered.pool
+        return self.opened_pool.pool
 
     @property
     def rival(self) -> str:
-        """The policy to beat."""
-        return LOCKED if self.locked else LAST
+        """The name of the policy to beat."""
+        return LOCKED if self.locked_choice else LAST
 
     @property
-    def order(self) -> list[str]:
-        """The policies that will be run, in their order."""
-        return order(self.pool, self.request.policy, self.locked is not None)
+    def policies(self) -> list[str]:
+        """The names of the policies to run, in order."""
+        return policy_order(self.pool, self.request.policy, self.locked_choice is not None)
 
 
-def lock_of(prepared: Prepared, board: Board, chosen: Policy) -> Lock:
-    """All that a finished selection knows, with what was chosen."""
-    request, pool, arena = prepared.request, prepared.pool, board.search.arena
-    policies, rival = list(board.found.values()), prepared.rival
-    picks = [report.pick(one, board.found[rival].found, pool, request.seed) for one in policies]
+def make_merge_lock(
+    prepared: PreparedSelection, results: PolicyResults, chosen: PolicyResult
+) -> Lock:
+    """Build the lock of a finished selection for a merge."""
+    request, evaluator = prepared.request, results.search.evaluator
+    return make_lock(
+        request,
+        prepared.opened_pool,
+        rows={split.task.id: len(split.row_order) for split in prepared.splits},
+        results=results.results,
+        chosen=chosen,
+        rival=prepared.rival,
+        swaps=report.make_swaps(results, chosen.result, request.band),
+        uniform=report.common_curve(results.uniform, prepared.pool),
+        spent=SelectionCost(evaluator.merges, sum(evaluator.rows_by_recipe.values())),
+        cut=results.cut,
+    )
+
+
+def make_lock(
+    request: SelectRequest,
+    opened_pool: OpenedPool,
+    *,
+    rows: Mapping[str, int],
+    results: Mapping[str, PolicyResult],
+    chosen: PolicyResult,
+    rival: str,
+    swaps: Mapping[str, tuple[Swap, ...]],
+    uniform: tuple[UniformPoint, ...],
+    spent: SelectionCost,
+    cut: Sequence[str],
+) -> Lock:
+    """Build a lock from the results of all policies by name, each compared with the `rival`.
+
+    `rows` is the number of validation rows by task id; `cut` names what the budget ended early.
+    """
+    pool, baseline = opened_pool.pool, results[rival].result
+    picks = [report.make_pick(r, baseline, pool, request.seed) for r in results.values()]
     gain = next(pick.gain for pick in picks if pick.policy == chosen.name)
     keys = sorted({expert.key for pick in picks for expert in pick.experts})
-    pins = {key: pin_of(prepared.gathered.open(key), pool) for key in keys}
+    pins = {key: _make_pin(opened_pool.open(key), pool) for key in keys}
     return Lock(
-        base=pin_of(prepared.gathered.base, pool),
+        base=_make_pin(opened_pool.base, pool),
         experts=tuple(pins.values()),
-        tasks=tuple(_locked_task(stage) for stage in prepared.stages),
-        method=prepared.method.name,
+        tasks=tuple(_lock_task(task, rows[task.id]) for task in pool.tasks),
+        method=request.method,
         chosen=chosen.name,
-        picks=tuple(report.opened(pick, pins) for pick in picks),
-        swaps=report.swaps(board, chosen.found, request.band),
-        uniform=report.commons(board.uniform, pool),
+        picks=tuple(report.with_opened_experts(pick, pins) for pick in picks),
+        swaps=swaps,
+        uniform=uniform,
         seed=request.seed,
-        spent=Spent(arena.merges, sum(arena.asked.values())),
+        spent=spent,
         conclusive=bool(gain and gain[1] > 0),
         rival=rival,
-        cut=tuple(board.cut),
-        split=CHOSEN_ON,
-        budget=budget_of(request),
-        command=command_of(request),
+        cut=tuple(cut),
+        split=SELECTION_SPLIT,
+        budget=_format_budget(request),
+        command=_format_command(request),
         versions=versions(),
     )
 
 
-def pin_of(opened: Opened, pool: Pool) -> Pin:
-    """A checkpoint at hand as a lock pins it."""
-    known = {one.source.key: one.source for its in pool.candidates for one in its}
-    found = source_of(opened)
-    source = known.get(found.key, found)
-    said = dataclasses.replace(source, digest=found.digest, licence=found.licence)
-    return Pin(str(opened.revision.ref), said, opened.files)
+def _make_pin(model: OpenedModel, pool: Pool) -> Pin:
+    """Pin an opened model; a candidate of the pool keeps its label, step and task."""
+    source_by_key = {c.source.key: c.source for steps in pool.candidates for c in steps}
+    opened = source_of(model)
+    source = source_by_key.get(opened.key, opened)
+    source = dataclasses.replace(source, digest=opened.digest, licence=opened.licence)
+    return Pin(str(model.revision.ref), source, model.files)
 
 
-def _locked_task(stage: Stage) -> LockedTask:
-    data = stage.task.spec.data
-    where = f"{data.id}@{data.revision}" if data.id else None
-    return LockedTask(stage.task.id, where, len(stage.order))
+def _lock_task(task: Task, rows: int) -> LockedTask:
+    data = task.spec.data
+    return LockedTask(task.id, f"{data.id}@{data.revision}" if data.id else None, rows)
 
 
-def budget_of(request: Request) -> str | None:
-    """The budget as it was typed."""
+def _format_budget(request: SelectRequest) -> str | None:
+    """The budget as the user typed it."""
     if request.seconds is not None:
         return f"{request.seconds / 60:g}m"
     return str(request.merges) if request.merges is not None else None
 
 
-def command_of(request: Request) -> str:
+def _format_command(request: SelectRequest) -> str:
     """The command that repeats the selection."""
     words: list[Any] = ["hubmerge", "select", *request.repos, "--target", request.method]
     if request.policy:
         words += ["--policy", request.policy]
     if request.base:
         words += ["--base", request.base]
-    if budget := budget_of(request):
+    if budget := _format_budget(request):
         words += ["--budget", budget]
     if request.seed:
         words += ["--seed", request.seed]
@@ -137,5 +177,5 @@ def command_of(request: Request) -> str:
         words += ["--band", f"{request.band:g}"]
     if request.exhaustive:
         words.append("--exhaustive")
-    words += request.typed
+    words += request.options_as_typed
     return shlex.join(str(word) for word in words)

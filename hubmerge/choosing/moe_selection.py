@@ -1,4 +1,4 @@
-"""A choice of starts before and after: what was asked for, how far starts got, and the lock."""
+"""A selection for a mixture of experts: the request, the accuracy of its starts, and the lock."""
 
 from __future__ import annotations
 
@@ -7,181 +7,166 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hubmerge.choosing.merge_selection import Request, budget_of, command_of, pin_of
-from hubmerge.choosing.moe_trials import Bench, Tryouts
-from hubmerge.kinds import MOE
-from hubmerge.lock import Common, Lock, LockedTask, Spent, Swap
-from hubmerge.opening.references import versions
+from hubmerge.choosing.merge_selection import SelectRequest, make_lock
+from hubmerge.choosing.moe_trials import MoeTrials, TrialSetup
+from hubmerge.lock import Lock, SelectionCost, Swap, UniformPoint
 from hubmerge.progress import Progress
 from hubmerge.selection import noise, report
-from hubmerge.selection.halving import cost, horizons
-from hubmerge.selection.moe_starts import Arms, Places
-from hubmerge.selection.policy_results import Policy
-from hubmerge.selection.search import Found
+from hubmerge.selection.halving import horizons, race_cost
+from hubmerge.selection.moe_starts import Indices, MoeStarts
+from hubmerge.selection.policy_results import PolicyResult
+from hubmerge.selection.search import MeasuredChoice
 from hubmerge.specs import MoeSpec
-from hubmerge.trials import CHOSEN_ON, Trial
+from hubmerge.trials import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureRequest(Request):
-    """What was asked for: `asked` is how the mixture will be trained.
+class MoeSelectRequest(SelectRequest):
+    """A selection request with `moe_spec`, the options the mixture of experts is trained with.
 
-    `merges` is the budget in training steps; `extracted` is where full experts become adapters.
+    `merges` is the budget in training steps; `extracted` is the folder for the adapters that are
+    extracted from fully fine-tuned experts.
     """
 
-    asked: MoeSpec
+    moe_spec: MoeSpec
     extracted: Path
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A selection that is known to be possible: nothing has been trained yet."""
+class PreparedMoeSelection:
+    """A selection that was checked and can run; nothing has been trained yet."""
 
-    request: MixtureRequest
-    bench: Bench
-    arms: Arms
+    request: MoeSelectRequest
+    setup: TrialSetup
+    starts: MoeStarts
 
     @property
-    def full(self) -> int:
-        """The training steps of the mixture that the choice is for."""
-        return self.request.asked.train_steps
+    def train_steps(self) -> int:
+        """The training steps of the mixture that the selection is for."""
+        return self.request.moe_spec.train_steps
 
     @property
     def policy(self) -> str | None:
-        """The start that was asked for, None for the best."""
-        return self.arms.names[self.request.policy] if self.request.policy else None
+        """The requested start, None for the best."""
+        return self.starts.names[self.request.policy] if self.request.policy else None
 
     @property
-    def sure(self) -> tuple[str, ...]:
-        """The starts that are trained to the end whatever the race says."""
-        asked = [self.policy] if self.policy else []
-        return tuple(dict.fromkeys([self.arms.null, self.arms.last, *asked]))
+    def protected(self) -> tuple[str, ...]:
+        """The starts that are trained to the end whatever their rank in the race."""
+        requested = [self.policy] if self.policy else []
+        return tuple(dict.fromkeys([self.starts.null, self.starts.last, *requested]))
 
     @property
     def challengers(self) -> tuple[str, ...]:
-        """The others, earliest first."""
-        return tuple(name for name in self.arms.places if name not in self.sure)
+        """The other starts, earliest first."""
+        return tuple(name for name in self.starts.indices if name not in self.protected)
 
     @property
     def horizons(self) -> tuple[int, ...]:
-        """The training steps of each rung."""
-        return (
-            (self.full,) if self.request.exhaustive else horizons(self.full, len(self.challengers))
-        )
+        """The training steps of each halving round."""
+        if self.request.exhaustive:
+            return (self.train_steps,)
+        return horizons(self.train_steps, len(self.challengers))
 
     @property
     def race_steps(self) -> int:
-        """The training steps that the race takes."""
-        return cost(len(self.challengers), len(self.sure), self.horizons)
+        """The training steps that the whole race takes."""
+        return race_cost(len(self.challengers), len(self.protected), self.horizons)
 
     @property
     def sweep_steps(self) -> int:
-        """The most that the neighbours of a choice take after it."""
+        """The most training steps that the sweep over neighbouring steps takes after the race."""
         if self.policy:
             return 0
-        return self.full * sum(min(2, len(its) - 1) for its in self.bench.pool.candidates)
+        candidates = self.setup.pool.candidates
+        return self.train_steps * sum(min(2, len(steps) - 1) for steps in candidates)
 
     def steps(self, name: str) -> tuple[int, ...]:
         """The step of each expert at a start."""
-        return self.bench.steps(self.arms.places[name])
+        return self.setup.steps(self.starts.indices[name])
 
 
-class Reached:
-    """What starts have reached; `found` are those that were trained to the end, by name."""
+class StartResults:
+    """Measures starts; `results` holds those that were trained to the end, by name."""
 
-    def __init__(self, prepared: Prepared, tryouts: Tryouts, progress: Progress) -> None:
-        self.prepared, self.tryouts, self._progress = prepared, tryouts, progress
-        self.found: dict[str, Policy] = {}
+    def __init__(
+        self, prepared: PreparedMoeSelection, trials: MoeTrials, progress: Progress
+    ) -> None:
+        self.prepared, self.trials, self._progress = prepared, trials, progress
+        self.results: dict[str, PolicyResult] = {}
 
-    def accuracy(self, name: str, horizon: int) -> float:
-        """The accuracy of a start after so many training steps; raises OutOfBudget."""
-        found = self.measured(name, self.prepared.arms.places[name], horizon)
-        if horizon == self.prepared.full:
-            self.found[name] = Policy(name, found, self.tryouts.mixtures)
-        return found.trial.accuracy
+    def measure_accuracy(self, name: str, horizon: int) -> float:
+        """Return the accuracy of a start after `horizon` training steps; raises OutOfBudget."""
+        measured = self.measure(name, self.prepared.starts.indices[name], horizon)
+        if horizon == self.prepared.train_steps:
+            self.results[name] = PolicyResult(name, measured, self.trials.moe_count)
+        return measured.accuracy
 
-    def measured(self, name: str, places: Places, horizon: int) -> Found:
-        """Any choice of steps after so many training steps; raises OutOfBudget."""
-        choice = self.prepared.bench.choice(places, horizon)
-        return Found(choice, self.tryouts.measure(choice, partial(self._told, name, horizon)))
+    def measure(self, name: str, indices: Indices, horizon: int) -> MeasuredChoice:
+        """Measure any choice of steps after `horizon` training steps; raises OutOfBudget."""
+        choice = self.prepared.setup.make_choice(indices, horizon)
+        progress = partial(self._report_progress, name, horizon)
+        return MeasuredChoice(choice, self.trials.measure(choice, progress))
 
-    def known(self, places: Places) -> Trial | None:
-        """What a choice of steps got right that was trained to the end."""
-        return self.tryouts.known(self.prepared.bench.choice(places, self.prepared.full))
+    def find_trial(self, indices: Indices) -> Trial | None:
+        """Return the trial of a choice that was trained to the end, None if there is none."""
+        choice = self.prepared.setup.make_choice(indices, self.prepared.train_steps)
+        return self.trials.find_trial(choice)
 
-    def _told(self, name: str, horizon: int, what: str, done: int, total: int) -> None:
+    def _report_progress(self, name: str, horizon: int, what: str, done: int, total: int) -> None:
         self._progress(f"{name}, {horizon} steps: {what}", done, total)
 
 
-def beats(one: Found, other: Found, seed: int) -> bool:
-    """Whether the 95 % interval of the gain is above zero."""
-    return noise.difference(one.trial, other.trial, seed).low > 0
+def beats(challenger: MeasuredChoice, best: MeasuredChoice, seed: int) -> bool:
+    """Return whether the 95 % confidence interval of the gain is above zero."""
+    return noise.difference(challenger.trial, best.trial, seed).low > 0
 
 
-def lock_of(reached: Reached, chosen: Policy, cut: tuple[str, ...]) -> Lock:
-    """All that a finished selection knows of starts that were trained to the end.
+def make_moe_lock(results: StartResults, chosen: PolicyResult, cut: tuple[str, ...]) -> Lock:
+    """Build the lock of a finished selection from the starts that were trained to the end.
 
-    What was trained for less is compared nowhere: it would pass for worse. `cut` is what the
-    budget ended.
+    Starts that were trained for fewer steps are left out: they would look worse than they are.
+    `cut` names what the budget ended early.
     """
-    prepared, tryouts = reached.prepared, reached.tryouts
-    request, gathered, pool = prepared.request, prepared.bench.gathered, prepared.bench.pool
-    null = reached.found[prepared.arms.null].found
-    policies = {**reached.found, chosen.name: chosen}
-    picks = [report.pick(one, null, pool, request.seed) for one in policies.values()]
-    keys = sorted({expert.key for pick in picks for expert in pick.experts})
-    pins = {key: pin_of(gathered.open(key), pool) for key in keys}
-    return Lock(
-        base=pin_of(gathered.base, pool),
-        experts=tuple(pins.values()),
-        tasks=tuple(_locked_tasks(prepared)),
-        method=MOE,
-        chosen=chosen.name,
-        picks=tuple(report.opened(pick, pins) for pick in picks),
-        swaps={task.id: _swaps(reached, chosen.found, n) for n, task in enumerate(pool.tasks)},
-        uniform=tuple(_commons(reached)),
-        seed=request.seed,
-        spent=Spent(tryouts.mixtures, tryouts.examples),
-        conclusive=beats(chosen.found, null, request.seed),
-        rival=prepared.arms.null,
+    setup, trials = results.prepared.setup, results.trials
+    tasks = enumerate(setup.pool.tasks)
+    return make_lock(
+        results.prepared.request,
+        setup.opened_pool,
+        rows=setup.rows,
+        results={**results.results, chosen.name: chosen},
+        chosen=chosen,
+        rival=results.prepared.starts.null,
+        swaps={task.id: _make_swaps(results, chosen.result, n) for n, task in tasks},
+        uniform=tuple(_common_curve(results)),
+        spent=SelectionCost(trials.moe_count, trials.example_count),
         cut=cut,
-        split=CHOSEN_ON,
-        budget=budget_of(request),
-        command=command_of(request),
-        versions=versions(),
     )
 
 
-def _locked_tasks(prepared: Prepared) -> Iterator[LockedTask]:
-    for task in prepared.bench.pool.tasks:
-        data = task.spec.data
-        where = f"{data.id}@{data.revision}" if data.id else None
-        yield LockedTask(task.id, where, prepared.bench.rows[task.id])
+def _common_curve(results: StartResults) -> Iterator[UniformPoint]:
+    """The accuracy of each start with one step for all experts."""
+    for name in results.prepared.starts.indices:
+        steps = set(results.prepared.steps(name))
+        if name in results.results and len(steps) == 1:
+            trial = results.results[name].result.trial
+            yield UniformPoint(steps.pop(), trial.accuracy, trial.stderr)
 
 
-def _commons(reached: Reached) -> Iterator[Common]:
-    """The curve over common steps."""
-    for name in reached.prepared.arms.places:
-        steps = set(reached.prepared.steps(name))
-        if name in reached.found and len(steps) == 1:
-            trial = reached.found[name].found.trial
-            yield Common(steps.pop(), trial.accuracy, trial.stderr)
-
-
-def _swaps(reached: Reached, chosen: Found, task: int) -> tuple[Swap, ...]:
-    """What is known of the choice with each other candidate of one task in place of the chosen."""
+def _make_swaps(results: StartResults, chosen: MeasuredChoice, task: int) -> tuple[Swap, ...]:
+    """Describe the choice with each candidate of one task in place of the chosen candidate."""
     return tuple(
-        _swap(reached, chosen, task, place)
-        for place in range(len(reached.prepared.bench.pool.candidates[task]))
+        _make_swap(results, chosen, task, index)
+        for index in range(len(results.prepared.setup.pool.candidates[task]))
     )
 
 
-def _swap(reached: Reached, chosen: Found, task: int, place: int) -> Swap:
-    candidate = reached.prepared.bench.pool.candidates[task][place]
-    choice = chosen.choice.at(task, place)
-    trial = reached.known(choice.places)
-    merged = trial.accuracy if trial else None
-    band = reached.prepared.request.band
-    tied = trial is not None and report.tied(Found(choice, trial), chosen, band)
+def _make_swap(results: StartResults, chosen: MeasuredChoice, task: int, index: int) -> Swap:
+    candidate = results.prepared.setup.pool.candidates[task][index]
+    choice = chosen.choice.with_candidate(task, index)
+    trial = results.find_trial(choice.indices)
+    accuracy = trial.accuracy if trial else None
+    band = results.prepared.request.band
+    is_tied = trial is not None and report.is_tied(MeasuredChoice(choice, trial), chosen, band)
     source = candidate.source
-    return Swap(source.sha, source.label, candidate.step, candidate.own, merged, tied)
+    return Swap(source.sha, source.label, candidate.step, candidate.own_accuracy, accuracy, is_tied)

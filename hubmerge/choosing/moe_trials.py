@@ -1,4 +1,4 @@
-"""Mixtures that are trained to be measured and are not kept: what they got right is in the log."""
+"""Mixtures of experts that are trained only to be measured; the results are kept in the log."""
 
 from __future__ import annotations
 
@@ -8,147 +8,157 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubmerge.choosing.candidates import Gathered
-from hubmerge.evaluation import outcomes
+from hubmerge.choosing.candidates import OpenedPool
+from hubmerge.evaluation import correct_rows
 from hubmerge.kinds import MOE
-from hubmerge.opening.moe_inputs import asked_of, experts_of, params_of
+from hubmerge.opening.moe_inputs import match_experts, moe_params, parse_moe_params
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import Machine, make_accelerator
-from hubmerge.runs.moe_job import MixtureJob
+from hubmerge.runs.moe_job import MoeJob
 from hubmerge.runs.moe_plan import MoePlan
-from hubmerge.selection.moe_starts import Places
+from hubmerge.selection.moe_starts import Indices
 from hubmerge.selection.pool import Choice, Pool, plain_choice
 from hubmerge.selection.search import OutOfBudget
 from hubmerge.specs import MoeSpec
 from hubmerge.training.fit import Fit, make_fit
-from hubmerge.training.inputs import Data, Watch, Watched
+from hubmerge.training.inputs import TrainingCallbacks, TrainingData, ValidationTask
 from hubmerge.training.loop import train
-from hubmerge.trials import CHOSEN_ON, Rows, Trial, TrialLog
+from hubmerge.trials import SELECTION_SPLIT, RowResults, Trial, TrialLog
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where starts are tried: a pool, what is asked of each, on how many rows of each task.
+class TrialSetup:
+    """What all trials share: the pool, the training options, and the validation rows by task id.
 
-    `extracted` is where full experts become adapters, if that was asked for.
+    `extracted` is the folder for adapters that are extracted from fully fine-tuned experts.
     """
 
-    gathered: Gathered
-    asked: MoeSpec
+    opened_pool: OpenedPool
+    moe_spec: MoeSpec
     rows: Mapping[str, int]
     machine: Machine
     extracted: Path
 
     @property
     def pool(self) -> Pool:
-        return self.gathered.pool
+        return self.opened_pool.pool
 
-    def steps(self, places: Places) -> tuple[int, ...]:
-        """The step of each expert at these places."""
-        pairs = zip(self.pool.candidates, places, strict=True)
-        return tuple(its[place].step for its, place in pairs)
+    def steps(self, indices: Indices) -> tuple[int, ...]:
+        """Return the step of each expert, given the index of each task's candidate."""
+        pairs = zip(self.pool.candidates, indices, strict=True)
+        return tuple(steps[index].step for steps, index in pairs)
 
-    def choice(self, places: Places, horizon: int) -> Choice:
-        """A start and all that is done with it within so many training steps."""
-        asked, pool = self.asked, self.pool
-        said = asked.model_dump(exclude_none=True) | {"train_steps": horizon}
-        if asked.warmup_steps is not None and asked.train_steps:
-            said["warmup_steps"] = round(asked.warmup_steps * horizon / asked.train_steps)
-        return plain_choice(places, params_of(MoeSpec.model_validate(said), pool.tasks))
+    def make_choice(self, indices: Indices, horizon: int) -> Choice:
+        """Return the choice of these candidates trained for `horizon` steps.
 
-    def job(self, choice: Choice) -> MixtureJob:
-        """The mixture of a choice; raises CheckpointError for experts that do not fit."""
-        pool, asked = self.pool, asked_of(dict(choice.params), MOE)
+        Warm-up is shortened in proportion.
+        """
+        spec, pool = self.moe_spec, self.pool
+        options = spec.model_dump(exclude_none=True) | {"train_steps": horizon}
+        if spec.warmup_steps is not None and spec.train_steps:
+            options["warmup_steps"] = round(spec.warmup_steps * horizon / spec.train_steps)
+        return plain_choice(indices, moe_params(MoeSpec.model_validate(options), pool.tasks))
+
+    def make_job(self, choice: Choice) -> MoeJob:
+        """Return the training job of a choice; raises CheckpointError if an expert does not fit."""
+        pool, spec = self.pool, parse_moe_params(dict(choice.params), MOE)
         sources = pool.sources(choice)
-        opened = [self.gathered.open(source.key) for source in sources]
-        base = self.gathered.base, pool.base
-        experts = experts_of(base, opened, sources, asked.extract_rank, self.extracted)
-        return MixtureJob(MoePlan(asked, experts, pool.tasks, pool.tasks, ()))
+        opened = [self.opened_pool.open(source.key) for source in sources]
+        base = self.opened_pool.base, pool.base
+        experts = match_experts(base, opened, sources, spec.extract_rank, self.extracted)
+        return MoeJob(MoePlan(spec, experts, pool.tasks, pool.tasks, ()))
 
 
-class Tryouts:
-    """Trains starts and asks them every validation row, within a budget of training steps and time.
+class MoeTrials:
+    """Trains mixtures and evaluates them on every validation row, within a budget.
 
-    What the log knows is not trained again, and counts all the same: what a selection costs and
-    tells does not hang on what was done before.
+    The budget is in training steps and seconds. A trial that is in the log is not trained again,
+    but counts as if it had been: the cost and result of a selection do not depend on earlier runs.
     """
 
     def __init__(
-        self, bench: Bench, log: TrialLog, steps: int | None = None, seconds: float | None = None
+        self,
+        setup: TrialSetup,
+        log: TrialLog,
+        steps: int | None = None,
+        seconds: float | None = None,
     ) -> None:
-        self._bench, self._log, self._most, self._seconds = bench, log, steps, seconds
-        self._known = {trial.key: trial for trial in log.read() if trial.is_whole}
-        self._told: dict[str, Trial] = {}
+        self._setup, self._log, self._max_steps, self._seconds = setup, log, steps, seconds
+        self._logged = {trial.key: trial for trial in log.read() if trial.is_complete}
+        self._measured: dict[str, Trial] = {}
         self._started, self.steps = time.monotonic(), 0
 
     @property
-    def mixtures(self) -> int:
-        """How many mixtures were asked for."""
-        return len(self._told)
+    def moe_count(self) -> int:
+        """How many mixtures were requested."""
+        return len(self._measured)
 
     @property
-    def examples(self) -> int:
-        """How many examples they were asked."""
-        return sum(trial.measured for trial in self._told.values())
+    def example_count(self) -> int:
+        """How many examples they were evaluated on."""
+        return sum(trial.rows_measured for trial in self._measured.values())
 
     @property
     def spent_s(self) -> float:
         return time.monotonic() - self._started
 
-    def known(self, choice: Choice) -> Trial | None:
-        """What a choice got right, None where it was not asked for here."""
-        return self._told.get(self._recipe(choice))
+    def find_trial(self, choice: Choice) -> Trial | None:
+        """Return the trial of a choice, None if it was not requested here."""
+        return self._measured.get(self._recipe(choice))
 
     def measure(self, choice: Choice, progress: Progress) -> Trial:
-        """What a choice gets right of every row; raises OutOfBudget."""
+        """Return the trial of a choice over every validation row; raises OutOfBudget."""
         recipe = self._recipe(choice)
-        if recipe in self._told:
-            return self._told[recipe]
+        if recipe in self._measured:
+            return self._measured[recipe]
         horizon = dict(choice.params)["train_steps"]
-        self._check(horizon)
-        trial = self._begun(choice, recipe)
-        if trial.key not in self._known:
-            rows = _answers(self._bench.job(choice), self._bench.machine, progress)
+        self._check_budget(horizon)
+        trial = self._new_trial(choice, recipe)
+        if trial.key not in self._logged:
+            rows = _train_and_measure(self._setup.make_job(choice), self._setup.machine, progress)
             trial = dataclasses.replace(trial, rows=rows)
             self._log.append([trial])
-            self._known[trial.key] = trial
+            self._logged[trial.key] = trial
         self.steps += horizon
-        self._told[recipe] = self._known[trial.key]
-        return self._told[recipe]
+        self._measured[recipe] = self._logged[trial.key]
+        return self._measured[recipe]
 
     def _recipe(self, choice: Choice) -> str:
-        return self._bench.pool.recipe(choice, MOE)
+        return self._setup.pool.recipe(choice, MOE)
 
-    def _check(self, horizon: int) -> None:
-        if self._most is not None and self.steps + horizon > self._most:
+    def _check_budget(self, horizon: int) -> None:
+        if self._max_steps is not None and self.steps + horizon > self._max_steps:
             raise OutOfBudget
         if self._seconds is not None and self.spent_s >= self._seconds:
             raise OutOfBudget
 
-    def _begun(self, choice: Choice, recipe: str) -> Trial:
-        """The trial before any row of it is known."""
-        pool = self._bench.pool
-        rows = {task: Rows("", count) for task, count in self._bench.rows.items()}
+    def _new_trial(self, choice: Choice, recipe: str) -> Trial:
+        """Return a trial without any measured rows."""
+        pool = self._setup.pool
+        rows = {task: RowResults("", count) for task, count in self._setup.rows.items()}
         params = dict(choice.params)
-        return Trial(recipe, pool.base.sha, pool.parts(choice), MOE, params, CHOSEN_ON, rows)
+        return Trial(recipe, pool.base.sha, pool.parts(choice), MOE, params, SELECTION_SPLIT, rows)
 
 
-def _answers(job: MixtureJob, machine: Machine, progress: Progress) -> dict[str, Rows]:
-    """Train a mixture; task -> which of its validation rows it then gets right."""
+def _train_and_measure(job: MoeJob, machine: Machine, progress: Progress) -> dict[str, RowResults]:
+    """Train a mixture; return by task id which validation rows it gets right afterwards."""
     accelerator = make_accelerator(machine, job.spec.precision, Path(), {})
-    begun = job.begin()
-    fit = make_fit(begun.learner, job.spec, accelerator)
-    # The loop looks at the rows before and after; here they are asked one by one afterwards.
-    data = Data(begun.training, begun.watched[:1], machine.workers)
-    for _ in train(fit, data, job.planned, Watch(progress)):
+    job_inputs = job.build()
+    fit = make_fit(job_inputs.learner, job.spec, accelerator)
+    # The training loop only needs one task to validate on; all rows are evaluated afterwards.
+    data = TrainingData(job_inputs.training, job_inputs.validation_tasks[:1], machine.workers)
+    for _ in train(fit, data, job.planned_steps, TrainingCallbacks(progress)):
         pass
-    found = {one.examples.split.task.id: _rows(fit, one) for one in begun.watched}
+    rows = {
+        task.examples.split.task.id: _correct_rows(fit, task)
+        for task in job_inputs.validation_tasks
+    }
     accelerator.free_memory()
-    return found
+    return rows
 
 
-def _rows(fit: Fit, watched: Watched) -> Rows:
-    learner, count = watched.learner, len(watched.examples.split)
-    batches = watched.examples.batches_of(range(count), learner.collate)
-    right = outcomes(learner, fit.network, batches, fit.accelerator.device)
-    return Rows("".join("1" if one else "0" for one in right), count)
+def _correct_rows(fit: Fit, task: ValidationTask) -> RowResults:
+    learner, count = task.learner, len(task.examples.split)
+    batches = task.examples.batches_of(range(count), learner.collate)
+    right = correct_rows(learner, fit.network, batches, fit.accelerator.device)
+    return RowResults("".join("1" if is_right else "0" for is_right in right), count)

@@ -1,1 +1,1 @@
-"""The composed walks, one verb a file: what a command does once its words are understood."""
+"""What the commands do once their arguments are parsed, one file for each command."""

@@ -1,4 +1,4 @@
-"""hubmerge retain --as-delta: steps of full fine-tuning as deltas to their base, elsewhere."""
+"""hubmerge retain --as-delta: store fully fine-tuned steps as deltas in another repository."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from pathlib import Path
 import yaml
 
 from hubmerge.cards.licence import licence_metadata
-from hubmerge.cards.markdown import plain
+from hubmerge.cards.markdown import escape_markdown
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.hub.step_names import list_refs
-from hubmerge.manifest import NAME, Manifest
+from hubmerge.manifest import MANIFEST_JSON, Manifest
 from hubmerge.opening.delta import (
-    TOLD,
-    Told,
-    parse_told,
+    DELTA_JSON,
+    DeltaManifest,
+    parse_delta,
     read_delta,
     restore_into,
-    write_whole_checkpoint,
+    write_checkpoint,
 )
-from hubmerge.opening.opened_model import Opened, Pinned
-from hubmerge.opening.publication import CARD, check_room, step_publication
+from hubmerge.opening.opened_model import OpenedModel, PinnedModel
+from hubmerge.opening.publication import CARD, check_repository_kind, step_publication
 from hubmerge.opening.references import (
-    every_step,
     open_delta_base,
     open_pinned,
     pin_revision,
+    require_steps,
     source_of,
 )
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, step_tag
 from hubmerge.weights import delta_file
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
-from hubmerge.weights.delta_file import Rounding, rounding, survey, write_delta
+from hubmerge.weights.delta_file import Rounding, measure_rounding, plan_delta, write_delta
 from hubmerge.weights.dtypes import is_float
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A step as a delta: the commit it has, bytes of its weights before and after, its rounding."""
+class StoredDelta:
+    """A step stored as a delta: its commit, bytes of weights before and after, and rounding."""
 
     label: str
     step: int
@@ -66,90 +66,94 @@ def store_as_deltas(
     home: Path,
     progress: Progress,
     private: bool = False,
-) -> list[Stored]:
-    """Publish steps of `repo` (all without `steps`) in `to`, each as a verified delta.
+) -> list[StoredDelta]:
+    """Publish steps of `repo` (all if `steps` is empty) in `to`, each as a verified delta.
 
-    Each is restored from what was published and compared with the original before its tag stands.
-    Raises UsageError for what is no full fine-tuned step, and where nothing would be saved.
+    Before a delta is tagged, it is downloaded, restored and compared with the original. Raises
+    UsageError if a step is not fully fine-tuned, or if its delta would not be smaller.
     """
-    pinned = [pin_revision(hub, revision) for revision in _wanted(hub, repo, steps)]
-    raise_together(UsageError, list(_problems(pinned, repo, to)))
-    check_room(hub, to, "expert")
-    standing = [_standing(hub, one, to) for one in pinned]
-    opened = {}
-    for place, one in enumerate(pinned):
-        progress(f"fetching {one.revision.label}", place, len(pinned))
-        if standing[place] is None:
-            opened[place] = open_pinned(hub, one)
+    pinned = [pin_revision(hub, revision) for revision in _find_steps(hub, repo, steps)]
+    raise_together(UsageError, list(_find_problems(pinned, repo, to)))
+    check_repository_kind(hub, to, "expert")
+    published = [_find_published(hub, step, to) for step in pinned]
+    models = {}
+    for index, step in enumerate(pinned):
+        progress(f"fetching {step.revision.label}", index, len(pinned))
+        if published[index] is None:
+            models[index] = open_pinned(hub, step)
     raise_together(
         UsageError,
-        [_too_narrow(one) for one in opened.values() if not _halves(one.checkpoint)],
-        "Keep it as it is: a delta in bfloat16 halves float32.",
+        [_cannot_shrink_message(m) for m in models.values() if not _can_shrink(m.checkpoint)],
+        "Keep it as it is: a delta in bfloat16 is half as large only for float32.",
     )
     ensure_repo(hub, to, private)
     home.mkdir(parents=True, exist_ok=True)
-    done = []
-    for place, one in enumerate(pinned):
-        progress(f"{one.revision.label} as a delta", place, len(pinned))
-        done.append(standing[place] or _store(hub, opened[place], to, home))
-    return done
+    stored = []
+    for index, step in enumerate(pinned):
+        progress(f"{step.revision.label} as a delta", index, len(pinned))
+        stored.append(published[index] or _publish_delta(hub, models[index], to, home))
+    return stored
 
 
-def _wanted(hub: Hub, repo: str, steps: Collection[int]) -> list[Revision]:
-    found = [one for one in every_step(hub, repo) if not steps or one.step in steps]
-    absent = sorted(set(steps) - {one.step for one in found})
-    if absent:
+def _find_steps(hub: Hub, repo: str, steps: Collection[int]) -> list[Revision]:
+    revisions = [step for step in require_steps(hub, repo) if not steps or step.step in steps]
+    missing = sorted(set(steps) - {step.step for step in revisions})
+    if missing:
         raise UsageError(
-            f"{repo} has no step {', '.join(map(str, absent))}.",
+            f"{repo} has no step {', '.join(map(str, missing))}.",
             f"`hubmerge steps {repo}` lists them.",
         )
-    return found
+    return revisions
 
 
-def _problems(pinned: Sequence[Pinned], repo: str, to: str) -> Iterator[str]:
+def _find_problems(pinned: Sequence[PinnedModel], repo: str, to: str) -> Iterator[str]:
     if repo == to:
-        yield f"{to} cannot hold a step both whole and as a delta."
-    for one in pinned:
-        label, manifest = one.revision.label, one.manifest
+        yield f"{to} cannot hold a step both as a full checkpoint and as a delta."
+    for step in pinned:
+        label, manifest = step.revision.label, step.manifest
         if manifest and manifest.is_moe:
-            yield f"{label} is a mixture, whose experts are small adapters already."
+            yield f"{label} is a mixture of experts, whose experts are small adapters already."
         elif manifest is None or not manifest.is_expert or not manifest.validation:
-            yield f"{label} has no manifest of `hubmerge train`, which names its base."
+            yield f"{label} has no manifest of `hubmerge train`, so its base is not known."
         elif manifest.layout == "peft":
             yield f"{label} is an adapter, which is small already."
         elif manifest.base.is_local:
-            yield f"The base of {label} is a folder, and nobody else could restore it."
-        elif TOLD in manifest.files:
+            yield f"The base of {label} is a local folder, so nobody else could restore the delta."
+        elif DELTA_JSON in manifest.files:
             yield f"{label} is a delta already."
 
 
-def _halves(checkpoint: Checkpoint) -> bool:
-    """Whether there is a tensor that bfloat16 would make smaller."""
+def _can_shrink(checkpoint: Checkpoint) -> bool:
+    """Return whether bfloat16 would make any tensor smaller."""
     return any(
         is_float(tensor.dtype) and tensor.nbytes > 2 * prod(tensor.shape)
         for tensor in checkpoint.index.values()
     )
 
 
-def _too_narrow(model: Opened) -> str:
+def _cannot_shrink_message(model: OpenedModel) -> str:
     dtypes = ", ".join(sorted({tensor.dtype for tensor in model.checkpoint.index.values()}))
     return f"{model.revision.label} is {dtypes}: as a delta it would take as many bytes."
 
 
-def _store(hub: Hub, original: Opened, to: str, home: Path) -> Stored:
-    assert original.manifest is not None  # asked for in `_problems`
+def _publish_delta(hub: Hub, original: OpenedModel, to: str, home: Path) -> StoredDelta:
+    assert original.manifest is not None  # checked in `_find_problems`
     label = f"{to}@{step_tag(original.manifest.step or 0)}"
     with tempfile.TemporaryDirectory(dir=home, prefix=".delta-") as scratch:
-        folder, again = Path(scratch) / "delta", Path(scratch) / "again"
-        told = _pack(hub, original, original.manifest, Path(scratch) / "whole", folder)
-        manifest = _seal(folder, original.manifest, told, label)
+        folder, restored = Path(scratch) / "delta", Path(scratch) / "again"
+        delta = _write_delta_folder(
+            hub, original, original.manifest, Path(scratch) / "whole", folder
+        )
+        manifest = _finalize_delta(folder, original.manifest, delta, label)
         publication = step_publication(folder, manifest, to)
-        commit = publish(hub, publication, lambda sha: _verify(hub, to, sha, original, again))
-    return _stored(label, original.revision, commit, told)
+        commit = publish(
+            hub, publication, lambda sha: _verify_published(hub, to, sha, original, restored)
+        )
+    return _make_result(label, original.revision, commit, delta)
 
 
-def _standing(hub: Hub, pinned: Pinned, to: str) -> Stored | None:
-    """The delta of this very step that was published, and so verified, before."""
+def _find_published(hub: Hub, pinned: PinnedModel, to: str) -> StoredDelta | None:
+    """Return the delta of the same commit that was published, and so verified, before."""
     tag = step_tag(pinned.revision.step or 0)
     try:
         commit = list_refs(hub, to).tags.get(tag)
@@ -158,35 +162,37 @@ def _standing(hub: Hub, pinned: Pinned, to: str) -> Stored | None:
     if commit is None:
         return None
     revision = Revision(ModelRef(to, revision=tag), commit)
-    data = read_file(hub, revision, TOLD)
-    told = parse_told(data, revision.label) if data else None
-    if told is None or told.original.sha != pinned.revision.sha:
+    data = read_file(hub, revision, DELTA_JSON)
+    delta = parse_delta(data, revision.label) if data else None
+    if delta is None or delta.original.sha != pinned.revision.sha:
         return None
-    return _stored(revision.label, pinned.revision, commit, told)
+    return _make_result(revision.label, pinned.revision, commit, delta)
 
 
-def _stored(label: str, revision: Revision, commit: str, told: Told) -> Stored:
-    return Stored(
+def _make_result(label: str, revision: Revision, commit: str, delta: DeltaManifest) -> StoredDelta:
+    return StoredDelta(
         label,
         revision.step or 0,
         commit,
-        delta_file.full_bytes(told.pieces),
-        delta_file.stored_bytes(told.pieces),
-        told.rounding,
+        delta_file.full_bytes(delta.pieces),
+        delta_file.stored_bytes(delta.pieces),
+        delta.rounding,
     )
 
 
-def _pack(hub: Hub, original: Opened, manifest: Manifest, whole: Path, folder: Path) -> Told:
-    """Write the delta into its folder, restore it once here, and tell what comes of it."""
+def _write_delta_folder(
+    hub: Hub, original: OpenedModel, manifest: Manifest, whole: Path, folder: Path
+) -> DeltaManifest:
+    """Write the delta into `folder`, restore it into `whole`, and describe the result."""
     expert = original.checkpoint
-    draft = Told(manifest.base, source_of(original), {}, (), Rounding(0.0, 0.0, True))
+    draft = DeltaManifest(manifest.base, source_of(original), {}, (), Rounding(0.0, 0.0, True))
     base = open_delta_base(hub, draft, original.revision.label)
     if base.digest != manifest.base.digest:
         raise IntegrityError(
-            f"{original.revision.label} was fine-tuned from other weights than "
-            f"{base.revision.label} holds now."
+            f"{original.revision.label} was fine-tuned from other weights than those of "
+            f"{base.revision.label} now."
         )
-    pieces = survey(base.checkpoint, expert)
+    pieces = plan_delta(base.checkpoint, expert)
     folder.mkdir()
     write_delta(base.checkpoint, expert, pieces, folder)
     index = next((n for n in manifest.files if n.endswith(".safetensors.index.json")), None)
@@ -195,60 +201,60 @@ def _pack(hub: Hub, original: Opened, manifest: Manifest, whole: Path, folder: P
         shutil.copyfile(original.folder / name, folder / name)
     draft = dataclasses.replace(draft, files=manifest.files, pieces=pieces, index=index)
     whole.mkdir()
-    write_whole_checkpoint(whole, folder, draft, base.checkpoint)
+    write_checkpoint(whole, folder, draft, base.checkpoint)
     return dataclasses.replace(
         draft,
         files={path.name: hash_file(path) for path in sorted(whole.iterdir())},
-        rounding=rounding(base.checkpoint, expert, open_checkpoint(whole)),
+        rounding=measure_rounding(base.checkpoint, expert, open_checkpoint(whole)),
     )
 
 
-def _seal(folder: Path, manifest: Manifest, told: Told, label: str) -> Manifest:
-    """Add what tells of the delta: delta.json, then manifest and card."""
-    (folder / TOLD).write_bytes(told.to_bytes())
-    whole = manifest.with_files({p.name: hash_file(p) for p in sorted(folder.iterdir())})
-    (folder / NAME).write_bytes(whole.to_bytes())
-    (folder / CARD).write_text(_card(told, label), encoding="utf-8")
-    return whole
+def _finalize_delta(folder: Path, manifest: Manifest, delta: DeltaManifest, label: str) -> Manifest:
+    """Write delta.json, then manifest and card."""
+    (folder / DELTA_JSON).write_bytes(delta.to_bytes())
+    complete = manifest.with_files({p.name: hash_file(p) for p in sorted(folder.iterdir())})
+    (folder / MANIFEST_JSON).write_bytes(complete.to_bytes())
+    (folder / CARD).write_text(_render_card(delta, label), encoding="utf-8")
+    return complete
 
 
-def _verify(hub: Hub, to: str, commit: str, original: Opened, out: Path) -> None:
-    """Restore what was published, and compare it with the original; raises IntegrityError."""
+def _verify_published(hub: Hub, to: str, commit: str, original: OpenedModel, out: Path) -> None:
+    """Restore the published delta and compare it with the original; raises IntegrityError."""
     pinned = pin_revision(hub, Revision(ModelRef(to, revision=commit), commit))
     label, folder = pinned.revision.label, fetch(hub, pinned.revision)
-    told, _ = read_delta(folder, pinned.manifest, label)
-    base = open_delta_base(hub, told, label)
+    delta, _ = read_delta(folder, pinned.manifest, label)
+    base = open_delta_base(hub, delta, label)
     out.mkdir()
-    restore_into(out, folder, told, label, base)
-    found = rounding(base.checkpoint, original.checkpoint, open_checkpoint(out))
-    if found != told.rounding:
+    restore_into(out, folder, delta, label, base)
+    rounding = measure_rounding(base.checkpoint, original.checkpoint, open_checkpoint(out))
+    if rounding != delta.rounding:
         raise IntegrityError(
-            f"{label} restores to other values than {original.revision.label} has: off by "
-            f"{found.absolute:.3g}, not by {told.rounding.absolute:.3g}."
+            f"{label} does not restore to the values of {original.revision.label}: the largest "
+            f"error is {rounding.absolute:.3g} instead of {delta.rounding.absolute:.3g}."
         )
 
 
-def _card(told: Told, label: str) -> str:
-    """What a stranger should know who finds a delta where weights were expected."""
-    base, original = plain(told.base.label), plain(told.original.label)
-    off = (
-        "Every value comes back bit by bit."
-        if told.rounding.exact
-        else f"Restored values differ from the original by at most {told.rounding.absolute:.3g}, "
-        f"which is {told.rounding.relative:.2%} of the largest change in their tensor."
+def _render_card(delta: DeltaManifest, label: str) -> str:
+    """Render a card for readers who expect weights and find a delta."""
+    base, original = escape_markdown(delta.base.label), escape_markdown(delta.original.label)
+    precision = (
+        "Every value is restored exactly."
+        if delta.rounding.exact
+        else f"Restored values differ from the original by at most {delta.rounding.absolute:.3g}, "
+        f"which is {delta.rounding.relative:.2%} of the largest change in their tensor."
     )
     data = {
-        "base_model": told.base.name,
+        "base_model": delta.base.name,
         "base_model_relation": "finetune",
         "library_name": "hubmerge",
         "tags": ["hubmerge", "delta"],
-        **licence_metadata(told.original.licence),
+        **licence_metadata(delta.original.licence),
     }
-    front = yaml.safe_dump(data, sort_keys=False)
+    front_matter = yaml.safe_dump(data, sort_keys=False)
     return (
-        f"---\n{front}---\n\n# {original}, as a delta to its base\n\n"
+        f"---\n{front_matter}---\n\n# {original}, as a delta to its base\n\n"
         "These are not weights to be loaded as they are: `delta.safetensors` holds, in bfloat16, "
-        f"what fine-tuning changed in {base}. Whatever `hubmerge` opens, it restores first:\n\n"
-        f"```bash\nhubmerge eval {label}\n```\n\n"
-        f"{off} `delta.json` has the digests of base and original, and of the restored files.\n"
+        f"what fine-tuning changed in {base}. `hubmerge` restores the weights when it opens them:"
+        f"\n\n```bash\nhubmerge eval {label}\n```\n\n"
+        f"{precision} `delta.json` has the digests of base, original and restored files.\n"
     )

@@ -1,4 +1,4 @@
-"""Rows of a split to look at: the image or the text, its class and what a model says it is."""
+"""Rows of a split with their content, the image or text, their class and the predicted class."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from hubmerge.tasks.data import Split
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A row with its image or its text, its class, a model's answer and its EL2N."""
+class ExampleRow:
+    """A row with its image or text, its class, a model's predicted class and its EL2N."""
 
     row: int
-    what: Any
+    content: Any
     label: str
     predicted: str
     score: float
 
     @property
     def is_image(self) -> bool:
-        return not isinstance(self.what, str)
+        return not isinstance(self.content, str)
 
 
-def shown(
+def example_rows(
     split: Split, rows: Iterable[int], predicted: ArrayLike, scores: ArrayLike
-) -> list[Shown]:
-    """These rows, in this order; `predicted` and `scores` are of all rows of the split."""
-    says, by = np.asarray(predicted), np.asarray(scores)
-    classes, found = split.classes, []
+) -> list[ExampleRow]:
+    """Return these rows in order; `predicted` and `scores` are for all rows of the split."""
+    predicted_classes, row_scores = np.asarray(predicted), np.asarray(scores)
+    classes, examples = split.classes, []
     for row in rows:
-        what, label = cast("tuple[Any, int]", split.example(row))  # the task classifies
-        score = round(float(by[row]), DIGITS)
-        found.append(Shown(row, what, classes[label], classes[says[row]], score))
-    return found
+        content, label = cast("tuple[Any, int]", split.example(row))  # the task classifies
+        score = round(float(row_scores[row]), DIGITS)
+        examples.append(
+            ExampleRow(row, content, classes[label], classes[predicted_classes[row]], score)
+        )
+    return examples

@@ -1,4 +1,4 @@
-"""A mixture as Python has it: opened from its name, asked for answers, or written for others."""
+"""Using a mixture of experts from Python: opening it, predicting with it, and exporting it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from hubmerge.errors import UnknownName, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.environment import connect
 from hubmerge.learners.factory import make_learner
-from hubmerge.models.loading import open_model
+from hubmerge.models.loading import load_model
 from hubmerge.moerging.export import export_peft_arrow, export_transformers
-from hubmerge.moerging.moe_model import Mixture, read_mixture
-from hubmerge.opening.bases import base_of
-from hubmerge.opening.opened_model import Opened
+from hubmerge.moerging.moe_model import MoeModel, read_moe
+from hubmerge.opening.bases import open_base
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_ref, pin_task
-from hubmerge.opening.task_heads import Heads
-from hubmerge.opening.trained_tasks import own_tasks
+from hubmerge.opening.task_heads import TaskHeads
+from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.refs import parse_ref
 from hubmerge.runs.machine import pick_device
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
-from hubmerge.tasks.examples import Ranked
+from hubmerge.tasks.examples import RankExample
 from hubmerge.tasks.lookup import find_task
 from hubmerge.tasks.task import Task
 
@@ -38,93 +38,95 @@ FORMATS: Mapping[str, Callable[..., None]] = {
 
 @dataclass(frozen=True)
 class Moe:
-    """A mixture ready for use: `moe(inputs, task)` answers, `module` is the model's nn.Module.
+    """A mixture of experts ready for use: `moe(inputs, task)` predicts labels.
 
-    `tasks` are those that it can be asked, by name: those it was trained on, if no others were
-    named.
+    `tasks` are the tasks that it can predict, by name: those it was trained on, unless others were
+    named. `module` is the model's nn.Module.
     """
 
-    mixture: Mixture
+    moe_model: MoeModel
     tasks: Mapping[str, Task]
     device: torch.device
-    opened: Opened
-    heads: Heads
-    _asked: dict[str, _Asked] = field(default_factory=dict, repr=False)
+    opened: OpenedModel
+    heads: TaskHeads
+    _predictors: dict[str, _TaskPredictor] = field(default_factory=dict, repr=False)
 
     @property
     def module(self) -> nn.Module:
-        """The library's own model, with mixtures for linear layers."""
-        module: nn.Module = self.mixture.model.module
+        """The library's own model, in which mixtures of experts replace linear layers."""
+        module: nn.Module = self.moe_model.model.module
         return module
 
     @torch.inference_mode()
     def __call__(
         self, inputs: Any, task: str | None = None, batch_size: int = 64
     ) -> list[dict[str, Any]]:
-        """The likeliest label of each input, with its probability among the task's labels.
+        """Return the likeliest label of each input, and its probability among the task's labels.
 
-        Inputs are PIL images or texts, by the kind of the task, or (prompt, choices) where it ranks
-        choices; a single one may stand alone. `task` may be left out if there is only one; the
-        router never knows it. Raises UnknownName for another task, UsageError for one that has no
-        labels.
+        `inputs` is one input or a list of them: PIL images or texts, depending on the task, or
+        (prompt, choices) pairs if it ranks choices. `task` may be left out if there is only one; it
+        selects the head and does not affect the router. Raises UnknownName for another task,
+        UsageError for one without labels.
         """
-        found = self._task(task)
+        known_task = self._find_task(task)
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}.", "Write 1 or more.")
         rows = list(inputs) if isinstance(inputs, list) else [inputs]
-        asked = self.at(found)
+        predictor = self.for_task(known_task)
         return [
-            answer
+            prediction
             for start in range(0, len(rows), batch_size)
-            for answer in asked.answers(rows[start : start + batch_size])
+            for prediction in predictor.predict(rows[start : start + batch_size])
         ]
 
-    def at(self, task: Task) -> _Asked:
-        """The mixture under the task's head, made once."""
-        if task.name not in self._asked:
-            self._asked[task.name] = _Asked(self, task)
-        return self._asked[task.name]
+    def for_task(self, task: Task) -> _TaskPredictor:
+        """Return the predictor for a task, made once."""
+        if task.name not in self._predictors:
+            self._predictors[task.name] = _TaskPredictor(self, task)
+        return self._predictors[task.name]
 
-    def _task(self, name: str | None) -> Task:
+    def _find_task(self, name: str | None) -> Task:
         if name is None and len(self.tasks) == 1:
             return next(iter(self.tasks.values()))
         if name is None:
-            raise UsageError(f"Which task? It knows {', '.join(self.tasks)}.", "Name one.")
+            raise UsageError(f"There are several tasks: {', '.join(self.tasks)}.", "Name one.")
         if name not in self.tasks:
             raise UnknownName("task of the mixture", name, self.tasks)
         return self.tasks[name]
 
 
-class _Asked:
-    """A mixture at one task."""
+class _TaskPredictor:
+    """A mixture of experts with the head of one task."""
 
     def __init__(self, moe: Moe, task: Task) -> None:
         if task.spec.kind == "target":
             raise UsageError(
                 f"{task.name} has no labels to choose from.", "Use `moe.module` to generate."
             )
-        self._device, model = moe.device, moe.mixture.model
+        self._device, model = moe.device, moe.moe_model.model
         self._classes = task.spec.classes or (
-            load_split(task, "validation").classes if task.spec.classifies else ()
+            load_split(task, "validation").classes if task.spec.is_classification else ()
         )
-        head = moe.heads.of(moe.opened, model, task, tuple(self._classes))
+        head = moe.heads.load(moe.opened, model, task, tuple(self._classes))
         self._learner = cast(Any, make_learner(model, task, head, augment=False))
         self._network = self._learner.network.to(self._device).eval()
 
-    def answers(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
-        """One batch."""
+    def predict(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """Predict the labels of one batch."""
         learner = self._learner
-        examples = [(row, 0) if self._classes else Ranked(row[0], tuple(row[1]), 0) for row in rows]
+        examples = [
+            (row, 0) if self._classes else RankExample(row[0], tuple(row[1]), 0) for row in rows
+        ]
         batch = learner.collate([learner.for_evaluation(example) for example in examples])
-        placed = {name: tensor.to(self._device) for name, tensor in batch.items()}
-        shares: Tensor = learner.scores(self._network, placed).softmax(dim=-1)
-        best = shares.max(dim=-1)
+        on_device = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        probabilities: Tensor = learner.scores(self._network, on_device).softmax(dim=-1)
+        best = probabilities.max(dim=-1)
         labels = [
-            (self._classes or row[1])[place]
-            for row, place in zip(rows, best.indices.tolist(), strict=True)
+            (self._classes or row[1])[index]
+            for row, index in zip(rows, best.indices.tolist(), strict=True)
         ]
         pairs = zip(labels, best.values.tolist(), strict=True)
-        return [{"label": label, "score": share} for label, share in pairs]
+        return [{"label": label, "score": probability} for label, probability in pairs]
 
 
 def load_moe(
@@ -134,49 +136,50 @@ def load_moe(
     hub: str | None = None,
     device: str | None = None,
 ) -> Moe:
-    """Open the mixture `owner/name@step64`, or that of a folder, on its base, ready for use.
+    """Open a mixture of experts, `owner/name@step64` or a folder, on its base, ready for use.
 
-    `tasks` names those that do not come with hubmerge, as `--tasks` does; `hub` is "local" for the
-    embedded Hub. Raises NotOnHub, IntegrityError, CheckpointError, or
-    UsageError for what is no mixture.
+    `tasks` names the tasks to predict, like `--tasks` on the command line; `hub` is "local" for the
+    embedded Hub. Raises NotOnHub, IntegrityError, CheckpointError, or UsageError for any other
+    kind of model.
     """
     with connect(hub) as connected:
         opened = open_ref(connected, parse_ref(str(ref)))
-        mixture = open_mixture(connected, opened)
-        named = tasks.split(",") if isinstance(tasks, str) else tasks
-        known = [pin_task(connected, find_task(name)) for name in named]
-        tasks_by_name = {task.name: task for task in known or own_tasks(connected, opened)}
-        place = pick_device(device)
-        cast(nn.Module, mixture.model.module).to(place)
-        moe = Moe(mixture, tasks_by_name, place, opened, Heads(connected))
+        moe_model = open_moe(connected, opened)
+        names = tasks.split(",") if isinstance(tasks, str) else tasks
+        known = [pin_task(connected, find_task(name)) for name in names]
+        tasks_by_name = {task.name: task for task in known or find_trained_tasks(connected, opened)}
+        torch_device = pick_device(device)
+        cast(nn.Module, moe_model.model.module).to(torch_device)
+        moe = Moe(moe_model, tasks_by_name, torch_device, opened, TaskHeads(connected))
         for task in tasks_by_name.values():
-            if task.spec.kind == "text":  # whose labels its base embeds, and that is on the Hub
-                moe.at(task)
+            if task.spec.kind == "text":  # its labels are embedded by its base, from the Hub
+                moe.for_task(task)
         return moe
 
 
-def open_mixture(hub: Hub, opened: Opened) -> Mixture:
-    """The mixture of an opened folder, on its base; raises UsageError for what is no mixture."""
+def open_moe(hub: Hub, opened: OpenedModel) -> MoeModel:
+    """Open a mixture of experts on its base; raises UsageError for any other kind of model."""
     if not opened.checkpoint.is_moe:
         raise UsageError(
-            f"{opened.revision.label} is no mixture.", "`hubmerge moerge` makes one of adapters."
+            f"{opened.revision.label} is not a mixture of experts.",
+            "`hubmerge moerge` makes one from adapters.",
         )
-    base = base_of(hub, opened)
+    base = open_base(hub, opened)
     assert base is not None  # a mixture names its base
-    model = open_model(base.folder, _kind(opened))
-    return read_mixture(model, base.checkpoint, opened.folder)
+    model = load_model(base.folder, _task_kind(opened))
+    return read_moe(model, base.checkpoint, opened.folder)
 
 
-def _kind(opened: Opened) -> Kind:
-    said = opened.manifest.task_kind if opened.manifest else "image"
-    # Of tasks of several kinds only those of language models go together.
-    return cast(Kind, said) if said in get_args(Kind) else "rank"
+def _task_kind(opened: OpenedModel) -> Kind:
+    kind = opened.manifest.task_kind if opened.manifest else "image"
+    # Only tasks of language models are of several kinds.
+    return cast(Kind, kind) if kind in get_args(Kind) else "rank"
 
 
-def export(hub: Hub, ref: str, form: str, out: Path, replace: bool = False) -> Path:
-    """Write a mixture for people without hubmerge; raises UnknownName for an unknown form."""
+def export_moe(hub: Hub, ref: str, form: str, out: Path, replace: bool = False) -> Path:
+    """Write a mixture in a format that needs no hubmerge; raises UnknownName for another one."""
     if form not in FORMATS:
         raise UnknownName("format", form, FORMATS)
     opened = open_ref(hub, parse_ref(ref))
-    FORMATS[form](open_mixture(hub, opened), out, replace)
+    FORMATS[form](open_moe(hub, opened), out, replace)
     return out

@@ -1,6 +1,6 @@
-"""hubmerge merge: experts by name, or a lock -> one folder with its manifest and card.
+"""hubmerge merge: merge experts, named or from a lock, into a folder with manifest and card.
 
-Published if asked.
+The folder is published on request.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
-from hubmerge.hub.pull_request import check_proposable, propose
+from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_request
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
-from hubmerge.merging.plan import Expert, MergePlan, check
-from hubmerge.opening.expert_heads import copy_heads, heads_of, kind_of_tasks, notes_on
-from hubmerge.opening.integrity import is_sealed
-from hubmerge.opening.locked_experts import open_lock
-from hubmerge.opening.merge_experts import open_named
-from hubmerge.opening.merge_inputs import Inputs, check_licences
-from hubmerge.opening.publication import check_room, folder_publication, seal
+from hubmerge.merging.plan import Expert, MergePlan, check_plan
+from hubmerge.opening.expert_heads import common_task_kind, copy_heads, expert_notes, find_heads
+from hubmerge.opening.integrity import matches_manifest
+from hubmerge.opening.locked_experts import open_locked_merge
+from hubmerge.opening.merge_experts import open_merge_inputs
+from hubmerge.opening.merge_inputs import MergeInputs, check_licences
+from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
 from hubmerge.opening.references import read_local_manifest, versions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
@@ -34,11 +34,11 @@ from hubmerge.refs import ModelRef
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """What was asked for: experts, method, parameters as typed, and where the result goes.
+    """The experts, method and parameters (as typed) of a merge, and where the result goes.
 
-    Or a lock, which says the first three: `policy` is whose pick is merged, and with `locked` no
-    name may mean another commit than when it was pinned. With `pull_request`, the result is
-    proposed to `push`. `licence` is stated where it shall not follow from the experts'.
+    A `lock` replaces the first three: `policy` names the pick to merge, and with `locked` every
+    name must still point to its pinned commit. With `pull_request`, the result is proposed to
+    `push`. `licence` replaces the one that follows from the experts' licences.
     """
 
     experts: tuple[ModelRef, ...] = ()
@@ -59,12 +59,11 @@ class MergeRequest:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A merge that is known to be possible: nothing has been written yet.
+class PreparedMerge:
+    """A merge that was checked and can run; nothing has been written yet.
 
-    `heads` are the experts' trained heads, which go with the merge, as does `lock`; `notes` are
-    sentences on what experts have not in common, though they can be merged, and on what has changed
-    since they were pinned.
+    `heads` are the experts' trained heads; they and `lock` are written next to the merge. `notes`
+    are sentences on differences between experts and on what has changed since they were pinned.
     """
 
     request: MergeRequest
@@ -77,27 +76,27 @@ class Prepared:
 
     @property
     def is_done(self) -> bool:
-        """Whether just this merge lies in the folder already, whole."""
+        """Whether the folder already has exactly this merge, complete."""
         try:
-            there = read_local_manifest(self.folder)
+            existing = read_local_manifest(self.folder)
         except IntegrityError:
-            return False  # what is broken is not done
-        if there is None or not there.is_merge:
             return False
-        wanted = self.manifest.recipe, self.manifest.licence
-        same = (there.recipe, there.licence) == wanted
-        return same and is_sealed(self.folder, there) and self._has_lock(there)
+        if existing is None or not existing.is_merge:
+            return False
+        expected = self.manifest.recipe, self.manifest.licence
+        is_same = (existing.recipe, existing.licence) == expected
+        return is_same and matches_manifest(self.folder, existing) and self._has_lock(existing)
 
-    def _has_lock(self, there: Manifest) -> bool:
-        wanted, copy = self.manifest.lock, self.folder / lock.NAME
-        if wanted is None:
+    def _has_lock(self, existing: Manifest) -> bool:
+        expected, copy = self.manifest.lock, self.folder / lock.LOCK_FILE
+        if expected is None:
             return True
-        return there.lock == wanted and copy.is_file() and hash_file(copy) == wanted
+        return existing.lock == expected and copy.is_file() and hash_file(copy) == expected
 
 
 @dataclass(frozen=True)
-class Merged:
-    """Where the result lies, what it is, and if it was pushed its commit, or its pull request."""
+class MergeResult:
+    """The folder and manifest of a merge, and its commit or pull request if it was pushed."""
 
     folder: Path
     manifest: Manifest
@@ -105,46 +104,50 @@ class Merged:
     pull_request: str | None = None
 
 
-def prepare(hub: Hub, request: MergeRequest, merges: Path) -> Prepared:
-    """Check and pin everything: method and parameters, then names and bases, and only then weights.
+def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerge:
+    """Check and pin everything: method and parameters, then names and bases, and last weights.
 
     Raises UsageError, NotOnHub, IntegrityError (experts of different bases, a lock that does not
-    hold) or CheckpointError.
+    match) or CheckpointError.
     """
     if request.lock is None:
-        inputs = open_named(hub, request.experts, request.method, request.settings, request.base)
+        inputs = open_merge_inputs(
+            hub, request.experts, request.method, request.settings, request.base
+        )
     else:
-        inputs = open_lock(hub, request.lock, request.policy, request.locked, request.base)
+        inputs = open_locked_merge(hub, request.lock, request.policy, request.locked, request.base)
     check_licences((inputs.base, *inputs.experts), request.licence)
     return prepare_inputs(hub, request, inputs, merges)
 
 
-def prepare_inputs(hub: Hub, request: MergeRequest, inputs: Inputs, merges: Path) -> Prepared:
-    """Check that what was opened can be merged, and put where it shall go."""
+def prepare_inputs(
+    hub: Hub, request: MergeRequest, inputs: MergeInputs, merges: Path
+) -> PreparedMerge:
+    """Check that the opened models can be merged, and that the result can be written and pushed."""
     plan = MergePlan(
         base=inputs.base.checkpoint,
         experts=tuple(
-            Expert(one.checkpoint, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
-            for one, s in zip(inputs.experts, inputs.sources, strict=True)
+            Expert(expert.checkpoint, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
+            for expert, s in zip(inputs.experts, inputs.sources, strict=True)
         ),
         method=inputs.method,
         params=inputs.params,
         dtype=request.dtype,
         allow_nonfinite=request.allow_nonfinite,
     )
-    manifest = _manifest(request, inputs)
-    # Other locks may pick the same: each has a folder of its own.
+    manifest = _make_manifest(request, inputs)
+    # Several locks may have the same pick: each lock gets its own folder.
     names = [digest[:12] for digest in (manifest.recipe, manifest.lock) if digest]
-    prepared = Prepared(
+    prepared = PreparedMerge(
         request,
         plan,
         manifest,
         folder=request.out or merges / "-".join(names),
-        heads=heads_of(inputs.experts),
+        heads=find_heads(inputs.experts),
         lock=inputs.lock,
-        notes=(*inputs.notes, *notes_on(inputs.experts)),
+        notes=(*inputs.notes, *expert_notes(inputs.experts)),
     )
-    check(plan)
+    check_plan(plan)
     if not prepared.is_done:
         check_out(plan, prepared.folder, request.replace)
     if request.push is not None:
@@ -155,12 +158,12 @@ def prepare_inputs(hub: Hub, request: MergeRequest, inputs: Inputs, merges: Path
 def _check_push(hub: Hub, request: MergeRequest) -> None:
     repo_id = str(request.push.repo_id) if request.push else ""
     if request.pull_request:
-        check_proposable(hub, repo_id)
-    check_room(hub, repo_id, "merge")
+        check_can_open_pull_request(hub, repo_id)
+    check_repository_kind(hub, repo_id, "merge")
 
 
-def merge_and_publish(hub: Hub, prepared: Prepared, progress: Progress) -> Merged:
-    """Merge into the folder, unless just this merge lies there already; push or propose it."""
+def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> MergeResult:
+    """Merge into the folder, unless it already has this merge; push or propose the result."""
     request, out = prepared.request, prepared.folder
     if request.push is not None and not request.pull_request:
         ensure_repo(hub, str(request.push.repo_id), request.private)
@@ -173,24 +176,24 @@ def merge_and_publish(hub: Hub, prepared: Prepared, progress: Progress) -> Merge
             finish=lambda folder: _finish(folder, prepared),
         )
     manifest = read_local_manifest(out)
-    assert manifest is not None  # sealed above
+    assert manifest is not None  # written above
     if request.push is None:
-        return Merged(out, manifest)
+        return MergeResult(out, manifest)
     publication = folder_publication(out, manifest, request.push)
     if request.pull_request:
-        proposal = propose(hub, publication)
-        return Merged(out, manifest, proposal.commit, proposal.url)
-    return Merged(out, manifest, publish(hub, publication))
+        proposal = open_pull_request(hub, publication)
+        return MergeResult(out, manifest, proposal.commit, proposal.url)
+    return MergeResult(out, manifest, publish(hub, publication))
 
 
-def _finish(folder: Path, prepared: Prepared) -> None:
+def _finish(folder: Path, prepared: PreparedMerge) -> None:
     copy_heads(prepared.heads, folder)
-    seal(folder, prepared.manifest, prepared.lock)
+    finalize_folder(folder, prepared.manifest, prepared.lock)
 
 
-def _manifest(request: MergeRequest, inputs: Inputs) -> Manifest:
+def _make_manifest(request: MergeRequest, inputs: MergeInputs) -> Manifest:
     open_clip = (inputs.base.folder / "open_clip_config.json").is_file()
-    notes = tuple(notes_on(inputs.experts))
+    notes = tuple(expert_notes(inputs.experts))
     return Manifest(
         kind=MERGE,
         base=inputs.base_source,
@@ -200,21 +203,21 @@ def _manifest(request: MergeRequest, inputs: Inputs) -> Manifest:
             **inputs.params.model_dump(),
             **({"dtype": request.dtype} if request.dtype else {}),
         },
-        task_kind=kind_of_tasks(inputs.experts),
+        task_kind=common_task_kind(inputs.experts),
         training={"notes": notes} if notes else {},
         licence=request.licence,
         lock=hashlib.sha256(inputs.lock).hexdigest() if inputs.lock is not None else None,
         layout="open_clip" if open_clip else "transformers",
-        command=_command(request, inputs),
+        command=_format_command(request, inputs),
         versions=versions(),
     )
 
 
-def _command(request: MergeRequest, inputs: Inputs) -> str:
-    """The command that repeats the merge, by labels that do not move or by the lock beside it."""
+def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
+    """Return the command that repeats the merge, from pinned labels or the lock next to it."""
     words = ["hubmerge", "merge"]
     if inputs.lock is not None:
-        words += ["--lock", lock.NAME]
+        words += ["--lock", lock.LOCK_FILE]
         words += ["--policy", request.policy] if request.policy else []
     else:
         words += [*(source.label for source in inputs.sources), "--method", request.method]

@@ -1,4 +1,4 @@
-"""hubmerge moerge: adapters by name -> a mixture, trained, in a folder and perhaps on the Hub."""
+"""hubmerge moerge: train a mixture of experts from adapters, into a folder or to the Hub."""
 
 from __future__ import annotations
 
@@ -8,45 +8,43 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError, UsageError
-from hubmerge.flows.merge import MergeRequest, merge_and_publish
-from hubmerge.flows.merge import Prepared as PreparedMerge
-from hubmerge.flows.merge import prepare as prepare_merge
-from hubmerge.flows.train import Trained, train
+from hubmerge.flows.merge import MergeRequest, PreparedMerge, merge_and_publish, prepare_merge
+from hubmerge.flows.train import TrainResult, train
 from hubmerge.hub.client import Hub
-from hubmerge.lock import NAME as LOCK
-from hubmerge.manifest import NAME, Source
+from hubmerge.lock import LOCK_FILE as LOCK
+from hubmerge.manifest import MANIFEST_JSON, Source
 from hubmerge.merging.registry import method as find_method
-from hubmerge.opening.integrity import files_in, is_sealed
+from hubmerge.opening.integrity import files_in, matches_manifest
 from hubmerge.opening.merge_inputs import check_licences
-from hubmerge.opening.moe_experts import Experts, open_experts
-from hubmerge.opening.moe_inputs import open_mixture
+from hubmerge.opening.moe_experts import MoeExperts, open_experts
+from hubmerge.opening.moe_inputs import open_locked_moe
 from hubmerge.opening.publication import add_figures
 from hubmerge.opening.references import pin_task, read_local_manifest
-from hubmerge.opening.trained_tasks import own_tasks
+from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.runs.machine import Machine, check_machine
-from hubmerge.runs.moe_checks import check_asked, check_start, checked
-from hubmerge.runs.moe_job import MixtureJob
+from hubmerge.runs.moe_checks import check_data, check_moe_spec, check_router_start
+from hubmerge.runs.moe_job import MoeJob
 from hubmerge.runs.moe_plan import MoePlan
 from hubmerge.runs.run import Run, prepare_run
 from hubmerge.specs import MoeSpec
 from hubmerge.tasks.task import Task
-from hubmerge.weights.atomic_folder import check_place, whole_folder
+from hubmerge.weights.atomic_folder import atomic_folder, check_target
 
 
 @dataclass(frozen=True)
-class Request:
-    """What was asked for: experts, how, on which tasks, and where the result goes.
+class MoeRequest:
+    """The experts, options and tasks of a mixture of experts, and where the result goes.
 
-    `extracted` is where full experts become adapters, if not below home; `merge` is a method by
-    which the same experts are merged as well; `named` are the words that named the tasks. Or a
-    lock, which says what is mixed and all of how but `push_every`: `policy` is whose pick, and with
-    `locked` no name may mean another commit than when it was pinned.
+    `extracted` is the folder for adapters extracted from fully fine-tuned experts, if not below
+    home; `merge` is a method by which the same experts are merged as well; `task_names` are the
+    tasks as typed. A `lock` replaces the experts and all options but `push_every`: `policy` names
+    the pick, and with `locked` every name must still point to its pinned commit.
     """
 
     experts: tuple[ModelRef, ...]
-    asked: MoeSpec
+    moe_spec: MoeSpec
     tasks: tuple[Task, ...] = ()
     base: ModelRef | None = None
     extracted: Path | None = None
@@ -56,153 +54,158 @@ class Request:
     private: bool = False
     licence: str | None = None
     merge: str | None = None
-    named: tuple[str, ...] = ()
+    task_names: tuple[str, ...] = ()
     lock: Path | None = None
     policy: str | None = None
     locked: bool = False
 
 
-def prepare(hub: Hub, request: Request, home: Path, machine: Machine) -> Run:
-    """Check everything that can be checked before training, and place the run in `home`/moes.
+def prepare_moe(hub: Hub, request: MoeRequest, home: Path, machine: Machine) -> Run:
+    """Check everything that can be checked before training; the run's folder is in `home`/moes.
 
     Raises UsageError, NotOnHub, IntegrityError (experts of different bases), CheckpointError or
-    DataError; nothing is written but extracts of full experts.
+    DataError. Only adapters extracted from fully fine-tuned experts are written.
     """
     check_machine(machine)
-    if request.out is not None and not (request.out / NAME).is_file():
-        check_place(request.out, request.replace)
+    if request.out is not None and not (request.out / MANIFEST_JSON).is_file():
+        check_target(request.out, request.replace)
     if request.lock is None:
-        plan, drift = _named(hub, request, home, machine), tuple[str, ...]()
+        plan, drift = _plan_from_names(hub, request, home, machine), tuple[str, ...]()
     else:
-        plan, drift = _locked(hub, request, request.lock, home, machine)
-    check_start(plan)
-    check_licences((plan.base, *plan.experts.opened), request.licence)
-    job = MixtureJob(replace(plan, licence=request.licence))
+        plan, drift = _plan_from_lock(hub, request, request.lock, home, machine)
+    check_router_start(plan)
+    check_licences((plan.base, *plan.experts.models), request.licence)
+    job = MoeJob(replace(plan, licence=request.licence))
 
     def folder(run_id: str) -> Path:
         return home / "moes" / run_id[:12]
 
-    run = prepare_run(hub, job, request.push, machine, folder, lambda: checked(job))
+    run = prepare_run(hub, job, request.push, machine, folder, lambda: check_data(job))
     run = replace(run, notes=(*drift, *run.notes))
-    _merge_of(hub, request, home)
-    if request.out is not None and not _is_there(run, request.out):
-        check_place(request.out, request.replace)
+    _prepare_merge_of_experts(hub, request, home)
+    if request.out is not None and not _holds_last_step(run, request.out):
+        check_target(request.out, request.replace)
     return run
 
 
-def described(run: Run) -> str:
-    """What will be made, in half a sentence."""
+def describe_run(run: Run) -> str:
+    """Describe what will be trained, in half a sentence."""
     job = run.job
-    assert isinstance(job, MixtureJob)  # `prepare` made it
-    asked, count = job.plan.asked, len(job.plan.experts.sources)
-    steps = f"{asked.train_steps} steps from {run.base.revision.label}"
-    return f"mixture of {count} experts, top {asked.top_k}: {steps}"
+    assert isinstance(job, MoeJob)  # `prepare_moe` made it
+    spec, count = job.plan.moe_spec, len(job.plan.experts.sources)
+    steps = f"{spec.train_steps} steps from {run.base.revision.label}"
+    return f"mixture of {count} experts, top {spec.top_k}: {steps}"
 
 
-def moerge(hub: Hub, run: Run, request: Request, progress: Progress) -> Trained | None:
-    """Build, train and publish; the last step is copied to where it was asked for."""
-    made = train(hub, run, progress, private=request.private)
-    if made is None:
+def moerge(hub: Hub, run: Run, request: MoeRequest, progress: Progress) -> TrainResult | None:
+    """Train and publish the mixture, and copy its last step to `request.out`."""
+    result = train(hub, run, progress, private=request.private)
+    if result is None:
         return None
-    add_figures(made.folder, run.manifest(run.steps[-1]))
+    add_figures(result.folder, run.manifest(run.steps[-1]))
     if request.out is None:
-        return made
-    if not _is_there(run, request.out):
-        with whole_folder(request.out, request.replace) as folder:
-            copy_folder(made.folder, folder)
-    return replace(made, folder=request.out)
+        return result
+    if not _holds_last_step(run, request.out):
+        with atomic_folder(request.out, request.replace) as folder:
+            copy_folder(result.folder, folder)
+    return replace(result, folder=request.out)
 
 
-def merged(hub: Hub, request: Request, home: Path, progress: Progress) -> Path | None:
-    """The folder of the same experts merged into one model, where that was asked for."""
-    prepared = _merge_of(hub, request, home)
+def merge_experts(hub: Hub, request: MoeRequest, home: Path, progress: Progress) -> Path | None:
+    """Merge the same experts into one model and return its folder, None if not requested."""
+    prepared = _prepare_merge_of_experts(hub, request, home)
     return merge_and_publish(hub, prepared, progress).folder if prepared else None
 
 
-def _merge_of(hub: Hub, request: Request, home: Path) -> PreparedMerge | None:
-    """The same experts to be merged, checked; None where nobody asked."""
+def _prepare_merge_of_experts(hub: Hub, request: MoeRequest, home: Path) -> PreparedMerge | None:
+    """Check a merge of the same experts; None if not requested."""
     if request.merge is None:
         return None
-    asked = MergeRequest(request.experts, request.merge, base=request.base, licence=request.licence)
-    return prepare_merge(hub, asked, home / "merges")
+    merge_request = MergeRequest(
+        request.experts, request.merge, base=request.base, licence=request.licence
+    )
+    return prepare_merge(hub, merge_request, home / "merges")
 
 
-def _is_there(run: Run, out: Path) -> bool:
-    """Whether a folder holds the last step of just this run, whole."""
+def _holds_last_step(run: Run, out: Path) -> bool:
+    """Return whether a folder has the complete last step of this run."""
     try:
-        there = read_local_manifest(out) if out.is_dir() else None
+        existing = read_local_manifest(out) if out.is_dir() else None
     except IntegrityError:
         return False
-    last = there is not None and (there.run, there.step) == (run.id, run.steps[-1])
-    return there is not None and last and is_sealed(out, there)
+    is_last_step = existing is not None and (existing.run, existing.step) == (run.id, run.steps[-1])
+    return existing is not None and is_last_step and matches_manifest(out, existing)
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """The files of a folder in another; not linked, as whoever asked for them may change them."""
+    """Copy the files of a folder; they are not linked, because the user may change them."""
     for name, path in files_in(source).items():
-        place = target / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
+        destination = target / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, destination)
 
 
-def _named(hub: Hub, request: Request, home: Path, machine: Machine) -> MoePlan:
-    """The mixture of experts that were named, under the options that were typed."""
+def _plan_from_names(hub: Hub, request: MoeRequest, home: Path, machine: Machine) -> MoePlan:
+    """Plan a mixture from named experts and the given options."""
     if request.merge is not None:
         find_method(request.merge)
-        if request.asked.extract_rank:
+        if request.moe_spec.extract_rank:
             raise UsageError(
-                "--merge would merge the full experts, and the mixture has extracts of them.",
-                "Merge them by themselves: hubmerge merge.",
+                "--merge would merge the full experts, but the mixture uses adapters extracted "
+                "from them.",
+                "Merge the experts separately: hubmerge merge.",
             )
-    check_asked(request.asked, len(request.experts), machine)
-    rank = request.asked.extract_rank
+    check_moe_spec(request.moe_spec, len(request.experts), machine)
+    rank = request.moe_spec.extract_rank
     extracted = request.extracted or home / "extracted"
     experts = open_experts(hub, request.experts, request.base, rank, extracted)
-    tasks = _tasks(hub, request, experts)
-    own = tuple(_task_of(source, tasks) for source in experts.sources)
-    return MoePlan(request.asked, experts, tasks, own, _words(request, experts))
+    tasks = _training_tasks(hub, request, experts)
+    expert_tasks = tuple(_find_task(source, tasks) for source in experts.sources)
+    return MoePlan(request.moe_spec, experts, tasks, expert_tasks, _command_words(request, experts))
 
 
-def _locked(
-    hub: Hub, request: Request, path: Path, home: Path, machine: Machine
+def _plan_from_lock(
+    hub: Hub, request: MoeRequest, path: Path, home: Path, machine: Machine
 ) -> tuple[MoePlan, tuple[str, ...]]:
-    """The mixture that a lock picks, and what has changed since."""
+    """Plan the mixture of a lock's pick; also return notes on what has changed since."""
     extracted = request.extracted or home / "extracted"
-    found = open_mixture(hub, path, request.policy, request.locked, request.base, extracted)
-    asked = found.asked.model_copy(update={"push_every": request.asked.push_every})
-    check_asked(asked, len(found.experts.sources), machine)
-    tasks = _tasks(hub, request, found.experts)
-    if tuple(task.id for task in tasks) != found.tasks:
+    locked = open_locked_moe(hub, path, request.policy, request.locked, request.base, extracted)
+    spec = locked.moe_spec.model_copy(update={"push_every": request.moe_spec.push_every})
+    check_moe_spec(spec, len(locked.experts.sources), machine)
+    tasks = _training_tasks(hub, request, locked.experts)
+    if tuple(task.id for task in tasks) != locked.tasks:
         raise UsageError(
-            f"The lock is for other tasks: {', '.join(found.tasks)}.",
+            f"The lock is for other tasks: {', '.join(locked.tasks)}.",
             "Write --tasks as for `hubmerge select`, or leave it out.",
         )
     words = ["--lock", LOCK, *(["--policy", request.policy] if request.policy else [])]
-    words += ["--tasks", ",".join(request.named)] if request.tasks else []
-    words += ["--base", found.experts.base_source.name] if request.base else []
-    return MoePlan(asked, found.experts, tasks, tasks, tuple(words), found.data), found.notes
+    words += ["--tasks", ",".join(request.task_names)] if request.tasks else []
+    words += ["--base", locked.experts.base_source.name] if request.base else []
+    return MoePlan(spec, locked.experts, tasks, tasks, tuple(words), locked.data), locked.notes
 
 
-def _own(hub: Hub, experts: Experts) -> list[Task]:
-    """The tasks that the experts' manifests name; raises UsageError for those that name none."""
-    return [own_tasks(hub, one)[0] for one in experts.opened]
+def _tasks_of_experts(hub: Hub, experts: MoeExperts) -> list[Task]:
+    """Return the tasks in the experts' manifests; raises UsageError if a manifest has none."""
+    return [find_trained_tasks(hub, expert)[0] for expert in experts.models]
 
 
-def _tasks(hub: Hub, request: Request, experts: Experts) -> tuple[Task, ...]:
-    """What is trained on: what was asked for, else each expert's own, once."""
-    found = [pin_task(hub, task) for task in request.tasks] or _own(hub, experts)
-    return tuple({task.id: task for task in found}.values())
+def _training_tasks(hub: Hub, request: MoeRequest, experts: MoeExperts) -> tuple[Task, ...]:
+    """Return the requested tasks, or each expert's own task, without duplicates."""
+    training_tasks = [pin_task(hub, task) for task in request.tasks] or _tasks_of_experts(
+        hub, experts
+    )
+    return tuple({task.id: task for task in training_tasks}.values())
 
 
-def _task_of(source: Source, tasks: Sequence[Task]) -> Task | None:
+def _find_task(source: Source, tasks: Sequence[Task]) -> Task | None:
     return next((task for task in tasks if task.id == source.task), None)
 
 
-def _words(request: Request, experts: Experts) -> tuple[str, ...]:
-    """The command from its experts on, by labels that do not move."""
+def _command_words(request: MoeRequest, experts: MoeExperts) -> tuple[str, ...]:
+    """Return the arguments of the command, from the pinned labels of the experts on."""
     words = [source.label for source in experts.sources]
     if request.tasks:
-        words += ["--tasks", ",".join(request.named)]
+        words += ["--tasks", ",".join(request.task_names)]
     if request.base:
         words += ["--base", str(request.base)]
     return tuple(words)

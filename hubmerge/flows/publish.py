@@ -1,4 +1,4 @@
-"""hubmerge publish: checkpoint folders on disk -> step revisions of a repository, each tagged."""
+"""hubmerge publish: publish checkpoint folders as tagged step revisions of a repository."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from tempfile import TemporaryDirectory
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubmergeError, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
-from hubmerge.hub.commit_contents import STATE, STATE_BYTES, step_in_state
-from hubmerge.hub.fetch import list_files, same_bytes, wanted
+from hubmerge.hub.commit_contents import TRAINER_STATE, TRAINER_STATE_BYTES, parse_global_step
+from hubmerge.hub.fetch import files_to_download, list_files, same_bytes
 from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.hub.step_names import list_refs
 from hubmerge.kinds import EXPERT, MOE
 from hubmerge.manifest import Manifest, files_digest
-from hubmerge.merging.plan import Expert, MergePlan, check
+from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import method
-from hubmerge.opening.integrity import check_sealed, files_in
-from hubmerge.opening.opened_model import Opened
-from hubmerge.opening.publication import CARD, check_room, seal, step_publication
+from hubmerge.opening.integrity import check_manifest, files_in
+from hubmerge.opening.opened_model import OpenedModel
+from hubmerge.opening.publication import (
+    CARD,
+    check_repository_kind,
+    finalize_folder,
+    step_publication,
+)
 from hubmerge.opening.references import open_ref, read_local_manifest, source_of, versions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, step_of, step_tag
 from hubmerge.tasks.task import Task
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 
-_WAY_OUT = "Name a folder that holds checkpoint-64, step64 or the like, with safetensors files."
+_HINT = "Name a folder with subfolders like checkpoint-64 or step64 that have safetensors files."
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A checkpoint folder on disk and its step; its manifest if it is one of ours."""
+class CheckpointFolder:
+    """A checkpoint folder on disk and its step; its manifest if hubmerge made it."""
 
     folder: Path
     step: int
@@ -45,32 +50,35 @@ class Saved:
 
     @property
     def files(self) -> dict[str, Path]:
-        """What of a folder is published, by its path: what would be fetched, so no pickles."""
+        """The files to publish, by path: those that would be fetched, so no pickles."""
         files = {name: path for name, path in files_in(self.folder).items() if path.is_file()}
-        return {name: files[name] for name in wanted(files)}
+        return {name: files[name] for name in files_to_download(files)}
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything checked: the steps, rising, and, where base and task are known, their manifest."""
+class PreparedPublish:
+    """Checkpoints that were checked, by rising step; with a manifest if base and task are known."""
 
     to: str
-    steps: tuple[Saved, ...]
+    steps: tuple[CheckpointFolder, ...]
     manifest: Manifest | None
 
 
-def prepare(hub: Hub, folder: Path, to: str, base: ModelRef | None, task: Task | None) -> Prepared:
-    """Find the checkpoints of a folder and check them all before anything is sent.
+def prepare_publish(
+    hub: Hub, folder: Path, to: str, base: ModelRef | None, task: Task | None
+) -> PreparedPublish:
+    """Find the checkpoints of a folder and check them all before anything is uploaded.
 
-    Raises UsageError for a folder without any, CheckpointError for what cannot be opened or does
-    not fit the base, IntegrityError for a repository that holds something else.
+    Raises UsageError for a folder without checkpoints, CheckpointError for one that cannot be
+    opened or does not fit the base, IntegrityError for a repository with other contents.
     """
     if (base is None) != (task is None):
         raise UsageError(
-            "A manifest needs both --base and --task.", "Give both, or neither to publish without."
+            "A manifest needs both --base and --task.",
+            "Give both, or neither to publish without a manifest.",
         )
-    steps = _found(folder)
-    kind, manifest = _kind(steps), None
+    steps = _find_checkpoints(folder)
+    kind, manifest = _repository_kind(steps), None
     if base is not None and task is not None:
         opened = open_ref(hub, base)
         _check_fit(opened, steps)
@@ -84,115 +92,115 @@ def prepare(hub: Hub, folder: Path, to: str, base: ModelRef | None, task: Task |
             command="hubmerge publish",
             versions=versions(),
         )
-    if not _is_begun(hub, to, steps):
-        check_room(hub, to, kind)
-    return Prepared(to, steps, manifest)
+    if not _holds_our_step(hub, to, steps):
+        check_repository_kind(hub, to, kind)
+    return PreparedPublish(to, steps, manifest)
 
 
 def publish_steps(
-    hub: Hub, prepared: Prepared, beside: Path, progress: Progress, *, private: bool = False
+    hub: Hub, prepared: PreparedPublish, staging: Path, progress: Progress, *, private: bool = False
 ) -> dict[int, str]:
-    """Publish every step and return step -> commit; doing so again changes nothing.
+    """Publish every step and return step -> commit; a second call changes nothing.
 
-    `beside` is a folder for what is being sent. Raises IntegrityError where a tag stands already
+    `staging` is a folder for files that are being uploaded. Raises IntegrityError if a tag exists
     for other bytes.
     """
     ensure_repo(hub, prepared.to, private)
-    beside.mkdir(parents=True, exist_ok=True)
+    staging.mkdir(parents=True, exist_ok=True)
     commits: dict[int, str] = {}
-    for saved in prepared.steps:
-        progress(f"{prepared.to}@{step_tag(saved.step)}", len(commits), len(prepared.steps))
-        with _staged(saved, beside) as folder:
-            commits[saved.step] = publish(hub, _publication(saved, folder, prepared))
+    for checkpoint in prepared.steps:
+        progress(f"{prepared.to}@{step_tag(checkpoint.step)}", len(commits), len(prepared.steps))
+        with _stage_files(checkpoint, staging) as folder:
+            commits[checkpoint.step] = publish(hub, _make_publication(checkpoint, folder, prepared))
     return commits
 
 
-def _found(folder: Path) -> tuple[Saved, ...]:
+def _find_checkpoints(folder: Path) -> tuple[CheckpointFolder, ...]:
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}.", _WAY_OUT)
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    found, problems = list[Saved](), list[str]()
-    for path in inner:
+        raise UsageError(f"There is no folder {folder}.", _HINT)
+    paths = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    checkpoints, problems = list[CheckpointFolder](), list[str]()
+    for path in paths:
         if step_of(path.name) is not None:
             try:
-                found.append(_saved(path))
+                checkpoints.append(_read_checkpoint(path))
             except HubmergeError as error:
                 problems.append(error.message)
-    steps = [one.step for one in found]
+    steps = [checkpoint.step for checkpoint in checkpoints]
     problems += [
         f"Two folders hold step {step}." for step in sorted({*steps}) if steps.count(step) > 1
     ]
-    raise_together(CheckpointError, problems, "Mend or move them, and run the command again.")
-    if not found:
-        raise UsageError(f"{folder} holds no checkpoints.", _WAY_OUT)
-    return tuple(sorted(found, key=lambda one: one.step))
+    raise_together(CheckpointError, problems, "Repair or move them, and run the command again.")
+    if not checkpoints:
+        raise UsageError(f"{folder} holds no checkpoints.", _HINT)
+    return tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step))
 
 
-def _saved(folder: Path) -> Saved:
-    """A folder whose trainer state, or manifest, says its step; else its name does."""
+def _read_checkpoint(folder: Path) -> CheckpointFolder:
+    """Read a checkpoint; its step is in the manifest, else in the trainer state or folder name."""
     manifest = read_local_manifest(folder)
     if manifest is not None:
-        check_sealed(folder, manifest, str(folder))
-    said = [manifest.step if manifest else None, _state_of(folder), step_of(folder.name)]
-    (step, *_) = [step for step in said if step is not None]
-    return Saved(folder, step, open_checkpoint(folder), manifest)
+        check_manifest(folder, manifest, str(folder))
+    steps = [manifest.step if manifest else None, _trainer_step(folder), step_of(folder.name)]
+    (step, *_) = [step for step in steps if step is not None]
+    return CheckpointFolder(folder, step, open_checkpoint(folder), manifest)
 
 
-def _kind(steps: Sequence[Saved]) -> str:
-    """The kind that a repository of these steps has: of experts or of mixtures."""
-    kinds = {MOE if one.checkpoint.is_moe else EXPERT for one in steps}
+def _repository_kind(steps: Sequence[CheckpointFolder]) -> str:
+    """Return the kind of a repository of these steps: experts or mixtures of experts."""
+    kinds = {MOE if checkpoint.checkpoint.is_moe else EXPERT for checkpoint in steps}
     if len(kinds) > 1:
         raise CheckpointError(
             f"{steps[0].folder.parent} holds experts and mixtures.",
-            "Publish them from two folders, in two repositories.",
+            "Publish them from two folders to two repositories.",
         )
     return kinds.pop()
 
 
-def _state_of(folder: Path) -> int | None:
-    state = folder / STATE
-    if not state.is_file():
+def _trainer_step(folder: Path) -> int | None:
+    state_file = folder / TRAINER_STATE
+    if not state_file.is_file():
         return None
-    with state.open("rb") as file:
-        return step_in_state(file.read(STATE_BYTES))
+    with state_file.open("rb") as file:
+        return parse_global_step(file.read(TRAINER_STATE_BYTES))
 
 
-def _check_fit(base: Opened, steps: Sequence[Saved]) -> None:
-    """Every checkpoint could be merged on the base: what else would its manifest be worth?"""
+def _check_fit(base: OpenedModel, steps: Sequence[CheckpointFolder]) -> None:
+    """Check that every checkpoint can be merged on the base that its manifest will name."""
     average = method("average")
-    experts = tuple(Expert(one.checkpoint, str(one.step), label=str(one.folder)) for one in steps)
-    check(MergePlan(base.checkpoint, experts, average, average.params()))
+    experts = tuple(Expert(s.checkpoint, str(s.step), label=str(s.folder)) for s in steps)
+    check_plan(MergePlan(base.checkpoint, experts, average, average.params()))
 
 
-def _layout(saved: Saved) -> str:
-    if saved.checkpoint.kind == "lora":
+def _layout(checkpoint: CheckpointFolder) -> str:
+    if checkpoint.checkpoint.kind == "lora":
         return "peft"
-    open_clip = (saved.folder / "open_clip_config.json").is_file()
+    open_clip = (checkpoint.folder / "open_clip_config.json").is_file()
     return "open_clip" if open_clip else "transformers"
 
 
-def _is_begun(hub: Hub, to: str, steps: Sequence[Saved]) -> bool:
-    """Whether main of the repository holds a step of ours, tagged or left untagged by a crash."""
+def _holds_our_step(hub: Hub, to: str, steps: Sequence[CheckpointFolder]) -> bool:
+    """Return whether main has one of these steps, tagged or left untagged by a crash."""
     try:
         head = list_refs(hub, to).branches.get("main")
     except NotOnHub:
         return False
-    listed = list_files(hub, Revision(ModelRef(to), head)) if head else {}
+    files = list_files(hub, Revision(ModelRef(to), head)) if head else {}
     return any(
         all(
-            name in listed and same_bytes(one.folder / name, listed[name])
-            for name in one.checkpoint.weight_names()
+            name in files and same_bytes(checkpoint.folder / name, files[name])
+            for name in checkpoint.checkpoint.weight_file_names()
         )
-        for one in steps
+        for checkpoint in steps
     )
 
 
 @contextmanager
-def _staged(saved: Saved, beside: Path) -> Iterator[Path]:
-    """The files to publish in a folder of their own; linked, not copied, where that can be."""
-    with TemporaryDirectory(dir=beside) as name:
+def _stage_files(checkpoint: CheckpointFolder, staging: Path) -> Iterator[Path]:
+    """Put the files to publish into a temporary folder, as hard links where possible."""
+    with TemporaryDirectory(dir=staging) as name:
         folder = Path(name)
-        for name, path in saved.files.items():
+        for name, path in checkpoint.files.items():
             source, target = path.resolve(), folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -202,11 +210,13 @@ def _staged(saved: Saved, beside: Path) -> Iterator[Path]:
         yield folder
 
 
-def _publication(saved: Saved, folder: Path, prepared: Prepared) -> Publication:
-    manifest = saved.manifest
+def _make_publication(
+    checkpoint: CheckpointFolder, folder: Path, prepared: PreparedPublish
+) -> Publication:
+    manifest = checkpoint.manifest
     if manifest is None and prepared.manifest is not None:
         (folder / CARD).unlink(missing_ok=True)
-        seal(folder, dataclasses.replace(prepared.manifest, step=saved.step))
+        finalize_folder(folder, dataclasses.replace(prepared.manifest, step=checkpoint.step))
         manifest = read_local_manifest(folder)
     if manifest is not None and manifest.validation:
         return step_publication(folder, manifest, prepared.to)
@@ -215,7 +225,7 @@ def _publication(saved: Saved, folder: Path, prepared: Prepared) -> Publication:
     return Publication(
         repo_id=prepared.to,
         folder=folder,
-        title=f"Step {saved.step}{of_task}",
-        trailer={"step": str(saved.step), "files": digest},
-        tag=step_tag(saved.step),
+        title=f"Step {checkpoint.step}{of_task}",
+        trailer={"step": str(checkpoint.step), "files": digest},
+        tag=step_tag(checkpoint.step),
     )

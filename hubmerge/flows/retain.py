@@ -1,4 +1,4 @@
-"""hubmerge retain: which step revisions stay, written down as a plan, and the plan carried out."""
+"""hubmerge retain: plan which step revisions to keep, and delete the others by that plan."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ from pathlib import Path
 from hubmerge.errors import IntegrityError, NotOnHub, UnknownName, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import HubFile, list_files
-from hubmerge.hub.removal import delete_name, list_every_ref, purge
+from hubmerge.hub.removal import delete_ref, list_all_refs, purge
 from hubmerge.hub.step_names import Refs, list_refs
 from hubmerge.kinds import MOE
-from hubmerge.lock import Lock, parse_lock, read_lock
-from hubmerge.manifest import NAME, Manifest
+from hubmerge.lock import Lock, parse_lock, read_lock_bytes
+from hubmerge.manifest import MANIFEST_JSON, Manifest
 from hubmerge.merging.registry import METHODS
 from hubmerge.opening.references import pin_revision
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, step_of
-from hubmerge.retention.choice import Kind, Named, Verdict, choose, references, stored
-from hubmerge.retention.evidence import comparable, regrets
-from hubmerge.retention.plan import USD_PER_GB_MONTH, Plan, parse_budget
+from hubmerge.retention.choice import (
+    RefInfo,
+    RefKind,
+    Verdict,
+    choose,
+    required_commits,
+    stored_bytes,
+)
+from hubmerge.retention.evidence import compute_regrets, group_comparable
+from hubmerge.retention.plan import USD_PER_GB_MONTH, RetentionPlan, parse_budget
 from hubmerge.trials import TrialLog
 
 LOCKS = "locks"
-_ANEW = "Nothing was deleted. Make the plan anew with `hubmerge retain --plan`."
+_HINT = "Nothing was deleted. Make a new plan with `hubmerge retain --plan`."
 
 
 @dataclass(frozen=True)
 class RetainRequest:
-    """What was asked for: repositories, budget as typed, targets (methods), locks besides ours."""
+    """Repositories, budget as typed, targets (merge methods), and locks besides those in home."""
 
     repos: tuple[str, ...]
     budget: str | None = None
@@ -40,108 +47,120 @@ class RetainRequest:
 
 
 @dataclass(frozen=True)
-class Drafted:
-    """A plan, and by how many bytes what must stay exceeds the budget."""
+class PlanDraft:
+    """A plan, and by how many bytes the refs that must be kept exceed the budget."""
 
-    plan: Plan
+    plan: RetentionPlan
     excess: int = 0
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A plan that may be carried out: what is still there to delete, and what that leaves behind.
+class CheckedPlan:
+    """A plan that may be applied: the refs still to delete, and the files left unreferenced.
 
-    `stranded` maps each repository to the large files (SHA-256 -> bytes) that only dropped
-    revisions list, so that nothing that stays would miss them.
+    `unreferenced` maps each repository to the large files (SHA-256 -> bytes) that only dropped
+    revisions list, so that no kept revision needs them.
     """
 
-    plan: Plan
+    plan: RetentionPlan
     locks: Mapping[str, Lock]
-    there: tuple[Verdict, ...]
-    stranded: Mapping[str, Mapping[str, int]]
+    deletable: tuple[Verdict, ...]
+    unreferenced: Mapping[str, Mapping[str, int]]
 
     @property
-    def stranded_bytes(self) -> int:
-        return sum(sum(its.values()) for its in self.stranded.values())
+    def unreferenced_bytes(self) -> int:
+        return sum(sum(sizes.values()) for sizes in self.unreferenced.values())
 
 
 @dataclass(frozen=True)
-class Applied:
-    """What was deleted, and the bytes that are free for it."""
+class RetainResult:
+    """The labels of the deleted refs, and the bytes that were freed."""
 
     deleted: tuple[str, ...]
     freed: int = 0
 
 
-def draft(hub: Hub, request: RetainRequest, home: Path, progress: Progress) -> Drafted:
-    """Decide on every tag and branch of the repositories; nothing is deleted.
+def draft_plan(hub: Hub, request: RetainRequest, home: Path, progress: Progress) -> PlanDraft:
+    """Decide on every tag and branch of the repositories, without deleting anything.
 
     Raises UsageError, NotOnHub, or IntegrityError for a lock that cannot be read.
     """
-    locks = known_locks(home, request.locks)
+    locks = load_locks(home, request.locks)
     trials = TrialLog(home / "trials.jsonl").read()
     _check_targets(request.targets, {trial.method for trial in trials})
-    named = list(_named(hub, request.repos, progress))
-    groups = comparable(trials, {one.sha for one in named}, request.targets)
+    ref_infos = list(_read_refs(hub, request.repos, progress))
+    groups = group_comparable(trials, {ref.sha for ref in ref_infos}, request.targets)
     budget = None
     if request.budget is not None:
-        budget = parse_budget(request.budget, stored(named), request.usd_per_gb_month)
-    verdicts = choose(named, locks, groups, budget)
-    kept = {one.sha for one in verdicts if one.keep}
-    plan = Plan(
+        budget = parse_budget(request.budget, stored_bytes(ref_infos), request.usd_per_gb_month)
+    verdicts = choose(ref_infos, locks, groups, budget)
+    kept = {ref.sha for ref in verdicts if ref.keep}
+    plan = RetentionPlan(
         verdicts=tuple(verdicts),
-        regrets=tuple(regrets(groups, {one.sha for one in verdicts} - kept, request.targets)),
+        regrets=tuple(
+            compute_regrets(groups, {ref.sha for ref in verdicts} - kept, request.targets)
+        ),
         locks=tuple(sorted(locks)),
         targets=tuple(sorted(set(request.targets))),
         budget=request.budget,
         usd_per_gb_month=request.usd_per_gb_month,
     )
-    over = 0 if budget is None else max(0, stored(plan.kept) - budget)
-    return Drafted(plan, over)
+    excess = 0 if budget is None else max(0, stored_bytes(plan.kept) - budget)
+    return PlanDraft(plan, excess)
 
 
-def check(hub: Hub, plan: Plan, home: Path, locks: Sequence[Path]) -> Checked:
-    """Hold a plan against the Hub and the locks of now; nothing is deleted.
+def check_against_hub(
+    hub: Hub, plan: RetentionPlan, home: Path, locks: Sequence[Path]
+) -> CheckedPlan:
+    """Check a plan against the current state of the Hub and the locks; nothing is deleted.
 
-    A dropped name that is gone already is fine: a crash may have come in between. Raises
-    IntegrityError, with both SHAs, where a name has moved, and where a lock needs what would go.
+    A dropped ref that no longer exists is accepted: an earlier run may have crashed. Raises
+    IntegrityError if a ref has moved, with both SHAs, or if a lock needs a dropped ref.
     """
-    known = known_locks(home, locks)
+    known_locks = load_locks(home, locks)
     refs = {repo: list_refs(hub, repo) for repo in plan.repos}
-    problems = [*_moved(plan, refs), *_needed(plan, known), *_missing(plan, known)]
-    raise_together(IntegrityError, problems, _ANEW)
-    there = [one for one in plan.dropped if one.name in _of_kind(refs[one.repo], one.kind)]
-    return Checked(plan, known, tuple(there), _stranded(hub, plan, known, there))
+    problems = [
+        *_moved_refs(plan, refs),
+        *_needed_by_locks(plan, known_locks),
+        *_missing_locks(plan, known_locks),
+    ]
+    raise_together(IntegrityError, problems, _HINT)
+    deletable = [v for v in plan.dropped if v.name in _refs_of_kind(refs[v.repo], v.kind)]
+    unreferenced = _find_unreferenced(hub, plan, known_locks, deletable)
+    return CheckedPlan(plan, known_locks, tuple(deletable), unreferenced)
 
 
-def carry_out(hub: Hub, checked: Checked, purging: bool, progress: Progress) -> Applied:
-    """Delete what the plan drops: names first, and only then, if `purging`, contents for good.
+def apply_plan(hub: Hub, checked: CheckedPlan, purging: bool, progress: Progress) -> RetainResult:
+    """Delete what the plan drops: first refs and then, if `purging`, contents permanently.
 
-    Killed in between, the same again ends in the same place: names that are gone are passed over,
-    and what only they held is told from the plan, not from them.
+    After a crash, a second call ends in the same state: deleted refs are skipped, and their
+    contents are known from the plan.
     """
-    total = len(checked.there)
-    for done, one in enumerate(checked.there):
-        progress(f"deleting {one.label}", done, total)
-        _check_still(hub, one)
-        delete_name(hub, one.repo, one.kind, one.name)
-    deleted = tuple(one.label for one in checked.there)
+    total = len(checked.deletable)
+    for done, verdict in enumerate(checked.deletable):
+        progress(f"deleting {verdict.label}", done, total)
+        _check_unmoved(hub, verdict)
+        delete_ref(hub, verdict.repo, verdict.kind, verdict.name)
+    deleted = tuple(verdict.label for verdict in checked.deletable)
     if not purging:
-        return Applied(deleted)
-    # Asked anew: somebody may have tagged a dropped commit since.
-    stranded = _stranded(hub, checked.plan, checked.locks, leaving=())
-    return Applied(deleted, sum(purge(hub, repo, its) for repo, its in stranded.items() if its))
+        return RetainResult(deleted)
+    # Read again: somebody may have tagged a dropped commit in the meantime.
+    unreferenced = _find_unreferenced(hub, checked.plan, checked.locks, leaving=())
+    return RetainResult(
+        deleted,
+        sum(purge(hub, repo, contents) for repo, contents in unreferenced.items() if contents),
+    )
 
 
-def known_locks(home: Path, more: Sequence[Path] = ()) -> dict[str, Lock]:
-    """Every lock that was selected here, and those of `more`, by their SHA-256.
+def load_locks(home: Path, more: Sequence[Path] = ()) -> dict[str, Lock]:
+    """Load the locks in home and those of `more`, by their SHA-256.
 
-    One that cannot be read is an error: what it needs could not be kept.
+    A lock that cannot be read is an error, because its commits could not be protected.
     """
     paths = [*sorted((home / LOCKS).glob("*.lock")), *more]
     locks = {}
     for path in paths:
-        data = read_lock(path)
+        data = read_lock_bytes(path)
         locks[hashlib.sha256(data).hexdigest()] = parse_lock(data, str(path))
     return locks
 
@@ -153,113 +172,117 @@ def _check_targets(targets: Collection[str], tried: Collection[str]) -> None:
             raise UnknownName("target", name, known)
 
 
-def _named(hub: Hub, repos: Sequence[str], progress: Progress) -> Iterator[Named]:
+def _read_refs(hub: Hub, repos: Sequence[str], progress: Progress) -> Iterator[RefInfo]:
     for repo in dict.fromkeys(repos):
-        refs, read = list_refs(hub, repo), dict[str, tuple[dict[str, int], Manifest | None]]()
-        names = [*refs.tags.items(), *refs.branches.items()]
-        for done, (name, sha) in enumerate(names):
-            kind: Kind = "tag" if done < len(refs.tags) else "branch"
-            progress(f"{repo}@{name}", done, len(names))
-            if sha not in read:
-                read[sha] = _read(hub, Revision(ModelRef(repo, revision=name), sha))
-            contents, manifest = read[sha]
+        refs = list_refs(hub, repo)
+        commits: dict[str, tuple[dict[str, int], Manifest | None]] = {}
+        named_commits = [*refs.tags.items(), *refs.branches.items()]
+        for done, (name, sha) in enumerate(named_commits):
+            kind: RefKind = "tag" if done < len(refs.tags) else "branch"
+            progress(f"{repo}@{name}", done, len(named_commits))
+            if sha not in commits:
+                commits[sha] = _read_commit(hub, Revision(ModelRef(repo, revision=name), sha))
+            contents, manifest = commits[sha]
             step = None if name == "main" and kind == "branch" else step_of(name)
-            yield Named(
+            yield RefInfo(
                 *(repo, name, kind, sha, contents, step),
-                own=_own(manifest) if step is not None else None,
-                stopped=manifest is not None and manifest.training.get("stopped") == "early",
+                own_accuracy=_own_accuracy(manifest) if step is not None else None,
+                stopped_early=manifest is not None and manifest.training.get("stopped") == "early",
             )
 
 
-def _read(hub: Hub, revision: Revision) -> tuple[dict[str, int], Manifest | None]:
+def _read_commit(hub: Hub, revision: Revision) -> tuple[dict[str, int], Manifest | None]:
     files = list_files(hub, revision)
-    contents = {_content(file): file.size for file in files.values()}
-    return contents, pin_revision(hub, revision).manifest if NAME in files else None
+    contents = {_content_sha(file): file.size for file in files.values()}
+    return contents, pin_revision(hub, revision).manifest if MANIFEST_JSON in files else None
 
 
-def _content(file: HubFile) -> str:
-    return file.sha256 or file.blob
+def _content_sha(file: HubFile) -> str:
+    return file.sha256 or file.blob_id
 
 
-def _own(manifest: Manifest | None) -> float | None:
-    """The expert's own validation accuracy; anybody may have written it, so it may be none."""
+def _own_accuracy(manifest: Manifest | None) -> float | None:
+    """Return the expert's validation accuracy on its own task, None if missing or not valid."""
     curve = manifest.validation if manifest else ()
     return curve[-1].accuracy if curve and 0 <= curve[-1].accuracy <= 1 else None
 
 
-def _moved(plan: Plan, refs: Mapping[str, Refs]) -> Iterator[str]:
-    """Names that are not where the plan saw them; that a kept branch goes on is no harm."""
-    for one in plan.verdicts:
-        now = _of_kind(refs[one.repo], one.kind).get(one.name)
-        gone_as_planned = now is None and not one.keep
-        went_on = now is not None and one.keep and one.kind == "branch"
-        if now != one.sha and not gone_as_planned and not went_on:
-            yield f"{one.label} was {one.sha} in the plan, and is {now or 'gone'} now."
+def _moved_refs(plan: RetentionPlan, refs: Mapping[str, Refs]) -> Iterator[str]:
+    """Yield the refs that moved since the plan was made, except kept branches with new commits."""
+    for verdict in plan.verdicts:
+        current = _refs_of_kind(refs[verdict.repo], verdict.kind).get(verdict.name)
+        gone_as_planned = current is None and not verdict.keep
+        went_on = current is not None and verdict.keep and verdict.kind == "branch"
+        if current != verdict.sha and not gone_as_planned and not went_on:
+            yield f"{verdict.label} was {verdict.sha} in the plan, and is {current or 'gone'} now."
 
 
-def _needed(plan: Plan, locks: Mapping[str, Lock]) -> Iterator[str]:
-    """Whatever a lock needs is not deleted, whoever wrote the plan."""
+def _needed_by_locks(plan: RetentionPlan, locks: Mapping[str, Lock]) -> Iterator[str]:
+    """Yield the dropped refs that a lock needs."""
     for digest, lock in sorted(locks.items()):
-        needed = references(lock)
-        for one in plan.dropped:
-            if one.sha in needed:
-                yield f"{one.label} ({one.sha}) is the {needed[one.sha]} of lock {digest[:12]}."
+        roles = required_commits(lock)
+        for verdict in plan.dropped:
+            if verdict.sha in roles:
+                role = f"the {roles[verdict.sha]} of lock {digest[:12]}"
+                yield f"{verdict.label} ({verdict.sha}) is {role}."
 
 
-def _missing(plan: Plan, locks: Mapping[str, Lock]) -> Iterator[str]:
+def _missing_locks(plan: RetentionPlan, locks: Mapping[str, Lock]) -> Iterator[str]:
     for digest in sorted(set(plan.locks) - locks.keys()):
-        yield f"The plan heeds the lock {digest[:12]}, which is not here: name it with --lock."
+        yield f"The plan depends on lock {digest[:12]}, which was not found: name it with --lock."
 
 
-def _check_still(hub: Hub, one: Verdict) -> None:
-    """Look once more right before: a Hub cannot delete a name only where it still points."""
-    now = _of_kind(list_refs(hub, one.repo), one.kind).get(one.name)
-    if now not in (None, one.sha):
+def _check_unmoved(hub: Hub, verdict: Verdict) -> None:
+    """Check a ref right before its deletion: a Hub has no delete-if-unchanged."""
+    current = _refs_of_kind(list_refs(hub, verdict.repo), verdict.kind).get(verdict.name)
+    if current not in (None, verdict.sha):
         raise IntegrityError(
-            f"{one.label} was {one.sha} in the plan, and is {now} now.",
-            "It was left alone. Make the plan anew with `hubmerge retain --plan`.",
+            f"{verdict.label} was {verdict.sha} in the plan, and is {current} now.",
+            "It was not deleted. Make a new plan with `hubmerge retain --plan`.",
         )
 
 
-def _stranded(
-    hub: Hub, plan: Plan, locks: Mapping[str, Lock], leaving: Collection[Verdict]
+def _find_unreferenced(
+    hub: Hub, plan: RetentionPlan, locks: Mapping[str, Lock], leaving: Collection[Verdict]
 ) -> dict[str, dict[str, int]]:
-    """The large files that, once the `leaving` are gone, no ref lists and no lock vouches for.
+    """Return the large files that no ref and no lock needs once the `leaving` refs are deleted.
 
-    The commits of steps stay reachable from a branch that went on, and list them still; they can
-    then no longer be loaded. So nothing is ever told here but what the plan itself drops.
+    Only files of dropped refs are considered: the commits of dropped steps may stay reachable from
+    a branch and still list their files, but can no longer be loaded after a purge.
     """
     pins = [pin for lock in locks.values() for pin in (*lock.experts, lock.base)]
     locked = {digest for pin in pins for digest in pin.files.values()}
-    found = {}
-    for repo in sorted({one.repo for one in plan.dropped}):
-        dropped = (one for one in plan.dropped if one.repo == repo)
-        large = {c: size for one in dropped for c, size in one.contents.items() if len(c) == 64}
-        gone = {(_full_name(one), one.sha) for one in leaving if one.repo == repo}
-        left = {sha for ref, sha in list_every_ref(hub, repo).items() if (ref, sha) not in gone}
-        listed = set[str]().union(*(_listed(hub, repo, sha) for sha in sorted(left)))
-        ours = {pin.source.sha for pin in pins if pin.source.name == repo} - left
-        kept = listed.union(locked, *(_listed_if_there(hub, repo, sha) for sha in sorted(ours)))
-        found[repo] = {content: size for content, size in large.items() if content not in kept}
-    return found
+    unreferenced = {}
+    for repo in sorted({verdict.repo for verdict in plan.dropped}):
+        dropped = (verdict for verdict in plan.dropped if verdict.repo == repo)
+        large = {c: size for v in dropped for c, size in v.contents.items() if len(c) == 64}
+        gone = {(_full_ref_name(v), v.sha) for v in leaving if v.repo == repo}
+        remaining = {sha for ref, sha in list_all_refs(hub, repo).items() if (ref, sha) not in gone}
+        listed = set[str]().union(*(_listed_contents(hub, repo, sha) for sha in sorted(remaining)))
+        locked_commits = {pin.source.sha for pin in pins if pin.source.name == repo} - remaining
+        kept = listed.union(
+            locked, *(_listed_contents_if_any(hub, repo, sha) for sha in sorted(locked_commits))
+        )
+        unreferenced[repo] = {c: size for c, size in large.items() if c not in kept}
+    return unreferenced
 
 
-def _full_name(one: Verdict) -> str:
-    return f"refs/{'tags' if one.kind == 'tag' else 'heads'}/{one.name}"
+def _full_ref_name(verdict: Verdict) -> str:
+    return f"refs/{'tags' if verdict.kind == 'tag' else 'heads'}/{verdict.name}"
 
 
-def _listed(hub: Hub, repo: str, sha: str) -> set[str]:
+def _listed_contents(hub: Hub, repo: str, sha: str) -> set[str]:
     files = list_files(hub, Revision(ModelRef(repo), sha))
-    return {_content(file) for file in files.values()}
+    return {_content_sha(file) for file in files.values()}
 
 
-def _listed_if_there(hub: Hub, repo: str, sha: str) -> set[str]:
-    """What a lock's commit lists; a lock from another Hub may name one that this one has not."""
+def _listed_contents_if_any(hub: Hub, repo: str, sha: str) -> set[str]:
+    """Return the contents of a lock's commit; a lock of another Hub may name an unknown one."""
     try:
-        return _listed(hub, repo, sha)
+        return _listed_contents(hub, repo, sha)
     except NotOnHub:
         return set()
 
 
-def _of_kind(refs: Refs, kind: Kind) -> Mapping[str, str]:
+def _refs_of_kind(refs: Refs, kind: RefKind) -> Mapping[str, str]:
     return refs.tags if kind == "tag" else refs.branches

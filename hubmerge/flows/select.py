@@ -1,4 +1,4 @@
-"""hubmerge select: repositories of experts -> the best step of each for a merge, as a lock."""
+"""hubmerge select: choose the best step of each expert for a merge, and pin it in a lock."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from hubmerge.choosing.candidates import Gathered, gather
-from hubmerge.choosing.merge_selection import Prepared, Request, lock_of
+from hubmerge.choosing.candidates import OpenedPool, open_pool
+from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest, make_merge_lock
 from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
-from hubmerge.merging.plan import Expert, MergePlan, check
+from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import METHODS, Method, parse_params
-from hubmerge.models.loading import open_model
+from hubmerge.models.loading import load_model
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import pick_device
 from hubmerge.selection import report
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.grids import GRIDS
-from hubmerge.selection.memory_merge import Blender
-from hubmerge.selection.policy_results import POLICIES, Board, Policy
+from hubmerge.selection.grids import find_grid
+from hubmerge.selection.memory_merge import MemoryMerger
+from hubmerge.selection.policy_results import POLICIES, PolicyResult, PolicyResults
 from hubmerge.selection.pool import Choice, Pool, as_params
-from hubmerge.selection.search import Budget, Found, Search
-from hubmerge.selection.task_split import Dressed, Stage
+from hubmerge.selection.search import Budget, MeasuredChoice, Search
+from hubmerge.selection.task_split import LoadedModel, TaskSplit
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
-from hubmerge.trials import CHOSEN_ON, TrialLog
+from hubmerge.trials import SELECTION_SPLIT, TrialLog
 
-FEW = 50  # rows: with fewer, one more right answer is as much as any step gains
+FEW_ROWS = 50  # with fewer, one more correct row is as much as any step gains
 
 
 @dataclass(frozen=True)
-class Selected:
-    """What came out, and how many seconds it took."""
+class SelectResult:
+    """The lock, and how many seconds the selection took."""
 
     lock: Lock
     seconds: float
 
 
-def prepare(hub: Hub, request: Request, progress: Progress) -> Prepared:
-    """Check names, bases, tasks, data and headers; of experts, only the last steps are fetched.
+def prepare_selection(hub: Hub, request: SelectRequest, progress: Progress) -> PreparedSelection:
+    """Check names, bases, tasks, data and headers; only the last step of each expert is fetched.
 
     Raises UsageError, NotOnHub, IntegrityError, DataError or CheckpointError.
     """
@@ -50,79 +50,89 @@ def prepare(hub: Hub, request: Request, progress: Progress) -> Prepared:
     if request.method not in METHODS:
         raise UnknownName("target", request.method, (*METHODS, MOE))
     method = METHODS[request.method]
-    gathered = gather(hub, request.repos, request.tasks, request.base, progress)
-    pool = gathered.pool
+    opened_pool = open_pool(hub, request.repos, request.tasks, request.base, progress)
+    pool = opened_pool.pool
     if len(pool.tasks) < 2:
         raise UsageError(
-            "There is only one task, and so nothing to merge.", "Name experts of several tasks."
+            "There is only one task, so there is nothing to merge.",
+            "Name experts of several tasks.",
         )
-    _check_headers(gathered, method)
-    locked = choice_of(pool, method, request.against) if request.against else None
-    prepared = Prepared(request, gathered, method, _stages(gathered, request.device), locked)
-    if request.policy is not None and request.policy not in prepared.order:
+    _check_headers(opened_pool, method)
+    locked = choice_from_lock(pool, method, request.against) if request.against else None
+    prepared = PreparedSelection(
+        request, opened_pool, method, _load_splits(opened_pool, request.device), locked
+    )
+    if request.policy is not None and request.policy not in prepared.policies:
         raise UsageError(
             f"Policy {request.policy} has nothing to choose from here.",
-            f"These do: {', '.join(prepared.order)}.",
+            f"Use one of {', '.join(prepared.policies)}.",
         )
     return prepared
 
 
-def few_rows(rows: Mapping[str, int]) -> Iterator[str]:
-    """What one should know of validation splits so small that luck decides, a sentence each."""
+def few_rows_notes(rows: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note for each task with so few validation rows that chance decides."""
     for task, count in rows.items():
-        if count < FEW:
-            yield f"Task {task} has {count} validation rows: luck decides as much as the step does."
+        if count < FEW_ROWS:
+            yield (
+                f"Task {task} has only {count} validation rows: chance matters as much as the step."
+            )
 
 
-def select(prepared: Prepared, log: TrialLog, progress: Progress) -> Selected:
-    """Run every policy within the budget, choose, and say all that is known as a lock.
+def select(prepared: PreparedSelection, log: TrialLog, progress: Progress) -> SelectResult:
+    """Run every policy within the budget, choose the best, and build the lock.
 
-    What the log knows is not measured again, and what is measured is in the log at once. Raises
-    UsageError for a budget that does not reach the policy that was asked for.
+    Trials in the log are not measured again; new ones are logged at once. Raises UsageError if the
+    budget ends before the requested policy has run.
     """
     request, pool, method = prepared.request, prepared.pool, prepared.method
-    blender = Blender(pool, method)
-    arena = Evaluator(pool, blender, method, prepared.stages, log, CHOSEN_ON)
+    merger = MemoryMerger(pool, method)
+    evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT)
     budget = Budget(request.merges, request.seconds)
     budget.reserve(2 * len(pool.tasks))
-    search = Search(arena, GRIDS[method.name], budget, exhaustive=request.exhaustive)
-    board = Board(search, prepared.locked)
-    for name in prepared.order:
-        search.tell = partial(_tell, progress, name, arena, request.merges)
-        board.run(name)
-    chosen = _chosen(prepared, board)
+    search = Search(evaluator, find_grid(method.name), budget, exhaustive=request.exhaustive)
+    results = PolicyResults(search, prepared.locked_choice)
+    for name in prepared.policies:
+        search.on_result = partial(_report_progress, progress, name, evaluator, request.merges)
+        results.run(name)
+    chosen = _choose(prepared, results)
     budget.release()
-    board.look_around(chosen.found)
-    return Selected(lock_of(prepared, board, chosen), budget.spent_s)
+    results.measure_neighbours(chosen.result)
+    return SelectResult(make_merge_lock(prepared, results, chosen), budget.spent_s)
 
 
-def _tell(progress: Progress, name: str, arena: Evaluator, most: int | None, found: Found) -> None:
-    progress(f"{name}: {100 * found.accuracy:.1f} %", arena.merges, most or arena.merges)
+def _report_progress(
+    progress: Progress, name: str, evaluator: Evaluator, most: int | None, measured: MeasuredChoice
+) -> None:
+    progress(f"{name}: {100 * measured.accuracy:.1f} %", evaluator.merges, most or evaluator.merges)
 
 
-def _chosen(prepared: Prepared, board: Board) -> Policy:
-    """The policy that was asked for, else the best; raises UsageError if it was not reached."""
+def _choose(prepared: PreparedSelection, results: PolicyResults) -> PolicyResult:
+    """Return the requested policy, else the best; raises UsageError if it has not run."""
     request = prepared.request
-    for needed in (prepared.rival, request.policy or prepared.rival):
-        if needed not in board.found:
-            raise UsageError(f"The budget does not reach policy {needed}.", "Raise --budget.")
+    for required in (prepared.rival, request.policy or prepared.rival):
+        if required not in results.results:
+            raise UsageError(f"The budget does not reach policy {required}.", "Raise --budget.")
     if request.policy:
-        return board.found[request.policy]
-    return report.earliest(list(board.found.values()), prepared.pool, request.band)
+        return results.results[request.policy]
+    return report.earliest_of_tied(list(results.results.values()), prepared.pool, request.band)
 
 
-def _check_headers(gathered: Gathered, method: Method) -> None:
-    """Whether the last steps can be merged at all, told from their headers."""
-    pool = gathered.pool
-    last = [its[-1] for its in pool.candidates]
-    experts = (Expert(pool.open(one), one.source.key, label=one.source.label) for one in last)
-    check(MergePlan(pool.base_checkpoint, tuple(experts), method, parse_params(method, {})))
+def _check_headers(opened_pool: OpenedPool, method: Method) -> None:
+    """Check from their headers that the last steps can be merged."""
+    pool = opened_pool.pool
+    last_steps = [steps[-1] for steps in pool.candidates]
+    experts = (
+        Expert(pool.open(candidate), candidate.source.key, label=candidate.source.label)
+        for candidate in last_steps
+    )
+    check_plan(MergePlan(pool.base_checkpoint, tuple(experts), method, parse_params(method, {})))
 
 
-def choice_of(pool: Pool, method: Method, lock: Lock, policy: str | None = None) -> Choice:
-    """What a lock chose, found again among the candidates.
+def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None = None) -> Choice:
+    """Find the choice of a lock among the candidates.
 
-    Raises IntegrityError where an expert of it is not there any more, UsageError for other tasks.
+    Raises IntegrityError if one of its experts is missing, UsageError for other tasks.
     """
     if lock.method != method.name:
         raise UsageError(
@@ -133,28 +143,24 @@ def choice_of(pool: Pool, method: Method, lock: Lock, policy: str | None = None)
     ids = [task.id for task in lock.tasks]
     if sorted(ids) != sorted(task.id for task in pool.tasks):
         raise UsageError(
-            f"The lock is for other tasks: {', '.join(ids)}.", "Name the repositories it names."
+            f"The lock is for other tasks: {', '.join(ids)}.", "Name the repositories of the lock."
         )
     experts = [pick.experts[ids.index(task.id)] for task in pool.tasks]
-    places, problems = [], []
+    indices, problems = [], []
     for candidates, expert in zip(pool.candidates, experts, strict=True):
-        found = [n for n, one in enumerate(candidates) if one.source.key == expert.key]
-        places += found[:1]
-        if not found:
-            problems.append(
-                f"{expert.label} of the lock ({expert.sha[:12]}) is not there any more."
-            )
+        matching = [n for n, c in enumerate(candidates) if c.source.key == expert.key]
+        indices += matching[:1]
+        if not matching:
+            problems.append(f"{expert.label} of the lock ({expert.sha[:12]}) no longer exists.")
     raise_together(IntegrityError, problems, "Select without --against.")
     params = parse_params(method, pick.params)
     named = tuple(
-        Expert(
-            pool.open(candidates[place]), one.key, one.weight, one.label, one.keep, one.intruders
-        )
-        for candidates, place, one in zip(pool.candidates, places, experts, strict=True)
+        Expert(pool.open(candidates[index]), e.key, e.weight, e.label, e.keep, e.intruders)
+        for candidates, index, e in zip(pool.candidates, indices, experts, strict=True)
     )
-    check(MergePlan(pool.base_checkpoint, named, method, params))
+    check_plan(MergePlan(pool.base_checkpoint, named, method, params))
     return Choice(
-        places=tuple(places),
+        indices=tuple(indices),
         weights=tuple(expert.weight for expert in experts),
         keep=tuple(expert.keep for expert in experts),
         intruders=tuple(expert.intruders for expert in experts),
@@ -162,13 +168,13 @@ def choice_of(pool: Pool, method: Method, lock: Lock, policy: str | None = None)
     )
 
 
-def _stages(gathered: Gathered, device: str | None) -> tuple[Stage, ...]:
-    """Every task with its validation rows; tasks of one kind share one opened base."""
-    place, dressed = pick_device(device), dict[Kind, Dressed]()
-    stages = []
-    for task in gathered.pool.tasks:
-        split, kind = load_split(task, CHOSEN_ON), task.spec.kind
-        if kind not in dressed:
-            dressed[kind] = Dressed(open_model(gathered.base.folder, kind), place)
-        stages.append(Stage(dressed[kind], split))
-    return tuple(stages)
+def _load_splits(opened_pool: OpenedPool, device: str | None) -> tuple[TaskSplit, ...]:
+    """Load the validation split of every task; tasks of one kind share one loaded base."""
+    torch_device, models = pick_device(device), dict[Kind, LoadedModel]()
+    splits = []
+    for task in opened_pool.pool.tasks:
+        split, kind = load_split(task, SELECTION_SPLIT), task.spec.kind
+        if kind not in models:
+            models[kind] = LoadedModel(load_model(opened_pool.base.folder, kind), torch_device)
+        splits.append(TaskSplit(models[kind], split))
+    return tuple(splits)

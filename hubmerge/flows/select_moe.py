@@ -1,8 +1,8 @@
-"""hubmerge select --target moe: the step of each expert that a mixture shall start from, as a lock.
+"""hubmerge select --target moe: choose the step of each expert that a mixture starts from.
 
-Starts are trained for a while and measured on validation, by successive halving. The paper's
-finding is the null hypothesis: undertrained starts are best (arXiv 2506.14126, section 3.3).
-Another start is chosen only if it beats the null beyond the noise.
+Starts are trained for a short time and measured on validation data, by successive halving. The
+null hypothesis is the paper's finding that undertrained starts are best (arXiv 2506.14126, section
+3.3). Another start is chosen only if it beats the null beyond the noise. The result is a lock.
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hubmerge.choosing.candidates import gather
-from hubmerge.choosing.moe_selection import MixtureRequest, Prepared, Reached, beats, lock_of
-from hubmerge.choosing.moe_trials import Bench, Tryouts
+from hubmerge.choosing.candidates import open_pool
+from hubmerge.choosing.moe_selection import (
+    MoeSelectRequest,
+    PreparedMoeSelection,
+    StartResults,
+    beats,
+    make_moe_lock,
+)
+from hubmerge.choosing.moe_trials import MoeTrials, TrialSetup
 from hubmerge.errors import UnknownName, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.lock import Lock
@@ -20,158 +26,165 @@ from hubmerge.opening.moe_experts import open_experts
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.runs.machine import Machine, check_machine
-from hubmerge.runs.moe_checks import check_asked, check_start, checked
-from hubmerge.selection.halving import Rung, race
-from hubmerge.selection.moe_starts import Arms, arms_of
-from hubmerge.selection.policy_results import Policy
+from hubmerge.runs.moe_checks import check_data, check_moe_spec, check_router_start
+from hubmerge.selection.halving import HalvingRound, race
+from hubmerge.selection.moe_starts import MoeStarts, find_starts
+from hubmerge.selection.policy_results import PolicyResult
 from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import OutOfBudget
 from hubmerge.tasks.data import load_split
-from hubmerge.trials import CHOSEN_ON, TrialLog
+from hubmerge.trials import SELECTION_SPLIT, TrialLog
 
-COORDINATE = "coordinate"  # steps of their own, found by moving one expert at a time
+COORDINATE = "coordinate"  # separate steps, found by moving one expert at a time
 
 
 @dataclass(frozen=True)
-class Selected:
-    """What came out: the lock, the race that led to it, and what it cost.
+class MoeSelectResult:
+    """The lock, the rounds of the race that led to it, and their cost.
 
-    `steps` are those of each start by name.
+    `steps` are the steps of each start, by name.
     """
 
     lock: Lock
-    rungs: tuple[Rung, ...]
+    rounds: tuple[HalvingRound, ...]
     steps: Mapping[str, tuple[int, ...]]
     train_steps: int
     seconds: float
 
 
-def prepare(hub: Hub, request: MixtureRequest, progress: Progress) -> Prepared:
-    """Check names, bases, tasks, data and options; of experts, only the last steps are fetched.
+def prepare_moe_selection(
+    hub: Hub, request: MoeSelectRequest, progress: Progress
+) -> PreparedMoeSelection:
+    """Check names, bases, tasks, data and options; only the last step of each expert is fetched.
 
     Raises UsageError, NotOnHub, IntegrityError, DataError or CheckpointError.
     """
-    machine, asked = Machine(request.device), request.asked
+    machine, spec = Machine(request.device), request.moe_spec
     check_machine(machine)
-    gathered = gather(hub, request.repos, request.tasks, request.base, progress)
-    pool = gathered.pool
+    opened_pool = open_pool(hub, request.repos, request.tasks, request.base, progress)
+    pool = opened_pool.pool
     if len(pool.tasks) < 2:
         raise UsageError(
-            "There is only one task, and so nothing to mix.", "Name experts of several tasks."
+            "There is only one task, so there is nothing to mix.", "Name experts of several tasks."
         )
-    check_asked(asked, len(pool.tasks), machine)
-    arms = arms_of(pool)
-    _check_names(arms, request.policy)
-    open_experts(hub, _last(pool), request.base, asked.extract_rank, request.extracted)
-    rows = {task.id: len(load_split(task, CHOSEN_ON)) for task in pool.tasks}
-    bench = Bench(gathered, asked, rows, machine, request.extracted)
-    job = bench.job(bench.choice(arms.places[arms.last], asked.train_steps))
-    check_start(job.plan)
-    checked(job)
-    prepared = Prepared(request, bench, arms)
+    check_moe_spec(spec, len(pool.tasks), machine)
+    starts = find_starts(pool)
+    _check_names(starts, request.policy)
+    open_experts(hub, _last_refs(pool), request.base, spec.extract_rank, request.extracted)
+    rows = {task.id: len(load_split(task, SELECTION_SPLIT)) for task in pool.tasks}
+    setup = TrialSetup(opened_pool, spec, rows, machine, request.extracted)
+    job = setup.make_job(setup.make_choice(starts.indices[starts.last], spec.train_steps))
+    check_router_start(job.plan)
+    check_data(job)
+    prepared = PreparedMoeSelection(request, setup, starts)
     _check_budget(prepared)
     return prepared
 
 
-def select(prepared: Prepared, log: TrialLog, progress: Progress) -> Selected:
-    """Race the starts, choose, move one expert at a time, and say all that is known as a lock.
+def select_moe(
+    prepared: PreparedMoeSelection, log: TrialLog, progress: Progress
+) -> MoeSelectResult:
+    """Race the starts, choose one, then move one expert at a time, and build the lock.
 
-    What the log knows is not trained again, and what is measured is in the log at once. Raises
-    UsageError for a time that does not reach to what all others are compared with.
+    Trials in the log are not trained again; new ones are logged at once. Raises UsageError if the
+    time ends before the starts that all others are compared with are measured.
     """
     request = prepared.request
-    tryouts = Tryouts(prepared.bench, log, request.merges, request.seconds)
-    reached = Reached(prepared, tryouts, progress)
-    rungs = _raced(prepared, reached)
-    chosen = _chosen(prepared, reached)
-    cut = _unfinished(prepared, rungs)
+    trials = MoeTrials(prepared.setup, log, request.merges, request.seconds)
+    results = StartResults(prepared, trials, progress)
+    rounds = _run_race(prepared, results)
+    chosen = _choose_start(prepared, results)
+    cut = _unfinished(prepared, rounds)
     if not cut and not prepared.policy:
-        chosen, cut = _swept(prepared, reached, chosen)
-    return Selected(
-        lock=lock_of(reached, chosen, cut),
-        rungs=rungs,
-        steps={name: prepared.steps(name) for name in prepared.arms.places},
-        train_steps=tryouts.steps,
-        seconds=tryouts.spent_s,
+        chosen, cut = _sweep(prepared, results, chosen)
+    return MoeSelectResult(
+        lock=make_moe_lock(results, chosen, cut),
+        rounds=rounds,
+        steps={name: prepared.steps(name) for name in prepared.starts.indices},
+        train_steps=trials.steps,
+        seconds=trials.spent_s,
     )
 
 
-def _last(pool: Pool) -> list[ModelRef]:
-    """The last step of each task's experts, by its name where it has one of its own."""
-    sources = [its[-1].source for its in pool.candidates]
+def _last_refs(pool: Pool) -> list[ModelRef]:
+    """Return a reference to the last step of each expert, by its name unless it is a subfolder."""
+    sources = [steps[-1].source for steps in pool.candidates]
     return [
-        ModelRef(one.name, revision=one.sha, subfolder=one.folder)
-        if one.folder
-        else parse_ref(f"hf://{one.label}")
-        for one in sources
+        ModelRef(source.name, revision=source.sha, subfolder=source.folder)
+        if source.folder
+        else parse_ref(f"hf://{source.label}")
+        for source in sources
     ]
 
 
-def _check_names(arms: Arms, policy: str | None) -> None:
-    if len(arms.places) < 2:
+def _check_names(starts: MoeStarts, policy: str | None) -> None:
+    if len(starts.indices) < 2:
         raise UsageError(
-            "There is only one step of each expert, and so nothing to choose.",
+            "There is only one step of each expert, so there is nothing to choose.",
             "Name repositories without a revision: owner/name.",
         )
-    if policy is not None and policy not in arms.names:
-        raise UnknownName("start", policy, arms.names)
+    if policy is not None and policy not in starts.names:
+        raise UnknownName("start", policy, starts.names)
 
 
-def _check_budget(prepared: Prepared) -> None:
-    most, needed = prepared.request.merges, len(prepared.sure) * prepared.full
-    if most is not None and most < needed:
+def _check_budget(prepared: PreparedMoeSelection) -> None:
+    budget, required = prepared.request.merges, len(prepared.protected) * prepared.train_steps
+    if budget is not None and budget < required:
         raise UsageError(
-            f"The budget of {most} training steps does not reach {' and '.join(prepared.sure)}, "
-            f"which take {needed}.",
+            f"The budget of {budget} training steps does not reach "
+            f"{' and '.join(prepared.protected)}, which take {required}.",
             f"Raise --budget; the whole race takes {prepared.race_steps}.",
         )
 
 
-def _raced(prepared: Prepared, reached: Reached) -> tuple[Rung, ...]:
-    """All rungs, as far as the budget reaches."""
+def _run_race(prepared: PreparedMoeSelection, results: StartResults) -> tuple[HalvingRound, ...]:
+    """Run all rounds, as far as the budget allows."""
     challengers, horizons = prepared.challengers, prepared.horizons
     try:
-        return tuple(race(challengers, prepared.sure, horizons, reached.accuracy))
+        return tuple(race(challengers, prepared.protected, horizons, results.measure_accuracy))
     except OutOfBudget as error:
         raise UsageError(
-            f"The budget does not reach {' and '.join(prepared.sure)}.", "Raise --budget."
+            f"The budget does not reach {' and '.join(prepared.protected)}.", "Raise --budget."
         ) from error
 
 
-def _unfinished(prepared: Prepared, rungs: Sequence[Rung]) -> tuple[str, ...]:
-    """The challengers that were still in the race when the budget ended it."""
-    if rungs[-1].kept:
+def _unfinished(prepared: PreparedMoeSelection, rounds: Sequence[HalvingRound]) -> tuple[str, ...]:
+    """Return the challengers that were still in the race when the budget ended it."""
+    if rounds[-1].kept:
         return ()
-    return rungs[-2].kept if len(rungs) > 2 else prepared.challengers
+    return rounds[-2].kept if len(rounds) > 2 else prepared.challengers
 
 
-def _chosen(prepared: Prepared, reached: Reached) -> Policy:
-    """The start that was asked for, else the best of those that beat the null, else the null."""
-    null, seed = reached.found[prepared.arms.null], prepared.request.seed
+def _choose_start(prepared: PreparedMoeSelection, results: StartResults) -> PolicyResult:
+    """Return the requested start, else the best that beats the null, else the null."""
+    null, seed = results.results[prepared.starts.null], prepared.request.seed
     if prepared.policy:
-        return reached.found[prepared.policy]
-    known = [reached.found[name] for name in prepared.arms.places if name in reached.found]
-    better = [one for one in known if beats(one.found, null.found, seed)]
-    return max(better, key=lambda one: one.found.accuracy, default=null)
+        return results.results[prepared.policy]
+    names = [name for name in prepared.starts.indices if name in results.results]
+    finished = [results.results[name] for name in names]
+    better = [result for result in finished if beats(result.result, null.result, seed)]
+    return max(better, key=lambda result: result.result.accuracy, default=null)
 
 
-def _swept(prepared: Prepared, reached: Reached, start: Policy) -> tuple[Policy, tuple[str, ...]]:
-    """One sweep over tasks: the next earlier and later step of one expert, if that beats the noise.
+def _sweep(
+    prepared: PreparedMoeSelection, results: StartResults, start: PolicyResult
+) -> tuple[PolicyResult, tuple[str, ...]]:
+    """Move one expert after another to the next earlier or later step if that is clearly better.
 
-    Also the sweep's own name, if the budget ended it.
+    Also returns the name of the sweep if the budget ended it.
     """
-    best, pool = start, prepared.bench.pool
+    best, pool = start, prepared.setup.pool
     for task, candidates in enumerate(pool.candidates):
-        here = best.found.choice.places[task]
-        for place in (here - 1, here + 1):
-            if not 0 <= place < len(candidates):
+        index = best.result.choice.indices[task]
+        for neighbour in (index - 1, index + 1):
+            if not 0 <= neighbour < len(candidates):
                 continue
-            moved = f"{pool.tasks[task].name} at step {candidates[place].step}"
-            places = best.found.choice.at(task, place).places
+            name = f"{pool.tasks[task].name} at step {candidates[neighbour].step}"
+            indices = best.result.choice.with_candidate(task, neighbour).indices
             try:
-                found = reached.measured(moved, places, prepared.full)
+                measured = results.measure(name, indices, prepared.train_steps)
             except OutOfBudget:
                 return best, (COORDINATE,)
-            if beats(found, best.found, prepared.request.seed):
-                best = Policy(COORDINATE, found, reached.tryouts.mixtures)
+            if beats(measured, best.result, prepared.request.seed):
+                best = PolicyResult(COORDINATE, measured, results.trials.moe_count)
     return best, ()

@@ -1,4 +1,4 @@
-"""hubmerge steps: the step revisions of repositories, mined ones too, and their manifests."""
+"""hubmerge steps: list the step revisions of repositories, including those mined from history."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubmerge.hub.client import Hub
-from hubmerge.hub.resolve import find_steps, typed
-from hubmerge.manifest import Point
+from hubmerge.hub.resolve import find_steps, format_ref
+from hubmerge.manifest import ValidationPoint
 from hubmerge.opening.references import pin_revision
 from hubmerge.progress import Progress
 from hubmerge.refs import Revision, is_sha
 
 BEST, STOPPED, LAST = "best", "early stop", "last"
-_AT_ONCE = 8
+_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step revision: how it was found, and, where it has a manifest, what that tells.
+    """One step revision: how it was found, and the content of its manifest if it has one.
 
-    `step` is None where nothing says it: for an epoch, an end of training, or a number that counts
-    checkpoints. `confidence`, 0 to 1, says how sure it is, `run` which run of the repository's
-    history it belongs to, `note` what one should know, and `ref` what to type for it.
+    `step` is None if it is not known: for an epoch, the end of training, or a number that counts
+    checkpoints. `confidence` (0 to 1) is how sure the step is, `run` the run of the repository's
+    history that it belongs to, `note` a remark for the user, and `ref` what to type for it.
 
-    `validation` is its own validation accuracy, `anneal` and `tune` are how it was trained. `marks`
-    single it out in its repository: `best` is the highest accuracy on its own task (the earliest of
-    equals), which says nothing about merging; `early stop` ended the run; `last` is the last.
+    `validation` is the accuracy on its own task; `anneal` and `tune` are how it was trained.
+    `marks` compares it with the other steps of its repository: `best` has the highest accuracy on
+    its own task (the earliest of equals), which does not predict merging; `early stop` ended the
+    run; `last` is the last step.
     """
 
     repo_id: str
@@ -51,21 +52,21 @@ class Step:
 
 
 def describe_steps(hub: Hub, repos: Sequence[str], progress: Progress) -> list[Step]:
-    """The steps of every repository, run after run and rising; an empty one gives none."""
+    """Return the steps of every repository, run after run and rising."""
     revisions = [find_steps(hub, repo, progress) for repo in dict.fromkeys(repos)]
     total, steps = sum(map(len, revisions)), list[Step]()
-    for found in revisions:
+    for repository_steps in revisions:
         described = []
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for step in pool.map(lambda one: _described(hub, one), found):
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for step in pool.map(lambda revision: _describe(hub, revision), repository_steps):
                 described.append(step)
                 progress(step.ref, len(steps) + len(described), total)
-        steps += marked(described)
+        steps += add_marks(described)
     return steps
 
 
-def marked(steps: Sequence[Step]) -> list[Step]:
-    """The steps of one repository, rising, with the marks they have among each other."""
+def add_marks(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps of one repository, rising, with their marks."""
     measured = [step for step in steps if step.validation is not None]
     best = max(measured, key=lambda step: step.validation or 0.0, default=None)
     last = steps[-1] if steps else None
@@ -80,31 +81,31 @@ def _marks(step: Step, best: Step | None, last: Step | None) -> Iterator[str]:
         yield LAST
 
 
-def _described(hub: Hub, revision: Revision) -> Step:
-    # What a Trainer pushed has none, and there may be thousands.
+def _describe(hub: Hub, revision: Revision) -> Step:
+    # Commits pushed by a Trainer have no manifest, and there may be thousands.
     manifest = None if revision.run else pin_revision(hub, revision).manifest
     training = manifest.training if manifest else {}
     return Step(
         repo_id=str(revision.ref.repo_id),
         step=revision.step,
-        revision=_name(revision),
+        revision=_revision_name(revision),
         sha=revision.sha,
-        found=revision.found,
+        found=revision.origin,
         confidence=revision.confidence,
-        ref=typed(revision),
+        ref=format_ref(revision),
         subfolder=revision.ref.subfolder,
         run=revision.run,
         note=revision.note,
         task=(manifest.task_name or None) if manifest else None,
-        validation=_accuracy(manifest.validation) if manifest else None,
-        anneal=_text(training, "anneal"),
-        tune=_text(training, "tune"),
+        validation=_last_accuracy(manifest.validation) if manifest else None,
+        anneal=_text_setting(training, "anneal"),
+        tune=_text_setting(training, "tune"),
         marks=(STOPPED,) if training.get("stopped") == "early" else (),
     )
 
 
-def _name(revision: Revision) -> str:
-    """The tag, branch or folder, else the commit and the folder in it."""
+def _revision_name(revision: Revision) -> str:
+    """Return the tag, branch or folder, else the commit with the folder in it."""
     ref = revision.ref
     if ref.revision and not is_sha(ref.revision):
         return ref.revision
@@ -112,13 +113,13 @@ def _name(revision: Revision) -> str:
     return "/".join(filter(None, (commit, ref.subfolder))) or "main"
 
 
-def _accuracy(curve: Sequence[Point]) -> float | None:
-    """The accuracy at the end of a curve; anybody may have written it, so it may be none."""
+def _last_accuracy(curve: Sequence[ValidationPoint]) -> float | None:
+    """Return the accuracy at the end of a curve, None if missing or not valid."""
     accuracy = curve[-1].accuracy if curve else math.nan
     return accuracy if 0 <= accuracy <= 1 else None
 
 
-def _text(training: Mapping[str, Any], key: str) -> str | None:
-    """A setting, if it is text."""
+def _text_setting(training: Mapping[str, Any], key: str) -> str | None:
+    """Return a setting if it is text, else None."""
     value = training.get(key)
     return value if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""hubmerge verify: whether a model is what manifest and lock say, and can be made again."""
+"""hubmerge verify: check a model against its manifest and lock, and rebuild it on request."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubmerge import lock
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubError, HubUnreachable, IntegrityError, UsageError
 from hubmerge.flows.merge import MergeRequest, merge_and_publish, prepare_inputs
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
-from hubmerge.lock import Lock, Pick, parse_lock, read_lock
-from hubmerge.manifest import NAME, Manifest, Source, recipe_id
+from hubmerge.lock import LOCK_FILE, Lock, Pick, parse_lock, read_lock_bytes
+from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, recipe_id
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
-from hubmerge.opening.drift import stand
-from hubmerge.opening.integrity import weights_beside
+from hubmerge.opening.drift import check_pin
+from hubmerge.opening.integrity import weight_files_in
 from hubmerge.opening.locked_experts import open_source
-from hubmerge.opening.merge_inputs import Inputs
-from hubmerge.opening.opened_model import Pinned
+from hubmerge.opening.merge_inputs import MergeInputs
+from hubmerge.opening.opened_model import PinnedModel
 from hubmerge.opening.references import pin, versions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, check_inner_path, check_repo_id, check_revision
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.moe_config import CONFIG, read_moe_config
+from hubmerge.weights.moe_config import MOE_CONFIG, read_moe_config
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, what was found, and what is wrong with it, if anything."""
+    """The result of one check: what was checked, what was found, and the problem, if any."""
 
     what: str
     found: str
@@ -42,161 +41,165 @@ class Check:
 def verify(
     hub: Hub, ref: ModelRef, lock_file: Path | None, scratch: Path | None, progress: Progress
 ) -> list[Check]:
-    """Look at everything there is to check, whatever is found on the way.
+    """Run all checks, even if some find problems.
 
-    Each file's SHA-256; the lock beside a merge, or `lock_file`, and whether one of its picks is
-    what was merged; whether base and experts still are where they were pinned. With `scratch`, an
-    empty folder, a merge is made again there and compared byte by byte; what was trained, an expert
-    or a mixture, is not. Raises UsageError for what has no manifest.
+    The checks are: the SHA-256 of each file; the lock next to a merge, or `lock_file`, and whether
+    one of its picks is this merge; whether the names of base and experts still point to the pinned
+    commits. With `scratch`, an empty folder, the merge is made again there and compared byte by
+    byte; a trained model is not trained again. Raises UsageError for a model without a manifest.
     """
     pinned = pin(hub, ref)
     manifest = pinned.manifest
     if manifest is None:
         raise UsageError(
-            f"{pinned.revision.label} has no {NAME} to check it against.",
-            "Only what hubmerge trained or merged can be verified.",
+            f"{pinned.revision.label} has no {MANIFEST_JSON} to check it against.",
+            "Name a model that hubmerge trained or merged.",
         )
-    locked = manifest.is_moe and manifest.lock is not None and not scratch
-    if not manifest.is_merge and (lock_file or scratch) and not locked:
+    needs_lock = manifest.is_moe and manifest.lock is not None and not scratch
+    if not manifest.is_merge and (lock_file or scratch) and not needs_lock:
         article = "an" if manifest.is_expert else "a"
         raise UsageError(
             f"{pinned.revision.label} is {article} {manifest.noun}: it has no lock and is not "
             "merged.",
             f"Train it again with `{manifest.command}` to compare." if scratch else "",
         )
-    checks = list(_files(hub, pinned, manifest))
-    said, found = _lock(hub, pinned, manifest, lock_file)
-    checks += found
-    checks += _standings(hub, manifest, said)
+    checks = list(_check_files(hub, pinned, manifest))
+    lock_of_merge, lock_checks = _check_lock(hub, pinned, manifest, lock_file)
+    checks += lock_checks
+    checks += _check_pins(hub, manifest, lock_of_merge)
     if scratch is not None:
-        checks += _rebuilt(hub, manifest, scratch, progress)
+        checks += _check_rebuild(hub, manifest, scratch, progress)
     return checks
 
 
-def _files(hub: Hub, pinned: Pinned, manifest: Manifest) -> Iterator[Check]:
-    """The files that the manifest vouches for, and weights for which it does not."""
+def _check_files(hub: Hub, pinned: PinnedModel, manifest: Manifest) -> Iterator[Check]:
+    """Check the files that the manifest lists, and find weights that it does not list."""
     try:
         folder = pinned.revision.ref.path or fetch(hub, pinned.revision)
     except IntegrityError as error:
         yield Check("files", "other bytes than the Hub lists", error.message)
         return
     if not manifest.files:
-        yield Check("files", "none", f"{NAME} vouches for no file.")
+        yield Check("files", "none", f"{MANIFEST_JSON} lists no files.")
     for name, digest in manifest.files.items():
-        yield _file(folder, name, digest)
-    for name in sorted(weights_beside(folder, manifest) - manifest.files.keys()):
-        yield Check(name, "not in the manifest", f"{NAME} does not vouch for {name}.")
+        yield _check_file(folder, name, digest)
+    for name in sorted(weight_files_in(folder, manifest) - manifest.files.keys()):
+        yield Check(name, "not in the manifest", f"{MANIFEST_JSON} does not list {name}.")
     if manifest.is_moe:
-        yield _mixture(folder, manifest)
+        yield _check_moe(folder, manifest)
 
 
-def _mixture(folder: Path, manifest: Manifest) -> Check:
-    """Whether a mixture's configuration, its manifest and its experts' folders say the same."""
+def _check_moe(folder: Path, manifest: Manifest) -> Check:
+    """Check that configuration, manifest and experts' folders of a mixture of experts agree."""
     try:
         tensors = len(open_checkpoint(folder).index)
     except CheckpointError as error:
-        return Check(CONFIG, "no mixture", error.message)
+        return Check(MOE_CONFIG, "not a mixture", error.message)
     config = read_moe_config(folder)
     if config.base_digest != manifest.base.digest:
-        return Check(CONFIG, "another base", f"{CONFIG} and {NAME} name different bases.")
+        return Check(
+            MOE_CONFIG, "another base", f"{MOE_CONFIG} and {MANIFEST_JSON} name different bases."
+        )
     experts = len(config.experts)
-    return Check(CONFIG, f"{experts} experts, {tensors} tensors")
+    return Check(MOE_CONFIG, f"{experts} experts, {tensors} tensors")
 
 
-def _file(folder: Path, name: str, digest: str) -> Check:
+def _check_file(folder: Path, name: str, digest: str) -> Check:
     try:
         path = folder / check_inner_path(name)
     except UsageError as error:
         return Check(name, "", error.message)
     if not path.is_file():
         return Check(name, "missing", f"{name} is missing.")
-    here = hash_file(path)
-    if here == digest:
-        return Check(name, f"SHA-256 {here[:12]}")
-    problem = f"{name} has SHA-256 {here}, and its {NAME} says {digest}."
-    return Check(name, f"SHA-256 {here[:12]}", problem)
+    actual = hash_file(path)
+    if actual == digest:
+        return Check(name, f"SHA-256 {actual[:12]}")
+    problem = f"{name} has SHA-256 {actual}, but {MANIFEST_JSON} lists {digest}."
+    return Check(name, f"SHA-256 {actual[:12]}", problem)
 
 
-def _lock(
-    hub: Hub, pinned: Pinned, manifest: Manifest, given: Path | None
+def _check_lock(
+    hub: Hub, pinned: PinnedModel, manifest: Manifest, given: Path | None
 ) -> tuple[Lock | None, list[Check]]:
-    """The lock of a merge, if it can be read, and whether it is the one it was made from."""
-    beside = _beside(hub, pinned)
-    if beside is None and given is None:
+    """Read the lock of a merge, if possible, and check that the merge was made from it."""
+    published = _read_published_lock(hub, pinned)
+    if published is None and given is None:
         if manifest.lock is None:
             return None, []
-        problem = f"{NAME} says it was made from the lock {manifest.lock}, which is not beside it."
-        return None, [Check(lock.NAME, "missing", problem)]
-    locks = {lock.NAME: beside, str(given): read_lock(given) if given else None}
-    held = {name: data for name, data in locks.items() if data is not None}
-    checks = [_same_lock(name, data, manifest) for name, data in held.items()]
-    name, data = list(held.items())[-1]
+        problem = f"The merge was made from lock {manifest.lock}, which is not next to it."
+        return None, [Check(LOCK_FILE, "missing", problem)]
+    locks = {LOCK_FILE: published, str(given): read_lock_bytes(given) if given else None}
+    available = {name: data for name, data in locks.items() if data is not None}
+    checks = [_check_lock_digest(name, data, manifest) for name, data in available.items()]
+    name, data = list(available.items())[-1]
     try:
-        said = parse_lock(data, name)
-        pick = _pick_of(said, manifest)
+        parsed = parse_lock(data, name)
+        pick = _find_pick(parsed, manifest)
     except (IntegrityError, UsageError) as error:
-        return None, [*checks, Check(name, "no lock", error.message)]
-    return said, [*checks, _as_picked(said, pick, manifest)]
+        return None, [*checks, Check(name, "not a lock", error.message)]
+    return parsed, [*checks, _check_recipe(parsed, pick, manifest)]
 
 
-def _beside(hub: Hub, pinned: Pinned) -> bytes | None:
+def _read_published_lock(hub: Hub, pinned: PinnedModel) -> bytes | None:
     path = pinned.revision.ref.path
     if path is None:
-        return read_file(hub, pinned.revision, lock.NAME)
-    return read_lock(path / lock.NAME) if (path / lock.NAME).is_file() else None
+        return read_file(hub, pinned.revision, LOCK_FILE)
+    return read_lock_bytes(path / LOCK_FILE) if (path / LOCK_FILE).is_file() else None
 
 
-def _same_lock(name: str, data: bytes, manifest: Manifest) -> Check:
+def _check_lock_digest(name: str, data: bytes, manifest: Manifest) -> Check:
     digest = hashlib.sha256(data).hexdigest()
-    made_from = f"was made from {manifest.lock}" if manifest.lock else "was made from no lock"
-    problem = f"{name} has SHA-256 {digest}, and {NAME} says the merge {made_from}."
+    made_from = f"from lock {manifest.lock}" if manifest.lock else "without a lock"
+    problem = f"{name} has SHA-256 {digest}, but the merge was made {made_from}."
     return Check(name, f"SHA-256 {digest[:12]}", None if digest == manifest.lock else problem)
 
 
-def _pick_of(said: Lock, manifest: Manifest) -> Pick | None:
-    for pick in said.picks:
-        params = _whole(said, pick)
-        if recipe_id(said.base.source, pick.experts, said.method, params) == manifest.recipe:
+def _find_pick(lock: Lock, manifest: Manifest) -> Pick | None:
+    for pick in lock.picks:
+        params = _full_params(lock, pick)
+        if recipe_id(lock.base.source, pick.experts, lock.method, params) == manifest.recipe:
             return pick
     return None
 
 
-def _whole(said: Lock, pick: Pick) -> dict[str, Any]:
-    """A pick's parameters with what it leaves to its defaults; a mixture's leave out nothing."""
-    if said.is_mixture:
+def _full_params(lock: Lock, pick: Pick) -> dict[str, Any]:
+    """Return a pick's parameters with defaults filled in; those of a mixture are complete."""
+    if lock.is_moe:
         return dict(pick.params)
-    return parse_params(find_method(said.method), pick.params).model_dump()
+    return parse_params(find_method(lock.method), pick.params).model_dump()
 
 
-def _as_picked(said: Lock, pick: Pick | None, manifest: Manifest) -> Check:
+def _check_recipe(lock: Lock, pick: Pick | None, manifest: Manifest) -> Check:
     if pick is None:
-        problem = "Experts, method and parameters of the merge are those of no pick of its lock."
+        problem = "No pick of the lock has the experts, method and parameters of the merge."
         return Check("recipe", manifest.recipe[:12], problem)
-    same = (set(pick.experts), said.base.source) == (set(manifest.experts), manifest.base)
-    problem = f"{NAME} tells other things of base and experts than its lock, pick {pick.policy!r}."
-    return Check("recipe", f"pick {pick.policy!r}", None if same else problem)
+    matches = (set(pick.experts), lock.base.source) == (set(manifest.experts), manifest.base)
+    problem = (
+        f"{MANIFEST_JSON} does not describe base and experts like pick {pick.policy!r} of its lock."
+    )
+    return Check("recipe", f"pick {pick.policy!r}", None if matches else problem)
 
 
-def _standings(hub: Hub, manifest: Manifest, said: Lock | None) -> Iterator[Check]:
-    """Whether base and experts are where they were."""
-    asked = {pin.source.label: pin for pin in (said.base, *said.experts)} if said else {}
+def _check_pins(hub: Hub, manifest: Manifest, lock: Lock | None) -> Iterator[Check]:
+    """Check that the names of base and experts still point to the pinned commits."""
+    pins = {pinned.source.label: pinned for pinned in (lock.base, *lock.experts)} if lock else {}
     for source in dict.fromkeys((manifest.base, *manifest.experts)):
         if source.is_local:
-            yield Check(source.label, "a local folder, not looked at")
+            yield Check(source.label, "a local folder, not checked")
             continue
         try:
-            pinned = asked.get(source.label)
-            ref = pinned.ref if pinned else _ref_of(source)
+            pinned = pins.get(source.label)
+            ref = pinned.ref if pinned else _source_ref(source)
         except UsageError as error:
             yield Check(source.label, "", error.message)
             continue
-        standing = stand(hub, source.label, ref, source.sha)
-        now = standing.now[:12] if standing.now else "nothing"
-        yield Check(source.label, f"means {now}", standing.drift)
+        status = check_pin(hub, source.label, ref, source.sha)
+        current = status.current_sha[:12] if status.current_sha else "nothing"
+        yield Check(source.label, f"means {current}", status.drift)
 
 
-def _ref_of(source: Source) -> ModelRef:
-    """Where a manifest says that a source was: its label, as it has the shape of a reference."""
+def _source_ref(source: Source) -> ModelRef:
+    """Parse the label of a source in a manifest, which has the form of a reference."""
     revision = source.label.partition("@")[2].removesuffix(f"/{source.folder or ''}")
     return ModelRef(
         check_repo_id(source.name),
@@ -205,37 +208,40 @@ def _ref_of(source: Source) -> ModelRef:
     )
 
 
-def _rebuilt(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress) -> Iterator[Check]:
-    """The same merge made anew, file by file."""
+def _check_rebuild(
+    hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
+) -> Iterator[Check]:
+    """Merge again and compare file by file."""
     try:
-        again = _merged_again(hub, manifest, scratch, progress).files
+        rebuilt = _merge_again(hub, manifest, scratch, progress).files
     except HubUnreachable:
         raise
     except (HubError, IntegrityError, CheckpointError, UsageError) as error:
         yield Check("rebuilt", "", f"It cannot be made again: {error.message}")
         return
-    for name in sorted(manifest.files.keys() | again.keys()):
-        then, now = manifest.files.get(name, "none"), again.get(name, "none")
-        problem = f"{name} has SHA-256 {now} when made again, and had {then}."
-        yield Check(f"rebuilt {name}", f"SHA-256 {now[:12]}", None if now == then else problem)
-    here = versions()
+    for name in sorted(manifest.files.keys() | rebuilt.keys()):
+        expected, actual = manifest.files.get(name, "none"), rebuilt.get(name, "none")
+        problem = f"{name} has SHA-256 {actual} when made again, but had {expected}."
+        is_same = actual == expected
+        yield Check(f"rebuilt {name}", f"SHA-256 {actual[:12]}", None if is_same else problem)
+    current = versions()
     for name, version in sorted(manifest.versions.items()):
-        if here.get(name) != version:
-            yield Check(f"version of {name}", f"{version} then, {here.get(name, 'none')} now")
+        if current.get(name) != version:
+            yield Check(f"version of {name}", f"{version} then, {current.get(name, 'none')} now")
 
 
-def _merged_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress) -> Manifest:
+def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress) -> Manifest:
     params = dict(manifest.params)
     dtype = params.pop("dtype", None)
     method = find_method(manifest.method or "")
-    inputs = Inputs(
+    inputs = MergeInputs(
         method=method,
         params=parse_params(method, params),
-        base=open_source(hub, _ref_of(manifest.base), manifest.base),
+        base=open_source(hub, _source_ref(manifest.base), manifest.base),
         base_source=manifest.base,
-        experts=tuple(open_source(hub, _ref_of(one), one) for one in manifest.experts),
+        experts=tuple(open_source(hub, _source_ref(source), source) for source in manifest.experts),
         sources=manifest.experts,
     )
-    # What was merged all the same may be merged again.
+    # A merge that was made with --allow-nonfinite may be made again.
     request = MergeRequest(out=scratch / "again", dtype=dtype, allow_nonfinite=True)
     return merge_and_publish(hub, prepare_inputs(hub, request, inputs, scratch), progress).manifest

@@ -1,4 +1,4 @@
-"""From experts to their base, as their manifests or their own configurations name it."""
+"""Find and open the base of experts, as their manifests or configurations name it."""
 
 from __future__ import annotations
 
@@ -9,142 +9,143 @@ from hubmerge.errors import IntegrityError, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import resolve
 from hubmerge.manifest import Source
-from hubmerge.opening.opened_model import Opened, Pinned
-from hubmerge.opening.references import adapter_config, mixture_config, open_ref
+from hubmerge.opening.opened_model import OpenedModel, PinnedModel
+from hubmerge.opening.references import fetch_adapter_config, fetch_moe_config, open_ref
 from hubmerge.refs import ModelRef, check_repo_id, check_revision, parse_ref
-from hubmerge.weights.adapter_config import named_base
-from hubmerge.weights.header import shown
-from hubmerge.weights.moe_config import CONFIG, read_moe_config
+from hubmerge.weights.adapter_config import parse_base_reference
+from hubmerge.weights.header import safe_name
+from hubmerge.weights.moe_config import MOE_CONFIG, read_moe_config
 
-_ONE = "Only experts of one base can be merged."
+_HINT = "Only experts of one base can be merged."
 
 
 @dataclass(frozen=True)
-class Claim:
-    """The base that one expert, by its label, says it was trained from."""
+class NamedBase:
+    """The base that the configuration of one model names, with the label of the model."""
 
     label: str
     base: ModelRef
 
     @property
-    def place(self) -> str:
-        """Where that base is, whatever its revision."""
+    def location(self) -> str:
+        """The repository or folder of the base, without revision."""
         return str(self.base.path.resolve()) if self.base.path else str(self.base.repo_id)
 
 
-def common_base(hub: Hub, pinned: Sequence[Pinned]) -> ModelRef:
-    """The base of all experts: a manifest names it for good, their own config without one.
+def common_base(hub: Hub, pinned: Sequence[PinnedModel]) -> ModelRef:
+    """The base of all experts: from their manifests, or from their configs if they have none.
 
-    No weights are fetched. Raises UsageError where an expert is silent, IntegrityError where two
-    disagree.
+    No weights are fetched. Raises UsageError if an expert names no base, IntegrityError if two name
+    different ones.
     """
-    sealed = [(one.revision.label, one.manifest.base) for one in pinned if one.manifest]
-    told = {one.revision.label: _claim(hub, one) for one in pinned if one.manifest is None}
-    silent = [label for label, claim in told.items() if claim is None]
-    if silent:
+    from_manifests = [(m.revision.label, m.manifest.base) for m in pinned if m.manifest]
+    from_configs = {m.revision.label: _named_base(hub, m) for m in pinned if m.manifest is None}
+    unnamed = [label for label, base in from_configs.items() if base is None]
+    if unnamed:
         raise UsageError(
-            f"{', '.join(silent)} does not say which base it was fine-tuned from.",
+            f"{', '.join(unnamed)} does not name the base it was fine-tuned from.",
             "Name it with --base owner/name.",
         )
-    _agree_by_digest(sealed)
-    claims = [claim for claim in told.values() if claim is not None]
-    if sealed:
-        claims.append(Claim(sealed[0][0], _located(sealed[0][1])))
-    _agree_by_name(hub, claims)
-    # The manifest's is the last; of the others, one that says the revision says more.
-    return max(reversed(claims), key=lambda claim: claim.base.revision is not None).base
+    _check_same_digest(from_manifests)
+    bases = [base for base in from_configs.values() if base is not None]
+    if from_manifests:
+        label, source = from_manifests[0]
+        bases.append(NamedBase(label, _base_ref(source)))
+    _check_same_name(hub, bases)
+    # Prefer the one of the manifest, which is the last, then one that names the revision.
+    return max(reversed(bases), key=lambda named: named.base.revision is not None).base
 
 
-def base_of(hub: Hub, model: Opened) -> Opened | None:
-    """The base of one model; None for whole weights that name none.
+def open_base(hub: Hub, model: OpenedModel) -> OpenedModel | None:
+    """Open the base of one model; None for full weights without a manifest.
 
-    Raises UsageError for an adapter or a mixture that names none, as it is nothing without, and
-    IntegrityError where other weights lie there now.
+    Raises UsageError for an adapter or a mixture of experts that names no base, and IntegrityError
+    if the base has other weights now.
     """
     if model.manifest is None and model.checkpoint.kind == "full":
         return None
-    base = open_ref(hub, common_base(hub, [Pinned(model.revision, model.manifest)]))
+    base = open_ref(hub, common_base(hub, [PinnedModel(model.revision, model.manifest)]))
     if model.manifest and model.manifest.base.digest != base.digest:
         raise IntegrityError(
             f"{model.revision.label} was fine-tuned from other weights than "
             f"{base.revision.label} holds now.",
-            "Put the base back that it was trained from.",
+            "Restore the base that it was trained from.",
         )
-    _check_mixture(model, base)
+    _check_moe_base(model, base)
     return base
 
 
-def _check_mixture(model: Opened, base: Opened) -> None:
-    """What names a mixture's base beside its manifest must name the same."""
+def _check_moe_base(model: OpenedModel, base: OpenedModel) -> None:
+    """Raise IntegrityError if the configuration of a mixture of experts names another base."""
     if not model.checkpoint.is_moe:
         return
     if read_moe_config(model.folder).base_digest != base.digest:
         raise IntegrityError(
-            f"{CONFIG} of {model.revision.label} is for another base than "
+            f"{MOE_CONFIG} of {model.revision.label} is for another base than "
             f"{base.revision.label} holds.",
-            "Fetch or make the mixture anew.",
+            "Fetch or make the mixture again.",
         )
 
 
-def _located(base: Source) -> ModelRef:
-    """Where a manifest's base is to be found: at its commit, or in a folder that must be here."""
-    named = parse_ref(base.name)
-    if named.path is None:
-        return ModelRef(repo_id=named.repo_id, revision=base.sha)
-    if not named.path.is_dir():
+def _base_ref(base: Source) -> ModelRef:
+    """The base of a manifest: at its commit, or in a local folder that must exist."""
+    ref = parse_ref(base.name)
+    if ref.path is None:
+        return ModelRef(repo_id=ref.repo_id, revision=base.sha)
+    if not ref.path.is_dir():
         raise UsageError(
-            f"The experts' base is the folder {base.name}, and it is not here.",
+            f"The base of the experts is the folder {base.name}, which does not exist.",
             "Name it with --base.",
         )
-    return named
+    return ref
 
 
-def _agree_by_digest(sealed: Sequence[tuple[str, Source]]) -> None:
-    if len({base.digest for _, base in sealed}) > 1:
-        _disagree((label, f"{base.label} ({base.sha[:12]})") for label, base in sealed)
+def _check_same_digest(bases: Sequence[tuple[str, Source]]) -> None:
+    if len({base.digest for _, base in bases}) > 1:
+        _raise_different_bases((label, f"{base.label} ({base.sha[:12]})") for label, base in bases)
 
 
-def _agree_by_name(hub: Hub, claims: Sequence[Claim]) -> None:
-    """Adapters seldom say the revision; where several do, they must mean one commit."""
-    exact = {claim.base for claim in claims if claim.base.repo_id and claim.base.revision}
-    apart = len({claim.place for claim in claims}) > 1
-    if apart or (len(exact) > 1 and len({resolve(hub, base).sha for base in exact}) > 1):
-        _disagree((claim.label, str(claim.base)) for claim in claims)
+def _check_same_name(hub: Hub, bases: Sequence[NamedBase]) -> None:
+    """Raise IntegrityError for different bases; adapters seldom name the revision of theirs."""
+    refs = {named.base for named in bases if named.base.repo_id and named.base.revision}
+    differ = len({named.location for named in bases}) > 1
+    if differ or (len(refs) > 1 and len({resolve(hub, ref).sha for ref in refs}) > 1):
+        _raise_different_bases((named.label, str(named.base)) for named in bases)
 
 
-def _disagree(said: Iterable[tuple[str, str]]) -> None:
-    each = ", ".join(f"{label} from {base}" for label, base in said)
-    raise IntegrityError(f"The experts were fine-tuned from different bases: {each}.", _ONE)
+def _raise_different_bases(bases: Iterable[tuple[str, str]]) -> None:
+    listed = ", ".join(f"{label} from {base}" for label, base in bases)
+    raise IntegrityError(f"The experts were fine-tuned from different bases: {listed}.", _HINT)
 
 
-def _claim(hub: Hub, pinned: Pinned) -> Claim | None:
-    """What its own configuration names; None where there is none, or it is silent."""
-    label, (name, revision) = pinned.revision.label, _named(hub, pinned)
+def _named_base(hub: Hub, pinned: PinnedModel) -> NamedBase | None:
+    """The base that a model's configuration names; None without a configuration or a base in it."""
+    label, (name, revision) = pinned.revision.label, _base_in_config(hub, pinned)
     if name is None:
         return None
     try:
         if pinned.revision.ref.is_local:
             base = parse_ref(name)
-            return Claim(label, base if base.is_local else _on_hub(name, revision))
-        return Claim(label, _on_hub(name, revision))
+            return NamedBase(label, base if base.is_local else _hub_ref(name, revision))
+        return NamedBase(label, _hub_ref(name, revision))
     except UsageError as error:
-        # A repository may not choose which of our folders is read.
+        # A repository must not choose which local folder is read.
         raise UsageError(
-            f"{label} names its base as {shown(name)!r}, which is no repository to be had.",
+            f"{label} names its base as {safe_name(name)!r}, which is not a repository.",
             "Name it with --base owner/name.",
         ) from error
 
 
-def _named(hub: Hub, pinned: Pinned) -> tuple[str | None, str | None]:
-    """The base and its revision as an adapter's or a mixture's configuration says them."""
-    data = adapter_config(hub, pinned)
+def _base_in_config(hub: Hub, pinned: PinnedModel) -> tuple[str | None, str | None]:
+    """The base and its revision in the configuration of an adapter or a mixture of experts."""
+    data = fetch_adapter_config(hub, pinned)
     if data is not None:
-        return named_base(data, f"adapter_config.json of {pinned.revision.label}")
-    mixture = mixture_config(hub, pinned)
-    return (mixture.base_model, mixture.base_revision) if mixture else (None, None)
+        return parse_base_reference(data, f"adapter_config.json of {pinned.revision.label}")
+    config = fetch_moe_config(hub, pinned)
+    return (config.base_model, config.base_revision) if config else (None, None)
 
 
-def _on_hub(name: str, revision: str | None) -> ModelRef:
+def _hub_ref(name: str, revision: str | None) -> ModelRef:
     return ModelRef(
         repo_id=check_repo_id(name), revision=check_revision(revision) if revision else None
     )

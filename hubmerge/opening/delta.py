@@ -1,4 +1,4 @@
-"""A revision that is stored as a delta to its base, made whole again wherever it is opened."""
+"""Restore a revision that is stored as a delta to its base."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.hub.environment import home
 from hubmerge.manifest import Manifest, Source, files_digest
-from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import ModelRef, check_repo_id, is_sha, printable
 from hubmerge.weights import delta_file
-from hubmerge.weights.atomic_folder import whole_folder
+from hubmerge.weights.atomic_folder import atomic_folder
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.delta_file import Piece, Rounding, open_delta, restore
-from hubmerge.weights.layout import plain_file
+from hubmerge.weights.layout import regular_file
 
-TOLD = "delta.json"
+DELTA_JSON = "delta.json"
 FORMAT = 1
-_BYTES = 100_000_000
+_MAX_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
-class Told:
-    """delta.json: how a delta becomes a checkpoint again, and how far that is from the original.
+class DeltaManifest:
+    """delta.json: how to restore a checkpoint from a delta, and how far it is from the original.
 
-    `files` maps each file of the restored checkpoint to its SHA-256; those that are no weights lie
-    beside the delta. `index` names the index of shards, if there is one.
+    `files` maps each file of the restored checkpoint to its SHA-256; files without weights are
+    stored next to the delta. `index` is the name of the index of shards, if there is one.
     """
 
     base: Source
@@ -46,124 +46,130 @@ class Told:
 
     @property
     def base_ref(self) -> ModelRef:
-        """Where the base is; raises UsageError for what is no repository."""
+        """The base at its commit; raises UsageError if it is not a repository."""
         return ModelRef(repo_id=check_repo_id(self.base.name), revision=self.base.sha)
 
     @property
-    def beside(self) -> tuple[str, ...]:
+    def copied_files(self) -> tuple[str, ...]:
         """The files that are restored by copying them."""
-        made = {piece.file for piece in self.pieces} | {self.index}
-        return tuple(name for name in self.files if name not in made)
+        written = {piece.file for piece in self.pieces} | {self.index}
+        return tuple(name for name in self.files if name not in written)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: the same delta is the same bytes."""
-        said = dataclasses.asdict(self)
-        return (json.dumps(said, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        """Canonical JSON: equal values give equal bytes."""
+        fields = dataclasses.asdict(self)
+        return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
-    def vouching(self, manifest: Manifest) -> Manifest:
-        """The delta's manifest, vouching for the restored files instead."""
+    def restored_manifest(self, manifest: Manifest) -> Manifest:
+        """The manifest of the delta, with the restored files as its `files`."""
         return manifest.with_files(self.files)
 
 
 def is_delta(folder: Path) -> bool:
-    """Whether a folder holds a delta instead of the weights themselves."""
-    return (folder / TOLD).is_file() and (folder / delta_file.NAME).is_file()
+    """Whether a folder holds a delta instead of weights."""
+    return (folder / DELTA_JSON).is_file() and (folder / delta_file.DELTA_WEIGHTS).is_file()
 
 
-def read_delta(folder: Path, manifest: Manifest | None, label: str) -> tuple[Told, Manifest]:
-    """What a folder's delta.json tells, and its manifest; raises IntegrityError.
+def read_delta(
+    folder: Path, manifest: Manifest | None, label: str
+) -> tuple[DeltaManifest, Manifest]:
+    """Read the delta.json of a folder; returns it with the manifest; raises IntegrityError.
 
-    A delta without a manifest that vouches for it is refused: its numbers would pass for weights.
+    A delta that is not listed in a manifest is refused, so that it is not taken for weights.
     """
-    if manifest is None or not {TOLD, delta_file.NAME} <= manifest.files.keys():
-        raise IntegrityError(f"{label} holds a delta that no manifest vouches for.")
-    path = plain_file(folder, TOLD)
-    if path.stat().st_size > _BYTES:
-        raise IntegrityError(f"{TOLD} of {label} is larger than {_BYTES} bytes.")
-    told = parse_told(path.read_bytes(), label)
-    problems = [f"{TOLD} of {label}: {problem}" for problem in _problems(told, manifest)]
+    if manifest is None or not {DELTA_JSON, delta_file.DELTA_WEIGHTS} <= manifest.files.keys():
+        raise IntegrityError(f"{label} holds a delta that is not listed in its manifest.")
+    path = regular_file(folder, DELTA_JSON)
+    if path.stat().st_size > _MAX_BYTES:
+        raise IntegrityError(f"{DELTA_JSON} of {label} is larger than {_MAX_BYTES} bytes.")
+    delta = parse_delta(path.read_bytes(), label)
+    problems = [f"{DELTA_JSON} of {label}: {problem}" for problem in _problems(delta, manifest)]
     raise_together(IntegrityError, problems)
-    return told, manifest
+    return delta, manifest
 
 
-def parse_told(data: bytes, label: str) -> Told:
-    """Read a delta.json that anybody may have written; raises IntegrityError."""
+def parse_delta(data: bytes, label: str) -> DeltaManifest:
+    """Parse an untrusted delta.json; raises IntegrityError."""
     try:
-        return TypeAdapter(Told).validate_json(data, strict=True)
+        return TypeAdapter(DeltaManifest).validate_json(data, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise IntegrityError(
-            f"{TOLD} of {label} cannot be read: {printable(reason)[:200]}."
+            f"{DELTA_JSON} of {label} cannot be read: {printable(reason)[:200]}."
         ) from error
 
 
-def restored(folder: Path, told: Told, label: str, open_base: Callable[[], Opened]) -> Path:
-    """The whole checkpoint that a delta stands for, restored once and kept in the home.
+def restore_to_cache(
+    folder: Path, delta: DeltaManifest, label: str, open_base: Callable[[], OpenedModel]
+) -> Path:
+    """Restore a delta once into a folder of the home directory; returns that folder.
 
-    Raises IntegrityError where base or delta are not what they were when it was made.
+    Raises IntegrityError if the base or the delta has changed since the delta was made.
     """
-    place = home() / "restored" / files_digest(told.files)[:32]
-    if not _is_whole(place, told.files):
+    cached = home() / "restored" / files_digest(delta.files)[:32]
+    if not _files_match(cached, delta.files):
         base = open_base()
-        with whole_folder(place, replace=True) as out:
-            restore_into(out, folder, told, label, base)
-    return place
+        with atomic_folder(cached, replace=True) as out:
+            restore_into(out, folder, delta, label, base)
+    return cached
 
 
-def restore_into(out: Path, folder: Path, told: Told, label: str, base: Opened) -> None:
-    """Write the whole checkpoint into an empty folder; raises IntegrityError unless it is as told.
+def restore_into(
+    out: Path, folder: Path, delta: DeltaManifest, label: str, base: OpenedModel
+) -> None:
+    """Write the restored checkpoint into an empty folder, and compare it with delta.json.
 
-    The base must be the very one: by its digest, whatever it is called.
+    Raises IntegrityError if a file differs, or if the base has another digest; its name may differ.
     """
-    if base.digest != told.base.digest:
+    if base.digest != delta.base.digest:
         raise IntegrityError(
-            f"{label} is a delta to {told.base.label} with digest {told.base.digest}, and "
+            f"{label} is a delta to {delta.base.label} with digest {delta.base.digest}, and "
             f"{base.revision.label} has {base.digest}.",
-            "Put the base back that it was made from.",
+            "Restore the base that it was made from.",
         )
-    write_whole_checkpoint(out, folder, told, base.checkpoint)
-    if not _is_whole(out, told.files):
-        wrong = [n for n, digest in told.files.items() if not _is_whole(out, {n: digest})]
+    write_checkpoint(out, folder, delta, base.checkpoint)
+    if not _files_match(out, delta.files):
+        wrong = [n for n, digest in delta.files.items() if not _files_match(out, {n: digest})]
         raise IntegrityError(
-            f"{label} does not restore to what its {TOLD} says: {', '.join(wrong)} differs.",
-            "Fetch it anew; if it differs again, do not trust it.",
+            f"{label} does not restore to the files of {DELTA_JSON}: {', '.join(wrong)} differs.",
+            "Fetch it again; if it still differs, do not trust it.",
         )
 
 
-def write_whole_checkpoint(out: Path, folder: Path, told: Told, base: Checkpoint) -> None:
-    """Write base + delta, and the files beside it, into an empty folder; nothing is compared."""
-    restore(base, open_delta(folder), told.pieces, out, told.index)
-    for name in told.beside:
-        shutil.copyfile(plain_file(folder, name), out / name)
+def write_checkpoint(out: Path, folder: Path, delta: DeltaManifest, base: Checkpoint) -> None:
+    """Write base + delta and the copied files into an empty folder, without comparing them."""
+    restore(base, open_delta(folder), delta.pieces, out, delta.index)
+    for name in delta.copied_files:
+        shutil.copyfile(regular_file(folder, name), out / name)
 
 
-def _is_whole(folder: Path, files: Mapping[str, str]) -> bool:
+def _files_match(folder: Path, files: Mapping[str, str]) -> bool:
     return all(
         (folder / name).is_file() and hash_file(folder / name) == digest
         for name, digest in files.items()
     )
 
 
-def _problems(told: Told, manifest: Manifest) -> Iterator[str]:
-    """Whatever would make a delta write outside its folder, or upon another base than it says."""
-    if told.format != FORMAT:
-        yield f"it has format {told.format}, and this hubmerge knows {FORMAT}."
-    if told.base.digest != manifest.base.digest:
+def _problems(delta: DeltaManifest, manifest: Manifest) -> Iterator[str]:
+    """A sentence for everything that would write outside the folder or use another base."""
+    if delta.format != FORMAT:
+        yield f"it has format {delta.format}, and this hubmerge knows {FORMAT}."
+    if delta.base.digest != manifest.base.digest:
         yield "it names another base than its manifest."
     try:
-        if not is_sha(str(told.base_ref.revision)):
+        if not is_sha(str(delta.base_ref.revision)):
             yield "its base is not pinned to a commit."
     except UsageError as error:
         yield error.message
-    made = {piece.file for piece in told.pieces} | ({told.index} if told.index else set())
-    if any(not name.endswith((".safetensors", ".safetensors.index.json")) for name in made):
+    written = {piece.file for piece in delta.pieces} | ({delta.index} if delta.index else set())
+    if any(not name.endswith((".safetensors", ".safetensors.index.json")) for name in written):
         yield "it restores weights into a file that is not for weights."
-    if strange := [n for n in (*told.files, *made) if not _is_plain(n)]:
-        yield f"{printable(strange[0])[:40]!r} is not the name of a file."
-    if not made <= told.files.keys() or not set(told.beside) <= manifest.files.keys():
-        yield "it names files that nobody vouches for."
+    if invalid := [n for n in (*delta.files, *written) if not _is_plain_name(n)]:
+        yield f"{printable(invalid[0])[:40]!r} is not the name of a file."
+    if not written <= delta.files.keys() or not set(delta.copied_files) <= manifest.files.keys():
+        yield "it names files without a SHA-256."
 
 
-def _is_plain(name: str) -> bool:
+def _is_plain_name(name: str) -> bool:
     return name.isprintable() and not name.startswith(("-", ".")) and not set(name) & set("/\\:")

@@ -1,4 +1,4 @@
-"""Whether names still mean the commits that they were pinned to."""
+"""Check whether names still resolve to the commits that they were pinned to."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from hubmerge.refs import ModelRef
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A pinned name today: the commit it means `now`, if any; whether its own is still `there`."""
+class PinStatus:
+    """A pinned name: the commit it resolves to now, and whether the pinned commit still exists."""
 
     name: str
     sha: str
-    now: str | None
-    there: bool
+    current_sha: str | None
+    exists: bool
 
     @property
     def drift(self) -> str | None:
-        """What has changed since, with both commits; None for nothing."""
-        if self.now == self.sha:
+        """What has changed since the pin, with both commits; None for no change."""
+        if self.current_sha == self.sha:
             return None
-        means = f"now means {self.now}" if self.now else "now means nothing"
-        held = "" if self.there else ", and the pinned commit is gone"
-        return f"{self.name} is pinned to {self.sha} and {means}{held}."
+        now = f"now resolves to {self.current_sha}" if self.current_sha else "no longer resolves"
+        gone = "" if self.exists else ", and the pinned commit is gone"
+        return f"{self.name} is pinned to {self.sha} and {now}{gone}."
 
 
-def stand(hub: Hub, name: str, ref: ModelRef, sha: str) -> Standing:
-    """How a pinned name stands; a tag that moved and a repository that went are no error here."""
-    now = _means(hub, ref)
-    # A tag may be called like a commit, so what the commit's name means counts, not that it is one.
-    there = now == sha or _means(hub, ModelRef(ref.repo_id, revision=sha)) == sha
-    return Standing(name, sha, now, there)
+def check_pin(hub: Hub, name: str, ref: ModelRef, sha: str) -> PinStatus:
+    """Resolve a pinned name again; a moved tag or a missing repository is not an error here."""
+    now = _resolve_or_none(hub, ref)
+    # A tag may have the name of a commit, so the SHA is resolved and compared as well.
+    exists = now == sha or _resolve_or_none(hub, ModelRef(ref.repo_id, revision=sha)) == sha
+    return PinStatus(name, sha, now, exists)
 
 
 def check_drift(hub: Hub, pins: Iterable[Pin], strict: bool) -> tuple[str, ...]:
     """What has changed since the pins were made, as notes.
 
-    Raises IntegrityError, for all pins at once, where a pinned commit cannot be had any more; if
-    `strict`, for any change.
+    Raises IntegrityError, for all pins at once, if a pinned commit no longer exists; if `strict`,
+    for any change.
     """
-    standings = [stand(hub, pin.requested, pin.ref, pin.source.sha) for pin in pins]
-    drifted = [one for one in dict.fromkeys(standings) if one.drift]
-    refused = [str(one.drift) for one in drifted if strict or not one.there]
-    to_be_had = all(one.there for one in drifted)
-    way_out = "Leave out --locked to merge what is pinned" if to_be_had else "Put back what is gone"
-    raise_together(IntegrityError, refused, f"{way_out}, or choose anew with `hubmerge select`.")
-    return tuple(str(one.drift) for one in drifted)
+    statuses = [check_pin(hub, pin.requested, pin.ref, pin.source.sha) for pin in pins]
+    drifted = [status for status in dict.fromkeys(statuses) if status.drift]
+    refused = [str(status.drift) for status in drifted if strict or not status.exists]
+    available = all(status.exists for status in drifted)
+    hint = "Leave out --locked to merge the pinned commits" if available else "Restore them"
+    raise_together(IntegrityError, refused, f"{hint}, or choose again with `hubmerge select`.")
+    return tuple(str(status.drift) for status in drifted)
 
 
-def _means(hub: Hub, ref: ModelRef) -> str | None:
+def _resolve_or_none(hub: Hub, ref: ModelRef) -> str | None:
     try:
         return resolve(hub, ref).sha
-    except (NotOnHub, UsageError):  # nothing, or several things
+    except (NotOnHub, UsageError):  # no commit, or several
         return None

@@ -1,4 +1,4 @@
-"""Full experts as adapters: what their training changed, at a rank that a mixture can hold."""
+"""Turn full experts into LoRA adapters: a low-rank approximation of what training changed."""
 
 from __future__ import annotations
 
@@ -12,75 +12,83 @@ from transformers.pytorch_utils import Conv1D
 
 from hubmerge.errors import Busy, UsageError
 from hubmerge.models.layers import linear_layers
-from hubmerge.models.loading import Model, open_model
-from hubmerge.opening.expert_heads import copy_heads, heads_of
-from hubmerge.opening.opened_model import Opened
+from hubmerge.models.loading import Model, load_model
+from hubmerge.opening.expert_heads import copy_heads, find_heads
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import Kind
-from hubmerge.weights.atomic_folder import whole_folder
+from hubmerge.weights.atomic_folder import atomic_folder
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.extraction import Extraction, extract, module_of, write_adapter
+from hubmerge.weights.extraction import Extraction, extract, module_path, write_adapter
 from hubmerge.weights.task_vector import TaskVector
 
-# Of a fused attention, which counts as one layer, there are two matrices.
-_ENDS = ("weight", "in_proj_weight", "out_proj.weight")
+# A fused attention counts as one layer and has two matrices.
+_MATRIX_SUFFIXES = ("weight", "in_proj_weight", "out_proj.weight")
 
 
-def as_adapters(
-    experts: Sequence[Opened], base: Opened, rank: int, beside: Path
-) -> tuple[tuple[Opened, ...], tuple[str, ...]]:
-    """The experts with every full one as a LoRA of that rank, and a note on what each loses.
+def extract_adapters(
+    experts: Sequence[OpenedModel], base: OpenedModel, rank: int, extracted: Path
+) -> tuple[tuple[OpenedModel, ...], tuple[str, ...]]:
+    """Replace every full expert by a LoRA of that rank; returns experts and notes.
 
-    Each is kept in a folder of `beside` named by its digest and the base's. Raises UsageError where
-    all are adapters already, CheckpointError for what does not fit the base.
+    A LoRA is stored in a subfolder of `extracted` named by the digests of base and expert. Raises
+    UsageError if all experts are adapters already, CheckpointError for weights that do not fit the
+    base.
     """
-    whole = [one for one in experts if one.checkpoint.kind == "full"]
-    if not whole:
+    full = [expert for expert in experts if expert.checkpoint.kind == "full"]
+    if not full:
         raise UsageError(
             "--extract-rank is for full experts, and all of these are adapters.", "Leave it out."
         )
-    kind = whole[0].manifest.task_kind if whole[0].manifest else "image"
-    model = open_model(base.folder, cast(Kind, kind))
-    notes, made = [], []
-    for one in experts:
-        if one.checkpoint.kind == "full":
-            folder, note = _adapter(one, base, model, rank, beside)
+    kind = full[0].manifest.task_kind if full[0].manifest else "image"
+    model = load_model(base.folder, cast(Kind, kind))
+    notes, adapters = [], []
+    for expert in experts:
+        if expert.checkpoint.kind == "full":
+            folder, note = _extract_adapter(expert, base, model, rank, extracted)
             notes.append(note)
-            one = dataclasses.replace(one, checkpoint=open_checkpoint(folder))
-        made.append(one)
-    return tuple(made), tuple(notes)
+            expert = dataclasses.replace(expert, checkpoint=open_checkpoint(folder))
+        adapters.append(expert)
+    return tuple(adapters), tuple(notes)
 
 
-def _adapter(
-    expert: Opened, base: Opened, model: Model, rank: int, beside: Path
+def _extract_adapter(
+    expert: OpenedModel, base: OpenedModel, model: Model, rank: int, extracted: Path
 ) -> tuple[Path, str]:
     layers = linear_layers(model)
     vector = TaskVector(base.checkpoint, expert.checkpoint)
-    turned = isinstance(model.module.get_submodule(layers[0]), Conv1D)
-    found = _as_opened(extract(vector, _matrices(model, layers), rank, turned), model)
-    folder = beside / f"{base.digest[:16]}-{expert.digest[:16]}-rank{rank}"
+    transposed = isinstance(model.module.get_submodule(layers[0]), Conv1D)
+    extraction = extract(vector, _matrix_names(model, layers), rank, transposed)
+    folder = extracted / f"{base.digest[:16]}-{expert.digest[:16]}-rank{rank}"
     while not folder.exists():
         try:
-            with whole_folder(folder) as partial:
+            with atomic_folder(folder) as partial:
                 name = base.revision.ref.repo_id or str(base.folder)
-                write_adapter(partial, found, name, base.revision.sha or None)
-                copy_heads(heads_of([expert]), partial)
+                write_adapter(
+                    partial, _rename_to_model(extraction, model), name, base.revision.sha or None
+                )
+                copy_heads(find_heads([expert]), partial)
         except Busy:
-            time.sleep(0.1)  # another process of this run is at it
+            time.sleep(0.1)  # another process of this run is writing it
+    # The note is part of the manifest of a mixture of experts.
+    kept, attainable = 100 * extraction.kept, 100 * extraction.attainable
     return folder, (
-        f"{expert.revision.label} as a LoRA of rank {rank} keeps {100 * found.kept:.1f} % of its "
-        f"squared change; without a limit on the rank it were {100 * found.reached:.1f} %."
+        f"{expert.revision.label} as a LoRA of rank {rank} keeps {kept:.1f} % of its "
+        f"squared change; without a limit on the rank it were {attainable:.1f} %."
     )
 
 
-def _as_opened(extraction: Extraction, model: Model) -> Extraction:
-    """The same under the names that layers have in the opened model, by which peft finds them."""
-    renames = {module_of(theirs): module_of(ours) for theirs, ours in model.names.inside.items()}
+def _rename_to_model(extraction: Extraction, model: Model) -> Extraction:
+    """Rename the layers to their names in the loaded model, by which peft finds them."""
+    renames = {
+        module_path(file_name): module_path(module_name)
+        for file_name, module_name in model.names.module_names.items()
+    }
     factors = {renames[path]: pair for path, pair in extraction.factors.items()}
     return dataclasses.replace(extraction, factors=factors)
 
 
-def _matrices(model: Model, layers: Sequence[str]) -> list[str]:
-    """The matrices of these layers, as the base's files call them."""
-    files = {ours: theirs for theirs, ours in model.names.inside.items()}
-    wanted = [f"{layer}.{end}" for layer in layers for end in _ENDS]
-    return [files[name] for name in wanted if name in files]
+def _matrix_names(model: Model, layers: Sequence[str]) -> list[str]:
+    """The names of the matrices of these layers in the files of the base."""
+    file_names = {module: file for file, module in model.names.module_names.items()}
+    matrices = [f"{layer}.{suffix}" for layer in layers for suffix in _MATRIX_SUFFIXES]
+    return [file_names[name] for name in matrices if name in file_names]

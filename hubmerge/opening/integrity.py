@@ -1,4 +1,4 @@
-"""A folder held against its manifest: which files are in it, and whether each is the one meant."""
+"""Compare the files of a folder with the SHA-256 that its manifest lists."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from pathlib import Path
 
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError
-from hubmerge.manifest import NAME, Manifest
+from hubmerge.manifest import MANIFEST_JSON, Manifest
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """The files of a folder and of those below it, by their path inside it, sorted."""
+    """All files in a folder and its subfolders, path in the folder -> file, sorted."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     return {name: path for name, path in sorted(files.items()) if not path.is_dir()}
 
 
-def weights_beside(folder: Path, manifest: Manifest) -> set[str]:
-    """The safetensors files for which a manifest must vouch, by their path in its folder.
+def weight_files_in(folder: Path, manifest: Manifest) -> set[str]:
+    """The safetensors files that a manifest must list, by their path in the folder.
 
-    What lies in folders below is another model's, but for a mixture, whose experts lie there.
+    Subfolders hold other models, except in a mixture of experts, whose experts are in subfolders.
     """
-    found = folder.rglob("*.safetensors") if manifest.is_moe else folder.glob("*.safetensors")
-    return {path.relative_to(folder).as_posix() for path in found}
+    paths = folder.rglob("*.safetensors") if manifest.is_moe else folder.glob("*.safetensors")
+    return {path.relative_to(folder).as_posix() for path in paths}
 
 
-def is_sealed(folder: Path, manifest: Manifest) -> bool:
-    """Whether the folder holds every file that its manifest vouches for, and no other weights."""
-    weights = weights_beside(folder, manifest)
+def matches_manifest(folder: Path, manifest: Manifest) -> bool:
+    """Whether the folder holds every file that its manifest lists, and no other weights."""
+    weights = weight_files_in(folder, manifest)
     return weights <= manifest.files.keys() and all(
         (folder / name).is_file() and hash_file(folder / name) == digest
         for name, digest in manifest.files.items()
     )
 
 
-def check_sealed(folder: Path, manifest: Manifest, label: str) -> None:
-    """Raise IntegrityError for a folder whose files are not those its manifest vouches for."""
-    if not is_sealed(folder, manifest):
+def check_manifest(folder: Path, manifest: Manifest, label: str) -> None:
+    """Raise IntegrityError if the files of a folder do not match its manifest."""
+    if not matches_manifest(folder, manifest):
         raise IntegrityError(
-            f"The files of {label} are not those that its {NAME} vouches for.",
-            f"Fetch or make it anew; to use other files on purpose, remove {NAME}.",
+            f"The files of {label} do not match the SHA-256 in its {MANIFEST_JSON}.",
+            f"Fetch or make it again; to use other files on purpose, remove {MANIFEST_JSON}.",
         )

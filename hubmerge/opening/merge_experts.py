@@ -1,4 +1,4 @@
-"""Experts by name, opened: each at the commit that its name means now."""
+"""Open experts by name, each at the commit that its name resolves to now."""
 
 from __future__ import annotations
 
@@ -9,58 +9,71 @@ from typing import Any
 from hubmerge.errors import UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
-from hubmerge.merging.plan import SHARES
+from hubmerge.merging.plan import EXPERT_OPTIONS
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
 from hubmerge.opening.bases import common_base
-from hubmerge.opening.merge_inputs import Inputs, check_bases, check_experts
+from hubmerge.opening.merge_inputs import MergeInputs, check_bases, check_no_moe
 from hubmerge.opening.references import open_pinned, pin, source_of
 from hubmerge.refs import ModelRef, Revision
 
 
-def open_named(
+def open_merge_inputs(
     hub: Hub,
     experts: Sequence[ModelRef],
     method_name: str,
     settings: Mapping[str, str],
     base: ModelRef | None,
-) -> Inputs:
-    """What is asked for: first method and parameters, then names and bases, and only then weights.
+) -> MergeInputs:
+    """Open the inputs of a merge: method and parameters are checked first, weights fetched last.
 
     Raises UsageError, NotOnHub, IntegrityError (experts of different bases) or CheckpointError.
     """
     method = find_method(method_name)
-    shares, settings = _shares(settings, len(experts))
+    expert_options, settings = _expert_options(settings, len(experts))
     params = parse_params(method, settings)
     pinned = [pin(hub, ref) for ref in experts]
-    check_experts(pinned)
-    found = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
-    check_bases(pinned, found)
-    opened = [open_pinned(hub, one) for one in pinned]
+    check_no_moe(pinned)
+    opened_base = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
+    check_bases(pinned, opened_base)
+    opened = [open_pinned(hub, model) for model in pinned]
     sources = tuple(
-        dataclasses.replace(source_of(one, last=last_step(hub, one.revision)), **share)
-        for one, share in zip(opened, shares, strict=True)
+        dataclasses.replace(source_of(model, last=last_step(hub, model.revision)), **options)
+        for model, options in zip(opened, expert_options, strict=True)
     )
-    notes = [f"{one.revision.label}: {one.revision.note}." for one in opened if one.revision.note]
-    return Inputs(
-        method, params, found, source_of(found), tuple(opened), sources, notes=tuple(notes)
+    revisions = [model.revision for model in opened]
+    return MergeInputs(
+        method=method,
+        params=params,
+        base=opened_base,
+        base_source=source_of(opened_base),
+        experts=tuple(opened),
+        sources=sources,
+        notes=tuple(
+            f"{revision.label}: {revision.note}." for revision in revisions if revision.note
+        ),
     )
 
 
-def _shares(settings: Mapping[str, str], count: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """`weight=1,0.5` is one number per expert, as is all of SHARES; the rest is the method's."""
+def _expert_options(
+    settings: Mapping[str, str], count: int
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Split the settings into EXPERT_OPTIONS, one dict per expert, and those of the method.
+
+    `weight=1,0.5` gives a number for each expert, `weight=1` one for all.
+    """
     settings, columns, problems = dict(settings), {}, []
-    for name, (sound, wanted) in SHARES.items():
-        said = settings.pop(name, "1")
+    for name, (is_valid, expected) in EXPERT_OPTIONS.items():
+        value = settings.pop(name, "1")
         try:
-            numbers = [float(part) for part in said.split(",")]
+            numbers = [float(part) for part in value.split(",")]
         except ValueError:
-            problems.append(f"{name}={said} is not a list of numbers.")
+            problems.append(f"{name}={value} is not a list of numbers.")
             continue
         if len(numbers) not in (1, count):
-            problems.append(f"{name}={said} gives {len(numbers)} numbers for {count} experts.")
-        if not all(map(sound, numbers)):
-            problems.append(f"{name}={said} is not {wanted}.")
+            problems.append(f"{name}={value} gives {len(numbers)} numbers for {count} experts.")
+        if not all(map(is_valid, numbers)):
+            problems.append(f"{name}={value} is not {expected}.")
         columns[name] = numbers * count if len(numbers) == 1 else numbers
     hint = "Give one number for all experts, or one for each, in their order."
     raise_together(UsageError, problems, hint)

@@ -1,4 +1,4 @@
-"""What goes into a merge, at hand: however it was asked for, merging goes on from here."""
+"""The opened inputs of a merge, by name or from a lock, and the checks on them."""
 
 from __future__ import annotations
 
@@ -8,72 +8,75 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from hubmerge.cards.licence import clashes
-from hubmerge.errors import IntegrityError, UsageError, either, raise_together
+from hubmerge.cards.licence import licence_conflicts
+from hubmerge.errors import IntegrityError, UsageError, join_with_or, raise_together
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import Method
-from hubmerge.opening.opened_model import Opened, Pinned
+from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.refs import ModelRef
-from hubmerge.weights.header import shown
-from hubmerge.weights.moe_config import EXPERTS
+from hubmerge.weights.header import safe_name
+from hubmerge.weights.moe_config import EXPERTS_FOLDER
 
 
 @dataclass(frozen=True)
-class Inputs:
+class MergeInputs:
     """Method, parameters, base and experts, opened.
 
-    `base_source` and `sources` are base and experts as the manifest will name them; of experts,
-    with the part that each has. `lock` is the lock that said so, `notes` what has changed since.
+    `base_source` and `sources` describe base and experts for the manifest, with the options of each
+    expert. `lock` is the lock that they come from, if any; `notes` are sentences for the user.
     """
 
     method: Method
     params: BaseModel
-    base: Opened
+    base: OpenedModel
     base_source: Source
-    experts: tuple[Opened, ...]
+    experts: tuple[OpenedModel, ...]
     sources: tuple[Source, ...]
     lock: bytes | None = None
     notes: tuple[str, ...] = ()
 
 
-def check_experts(pinned: Sequence[Pinned]) -> None:
-    """Raise UsageError for every mixture among what shall be merged: its experts could be."""
+def check_no_moe(pinned: Sequence[PinnedModel]) -> None:
+    """Raise UsageError for every mixture of experts among the models to merge."""
     problems = [
-        f"{one.revision.label} is a mixture and no expert: name {either(_experts_in(one))}."
-        for one in pinned
-        if one.manifest and one.manifest.is_moe
+        f"{model.revision.label} is a mixture of experts, not an expert: name "
+        f"{join_with_or(_expert_refs_in(model))}."
+        for model in pinned
+        if model.manifest and model.manifest.is_moe
     ]
-    raise_together(UsageError, problems, "The experts in a mixture are plain adapters.")
+    raise_together(UsageError, problems, "The experts in a mixture are LoRA adapters.")
 
 
-def _experts_in(mixture: Pinned) -> list[str]:
-    """What to type for each expert of a mixture."""
-    ref, files = mixture.revision.ref, mixture.manifest.files if mixture.manifest else ()
-    paths = [name.split("/") for name in files if name.startswith(f"{EXPERTS}/")]
-    inside = sorted({f"{EXPERTS}/{path[1]}" for path in paths}) or [f"{EXPERTS}/NAME"]
-    return [shown(str(_below(ref, folder))) for folder in inside]
+def _expert_refs_in(moe: PinnedModel) -> list[str]:
+    """References to the experts in a mixture, as the user would type them."""
+    ref, files = moe.revision.ref, moe.manifest.files if moe.manifest else ()
+    paths = [name.split("/") for name in files if name.startswith(f"{EXPERTS_FOLDER}/")]
+    folders = sorted({f"{EXPERTS_FOLDER}/{path[1]}" for path in paths}) or [
+        f"{EXPERTS_FOLDER}/NAME"
+    ]
+    return [safe_name(str(_subfolder_ref(ref, folder))) for folder in folders]
 
 
-def _below(ref: ModelRef, folder: str) -> ModelRef:
+def _subfolder_ref(ref: ModelRef, folder: str) -> ModelRef:
     if ref.path is not None:
         return dataclasses.replace(ref, path=ref.path / folder)
     return dataclasses.replace(ref, subfolder="/".join(filter(None, (ref.subfolder, folder))))
 
 
-def check_licences(models: Iterable[Opened], stated: str | None) -> None:
-    """Raise UsageError where no licence meets those of base and experts, unless one is stated."""
+def check_licences(models: Iterable[OpenedModel], stated: str | None) -> None:
+    """Raise UsageError if the licences of base and experts conflict, unless one is stated."""
     if stated is None:
-        named = {one.revision.ref.name: one.licence for one in models}
-        hint = "Use experts whose licences agree; if you may, state the result's with --license."
-        raise_together(UsageError, list(clashes(named)), hint)
+        licences = {model.revision.ref.name: model.licence for model in models}
+        hint = "Use experts with compatible licences; if you may, state one with --license."
+        raise_together(UsageError, list(licence_conflicts(licences)), hint)
 
 
-def check_bases(pinned: Sequence[Pinned | Opened], base: Opened) -> None:
+def check_bases(pinned: Sequence[PinnedModel | OpenedModel], base: OpenedModel) -> None:
     """Raise IntegrityError for every expert whose manifest names another base."""
     problems = [
-        f"{one.revision.label} was fine-tuned from {one.manifest.base.label} "
-        f"({one.manifest.base.sha[:12]}), not from {base.revision.label}."
-        for one in pinned
-        if one.manifest and one.manifest.base.digest != base.digest
+        f"{model.revision.label} was fine-tuned from {model.manifest.base.label} "
+        f"({model.manifest.base.sha[:12]}), not from {base.revision.label}."
+        for model in pinned
+        if model.manifest and model.manifest.base.digest != base.digest
     ]
     raise_together(IntegrityError, problems, "Only experts of one base can be merged.")

@@ -1,4 +1,4 @@
-"""From names to the experts of a mixture: every problem is told before any weights are fetched."""
+"""Open the experts of a mixture by name; all problems are reported before weights are fetched."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from tempfile import TemporaryDirectory
 from hubmerge.errors import CheckpointError, UsageError, check_all, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.headers import read_shapes
+from hubmerge.kinds import CheckpointKind
 from hubmerge.manifest import Source
-from hubmerge.moerging.experts import check_alike, unfit
+from hubmerge.moerging.experts import find_missing_layers, find_unsupported
 from hubmerge.opening.bases import common_base
-from hubmerge.opening.extracted_adapters import as_adapters
+from hubmerge.opening.extracted_adapters import extract_adapters
 from hubmerge.opening.merge_experts import last_step
-from hubmerge.opening.merge_inputs import check_bases, check_experts
-from hubmerge.opening.opened_model import Opened, Pinned
-from hubmerge.opening.references import adapter_config, open_pinned, pin, source_of
+from hubmerge.opening.merge_inputs import check_bases, check_no_moe
+from hubmerge.opening.opened_model import OpenedModel, PinnedModel
+from hubmerge.opening.references import fetch_adapter_config, open_pinned, pin, source_of
 from hubmerge.refs import ModelRef
 from hubmerge.weights.adapter import Adapter
-from hubmerge.weights.adapter_config_fields import FILE
-from hubmerge.weights.adapter_match import match
+from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
+from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
-from hubmerge.weights.header import Tensor
-from hubmerge.weights.layout import Kind
+from hubmerge.weights.header import TensorInfo
 
-_MENDED = "Name LoRA adapters of one base, on the same layers."
+_HINT = "Name LoRA adapters of one base, on the same layers."
 
 
 @dataclass(frozen=True)
-class Experts:
-    """The experts of a mixture, opened, each held against their one base.
+class MoeExperts:
+    """The opened experts of a mixture, each checked against the base.
 
-    `base_source` and `sources` are base and experts as a manifest names them, `notes` what one
-    should know of them.
+    `base_source` and `sources` describe base and experts for a manifest; `notes` are sentences for
+    the user.
     """
 
-    base: Opened
-    opened: tuple[Opened, ...]
+    base: OpenedModel
+    models: tuple[OpenedModel, ...]
     adapters: tuple[Adapter, ...]
     base_source: Source
     sources: tuple[Source, ...]
@@ -47,99 +47,109 @@ class Experts:
 
 def open_experts(
     hub: Hub, refs: Sequence[ModelRef], base: ModelRef | None, rank: int | None, extracted: Path
-) -> Experts:
-    """Pin experts and base, check them by configurations and headers, then fetch and open them.
+) -> MoeExperts:
+    """Pin experts and base, check their configurations and headers, then fetch and open them.
 
-    With `rank`, full experts become adapters in folders of `extracted`. Raises UsageError for what
-    is no adapter, IntegrityError for different bases, CheckpointError for adapters that do not fit
-    the base or do not stand side by side; all problems at once.
+    With `rank`, full experts become adapters in folders of `extracted`. Raises UsageError for a
+    model that is not an adapter, IntegrityError for different bases, CheckpointError for adapters
+    that do not fit the base or each other; all problems at once.
     """
     pinned = [pin(hub, ref) for ref in refs]
     _check_distinct(pinned)
-    adapters = [one for one in pinned if adapter_config(hub, one) is not None]
-    mixtures = [one for one in pinned if one.manifest and one.manifest.is_moe]
-    whole = [] if rank else [one for one in pinned if one not in (*adapters, *mixtures)]
+    adapters = [model for model in pinned if fetch_adapter_config(hub, model) is not None]
+    moes = [model for model in pinned if model.manifest and model.manifest.is_moe]
+    full = [] if rank else [model for model in pinned if model not in (*adapters, *moes)]
     check_all(
-        lambda: check_experts(mixtures),
-        lambda: _check_adapters(whole),
+        lambda: check_no_moe(moes),
+        lambda: _reject_full_models(full),
         lambda: _check_headers(hub, adapters, base),
     )
-    pinned_base = pin(hub, base or common_base(hub, pinned))
-    opened_base = open_pinned(hub, pinned_base)
+    opened_base = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
     check_bases(pinned, opened_base)
-    opened, notes = tuple(open_pinned(hub, one) for one in pinned), tuple[str, ...]()
+    models, notes = tuple(open_pinned(hub, model) for model in pinned), tuple[str, ...]()
     if rank is not None:
-        opened, notes = as_adapters(opened, opened_base, rank, extracted)
-    matched = _matched(
-        {one.revision.label: one.checkpoint for one in opened}, opened_base.checkpoint
+        models, notes = extract_adapters(models, opened_base, rank, extracted)
+    matched = _match_adapters(
+        {model.revision.label: model.checkpoint for model in models}, opened_base.checkpoint
     )
-    sources = tuple(source_of(one, last=last_step(hub, one.revision)) for one in opened)
-    unsure = [f"{one.revision.label}: {one.revision.note}." for one in opened if one.revision.note]
-    base_source = source_of(opened_base)
-    return Experts(opened_base, opened, matched, base_source, sources, (*unsure, *notes))
+    revisions = [model.revision for model in models]
+    return MoeExperts(
+        base=opened_base,
+        models=models,
+        adapters=matched,
+        base_source=source_of(opened_base),
+        sources=tuple(source_of(m, last=last_step(hub, m.revision)) for m in models),
+        notes=(
+            *(f"{revision.label}: {revision.note}." for revision in revisions if revision.note),
+            *notes,
+        ),
+    )
 
 
-def _check_distinct(pinned: Sequence[Pinned]) -> None:
-    """Raise UsageError for what is named more than once: two that are one never part."""
+def _check_distinct(pinned: Sequence[PinnedModel]) -> None:
+    """Raise UsageError for a model named twice: equal experts stay equal in training."""
     labels: dict[object, list[str]] = {}
-    for one in pinned:
-        ref = one.revision.ref
-        place = ref.path.resolve() if ref.path else (one.revision.sha, ref.subfolder)
-        labels.setdefault(place, []).append(one.revision.label)
+    for model in pinned:
+        ref = model.revision.ref
+        location = ref.path.resolve() if ref.path else (model.revision.sha, ref.subfolder)
+        labels.setdefault(location, []).append(model.revision.label)
     problems = [f"{' and '.join(same)} are one expert." for same in labels.values() if same[1:]]
     raise_together(UsageError, problems, "Name every expert once.")
 
 
-def _check_adapters(whole: Sequence[Pinned]) -> None:
-    """Raise UsageError for what has no adapter_config.json."""
+def _reject_full_models(models: Sequence[PinnedModel]) -> None:
+    """Raise UsageError for models that are not adapters."""
     problems = [
-        f"{one.revision.label} is no adapter: it holds all the weights of a model." for one in whole
+        f"{model.revision.label} is not an adapter: it holds all the weights of a model."
+        for model in models
     ]
-    hint = "Name LoRA adapters; --extract-rank 8 (for select: --set extract_rank=8) makes one "
-    hint += "of what each full expert changed."
+    hint = "Name LoRA adapters, or extract one from each full expert with --extract-rank 8 (for "
+    hint += "select: --set extract_rank=8)."
     raise_together(UsageError, problems, hint)
 
 
-def _check_headers(hub: Hub, pinned: Sequence[Pinned], base: ModelRef | None) -> None:
-    """Hold all adapters against the base by the headers of their files, some kilobytes of each."""
+def _check_headers(hub: Hub, pinned: Sequence[PinnedModel], base: ModelRef | None) -> None:
+    """Check all adapters against the base by the headers of their files, a few kilobytes each."""
     if not pinned:
         return
-    named = pin(hub, base or common_base(hub, pinned))
+    pinned_base = pin(hub, base or common_base(hub, pinned))
     with TemporaryDirectory() as scratch:
-        found = _header(hub, named, "full", Path(scratch))
-        adapters = {}
-        for number, one in enumerate(pinned):
+        base_header = _open_header(hub, pinned_base, "full", Path(scratch))
+        headers = {}
+        for number, model in enumerate(pinned):
             folder = Path(scratch) / str(number)
             folder.mkdir()
-            (folder / FILE).write_bytes(adapter_config(hub, one) or b"")
-            adapters[one.revision.label] = _header(hub, one, "lora", folder)
-        known = {who: one for who, one in adapters.items() if one is not None}
-        if found is not None:
-            _matched(known, found)
+            (folder / ADAPTER_CONFIG).write_bytes(fetch_adapter_config(hub, model) or b"")
+            headers[model.revision.label] = _open_header(hub, model, "lora", folder)
+        known = {label: header for label, header in headers.items() if header is not None}
+        if base_header is not None:
+            _match_adapters(known, base_header)
 
 
-def _header(hub: Hub, pinned: Pinned, kind: Kind, folder: Path) -> Checkpoint | None:
-    """A checkpoint of which only names and shapes are known; None where those are in many files."""
+def _open_header(
+    hub: Hub, pinned: PinnedModel, kind: CheckpointKind, folder: Path
+) -> Checkpoint | None:
+    """A checkpoint with names and shapes only; None if these are spread over several files."""
     if pinned.revision.ref.path is not None:
         return open_checkpoint(pinned.revision.ref.path)
     shapes = read_shapes(hub, pinned.revision)
     if shapes is None:
         return None
     file = Path(pinned.revision.label)
-    index = {name: Tensor(file, "F32", shape, 0, 0) for name, shape in shapes.items()}
+    index = {name: TensorInfo(file, "F32", shape, 0, 0) for name, shape in shapes.items()}
     return Checkpoint(folder, kind, index)
 
 
-def _matched(experts: Mapping[str, Checkpoint], base: Checkpoint) -> tuple[Adapter, ...]:
-    """Every adapter held against the base and against the others."""
-    adapters, problems, hints = dict[str, Adapter](), list[str](), [_MENDED]
-    for who, checkpoint in experts.items():
-        adapter, found = match(base, checkpoint, who)
-        problems += [problem for problem, _ in found]
-        hints += [hint for _, hint in found]
-        if not found:
-            adapters[who] = adapter
-            problems += unfit(adapter, who)
-    problems += check_alike(adapters)
+def _match_adapters(experts: Mapping[str, Checkpoint], base: Checkpoint) -> tuple[Adapter, ...]:
+    """Check every adapter against the base and against the others."""
+    adapters, problems, hints = dict[str, Adapter](), list[str](), [_HINT]
+    for label, checkpoint in experts.items():
+        adapter, mismatches = match_adapter(base, checkpoint, label)
+        problems += [problem for problem, _ in mismatches]
+        hints += [hint for _, hint in mismatches]
+        if not mismatches:
+            adapters[label] = adapter
+            problems += find_unsupported(adapter, label)
+    problems += find_missing_layers(adapters)
     raise_together(CheckpointError, problems, " ".join(dict.fromkeys(hints[1:] or hints)))
     return tuple(adapters.values())

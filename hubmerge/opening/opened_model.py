@@ -1,4 +1,4 @@
-"""A model by name and commit, and the same model with its files fetched."""
+"""A model pinned to a commit, and the same model with its files fetched and opened."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 from hubmerge.durable import hash_file
 from hubmerge.manifest import Manifest, files_digest
 from hubmerge.refs import Revision
-from hubmerge.weights.adapter_config_fields import FILE
+from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.checkpoint import Checkpoint
-from hubmerge.weights.moe_layout import settings_in
+from hubmerge.weights.moe_layout import config_file_names
 from hubmerge.weights.writer import side_files
 
 
 @dataclass(frozen=True)
-class Pinned:
-    """A model by name and commit, before its weights are fetched."""
+class PinnedModel:
+    """A model pinned to a commit, before its weights are fetched."""
 
     revision: Revision
     manifest: Manifest | None
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A model at hand: its pinned revision, its checkpoint, and its manifest if it has one.
+class OpenedModel:
+    """A model whose files are local: its revision, its checkpoint, its manifest if it has one.
 
-    `licence` is the one that its card names at that commit, as the Hub spells it.
+    `licence` is the one on its card at that commit, as the Hub spells it.
     """
 
     revision: Revision
@@ -42,21 +42,21 @@ class Opened:
 
     @cached_property
     def files(self) -> Mapping[str, str]:
-        """The SHA-256 of each file of the model; computed once, as it reads every byte."""
+        """File name -> SHA-256 of each file of the model; computed once from all bytes."""
         if self.manifest:
-            return self.manifest.files  # compared with the bytes when it was opened
-        weights, settings = self.checkpoint.weight_names(), _settings(self.checkpoint)
-        names = {*weights, *settings, *side_files(self.folder)}
+            return self.manifest.files  # checked when the model was opened
+        weights, configs = self.checkpoint.weight_file_names(), _config_files(self.checkpoint)
+        names = {*weights, *configs, *side_files(self.folder)}
         return {name: hash_file(self.folder / name) for name in sorted(names)}
 
     @property
     def digest(self) -> str:
-        """What names the model wherever it lies."""
+        """The digest that identifies the model wherever it is stored."""
         return files_digest(self.files)
 
 
-def _settings(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The files that say what weights mean: an adapter's alpha is half of them."""
+def _config_files(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The configuration files that the weights need, such as that of an adapter."""
     if checkpoint.is_moe:
-        return settings_in(checkpoint.folder)
-    return (FILE,) if checkpoint.kind == "lora" else ()
+        return config_file_names(checkpoint.folder)
+    return (ADAPTER_CONFIG,) if checkpoint.kind == "lora" else ()

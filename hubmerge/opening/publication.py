@@ -1,4 +1,4 @@
-"""A finished folder: sealed with its manifest and card, and described for publishing."""
+"""Finish a folder with its manifest and card, and describe it for publishing."""
 
 from __future__ import annotations
 
@@ -10,148 +10,155 @@ from pathlib import Path
 from hubmerge.cards import forgotten, routing, selection
 from hubmerge.cards.card import CardInput, render_card
 from hubmerge.cards.curve import CSV, PICTURE, curve_csv
-from hubmerge.cards.figures import heat_map_picture, selection_picture, training_picture
-from hubmerge.cards.forgotten_bars import forgotten_picture
-from hubmerge.cards.routing_map import routing_picture
-from hubmerge.durable import hash_file, write_whole
+from hubmerge.cards.figures import heat_map_png, selection_png, training_curve_png
+from hubmerge.cards.forgotten_bars import forgotten_bars_png
+from hubmerge.cards.routing_map import routing_map_png
+from hubmerge.durable import hash_file, write_atomic
 from hubmerge.errors import IntegrityError, NotOnHub
-from hubmerge.forgetting import Forgetting, forgetting_beside
+from hubmerge.forgetting import Forgetting, read_forgetting
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import list_files
 from hubmerge.hub.publish import Publication, manifest_digest
-from hubmerge.lock import NAME as LOCK
-from hubmerge.lock import Lock, parse_lock, read_lock
-from hubmerge.manifest import NAME, Manifest, Point
+from hubmerge.lock import LOCK_FILE as LOCK
+from hubmerge.lock import Lock, parse_lock, read_lock_bytes
+from hubmerge.manifest import MANIFEST_JSON, Manifest, ValidationPoint
 from hubmerge.opening.integrity import files_in
 from hubmerge.opening.references import CARD as CARD
 from hubmerge.opening.references import pin
 from hubmerge.refs import ModelRef, step_tag
-from hubmerge.routing import NAME as ROUTING
-from hubmerge.routing import Routing, routing_beside
+from hubmerge.routing import ROUTING_JSON as ROUTING
+from hubmerge.routing import Routing, read_routing
 
-Figures = Mapping[str, Callable[[], bytes]]  # file name -> what draws it
+Figures = Mapping[str, Callable[[], bytes]]  # file name -> function that draws it
 
-_OF_ANY_REPOSITORY = {".gitattributes", CARD, "LICENSE"}
+_COMMON_FILES = {".gitattributes", CARD, "LICENSE"}
 
 
-def seal(folder: Path, manifest: Manifest, lock: bytes | None = None) -> None:
-    """Add manifest and card to a folder that holds all its other files, for which it vouches.
+def finalize_folder(folder: Path, manifest: Manifest, lock: bytes | None = None) -> None:
+    """Write manifest and card into a folder; the manifest lists the SHA-256 of all files in it.
 
-    The lock that a merge was made from goes beside them: the model is the same however it was
-    chosen, and so is its digest. Nor does the digest hang on what was measured of a mixture.
+    It does not list the lock that a merge was made from, nor the routing of a mixture of experts:
+    the digest of a model does not depend on how it was chosen or measured.
     """
-    files, seen = files_in(folder), _seen(folder, manifest)
-    if seen is not None:
+    files, measured = files_in(folder), _read_routing(folder, manifest)
+    if measured is not None:
         del files[ROUTING]
-    whole = manifest.with_files({name: hash_file(path) for name, path in files.items()})
-    (folder / NAME).write_bytes(whole.to_bytes())
+    complete = manifest.with_files({name: hash_file(path) for name, path in files.items()})
+    (folder / MANIFEST_JSON).write_bytes(complete.to_bytes())
     if lock is not None:
         (folder / LOCK).write_bytes(lock)
-    card = render_card(CardInput(whole, (), lock=lock_beside(folder, whole), routing=seen))
+    card = render_card(
+        CardInput(complete, (), lock=read_folder_lock(folder, complete), routing=measured)
+    )
     (folder / CARD).write_text(card, encoding="utf-8")
     if lock is not None:
-        add_figures(folder, whole)
+        add_figures(folder, complete)
 
 
-def lock_beside(folder: Path, manifest: Manifest) -> Lock | None:
-    """The lock beside a merge that was made from one; raises IntegrityError if it is another."""
+def read_folder_lock(folder: Path, manifest: Manifest) -> Lock | None:
+    """The lock in the folder of a merge made from one; raises IntegrityError if it is another."""
     path = folder / LOCK
-    return vouched_lock(manifest, read_lock(path) if path.is_file() else None, str(path))
+    return parse_matching_lock(
+        manifest, read_lock_bytes(path) if path.is_file() else None, str(path)
+    )
 
 
-def vouched_lock(manifest: Manifest, data: bytes | None, where: str) -> Lock | None:
-    """A lock, read if its manifest names it; raises IntegrityError if that names another."""
+def parse_matching_lock(manifest: Manifest, data: bytes | None, where: str) -> Lock | None:
+    """Parse the lock of a manifest; raises IntegrityError if the manifest lists another one."""
     if manifest.lock is None or data is None:
         return None
     if hashlib.sha256(data).hexdigest() != manifest.lock:
         raise IntegrityError(
-            f"{where} is not the lock that {NAME} says the merge was made from.",
-            "Put that one back, or merge again.",
+            f"{where} is not the lock in {MANIFEST_JSON}, from which the merge was made.",
+            "Restore that lock, or merge again.",
         )
     return parse_lock(data, where)
 
 
 def add_figures(folder: Path, manifest: Manifest) -> None:
-    """Write what a card shows, pictures and CSV, where its card expects it and it is not.
+    """Write the pictures and CSV files that the card links to, unless they exist.
 
-    The curve of an expert or a mixture is told from its manifest, a selection from the lock, and
-    where a mixture's tokens went from its routing, and what was forgotten from forgotten.json. The
-    manifest vouches for none of these: what a
-    model is must not hang on a drawing.
+    They show the training curve (from the manifest), the selection (from the lock), the routing of
+    a mixture of experts (from routing.json) and forgotten rows (from forgotten.json). The manifest
+    lists none of them: the digest of a model does not depend on its figures.
     """
     for name, draw in _figures(folder, manifest).items():
         if not (folder / name).is_file():
-            write_whole(folder / name, draw(), mode=0o644)
+            write_atomic(folder / name, draw(), mode=0o644)
 
 
 def _figures(folder: Path, manifest: Manifest) -> Figures:
     return {
-        **_curve(manifest.validation),
-        **_choice(lock_beside(folder, manifest)),
-        **_routes(_seen(folder, manifest), [one.task for one in manifest.experts]),
-        **_losses(forgetting_beside(folder, manifest.digest)),
+        **_curve_figures(manifest.validation),
+        **_selection_figures(read_folder_lock(folder, manifest)),
+        **_routing_figures(
+            _read_routing(folder, manifest), [expert.task for expert in manifest.experts]
+        ),
+        **_forgetting_figures(read_forgetting(folder, manifest.digest)),
     }
 
 
-def _seen(folder: Path, manifest: Manifest) -> Routing | None:
-    """Where a mixture's tokens went, None where that was not measured."""
-    return routing_beside(folder) if manifest.is_moe else None
+def _read_routing(folder: Path, manifest: Manifest) -> Routing | None:
+    """The routing of a mixture of experts, None if it was not measured."""
+    return read_routing(folder) if manifest.is_moe else None
 
 
-def _curve(points: tuple[Point, ...]) -> Figures:
+def _curve_figures(points: tuple[ValidationPoint, ...]) -> Figures:
     if not points:
         return {}
-    return {CSV: lambda: curve_csv(points).encode(), PICTURE: lambda: training_picture(points)}
+    return {CSV: lambda: curve_csv(points).encode(), PICTURE: lambda: training_curve_png(points)}
 
 
-def _choice(lock: Lock | None) -> Figures:
+def _selection_figures(lock: Lock | None) -> Figures:
     if lock is None:
         return {}
     return {
         selection.CSV: lambda: selection.selection_csv(lock).encode(),
-        selection.CURVES: lambda: selection_picture(lock),
-        selection.HEAT_MAP: lambda: heat_map_picture(lock),
+        selection.CURVES: lambda: selection_png(lock),
+        selection.HEAT_MAP: lambda: heat_map_png(lock),
     }
 
 
-def _routes(seen: Routing | None, trained_for: Sequence[str | None]) -> Figures:
-    if seen is None:
+def _routing_figures(measured: Routing | None, expert_tasks: Sequence[str | None]) -> Figures:
+    if measured is None:
         return {}
     return {
-        routing.CSV: lambda: routing.routing_csv(seen).encode(),
-        routing.PICTURE: lambda: routing_picture(seen, trained_for),
+        routing.CSV: lambda: routing.routing_csv(measured).encode(),
+        routing.PICTURE: lambda: routing_map_png(measured, expert_tasks),
     }
 
 
-def _losses(found: Forgetting | None) -> Figures:
-    return {forgotten.PICTURE: lambda: forgotten_picture(found)} if found else {}
+def _forgetting_figures(forgetting: Forgetting | None) -> Figures:
+    if forgetting is None:
+        return {}
+    return {forgotten.PICTURE: lambda: forgotten_bars_png(forgetting)}
 
 
-def check_room(hub: Hub, repo_id: str, kind: str) -> None:
-    """A publication replaces all of main: refuse a repository that holds something else there.
+def check_repository_kind(hub: Hub, repo_id: str, kind: str) -> None:
+    """Raise IntegrityError if main of a repository holds a model of another kind or other files.
 
-    Raises IntegrityError; a repository that does not exist, or is as good as empty, is fine.
+    A publication replaces all files on main. A repository that is missing or empty is accepted.
     """
     try:
         pinned = pin(hub, ModelRef(repo_id))
-        held = list_files(hub, pinned.revision).keys() - _OF_ANY_REPOSITORY
+        files = list_files(hub, pinned.revision).keys() - _COMMON_FILES
     except NotOnHub:
         return
-    if held and (pinned.manifest is None or pinned.manifest.kind != kind):
-        whose = pinned.manifest.noun if pinned.manifest else "other"
+    if files and (pinned.manifest is None or pinned.manifest.kind != kind):
+        noun = pinned.manifest.noun if pinned.manifest else "other"
         raise IntegrityError(
-            f"{repo_id} holds {whose} files on main ({min(held)} ...), which would be replaced.",
+            f"{repo_id} holds {noun} files on main ({min(files)} ...), which would be replaced.",
             "Choose another repository.",
         )
 
 
 def step_publication(folder: Path, manifest: Manifest, to: str) -> Publication:
-    """A step of a run as a tagged revision of the repository `to`, with its curve.
+    """Describe a step of a run as a tagged revision of the repository `to`.
 
-    It is drawn now, as training should not wait for it.
+    Its training curve is drawn here and not while training.
     """
     add_figures(folder, manifest)
-    digest = manifest_digest((folder / NAME).read_bytes())
+    digest = manifest_digest((folder / MANIFEST_JSON).read_bytes())
     message = {
         "step": manifest.step,
         "anneal": manifest.training.get("anneal"),
@@ -161,7 +168,7 @@ def step_publication(folder: Path, manifest: Manifest, to: str) -> Publication:
     return Publication(
         repo_id=to,
         folder=folder,
-        title=_mixed(manifest) or f"Step {manifest.step} of {manifest.task_name}",
+        title=_moe_title(manifest) or f"Step {manifest.step} of {manifest.task_name}",
         trailer={"run": str(manifest.run), "step": str(manifest.step), "manifest": digest},
         tag=step_tag(manifest.step or 0),
         tag_message=json.dumps(message, sort_keys=True),
@@ -169,29 +176,28 @@ def step_publication(folder: Path, manifest: Manifest, to: str) -> Publication:
 
 
 def folder_publication(folder: Path, manifest: Manifest, to: ModelRef) -> Publication:
-    """A folder with its card of today as main of `to`, tagged if `to` names a revision.
+    """Describe a folder with its current card as main of `to`, tagged if `to` names a revision.
 
-    The figures that the card shows are added if they are missing: they are no files one downloads
-    to load a model, and an older hubmerge drew none.
+    Missing figures are added: they are not needed to load a model, and older versions drew none.
     """
     add_figures(folder, manifest)
-    merge, title = manifest.is_merge, _mixed(manifest) or f"Step {manifest.step}"
-    made = {"recipe": manifest.recipe} if merge else {"run": str(manifest.run)}
-    seals = {
-        "manifest": manifest_digest((folder / NAME).read_bytes()),
+    title = _moe_title(manifest) or f"Step {manifest.step}"
+    origin = {"recipe": manifest.recipe} if manifest.is_merge else {"run": str(manifest.run)}
+    digests = {
+        "manifest": manifest_digest((folder / MANIFEST_JSON).read_bytes()),
         "card": hash_file(folder / CARD),
     }
     return Publication(
         repo_id=str(to.repo_id),
         folder=folder,
-        title=f"Merge by {manifest.method}" if merge else title,
-        trailer=made | seals,
+        title=f"Merge by {manifest.method}" if manifest.is_merge else title,
+        trailer=origin | digests,
         tag=to.revision,
     )
 
 
-def _mixed(manifest: Manifest) -> str | None:
-    """The title of a mixture's step, None for any other kind."""
+def _moe_title(manifest: Manifest) -> str | None:
+    """The title of a step of a mixture of experts, None for any other kind."""
     if not manifest.is_moe:
         return None
     return f"Mixture of {len(manifest.experts)} experts at step {manifest.step or 0}"

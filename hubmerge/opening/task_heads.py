@@ -1,40 +1,41 @@
-"""The head under which a model of any kind is asked for a task's classes."""
+"""The classification head for a model and a task."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from hubmerge.hub.client import Hub
-from hubmerge.learners.factory import first_head, trained_head
-from hubmerge.models.loading import Model, open_model
-from hubmerge.opening.bases import base_of
-from hubmerge.opening.opened_model import Opened
+from hubmerge.learners.factory import initial_head, load_trained_head
+from hubmerge.models.loading import Model, load_model
+from hubmerge.opening.bases import open_base
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.tasks.task import Task
 
 
-class Heads:
-    """Heads of models, those of a base made once for all models upon it."""
+class TaskHeads:
+    """Load heads of models; a head embedded by a base is made once for all its models."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._made: dict[tuple[str, str], nn.Module | None] = {}
+        self._heads: dict[tuple[str, str], nn.Module | None] = {}
 
-    def of(
-        self, model: Opened, opened: Model, task: Task, classes: tuple[str, ...]
+    def load(
+        self, model: OpenedModel, loaded: Model, task: Task, classes: tuple[str, ...]
     ) -> nn.Module | None:
-        """The trained head from the model's folder, or labels; None where the task has no classes.
+        """The trained head in the model's folder, or label embeddings; None without classes.
 
-        A text encoder that was trained embeds labels anew, so theirs are embedded by its base.
+        Labels of texts are embedded by the base, because a fine-tuned encoder embeds them in
+        another way.
         """
         spec = task.spec
-        if not spec.classifies:
+        if not spec.is_classification:
             return None
         if spec.head == "trained":
-            return trained_head(opened, task, classes, model.folder)
+            return load_trained_head(loaded, task, classes, model.folder)
         if spec.kind == "image":
-            return first_head(opened, task, classes)
-        base = base_of(self._hub, model) or model
+            return initial_head(loaded, task, classes)
+        base = open_base(self._hub, model) or model
         key = (base.digest, task.id)
-        if key not in self._made:
-            self._made[key] = first_head(open_model(base.folder, spec.kind), task, classes)
-        return self._made[key]
+        if key not in self._heads:
+            self._heads[key] = initial_head(load_model(base.folder, spec.kind), task, classes)
+        return self._heads[key]

@@ -1,4 +1,4 @@
-"""An expert as a job: one base, one task."""
+"""The training job of one expert: one base, one task."""
 
 from __future__ import annotations
 
@@ -8,69 +8,76 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubmerge.difficulty.difficulty import read_difficulty
-from hubmerge.difficulty.pruning import Pruned, check_rows, prune
+from hubmerge.difficulty.pruning import PrunedRows, check_row_count, prune
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import EXPERT, JobKind
 from hubmerge.manifest import Manifest
-from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_ref, pin_task, source_of
 from hubmerge.refs import parse_ref
-from hubmerge.runs.job import Begun
+from hubmerge.runs.job import ReadyJob
 from hubmerge.runs.machine import Machine, check_machine
 from hubmerge.runs.run import Run, prepare_run
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.task import Task
-from hubmerge.training.schedule import check_even, push_steps
+from hubmerge.training.schedule import check_even_batches, push_steps
 
 if TYPE_CHECKING:
     from hubmerge.tasks.data import Split
     from hubmerge.tasks.stream import Stream
-    from hubmerge.training.events import Moment
+    from hubmerge.training.events import CheckpointEvent
 
 
 @dataclass(frozen=True)
 class ExpertJob:
-    """The training of one expert; `columns` is what --columns said.
+    """The training of one expert; `columns` is the value of --columns.
 
-    `pruned` are the rows that are left where the hardest are dropped.
+    `pruned` are the remaining rows if the hardest ones are dropped.
     """
 
     spec: TrainSpec
-    base: Opened
+    base: OpenedModel
     task: Task
     columns: str | None = None
-    pruned: Pruned | None = None
+    pruned: PrunedRows | None = None
     kind: JobKind = EXPERT
 
     @property
-    def planned(self) -> tuple[int, ...]:
+    def planned_steps(self) -> tuple[int, ...]:
         return push_steps(self.spec.push_every, self.spec.steps)
 
     @property
     def identity(self) -> list[Any]:
-        said = {name: value for name, value in self.spec.settings.items() if name != "push_every"}
-        said["warmup"] = [self.spec.warmup_length(step) for step in self.planned]
-        if self.pruned:  # which rows are left decides, whatever file and share say so
-            said = {name: said[name] for name in said if name not in ("difficulty", "drop_hardest")}
-            said["rows"] = self.pruned.digest
-        return [said, self.planned, self.spec.to, self.base.digest, self.task.digest]
+        # The remaining rows decide the weights, not the file and the share that select them.
+        ignored = {"push_every", *(("difficulty", "drop_hardest") if self.pruned else ())}
+        settings = {n: value for n, value in self.spec.settings.items() if n not in ignored}
+        settings["warmup"] = [self.spec.warmup_length(step) for step in self.planned_steps]
+        if self.pruned:
+            settings["rows"] = self.pruned.digest
+        return [settings, self.planned_steps, self.spec.to, self.base.digest, self.task.digest]
 
-    def begin(self) -> Begun:
+    def build(self) -> ReadyJob:
         from hubmerge.evaluation import Examples
-        from hubmerge.runs.expert_model import make_trainee
+        from hubmerge.runs.expert_model import make_expert_model
         from hubmerge.tasks.data import load_split
-        from hubmerge.training.inputs import Watched
+        from hubmerge.training.inputs import ValidationTask
 
         validation = load_split(self.task, "validation")
-        trainee = make_trainee(self.base, self.task, validation.classes, self.spec)
-        watched = Watched(trainee.learner, Examples(trainee.learner.for_evaluation, validation))
-        about: dict[str, Any] = {"layout": trainee.layout}
-        if trainee.adapted:
-            about["base_layout"] = trainee.model.layout
-        sample = validation.example(0)
-        return Begun(trainee.learner, self._rows(), (watched,), sample, trainee.save, about)
+        expert = make_expert_model(self.base, self.task, validation.classes, self.spec)
+        examples = Examples(expert.learner.for_evaluation, validation)
+        manifest_fields: dict[str, Any] = {"layout": expert.layout}
+        if expert.adapted:
+            manifest_fields["base_layout"] = expert.model.layout
+        return ReadyJob(
+            learner=expert.learner,
+            training=self._training_rows(),
+            validation_tasks=(ValidationTask(expert.learner, examples),),
+            sample=validation.example(0),
+            save=expert.save,
+            manifest_fields=manifest_fields,
+        )
 
-    def _rows(self) -> Split | Stream:
+    def _training_rows(self) -> Split | Stream:
         from hubmerge.tasks.data import load_split
         from hubmerge.tasks.stream import load_stream
 
@@ -79,43 +86,45 @@ class ExpertJob:
             return load_stream(self.task, spec.max_examples)
         training = load_split(self.task, "train")
         if self.pruned:
-            check_rows(self.pruned, len(training), self.task.id)
-            training = training.only(self.pruned.rows)
+            check_row_count(self.pruned, len(training), self.task.id)
+            training = training.select(self.pruned.rows)
         if spec.max_examples is not None:
             training = training.sample(spec.max_examples, spec.seed)
         return training
 
     def command(self, machine: Machine) -> str:
-        """Every option that decides it and is not the default."""
-        said = {"columns": self.columns} if self.columns else {}
+        """The command with all options that influence the run and are not the default."""
         words = ["hubmerge", "train"]
-        if machine.world > 1:  # other sums, so another run than that of one process
-            words = ["torchrun", "--nproc_per_node", str(machine.world), "-m", *words]
-        return shlex.join([*words, *flags({**self.spec.model_dump(exclude_defaults=True), **said})])
+        if machine.world_size > 1:  # sums are split, so it is another run than with one process
+            words = ["torchrun", "--nproc_per_node", str(machine.world_size), "-m", *words]
+        options = self.spec.model_dump(exclude_defaults=True)
+        if self.columns:
+            options["columns"] = self.columns
+        return shlex.join([*words, *format_options(options)])
 
-    def manifest(self, moment: Moment, begun: Begun) -> Manifest:
+    def manifest(self, event: CheckpointEvent, ready: ReadyJob) -> Manifest:
         spec = self.spec
-        length = moment.step if spec.anneal == "independent" else spec.steps
-        about = dict(begun.about)
-        layout = about.pop("layout")
-        said = {**spec.settings, "warmup_steps": spec.warmup_length(length), **about}
+        length = event.step if spec.anneal == "independent" else spec.steps
+        fields = dict(ready.manifest_fields)
+        layout = fields.pop("layout")
+        training = {**spec.settings, "warmup_steps": spec.warmup_length(length), **fields}
         if self.pruned:
-            said |= self.pruned.said
+            training |= self.pruned.to_json()
         return Manifest(
             kind=EXPERT,
             base=source_of(self.base),
             task=self.task.id,
             task_kind=self.task.spec.kind,
-            last_step=moment.step if moment.stopped else spec.steps,
-            training={**said, "data_revision": self.task.spec.data.revision},
+            last_step=event.step if event.stopped else spec.steps,
+            training={**training, "data_revision": self.task.spec.data.revision},
             layout=layout,
         )
 
 
-def flags(said: dict[str, Any]) -> list[str]:
-    """Options as one types them."""
+def format_options(options: dict[str, Any]) -> list[str]:
+    """Options as words of a command line."""
     words = []
-    for name, value in said.items():
+    for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
@@ -124,7 +133,7 @@ def flags(said: dict[str, Any]) -> list[str]:
     return words
 
 
-def prepare(
+def prepare_expert_run(
     hub: Hub,
     spec: TrainSpec,
     task: Task,
@@ -133,36 +142,36 @@ def prepare(
     machine: Machine | None = None,
     columns: str | None = None,
 ) -> Run:
-    """Check everything that can be checked before training: names, base, data, what lies where.
+    """Check all that can be checked before training: options, base, data, folder and repository.
 
-    Writes nothing, here or there. Raises IntegrityError if folder or repository hold another run.
+    Writes nothing. Raises IntegrityError if the folder or the repository holds another run.
     """
     machine = machine or Machine()
     check_machine(machine)
-    check_even(spec, machine.world)
+    check_even_batches(spec, machine.world_size)
     push_steps(spec.push_every, spec.steps)
     base = open_ref(hub, parse_ref(spec.base))
     pinned = pin_task(hub, task)
-    job = ExpertJob(spec, base, pinned, columns, _pruned(spec, pinned))
+    job = ExpertJob(spec, base, pinned, columns, _prune(spec, pinned))
 
     def folder(run_id: str) -> Path:
         return out or runs / spec.to / run_id[:12]
 
-    return prepare_run(hub, job, spec.to, machine, folder, lambda: _checked(job))
+    return prepare_run(hub, job, spec.to, machine, folder, lambda: _check_data(job))
 
 
-def _pruned(spec: TrainSpec, task: Task) -> Pruned | None:
-    """The rows that are left without the hardest, None where all are trained on."""
-    if not spec.drops:
+def _prune(spec: TrainSpec, task: Task) -> PrunedRows | None:
+    """The rows that remain without the hardest, None if all are used."""
+    if not spec.drops_rows:
         return None
     return prune(read_difficulty(Path(str(spec.difficulty))), spec.drop_hardest, task.id)
 
 
-def _checked(job: ExpertJob) -> tuple[str, ...]:
-    """Open model and data once before anything is written; returns what should be known."""
-    from hubmerge.runs.expert_model import early_notes
+def _check_data(job: ExpertJob) -> tuple[str, ...]:
+    """Open model and data once before anything is written; returns notes for the user."""
+    from hubmerge.runs.expert_model import data_notes
     from hubmerge.tasks.data import Split
 
-    begun = job.begin()
-    training = begun.training if isinstance(begun.training, Split) else None
-    return tuple(early_notes(begun.learner, training, begun.watched[0].examples.split))
+    ready = job.build()
+    training = ready.training if isinstance(ready.training, Split) else None
+    return tuple(data_notes(ready.learner, training, ready.validation_tasks[0].examples.split))

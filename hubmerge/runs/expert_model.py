@@ -1,4 +1,4 @@
-"""A base, opened, adapted and set at a task: what is to become an expert."""
+"""The model of an expert: a base with a head or an adapter for one task, and how it is saved."""
 
 from __future__ import annotations
 
@@ -10,59 +10,60 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hubmerge.errors import CheckpointError, DataError, UsageError
-from hubmerge.learners.factory import first_head, make_learner
+from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.heads import save_head
 from hubmerge.learners.learner import Learner
 from hubmerge.learners.ranking import LanguageLearner
-from hubmerge.models.adapter import Adapted, adapt
-from hubmerge.models.loading import Model, open_model
-from hubmerge.models.recompute import recompute
-from hubmerge.opening.opened_model import Opened
+from hubmerge.models.adapter import AdaptedModel, add_adapter
+from hubmerge.models.loading import Model, load_model
+from hubmerge.models.recompute import enable_recompute
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
-from hubmerge.tasks.examples import Paired, Ranked
+from hubmerge.tasks.examples import RankExample, TargetExample
 from hubmerge.tasks.task import Task
 from hubmerge.weights.writer import copy_side_files
 
-_TRIED = 50  # rows that are read beforehand, spread over the split
-_LISTED = 2000  # rows whose answers are counted in tokens beforehand
+_SAMPLED_ROWS = 50  # rows that are read before training, spread over the split
+_TOKENIZED_ROWS = 2000  # rows whose length in tokens is checked before training
 
 
 @dataclass(frozen=True)
-class Trainee:
-    """A learner whose network is about to be trained, and how it is saved."""
+class ExpertModel:
+    """A learner with the network to train, and how it is saved."""
 
-    base: Opened
+    base: OpenedModel
     task: Task
     model: Model
-    adapted: Adapted | None
+    adapted: AdaptedModel | None
     head: nn.Module | None
     learner: Learner
     classes: tuple[str, ...]
-    names: Mapping[str, str]  # of what is saved -> of the same tensor in the network
+    network_names: Mapping[str, str]  # name in the saved module -> name in the network
 
     @property
     def layout(self) -> str:
         return "peft" if self.adapted else self.model.layout
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write what training changed: a whole model beside the base's other files, or an adapter.
+        """Write a full model with the other files of the base, or an adapter.
 
-        `weights` by names of the network stand for its own, where those are spread over processes.
+        `weights`, by their names in the network, replace its own if these are sharded over
+        processes.
         """
         try:
             self._save(folder, weights)
-        except SafetensorError as error:  # its way to say that the disk refuses
+        except SafetensorError as error:  # raised by safetensors for a full disk
             raise CheckpointError(
                 f"{folder} could not be written: {error}",
-                "Make room, then run the same command again.",
+                "Free disk space, then run the same command again.",
             ) from error
 
     def _save(self, folder: Path, weights: Mapping[str, Tensor] | None) -> None:
         if self.adapted:
-            self.adapted.save(folder, self._renamed(weights, self.adapted.peft))
+            self.adapted.save(folder, self._renamed(weights, self.adapted.peft_model))
         else:
-            # The model's own config goes over the base's: it says in which precision they are.
+            # The config of the model replaces that of the base: the dtype may differ.
             copy_side_files(self.base.folder, folder)
             self.model.save(folder, self._renamed(weights, self.model.module))
         if self.task.spec.head == "trained":
@@ -75,41 +76,43 @@ class Trainee:
     def _renamed(
         self, weights: Mapping[str, Tensor] | None, module: nn.Module
     ) -> dict[str, Tensor] | None:
-        """Every tensor of `module`, trained ones from `weights`."""
+        """All tensors of `module`, the trained ones from `weights`."""
         if weights is None:
             return None
         return {
-            name: weights[self.names[name]] if name in self.names else tensor
+            name: weights[self.network_names[name]] if name in self.network_names else tensor
             for name, tensor in module.state_dict().items()
         }
 
 
-def make_trainee(base: Opened, task: Task, classes: tuple[str, ...], spec: TrainSpec) -> Trainee:
-    """Open a base for a task and make trainable what the spec says.
+def make_expert_model(
+    base: OpenedModel, task: Task, classes: tuple[str, ...], spec: TrainSpec
+) -> ExpertModel:
+    """Load a base for a task and make the parameters trainable that the spec names.
 
-    Raises CheckpointError, or UsageError where model, task and way of tuning do not go together.
+    Raises CheckpointError, or UsageError if model, task and `tune` do not go together.
     """
     _check_kind(task, spec)
-    model = open_model(base.folder, task.spec.kind)
-    head = first_head(model, task, classes)
+    model = load_model(base.folder, task.spec.kind)
+    head = initial_head(model, task, classes)
     adapted = None
     if spec.tune != "full":
         sha = base.revision.sha or base.digest
         name = base.revision.ref.repo_id or str(base.folder)
-        adapted = adapt(model, spec, name, sha)
+        adapted = add_adapter(model, spec, name, sha)
     learner = make_learner(adapted.model if adapted else model, task, head, spec.augment)
     if spec.recompute:
-        recompute(model)
-    saved = adapted.peft if adapted else model.module
-    names = _names(saved, learner.network)
-    return Trainee(base, task, model, adapted, head, learner, classes, names)
+        enable_recompute(model)
+    saved = adapted.peft_model if adapted else model.module
+    names = _shared_names(saved, learner.network)
+    return ExpertModel(base, task, model, adapted, head, learner, classes, names)
 
 
-def _names(saved: nn.Module, network: nn.Module) -> dict[str, str]:
-    """The tensors that two modules share: name in one -> name in the other."""
-    theirs = {id(p): name for name, p in network.named_parameters(remove_duplicate=False)}
-    ours = saved.named_parameters(remove_duplicate=False)
-    return {name: theirs[id(p)] for name, p in ours if id(p) in theirs}
+def _shared_names(saved: nn.Module, network: nn.Module) -> dict[str, str]:
+    """The parameters that two modules share: name in the first -> name in the second."""
+    network_names = {id(p): name for name, p in network.named_parameters(remove_duplicate=False)}
+    parameters = saved.named_parameters(remove_duplicate=False)
+    return {name: network_names[id(p)] for name, p in parameters if id(p) in network_names}
 
 
 def _check_kind(task: Task, spec: TrainSpec) -> None:
@@ -119,44 +122,44 @@ def _check_kind(task: Task, spec: TrainSpec) -> None:
         )
 
 
-def early_notes(learner: Learner, training: Split | None, validation: Split) -> Iterator[str]:
-    """What should be known before hours are spent, in one sentence each.
+def data_notes(learner: Learner, training: Split | None, validation: Split) -> Iterator[str]:
+    """Notes on the data before training, one sentence each.
 
-    Raises DataError for rows that cannot be read, and for answers that the tokenizer would cut.
+    Raises DataError for rows that cannot be read, and for answers that the tokenizer truncates.
     """
     for split in (training, validation):
         if split is None:
             continue
-        for row in range(0, len(split), max(1, len(split) // _TRIED)):
+        for row in range(0, len(split), max(1, len(split) // _SAMPLED_ROWS)):
             split.example(row)
-        if split.task.spec.classifies and (absent := split.absent()):
+        if split.task.spec.is_classification and (absent := split.absent_classes()):
             yield (
                 f"{len(absent)} of {len(split.classes)} classes of {split.task.name} are not in "
                 f"its {split.name} split: {', '.join(absent[:5])}."
             )
         if isinstance(learner, LanguageLearner):
-            yield from _reading_notes(learner, split)
+            yield from _truncation_notes(learner, split)
 
 
-def _reading_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
-    rows = range(min(len(split), _LISTED))
-    problems, cut = list[str](), 0
+def _truncation_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
+    rows = range(min(len(split), _TOKENIZED_ROWS))
+    problems, truncated = list[str](), 0
     for row in rows:
         example = split.example(row)
-        assert isinstance(example, (Ranked, Paired))
+        assert isinstance(example, (RankExample, TargetExample))
         try:
             learner.for_evaluation(example)
         except DataError as error:
             problems.append(error.message)
-        cut += learner.is_cut(example.prompt)
+        truncated += learner.is_truncated(example.prompt)
     if problems:
         raise DataError(
             f"Task {split.task.name}: {len(problems)} of {len(rows)} {split.name} rows have an "
-            f"answer that would be cut. {problems[0]}",
+            f"answer that would be truncated. {problems[0]}",
             "Raise `max_tokens:` in the task's YAML, or shorten the answers.",
         )
-    if cut:
+    if truncated:
         yield (
-            f"{cut} of {len(rows)} {split.name} prompts of {split.task.name} are longer than "
-            f"{learner.max_tokens} tokens and are cut."
+            f"{truncated} of {len(rows)} {split.name} prompts of {split.task.name} are longer than "
+            f"{learner.max_tokens} tokens and are truncated."
         )

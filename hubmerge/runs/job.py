@@ -1,4 +1,4 @@
-"""What can be trained and published step by step: an expert, or a mixture of experts."""
+"""The interface of a training job, which makes an expert or a mixture of experts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hubmerge.kinds import JobKind
 from hubmerge.manifest import Manifest
-from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
 
 if TYPE_CHECKING:
@@ -17,61 +17,61 @@ if TYPE_CHECKING:
 
     from hubmerge.learners.learner import Learner
     from hubmerge.runs.machine import Machine
-    from hubmerge.training.batches import Rows
-    from hubmerge.training.events import Moment
-    from hubmerge.training.inputs import Watched
+    from hubmerge.training.batches import TrainingRows
+    from hubmerge.training.events import CheckpointEvent
+    from hubmerge.training.inputs import ValidationTask
 
 Weights = Mapping[str, "Tensor"]
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A job at hand: what learns, from which rows, watched on which, and how it is kept.
+class ReadyJob:
+    """A job with model and data opened: learner, training rows, validation tasks, how to save it.
 
-    `sample` is a row to try it with. `save` writes what training changed into a folder, from the
-    network's own weights or from those given by its names; `measure` adds what is found out about
-    it, which its manifest does not vouch for. `logged` are numbers that trackers are told beside
-    the accuracy. `about` is what the manifest says of it beside its settings, `lock` what lies
-    beside every step.
+    `sample` is a row for a trial run. `save` writes what training changed into a folder, either the
+    weights of the network or the given ones, by their names in the network. `write_measurements`
+    adds files that the manifest does not list. `extra_metrics` are logged by trackers in addition
+    to the accuracy. `manifest_fields` go into the manifest in addition to the settings, and `lock`
+    is written next to every step.
     """
 
     learner: Learner
-    training: Rows
-    watched: tuple[Watched, ...]
+    training: TrainingRows
+    validation_tasks: tuple[ValidationTask, ...]
     sample: Any
     save: Callable[[Path, Weights | None], None]
-    about: Mapping[str, Any] = field(default_factory=dict)
-    measure: Callable[[Path], None] = lambda folder: None
-    logged: Callable[[], Mapping[str, float]] = dict
+    manifest_fields: Mapping[str, Any] = field(default_factory=dict)
+    write_measurements: Callable[[Path], None] = lambda folder: None
+    extra_metrics: Callable[[], Mapping[str, float]] = dict
     lock: bytes | None = None
 
 
 class Job(Protocol):
-    """One run's work, checked: `spec` is how the loop trains it, `planned` the steps it is kept at.
+    """The checked work of one run: `spec` is the training, `planned_steps` are the steps to save.
 
-    `identity` is all that decides the weights and which of them are kept.
+    `identity` is all that decides the weights and which steps are saved.
     """
 
     @property
     def kind(self) -> JobKind: ...
 
     @property
-    def base(self) -> Opened: ...
+    def base(self) -> OpenedModel: ...
 
     @property
     def spec(self) -> TrainSpec: ...
 
     @property
-    def planned(self) -> tuple[int, ...]: ...
+    def planned_steps(self) -> tuple[int, ...]: ...
 
     @property
     def identity(self) -> list[Any]: ...
 
-    def begin(self) -> Begun:
-        """Open model and rows."""
+    def build(self) -> ReadyJob:
+        """Open model and data."""
 
     def command(self, machine: Machine) -> str:
-        """The command that repeats it."""
+        """The command that repeats the job."""
 
-    def manifest(self, moment: Moment, begun: Begun) -> Manifest:
-        """What is said of the step at hand, without run, command, files and versions."""
+    def manifest(self, event: CheckpointEvent, ready: ReadyJob) -> Manifest:
+        """The manifest of the current step, without run, command, files and versions."""

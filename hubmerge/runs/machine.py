@@ -1,4 +1,4 @@
-"""Where to compute, and with what help: what decides how fast a result comes, never what it is."""
+"""Device, processes, workers and trackers of a run: options that do not change its result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _TRACKERS = ("tensorboard", "trackio", "wandb")
 
 @dataclass(frozen=True)
 class Machine:
-    """One process among `world`, of which the first, rank 0, speaks, saves and publishes.
+    """One of `world_size` processes; the main process, rank 0, prints, saves and publishes.
 
-    `workers` prepare batches, `state_every` is how many steps at most a crash can cost (0: back to
-    the last pushed step), `track` names trackers.
+    `workers` is the number of processes that prepare batches. The state is saved every
+    `state_every` steps (0: only pushed steps), so a crash costs at most that many. `track` names
+    trackers.
     """
 
     device: str | None = None
@@ -30,16 +31,16 @@ class Machine:
     state_every: int = 100
     track: tuple[str, ...] = ()
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         return self.rank == 0
 
 
 def check_machine(machine: Machine) -> None:
-    """Raise UsageError for a device or a tracker that is not to be had here."""
-    if machine.world == 1:  # else `accelerate launch` decides
+    """Raise UsageError for a device or a tracker that is not available."""
+    if machine.world_size == 1:  # otherwise `accelerate launch` chooses
         pick_device(machine.device)
     for name in machine.track:
         _check_tracker(name)
@@ -59,43 +60,43 @@ def _check_tracker(name: str) -> None:
 def make_accelerator(
     machine: Machine, precision: str, folder: Path, settings: Mapping[str, object]
 ) -> Accelerator:
-    """Accelerate on the device that was asked for, or on those it was launched with."""
+    """An Accelerator on the device of the machine, or on those it was launched with."""
     from accelerate import Accelerator
 
-    # Precision is said here, so that no ACCELERATE_* variable changes the bits.
+    # Precision is passed here, so that no ACCELERATE_* variable changes the result.
     mixed = "bf16" if precision == "bf16" else "no"
-    said: dict[str, Any] = {"mixed_precision": mixed, "project_dir": folder}
+    options: dict[str, Any] = {"mixed_precision": mixed, "project_dir": folder}
     if machine.track:
-        said["log_with"] = list(machine.track)
-    if machine.world > 1:
-        # Without this, Accelerate takes processes that have no GPU for strangers.
-        accelerator = Accelerator(cpu=not torch.accelerator.is_available(), **said)
+        options["log_with"] = list(machine.track)
+    if machine.world_size > 1:
+        # Without this, Accelerate does not join processes that have no GPU.
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available(), **options)
     else:
         device = pick_device(machine.device)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        accelerator = Accelerator(cpu=device.type == "cpu", **said)
-    if accelerator.num_processes != machine.world:
+        accelerator = Accelerator(cpu=device.type == "cpu", **options)
+    if accelerator.num_processes != machine.world_size:
         raise UsageError(
-            f"{machine.world} processes were started, and Accelerate joined "
+            f"{machine.world_size} processes were started, and Accelerate joined "
             f"{accelerator.num_processes} of them.",
             "Start hubmerge with `accelerate launch` or `torchrun`.",
         )
     if machine.track:
-        told = {name: value for name, value in settings.items() if value is not None}
-        accelerator.init_trackers("hubmerge", config=told)
+        config = {name: value for name, value in settings.items() if value is not None}
+        accelerator.init_trackers("hubmerge", config=config)
     return accelerator
 
 
-def pick_device(asked: str | None) -> torch.device:
-    """The device of that name, else the first GPU, else the CPU; raises UsageError."""
-    if asked is None:
+def pick_device(name: str | None) -> torch.device:
+    """The named device; without a name the first GPU or else the CPU; raises UsageError."""
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(
-            f"--device {asked!r} is not to be had here.", "Write --device cpu, or leave it out."
+            f"--device {name!r} is not available.", "Write --device cpu, or leave it out."
         ) from error
     return device

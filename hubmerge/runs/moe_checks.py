@@ -1,4 +1,4 @@
-"""What must hold before a mixture is trained, and what should be known of it."""
+"""Checks before a mixture of experts is trained, and notes on it."""
 
 from __future__ import annotations
 
@@ -7,68 +7,68 @@ from typing import cast
 
 from hubmerge.errors import UsageError, raise_together
 from hubmerge.runs.machine import Machine
-from hubmerge.runs.moe_job import MixtureJob
+from hubmerge.runs.moe_job import MoeJob
 from hubmerge.runs.moe_plan import MoePlan
 from hubmerge.specs import MoeSpec
-from hubmerge.tasks.multitask import Deck
-from hubmerge.training.schedule import check_even, push_steps
+from hubmerge.tasks.multitask import MultiTaskData
+from hubmerge.training.schedule import check_even_batches, push_steps
 
-_TRIED = 50  # rows that are read beforehand, spread over a split
+_SAMPLED_ROWS = 50  # rows that are read before training, spread over a split
 
 
-def check_asked(asked: MoeSpec, count: int, machine: Machine) -> None:
-    """Raise UsageError for what cannot be with so many experts, told from the words alone."""
+def check_moe_spec(moe_spec: MoeSpec, count: int, machine: Machine) -> None:
+    """Raise UsageError for options that are invalid with `count` experts."""
     problems, hints = list[str](), list[str]()
-    if asked.top_k > count:
-        problems.append(f"top-k is {asked.top_k}, and there are {count} experts.")
-        hints.append(f"Ask for {min(2, count)}.")
-    if asked.router in ("centroid", "prompts") and not asked.is_signed:
-        problems.append(f"A router that starts from {asked.router} is signed: sides matter there.")
+    if moe_spec.top_k > count:
+        problems.append(f"top-k is {moe_spec.top_k}, and there are {count} experts.")
+        hints.append(f"Write --top-k {min(2, count)}.")
+    if moe_spec.router in ("centroid", "prompts") and not moe_spec.is_signed:
+        problems.append(f"{moe_spec.router} starts need signed scores.")
         hints.append("Leave out --no-signed.")
     raise_together(UsageError, problems, " ".join(hints))
-    push_steps(asked.training.push_every, asked.training.steps)
-    check_even(asked.training, machine.world)
+    push_steps(moe_spec.train_spec.push_every, moe_spec.train_spec.steps)
+    check_even_batches(moe_spec.train_spec, machine.world_size)
 
 
-def check_start(plan: MoePlan) -> None:
-    """A router that starts from data needs a task for each expert, and prompts need words."""
-    start = plan.asked.router
+def check_router_start(plan: MoePlan) -> None:
+    """Raise UsageError if a router that starts from data has no task or prompts for an expert."""
+    start = plan.moe_spec.router
     if start not in ("centroid", "prompts"):
         return
-    pairs = zip(plan.experts.sources, plan.own, strict=True)
+    pairs = zip(plan.experts.sources, plan.expert_tasks, strict=True)
     problems = [
-        f"{source.label} was trained for none of the tasks, so its {start} start is not known."
+        f"{source.label} was not trained for any of the tasks, which a {start} start needs."
         for source, task in pairs
         if task is None
     ]
-    named = [task.name for task in plan.own if task is not None]
+    names = [task.name for task in plan.expert_tasks if task is not None]
     problems += [
-        f"{named.count(name)} experts are for {name}, and a {start} start cannot tell them apart."
-        for name in sorted({name for name in named if named.count(name) > 1})
+        f"{names.count(name)} experts are for {name}, and would get the same {start} start."
+        for name in sorted({name for name in names if names.count(name) > 1})
     ]
     if start == "prompts":
         problems += [
-            f"{task.name} has no class prompts that the experts' layers read."
+            f"{task.name} has no class prompts that pass the layers of the experts."
             for task in plan.tasks
             if task.spec.kind != "text" or task.spec.head != "label"
         ]
-    raise_together(UsageError, problems, "Start from arrow, or from centroid.")
+    raise_together(UsageError, problems, "Write --router arrow, or --router centroid.")
 
 
-def checked(job: MixtureJob) -> tuple[str, ...]:
-    """Open model and data once before anything is written; returns what should be known."""
-    begun = job.begin()
-    training = cast(Deck, begun.training)
-    splits = [*training.splits, *(one.examples.split for one in begun.watched)]
+def check_data(job: MoeJob) -> tuple[str, ...]:
+    """Open model and data once before anything is written; returns notes for the user."""
+    ready = job.build()
+    training = cast(MultiTaskData, ready.training)
+    splits = [*training.splits, *(task.examples.split for task in ready.validation_tasks)]
     for split in splits:
-        for row in range(0, len(split), max(1, len(split) // _TRIED)):
+        for row in range(0, len(split), max(1, len(split) // _SAMPLED_ROWS)):
             split.example(row)
-    return (*job.plan.experts.notes, *_notes(job.plan.asked))
+    return (*job.plan.experts.notes, *_notes(job.plan.moe_spec))
 
 
-def _notes(asked: MoeSpec) -> Iterator[str]:
-    if asked.top_k == 1 and asked.train_steps and not asked.balance:
+def _notes(moe_spec: MoeSpec) -> Iterator[str]:
+    if moe_spec.top_k == 1 and moe_spec.train_steps and not moe_spec.balance:
         yield (
-            "With --top-k 1 the chosen expert's weight is always 1, so the router stays as it "
-            "starts (equation 2)."
+            "With --top-k 1 the weight of the chosen expert is always 1, so the router is not "
+            "trained (equation 2)."
         )

@@ -1,4 +1,4 @@
-"""A mixture of experts before it is trained: its experts, options, tasks and configuration."""
+"""A mixture of experts before training: its experts, options, tasks and configuration."""
 
 from __future__ import annotations
 
@@ -7,50 +7,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubmerge.opening.moe_experts import Experts
-from hubmerge.opening.opened_model import Opened
+from hubmerge.opening.moe_experts import MoeExperts
+from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import MoeSpec
 from hubmerge.tasks.task import Task
-from hubmerge.weights.moe_config import MoeConfig, MoeExpert, RouterConfig, expert_names
+from hubmerge.weights.moe_config import MoeConfig, MoeExpert, RouterConfig, unique_folder_names
 
 
 @dataclass(frozen=True)
 class MoePlan:
-    """One mixture: the options, its experts, and the tasks it is trained on.
+    """One mixture of experts: the options, its experts, and the tasks it is trained on.
 
-    `own` is the task of each expert, in their order, None where it is not known; `words` are the
-    command's, from the experts on. `lock` is the lock that named all of this, if there is one;
-    `licence` is set where it shall not follow from the experts'.
+    `expert_tasks` has the task of each expert, in their order, None if it is not known.
+    `command_words` are the words of the command from the experts on. `lock` is the lock that the
+    plan was made from, if any. `licence` is set if the user stated it; otherwise it follows from
+    the licences of the experts.
     """
 
-    asked: MoeSpec
-    experts: Experts
+    moe_spec: MoeSpec
+    experts: MoeExperts
     tasks: tuple[Task, ...]
-    own: tuple[Task | None, ...]
-    words: tuple[str, ...]
+    expert_tasks: tuple[Task | None, ...]
+    command_words: tuple[str, ...]
     lock: bytes | None = None
     licence: str | None = None
 
     @property
     def lock_digest(self) -> str | None:
-        """The SHA-256 of the lock."""
+        """The SHA-256 of the lock, None without one."""
         return None if self.lock is None else hashlib.sha256(self.lock).hexdigest()
 
     @property
-    def base(self) -> Opened:
+    def base(self) -> OpenedModel:
         return self.experts.base
 
     @property
     def params(self) -> dict[str, Any]:
-        """All that decides the mixture beside base and experts."""
-        return {**self.asked.settings, "tasks": [task.id for task in self.tasks]}
+        """All that decides the mixture besides base and experts."""
+        return {**self.moe_spec.settings, "tasks": [task.id for task in self.tasks]}
 
     @property
     def config(self) -> MoeConfig:
-        """The mixture's configuration, but for its layers."""
-        asked, base = self.asked, self.base
-        wanted = [s.task_name or s.name.rpartition("/")[2] for s in self.experts.sources]
-        names = expert_names(wanted)
+        """The configuration of the mixture, without the paths of its layers."""
+        spec, base = self.moe_spec, self.base
+        task_names = [s.task_name or s.name.rpartition("/")[2] for s in self.experts.sources]
+        names = unique_folder_names(task_names)
         return MoeConfig(
             base_model=base.revision.ref.repo_id or str(base.folder),
             base_revision=base.revision.sha or None,
@@ -60,9 +61,9 @@ class MoePlan:
                 MoeExpert(name, s.task, s.step, s.name, None if s.is_local else s.sha)
                 for name, s in zip(names, self.experts.sources, strict=True)
             ),
-            top_k=asked.top_k,
+            top_k=spec.top_k,
             modules=(),
-            router=RouterConfig(asked.is_signed, asked.temperature, asked.router),
+            router=RouterConfig(spec.is_signed, spec.temperature, spec.router),
         )
 
 

@@ -1,4 +1,4 @@
-"""Where the tokens of each task go in a mixture at hand, seen while it is validated."""
+"""Record the routing of each task while a mixture of experts is validated."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hubmerge.moerging.cost import cost
-from hubmerge.moerging.moe_model import Mixture
-from hubmerge.moerging.routing_stats import Book, Told
-from hubmerge.routing import NAME, Routing
+from hubmerge.moerging.cost import compute_cost
+from hubmerge.moerging.moe_model import MoeModel
+from hubmerge.moerging.routing_stats import RoutingStats, RoutingSummary
+from hubmerge.routing import ROUTING_JSON, Routing
 from hubmerge.tasks.data import Split
 
 
-class Traffic:
-    """What the last validation showed of the routing, task by task."""
+class RoutingRecorder:
+    """The routing of each task in the last validation."""
 
-    def __init__(self, mixture: Mixture, book: Book, splits: Sequence[Split]) -> None:
-        self._mixture, self._book, self._splits = mixture, book, splits
-        self._told: dict[int, Told] = {}
-        book.forget()
+    def __init__(self, moe: MoeModel, stats: RoutingStats, splits: Sequence[Split]) -> None:
+        self._moe, self._stats, self._splits = moe, stats, splits
+        self._summaries: dict[int, RoutingSummary] = {}  # index of the task -> its routing
+        stats.reset()
 
     def record(self, index: int, total: Callable[[Tensor], Tensor]) -> None:
-        """The rows of the task at that place have just been answered, by all processes."""
-        self._told[index] = self._book.take(total)
+        """Store the routing of the task that all processes have just validated."""
+        self._summaries[index] = self._stats.pop_summary(total)
 
-    def logged(self) -> Mapping[str, float]:
-        """What trackers are told: the mean entropy in bits, and the load of each expert."""
-        told = list(self._told.values())
-        names = [expert.name for expert in self._mixture.config.experts]
-        load = torch.stack([one.share.mean(dim=0) for one in told]).mean(dim=0).tolist()
+    def metrics(self) -> Mapping[str, float]:
+        """For trackers: the mean entropy in bits, and the load of each expert."""
+        summaries = list(self._summaries.values())
+        entropy = sum(summary.entropy for summary in summaries) / len(summaries)
+        names = [expert.name for expert in self._moe.config.experts]
+        loads = torch.stack([summary.share.mean(dim=0) for summary in summaries]).mean(dim=0)
         return {
-            "routing_entropy_bits": sum(one.entropy for one in told) / len(told) / math.log(2),
-            **{f"load/{name}": share for name, share in zip(names, load, strict=True)},
+            "routing_entropy_bits": entropy / math.log(2),
+            **{f"load/{name}": load for name, load in zip(names, loads.tolist(), strict=True)},
         }
 
-    def write(self, folder: Path) -> None:
-        """Write routing.json beside the mixture."""
-        shares = [self._told[place].share.tolist() for place in range(len(self._splits))]
+    def write_routing(self, folder: Path) -> None:
+        """Write routing.json into the folder of the mixture."""
+        shares = [self._summaries[index].share.tolist() for index in range(len(self._splits))]
         routing = Routing(
             split=self._splits[0].name,
             tasks=tuple(split.task.id for split in self._splits),
-            experts=tuple(expert.name for expert in self._mixture.config.experts),
-            layers=tuple(self._mixture.layers),
+            experts=tuple(expert.name for expert in self._moe.config.experts),
+            layers=tuple(self._moe.layers),
             share=tuple(tuple(map(tuple, share)) for share in shares),
-            cost=cost(self._mixture),
+            cost=compute_cost(self._moe),
         )
-        (folder / NAME).write_bytes(routing.to_bytes())
+        (folder / ROUTING_JSON).write_bytes(routing.to_bytes())

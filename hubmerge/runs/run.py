@@ -1,4 +1,4 @@
-"""A training run before it starts: what it is, whether it may be, and what of it is there."""
+"""A training run: its identity, the checks before it starts, and its saved steps."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from hubmerge.hub.outbox import Outbox
 from hubmerge.hub.resolve import list_steps
 from hubmerge.kinds import EXPERT
 from hubmerge.manifest import Manifest
-from hubmerge.opening.integrity import is_sealed
-from hubmerge.opening.opened_model import Opened
-from hubmerge.opening.publication import check_room
+from hubmerge.opening.integrity import matches_manifest
+from hubmerge.opening.opened_model import OpenedModel
+from hubmerge.opening.publication import check_repository_kind
 from hubmerge.opening.references import pin_revision, read_local_manifest
 from hubmerge.refs import step_tag
 from hubmerge.runs.job import Job
 from hubmerge.runs.machine import Machine
 from hubmerge.specs import TrainSpec
 
-_WAY_OUT = "Choose another repository with {}."
+_HINT = "Choose another repository with {}."
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: its job, the folder where it happens, and the repository of its steps.
+    """One training run: its job, its folder, and the repository of its steps.
 
-    `to` is None for a run that is not published. `id` is 64 hex digits over all that decides the
-    weights and which of them are kept: the same command is the same run. `notes` are sentences that
-    should be read before it starts.
+    `to` is None for a run that is not published. `id` is 64 hex digits, a hash of all that decides
+    the weights and which steps are saved: the same command is the same run. `notes` are sentences
+    for the user before the run starts.
     """
 
     job: Job
@@ -47,7 +47,7 @@ class Run:
         return self.job.spec
 
     @property
-    def base(self) -> Opened:
+    def base(self) -> OpenedModel:
         return self.job.base
 
     @property
@@ -56,33 +56,35 @@ class Run:
         return self.job.command(self.machine)
 
     @property
-    def planned(self) -> tuple[int, ...]:
+    def planned_steps(self) -> tuple[int, ...]:
         """The steps that become revisions, unless early stopping ends the run before."""
-        return self.job.planned
+        return self.job.planned_steps
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The steps that become revisions, as far as is known now."""
+        """The steps that become revisions, as far as they are known now."""
         end = self._stopped_at()
         if end is None:
-            return self.planned
-        return (*(step for step in self.planned if step < end), end)
+            return self.planned_steps
+        return (*(step for step in self.planned_steps if step < end), end)
 
     @property
     def missing(self) -> tuple[int, ...]:
         """The steps that are not saved yet."""
-        return tuple(sorted(set(self.steps) - set(self.outbox.saved())))
+        return tuple(sorted(set(self.steps) - set(self.outbox.saved_steps())))
 
     def manifest(self, step: int) -> Manifest:
-        """The manifest of a saved step; raises IntegrityError for a folder that is none."""
+        """The manifest of a saved step; raises IntegrityError for a folder without one."""
         folder = self.outbox.step_folder(step)
         manifest = read_local_manifest(folder)
         if manifest is None:
-            raise IntegrityError(f"{folder} is no step that hubmerge saved.", "Remove the folder.")
+            raise IntegrityError(
+                f"{folder} is not a step that hubmerge saved.", "Remove the folder."
+            )
         return manifest
 
     def _stopped_at(self) -> int | None:
-        saved = self.outbox.saved() if self.spec.early_stop != "off" else ()
+        saved = self.outbox.saved_steps() if self.spec.early_stop != "off" else ()
         stopped = (s for s in saved if self.manifest(s).training.get("stopped") == "early")
         return next(stopped, None)
 
@@ -93,31 +95,31 @@ def prepare_run(
     to: str | None,
     machine: Machine,
     folder: Callable[[str], Path],
-    checked: Callable[[], tuple[str, ...]],
+    check_data: Callable[[], tuple[str, ...]],
 ) -> Run:
-    """The run of a job, after a look at what of it lies where; `folder` places it by its id.
+    """Make the run of a job and check its saved steps; `folder` maps the id to the run's folder.
 
-    `checked` opens model and data once and returns notes; it is left out where all is done. Writes
-    nothing. Raises IntegrityError if folder or repository hold another run.
+    `check_data` opens model and data once and returns notes; it is skipped if no step is missing.
+    Writes nothing. Raises IntegrityError if the folder or the repository holds another run.
     """
-    said = json.dumps([*job.identity, machine.world], sort_keys=True)
-    run_id = hashlib.sha256(said.encode()).hexdigest()
+    identity = json.dumps([*job.identity, machine.world_size], sort_keys=True)
+    run_id = hashlib.sha256(identity.encode()).hexdigest()
     run = Run(job, to, Outbox(folder(run_id)), run_id, machine)
     check_repository(hub, run)
-    for step in run.outbox.saved():
+    for step in run.outbox.saved_steps():
         _check_saved(run, step)
-    return replace(run, notes=checked()) if run.missing else run
+    return replace(run, notes=check_data()) if run.missing else run
 
 
-def forget_position(run: Run) -> None:
-    """Drop where the run stands: it is done, or is to start over and retrace the steps it saved."""
-    from hubmerge.training.position import drop_position
+def discard_position(run: Run) -> None:
+    """Delete the saved position of a run that is finished or starts again from step 0."""
+    from hubmerge.training.position import remove_position
 
-    drop_position(run.outbox.folder)
+    remove_position(run.outbox.folder)
 
 
 def check_repository(hub: Hub, run: Run) -> None:
-    """A repository holds the steps of one run from one base: two would mislead every reader."""
+    """Raise IntegrityError if the repository holds steps of another run or from another base."""
     if run.to is None:
         return
     try:
@@ -125,23 +127,23 @@ def check_repository(hub: Hub, run: Run) -> None:
     except NotOnHub:
         return
     if not steps:
-        check_room(hub, run.to, run.job.kind)
+        check_repository_kind(hub, run.to, run.job.kind)
         return
     label, manifest = steps[-1].label, pin_revision(hub, steps[-1]).manifest
-    way_out = _WAY_OUT.format("--to" if run.job.kind == EXPERT else "--push")
+    hint = _HINT.format("--to" if run.job.kind == EXPERT else "--push")
     if manifest is None:
-        raise IntegrityError(f"{label} is there already, and hubmerge did not make it.", way_out)
+        raise IntegrityError(f"{label} exists already, and hubmerge did not make it.", hint)
     if manifest.base.digest != run.base.digest:
         raise IntegrityError(
             f"{run.to} was trained from another base: {manifest.base.label} "
             f"({manifest.base.sha[:12]}), not {run.base.revision.label}.",
-            way_out,
+            hint,
         )
     if manifest.run != run.id:
         raise IntegrityError(
-            f"{label} is there already and belongs to another run ({str(manifest.run)[:12]}, "
+            f"{label} exists already and belongs to another run ({str(manifest.run)[:12]}, "
             f"this is {run.id[:12]}): other options, data or task.",
-            f"{way_out} That run was made with: {manifest.command}",
+            f"{hint} That run was made with: {manifest.command}",
         )
 
 
@@ -155,8 +157,8 @@ def _check_saved(run: Run, step: int) -> None:
             if run.job.kind == EXPERT
             else "Remove the folder, if you do not need it.",
         )
-    if not is_sealed(run.outbox.step_folder(step), manifest):
+    if not matches_manifest(run.outbox.step_folder(step), manifest):
         raise IntegrityError(
-            f"{run.outbox.step_folder(step)} is not as it was saved.",
-            "Remove the folder: the same command makes it again.",
+            f"{run.outbox.step_folder(step)} has changed since it was saved.",
+            "Remove the folder, then run the same command to make it again.",
         )

@@ -1,4 +1,4 @@
-"""The steps of a run that are kept: whole folders that say what they are."""
+"""Save the steps of a run as folders with manifest and card."""
 
 from __future__ import annotations
 
@@ -9,70 +9,70 @@ from typing import TYPE_CHECKING
 
 from hubmerge.errors import IntegrityError
 from hubmerge.kinds import EXPERT
-from hubmerge.manifest import Manifest, Point
-from hubmerge.opening.publication import seal
+from hubmerge.manifest import Manifest, ValidationPoint
+from hubmerge.opening.publication import finalize_folder
 from hubmerge.opening.references import versions
 from hubmerge.refs import step_tag
 from hubmerge.runs.run import Run
-from hubmerge.weights.atomic_folder import whole_folder
+from hubmerge.weights.atomic_folder import atomic_folder
 
 if TYPE_CHECKING:
-    from hubmerge.runs.job import Begun
-    from hubmerge.training.events import Moment
+    from hubmerge.runs.job import ReadyJob
+    from hubmerge.training.events import CheckpointEvent
     from hubmerge.training.fit import Fit
 
 CURVE = "validation.jsonl"
 
 
-def write_curve(folder: Path, curve: tuple[Point, ...]) -> None:
-    """Write the curve so far as JSON lines, for whoever watches a run."""
-    lines = (json.dumps(point.said(), sort_keys=True) + "\n" for point in curve)
+def write_curve(folder: Path, curve: tuple[ValidationPoint, ...]) -> None:
+    """Write the validation curve so far as JSON Lines, to follow a run."""
+    lines = (json.dumps(point.to_json(), sort_keys=True) + "\n" for point in curve)
     (folder / CURVE).write_text("".join(lines), encoding="utf-8")
 
 
-def keep_step(run: Run, begun: Begun, fit: Fit, moment: Moment) -> None:
-    """Save a pushed step as a folder; one that is there must be the very same."""
-    weights = fit.weights() if fit.is_spread else None
-    if not run.machine.leads:
+def save_step(run: Run, ready: ReadyJob, fit: Fit, event: CheckpointEvent) -> None:
+    """Save a pushed step as a folder; a step that is saved already must have the same curve."""
+    weights = fit.weights() if fit.is_sharded else None
+    if not run.machine.is_main_process:
         return
-    if moment.step in run.outbox.saved():
-        _check_retraced(run, moment)
+    if event.step in run.outbox.saved_steps():
+        _check_repeats_saved(run, event)
         return
-    with whole_folder(run.outbox.step_folder(moment.step)) as folder:
-        begun.save(folder, weights)
-        begun.measure(folder)
-        seal(folder, _described(run, moment, begun), begun.lock)
+    with atomic_folder(run.outbox.step_folder(event.step)) as folder:
+        ready.save(folder, weights)
+        ready.write_measurements(folder)
+        finalize_folder(folder, _step_manifest(run, event, ready), ready.lock)
 
 
-def _described(run: Run, moment: Moment, begun: Begun) -> Manifest:
-    manifest = run.job.manifest(moment, begun)
-    said = dict(manifest.training)
-    if moment.stopped:
-        said |= {"stopped": "early"}
-    if run.machine.world > 1:
-        said |= {"processes": run.machine.world}
+def _step_manifest(run: Run, event: CheckpointEvent, ready: ReadyJob) -> Manifest:
+    manifest = run.job.manifest(event, ready)
+    training = dict(manifest.training)
+    if event.stopped:
+        training |= {"stopped": "early"}
+    if run.machine.world_size > 1:
+        training |= {"processes": run.machine.world_size}
     return dataclasses.replace(
         manifest,
-        step=moment.step,
-        training=said,
-        validation=moment.curve,
+        step=event.step,
+        training=training,
+        validation=event.curve,
         run=run.id,
         command=run.command,
         versions=versions(),
     )
 
 
-def _elsewhere(run: Run) -> str:
-    """Where the run can be made anew."""
+def _restart_hint(run: Run) -> str:
+    """How to start the run again in another folder and repository."""
     if run.job.kind == EXPERT:
         return "train into another folder with --out, and another repository with --to"
     return "remove that folder, and publish to another repository with --push"
 
 
-def _check_retraced(run: Run, moment: Moment) -> None:
-    """A rerun after a crash must retrace the steps already saved, or the run is two runs."""
-    if run.manifest(moment.step).validation != moment.curve:
+def _check_repeats_saved(run: Run, event: CheckpointEvent) -> None:
+    """Raise IntegrityError if a rerun after a crash does not repeat a saved step."""
+    if run.manifest(event.step).validation != event.curve:
         raise IntegrityError(
-            f"This run does not repeat {step_tag(moment.step)} as saved in {run.outbox.folder}.",
-            f"Threads, libraries or hardware have changed since: {_elsewhere(run)}.",
+            f"This run does not repeat {step_tag(event.step)} as saved in {run.outbox.folder}.",
+            f"Threads, libraries or hardware have changed since: {_restart_hint(run)}.",
         )

@@ -1,4 +1,4 @@
-"""A mixture's network, assembled: base, experts, router, heads, and the rows it learns from."""
+"""Build the training of a mixture of experts: network, heads, router start and data."""
 
 from __future__ import annotations
 
@@ -11,165 +11,172 @@ import torch
 from torch import Tensor, nn
 
 from hubmerge.errors import CheckpointError, UsageError
-from hubmerge.evaluation import KEEP_BYTES, Examples
-from hubmerge.learners.factory import first_head, make_learner, trained_head
+from hubmerge.evaluation import CACHE_BYTES, Examples
+from hubmerge.learners.factory import initial_head, load_trained_head, make_learner
 from hubmerge.learners.learner import Learner
-from hubmerge.learners.multitask import MixedLearner
-from hubmerge.models.loading import Model, open_model
-from hubmerge.models.recompute import recompute
+from hubmerge.learners.multitask import MultiTaskLearner
+from hubmerge.models.loading import Model, load_model
+from hubmerge.models.recompute import enable_recompute
 from hubmerge.models.text_encoder import TextEncoder
-from hubmerge.moerging.centroids import start_at_centroids
-from hubmerge.moerging.moe_model import Mixture, build
-from hubmerge.moerging.router_init import start
-from hubmerge.moerging.routing_stats import Book
-from hubmerge.opening.expert_heads import copy_heads, heads_of
-from hubmerge.runs.job import Begun, Weights
+from hubmerge.moerging.centroids import init_from_centroids
+from hubmerge.moerging.moe_model import MoeModel, build_moe
+from hubmerge.moerging.router_init import init_router
+from hubmerge.moerging.routing_stats import RoutingStats
+from hubmerge.opening.expert_heads import copy_heads, find_heads
+from hubmerge.runs.job import ReadyJob, Weights
 from hubmerge.runs.moe_plan import MoePlan
-from hubmerge.runs.routing_recorder import Traffic
+from hubmerge.runs.routing_recorder import RoutingRecorder
 from hubmerge.tasks.data import Split, load_split
-from hubmerge.tasks.multitask import make_deck
+from hubmerge.tasks.multitask import make_multitask_data
 from hubmerge.tasks.task import Task
-from hubmerge.training.inputs import Watched
-from hubmerge.weights.header import listed
+from hubmerge.training.inputs import ValidationTask
+from hubmerge.weights.header import summarize_names
 
-_SHOWN = 64  # rows of each task that a centroid is the mean of
+_CENTROID_ROWS = 64  # rows of each task over which a centroid is the mean
 
 
-def begun(plan: MoePlan) -> Begun:
-    """Open the base, put the experts into it, and set it at the tasks."""
-    model = _opened(plan)
-    training = [_rows(plan, task) for task in plan.tasks]
+def build_training(plan: MoePlan) -> ReadyJob:
+    """Load the base, insert the experts and the router, and load the data of the tasks."""
+    model = _load_base(plan)
+    training = [_training_rows(plan, task) for task in plan.tasks]
     validation = [load_split(task, "validation") for task in plan.tasks]
-    heads = [_head(plan, model, split) for split in validation]
-    mixture = _built(plan, model)
+    heads = [_load_head(plan, model, split) for split in validation]
+    moe = _build_moe_model(plan, model)
     learners = [
-        make_learner(model, task, head, plan.asked.augment)
+        make_learner(model, task, head, plan.moe_spec.augment)
         for task, head in zip(plan.tasks, heads, strict=True)
     ]
-    book = Book(mixture.layers, balances=plan.asked.balance > 0)
-    learner = MixedLearner.of(learners, plan.tasks, book.balance, plan.asked.balance)
-    sample = (0, validation[0].example(0))
-    _check_used(book, learner, sample)
-    if plan.asked.router in ("centroid", "prompts"):
-        start_at_centroids(mixture, _shows(plan, model, learners))
-    traffic = Traffic(mixture, book, validation)
-    learner.network.train()  # in which alone a balance is told
-    if plan.asked.recompute:
-        recompute(model)
-    watched = tuple(
-        Watched(
-            learner,
-            Examples(learner.at(place), split, KEEP_BYTES // len(validation)),
-            partial(traffic.record, place),
-        )
-        for place, split in enumerate(validation)
+    stats = RoutingStats(moe.layers, track_balance=plan.moe_spec.balance > 0)
+    learner = MultiTaskLearner.from_learners(
+        learners, plan.tasks, stats.balance_loss, plan.moe_spec.balance
     )
-    return Begun(
-        learner,
-        make_deck(training, plan.asked.power),
-        watched,
+    sample = (0, validation[0].example(0))
+    _check_layers_used(stats, learner, sample)
+    if plan.moe_spec.router in ("centroid", "prompts"):
+        init_from_centroids(moe, _centroid_passes(plan, model, learners))
+    recorder = RoutingRecorder(moe, stats, validation)
+    learner.network.train()  # the balance is recorded in training mode only
+    if plan.moe_spec.recompute:
+        enable_recompute(model)
+    validation_tasks = tuple(
+        ValidationTask(
+            learner,
+            Examples(learner.evaluation_of_task(index), split, CACHE_BYTES // len(validation)),
+            partial(recorder.record, index),
+        )
+        for index, split in enumerate(validation)
+    )
+    return ReadyJob(
+        learner=learner,
+        training=make_multitask_data(training, plan.moe_spec.sampling_power),
+        validation_tasks=validation_tasks,
         sample=sample,
-        save=partial(_save, plan, mixture, learner.network),
-        about={"base_layout": model.layout},
-        measure=traffic.write,
-        logged=traffic.logged,
+        save=partial(_save, plan, moe, learner.network),
+        manifest_fields={"base_layout": model.layout},
+        write_measurements=recorder.write_routing,
+        extra_metrics=recorder.metrics,
         lock=plan.lock,
     )
 
 
-def _opened(plan: MoePlan) -> Model:
-    """The base, which must be able to do every task."""
+def _load_base(plan: MoePlan) -> Model:
+    """Load the base; raises an error if it cannot be used for the kind of a task."""
     *others, last = dict.fromkeys(task.spec.kind for task in plan.tasks)
     for kind in others:
-        open_model(plan.base.folder, kind)
-    return open_model(plan.base.folder, last)
+        load_model(plan.base.folder, kind)
+    return load_model(plan.base.folder, last)
 
 
-def _rows(plan: MoePlan, task: Task) -> Split:
-    split, most = load_split(task, "train"), plan.asked.max_examples
-    return split if most is None else split.sample(most, plan.asked.seed)
+def _training_rows(plan: MoePlan, task: Task) -> Split:
+    split, count = load_split(task, "train"), plan.moe_spec.max_examples
+    return split if count is None else split.sample(count, plan.moe_spec.seed)
 
 
-def _head(plan: MoePlan, model: Model, split: Split) -> nn.Module | None:
-    """A label head is the base's; a trained one is its expert's, and stays as it is."""
-    if not split.task.spec.classifies:
+def _load_head(plan: MoePlan, model: Model, split: Split) -> nn.Module | None:
+    """A label head embedded by the base, or the trained head of an expert, which is not changed."""
+    if not split.task.spec.is_classification:
         return None
     if split.task.spec.head == "label":
-        return first_head(model, split.task, split.classes)
+        return initial_head(model, split.task, split.classes)
     folders = [
-        one.folder
-        for one, task in zip(plan.experts.opened, plan.own, strict=True)
+        expert.folder
+        for expert, task in zip(plan.experts.models, plan.expert_tasks, strict=True)
         if task is not None and task.id == split.task.id
     ]
     if not folders:
         raise UsageError(
-            f"No expert brings a head for {split.task.name}, whose head is trained.",
+            f"No expert has the trained head of {split.task.name}.",
             "Name an expert that was trained for it, or leave the task out.",
         )
-    return trained_head(model, split.task, split.classes, folders[0])
+    return load_trained_head(model, split.task, split.classes, folders[0])
 
 
-def _built(plan: MoePlan, model: Model) -> Mixture:
-    asked, config = plan.asked, plan.config
-    data_driven = asked.router in ("centroid", "prompts")
-    kind: Any = "zero" if data_driven else asked.router
+def _build_moe_model(plan: MoePlan, model: Model) -> MoeModel:
+    spec, config = plan.moe_spec, plan.config
+    data_driven = spec.router in ("centroid", "prompts")
+    kind: Any = "zero" if data_driven else spec.router
     names = [expert.name for expert in config.experts]
 
-    def first(path: str, lora_A: Tensor, lora_B: Tensor) -> Tensor:
-        return start(
+    def init_row(path: str, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+        return init_router(
             kind,
             lora_A,
             lora_B,
-            signed=asked.is_signed or data_driven,
-            seed=asked.seed,
+            signed=spec.is_signed or data_driven,
+            seed=spec.seed,
             module=path,
             experts=names,
         )
 
-    return build(model, plan.experts.adapters, config, first)
+    return build_moe(model, plan.experts.adapters, config, init_row)
 
 
-@torch.no_grad()  # in inference mode, what a network keeps for later could not be trained on
-def _check_used(book: Book, learner: Learner, sample: Any) -> None:
-    """Raise CheckpointError for experts in layers that a row does not pass: none could learn."""
-    learner.answers(learner.network.eval(), learner.collate([learner.for_evaluation(sample)]))
-    if idle := book.idle:
+@torch.no_grad()  # tensors that a network caches in inference mode could not be trained on
+def _check_layers_used(stats: RoutingStats, learner: Learner, sample: Any) -> None:
+    """Raise CheckpointError for experts in layers that no row passes: these cannot be trained."""
+    learner.predict(learner.network.eval(), learner.collate([learner.for_evaluation(sample)]))
+    if unused := stats.unused_layers:
+        layers = summarize_names(unused, "layer")
         raise CheckpointError(
-            f"The experts adapt {listed(idle, 'layer')}, which no row of the tasks passes.",
-            "Use adapters on that part of the base alone that does the task.",
+            f"The experts adapt {layers}, which no row of the tasks passes.",
+            "Use adapters on the part of the base that the tasks use.",
         )
 
 
-def _shows(plan: MoePlan, model: Model, learners: Sequence[Learner]) -> list[Callable[[], object]]:
-    """For each expert, what runs the model over its task."""
-    of = {task.id: place for place, task in enumerate(plan.tasks)}
-    places = [of[task.id] for task in plan.own if task is not None]
-    if plan.asked.router == "prompts":
-        return [partial(_prompted, model, plan.tasks[place]) for place in places]
-    rows = [_rows(plan, task).sample(_SHOWN, plan.asked.seed) for task in plan.tasks]
-    return [partial(_shown, learners[place], rows[place]) for place in places]
+def _centroid_passes(
+    plan: MoePlan, model: Model, learners: Sequence[Learner]
+) -> list[Callable[[], object]]:
+    """For each expert, a function that runs the model on data of its task."""
+    index_of = {task.id: index for index, task in enumerate(plan.tasks)}
+    indices = [index_of[task.id] for task in plan.expert_tasks if task is not None]
+    if plan.moe_spec.router == "prompts":
+        return [partial(_run_prompts, model, plan.tasks[index]) for index in indices]
+    rows = [
+        _training_rows(plan, task).sample(_CENTROID_ROWS, plan.moe_spec.seed) for task in plan.tasks
+    ]
+    return [partial(_run_rows, learners[index], rows[index]) for index in indices]
 
 
 def _save(
-    plan: MoePlan, mixture: Mixture, network: nn.Module, folder: Path, weights: Weights | None
+    plan: MoePlan, moe: MoeModel, network: nn.Module, folder: Path, weights: Weights | None
 ) -> None:
     if weights is None:
-        mixture.save(folder)
+        moe.save(folder)
     else:
-        named = {id(p): name for name, p in network.named_parameters()}
-        mixture.save(folder, lambda parameter: weights[named[id(parameter)]])
-    copy_heads(heads_of(plan.experts.opened), folder)
+        names = {id(p): name for name, p in network.named_parameters()}
+        moe.save(folder, lambda parameter: weights[names[id(parameter)]])
+    copy_heads(find_heads(plan.experts.models), folder)
 
 
-def _shown(learner: Learner, rows: Split) -> None:
+def _run_rows(learner: Learner, rows: Split) -> None:
     network = learner.network.eval()
     examples = Examples(learner.for_evaluation, rows)
     for batch in examples.batches_of(range(len(rows)), learner.collate):
-        learner.answers(network, batch)
+        learner.predict(network, batch)
 
 
-def _prompted(model: Model, task: Task) -> None:
-    assert isinstance(model, TextEncoder)  # checked before anything was opened
+def _run_prompts(model: Model, task: Task) -> None:
+    assert isinstance(model, TextEncoder)  # checked by check_router_start
     classes = load_split(task, "validation").classes
     model.encode_text(
         [text.replace("{}", name) for text in task.spec.templates for name in classes]

@@ -1,1 +1,1 @@
-"""Choosing the step of each expert for a merge: on validation, within a budget, with its noise."""
+"""Choosing the step of each expert for a merge, on validation data and within a budget."""

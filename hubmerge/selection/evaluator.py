@@ -1,8 +1,8 @@
-"""Where choices meet: each is merged in memory and asked the validation rows of every task.
+"""Evaluates choices: each is merged in memory and evaluated on validation rows of every task.
 
-Rows are asked in an order that is fixed for each task, a share of every task at a time, so that a
-hopeless choice is given up after a few, and any two choices can be compared row by row. Nothing is
-measured twice: what is known is in the log.
+The rows of a task are evaluated in a fixed order, a share of every task at a time. So a poor choice
+can be stopped early, and any two choices can be compared row by row. Trials that are in the log
+are not measured again.
 """
 
 from __future__ import annotations
@@ -14,127 +14,129 @@ from typing import Any
 
 from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import Method
-from hubmerge.selection.memory_merge import Blender
+from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Choice, Pool
-from hubmerge.selection.task_split import Stage
-from hubmerge.trials import ALONE, Part, Rows, Trial, TrialLog
+from hubmerge.selection.task_split import TaskSplit
+from hubmerge.trials import SINGLE_EXPERT, Part, RowResults, Trial, TrialLog
 from hubmerge.weights.dtypes import Array
 
 
 class Evaluator:
     """Measures choices of a pool, merged by one method, on one split of each task.
 
-    What is asked for here counts, whether the log knew it or not: neither what a selection costs
-    nor what it tells hangs on what was done before.
+    Every requested measurement counts, even if the result was in the log: the cost and result of a
+    selection do not depend on earlier runs.
     """
 
     def __init__(
         self,
         pool: Pool,
-        blender: Blender,
+        merger: MemoryMerger,
         method: Method,
-        stages: Sequence[Stage],
+        splits: Sequence[TaskSplit],
         log: TrialLog,
         split: str,
     ) -> None:
         self.pool, self.method = pool, method
-        self._told: dict[str, Trial] = {}
-        self.blender, self._stages, self._log, self._split = blender, stages, log, split
-        self._known = {trial.key: trial for trial in log.read()}
-        self._standing: str | None = None
+        self._measured: dict[str, Trial] = {}
+        self.merger, self._splits, self._log, self._split = merger, splits, log, split
+        self._logged = {trial.key: trial for trial in log.read()}
+        self._loaded_recipe: str | None = None
 
     @property
-    def asked(self) -> dict[str, int]:
-        """How many rows of each recipe were asked for."""
-        return {recipe: trial.measured for recipe, trial in self._told.items()}
+    def rows_by_recipe(self) -> dict[str, int]:
+        """How many rows were requested, by recipe."""
+        return {recipe: trial.rows_measured for recipe, trial in self._measured.items()}
 
-    def was_asked(self, recipe: str) -> bool:
-        """Whether any row of it was asked for."""
-        return recipe in self._told
+    def has_measured(self, recipe: str) -> bool:
+        """Return whether any row of the recipe was requested."""
+        return recipe in self._measured
 
     @property
     def merges(self) -> int:
-        """How many merges were asked for."""
-        return len(self._told)
+        """How many merges were requested."""
+        return len(self._measured)
 
     @property
     def rows(self) -> int:
-        """How many rows the split has in all tasks."""
-        return sum(len(stage.order) for stage in self._stages)
+        """The number of rows of all tasks together."""
+        return sum(len(split.row_order) for split in self._splits)
 
     def measure(self, choice: Choice, share: float = 1.0) -> Trial:
-        """What a choice gets right of the first rows of every task, of this share of them."""
+        """Measure a choice on the first `share` (above 0, at most 1) of every task's rows."""
         recipe = self.pool.recipe(choice, self.method.name)
-        trial = self._begun(
-            recipe, self.pool.parts(choice), self.method.name, dict(choice.params), self._stages
+        trial = self._start_trial(
+            recipe, self.pool.parts(choice), self.method.name, dict(choice.params), self._splits
         )
         folders = [self.pool.open(expert).folder for expert in self.pool.experts(choice)]
-        places = list(zip(self._stages, folders, strict=True))
-        return self._asked(trial, places, share, lambda: self.blender.merged(choice))
+        splits = list(zip(self._splits, folders, strict=True))
+        return self._measure_rows(trial, splits, share, lambda: self.merger.merged_tensors(choice))
 
-    def alone(self, task: int, place: int) -> Trial:
-        """What one candidate by itself gets right of its own task."""
-        candidate, stage = self.pool.candidates[task][place], self._stages[task]
-        recipe = self.recipe_alone(task, place)
+    def measure_expert(self, task: int, index: int) -> Trial:
+        """Measure one candidate, without merging it, on its own task."""
+        candidate, split = self.pool.candidates[task][index], self._splits[task]
+        recipe = self.expert_recipe(task, index)
         parts = (Part(candidate.source.key),)
-        trial = self._begun(recipe, parts, ALONE, {}, [stage])
-        places = [(stage, self.pool.open(candidate).folder)]
-        return self._asked(trial, places, 1.0, lambda: self.blender.alone(candidate))
+        trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, [split])
+        splits = [(split, self.pool.open(candidate).folder)]
+        return self._measure_rows(trial, splits, 1.0, lambda: self.merger.expert_tensors(candidate))
 
-    def recipe_alone(self, task: int, place: int) -> str:
-        """The identity of one candidate by itself."""
-        source = self.pool.candidates[task][place].source
-        return recipe_id(self.pool.base, (source,), ALONE, {})
+    def expert_recipe(self, task: int, index: int) -> str:
+        """Return the recipe id of one candidate that is not merged."""
+        source = self.pool.candidates[task][index].source
+        return recipe_id(self.pool.base, (source,), SINGLE_EXPERT, {})
 
-    def known(self, choice: Choice) -> Trial | None:
-        """What a choice got right of the rows that it was asked for here, None for nothing."""
-        return self._told.get(self.pool.recipe(choice, self.method.name))
+    def find_trial(self, choice: Choice) -> Trial | None:
+        """Return the trial of a choice over the rows requested here, None if there is none."""
+        return self._measured.get(self.pool.recipe(choice, self.method.name))
 
-    def known_alone(self, task: int, place: int) -> float | None:
-        """The accuracy of one candidate on its own task, if it was asked for here."""
-        trial = self._told.get(self.recipe_alone(task, place))
+    def find_expert_accuracy(self, task: int, index: int) -> float | None:
+        """Return the accuracy of one candidate on its own task, None if not requested here."""
+        trial = self._measured.get(self.expert_recipe(task, index))
         return trial.accuracy if trial else None
 
-    def _asked(
+    def _measure_rows(
         self,
         trial: Trial,
-        places: Sequence[tuple[Stage, Path]],
+        splits: Sequence[tuple[TaskSplit, Path]],
         share: float,
         merged: Callable[[], Iterable[tuple[str, Array]]],
     ) -> Trial:
-        """The trial over its first rows; those that are not known yet are asked now."""
-        wanted = {stage.task.id: stage.count(share) for stage, _ in places}
+        """Return the trial over the first `share` of rows; evaluate those that are missing."""
+        wanted = {split.task.id: split.row_count(share) for split, _ in splits}
         if any(len(trial.rows[task].bits) < count for task, count in wanted.items()):
-            if self._standing != trial.recipe:
-                self._dress(trial.recipe, dict(merged()))
+            if self._loaded_recipe != trial.recipe:
+                self._load_merge(trial.recipe, dict(merged()))
             rows = dict(trial.rows)
-            for stage, folder in places:
-                had = rows[stage.task.id]
-                said = stage.ask(stage.order[len(had.bits) : wanted[stage.task.id]], folder)
-                rows[stage.task.id] = Rows(had.bits + said, had.of)
+            for split, folder in splits:
+                known = rows[split.task.id]
+                bits = split.evaluate(
+                    split.row_order[len(known.bits) : wanted[split.task.id]], folder
+                )
+                rows[split.task.id] = RowResults(known.bits + bits, known.of)
             trial = dataclasses.replace(trial, rows=rows)
-            self._known[trial.key] = trial
+            self._logged[trial.key] = trial
             self._log.append([trial])
-        told, before = trial.first(wanted), self._told.get(trial.recipe)
-        if before is None or before.measured < told.measured:
-            self._told[trial.recipe] = told
-        return told
+        result, previous = trial.truncate(wanted), self._measured.get(trial.recipe)
+        if previous is None or previous.rows_measured < result.rows_measured:
+            self._measured[trial.recipe] = result
+        return result
 
-    def _dress(self, recipe: str, merged: Mapping[str, Array]) -> None:
-        """Put a merge into every model that is open; only what it changes is written."""
-        self._standing = None
-        for dressed in dict.fromkeys(stage.dressed for stage in self._stages):
-            dressed.wear(merged)
-        self._standing = recipe
+    def _load_merge(self, recipe: str, merged: Mapping[str, Array]) -> None:
+        """Load a merge into every open model; only the changed tensors are written."""
+        self._loaded_recipe = None
+        for model in dict.fromkeys(split.loaded_model for split in self._splits):
+            model.load_merge(merged)
+        self._loaded_recipe = recipe
 
-    def _begun(
+    def _start_trial(
         self,
         recipe: str,
         parts: tuple[Part, ...],
         method: str,
         params: Mapping[str, Any],
-        stages: Sequence[Stage],
+        splits: Sequence[TaskSplit],
     ) -> Trial:
-        rows = {stage.task.id: Rows("", len(stage.order)) for stage in stages}
+        rows = {split.task.id: RowResults("", len(split.row_order)) for split in splits}
         new = Trial(recipe, self.pool.base.sha, parts, method, params, self._split, rows)
-        return self._known.get(new.key, new)
+        return self._logged.get(new.key, new)

@@ -1,7 +1,7 @@
 """The values that are tried for each parameter of a method.
 
-Source: arXiv 2506.14126, appendix C (images). The scale of TIES goes further down than there: late
-LoRA experts want less than the 0.5 at which the paper's grid ends.
+Source: arXiv 2506.14126, appendix C (images). The scale of TIES starts lower than in the paper:
+late LoRA experts need less than 0.5, where the paper's grid starts.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Grid:
-    """Parameter -> its values, rising.
+    """Parameter name -> its values, rising.
 
-    `scale` is the scale to take without any data, where the method's own mean gives it its size;
-    None for a sum, which grows with the experts and is matched to their length instead.
+    `scale` is the scale to use without data, for a method that averages. It is None for a method
+    that sums: a sum grows with the number of experts, so its norm is matched to theirs instead.
     """
 
     values: Mapping[str, tuple[float, ...]]
@@ -25,23 +25,26 @@ class Grid:
 
     @property
     def points(self) -> Iterator[dict[str, float]]:
-        """Every point of it."""
+        """Every combination of values."""
         for values in product(*self.values.values()):
             yield dict(zip(self.values, values, strict=True))
 
     def nearest(self, name: str, value: float) -> float:
-        """The value of the grid that is nearest to one."""
-        return min(self.values[name], key=lambda known: abs(known - value))
+        """Return the value of the grid that is nearest to `value`."""
+        return min(self.values[name], key=lambda candidate: abs(candidate - value))
 
-    def step(self, name: str, value: Any, stride: int) -> float | None:
-        """The value that many places from another, None beyond the ends; the nearest one counts."""
+    def neighbour(self, name: str, value: Any, stride: int) -> float | None:
+        """Return the grid value `stride` positions after `value`, None past the ends.
+
+        A `value` that is not in the grid counts as the nearest one that is.
+        """
         values = self.values[name]
-        place = values.index(self.nearest(name, value)) + stride
-        return values[place] if 0 <= place < len(values) else None
+        index = values.index(self.nearest(name, value)) + stride
+        return values[index] if 0 <= index < len(values) else None
 
 
 def _range(first: int, last: int, step: int) -> tuple[float, ...]:
-    """From first to last hundredth."""
+    """Return a range of hundredths, both ends included."""
     return tuple(hundredths / 100 for hundredths in range(first, last + 1, step))
 
 
@@ -52,3 +55,8 @@ GRIDS: Mapping[str, Grid] = {
     "ties": Grid({"scale": _range(10, 150, 10), "density": _DENSITIES}, scale=1.0),
     "dare": Grid({"scale": _range(5, 55, 5), "density": _DENSITIES}),
 }
+
+
+def find_grid(method: str) -> Grid:
+    """The grid of a method; one without a grid keeps its default parameters."""
+    return GRIDS.get(method, Grid({}))

@@ -1,8 +1,8 @@
 """Successive halving: many starts trained for a short while, the better half for twice as long.
 
-Source: Jamieson and Talwalkar, arXiv 1502.07943. Two things differ. A run here goes through its
-whole schedule, warm-up to end, and is made anew for the next horizon: a rate that has not come down
-yet tells little of what it will have led to. And some starts are measured whatever the race says.
+Source: Jamieson and Talwalkar, arXiv 1502.07943. Two things differ. Each run goes through its whole
+learning rate schedule, warm-up to end, and starts again from scratch in the next round: accuracy
+before the learning rate has decayed predicts little. And some starts are always trained fully.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 from hubmerge.selection.search import OutOfBudget
 
-_MOST_RUNGS = 4  # an eighth of the training; less punishes the earliest starts too much
+_MAX_ROUNDS = 4  # starts at an eighth of the training; less is unfair to the earliest starts
 
-Ask = Callable[[str, int], float]
+Measure = Callable[[str, int], float]
 
 
 @dataclass(frozen=True)
-class Rung:
-    """What starts reached after `horizon` training steps, and which of them go on.
+class HalvingRound:
+    """The accuracies after `horizon` training steps, and the names of the starts that go on.
 
-    None goes on where the budget ended the rung.
+    `kept` is empty if the budget ended the round.
     """
 
     horizon: int
@@ -29,42 +29,44 @@ class Rung:
     kept: tuple[str, ...]
 
 
-def horizons(full: int, challengers: int) -> tuple[int, ...]:
-    """The training steps of each rung, doubling up to all of them.
+def horizons(train_steps: int, challengers: int) -> tuple[int, ...]:
+    """Return the training steps of each round, doubling up to `full`.
 
-    There are as many rungs as leave two or so challengers for the last, and no more than four.
+    There are at most four rounds, and about two challengers are left for the last one.
     """
-    rungs = min(_MOST_RUNGS, max(1, challengers.bit_length()))
-    steps = (round(full / 2**halved) for halved in reversed(range(rungs)))
-    return tuple(sorted({max(step, min(full, 1)) for step in steps}))
+    rounds = min(_MAX_ROUNDS, max(1, challengers.bit_length()))
+    steps = (round(train_steps / 2**halved) for halved in reversed(range(rounds)))
+    return tuple(sorted({max(step, min(train_steps, 1)) for step in steps}))
 
 
 def race(
-    challengers: Sequence[str], sure: Sequence[str], horizons: Sequence[int], ask: Ask
-) -> Iterator[Rung]:
-    """Ask for accuracies rung by rung; the better half of the challengers goes on, rounded up.
+    challengers: Sequence[str], protected: Sequence[str], horizons: Sequence[int], measure: Measure
+) -> Iterator[HalvingRound]:
+    """Measure round by round; the better half of the challengers goes on, rounded up.
 
-    The `sure` ones come first, at the full horizon, and nothing drops them. Of equals the one that
-    comes first goes on: name the earliest first. A budget that ends raises OutOfBudget in `ask`:
-    for the sure ones it is passed on, later it ends the race.
+    The `protected` starts are measured first, at the full horizon, and always kept. Among equals
+    the first one goes on, so the earliest start should come first. When `measure` raises
+    OutOfBudget, the error is passed on for a protected start, and otherwise ends the race.
     """
-    yield Rung(horizons[-1], {name: ask(name, horizons[-1]) for name in sure}, tuple(sure))
+    yield HalvingRound(
+        horizons[-1], {name: measure(name, horizons[-1]) for name in protected}, tuple(protected)
+    )
     running = tuple(challengers)
     for horizon in horizons if running else ():
-        told: dict[str, float] = {}
+        accuracies: dict[str, float] = {}
         try:
             for name in running:
-                told[name] = ask(name, horizon)
+                accuracies[name] = measure(name, horizon)
         except OutOfBudget:
-            yield Rung(horizon, told, ())
+            yield HalvingRound(horizon, accuracies, ())
             return
-        running = running if horizon == horizons[-1] else _better_half(running, told)
-        yield Rung(horizon, told, running)
+        running = running if horizon == horizons[-1] else _better_half(running, accuracies)
+        yield HalvingRound(horizon, accuracies, running)
 
 
-def cost(challengers: int, sure: int, horizons: Sequence[int]) -> int:
-    """The training steps that a whole race takes."""
-    total = sure * horizons[-1]
+def race_cost(challengers: int, protected: int, horizons: Sequence[int]) -> int:
+    """Return the training steps that a whole race takes."""
+    total = protected * horizons[-1]
     for horizon in horizons:
         total += challengers * horizon
         challengers = -(-challengers // 2)
@@ -72,7 +74,7 @@ def cost(challengers: int, sure: int, horizons: Sequence[int]) -> int:
 
 
 def _better_half(names: Sequence[str], accuracies: Mapping[str, float]) -> tuple[str, ...]:
-    """In the order they came in."""
-    ranked = sorted(names, key=lambda name: -accuracies[name])  # stable: of equals the first
+    """Return the better half in the given order."""
+    ranked = sorted(names, key=lambda name: -accuracies[name])  # stable: among equals the first
     better = ranked[: -(-len(names) // 2)]
     return tuple(name for name in names if name in better)

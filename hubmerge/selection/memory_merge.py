@@ -1,8 +1,8 @@
-"""Merges in memory: the bytes that `merge` would write, without writing them.
+"""Merges in memory: the same bytes that `merge` would write, without writing them.
 
 All methods but averaging are linear in their scale, so the merged change at scale 1 is computed
-once for all scales that are tried. Sums are always taken anew, in the engine's order: a sum that is
-updated in place drifts, and then what was measured is not what is merged.
+once for all scales that are tried. Sums are always computed again from the start, in the engine's
+order: a sum that is updated in place drifts, and then the measured model is not the merged one.
 """
 
 from __future__ import annotations
@@ -22,75 +22,75 @@ from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.task_vector import TaskVector
 
-KEEP_BYTES = 4 << 30
-_DIRECTIONS = 4
+CACHE_BYTES = 4 << 30
+_MAX_DIRECTIONS = 4
 
 
-class Blender:
-    """Merges choices of a pool by one method; task vectors are kept while they fit.
+class MemoryMerger:
+    """Merges choices of a pool by one method.
 
-    `keep_bytes` bounds what is kept of task vectors; beyond it they are read again.
+    Task vectors are cached up to `cache_bytes`; beyond that they are read again.
     """
 
-    def __init__(self, pool: Pool, method: Method, keep_bytes: int = KEEP_BYTES) -> None:
+    def __init__(self, pool: Pool, method: Method, cache_bytes: int = CACHE_BYTES) -> None:
         self._pool, self.method = pool, method
-        self._vectors: dict[str, TaskVector] = {}
-        self._kept, self._still = Kept(keep_bytes), set[tuple[str, str]]()
+        self._task_vectors: dict[str, TaskVector] = {}
+        self._cache, self._unchanged = ArrayCache(cache_bytes), set[tuple[str, str]]()
         self._softenings: dict[tuple[str, float, float], Softening] = {}
         self._directions: OrderedDict[Choice, dict[str, Array]] = OrderedDict()
         base = pool.base_checkpoint
         self._names = [name for name, tensor in base.index.items() if is_float(tensor.dtype)]
 
-    def merged(self, choice: Choice) -> Iterator[tuple[str, Array]]:
-        """Name and values of every tensor that the merge changes, in the base's dtype.
+    def merged_tensors(self, choice: Choice) -> Iterator[tuple[str, Array]]:
+        """Yield name and values of every tensor that the merge changes, in the base's dtype.
 
         Raises CheckpointError for values that are not finite.
         """
         scale = dict(choice.params).get("scale")
         for name, change in self.direction(choice).items():
-            yield name, self._moved(name, change if scale is None else scale * change)
+            yield name, self._add_to_base(name, change if scale is None else scale * change)
 
-    def alone(self, candidate: Candidate) -> Iterator[tuple[str, Array]]:
-        """Name and values of every tensor that a single expert changes, in the base's dtype."""
+    def expert_tensors(self, candidate: Candidate) -> Iterator[tuple[str, Array]]:
+        """Yield name and values of every tensor that one expert changes, in the base's dtype."""
         for name in self._names:
             delta = self.delta(candidate, name)
             if delta.any():
-                yield name, self._moved(name, delta)
+                yield name, self._add_to_base(name, delta)
 
     def norm(self, candidate: Candidate) -> float:
-        """How far an expert has moved: the Euclidean length of its task vector."""
-        return _length(self.delta(candidate, name) for name in self._names)
+        """Return the Euclidean norm of an expert's task vector."""
+        return _norm(self.delta(candidate, name) for name in self._names)
 
-    def length(self, choice: Choice) -> float:
-        """How far the merge moves at scale 1."""
-        return _length(self.direction(choice).values())
+    def merge_norm(self, choice: Choice) -> float:
+        """Return the Euclidean norm of the merged change at scale 1."""
+        return _norm(self.direction(choice).values())
 
     def direction(self, choice: Choice) -> Mapping[str, Array]:
-        """The merged change of every tensor that any expert changed, at scale 1."""
-        key = choice.setting(scale=1.0) if "scale" in dict(choice.params) else choice
+        """Return the merged change at scale 1 of every tensor that any expert changed."""
+        key = choice.with_params(scale=1.0) if "scale" in dict(choice.params) else choice
         if key not in self._directions:
-            self._directions[key] = self._computed(key)
-            if len(self._directions) > _DIRECTIONS:
+            self._directions[key] = self._compute_direction(key)
+            if len(self._directions) > _MAX_DIRECTIONS:
                 self._directions.popitem(last=False)
         self._directions.move_to_end(key)
         return self._directions[key]
 
     def delta(self, candidate: Candidate, name: str) -> Array:
-        """expert - base of one tensor; not to be written to."""
+        """Return expert - base of one tensor; read-only."""
         key = (candidate.source.key, name)
-        if key in self._still:  # a frozen tower's zeros are not worth keeping
+        if key in self._unchanged:  # caching the zeros of a frozen tower would waste memory
             return np.zeros_like(self._base(name), compute_dtype(self._dtype(name)))
-        found = self._kept.get(key)
-        if found is None:
-            found = self._vector(candidate).delta_from(self._base(name), name)
-            if not found.any():
-                self._still.add(key)
-                return found
-            found.flags.writeable = False
-            self._kept.put(key, found)
-        return found
+        delta = self._cache.get(key)
+        if delta is None:
+            delta = self._task_vector(candidate).delta_from(self._base(name), name)
+            if not delta.any():
+                self._unchanged.add(key)
+                return delta
+            delta.flags.writeable = False
+            self._cache.put(key, delta)
+        return delta
 
-    def _moved(self, name: str, change: Array) -> Array:
+    def _add_to_base(self, name: str, change: Array) -> Array:
         dtype = self._dtype(name)
         with np.errstate(over="ignore", invalid="ignore"):
             total = cast(self._base(name), compute_dtype(dtype)) + change
@@ -98,24 +98,24 @@ class Blender:
         if not np.isfinite(values.astype(np.float32, copy=False)).all():
             raise CheckpointError(
                 f"A merge has values that are not finite in tensor {name!r}.",
-                "One of the steps may have diverged: name its repository with a sound one alone, "
+                "One of the steps may have diverged: name a good step of its repository, "
                 "owner/name@step64.",
             )
         return values
 
-    def _computed(self, choice: Choice) -> dict[str, Array]:
+    def _compute_direction(self, choice: Choice) -> dict[str, Array]:
         params: Any = parse_params(self.method, dict(choice.params))
         survey = self.method.survey
-        with np.errstate(over="ignore", invalid="ignore"):  # `_moved` looks for such values
-            found = survey(lambda: self._walk(choice), params) if survey else None
+        with np.errstate(over="ignore", invalid="ignore"):  # checked in `_add_to_base`
+            surveyed = survey(lambda: self._deltas(choice), params) if survey else None
             return {
-                deltas.tensor: self.method.combine(deltas, params, found)
-                for deltas in self._walk(choice)
+                deltas.tensor: self.method.combine(deltas, params, surveyed)
+                for deltas in self._deltas(choice)
                 if deltas.changed()
             }
 
-    def _walk(self, choice: Choice) -> Iterator[Deltas]:
-        """The deltas of every tensor, experts in the order in which the engine sums them."""
+    def _deltas(self, choice: Choice) -> Iterator[Deltas]:
+        """Yield the deltas of every tensor, experts in the order in which the engine sums them."""
         parts = zip(
             self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
         )
@@ -123,12 +123,14 @@ class Blender:
         for name in self._names:
             yield Deltas(
                 tensor=name,
-                values=[self._softened(name, one, keep, out) for one, _, keep, out in ordered],
+                values=[
+                    self._soften(name, candidate, keep, out) for candidate, _, keep, out in ordered
+                ],
                 weights=tuple(weight for _, weight, _, _ in ordered),
                 shas=tuple(candidate.source.key for candidate, _, _, _ in ordered),
             )
 
-    def _softened(self, name: str, candidate: Candidate, keep: float, intruders: float) -> Array:
+    def _soften(self, name: str, candidate: Candidate, keep: float, intruders: float) -> Array:
         delta = self.delta(candidate, name)
         if (keep, intruders) == (1.0, 1.0):
             return delta
@@ -141,33 +143,35 @@ class Blender:
             )
         return self._softenings[key].soften(name, delta)
 
-    def _vector(self, candidate: Candidate) -> TaskVector:
-        sha = candidate.source.key
-        if sha not in self._vectors:
-            self._vectors[sha] = TaskVector(self._pool.base_checkpoint, self._pool.open(candidate))
-        return self._vectors[sha]
+    def _task_vector(self, candidate: Candidate) -> TaskVector:
+        key = candidate.source.key
+        if key not in self._task_vectors:
+            self._task_vectors[key] = TaskVector(
+                self._pool.base_checkpoint, self._pool.open(candidate)
+            )
+        return self._task_vectors[key]
 
     def _dtype(self, name: str) -> str:
         return self._pool.base_checkpoint.index[name].dtype
 
     def _base(self, name: str) -> Array:
         key = ("", name)
-        found = self._kept.get(key)
-        if found is None:
-            found = self._pool.base_checkpoint.read(name)
-            self._kept.put(key, found)
-        return found
+        array = self._cache.get(key)
+        if array is None:
+            array = self._pool.base_checkpoint.read(name)
+            self._cache.put(key, array)
+        return array
 
 
-def _length(arrays: Iterable[Array]) -> float:
+def _norm(arrays: Iterable[Array]) -> float:
     return math.sqrt(math.fsum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
 
 
-class Kept:
-    """Arrays by key, the least recently asked for let go of when they are too many bytes."""
+class ArrayCache:
+    """Arrays by key, up to `max_bytes`; the least recently used are dropped first."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes, self._bytes = most_bytes, 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
         self._arrays: OrderedDict[tuple[str, str], Array] = OrderedDict()
 
     def get(self, key: tuple[str, str]) -> Array | None:
@@ -178,5 +182,5 @@ class Kept:
     def put(self, key: tuple[str, str], array: Array) -> None:
         self._arrays[key] = array
         self._bytes += array.nbytes
-        while self._bytes > self._most_bytes and len(self._arrays) > 1:
+        while self._bytes > self._max_bytes and len(self._arrays) > 1:
             self._bytes -= self._arrays.popitem(last=False)[1].nbytes

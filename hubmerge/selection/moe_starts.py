@@ -1,4 +1,4 @@
-"""What a mixture may start from: a step of each expert, by the rules that people go by."""
+"""The starts of a mixture of experts: a step of each expert, by the rules people use."""
 
 from __future__ import annotations
 
@@ -8,100 +8,111 @@ from dataclasses import dataclass
 
 from hubmerge.selection.pool import Candidate, Pool
 
-Places = tuple[int, ...]
+Indices = tuple[int, ...]
 EARLY_STOP, LAST, BEST_EXPERT = "early-stop", "last", "best-expert"
 _NULL_SHARE = 8  # the paper's mixtures start best from step 256 of 2048 (arXiv 2506.14126)
 
 
 @dataclass(frozen=True)
-class Arms:
-    """The starts by name, earliest first: for each task the place of its candidate.
+class MoeStarts:
+    """The starts by name, earliest first: for each task the index of its candidate.
 
-    `null` is the one that the paper found best: undertrained. `last` is that of the last steps,
-    which early stopping may have chosen, so that it is the null itself. `names` maps every name of
-    a start to the one that it goes by.
+    `null` is the null hypothesis: the undertrained start that the paper found best. `last` is the
+    start from the last steps; it is the null itself if early stopping chose the last steps.
+    `names` maps every name of a start, aliases included, to its main name.
     """
 
-    places: Mapping[str, Places]
+    indices: Mapping[str, Indices]
     null: str
     last: str
     names: Mapping[str, str]
 
     @property
     def challengers(self) -> tuple[str, ...]:
-        """Those that are raced, earliest first."""
-        return tuple(name for name in self.places if name not in (self.null, self.last))
+        """The names of the starts that compete, earliest first."""
+        return tuple(name for name in self.indices if name not in (self.null, self.last))
 
 
-def arms_of(pool: Pool) -> Arms:
-    """Every start that a rule leads to, each once.
+def find_starts(pool: Pool) -> MoeStarts:
+    """Find the start of every rule, each start once.
 
-    Without early-stopped runs the null is the common step nearest to an eighth of the last, in
-    octaves.
+    Without early-stopped runs the null is the common step nearest to an eighth of the last step,
+    on a log2 scale.
     """
-    named: dict[Places, str] = {}
-    names = {name: named.setdefault(places, name) for name, places in _named(pool)}
-    octaves = {places: _octaves(pool, places) for places in named}
-    ordered = sorted(named, key=lambda places: (octaves[places], places))
-    last = _last(pool)
-    null = _stopped(pool) or _undertrained(pool, octaves[last])
-    return Arms({named[places]: places for places in ordered}, named[null], named[last], names)
+    name_by_indices: dict[Indices, str] = {}
+    names = {
+        name: name_by_indices.setdefault(indices, name) for name, indices in _starts_by_rule(pool)
+    }
+    log2_steps = {indices: _mean_log2_step(pool, indices) for indices in name_by_indices}
+    ordered = sorted(name_by_indices, key=lambda indices: (log2_steps[indices], indices))
+    last = _last_indices(pool)
+    null = _early_stop_indices(pool) or _undertrained_indices(pool, log2_steps[last])
+    return MoeStarts(
+        {name_by_indices[indices]: indices for indices in ordered},
+        name_by_indices[null],
+        name_by_indices[last],
+        names,
+    )
 
 
-def _named(pool: Pool) -> Iterator[tuple[str, Places]]:
-    """Of several names for one start the first is the one that it goes by."""
-    if stopped := _stopped(pool):
-        yield EARLY_STOP, stopped
-    yield LAST, _last(pool)
-    for step, places in _common(pool).items():
-        yield f"step{step}", places
-    if best := _best_expert(pool):
-        yield BEST_EXPERT, best
+def _starts_by_rule(pool: Pool) -> Iterator[tuple[str, Indices]]:
+    """Yield a name and its start; the first name of a start is its main name."""
+    if early_stop := _early_stop_indices(pool):
+        yield EARLY_STOP, early_stop
+    yield LAST, _last_indices(pool)
+    for step, indices in _common_steps(pool).items():
+        yield f"step{step}", indices
+    if best_expert := _best_expert_indices(pool):
+        yield BEST_EXPERT, best_expert
 
 
-def _common(pool: Pool) -> dict[int, Places]:
-    """Every step that some expert has, of each expert or its nearest earlier one."""
-    runs = [_unstopped(its) for its in pool.candidates]
-    found = {}
-    for step in sorted({one.step for run in runs for _, one in run}):
-        up_to = [[place for place, one in run if one.step <= step] for run in runs]
+def _common_steps(pool: Pool) -> dict[int, Indices]:
+    """Map every step to each expert's candidate at that step or, if missing, just before it."""
+    runs = [_not_stopped(candidates) for candidates in pool.candidates]
+    indices_by_step = {}
+    for step in sorted({candidate.step for run in runs for _, candidate in run}):
+        up_to = [[index for index, candidate in run if candidate.step <= step] for run in runs]
         if all(up_to):
-            found[step] = tuple(its[-1] for its in up_to)
-    return found
+            indices_by_step[step] = tuple(indices[-1] for indices in up_to)
+    return indices_by_step
 
 
-def _unstopped(candidates: Sequence[Candidate]) -> list[tuple[int, Candidate]]:
-    """Places and steps of runs that went on: where others stopped is no step to hold in common."""
-    every = list(enumerate(candidates))
-    return [(place, one) for place, one in every if not one.stopped] or every
+def _not_stopped(candidates: Sequence[Candidate]) -> list[tuple[int, Candidate]]:
+    """Return the candidates, with their indices, at which the run was not stopped early.
+
+    If there are none, return all.
+    """
+    indexed = list(enumerate(candidates))
+    return [(index, c) for index, c in indexed if not c.stopped_early] or indexed
 
 
-def _last(pool: Pool) -> Places:
-    return tuple(len(its) - 1 for its in pool.candidates)
+def _last_indices(pool: Pool) -> Indices:
+    return tuple(len(steps) - 1 for steps in pool.candidates)
 
 
-def _stopped(pool: Pool) -> Places | None:
-    """Where early stopping ended each run; None where a run was not stopped."""
-    stopped = [[n for n, one in enumerate(its) if one.stopped] for its in pool.candidates]
-    return tuple(its[0] for its in stopped) if all(stopped) else None
+def _early_stop_indices(pool: Pool) -> Indices | None:
+    """Return where early stopping ended each run, None if a run was not stopped early."""
+    stopped = [[n for n, c in enumerate(steps) if c.stopped_early] for steps in pool.candidates]
+    return tuple(indices[0] for indices in stopped) if all(stopped) else None
 
 
-def _best_expert(pool: Pool) -> Places | None:
-    """The step of each expert that is best on its own task; None where some are not recorded."""
-    own = [[one.own for one in its] for its in pool.candidates]
-    known = [[value for value in its if value is not None] for its in own]
-    if list(map(len, known)) != list(map(len, own)):
+def _best_expert_indices(pool: Pool) -> Indices | None:
+    """Return the best step of each expert on its own task, None if an accuracy is missing."""
+    accuracies = [[candidate.own_accuracy for candidate in steps] for steps in pool.candidates]
+    recorded = [[value for value in values if value is not None] for values in accuracies]
+    if list(map(len, recorded)) != list(map(len, accuracies)):
         return None
-    return tuple(its.index(max(its)) for its in known)
+    return tuple(values.index(max(values)) for values in recorded)
 
 
-def _undertrained(pool: Pool, last: float) -> Places:
-    wanted = last - math.log2(_NULL_SHARE)
-    common = _common(pool).values()
-    return min(common, key=lambda places: abs(_octaves(pool, places) - wanted))
+def _undertrained_indices(pool: Pool, last: float) -> Indices:
+    target = last - math.log2(_NULL_SHARE)
+    common = _common_steps(pool).values()
+    return min(common, key=lambda indices: abs(_mean_log2_step(pool, indices) - target))
 
 
-def _octaves(pool: Pool, places: Places) -> float:
-    """The mean of the chosen steps, in octaves."""
-    steps = [its[place].step for its, place in zip(pool.candidates, places, strict=True)]
+def _mean_log2_step(pool: Pool, indices: Indices) -> float:
+    """Return the mean log2 of the chosen steps."""
+    pairs = zip(pool.candidates, indices, strict=True)
+    steps = [candidates[index].step for candidates, index in pairs]
     return math.fsum(math.log2(max(step, 1)) for step in steps) / len(steps)

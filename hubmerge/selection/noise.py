@@ -1,4 +1,4 @@
-"""Whether one merge is better than another, or only luckier: paired over the rows they share."""
+"""Whether one merge is better than another beyond chance, paired over the rows both measured."""
 
 from __future__ import annotations
 
@@ -18,71 +18,69 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """One mean accuracy minus another: its value, its standard error, the ends of its interval."""
+    """The difference of two mean accuracies, its standard error and its confidence interval."""
 
     value: float
     stderr: float
     low: float
     high: float
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether it is on one side of zero, beyond the noise."""
-        return self.low > 0 or self.high < 0
 
+def difference(trial: Trial, baseline: Trial, seed: int, level: float = LEVEL) -> Difference:
+    """Return how much better `trial` is, over the rows that both measured, by a paired bootstrap.
 
-def difference(one: Trial, other: Trial, seed: int, level: float = LEVEL) -> Difference:
-    """How much better `one` is, over the rows that both measured, by a paired bootstrap.
-
-    Rows are drawn anew within each task, tasks count alike. A row tells +1, 0 or -1, so drawing n
-    rows is one multinomial draw of how many tell what: exact, and as quick for a million rows.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 8 and 13.
+    Rows are resampled within each task; every task has the same weight. The difference on a row is
+    +1, 0 or -1, so resampling n rows is one multinomial draw of the three counts: exact, and as
+    fast for a million rows. Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993),
+    chapters 8 and 13.
     """
-    generator = np.random.Generator(np.random.Philox(_address(seed, one, other)))
+    generator = np.random.Generator(np.random.Philox(_bootstrap_seed(seed, trial, baseline)))
     means, spread = np.zeros(RESAMPLES), 0.0
-    told = counts(one, other)
-    for worse, same, better in told.values():
+    counts = paired_counts(trial, baseline)
+    for worse, same, better in counts.values():
         rows = worse + same + better
         drawn = generator.multinomial(rows, np.array([worse, same, better]) / rows, RESAMPLES)
         means += (drawn[:, 2] - drawn[:, 0]) / rows
         spread += _variance(worse, same, better) / rows
     tail = (1 - level) / 2
-    low, high = np.quantile(means / len(told), [tail, 1 - tail])
-    return Difference(gain(one, other), math.sqrt(spread) / len(told), float(low), float(high))
+    low, high = np.quantile(means / len(counts), [tail, 1 - tail])
+    return Difference(
+        gain(trial, baseline), math.sqrt(spread) / len(counts), float(low), float(high)
+    )
 
 
-def gain(one: Trial, other: Trial) -> float:
-    """Mean accuracy of one minus that of the other, over the rows that both measured."""
-    told = counts(one, other)
-    return math.fsum((b - w) / (w + s + b) for w, s, b in told.values()) / len(told)
+def gain(trial: Trial, baseline: Trial) -> float:
+    """Return the mean accuracy of `trial` minus that of `baseline`, over the rows both measured."""
+    counts = paired_counts(trial, baseline)
+    return math.fsum((b - w) / (w + s + b) for w, s, b in counts.values()) / len(counts)
 
 
-def stderr(one: Trial, other: Trial) -> float:
-    """The standard error of `gain`."""
-    told = counts(one, other)
-    spread = math.fsum(_variance(w, s, b) / (w + s + b) for w, s, b in told.values())
-    return math.sqrt(spread) / len(told)
+def stderr(trial: Trial, baseline: Trial) -> float:
+    """Return the standard error of `gain`."""
+    counts = paired_counts(trial, baseline)
+    spread = math.fsum(_variance(w, s, b) / (w + s + b) for w, s, b in counts.values())
+    return math.sqrt(spread) / len(counts)
 
 
-def counts(one: Trial, other: Trial) -> Mapping[str, tuple[int, int, int]]:
-    """Task -> on how many shared rows `one` is worse, the same, better."""
-    found = {}
-    for task in sorted(one.rows):  # a log may list tasks in another order
-        pairs = list(zip(one.rows[task].bits, other.rows[task].bits, strict=False))
+def paired_counts(trial: Trial, baseline: Trial) -> Mapping[str, tuple[int, int, int]]:
+    """Return by task on how many shared rows `trial` is worse, the same and better."""
+    counts = {}
+    for task in sorted(trial.rows):  # a log may list tasks in another order
+        pairs = list(zip(trial.rows[task].bits, baseline.rows[task].bits, strict=False))
         better = sum(pair == ("1", "0") for pair in pairs)
         worse = sum(pair == ("0", "1") for pair in pairs)
-        found[task] = (worse, len(pairs) - worse - better, better)
-    return found
+        counts[task] = (worse, len(pairs) - worse - better, better)
+    return counts
 
 
 def _variance(worse: int, same: int, better: int) -> float:
-    """Of what one row tells, unbiased."""
+    """Return the unbiased variance of the difference on one row."""
     rows = worse + same + better
     mean = (better - worse) / rows
     return ((worse + better) - rows * mean**2) / max(rows - 1, 1)
 
 
-def _address(seed: int, one: Trial, other: Trial) -> int:
-    """The same pair draws the same rows, whatever was compared before."""
-    said = json.dumps([seed, one.recipe, other.recipe]).encode()
-    return int.from_bytes(hashlib.sha256(said).digest()[:16], "big")
+def _bootstrap_seed(seed: int, trial: Trial, baseline: Trial) -> int:
+    """Derive the seed from the pair, so that its samples do not depend on earlier comparisons."""
+    text = json.dumps([seed, trial.recipe, baseline.recipe]).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:16], "big")

@@ -1,7 +1,7 @@
-"""How steps are chosen: what people do, what the paper does, and what goes beyond it.
+"""The policies that choose steps: common practice, the paper's, and what goes beyond it.
 
-Every policy is a function from a search to the best choice that it finds; each tunes the method's
-parameters on validation, as appendix C of arXiv 2506.14126 does.
+A policy is a function from a search to the best choice that it finds. Each tunes the parameters of
+the method on validation data, as in appendix C of arXiv 2506.14126.
 """
 
 from __future__ import annotations
@@ -9,69 +9,72 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from hubmerge.selection.pool import Candidate, plain_choice
-from hubmerge.selection.search import Found, Search
+from hubmerge.selection.search import MeasuredChoice, Search
 
-_STRIDES = (2, 1)  # in the grid, from a start that is not far off
+_STRIDES = (2, 1)  # in the grid, from a good starting point
 _SWEEPS = 3
-_REACH = 3  # places to either side of a step
+_REACH = 3  # steps to either side of the chosen one
 _FACTORS = (1.5, 1.2)  # by which weights are multiplied and divided
-_KEPT = (0.5, 0.3, 0.2, 0.1)  # fractions of an expert's changes
-_INTRUDERS = (0.9, 0.75)  # factors on its intruder dimensions; near 1, as they hold the base too
+_KEEP_FRACTIONS = (0.5, 0.3, 0.2, 0.1)  # of an expert's changes
+_INTRUDERS = (0.9, 0.75)  # factors on intruder dimensions; near 1, as they also hold the base
 
 
-def last(search: Search) -> Found:
-    """Every expert's last step: what people merge today."""
-    return _tuned(search, tuple(len(its) - 1 for its in search.pool.candidates))
+def last(search: Search) -> MeasuredChoice:
+    """Choose every expert's last step: common practice."""
+    return _tune_from(search, tuple(len(steps) - 1 for steps in search.pool.candidates))
 
 
-def best_expert(search: Search, own: Callable[[int, int], float]) -> Found:
-    """The step of each expert with the best accuracy on its own task; the earliest of equals."""
-    places = []
-    for task, its in enumerate(search.pool.candidates):
-        accuracies = [own(task, place) for place in range(len(its))]
-        places.append(accuracies.index(max(accuracies)))
-    return _tuned(search, tuple(places))
+def best_expert(search: Search, own_accuracy: Callable[[int, int], float]) -> MeasuredChoice:
+    """Choose each expert's best step on its own task, the earliest of equals.
+
+    `own` returns the accuracy of a candidate on its own task, given the task's and its index.
+    """
+    indices = []
+    for task, steps in enumerate(search.pool.candidates):
+        accuracies = [own_accuracy(task, index) for index in range(len(steps))]
+        indices.append(accuracies.index(max(accuracies)))
+    return _tune_from(search, tuple(indices))
 
 
-def early_stop(search: Search) -> Found | None:
-    """The step at which early stopping ended each run; None where a run was not stopped."""
-    places = [_stopped(its) for its in search.pool.candidates]
-    known = [place for place in places if place is not None]
-    return _tuned(search, tuple(known)) if len(known) == len(places) else None
+def early_stop(search: Search) -> MeasuredChoice | None:
+    """Choose where early stopping ended each run; None if a run was not stopped early."""
+    indices = [_early_stop_index(steps) for steps in search.pool.candidates]
+    known = [index for index in indices if index is not None]
+    return _tune_from(search, tuple(known)) if len(known) == len(indices) else None
 
 
-def uniform(search: Search) -> Iterator[Found]:
-    """Every common step, last first, each tuned from its neighbour's parameters: the paper's."""
-    steps = {one.step for its in search.pool.candidates for one in its}
-    before: Found | None = None
+def uniform(search: Search) -> Iterator[MeasuredChoice]:
+    """Yield every common step, last first, each tuned from the previous one: the paper's policy."""
+    steps = {candidate.step for candidates in search.pool.candidates for candidate in candidates}
+    previous: MeasuredChoice | None = None
     for step in sorted(steps, reverse=True):
-        places = search.pool.same_step(step)
-        if places is None:
+        indices = search.pool.common_step(step)
+        if indices is None:
             continue
-        if before is None:
-            start = search.start(places)
+        if previous is None:
+            start = search.measure_start(indices)
         else:
-            start = search.whole(plain_choice(places, dict(before.choice.params)))
-        before = search.tune(start, _STRIDES)
-        yield before
+            start = search.measure_all_rows(plain_choice(indices, dict(previous.choice.params)))
+        previous = search.tune(start, _STRIDES)
+        yield previous
 
 
-def coordinate(search: Search, start: Found) -> Found:
-    """A step of its own for each task, from a good start: all at once, then one at a time."""
+def coordinate(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Choose a separate step for each task: move all together, then one at a time."""
     best = start
     for sweep in range(_SWEEPS):
-        before = best
-        best = _shift(search, best)
+        previous = best
+        best = _shift_all(search, best)
         for task in range(len(search.pool.tasks)):
-            best = _move(search, best, task, _REACH if sweep == 0 else 1)
+            best = _move_step(search, best, task, _REACH if sweep == 0 else 1)
         best = search.tune(best, _STRIDES if sweep == 0 else (1,))
-        if best is before:
+        if best is previous:
             break
     return best
 
 
-def weights(search: Search, start: Found) -> Found:
-    """A weight of its own for each task, at the steps of the start: the honest rival."""
+def weights(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Choose a separate weight for each task at the steps of the start: a strong baseline."""
     best = start
     for factor in _FACTORS:
         for task in range(len(search.pool.tasks)):
@@ -80,73 +83,75 @@ def weights(search: Search, start: Found) -> Found:
     return best
 
 
-def joint(search: Search, start: Found) -> Found:
-    """Steps and weights together."""
+def joint(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Choose steps and weights together."""
     best = start
     for _ in range(_SWEEPS):
-        before = best
+        previous = best
         best = weights(search, best)
         for task in range(len(search.pool.tasks)):
-            best = _move(search, best, task, reach=1)
-        if best is before:
+            best = _move_step(search, best, task, reach=1)
+        if best is previous:
             break
     return best
 
 
-def rescale(search: Search, start: Found) -> Found:
-    """Stopping early after the fact: task vectors weighed, trimmed, or rid of intruder dimensions.
+def rescale(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Imitate early stopping: weight and trim task vectors, and damp intruder dimensions.
 
-    For repositories that have only a final checkpoint.
+    This is for repositories that have only a final checkpoint.
     """
     best = weights(search, start)
     for task in range(len(search.pool.tasks)):
-        kept = (best.choice.keeping(task, keep) for keep in _KEPT)
+        kept = (best.choice.with_keep(task, keep) for keep in _KEEP_FRACTIONS)
         best = search.best_of(kept, best)
-        damped = (best.choice.damping(task, factor) for factor in _INTRUDERS)
+        damped = (best.choice.with_intruders(task, factor) for factor in _INTRUDERS)
         best = search.best_of(damped, best)
     return search.tune(best, (1,))
 
 
-def _tuned(search: Search, places: tuple[int, ...]) -> Found:
-    return search.tune(search.start(places), _STRIDES)
+def _tune_from(search: Search, indices: tuple[int, ...]) -> MeasuredChoice:
+    return search.tune(search.measure_start(indices), _STRIDES)
 
 
-def _stopped(candidates: Sequence[Candidate]) -> int | None:
-    return next((place for place, one in enumerate(candidates) if one.stopped), None)
+def _early_stop_index(candidates: Sequence[Candidate]) -> int | None:
+    return next(
+        (index for index, candidate in enumerate(candidates) if candidate.stopped_early), None
+    )
 
 
-def _move(search: Search, best: Found, task: int, reach: int) -> Found:
-    """Other steps for one task, nearest first; further on where the last one was the best."""
+def _move_step(search: Search, best: MeasuredChoice, task: int, reach: int) -> MeasuredChoice:
+    """Try other steps for one task, nearest first; `reach` starts again at every improvement."""
     for sign in (-1, 1):
-        here, tried = best.choice.places[task], 0
+        index, tried = best.choice.indices[task], 0
         while tried < reach:
-            here, tried = here + sign, tried + 1
-            if not 0 <= here < len(search.pool.candidates[task]):
+            index, tried = index + sign, tried + 1
+            if not 0 <= index < len(search.pool.candidates[task]):
                 break
-            found = search.better(best.choice.at(task, here), best)
-            tried = 0 if found is not best else tried
-            best = found
+            better = search.better_of(best.choice.with_candidate(task, index), best)
+            tried = 0 if better is not best else tried
+            best = better
     return best
 
 
-def _shift(search: Search, best: Found) -> Found:
-    """Every task one step earlier or later, as long as that helps."""
+def _shift_all(search: Search, best: MeasuredChoice) -> MeasuredChoice:
+    """Move every task one step earlier or later, as long as accuracy improves."""
     for sign in (-1, 1):
         while True:
-            moved = search.pool.shifted(best.choice, sign)
-            found = search.better(moved, best)
-            if found is best:
+            shifted = search.pool.shift(best.choice, sign)
+            better = search.better_of(shifted, best)
+            if better is best:
                 break
-            best = found
+            best = better
     return best
 
 
-def _weigh(search: Search, best: Found, task: int, factor: float) -> Found:
-    for by in (factor, 1 / factor):
+def _weigh(search: Search, best: MeasuredChoice, task: int, factor: float) -> MeasuredChoice:
+    for multiplier in (factor, 1 / factor):
         while True:
-            weight = round(best.choice.weights[task] * by, 4)
-            found = search.better(best.choice.weighing(task, weight), best)
-            if found is best:
+            weight = round(best.choice.weights[task] * multiplier, 4)
+            better = search.better_of(best.choice.with_weight(task, weight), best)
+            if better is best:
                 break
-            best = found
+            best = better
     return best

@@ -1,4 +1,4 @@
-"""The policies side by side: each is run in its turn, from what those before it have found."""
+"""Runs the policies one after another; later ones start from the results of earlier ones."""
 
 from __future__ import annotations
 
@@ -10,129 +10,134 @@ from hubmerge.selection import policies
 from hubmerge.selection.policies import best_expert, early_stop
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.proxy import proxy
-from hubmerge.selection.search import Found, OutOfBudget, Search
+from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
 
 LAST, LOCKED = "last", "locked"
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What one policy found, and how many merges had been asked for when it had."""
+class PolicyResult:
+    """The best choice of one policy, and how many merges had been requested by then."""
 
     name: str
-    found: Found
+    result: MeasuredChoice
     evaluations: int
 
 
-class Board:
-    """What policies have found, by name, in the order in which they were run.
+class PolicyResults:
+    """The results of policies by name, in the order in which they ran.
 
-    `uniform` is the best of every common step; `cut` names the policies that the budget ended.
+    `uniform` holds the tuned choice of every common step; `cut` names the policies that the budget
+    ended early.
     """
 
     def __init__(self, search: Search, locked: Choice | None = None) -> None:
         self.search, self._locked = search, locked
-        self.found: dict[str, Policy] = {}
-        self.uniform: list[Found] = []
+        self.results: dict[str, PolicyResult] = {}
+        self.uniform: list[MeasuredChoice] = []
         self.cut: list[str] = []
 
     def run(self, name: str) -> None:
-        """Run one policy; what it had found when the budget ended counts."""
-        self.search.forget_best()
+        """Run one policy; if the budget ends, the best choice so far is its result."""
+        self.search.reset_best()
         try:
-            found = _POLICIES[name](self)
+            result = _POLICIES[name](self)
         except OutOfBudget:
-            found = self.search.best
+            result = self.search.best
             self.cut.append(name)
-        if found is not None:
-            self.found[name] = Policy(name, found, self.search.arena.merges)
+        if result is not None:
+            self.results[name] = PolicyResult(name, result, self.search.evaluator.merges)
 
-    def look_around(self, chosen: Found) -> None:
-        """Ask the next earlier and later step of each task, as far as the budget goes.
+    def measure_neighbours(self, chosen: MeasuredChoice) -> None:
+        """Measure the next earlier and later step of each task, as far as the budget allows.
 
-        It changes nothing about the choice: it tells how much hangs on it.
+        This does not change the choice; it shows how much depends on it.
         """
-        for task, place in enumerate(chosen.choice.places):
-            for beside in (place - 1, place + 1):
-                if 0 <= beside < len(self.search.pool.candidates[task]):
+        for task, index in enumerate(chosen.choice.indices):
+            for neighbour in (index - 1, index + 1):
+                if 0 <= neighbour < len(self.search.pool.candidates[task]):
                     with suppress(OutOfBudget):
-                        self.search.better(chosen.choice.at(task, beside), chosen)
+                        self.search.better_of(chosen.choice.with_candidate(task, neighbour), chosen)
 
-    def own(self, task: int, place: int) -> float:
-        """A candidate's own validation accuracy, measured if nobody recorded it."""
-        known = self.search.pool.candidates[task][place].own
-        return known if known is not None else self.search.alone(task, place)
+    def own_accuracy(self, task: int, index: int) -> float:
+        """Return a candidate's accuracy on its own task, measured if it was not recorded."""
+        recorded = self.search.pool.candidates[task][index].own_accuracy
+        return recorded if recorded is not None else self.search.measure_expert(task, index)
 
-    def best(self, *names: str) -> Found | None:
-        """The best that these policies have found, or any of them if none is named."""
-        wanted = [one.found for name, one in self.found.items() if not names or name in names]
-        return max(wanted, key=lambda one: one.accuracy, default=None)
+    def best(self, *names: str) -> MeasuredChoice | None:
+        """Return the best result of these policies, or of all if no name is given."""
+        wanted = [r.result for name, r in self.results.items() if not names or name in names]
+        return max(wanted, key=lambda measured: measured.accuracy, default=None)
 
 
-def order(pool: Pool, asked: str | None = None, is_locked: bool = False) -> list[str]:
-    """The policies in the order to run them: the rival first, then what was asked for, then all.
+def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = False) -> list[str]:
+    """Return the policies in the order to run: the baselines, then the requested one, then all.
 
-    Repositories of one checkpoint each leave no steps to choose: there, early stopping can only be
-    made up for. Where no run was stopped early, the best common step is what a search for steps of
-    their own starts from, and is looked for first.
+    Repositories with one checkpoint each leave no step to choose, so only weights and `rescale` are
+    tried. If no run was stopped early, the search for separate steps starts from the best common
+    step, so `uniform` runs first.
     """
-    rivals = [LAST, *([LOCKED] if is_locked else [])]
-    if all(len(its) == 1 for its in pool.candidates):
-        return [*rivals, "weights", "rescale"]
-    stopped = all(any(one.stopped for one in its) for its in pool.candidates)
+    baselines = [LAST, *([LOCKED] if is_locked else [])]
+    if all(len(steps) == 1 for steps in pool.candidates):
+        return [*baselines, "weights", "rescale"]
+    stopped = all(any(candidate.stopped_early for candidate in steps) for steps in pool.candidates)
     starts = (
         ["early-stop", "best-expert", "proxy"] if stopped else ["best-expert", "proxy", "uniform"]
     )
-    every = [*starts, "coordinate", "uniform", "weights", "joint"]
-    needs = {
+    search_order = [*starts, "coordinate", "uniform", "weights", "joint"]
+    starting_points = {
         "coordinate": starts,
         "weights": ["uniform"],
         "joint": [*starts, "coordinate"],
         "rescale": [],
     }
-    first = [*needs.get(asked, []), asked] if asked in {*every, *needs} else []
-    return list(dict.fromkeys([*rivals, *first, *every]))
+    first: list[str] = []
+    if requested in {*search_order, *starting_points}:
+        first = [*starting_points.get(requested, []), requested]
+    return list(dict.fromkeys([*baselines, *first, *search_order]))
 
 
-def _locked(board: Board) -> Found | None:
-    return board.search.whole(board._locked) if board._locked else None
+def _locked(results: PolicyResults) -> MeasuredChoice | None:
+    return results.search.measure_all_rows(results._locked) if results._locked else None
 
 
-def _proxy(board: Board) -> Found | None:
-    search = board.search
-    choice = proxy(search.pool, search.arena.blender, search.grid)
-    return search.whole(choice) if choice else None
+def _proxy(results: PolicyResults) -> MeasuredChoice | None:
+    search = results.search
+    choice = proxy(search.pool, search.evaluator.merger, search.grid)
+    return search.measure_all_rows(choice) if choice else None
 
 
-def _uniform(board: Board) -> Found | None:
-    for found in policies.uniform(board.search):
-        board.uniform.append(found)
-    return max(board.uniform, key=lambda one: one.accuracy, default=None)
+def _uniform(results: PolicyResults) -> MeasuredChoice | None:
+    for measured in policies.uniform(results.search):
+        results.uniform.append(measured)
+    return max(results.uniform, key=lambda measured: measured.accuracy, default=None)
 
 
-def _from(
-    policy: Callable[[Search, Found], Found], *starts: str
-) -> Callable[[Board], Found | None]:
-    """A policy that goes on from the best of others, or of all if none of those has been run."""
+def _starting_from(
+    policy: Callable[[Search, MeasuredChoice], MeasuredChoice], *starts: str
+) -> Callable[[PolicyResults], MeasuredChoice | None]:
+    """Make a policy start from the best result of `starts`, or of all if none of them has run."""
 
-    def run(board: Board) -> Found | None:
-        start = board.best(*starts) or board.best()
-        return policy(board.search, start) if start else None
+    def run(results: PolicyResults) -> MeasuredChoice | None:
+        start = results.best(*starts) or results.best()
+        return policy(results.search, start) if start else None
 
     return run
 
 
-_POLICIES: Mapping[str, Callable[[Board], Found | None]] = {
-    LAST: lambda board: policies.last(board.search),
+_POLICIES: Mapping[str, Callable[[PolicyResults], MeasuredChoice | None]] = {
+    LAST: lambda results: policies.last(results.search),
     LOCKED: _locked,
-    "early-stop": lambda board: early_stop(board.search),
-    "best-expert": lambda board: best_expert(board.search, board.own),
+    "early-stop": lambda results: early_stop(results.search),
+    "best-expert": lambda results: best_expert(results.search, results.own_accuracy),
     "proxy": _proxy,
-    "coordinate": _from(policies.coordinate, LAST, "early-stop", "best-expert", "proxy", "uniform"),
+    "coordinate": _starting_from(
+        policies.coordinate, LAST, "early-stop", "best-expert", "proxy", "uniform"
+    ),
     "uniform": _uniform,
-    "weights": _from(policies.weights, "uniform"),
-    "joint": _from(policies.joint),
-    "rescale": _from(policies.rescale, LAST),
+    "weights": _starting_from(policies.weights, "uniform"),
+    "joint": _starting_from(policies.joint),
+    "rescale": _starting_from(policies.rescale, LAST),
 }
 
 POLICIES = tuple(_POLICIES)

@@ -1,12 +1,12 @@
-"""What can be chosen from: for every task the steps of its experts, and a choice among them."""
+"""The candidates of a selection, the steps of every task's experts, and a choice among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from hubmerge.manifest import Point, Source, recipe_id
+from hubmerge.manifest import Source, ValidationPoint, recipe_id
 from hubmerge.tasks.task import Task
 from hubmerge.trials import Part
 from hubmerge.weights.checkpoint import Checkpoint
@@ -17,15 +17,15 @@ Params = tuple[tuple[str, Any], ...]  # name and value, sorted by name
 
 @dataclass(frozen=True)
 class Candidate:
-    """One step of an expert: what it is, and its own validation accuracy if known.
+    """One step of an expert, with its validation accuracy on its own task if known.
 
-    `stopped` says that early stopping ended its run here; `curve` is its run up to here.
+    `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here.
     """
 
     source: Source
-    own: float | None = None
-    stopped: bool = False
-    curve: tuple[Point, ...] = field(default=(), repr=False)
+    own_accuracy: float | None = None
+    stopped_early: bool = False
+    curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
 
     @property
     def step(self) -> int:
@@ -36,7 +36,7 @@ class Candidate:
 class Pool:
     """The base, the tasks, and for each task its candidates by rising step.
 
-    `open` gives the weights of a candidate, which are fetched when they are first asked for.
+    `open` returns the checkpoint of a candidate, which is fetched on first use.
     """
 
     base: Source
@@ -46,11 +46,12 @@ class Pool:
     open: Callable[[Candidate], Checkpoint] = field(repr=False)
 
     def experts(self, choice: Choice) -> list[Candidate]:
-        """The chosen candidate of each task."""
-        return [its[place] for its, place in zip(self.candidates, choice.places, strict=True)]
+        """Return the chosen candidate of each task."""
+        pairs = zip(self.candidates, choice.indices, strict=True)
+        return [candidates[index] for candidates, index in pairs]
 
     def sources(self, choice: Choice) -> tuple[Source, ...]:
-        """The chosen candidates as a manifest names them, with their part in the merge."""
+        """Return the chosen candidates as a manifest lists them, with their share in the merge."""
         return tuple(
             replace(expert.source, weight=weight, keep=keep, intruders=intruders)
             for expert, weight, keep, intruders in zip(
@@ -59,80 +60,76 @@ class Pool:
         )
 
     def parts(self, choice: Choice) -> tuple[Part, ...]:
-        """What of the chosen candidates decides the merge, in canonical order."""
-        found = (Part(s.key, s.weight, s.keep, s.intruders) for s in self.sources(choice))
-        return tuple(sorted(found, key=lambda part: (part.sha, part.weight)))
+        """Return the commits and shares that determine the merge, in canonical order."""
+        parts = (Part(s.key, s.weight, s.keep, s.intruders) for s in self.sources(choice))
+        return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
 
     def recipe(self, choice: Choice, method: str) -> str:
-        """The identity of the merge that the choice stands for."""
+        """Return the recipe id of the merge."""
         return recipe_id(self.base, self.sources(choice), method, dict(choice.params))
 
     def steps(self, choice: Choice) -> tuple[int, ...]:
-        """The chosen steps."""
+        """Return the chosen steps."""
         return tuple(expert.step for expert in self.experts(choice))
 
-    def shifted(self, choice: Choice, by: int) -> Choice:
-        """The choice with every candidate so many places on, as far as there are any."""
-        places = (
-            min(max(place + by, 0), len(its) - 1)
-            for place, its in zip(choice.places, self.candidates, strict=True)
+    def shift(self, choice: Choice, by: int) -> Choice:
+        """Return the choice with every candidate moved `by` positions, clipped to the ends."""
+        indices = (
+            min(max(index + by, 0), len(candidates) - 1)
+            for index, candidates in zip(choice.indices, self.candidates, strict=True)
         )
-        return replace(choice, places=tuple(places))
+        return replace(choice, indices=tuple(indices))
 
-    def same_step(self, step: int) -> tuple[int, ...] | None:
-        """The places of one step in all tasks, None where a task does not have it."""
-        places = tuple(
-            next((n for n, one in enumerate(its) if one.step == step), -1)
-            for its in self.candidates
+    def common_step(self, step: int) -> tuple[int, ...] | None:
+        """Return the index of one step in every task, None if a task does not have it."""
+        indices = tuple(
+            next((n for n, candidate in enumerate(candidates) if candidate.step == step), -1)
+            for candidates in self.candidates
         )
-        return None if -1 in places else places
+        return None if -1 in indices else indices
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A point of the search: for each task the place of its candidate and its part; parameters."""
+    """A point of the search: for each task the index and share of its candidate, and parameters."""
 
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     weights: tuple[float, ...]
     keep: tuple[float, ...]
     intruders: tuple[float, ...]
     params: Params
 
-    def at(self, task: int, place: int) -> Choice:
-        """The same with another candidate for one task."""
-        return replace(self, places=_with(self.places, task, place))
+    def with_candidate(self, task: int, index: int) -> Choice:
+        """Return a copy with another candidate for one task."""
+        return replace(self, indices=_replaced(self.indices, task, index))
 
-    def weighing(self, task: int, weight: float) -> Choice:
-        """The same with another weight for one task."""
-        return replace(self, weights=_with(self.weights, task, weight))
+    def with_weight(self, task: int, weight: float) -> Choice:
+        """Return a copy with another weight for one task."""
+        return replace(self, weights=_replaced(self.weights, task, weight))
 
-    def keeping(self, task: int, keep: float) -> Choice:
-        """The same with another fraction of one expert's changes kept."""
-        return replace(self, keep=_with(self.keep, task, keep))
+    def with_keep(self, task: int, keep: float) -> Choice:
+        """Return a copy that keeps another fraction of one expert's changes."""
+        return replace(self, keep=_replaced(self.keep, task, keep))
 
-    def damping(self, task: int, intruders: float) -> Choice:
-        """The same with another factor on one expert's intruder dimensions."""
-        return replace(self, intruders=_with(self.intruders, task, intruders))
+    def with_intruders(self, task: int, intruders: float) -> Choice:
+        """Return a copy with another factor on one expert's intruder dimensions."""
+        return replace(self, intruders=_replaced(self.intruders, task, intruders))
 
-    def setting(self, **values: Any) -> Choice:
-        """The same with other parameters."""
+    def with_params(self, **values: Any) -> Choice:
+        """Return a copy with other method parameters."""
         return replace(self, params=as_params({**dict(self.params), **values}))
 
 
-def plain_choice(places: tuple[int, ...], params: Mapping[str, Any]) -> Choice:
-    """These candidates with equal weights, as they are."""
-    ones = (1.0,) * len(places)
-    return Choice(places, ones, ones, ones, as_params(params))
+def plain_choice(indices: tuple[int, ...], params: Mapping[str, Any]) -> Choice:
+    """Return a choice of these candidates with equal weights, neither trimmed nor damped."""
+    ones = (1.0,) * len(indices)
+    return Choice(indices, ones, ones, ones, as_params(params))
 
 
 def as_params(values: Mapping[str, Any]) -> Params:
-    """Parameters as a value that can be compared and hashed."""
+    """Return parameters as a hashable value."""
     return tuple(sorted(values.items()))
 
 
-def _first(candidates: Sequence[Candidate], step: int) -> int | None:
-    return next((n for n, one in enumerate(candidates) if one.step == step), None)
-
-
-def _with(values: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:
-    return (*values[:place], value, *values[place + 1 :])
+def _replaced(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
+    return (*values[:index], value, *values[index + 1 :])

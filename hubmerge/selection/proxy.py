@@ -1,8 +1,8 @@
-"""A choice without any data: from how far experts have moved, and from the curves they came with.
+"""A choice without data: from the norms of task vectors and the recorded training curves.
 
-The step of an expert is the knee of its own accuracy over the length of its task vector: after it,
-the vector grows and the accuracy hardly does. The scale of a sum is such that the merge moves as
-far as an expert does on average; a mean of those who agree has that size already. No row is asked.
+The step of an expert is the knee of its own accuracy over the norm of its task vector: after the
+knee the vector grows, but accuracy hardly does. The scale of a sum is such that the merge has the
+mean norm of the experts; a method that averages has that size already. No row is evaluated.
 Source of the knee: Satopaa et al., Finding a "Kneedle" in a Haystack (ICDCSW 2011), section 2.
 """
 
@@ -12,47 +12,49 @@ import math
 from collections.abc import Sequence
 
 from hubmerge.selection.grids import Grid
-from hubmerge.selection.memory_merge import Blender
+from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Candidate, Choice, Pool, plain_choice
 
 
-def proxy(pool: Pool, blender: Blender, grid: Grid) -> Choice | None:
-    """The choice by geometry and recorded curves; None where a curve is missing."""
-    places = []
+def proxy(pool: Pool, merger: MemoryMerger, grid: Grid) -> Choice | None:
+    """Choose by norms and recorded curves; None if a curve is missing."""
+    indices = []
     for candidates in pool.candidates:
-        place = _knee(candidates, blender)
-        if place is None:
+        index = _knee_index(candidates, merger)
+        if index is None:
             return None
-        places.append(place)
-    return without_data(pool, blender, grid, tuple(places))
+        indices.append(index)
+    return data_free_choice(pool, merger, grid, tuple(indices))
 
 
-def without_data(pool: Pool, blender: Blender, grid: Grid, places: tuple[int, ...]) -> Choice:
-    """These candidates with the method's defaults, and a scale that asks for no data."""
-    choice = plain_choice(places, blender.method.params().model_dump())
+def data_free_choice(
+    pool: Pool, merger: MemoryMerger, grid: Grid, indices: tuple[int, ...]
+) -> Choice:
+    """Return these candidates with the method's defaults and a scale that needs no data."""
+    choice = plain_choice(indices, merger.method.params().model_dump())
     if "scale" not in dict(choice.params):
         return choice
     if grid.scale is not None:
-        return choice.setting(scale=grid.scale)
-    moved, length = blender.length(choice), _mean_norm(pool, blender, choice)
-    return choice.setting(scale=round(length / moved, 3) if moved else 1.0)
+        return choice.with_params(scale=grid.scale)
+    merge_norm, expert_norm = merger.merge_norm(choice), _mean_norm(pool, merger, choice)
+    return choice.with_params(scale=round(expert_norm / merge_norm, 3) if merge_norm else 1.0)
 
 
-def _mean_norm(pool: Pool, blender: Blender, choice: Choice) -> float:
-    norms = [blender.norm(expert) for expert in pool.experts(choice)]
+def _mean_norm(pool: Pool, merger: MemoryMerger, choice: Choice) -> float:
+    norms = [merger.norm(expert) for expert in pool.experts(choice)]
     return math.fsum(norms) / len(norms)
 
 
-def _knee(candidates: Sequence[Candidate], blender: Blender) -> int | None:
-    """The place farthest above the line from the base to the best accuracy and the longest way."""
-    own = [candidate.own for candidate in candidates]
+def _knee_index(candidates: Sequence[Candidate], merger: MemoryMerger) -> int | None:
+    """Return the index farthest above the line from the base to best accuracy and largest norm."""
+    recorded = [candidate.own_accuracy for candidate in candidates]
     start = candidates[-1].curve[0].accuracy if candidates[-1].curve else None
-    if start is None or any(accuracy is None for accuracy in own):
+    if start is None or any(accuracy is None for accuracy in recorded):
         return None
-    norms = [blender.norm(candidate) for candidate in candidates]
-    accuracies = [accuracy for accuracy in own if accuracy is not None]
-    rise, way = max(accuracies) - start, max(norms)
-    if rise <= 0 or way <= 0:
+    norms = [merger.norm(candidate) for candidate in candidates]
+    accuracies = [accuracy for accuracy in recorded if accuracy is not None]
+    rise, longest = max(accuracies) - start, max(norms)
+    if rise <= 0 or longest <= 0:
         return 0
-    heights = [(a - start) / rise - n / way for a, n in zip(accuracies, norms, strict=True)]
+    heights = [(a - start) / rise - n / longest for a, n in zip(accuracies, norms, strict=True)]
     return heights.index(max(heights))

@@ -1,4 +1,4 @@
-"""All policies side by side, the choice among them, and what the search knows of its neighbours."""
+"""What a lock reports of a search: the pick of each policy, the choice, and its neighbours."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from hubmerge.lock import Common, Pick, Pin, Swap
+from hubmerge.lock import Pick, Pin, Swap, UniformPoint
 from hubmerge.manifest import Source
 from hubmerge.selection import noise
-from hubmerge.selection.policy_results import Board, Policy
+from hubmerge.selection.policy_results import PolicyResult, PolicyResults
 from hubmerge.selection.pool import Choice, Pool
-from hubmerge.selection.search import Found
+from hubmerge.selection.search import MeasuredChoice
 
-BAND = 1.0  # standard errors of a difference within which two choices count as equal
-
-
-def tied(one: Found, best: Found, band: float) -> bool:
-    """Whether the best is ahead by no more than the noise of the difference."""
-    ahead = noise.gain(best.trial, one.trial)
-    return ahead <= band * noise.stderr(best.trial, one.trial)
+BAND = 1.0  # standard errors of a difference; two choices within it count as equal
 
 
-def earliest(policies: Sequence[Policy], pool: Pool, band: float) -> Policy:
-    """The best policy; of those tied with it the one with the earliest steps, counted in octaves.
+def is_tied(measured: MeasuredChoice, best: MeasuredChoice, band: float) -> bool:
+    """Return whether the best leads by at most `band` standard errors of the difference."""
+    lead = noise.gain(best.trial, measured.trial)
+    return lead <= band * noise.stderr(best.trial, measured.trial)
 
-    Of the same steps, the better one.
+
+def earliest_of_tied(policies: Sequence[PolicyResult], pool: Pool, band: float) -> PolicyResult:
+    """Return the policy with the earliest steps, by the sum of log2, of those tied with the best.
+
+    Of policies with the same steps, return the more accurate one.
     """
-    best = max(policies, key=lambda one: one.found.accuracy)
-    equals = [one for one in policies if tied(one.found, best.found, band)]
-    return min(equals, key=lambda one: (_octaves(pool, one.found.choice), -one.found.accuracy))
+    best = max(policies, key=lambda policy: policy.result.accuracy)
+    tied = [policy for policy in policies if is_tied(policy.result, best.result, band)]
+    return min(tied, key=lambda p: (_log2_steps(pool, p.result.choice), -p.result.accuracy))
 
 
-def _octaves(pool: Pool, choice: Choice) -> float:
+def _log2_steps(pool: Pool, choice: Choice) -> float:
     return math.fsum(math.log2(max(step, 1)) for step in pool.steps(choice))
 
 
-def pick(policy: Policy, rival: Found, pool: Pool, seed: int) -> Pick:
-    """A policy's choice as the lock holds it."""
-    found, trial = policy.found, policy.found.trial
+def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int) -> Pick:
+    """Describe a policy's choice, compared with the rival, for the lock."""
+    measured, trial = policy.result, policy.result.trial
     gain = noise.difference(trial, rival.trial, seed)
     return Pick(
         policy=policy.name,
-        experts=pool.sources(found.choice),
-        params=dict(found.choice.params),
+        experts=pool.sources(measured.choice),
+        params=dict(measured.choice.params),
         accuracy=trial.accuracy,
         stderr=trial.stderr,
         tasks=trial.accuracies,
@@ -52,46 +52,51 @@ def pick(policy: Policy, rival: Found, pool: Pool, seed: int) -> Pick:
     )
 
 
-def commons(found: Sequence[Found], pool: Pool) -> tuple[Common, ...]:
-    """The curve over common steps, rising."""
-    points = {pool.steps(one.choice)[0]: one.trial for one in found}
+def common_curve(measured: Sequence[MeasuredChoice], pool: Pool) -> tuple[UniformPoint, ...]:
+    """Return the accuracy of each common step, rising."""
+    points = {pool.steps(result.choice)[0]: result.trial for result in measured}
     return tuple(
-        Common(step, trial.accuracy, trial.stderr) for step, trial in sorted(points.items())
+        UniformPoint(step, trial.accuracy, trial.stderr) for step, trial in sorted(points.items())
     )
 
 
-def opened(made: Pick, pins: Mapping[str, Pin]) -> Pick:
-    """The pick with what is known of its experts once they are opened: digest and licence."""
-    experts = (_opened(one, pins[one.key].source) for one in made.experts)
-    return dataclasses.replace(made, experts=tuple(experts))
+def with_opened_experts(pick: Pick, pins: Mapping[str, Pin]) -> Pick:
+    """Return the pick with digest and licence of its experts, known once they are opened."""
+    experts = (_with_digest(expert, pins[expert.key].source) for expert in pick.experts)
+    return dataclasses.replace(pick, experts=tuple(experts))
 
 
-def _opened(source: Source, known: Source) -> Source:
+def _with_digest(source: Source, known: Source) -> Source:
     return dataclasses.replace(source, digest=known.digest, licence=known.licence)
 
 
-def swaps(board: Board, chosen: Found, band: float) -> Mapping[str, tuple[Swap, ...]]:
-    """What is known of the choice with each other candidate in place of one of the chosen."""
-    pool = board.search.pool
+def make_swaps(
+    results: PolicyResults, chosen: MeasuredChoice, band: float
+) -> Mapping[str, tuple[Swap, ...]]:
+    """Describe, by task id, the choice with each candidate of a task instead of the chosen one."""
+    pool = results.search.pool
     return {
         task.id: tuple(
-            _swap(board, chosen, number, place, band)
-            for place in range(len(pool.candidates[number]))
+            _make_swap(results, chosen, number, index, band)
+            for index in range(len(pool.candidates[number]))
         )
         for number, task in enumerate(pool.tasks)
     }
 
 
-def _swap(board: Board, chosen: Found, task: int, place: int, band: float) -> Swap:
-    """A candidate of which only some rows were asked is placed by the difference on those."""
-    arena = board.search.arena
-    candidate = arena.pool.candidates[task][place]
-    choice = chosen.choice.at(task, place)
-    trial = arena.known(choice)
-    merged, equal = None, False
+def _make_swap(
+    results: PolicyResults, chosen: MeasuredChoice, task: int, index: int, band: float
+) -> Swap:
+    """Estimate accuracy from the difference on the measured rows if only some were measured."""
+    evaluator = results.search.evaluator
+    candidate = evaluator.pool.candidates[task][index]
+    choice = chosen.choice.with_candidate(task, index)
+    trial = evaluator.find_trial(choice)
+    accuracy, is_equal = None, False
     if trial is not None:
-        merged = min(max(chosen.accuracy + noise.gain(trial, chosen.trial), 0.0), 1.0)
-        equal = trial.is_whole and tied(Found(choice, trial), chosen, band)
+        accuracy = min(max(chosen.accuracy + noise.gain(trial, chosen.trial), 0.0), 1.0)
+        is_equal = trial.is_complete and is_tied(MeasuredChoice(choice, trial), chosen, band)
     source = candidate.source
-    own = candidate.own if candidate.own is not None else arena.known_alone(task, place)
-    return Swap(source.sha, source.label, candidate.step, own, merged, equal)
+    own = candidate.own_accuracy
+    own = evaluator.find_expert_accuracy(task, index) if own is None else own
+    return Swap(source.sha, source.label, candidate.step, own, accuracy, is_equal)

@@ -1,9 +1,9 @@
 """The search for a better choice: races, hill climbing, a budget.
 
-A race asks a challenger an eighth of the rows, a quarter, a half, and gives it up as soon as it is
-behind by two standard errors of the difference. So a challenger that is in truth at least as good
-is lost with a probability of at most 3 x 2.3 %, by the normal approximation; what is kept has been
-asked every row. Source of the idea: Maron and Moore, Hoeffding races (NIPS 1993).
+A race evaluates a challenger on an eighth of the rows, a quarter, a half, and stops early when it
+is behind by two standard errors of the difference. So a challenger that is truly at least as good
+is lost with a probability of at most 3 x 2.3 %, by the normal approximation. A choice that is kept
+was evaluated on every row. Source of the idea: Maron and Moore, Hoeffding races (NIPS 1993).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hubmerge.selection import noise
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.pool import Choice
-from hubmerge.selection.proxy import without_data
+from hubmerge.selection.proxy import data_free_choice
 from hubmerge.trials import Trial
 
 _SHARES = (0.125, 0.25, 0.5)
@@ -24,12 +24,12 @@ _BEHIND = 2.0  # standard errors
 
 
 class OutOfBudget(Exception):
-    """Nothing more may be measured."""
+    """Raised when the budget allows no further measurement."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A choice, and what it got right of every row."""
+class MeasuredChoice:
+    """A choice and its trial over every row."""
 
     choice: Choice
     trial: Trial
@@ -41,7 +41,7 @@ class Found:
 
 @dataclass
 class Budget:
-    """The most merges and seconds that may be spent; None for no end."""
+    """The most merges and seconds to spend; None for no limit."""
 
     merges: int | None = None
     seconds: float | None = None
@@ -50,104 +50,108 @@ class Budget:
         self._started, self._reserved = time.monotonic(), 0
 
     def reserve(self, merges: int) -> None:
-        """Keep so many merges back for later, but no more than a quarter of all."""
+        """Reserve `merges` for later, at most a quarter of the budget."""
         self._reserved = min(merges, (self.merges or 0) // 4)
 
     def release(self) -> None:
-        """Let what was kept back be spent."""
+        """Release the reserved merges."""
         self._reserved = 0
 
     @property
     def spent_s(self) -> float:
         return time.monotonic() - self._started
 
-    def check(self, arena: Evaluator, recipe: str) -> None:
-        """Raise OutOfBudget if another merge would be one too many, or time is up."""
-        is_new = not arena.was_asked(recipe)
-        if is_new and self.merges is not None and arena.merges >= self.merges - self._reserved:
+    def check(self, evaluator: Evaluator, recipe: str) -> None:
+        """Raise OutOfBudget if the recipe would be one merge too many, or time is up."""
+        is_new = not evaluator.has_measured(recipe)
+        if is_new and self.merges is not None and evaluator.merges >= self.merges - self._reserved:
             raise OutOfBudget
         if self.seconds is not None and self.spent_s >= self.seconds:
             raise OutOfBudget
 
 
 class Search:
-    """Measures within a budget; `exhaustive` asks every row of every point of the grid."""
+    """Measures choices within a budget, and finds better ones.
+
+    `exhaustive` evaluates every row at every point of the grid. `on_result` is called with every
+    choice that was measured on all rows.
+    """
 
     def __init__(
         self,
-        arena: Evaluator,
+        evaluator: Evaluator,
         grid: Grid,
         budget: Budget,
         exhaustive: bool = False,
     ) -> None:
-        self.arena, self.grid, self.pool = arena, grid, arena.pool
+        self.evaluator, self.grid, self.pool = evaluator, grid, evaluator.pool
         self.budget, self._exhaustive = budget, exhaustive
-        self.tell: Callable[[Found], None] = _silent
-        self.best: Found | None = None
+        self.on_result: Callable[[MeasuredChoice], None] = _ignore_result
+        self.best: MeasuredChoice | None = None
 
-    def forget_best(self) -> None:
-        """Let `best` be the best of what is asked from now on."""
+    def reset_best(self) -> None:
+        """Forget `best`: it is the best of what is measured from now on."""
         self.best = None
 
-    def alone(self, task: int, place: int) -> float:
-        """The accuracy of one candidate on its own task; raises OutOfBudget."""
-        self.budget.check(self.arena, self.arena.recipe_alone(task, place))
-        return self.arena.alone(task, place).accuracy
+    def measure_expert(self, task: int, index: int) -> float:
+        """Return the accuracy of one candidate on its own task; raises OutOfBudget."""
+        self.budget.check(self.evaluator, self.evaluator.expert_recipe(task, index))
+        return self.evaluator.measure_expert(task, index).accuracy
 
-    def start(self, places: tuple[int, ...]) -> Found:
-        """These candidates with the parameters that a climb starts from, on all rows."""
-        choice = without_data(self.pool, self.arena.blender, self.grid, places)
+    def measure_start(self, indices: tuple[int, ...]) -> MeasuredChoice:
+        """Measure these candidates on all rows, with the parameters that a climb starts from."""
+        choice = data_free_choice(self.pool, self.evaluator.merger, self.grid, indices)
         if "scale" in self.grid.values:
             scale = self.grid.nearest("scale", dict(choice.params)["scale"])
-            choice = choice.setting(scale=scale)
-        return self.whole(choice)
+            choice = choice.with_params(scale=scale)
+        return self.measure_all_rows(choice)
 
-    def whole(self, choice: Choice) -> Found:
-        """All rows of a choice; raises OutOfBudget."""
-        found = Found(choice, self._measure(choice, 1.0))
-        if self.best is None or found.accuracy > self.best.accuracy:
-            self.best = found
-        self.tell(found)
-        return found
+    def measure_all_rows(self, choice: Choice) -> MeasuredChoice:
+        """Measure a choice on all rows; raises OutOfBudget."""
+        measured = MeasuredChoice(choice, self._measure(choice, 1.0))
+        if self.best is None or measured.accuracy > self.best.accuracy:
+            self.best = measured
+        self.on_result(measured)
+        return measured
 
-    def better(self, choice: Choice, best: Found) -> Found:
-        """Whichever of the two is better on all rows; the challenger is raced against the best."""
-        if choice == best.choice or not self._may_win(choice, best):
+    def better_of(self, choice: Choice, best: MeasuredChoice) -> MeasuredChoice:
+        """Race a challenger against the best, and return the better of the two."""
+        if choice == best.choice or not self._survives_race(choice, best):
             return best
-        found = self.whole(choice)
-        return found if found.accuracy > best.accuracy else best
+        measured = self.measure_all_rows(choice)
+        return measured if measured.accuracy > best.accuracy else best
 
-    def best_of(self, choices: Iterable[Choice], best: Found) -> Found:
-        """The best of these and of the best so far."""
+    def best_of(self, choices: Iterable[Choice], best: MeasuredChoice) -> MeasuredChoice:
+        """Return the best of these choices and of the best so far."""
         for choice in choices:
-            best = self.better(choice, best)
+            best = self.better_of(choice, best)
         return best
 
-    def tune(self, best: Found, strides: Iterable[int]) -> Found:
-        """Climb in the grid of parameters, one at a time, from large strides to small ones."""
+    def tune(self, best: MeasuredChoice, strides: Iterable[int]) -> MeasuredChoice:
+        """Climb in the grid, one parameter at a time, with one stride after another."""
         if self._exhaustive:
-            return self.best_of((best.choice.setting(**p) for p in self.grid.points), best)
+            return self.best_of((best.choice.with_params(**p) for p in self.grid.points), best)
         for stride in strides:
             for name, values in self.grid.values.items():
                 if stride < len(values):
                     best = self._climb(best, name, stride)
         return best
 
-    def _climb(self, best: Found, name: str, stride: int) -> Found:
-        for signed in (stride, -stride):
+    def _climb(self, best: MeasuredChoice, name: str, stride: int) -> MeasuredChoice:
+        for signed_stride in (stride, -stride):
             while True:
-                now = dict(best.choice.params)[name]
-                value = self.grid.step(name, now, signed)
+                current = dict(best.choice.params)[name]
+                value = self.grid.neighbour(name, current, signed_stride)
                 if value is None:
                     break
-                found = self.better(best.choice.setting(**{name: value}), best)
-                if found is best:
+                better = self.better_of(best.choice.with_params(**{name: value}), best)
+                if better is best:
                     break
-                best = found
+                best = better
         return best
 
-    def _may_win(self, choice: Choice, best: Found) -> bool:
-        """Whether it has not fallen behind beyond doubt before its last rows are asked."""
+    def _survives_race(self, choice: Choice, best: MeasuredChoice) -> bool:
+        """Return whether the challenger is still in the race before its last rows."""
         for share in () if self._exhaustive else _SHARES:
             trial = self._measure(choice, share)
             behind = noise.gain(trial, best.trial) + _BEHIND * noise.stderr(trial, best.trial)
@@ -156,9 +160,9 @@ class Search:
         return True
 
     def _measure(self, choice: Choice, share: float) -> Trial:
-        self.budget.check(self.arena, self.pool.recipe(choice, self.arena.method.name))
-        return self.arena.measure(choice, share)
+        self.budget.check(self.evaluator, self.pool.recipe(choice, self.evaluator.method.name))
+        return self.evaluator.measure(choice, share)
 
 
-def _silent(found: Found) -> None:
+def _ignore_result(measured: MeasuredChoice) -> None:
     return None

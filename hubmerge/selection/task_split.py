@@ -1,4 +1,4 @@
-"""A task set up to be asked again and again: rows in a fixed order, a model, a head."""
+"""A task prepared for repeated evaluation: its rows in a fixed order, a model and a head."""
 
 from __future__ import annotations
 
@@ -10,92 +10,95 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hubmerge.evaluation import Examples, outcomes
+from hubmerge.evaluation import Examples, correct_rows
 from hubmerge.learners.classification import Classifier
-from hubmerge.learners.factory import first_head, make_learner, trained_head
+from hubmerge.learners.factory import initial_head, load_trained_head, make_learner
 from hubmerge.learners.learner import without_network
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
-from hubmerge.predictions import Answers, read_answers
+from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.tasks.data import Split
 
-_ORDER_SEED = 0  # of the order of rows, which the log relies on
+_ORDER_SEED = 0  # of the order of rows; trials in the log depend on it
 
 
-class Dressed:
-    """An opened base whose tensors are replaced by those of one merge after another."""
+class LoadedModel:
+    """An opened base whose tensors are replaced by those of one merge after another.
+
+    `changes_outside_encoder` is true if the loaded merge changes more than the vision encoder.
+    """
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
         module: nn.Module = model.module
         module.to(device)
         self._state: Mapping[str, Tensor] = module.state_dict()
-        self._own: dict[str, Tensor] = {}
+        self._base_tensors: dict[str, Tensor] = {}
         encoder = None if isinstance(model, LanguageModel) else model.encoder
-        self._encoded = {p.data_ptr() for p in encoder.parameters()} if encoder else set()
-        self.rewords = False  # whether the merge changes what is not the encoder, such as words
+        self._encoder_pointers = {p.data_ptr() for p in encoder.parameters()} if encoder else set()
+        self.changes_outside_encoder = False
 
-    def wear(self, merged: Mapping[str, Any]) -> None:
-        """Take these values by the names of the base's files, and the base's own elsewhere."""
-        inside = self.model.names.inside
-        worn = {name: values for name, values in merged.items() if name in inside}
-        for name in self._own.keys() - worn.keys():
-            self._state[inside[name]].copy_(self._own[name])
-        for name, values in worn.items():
-            place = self._state[inside[name]]
-            self._own.setdefault(name, place.clone())
-            place.copy_(torch.from_numpy(np.asarray(values, np.float32)))
-        places = {self._state[inside[name]].data_ptr() for name in worn}
-        self.rewords = not places <= self._encoded
+    def load_merge(self, merged: Mapping[str, Any]) -> None:
+        """Load these tensors, by their names in the base's files, and the base's own elsewhere."""
+        parameter_names = self.model.names.module_names
+        tensors = {name: values for name, values in merged.items() if name in parameter_names}
+        for name in self._base_tensors.keys() - tensors.keys():
+            self._state[parameter_names[name]].copy_(self._base_tensors[name])
+        for name, values in tensors.items():
+            parameter = self._state[parameter_names[name]]
+            self._base_tensors.setdefault(name, parameter.clone())
+            parameter.copy_(torch.from_numpy(np.asarray(values, np.float32)))
+        pointers = {self._state[parameter_names[name]].data_ptr() for name in tensors}
+        self.changes_outside_encoder = not pointers <= self._encoder_pointers
 
 
-class Stage:
-    """A task's split, asked in an order that is fixed for the split."""
+class TaskSplit:
+    """A split of a task, evaluated in a row order that is fixed for the split."""
 
-    def __init__(self, dressed: Dressed, split: Split) -> None:
-        self.dressed, self.task, self._split = dressed, split.task, split
+    def __init__(self, loaded_model: LoadedModel, split: Split) -> None:
+        self.loaded_model, self.task, self._split = loaded_model, split.task, split
         order = torch.Generator().manual_seed(_ORDER_SEED)
-        self.order: list[int] = torch.randperm(len(split), generator=order).tolist()
-        self._first = first_head(dressed.model, split.task, split.classes)
-        learner = make_learner(dressed.model, split.task, self._first, augment=False)
-        self._network = learner.network.to(dressed.device)
+        self.row_order: list[int] = torch.randperm(len(split), generator=order).tolist()
+        self._first_head = initial_head(loaded_model.model, split.task, split.classes)
+        learner = make_learner(loaded_model.model, split.task, self._first_head, augment=False)
+        self._network = learner.network.to(loaded_model.device)
         self._learner = without_network(learner)
         self._examples = Examples(self._learner.for_evaluation, split)
 
-    def count(self, share: float) -> int:
-        """How many rows a share of them is; at least one."""
-        return max(1, round(share * len(self.order)))
+    def row_count(self, share: float) -> int:
+        """Return the number of rows in a share of the split; at least one."""
+        return max(1, round(share * len(self.row_order)))
 
-    def ask(self, rows: Sequence[int], folder: Path) -> str:
-        """One bit a row, 1 where the model as it is dressed is right.
+    def evaluate(self, rows: Sequence[int], folder: Path) -> str:
+        """Return one bit per row, 1 where the loaded model is right.
 
-        `folder` is the expert's, which brings the head of a task whose head is trained.
+        `folder` is the expert's; it has the head of a task whose head is trained.
         """
-        self._take_head(folder)
+        self._set_head(folder)
         batches = self._examples.batches_of(rows, self._learner.collate)
-        right = outcomes(self._learner, self._network, batches, self.dressed.device)
-        return "".join("1" if one else "0" for one in right)
+        right = correct_rows(self._learner, self._network, batches, self.loaded_model.device)
+        return "".join("1" if is_right else "0" for is_right in right)
 
-    def answers(self, rows: Sequence[int], folder: Path) -> Answers:
-        """What the model as it is dressed says of these rows, in their order; as `ask`.
+    def predict(self, rows: Sequence[int], folder: Path) -> Predictions:
+        """Return the predictions of the loaded model for these rows, in their order.
 
-        Raises UsageError for a task without classes.
+        `folder` is as for `evaluate`. Raises UsageError for a task without classes.
         """
-        self._take_head(folder)
+        self._set_head(folder)
         batches = self._examples.batches_of(rows, self._learner.collate)
-        return read_answers(self._learner, self._network, batches, self.dressed.device)
+        return read_predictions(self._learner, self._network, batches, self.loaded_model.device)
 
-    def _take_head(self, folder: Path) -> None:
+    def _set_head(self, folder: Path) -> None:
         if isinstance(self._network, Classifier):
-            self._network.head = self._head(folder).to(self.dressed.device)
+            self._network.head = self._make_head(folder).to(self.loaded_model.device)
 
-    def _head(self, folder: Path) -> nn.Module:
-        model, task, classes = self.dressed.model, self.task, self._split.classes
+    def _make_head(self, folder: Path) -> nn.Module:
+        model, task, classes = self.loaded_model.model, self.task, self._split.classes
         if task.spec.head == "trained":
-            return trained_head(model, task, classes, folder)
-        if task.spec.kind == "image" and self.dressed.rewords:
-            head = first_head(model, task, classes)  # its labels are embedded by the merge itself
+            return load_trained_head(model, task, classes, folder)
+        if task.spec.kind == "image" and self.loaded_model.changes_outside_encoder:
+            head = initial_head(model, task, classes)  # the merge itself embeds the labels
         else:
-            head = self._first
+            head = self._first_head
         assert head is not None
         return head

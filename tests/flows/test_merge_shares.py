@@ -1,4 +1,4 @@
-"""What --set says of each expert: into the plan, the manifest and its recipe, or why not."""
+"""--set weight, keep and intruders: they reach the plan, the manifest and the recipe."""
 
 from __future__ import annotations
 
@@ -9,62 +9,61 @@ import numpy as np
 import pytest
 
 from hubmerge.errors import UsageError
-from hubmerge.flows.merge import MergeRequest, Prepared, prepare
+from hubmerge.flows.merge import MergeRequest, PreparedMerge, prepare_merge
 from hubmerge.hub.client import Hub
 from hubmerge.refs import parse_ref
-from tests.weights.adapters import put_base
+from tests.weights.adapters import write_base
 
-Merging = Callable[..., Prepared]
+Prepare = Callable[..., PreparedMerge]
 
 
 @pytest.fixture
-def merging(tmp_path: Path) -> Merging:
-    """Two local experts; the Hub is not there and is not asked."""
+def prepare(tmp_path: Path) -> Prepare:
+    """Prepare a merge of two local experts; no Hub is needed."""
     folders = [
-        put_base(tmp_path / name, {"w": np.full((2, 2), value, np.float32)}).folder
+        write_base(tmp_path / name, {"w": np.full((2, 2), value, np.float32)}).folder
         for value, name in enumerate(("base", "a", "b"))
     ]
     base, *experts = [parse_ref(str(folder)) for folder in folders]
 
-    def prepared(**settings: str) -> Prepared:
+    def prepare_average(**settings: str) -> PreparedMerge:
         request = MergeRequest(tuple(experts), "average", settings, base)
-        nowhere = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
-        return prepare(nowhere, request, tmp_path / "merges")
+        unreachable = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
+        return prepare_merge(unreachable, request, tmp_path / "merges")
 
-    return prepared
+    return prepare_average
 
 
-def test_one_number_for_all_or_one_each(merging: Merging) -> None:
-    prepared = merging(weight="1,0.5", keep="0.3", intruders="0,1")
+def test_a_value_for_all_experts_or_for_each(prepare: Prepare) -> None:
+    prepared = prepare(weight="1,0.5", keep="0.3", intruders="0,1")
     shares = [(1.0, 0.3, 0.0), (0.5, 0.3, 1.0)]
-    for found in (prepared.plan.experts, prepared.manifest.experts):
-        assert [(one.weight, one.keep, one.intruders) for one in found] == shares
+    for experts in (prepared.plan.experts, prepared.manifest.experts):
+        assert [(expert.weight, expert.keep, expert.intruders) for expert in experts] == shares
     assert "--set intruders=0,1 --set keep=0.3 --set weight=1,0.5" in prepared.manifest.command
 
 
-def test_what_is_left_at_one_goes_unsaid_in_the_recipe(merging: Merging) -> None:
-    plain = merging().manifest.recipe
-    assert merging(keep="1", intruders="1,1").manifest.recipe == plain
-    assert (
-        len({plain, *(merging(**{n: "0.5"}).manifest.recipe for n in ("keep", "intruders"))}) == 3
-    )
+def test_default_values_do_not_change_the_recipe(prepare: Prepare) -> None:
+    plain = prepare().manifest.recipe
+    assert prepare(keep="1", intruders="1,1").manifest.recipe == plain
+    changed = [prepare(**{name: "0.5"}).manifest.recipe for name in ("keep", "intruders")]
+    assert len({plain, *changed}) == 3
 
 
-def test_all_that_is_wrong_at_once(merging: Merging) -> None:
-    with pytest.raises(UsageError) as caught:
-        merging(weight="1,x", keep="0.1,0.2,1.5", intruders="-1")
-    assert caught.value.message.splitlines()[1:] == [
+def test_all_problems_are_reported_together(prepare: Prepare) -> None:
+    with pytest.raises(UsageError) as error:
+        prepare(weight="1,x", keep="0.1,0.2,1.5", intruders="-1")
+    assert error.value.message.splitlines()[1:] == [
         "  - weight=1,x is not a list of numbers.",
         "  - keep=0.1,0.2,1.5 gives 3 numbers for 2 experts.",
         "  - keep=0.1,0.2,1.5 is not above 0 and at most 1.",
         "  - intruders=-1 is not from 0 to 1.",
     ]
-    assert "one for each, in their order" in caught.value.hint
+    assert "one for each, in their order" in error.value.hint
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"keep": "0"}, {"keep": "nan"}, {"intruders": "1.01"}, {"weight": "inf"}]
+    "settings", [{"keep": "0"}, {"keep": "nan"}, {"intruders": "1.01"}, {"weight": "inf"}]
 )
-def test_out_of_range_is_refused(wrong: dict[str, str], merging: Merging) -> None:
+def test_a_value_out_of_range_is_refused(settings: dict[str, str], prepare: Prepare) -> None:
     with pytest.raises(UsageError, match="is not "):
-        merging(**wrong)
+        prepare(**settings)

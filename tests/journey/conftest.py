@@ -1,4 +1,4 @@
-"""One small world for all journeys: an embedded Hub with two experts of a few steps each."""
+"""Shared by all end-to-end tests: an embedded Hub with two experts of a few steps each."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ TRAIN = (
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command answered."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -41,18 +41,18 @@ class Said:
         return json.loads(self.out)
 
 
-Command = Callable[..., Said]
+Command = Callable[..., CommandResult]
 
 
-def command(*words: str) -> Said:
-    """Run `hubmerge` in this process, as the shell would."""
+def run_hubmerge(*words: object) -> CommandResult:
+    """Run `hubmerge` in this process with the embedded Hub."""
     done = CliRunner().invoke(app, [str(word) for word in words], env={"HUBMERGE_HUB": "local"})
-    return Said(done.exit_code, done.stdout, done.stderr)
+    return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
 class World:
-    """A hubmerge home whose Hub runs and holds demo/mnist and demo/hebrew at steps 2, 4 and 8."""
+    """A hubmerge home with a running Hub that has demo/mnist and demo/hebrew at steps 2, 4, 8."""
 
     home: Path
     server: ServerState
@@ -64,31 +64,31 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     os.environ["HUBMERGE_HOME"] = str(home)
     with lease(home / "hub") as server:
         for task in ("mnist", "hebrew"):
-            said = command("train", *TRAIN, "--task", f"mini-{task}", "--to", f"demo/{task}")
-            assert said.code == 0, said.err
+            result = run_hubmerge("train", *TRAIN, "--task", f"mini-{task}", "--to", f"demo/{task}")
+            assert result.code == 0, result.err
         yield World(home, server)
 
 
 @pytest.fixture
 def hubmerge(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command, in the world."""
+    """The command `hubmerge` with the home of `world`."""
     monkeypatch.setenv("HUBMERGE_HOME", str(world.home))
-    return command
+    return run_hubmerge
 
 
 @pytest.fixture(scope="session")
 def api(world: World) -> HfApi:
-    """Straight to the world's Hub, past our code."""
+    """The Hub's official client, on the Hub of `world`."""
     return HfApi(endpoint=world.server.url, token=world.server.token)
 
 
 @pytest.fixture(scope="session")
 def hub(world: World) -> Hub:
-    """The world's Hub as flows see it."""
+    """The Hub of `world`, as hubmerge uses it."""
     return Hub(world.server.url, world.server.token, world.home / "hub/cache", "the embedded Hub")
 
 
 @pytest.fixture(scope="session")
 def pinned(hub: Hub) -> Lock:
-    """A lock of the world's repositories, which no test changes."""
-    return locks.lock_of(hub, REPOS)
+    """A lock of both repositories; no test changes it."""
+    return locks.make_lock(hub, REPOS)

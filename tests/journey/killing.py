@@ -1,8 +1,8 @@
-"""Train, kill -9 at some moment, run the same command again: run as a script, it tells JSON.
+"""Train, kill -9, and run the same command again; run as a script, it prints results as JSON.
 
-Every run is a fork of a process that has imported all there is and started no thread, so that one
-takes a second and not ten. A kill comes at the n-th thing done to a file of the run's folder, or
-after some time.
+Every run is a fork of a process that has imported everything and started no thread, so a run takes
+one second instead of ten. A run is killed at its n-th change of a file in its folder, or after some
+time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.tru
 STEPS = ("step2", "step4", "step6")
 
 
-def train(to: str, out: Path, *more: str) -> None:
-    """The command; exits with its code."""
+def run_training(to: str, out: Path, *more: str) -> None:
+    """Run `hubmerge train`; exits with its exit code."""
     words = [
         "train", "--base", "hubmerge/tiny-clip", "--task", "mini-mnist", "--to", to, "--out",
         str(out), "--steps", "6", "--push-every", "2", "--lr", "5e-4", "--batch", "8",
@@ -44,12 +44,12 @@ def train(to: str, out: Path, *more: str) -> None:
     app(words, standalone_mode=True)
 
 
-def forked(work: Callable[[], None], kill_after_s: float | None = None) -> int:
-    """Do it in a child; returns its exit code, or minus the signal that ended it."""
+def run_forked(function: Callable[[], None], kill_after_s: float | None = None) -> int:
+    """Run a function in a child; returns its exit code, or minus the signal that killed it."""
     child = os.fork()
     if child == 0:
         try:
-            work()
+            function()
         except SystemExit as end:
             os._exit(int(end.code or 0))
         except BaseException:
@@ -62,8 +62,8 @@ def forked(work: Callable[[], None], kill_after_s: float | None = None) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def dying_at(number: int, folder: Path, log: Path | None = None) -> None:
-    """Have this process killed just before the n-th thing it does to a file in the folder."""
+def kill_at_event(number: int, folder: Path, log: Path | None = None) -> None:
+    """Kill this process just before its n-th change of a file in the folder."""
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -86,52 +86,55 @@ def _is_inside(folder: Path, event: str, arguments: tuple[Any, ...]) -> bool:
     return str(arguments[0]).startswith(str(folder))
 
 
-def trial(name: str, root: Path, more: tuple[str, ...], at: int = 0, after_s: float = 0) -> Any:
-    """Kill one run and repeat it; what came of it."""
+def kill_and_rerun(
+    name: str, root: Path, more: tuple[str, ...], at: int = 0, after_s: float = 0
+) -> Any:
+    """Kill a run and repeat it twice; returns exit codes, leftover files and weights."""
     out, to = root / name, f"killed/{name}"
 
-    def begin() -> None:
+    def start() -> None:
         if at:
-            dying_at(at, out)
-        train(to, out, *more)
+            kill_at_event(at, out)
+        run_training(to, out, *more)
 
-    killed = forked(begin, after_s or None)
-    again = forked(lambda: train(to, out, *more))
-    third = forked(lambda: train(to, out, *more))
+    killed = run_forked(start, after_s or None)
+    again = run_forked(lambda: run_training(to, out, *more))
+    third = run_forked(lambda: run_training(to, out, *more))
     left = sorted(path.name for path in out.iterdir() if path.name not in ("steps", ".lock"))
     return {"at": at or after_s, "killed": killed, "again": again, "third": third,
-            "left": left, "to": to, "weights": weights_of(out)}  # fmt: skip
+            "left": left, "to": to, "weights": step_digests(out)}  # fmt: skip
 
 
-def weights_of(out: Path) -> dict[str, str]:
-    """Weights and curve of each step, whose bytes do not say which repository they are for."""
-    told = {}
+def step_digests(out: Path) -> dict[str, str]:
+    """A digest of the weights and the curve of each step; neither depends on the repository."""
+    digests = {}
     for step in STEPS:
         folder = out / "steps" / step
         weights = next(folder.glob("*model.safetensors")).read_bytes()
         curve = json.dumps(json.loads((folder / "hubmerge.json").read_text())["validation"])
-        told[step] = sha256(weights + curve.encode()).hexdigest()
-    return told
+        digests[step] = sha256(weights + curve.encode()).hexdigest()
+    return digests
 
 
 def main(root: Path, events: str, moments: int, more: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     whole, log = root / "whole", root / "events"
 
-    def begin() -> None:
-        dying_at(-1, whole, log)
-        train("killed/whole", whole, *more)
+    def count_events() -> None:
+        kill_at_event(-1, whole, log)
+        run_training("killed/whole", whole, *more)
 
     began = time.monotonic()
-    assert forked(begin) == 0
+    assert run_forked(count_events) == 0
     lasted = time.monotonic() - began
     total = log.stat().st_size
     first, every = map(int, events.split("/"))
-    trials = [trial(f"e{n}", root, more, at=n) for n in range(first, total + 1, every)]
+    trials = [kill_and_rerun(f"e{n}", root, more, at=n) for n in range(first, total + 1, every)]
     trials += [
-        trial(f"m{n}", root, more, after_s=lasted * (n + 0.5) / moments) for n in range(moments)
+        kill_and_rerun(f"m{n}", root, more, after_s=lasted * (n + 0.5) / moments)
+        for n in range(moments)
     ]
-    print(json.dumps({"events": total, "whole": weights_of(whole), "trials": trials}))
+    print(json.dumps({"events": total, "whole": step_digests(whole), "trials": trials}))
 
 
 if __name__ == "__main__":

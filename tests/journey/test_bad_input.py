@@ -1,4 +1,4 @@
-"""Bad input: one sentence, a way out, the contract's exit code, and nothing lost or left behind."""
+"""Bad input: one sentence, a hint, the documented exit code, and no files lost or left."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TO = ("--to", "demo/never")
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "sentence"),
     [
         (("train", *TRAIN, *TO, "--task", "mini-mnits"), 2, "Did you mean mini-mnist"),
         (
             ("train", *TRAIN, *TO, "--task", "missing/folder"),
             1,
-            "images by class at missing/folder",
+            "missing/folder is neither a folder of images by class",
         ),
         (("train", *TRAIN, *TO, "--task", "mini-mnist", "--schedule", "cosin"), 2, "'cosine'"),
         (("train", *TRAIN, *TO, "--task", "mini-mnist", "--push-every", "3^"), 2, "Write 2^k"),
@@ -61,7 +61,7 @@ TO = ("--to", "demo/never")
         (("merge", "demo/mnist@step8", "demo/x\x1b[31m@step8"), 2, "\\x1b"),
         (("eval", "demo/mnist@step8", "--tasks", "mnits"), 2, "Did you mean mnist"),
         (("eval", "hubmerge/tiny-clip"), 2, "--tasks"),
-        (("eval", "demo/mnist@step8", "--every-step"), 2, "owner/name alone"),
+        (("eval", "demo/mnist@step8", "--every-step"), 2, "owner/name without a step"),
         (("eval", "demo/mnist@step8", "--device", "foo"), 2, "--device cpu"),
         (("merge", "./nowhere", "demo/mnist@step8"), 2, "There is no folder nowhere"),
         (("card", "hubmerge/tiny-clip"), 2, "no hubmerge.json"),
@@ -75,55 +75,55 @@ TO = ("--to", "demo/never")
         ),
     ],
 )
-def test_one_sentence_and_a_way_out(
-    hubmerge: Command, words: tuple[str, ...], code: int, said: str
+def test_bad_arguments_give_a_message_and_a_hint(
+    hubmerge: Command, words: tuple[str, ...], code: int, sentence: str
 ) -> None:
-    answer = hubmerge(*words)
-    assert answer.code == code, answer.err
-    assert said in answer.err
-    assert "Traceback" not in answer.err
-    assert answer.out == ""
-    assert "\x1b" not in answer.err
+    result = hubmerge(*words)
+    assert result.code == code, result.err
+    assert sentence in result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    assert "\x1b" not in result.err
 
 
-def test_all_problems_of_a_spec_arrive_together(hubmerge: Command, tmp_path: Path) -> None:
+def test_all_problems_of_a_spec_are_reported_together(hubmerge: Command, tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text("base: o/b\ntask: mini-mnist\nto: bad\nstep: 8\nlr: -1\n")
-    answer = hubmerge("train", spec)
-    assert answer.code == 2
+    result = hubmerge("train", spec)
+    assert result.code == 2
     for part in ("did you mean 'steps'", "lr:", "to: 'bad' is not a repository id"):
-        assert part in answer.err
+        assert part in result.err
 
 
 def test_a_repository_holds_one_run(hubmerge: Command) -> None:
-    answer = hubmerge("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/mnist", "--seed", "1")
-    assert answer.code == 3
-    assert "another run" in answer.err
-    assert "--to" in answer.err
+    result = hubmerge("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/mnist", "--seed", "1")
+    assert result.code == 3
+    assert "another run" in result.err
+    assert "--to" in result.err
 
 
 def test_a_repository_has_one_base(hubmerge: Command, world: World, tmp_path: Path) -> None:
-    base = other_base(tmp_path)
+    base = write_other_base(tmp_path)
     words = [*TRAIN]
     words[1] = str(base)
-    answer = hubmerge("train", *words, "--task", "mini-mnist", "--to", "demo/mnist")
-    assert answer.code == 3
-    assert "from another base: hubmerge/tiny-clip" in answer.err
+    result = hubmerge("train", *words, "--task", "mini-mnist", "--to", "demo/mnist")
+    assert result.code == 3
+    assert "from another base: hubmerge/tiny-clip" in result.err
 
 
 def test_experts_of_different_bases_do_not_merge(
     hubmerge: Command, tmp_path: Path, world: World
 ) -> None:
     words = [*TRAIN]
-    words[1] = str(other_base(tmp_path))
+    words[1] = str(write_other_base(tmp_path))
     out = tmp_path / "run"
     assert (
         hubmerge("train", *words, "--task", "mini-kana", "--to", "demo/kana", "--out", out).code
         == 0
     )
-    answer = hubmerge("merge", "demo/mnist@step8", "demo/kana@step8", "--out", tmp_path / "m")
-    assert answer.code == 3
-    assert "different bases" in answer.err
+    result = hubmerge("merge", "demo/mnist@step8", "demo/kana@step8", "--out", tmp_path / "m")
+    assert result.code == 3
+    assert "different bases" in result.err
     forced = hubmerge(
         "merge", "demo/mnist@step8", "demo/kana@step8", "--base", "hubmerge/tiny-clip"
     )
@@ -131,10 +131,10 @@ def test_experts_of_different_bases_do_not_merge(
     assert not (tmp_path / "m").exists()
 
 
-def test_a_token_that_may_only_read_trains_nothing(
+def test_training_needs_a_token_with_write_access(
     hubmerge: Command, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    token = Tokens(world.server.data).mint("reader", "read")
+    token = Tokens(world.server.data).create("reader", "read")
     monkeypatch.setenv("HF_ENDPOINT", world.server.url)
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setenv("HUBMERGE_HUB", "default")
@@ -144,28 +144,28 @@ def test_a_token_that_may_only_read_trains_nothing(
 
     for to in ("demo/forbidden", "demo/mnist"):
         words = ["train", *TRAIN, "--task", "mini-mnist", "--to", to, "--out", str(tmp_path)]
-        answer = CliRunner().invoke(app, words)
-        assert answer.exit_code == 1, answer.stderr
-        assert "does not allow it" in answer.stderr
-        assert "hf auth login" in answer.stderr
-        assert token not in answer.output
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 1, result.stderr
+        assert "does not allow it" in result.stderr
+        assert "hf auth login" in result.stderr
+        assert token not in result.output
         assert not (tmp_path / "steps").exists()
 
 
-def test_a_hub_that_is_not_there(hubmerge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer(hubmerge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HUBMERGE_HUB", "default")
     from typer.testing import CliRunner
 
     from hubmerge.cli.app import app
 
-    answer = CliRunner().invoke(app, ["steps", "demo/mnist"])
-    assert answer.exit_code == 75
-    assert "does not answer" in answer.stderr
-    assert "--hub local" in answer.stderr
+    result = CliRunner().invoke(app, ["steps", "demo/mnist"])
+    assert result.exit_code == 75
+    assert "does not answer" in result.stderr
+    assert "--hub local" in result.stderr
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_step(
+def test_a_diverged_loss_keeps_the_last_good_step(
     hubmerge: Command, world: World, tmp_path: Path
 ) -> None:
     words = (
@@ -173,15 +173,15 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_step(
         "--steps", "64", "--push-every", "1,64", "--lr", "100", "--warmup-steps", "0",
         "--batch", "16", "--schedule", "constant", "--clip", "1e30", "--out", tmp_path / "run",
     )  # fmt: skip
-    answer = hubmerge(*words)
-    assert answer.code == 1
-    assert "no longer a number at step" in answer.err
-    assert "--lr" in answer.err
+    result = hubmerge(*words)
+    assert result.code == 1
+    assert "is not finite at step" in result.err
+    assert "--lr" in result.err
     tags = HfApi(endpoint=world.server.url).list_repo_refs("demo/diverged").tags
     assert [tag.name for tag in tags] == ["step1"]
 
 
-def test_a_broken_expert_is_named(hubmerge: Command, world: World, tmp_path: Path) -> None:
+def test_a_message_names_the_broken_expert(hubmerge: Command, world: World, tmp_path: Path) -> None:
     good = tmp_path / "good"
     assert hubmerge("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", good).code == 0
     broken = tmp_path / "broken"
@@ -191,10 +191,10 @@ def test_a_broken_expert_is_named(hubmerge: Command, world: World, tmp_path: Pat
     weights["visual.proj"] = np.full_like(weights["visual.proj"], np.nan)
     save_file(weights, broken / WEIGHTS)
     words = ("merge", "demo/mnist@step8", str(broken), "--base", "hubmerge/tiny-clip")
-    answer = hubmerge(*words, "--out", tmp_path / "m")
-    assert answer.code == 1
-    assert "broken" in answer.err
-    assert "visual.proj" in answer.err
+    result = hubmerge(*words, "--out", tmp_path / "m")
+    assert result.code == 1
+    assert "broken" in result.err
+    assert "visual.proj" in result.err
     assert not (tmp_path / "m").exists()
 
 
@@ -208,70 +208,68 @@ def test_other_push_rules_are_another_run(
     words[rule] = first
     assert hubmerge(*words).code == 0
     words[rule] = then
-    answer = hubmerge(*words)
-    assert answer.code == 3
-    assert "another run" in answer.err
+    result = hubmerge(*words)
+    assert result.code == 3
+    assert "another run" in result.err
 
 
 def test_the_folder_of_another_run_is_not_published(hubmerge: Command, tmp_path: Path) -> None:
     words = ["train", *TRAIN, "--out", tmp_path / "run"]
     assert hubmerge(*words, "--task", "mini-mnist", "--to", "demo/mine").code == 0
-    answer = hubmerge(*words, "--task", "mini-hebrew", "--to", "demo/other")
-    assert answer.code == 3
-    assert "--out" in answer.err
+    result = hubmerge(*words, "--task", "mini-hebrew", "--to", "demo/other")
+    assert result.code == 3
+    assert "--out" in result.err
 
 
-def test_bad_data_make_no_repository(hubmerge: Command, world: World, tmp_path: Path) -> None:
+def test_bad_data_create_no_repository(hubmerge: Command, world: World, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-    answer = hubmerge("train", *TRAIN, "--task", tmp_path / "photos", "--to", "demo/nothing")
-    assert answer.code == 1
-    assert "photos" in answer.err
+    result = hubmerge("train", *TRAIN, "--task", tmp_path / "photos", "--to", "demo/nothing")
+    assert result.code == 1
+    assert "photos" in result.err
     assert not HfApi(endpoint=world.server.url).repo_exists("demo/nothing")
 
 
-def test_weights_that_a_manifest_does_not_vouch_for(hubmerge: Command, tmp_path: Path) -> None:
+def test_weights_that_do_not_match_their_manifest(hubmerge: Command, tmp_path: Path) -> None:
     out = tmp_path / "m"
     assert hubmerge("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", out).code == 0
     weights = load_file(out / WEIGHTS)
     weights["visual.proj"] += 1
     save_file(weights, out / WEIGHTS)
     for words in (("eval", out, "--tasks", "mini-mnist"), ("card", out, "--push", "demo/forged")):
-        answer = hubmerge(*words)
-        assert answer.code == 3, answer.err
-        assert "vouches for" in answer.err
+        result = hubmerge(*words)
+        assert result.code == 3, result.err
+        assert "do not match the SHA-256" in result.err
 
 
-def test_what_is_on_main_already_is_not_replaced(
-    hubmerge: Command, world: World, tmp_path: Path
-) -> None:
+def test_files_on_main_are_not_replaced(hubmerge: Command, world: World, tmp_path: Path) -> None:
     api = HfApi(endpoint=world.server.url, token=world.server.token)
     api.create_repo("demo/notes")
     api.upload_file(path_or_fileobj=b"dear", path_in_repo="diary.txt", repo_id="demo/notes")
     merge = ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", tmp_path / "m", "--push")
     train = ("train", *TRAIN, "--task", "mini-mnist", "--to")
     for words in ((*merge, "demo/notes"), (*merge, "demo/mnist"), (*train, "demo/notes")):
-        answer = hubmerge(*words)
-        assert answer.code == 3, answer.err
-        assert "would be replaced" in answer.err
+        result = hubmerge(*words)
+        assert result.code == 3, result.err
+        assert "would be replaced" in result.err
     assert api.file_exists("demo/notes", "diary.txt")
     assert not (tmp_path / "m").exists()
 
 
-def test_two_tasks_of_one_name_are_two_tasks(hubmerge: Command, tmp_path: Path) -> None:
-    for place, classes in (("one", "ab"), ("two", "abc")):
+def test_two_tasks_of_the_same_name_are_two_tasks(hubmerge: Command, tmp_path: Path) -> None:
+    for parent, classes in (("one", "ab"), ("two", "abc")):
         for number, name in enumerate(classes):
-            folder = tmp_path / place / "photos" / name
+            folder = tmp_path / parent / "photos" / name
             folder.mkdir(parents=True)
             for n in range(10):
                 Image.new("L", (28, 28), 80 * number + n).save(folder / f"{n}.png")
-    tasks = ",".join(str(tmp_path / place / "photos") for place in ("one", "two"))
+    tasks = ",".join(str(tmp_path / parent / "photos") for parent in ("one", "two"))
     scores = hubmerge("eval", "demo/mnist@step2", "--tasks", tasks, "--json").data
     assert [score["count"] for score in scores] == [4, 6]
     assert len({score["task"] for score in scores}) == 2
 
 
-def test_a_dry_run_sees_what_a_merge_would_refuse(hubmerge: Command, tmp_path: Path) -> None:
+def test_a_dry_run_refuses_what_a_merge_refuses(hubmerge: Command, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine.txt").write_text("mine")
     merge = ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", tmp_path / "m", "--dry-run")
@@ -279,20 +277,20 @@ def test_a_dry_run_sees_what_a_merge_would_refuse(hubmerge: Command, tmp_path: P
     assert hubmerge(*merge[:-1], "--out", tmp_path / "n", "--dtype", "BF61", "--dry-run").code == 2
 
 
-def test_what_lies_there_is_not_overwritten(hubmerge: Command, tmp_path: Path) -> None:
+def test_an_existing_merge_is_not_overwritten(hubmerge: Command, tmp_path: Path) -> None:
     out = tmp_path / "m"
     assert hubmerge("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", out).code == 0
     before = (out / WEIGHTS).read_bytes()
     other = ("merge", "demo/mnist@step2", "demo/hebrew@step2", "--out", out)
-    answer = hubmerge(*other)
-    assert answer.code == 1
+    result = hubmerge(*other)
+    assert result.code == 1
     assert (out / WEIGHTS).read_bytes() == before
     assert hubmerge(*other, "--replace").code == 0
     assert (out / WEIGHTS).read_bytes() != before
 
 
-def other_base(folder: Path) -> Path:
-    """The packaged base with one number changed: another model, and the same shape."""
+def write_other_base(folder: Path) -> Path:
+    """The packaged base with one number changed: another model of the same shape."""
     import hubmerge
 
     base = folder / "base"

@@ -1,4 +1,4 @@
-"""Steps stored as deltas to their base, and opened as if they were whole."""
+"""Steps stored as deltas to their base, and opened like complete checkpoints."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch
 from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.hub.resolve import resolve
-from hubmerge.manifest import NAME, files_digest
-from hubmerge.opening.delta import TOLD
+from hubmerge.manifest import MANIFEST_JSON, files_digest
+from hubmerge.opening.delta import DELTA_JSON
 from hubmerge.opening.references import open_ref, read_local_manifest
 from hubmerge.refs import ModelRef
 from hubmerge.weights import delta_file
 from tests.hub.conftest import tags
-from tests.hub.proxy import proxied, status
+from tests.hub.proxy import run_proxy, status
 from tests.journey.conftest import Command, World
 
 _numbers = itertools.count(1)
@@ -45,42 +45,51 @@ def hub(world: World, tmp_path: Path) -> Hub:
     return Hub(world.server.url, world.server.token, tmp_path / "cache", "the test Hub")
 
 
-def silent(what: str, done: int, total: int) -> None:
+def no_progress(label: str, done: int, total: int) -> None:
     pass
+
+
+def weights_file(model: Any) -> Path:
+    """Return the first weight file of an opened model."""
+    checkpoint = model.checkpoint
+    return Path(checkpoint.folder, checkpoint.weight_file_names()[0])
 
 
 @pytest.fixture
 def deltas(hubmerge: Command) -> str:
-    """The id of a new repository with demo/mnist at step 4 as a delta."""
+    """The id of a new repository that has demo/mnist at step 4 as a delta."""
     repo = f"keep/deltas{next(_numbers)}"
-    said = hubmerge("retain", "demo/mnist", "--as-delta", "--to", repo, "--steps", "4")
-    assert said.code == 0, said.err
+    result = hubmerge("retain", "demo/mnist", "--as-delta", "--to", repo, "--steps", "4")
+    assert result.code == 0, result.err
     return repo
 
 
-def test_a_step_as_a_delta_takes_half_and_opens_as_before(
+def test_a_delta_takes_half_the_bytes_and_opens_as_the_step(
     deltas: str, hubmerge: Command, hub: Hub
 ) -> None:
     original = open_ref(hub, ModelRef("demo/mnist", revision="step4"))
     opened = open_ref(hub, ModelRef(deltas, revision="step4"))
-    told = json.loads((fetch(hub, opened.revision) / TOLD).read_text())
-    ours, theirs = (load_file(one.checkpoint.weight_files()[0]) for one in (original, opened))
-    assert ours.keys() == theirs.keys()
-    errors = [np.abs(ours[name].astype(np.float64) - theirs[name]).max() for name in ours]
-    assert max(errors) == told["rounding"]["absolute"] > 0
-    assert told["rounding"]["relative"] < 2**-8
-    assert told["rounding"]["exact"] is False
-    assert told["original"]["sha"] == original.revision.sha
+    fields = json.loads((fetch(hub, opened.revision) / DELTA_JSON).read_text())
+    expected, restored = (load_file(weights_file(model)) for model in (original, opened))
+    assert expected.keys() == restored.keys()
+    errors = [
+        np.abs(values.astype(np.float64) - restored[name]).max()
+        for name, values in expected.items()
+    ]
+    assert max(errors) == fields["rounding"]["absolute"] > 0
+    assert fields["rounding"]["relative"] < 2**-8
+    assert fields["rounding"]["exact"] is False
+    assert fields["original"]["sha"] == original.revision.sha
     assert opened.manifest is not None
     assert original.manifest is not None
     assert opened.manifest.step == original.manifest.step == 4
-    assert opened.digest == files_digest(told["files"]) != original.digest
-    whole = original.checkpoint.weight_files()[0].stat().st_size
-    stored = (fetch(hub, opened.revision) / delta_file.NAME).stat().st_size
-    assert stored < 0.51 * whole
+    assert opened.digest == files_digest(fields["files"]) != original.digest
+    full_size = weights_file(original).stat().st_size
+    delta_size = (fetch(hub, opened.revision) / delta_file.DELTA_WEIGHTS).stat().st_size
+    assert delta_size < 0.51 * full_size
 
 
-def test_its_card_says_what_it_is(deltas: str, hub: Hub) -> None:
+def test_the_card_explains_the_delta(deltas: str, hub: Hub) -> None:
     opened = open_ref(hub, ModelRef("demo/mnist", revision="step4"))
     text = (fetch(hub, resolve(hub, ModelRef(deltas, revision="step4"))) / "README.md").read_text()
     data = yaml.safe_load(text.split("---")[1])
@@ -91,19 +100,17 @@ def test_its_card_says_what_it_is(deltas: str, hub: Hub) -> None:
     assert open_ref(hub, ModelRef(deltas, revision="step4")).licence == opened.licence
 
 
-def test_whatever_opens_a_revision_takes_a_delta(
-    deltas: str, hubmerge: Command, tmp_path: Path
-) -> None:
+def test_eval_and_merge_accept_a_delta(deltas: str, hubmerge: Command, tmp_path: Path) -> None:
     words = ("--tasks", "mini-mnist", "--split", "validation", "--json")
-    before = hubmerge("eval", "demo/mnist@step4", *words)
-    after = hubmerge("eval", f"{deltas}@step4", *words)
-    assert after.code == 0, after.err
-    gap = after.data[0]["value"] - before.data[0]["value"]
+    step = hubmerge("eval", "demo/mnist@step4", *words)
+    delta = hubmerge("eval", f"{deltas}@step4", *words)
+    assert delta.code == 0, delta.err
+    gap = delta.data[0]["value"] - step.data[0]["value"]
     assert abs(gap) < 0.01
     out = tmp_path / "merged"
-    said = hubmerge("merge", f"{deltas}@step4", "demo/hebrew@step4", "--method", "average",
+    result = hubmerge("merge", f"{deltas}@step4", "demo/hebrew@step4", "--method", "average",
                     "--out", out)  # fmt: skip
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     manifest = read_local_manifest(out)
     assert manifest is not None
     assert manifest.experts[0].label == f"{deltas}@step4"
@@ -118,147 +125,155 @@ def test_the_same_delta_is_the_same_commit(
     assert again.data[0]["commit"] == before["step4"] == tags(api, deltas)["step4"]
     other = f"{deltas}-b"
     hubmerge("retain", "demo/mnist", "--as-delta", "--to", other, "--steps", "4")
-    ours, theirs = (
-        fetch(hub, resolve(hub, ModelRef(r, revision="step4"))) for r in (deltas, other)
+    first, second = (
+        fetch(hub, resolve(hub, ModelRef(repo, revision="step4"))) for repo in (deltas, other)
     )
-    for name in (delta_file.NAME, TOLD, NAME):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    for name in (delta_file.DELTA_WEIGHTS, DELTA_JSON, MANIFEST_JSON):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
 def test_an_untagged_delta_is_tagged_by_the_next_run(
     hubmerge: Command, hub: Hub, world: World, api: HfApi, tmp_path: Path
 ) -> None:
     repo = f"keep/deltas{next(_numbers)}"
-    with proxied(hub.endpoint) as proxy:
-        behind = dataclasses.replace(hub, endpoint=proxy.url, deadline_s=20.0)
+    with run_proxy(hub.endpoint) as proxy:
+        proxied = dataclasses.replace(hub, endpoint=proxy.url, deadline_s=20.0)
         proxy.fail("POST .*/tag/", status(403))
         with pytest.raises(NoAccess):
-            store_as_deltas(behind, "demo/mnist", repo, [4], world.home, silent)
+            store_as_deltas(proxied, "demo/mnist", repo, [4], world.home, no_progress)
     assert tags(api, repo) == {}
     assert not list(world.home.glob(".delta-*"))
-    stored = store_as_deltas(hub, "demo/mnist", repo, [4], world.home, silent)
+    stored = store_as_deltas(hub, "demo/mnist", repo, [4], world.home, no_progress)
     assert tags(api, repo) == {"step4": stored[0].commit}
-    deltas = [one for one in api.list_repo_commits(repo) if "Step 4" in one.title]
-    assert len(deltas) == 1
+    titles = [commit.title for commit in api.list_repo_commits(repo)]
+    assert len([title for title in titles if "Step 4" in title]) == 1
 
 
-def test_a_delta_is_restored_from_what_was_published_before_its_tag_stands(
+def test_an_uploaded_delta_is_restored_before_it_is_tagged(
     hub: Hub, world: World, tmp_path: Path
 ) -> None:
     repo = f"keep/deltas{next(_numbers)}"
-    with proxied(hub.endpoint) as proxy:
-        behind = dataclasses.replace(hub, endpoint=proxy.url, cache=tmp_path / "another")
-        store_as_deltas(behind, "demo/mnist", repo, [4], world.home, silent)
-    seen = [request for request in proxy.seen if repo in request]
-    [tagged] = [place for place, request in enumerate(seen) if "/tag/" in request]
-    read = [place for place, request in enumerate(seen) if f"GET /{repo}/resolve/" in request
-            and delta_file.NAME in request]  # fmt: skip
-    assert read
-    assert max(read) < tagged
+    with run_proxy(hub.endpoint) as proxy:
+        proxied = dataclasses.replace(hub, endpoint=proxy.url, cache=tmp_path / "another")
+        store_as_deltas(proxied, "demo/mnist", repo, [4], world.home, no_progress)
+    requests = [request for request in proxy.requests if repo in request]
+    [tagged] = [index for index, request in enumerate(requests) if "/tag/" in request]
+    downloads = [
+        index
+        for index, request in enumerate(requests)
+        if f"GET /{repo}/resolve/" in request and delta_file.DELTA_WEIGHTS in request
+    ]
+    assert downloads
+    assert max(downloads) < tagged
 
 
-def test_what_is_found_wanting_is_not_tagged(
+def test_a_commit_that_fails_the_check_is_not_tagged(
     deltas: str, hub: Hub, api: HfApi, tmp_path: Path
 ) -> None:
-    repo = f"keep/wanting{next(_numbers)}"
+    repo = f"keep/refused{next(_numbers)}"
     ensure_repo(hub, repo)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.txt").write_text("a")
 
     def refuse(commit: str) -> None:
-        raise IntegrityError(f"{commit} is wanting.")
+        raise IntegrityError(f"{commit} is incomplete.")
 
-    with pytest.raises(IntegrityError, match="wanting"):
+    with pytest.raises(IntegrityError, match="incomplete"):
         publish(hub, Publication(repo, tmp_path / "folder", "One", {"n": "1"}, "step1"), refuse)
     assert tags(api, repo) == {}
 
 
-def copied(hub: Hub, deltas: str, tmp_path: Path) -> Path:
-    """The published delta as a local folder that may be damaged."""
+def copy_delta(hub: Hub, deltas: str, tmp_path: Path) -> Path:
+    """Copy the published delta into a local folder that a test may change."""
     folder = tmp_path / "delta"
     shutil.copytree(fetch(hub, resolve(hub, ModelRef(deltas, revision="step4"))), folder)
     return folder
 
 
-def resealed(folder: Path, **change: Any) -> None:
-    """Change delta.json, and let the manifest vouch for the folder as it is now."""
-    told = json.loads((folder / TOLD).read_text()) | change
-    (folder / TOLD).write_text(json.dumps(told))
+def change_delta(folder: Path, **changes: Any) -> None:
+    """Change fields of delta.json, and update the digests in the manifest."""
+    fields = json.loads((folder / DELTA_JSON).read_text()) | changes
+    (folder / DELTA_JSON).write_text(json.dumps(fields))
+    update_manifest(folder)
+
+
+def update_manifest(folder: Path) -> None:
+    """Replace the digests in the manifest by those of the files as they are now."""
     manifest = read_local_manifest(folder)
     assert manifest is not None
-    vouched = {name: hash_file(folder / name) for name in manifest.files}
-    (folder / NAME).write_bytes(manifest.with_files(vouched).to_bytes())
+    digests = {name: hash_file(folder / name) for name in manifest.files}
+    (folder / MANIFEST_JSON).write_bytes(manifest.with_files(digests).to_bytes())
 
 
-def restored_anew(world: World) -> None:
+def delete_restored(world: World) -> None:
     shutil.rmtree(world.home / "restored", ignore_errors=True)
 
 
 def test_a_damaged_delta_is_refused(
     deltas: str, hubmerge: Command, hub: Hub, world: World, tmp_path: Path
 ) -> None:
-    folder = copied(hub, deltas, tmp_path)
-    raw = bytearray((folder / delta_file.NAME).read_bytes())
+    folder = copy_delta(hub, deltas, tmp_path)
+    raw = bytearray((folder / delta_file.DELTA_WEIGHTS).read_bytes())
     raw[-1] ^= 1
-    (folder / delta_file.NAME).write_bytes(raw)
-    with pytest.raises(IntegrityError, match="vouches"):
+    (folder / delta_file.DELTA_WEIGHTS).write_bytes(raw)
+    with pytest.raises(IntegrityError, match="do not match the SHA-256"):
         open_ref(hub, ModelRef(path=folder))
-    resealed(folder)
-    restored_anew(world)
+    change_delta(folder)
+    delete_restored(world)
     with pytest.raises(IntegrityError, match="does not restore"):
         open_ref(hub, ModelRef(path=folder))
     assert not list((world.home / "restored").glob("*"))
-    (folder / NAME).unlink()
-    with pytest.raises(IntegrityError, match="no manifest vouches"):
+    (folder / MANIFEST_JSON).unlink()
+    with pytest.raises(IntegrityError, match="is not listed in its manifest"):
         open_ref(hub, ModelRef(path=folder))
 
 
-def test_another_base_is_refused(
+def test_a_delta_to_another_base_is_refused(
     deltas: str, hubmerge: Command, hub: Hub, world: World, tmp_path: Path
 ) -> None:
-    folder = copied(hub, deltas, tmp_path)
-    told = json.loads((folder / TOLD).read_text())
-    restored_anew(world)
-    resealed(folder, base={**told["base"], "digest": "0" * 64})
+    folder = copy_delta(hub, deltas, tmp_path)
+    fields = json.loads((folder / DELTA_JSON).read_text())
+    delete_restored(world)
+    change_delta(folder, base={**fields["base"], "digest": "0" * 64})
     with pytest.raises(IntegrityError, match="another base than its manifest"):
         open_ref(hub, ModelRef(path=folder))
     other = resolve(hub, ModelRef("demo/hebrew", revision="step4"))
-    resealed(folder, base={**told["base"], "label": "demo/hebrew@step4", "sha": other.sha})
-    with pytest.raises(IntegrityError, match=told["base"]["digest"]):
+    change_delta(folder, base={**fields["base"], "label": "demo/hebrew@step4", "sha": other.sha})
+    with pytest.raises(IntegrityError, match=fields["base"]["digest"]):
         open_ref(hub, ModelRef(path=folder))
 
 
-def test_a_delta_to_itself_is_refused(
+def test_a_delta_whose_base_is_a_delta_is_refused(
     deltas: str, hubmerge: Command, hub: Hub, world: World, tmp_path: Path
 ) -> None:
-    folder = copied(hub, deltas, tmp_path)
-    told = json.loads((folder / TOLD).read_text())
+    folder = copy_delta(hub, deltas, tmp_path)
+    fields = json.loads((folder / DELTA_JSON).read_text())
     sha = resolve(hub, ModelRef(deltas, revision="step4")).sha
-    restored_anew(world)
-    resealed(folder, base={**told["base"], "label": f"{deltas}@step4", "sha": sha})
+    delete_restored(world)
+    change_delta(folder, base={**fields["base"], "label": f"{deltas}@step4", "sha": sha})
     with pytest.raises(IntegrityError, match="a delta itself"):
         open_ref(hub, ModelRef(path=folder))
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "a/b", "..", ".ssh", "-rf", "a\\b"])
-def test_a_delta_names_no_file_elsewhere(
+def test_a_delta_may_not_name_a_file_outside_the_folder(
     deltas: str, hubmerge: Command, hub: Hub, world: World, tmp_path: Path, name: str
 ) -> None:
-    folder = copied(hub, deltas, tmp_path)
-    told = json.loads((folder / TOLD).read_text())
-    pieces = [{**piece, "file": name} for piece in told["pieces"]]
-    resealed(folder, files={name: "0" * 64}, pieces=pieces)
-    restored_anew(world)
+    folder = copy_delta(hub, deltas, tmp_path)
+    fields = json.loads((folder / DELTA_JSON).read_text())
+    pieces = [{**piece, "file": name} for piece in fields["pieces"]]
+    change_delta(folder, files={name: "0" * 64}, pieces=pieces)
+    delete_restored(world)
     with pytest.raises(IntegrityError, match="is not the name of a file"):
         open_ref(hub, ModelRef(path=folder))
     assert not (world.home / "restored").exists()
 
 
-def test_a_spoilt_restored_copy_is_made_anew(
+def test_a_damaged_restored_copy_is_replaced(
     deltas: str, hubmerge: Command, hub: Hub, world: World
 ) -> None:
     opened = open_ref(hub, ModelRef(deltas, revision="step4"))
-    file = opened.checkpoint.weight_files()[0]
+    file = weights_file(opened)
     digest = hash_file(file)
     assert file.is_relative_to(world.home / "restored")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
@@ -266,7 +281,7 @@ def test_a_spoilt_restored_copy_is_made_anew(
     assert hash_file(file) == digest
 
 
-def test_half_precision_saves_nothing_and_says_so(
+def test_a_half_precision_step_is_refused(
     hubmerge: Command, hub: Hub, api: HfApi, tmp_path: Path
 ) -> None:
     folder = tmp_path / "half"
@@ -275,14 +290,11 @@ def test_half_precision_saves_nothing_and_says_so(
     [name] = [path.name for path in folder.glob("*.safetensors")]
     tensors = load_file(folder / name)
     save_file({n: t.astype(ml_dtypes.bfloat16) for n, t in tensors.items()}, folder / name)
-    manifest = read_local_manifest(folder)
-    assert manifest is not None
-    vouched = {n: hash_file(folder / n) for n in manifest.files}
-    (folder / NAME).write_bytes(manifest.with_files(vouched).to_bytes())
+    update_manifest(folder)
     repo = f"keep/half{next(_numbers)}"
     ensure_repo(hub, repo)
     publish(hub, Publication(repo, folder, "Step 4", {"step": "4"}, "step4"))
-    said = hubmerge("retain", repo, "--as-delta", "--to", f"{repo}-deltas")
-    assert said.code == 2
-    assert "is BF16: as a delta it would take as many bytes" in said.err
+    result = hubmerge("retain", repo, "--as-delta", "--to", f"{repo}-deltas")
+    assert result.code == 2
+    assert "is BF16: as a delta it would take as many bytes" in result.err
     assert not api.repo_exists(f"{repo}-deltas")

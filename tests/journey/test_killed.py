@@ -1,4 +1,4 @@
-"""kill -9 anywhere in a run: the same command ends it, with the same bytes and no step twice."""
+"""kill -9 anywhere in a run: the same command finishes it, with the same bytes and tags."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from hubmerge.server import lease
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def check_killed(home: Path, events: str, moments: int, *more: str) -> dict[str, Any]:
-    """Kill at every so-many-th file event from the first named on, and at so many moments."""
+def check_killed(home: Path, events: str, moments: int, *options: str) -> dict[str, Any]:
+    """Kill runs at file events, given as "first/every", and at `moments` points in time."""
     (home / "runs").mkdir()
     with lease(home / "hub") as server:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "tests.journey.killing", home / "runs", events, str(moments),
-             *more],
+             *options],
             cwd=ROOT,
             env={**os.environ, "HUBMERGE_HOME": str(home), "HUBMERGE_HUB": "local",
                  "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        said: dict[str, Any] = json.loads(done.stdout)
+        assert process.returncode == 0, process.stderr
+        report: dict[str, Any] = json.loads(process.stdout)
         api = HfApi(endpoint=server.url, token=server.token)
-        for trial in said["trials"]:
-            check_trial(trial, said["whole"], api)
-    return said
+        for trial in report["trials"]:
+            check_trial(trial, report["whole"], api)
+    return report
 
 
-def check_trial(trial: dict[str, Any], whole: dict[str, str], api: HfApi) -> None:
+def check_trial(trial: dict[str, Any], digests: dict[str, str], api: HfApi) -> None:
+    """The steps of a killed run have these digests, and each was published once."""
     assert (trial["again"], trial["third"]) == (0, 0), trial
-    assert trial["weights"] == whole, trial
-    assert trial["left"] == ["validation.jsonl"], trial  # no state, nothing half written
+    assert trial["weights"] == digests, trial
+    assert trial["left"] == ["validation.jsonl"], trial  # no state, no incomplete file
     tags = {tag.name for tag in api.list_repo_refs(trial["to"]).tags}
     assert tags == {"step2", "step4", "step6"}, trial
     titles = [commit.title for commit in api.list_repo_commits(trial["to"])]
@@ -48,21 +49,21 @@ def check_trial(trial: dict[str, Any], whole: dict[str, str], api: HfApi) -> Non
         assert titles.count(f"Step {step} of mini-mnist") == 1, (trial, titles)
 
 
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
-    said = check_killed(tmp_path, "5/17", 2)
-    assert said["events"] > 30
-    assert all(trial["killed"] == -9 for trial in said["trials"][:-2])
+def test_a_killed_run_continues(tmp_path: Path) -> None:
+    report = check_killed(tmp_path, "5/17", 2)
+    assert report["events"] > 30
+    assert all(trial["killed"] == -9 for trial in report["trials"][:-2])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "more",
+    "options",
     [(), ("--tune", "lora", "--lr", "2e-3"), ("--anneal", "branch"), ("--anneal", "independent"),
      ("--early-stop", "noise", "--patience", "9")],
     ids=["full", "lora", "branch", "independent", "noise"],
 )  # fmt: skip
 def test_killed_at_every_file_event_and_at_thirty_moments(
-    tmp_path: Path, more: tuple[str, ...]
+    tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    every = "1/1" if not more else "1/7"
-    check_killed(tmp_path, every, 30 if not more else 6, *more)
+    events, moments = ("1/7", 6) if options else ("1/1", 30)
+    check_killed(tmp_path, events, moments, *options)

@@ -1,4 +1,4 @@
-"""hubmerge.load_moe: a mixture in Python answers as `hubmerge eval` says, and can be given away."""
+"""hubmerge.load_moe predicts as `hubmerge eval` does; mixtures of experts can be exported."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from transformers import CLIPModel
 import hubmerge as package
 from hubmerge.errors import UnknownName, UsageError
 from hubmerge.flows.load import Moe
-from hubmerge.moerging.layer import MixtureLinear
-from hubmerge.moerging.remote_code.peft_mixture import load_mixture
+from hubmerge.moerging.layer import MoeLinear
+from hubmerge.moerging.remote_code.peft_moe import load_peft_moe
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.lookup import find_task
-from hubmerge.weights.moe_config import EXPERTS
-from tests.journey.conftest import Command, World
-from tests.journey.moes import HEBREW, LORA, MNIST, ask, train, train_loras
-from tests.journey.test_moe_bad_input import images
-from tests.models.worlds import write_transformers
+from hubmerge.weights.moe_config import EXPERTS_FOLDER
+from tests.journey.conftest import Command, World, run_hubmerge
+from tests.journey.moes import HEBREW, LORA, MNIST, train_expert, train_loras
+from tests.journey.test_moe_bad_input import write_images
+from tests.models.builders import write_transformers
 
 TO = "moes/loaded"
 
 
 @pytest.fixture(scope="module")
 def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mixture of two experts as it starts, published as moes/loaded@step0."""
+    """A mixture of two experts before training, published as moes/loaded@step0."""
     train_loras()
     out = tmp_path_factory.mktemp("loaded") / "out"
     words = (MNIST, HEBREW, "--train-steps", "0", "--push", TO, "--out", out)
-    said = ask("moerge", *words)
-    assert said.code == 0, said.err
+    result = run_hubmerge("moerge", *words)
+    assert result.code == 0, result.err
     return out
 
 
@@ -49,87 +49,94 @@ def split() -> Split:
     return load_split(find_task("mini-mnist"), "test")
 
 
-def rows(split: Split, many: int) -> tuple[list[Image.Image], list[str]]:
-    pairs: list[Any] = [split.example(row) for row in range(many)]
-    return [image for image, _ in pairs], [split.classes[label] for _, label in pairs]
+def first_examples(split: Split, count: int) -> tuple[list[Image.Image], list[str]]:
+    """The first images of a split, and the names of their classes."""
+    examples: list[Any] = [split.example(row) for row in range(count)]
+    return [image for image, _ in examples], [split.classes[label] for _, label in examples]
 
 
-def test_it_is_right_as_often_as_eval_says(
-    moe: Moe, split: Split, hubmerge: Command, folder: Path
-) -> None:
-    pictures, labels = rows(split, len(split))
-    answers = moe(pictures, task="mini-mnist", batch_size=100)
-    right = sum(one["label"] == label for one, label in zip(answers, labels, strict=True))
-    said = hubmerge("eval", folder, "--tasks", "mini-mnist", "--json")
-    assert right / len(split) == pytest.approx(said.data[0]["value"])
-    assert all(1 / len(split.classes) <= one["score"] <= 1 for one in answers)
+def test_accuracy_is_that_of_eval(moe: Moe, split: Split, hubmerge: Command, folder: Path) -> None:
+    images, labels = first_examples(split, len(split))
+    predictions = moe(images, task="mini-mnist", batch_size=100)
+    correct = sum(
+        prediction["label"] == label for prediction, label in zip(predictions, labels, strict=True)
+    )
+    result = hubmerge("eval", folder, "--tasks", "mini-mnist", "--json")
+    assert correct / len(split) == pytest.approx(result.data[0]["value"])
+    lowest = 1 / len(split.classes)
+    assert all(lowest <= prediction["score"] <= 1 for prediction in predictions)
 
 
-def test_one_many_none_and_any_batch(moe: Moe, split: Split) -> None:
-    pictures, _ = rows(split, 5)
-    together = moe(pictures, task="mini-mnist")
-    (alone,) = moe(pictures[0], task="mini-mnist")
-    assert alone["label"] == together[0]["label"]
-    assert alone["score"] == pytest.approx(together[0]["score"], abs=1e-5)
+def test_inputs_of_any_number_and_batch_size(moe: Moe, split: Split) -> None:
+    images, _ = first_examples(split, 5)
+    predictions = moe(images, task="mini-mnist")
+    (single,) = moe(images[0], task="mini-mnist")
+    assert single["label"] == predictions[0]["label"]
+    assert single["score"] == pytest.approx(predictions[0]["score"], abs=1e-5)
     for size in (1, 2):
-        parts = moe(pictures, task="mini-mnist", batch_size=size)
-        assert [one["label"] for one in parts] == [one["label"] for one in together]
+        batched = moe(images, task="mini-mnist", batch_size=size)
+        assert [p["label"] for p in batched] == [p["label"] for p in predictions]
     assert moe([], task="mini-mnist") == []
 
 
-def test_by_name_and_by_folder_it_is_the_same(moe: Moe, folder: Path, split: Split) -> None:
+def test_names_and_folders_load_the_same_model(moe: Moe, folder: Path, split: Split) -> None:
     other = package.load_moe(folder, hub="local")
-    pictures, _ = rows(split, 3)
-    assert other(pictures, task="mini-hebrew") == moe(pictures, task="mini-hebrew")
+    images, _ = first_examples(split, 3)
+    assert other(images, task="mini-hebrew") == moe(images, task="mini-hebrew")
     assert moe.tasks.keys() == {"mini-mnist", "mini-hebrew"}
-    assert any(isinstance(part, MixtureLinear) for part in moe.module.modules())
-    assert not any(part.training for part in moe.module.modules())
+    assert any(isinstance(module, MoeLinear) for module in moe.module.modules())
+    assert not any(module.training for module in moe.module.modules())
 
 
-def test_which_task_must_be_said(moe: Moe, split: Split) -> None:
-    picture, _ = rows(split, 1)
+def test_several_tasks_need_the_option_task(moe: Moe, split: Split) -> None:
+    image, _ = first_examples(split, 1)
     with pytest.raises(UsageError, match="mini-mnist, mini-hebrew") as refused:
-        moe(picture)
+        moe(image)
     assert refused.value.hint
     with pytest.raises(UnknownName, match="mini-mnits") as unknown:
-        moe(picture, task="mini-mnits")
+        moe(image, task="mini-mnits")
     assert "mini-mnist" in str(unknown.value.hint)
 
 
-def test_of_one_task_it_need_not_be_said(folder: Path, hubmerge: Command, split: Split) -> None:
+def test_a_single_task_is_the_default(folder: Path, hubmerge: Command, split: Split) -> None:
     moe = package.load_moe(folder, tasks=["mini-mnist"], hub="local")
-    picture, _ = rows(split, 1)
-    assert moe(picture) == moe(picture, task="mini-mnist")
+    image, _ = first_examples(split, 1)
+    assert moe(image) == moe(image, task="mini-mnist")
 
 
-def test_what_is_no_mixture(folder: Path, hubmerge: Command) -> None:
-    for ref in (MNIST, "demo/mnist@step8", "hubmerge/tiny-clip", folder / EXPERTS / "mini-mnist"):
-        with pytest.raises(UsageError, match="is no mixture"):
+def test_other_models_are_refused(folder: Path, hubmerge: Command) -> None:
+    for ref in (
+        MNIST,
+        "demo/mnist@step8",
+        "hubmerge/tiny-clip",
+        folder / EXPERTS_FOLDER / "mini-mnist",
+    ):
+        with pytest.raises(UsageError, match="is not a mixture of experts"):
             package.load_moe(ref, hub="local")
 
 
-def test_bad_numbers(moe: Moe, split: Split) -> None:
-    pictures, _ = rows(split, 2)
+def test_batch_sizes_below_one_are_refused(moe: Moe, split: Split) -> None:
+    images, _ = first_examples(split, 2)
     for size in (0, -1):
         with pytest.raises(UsageError, match=f"batch_size is {size}"):
-            moe(pictures, task="mini-mnist", batch_size=size)
+            moe(images, task="mini-mnist", batch_size=size)
 
 
-def test_an_open_clip_mixture_is_not_exported(
+def test_a_mixture_on_open_clip_is_not_exported(
     folder: Path, hubmerge: Command, tmp_path: Path
 ) -> None:
-    for form in ("peft-arrow", "transformers"):
-        said = hubmerge("export", f"{TO}@step0", "--as", form, "--out", tmp_path / form)
-        assert said.code == 2
-        assert "open_clip's layout" in said.err
-        assert "hubmerge.load_moe" in said.err
-        assert not (tmp_path / form).exists()
-    said = hubmerge("export", MNIST, "--out", tmp_path / "x")
-    assert said.code == 2
-    assert "is no mixture" in said.err
-    said = hubmerge("export", f"{TO}@step0", "--as", "peft", "--out", tmp_path / "x")
-    assert said.code == 2
-    assert "Did you mean peft-arrow?" in said.err
+    for layout in ("peft-arrow", "transformers"):
+        result = hubmerge("export", f"{TO}@step0", "--as", layout, "--out", tmp_path / layout)
+        assert result.code == 2
+        assert "open_clip's layout" in result.err
+        assert "hubmerge.load_moe" in result.err
+        assert not (tmp_path / layout).exists()
+    result = hubmerge("export", MNIST, "--out", tmp_path / "x")
+    assert result.code == 2
+    assert "is not a mixture of experts" in result.err
+    result = hubmerge("export", f"{TO}@step0", "--as", "peft", "--out", tmp_path / "x")
+    assert result.code == 2
+    assert "Did you mean peft-arrow?" in result.err
 
 
 TASK = (
@@ -138,50 +145,50 @@ TASK = (
 )
 
 
-def test_a_mixture_over_transformers_goes_out_both_ways(
+def test_a_mixture_on_transformers_is_exported_in_both_formats(
     hubmerge: Command, world: World, tmp_path: Path
 ) -> None:
     api = HfApi(endpoint=world.server.url, token=world.server.token)
     write_transformers(tmp_path / "base")
     api.create_repo("bases/clip")
     api.upload_folder(repo_id="bases/clip", folder_path=tmp_path / "base")
-    images(tmp_path / "pictures")
+    write_images(tmp_path / "pictures")
     for number in (1, 2):
         task = tmp_path / f"task{number}.yaml"
         task.write_text(TASK.format(number))
         rank = ("--rank", str(number + 1))
-        train(task, f"shades/e{number}", *LORA[:2], *rank, base="bases/clip")
+        train_expert(task, f"shades/e{number}", *LORA[:2], *rank, base="bases/clip")
     tasks = f"{tmp_path}/task1.yaml,{tmp_path}/task2.yaml"
-    made = tmp_path / "made"
+    out = tmp_path / "out"
     words = ("shades/e1@step4", "shades/e2@step4", "--tasks", tasks, "--train-steps", "2")
-    said = hubmerge("moerge", *words, "--batch", "8", "--lr", "1e-2", "--out", made)
-    assert said.code == 0, said.err
-    refused = hubmerge("eval", made)
+    result = hubmerge("moerge", *words, "--batch", "8", "--lr", "1e-2", "--out", out)
+    assert result.code == 0, result.err
+    refused = hubmerge("eval", out)
     assert refused.code == 2
     assert "--tasks" in refused.err
-    assert hubmerge("eval", made, "--tasks", tasks).code == 0
-    moe = package.load_moe(made, tasks=tasks.split(","), hub="local")
+    assert hubmerge("eval", out, "--tasks", tasks).code == 0
+    moe = package.load_moe(out, tasks=tasks.split(","), hub="local")
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours = cast(Any, moe.module).get_image_features(pixel_values=pixels).pooler_output
-    for form in ("peft-arrow", "transformers"):
-        said = hubmerge("export", made, "--as", form, "--out", tmp_path / form, "--json")
-        assert said.code == 0, said.err
-        assert (tmp_path / form / "README.md").is_file()
-        assert said.data == {"folder": str(tmp_path / form), "format": form}
-        again = hubmerge("export", made, "--as", form, "--out", tmp_path / form)
+        expected = cast(Any, moe.module).get_image_features(pixel_values=pixels).pooler_output
+    for layout in ("peft-arrow", "transformers"):
+        result = hubmerge("export", out, "--as", layout, "--out", tmp_path / layout, "--json")
+        assert result.code == 0, result.err
+        assert (tmp_path / layout / "README.md").is_file()
+        assert result.data == {"folder": str(tmp_path / layout), "format": layout}
+        again = hubmerge("export", out, "--as", layout, "--out", tmp_path / layout)
         assert again.code == 1
         assert "--replace" in again.err
-        again = hubmerge("export", made, "--as", form, "--out", tmp_path / form, "--replace")
+        again = hubmerge("export", out, "--as", layout, "--out", tmp_path / layout, "--replace")
         assert again.code == 0, again.err
-    check_peft(tmp_path / "base", tmp_path / "peft-arrow", pixels, ours)
-    said_of = json.loads((tmp_path / "transformers" / "config.json").read_text())
-    assert "AutoModel" in said_of["auto_map"]
+    check_peft(tmp_path / "base", tmp_path / "peft-arrow", pixels, expected)
+    config = json.loads((tmp_path / "transformers" / "config.json").read_text())
+    assert "AutoModel" in config["auto_map"]
 
 
-def check_peft(base: Path, export: Path, pixels: torch.Tensor, ours: torch.Tensor) -> None:
-    """What the code in the export's README makes of it says the same."""
-    model = load_mixture(CLIPModel.from_pretrained(base), export)
+def check_peft(base: Path, export: Path, pixels: torch.Tensor, expected: torch.Tensor) -> None:
+    """The code in the README of the export computes the same features."""
+    model = load_peft_moe(CLIPModel.from_pretrained(base), export)
     with torch.no_grad():
-        theirs = model.get_image_features(pixel_values=pixels).pooler_output
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+        features = model.get_image_features(pixel_values=pixels).pooler_output
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)

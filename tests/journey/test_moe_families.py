@@ -1,4 +1,4 @@
-"""Mixtures for texts and for choices, on own rows: labels, trained heads, starts from data."""
+"""Mixtures of experts for texts and choices: label heads, trained heads, data-driven starts."""
 
 from __future__ import annotations
 
@@ -12,92 +12,94 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
 import hubmerge as package
-from hubmerge.weights.moe_config import ROUTER, read_moe_config
-from tests.journey.conftest import Command, World
-from tests.journey.moes import LORA, ask, contents, train
-from tests.journey.test_kinds import rows
-from tests.models.worlds import tiny_bert, tiny_t5
+from hubmerge.weights.moe_config import ROUTER_WEIGHTS, read_moe_config
+from tests.journey.conftest import Command, World, run_hubmerge
+from tests.journey.moes import LORA, read_folder, train_expert
+from tests.journey.test_kinds import write_reviews
+from tests.models.builders import tiny_bert, tiny_t5
 
 SPLITS = "splits: {test: {of: train, fraction: 0.25}}\n"
-WORDS = {"films": {"good": "film", "bad": "cat"}, "pets": {"big": "dog", "small": "cat"}}
+SUBJECTS = {"films": {"good": "film", "bad": "cat"}, "pets": {"big": "dog", "small": "cat"}}
 SHORT = ("--train-steps", "2", "--batch", "8", "--lr", "1e-2")
 
 
 @pytest.fixture(scope="module")
 def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tasks and bases lie; bases/bert and bases/t5 are on the Hub."""
+    """A folder with tasks and bases; bases/bert, bases/t5 and experts are on the Hub."""
     folder = tmp_path_factory.mktemp("families")
     api = HfApi(endpoint=world.server.url, token=world.server.token)
     for name, make in (("bert", tiny_bert), ("t5", tiny_t5)):
         make(folder / name)
         api.create_repo(f"bases/{name}")
         api.upload_folder(repo_id=f"bases/{name}", folder_path=folder / name)
-    for name, words in WORDS.items():
-        rows(folder / f"{name}.csv", words)
+    for name, subjects in SUBJECTS.items():
+        write_reviews(folder / f"{name}.csv", subjects)
         for head in ("label", "trained"):
             (folder / f"{name}-{head}.yaml").write_text(
                 f"name: {name}-{head}\nkind: text\nhead: {head}\nmax_tokens: 16\n"
                 f"data: {{path: {name}.csv, text: review, label: stars}}\n{SPLITS}"
             )
-            train(folder / f"{name}-{head}.yaml", f"bert/{name}-{head}", *LORA, base="bases/bert")
+            train_expert(
+                folder / f"{name}-{head}.yaml", f"bert/{name}-{head}", *LORA, base="bases/bert"
+            )
     for name in ("even", "odd"):
         lines = [{"q": f"is {n} {name}?", "label": n % 2} for n in range(40)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (folder / f"{name}.yaml").write_text(
             f"name: {name}\nkind: rank\ndata: {{path: {name}.jsonl}}\nmax_tokens: 40\n{SPLITS}"
             'prompt: "question: {{ q }}"\nchoices: ["Yes", "No"]\nanswer: label\n'
         )
-        train(folder / f"{name}.yaml", f"t5/{name}", *LORA, base="bases/t5")
+        train_expert(folder / f"{name}.yaml", f"t5/{name}", *LORA, base="bases/t5")
     return folder
 
 
-def tasks_in(folder: Path, *names: str) -> str:
+def task_files(folder: Path, *names: str) -> str:
+    """The value of --tasks for these tasks."""
     return ",".join(str(folder / f"{name}.yaml") for name in names)
 
 
-def made(
+def train_moe(
     folder: Path, out: Path, experts: tuple[str, ...], *words: object, tasks: str = ""
 ) -> Path:
-    """A mixture of these experts at step 4, at their own tasks unless others are named."""
-    names = tasks or tasks_in(folder, *(expert.partition("/")[2] for expert in experts))
-    labels = [f"{expert}@step4" for expert in experts]
+    """Train a mixture of experts at step 4, by default on their own tasks; returns the folder."""
+    tasks = tasks or task_files(folder, *(expert.partition("/")[2] for expert in experts))
+    refs = [f"{expert}@step4" for expert in experts]
     short = () if "--train-steps" in words else SHORT
-    said = ask("moerge", *labels, "--tasks", names, *short, *words, "--out", out)
-    assert said.code == 0, said.err
+    result = run_hubmerge("moerge", *refs, "--tasks", tasks, *short, *words, "--out", out)
+    assert result.code == 0, result.err
     return out
 
 
-def measured(hubmerge: Command, out: Path, tasks: str) -> dict[str, float]:
-    said = hubmerge("eval", out, "--tasks", tasks, "--split", "validation", "--json")
-    assert said.code == 0, said.err
-    return {score["task"].partition("@")[0]: score["value"] for score in said.data}
+def evaluate(hubmerge: Command, out: Path, tasks: str) -> dict[str, float]:
+    result = hubmerge("eval", out, "--tasks", tasks, "--split", "validation", "--json")
+    assert result.code == 0, result.err
+    return {score["task"].partition("@")[0]: score["value"] for score in result.data}
 
 
-def last_point(out: Path) -> dict[str, float]:
-    found: dict[str, float] = json.loads((out / "hubmerge.json").read_text())["validation"][-1][
-        "tasks"
-    ]
-    return found
+def last_accuracies(out: Path) -> dict[str, float]:
+    manifest = json.loads((out / "hubmerge.json").read_text())
+    accuracies: dict[str, float] = manifest["validation"][-1]["tasks"]
+    return accuracies
 
 
 @pytest.mark.parametrize("head", ["label", "trained"])
 def test_texts(folder: Path, hubmerge: Command, tmp_path: Path, head: str) -> None:
     names = (f"films-{head}", f"pets-{head}")
-    out = made(folder, tmp_path / "out", (f"bert/{names[0]}", f"bert/{names[1]}"))
-    told = measured(hubmerge, out, tasks_in(folder, *names))
-    assert told == pytest.approx(last_point(out))
+    out = train_moe(folder, tmp_path / "out", (f"bert/{names[0]}", f"bert/{names[1]}"))
+    accuracies = evaluate(hubmerge, out, task_files(folder, *names))
+    assert accuracies == pytest.approx(last_accuracies(out))
     heads = [path.name for path in out.glob("head-*")]
     assert sorted(heads) == [f"head-{name}.safetensors" for name in names if head == "trained"]
-    moe = package.load_moe(out, tasks=tasks_in(folder, *names).split(","), hub="local")
-    (answer,) = moe("the film 3 is good", task=names[0])
-    assert answer["label"] in ("good", "bad", "film", "cat")
+    moe = package.load_moe(out, tasks=task_files(folder, *names).split(","), hub="local")
+    (prediction,) = moe("the film 3 is good", task=names[0])
+    assert prediction["label"] in ("good", "bad", "film", "cat")
     assert moe.tasks.keys() == set(names)
 
 
-def test_trained_heads_stay_as_they_are(
+def test_trained_heads_are_not_changed(
     folder: Path, world: World, hubmerge: Command, tmp_path: Path
 ) -> None:
-    out = made(folder, tmp_path / "out", ("bert/films-trained", "bert/pets-trained"))
+    out = train_moe(folder, tmp_path / "out", ("bert/films-trained", "bert/pets-trained"))
     api = HfApi(endpoint=world.server.url, token=world.server.token)
     for name in ("films", "pets"):
         file = f"head-{name}-trained.safetensors"
@@ -105,77 +107,80 @@ def test_trained_heads_stay_as_they_are(
         assert (out / file).read_bytes() == Path(source).read_bytes()
 
 
-def test_a_trained_head_without_its_expert(folder: Path, hubmerge: Command) -> None:
-    said = hubmerge(
+def test_a_trained_head_without_its_expert_is_refused(folder: Path, hubmerge: Command) -> None:
+    result = hubmerge(
         "moerge", "bert/films-trained@step4", "bert/films-label@step4", *SHORT,
-        "--tasks", tasks_in(folder, "films-trained", "pets-trained"),
+        "--tasks", task_files(folder, "films-trained", "pets-trained"),
     )  # fmt: skip
-    assert said.code == 2, said.err
-    assert "No expert brings a head for pets-trained" in said.err
-    assert "leave the task out" in said.err
+    assert result.code == 2, result.err
+    assert "No expert has the trained head of pets-trained" in result.err
+    assert "leave the task out" in result.err
 
 
 def test_a_start_from_prompts(folder: Path, hubmerge: Command, tmp_path: Path) -> None:
     experts = ("bert/films-label", "bert/pets-label")
     words = ("--router", "prompts", "--train-steps", "0")
-    out = made(folder, tmp_path / "out", experts, *words)
-    found = load_file(out / ROUTER)
-    assert all(torch.allclose(rows[0], -rows[1], atol=1e-5) for rows in found.values())
+    out = train_moe(folder, tmp_path / "out", experts, *words)
+    router = load_file(out / ROUTER_WEIGHTS)
+    assert all(torch.allclose(rows[0], -rows[1], atol=1e-5) for rows in router.values())
     assert (read_moe_config(out).router.init, read_moe_config(out).router.signed) == (
         "prompts",
         True,
     )
-    other = made(folder, tmp_path / "other", experts, "--router", "centroid", "--train-steps", "0")
+    other = train_moe(
+        folder, tmp_path / "other", experts, "--router", "centroid", "--train-steps", "0"
+    )
     assert any(
-        not torch.equal(rows, found[name]) for name, rows in load_file(other / ROUTER).items()
+        not torch.equal(rows, router[name])
+        for name, rows in load_file(other / ROUTER_WEIGHTS).items()
     )
 
 
-def test_prompts_are_for_labels(folder: Path, hubmerge: Command) -> None:
-    said = hubmerge(
+def test_a_start_from_prompts_needs_label_heads(folder: Path, hubmerge: Command) -> None:
+    result = hubmerge(
         "moerge", "bert/films-trained@step4", "bert/pets-trained@step4", *SHORT,
-        "--tasks", tasks_in(folder, "films-trained", "pets-trained"), "--router", "prompts",
+        "--tasks", task_files(folder, "films-trained", "pets-trained"), "--router", "prompts",
     )  # fmt: skip
-    assert said.code == 2
+    assert result.code == 2
     for name in ("films-trained", "pets-trained"):
-        assert f"{name} has no class prompts" in said.err
+        assert f"{name} has no class prompts" in result.err
 
 
 def test_choices(folder: Path, hubmerge: Command, tmp_path: Path) -> None:
-    out = made(folder, tmp_path / "out", ("t5/even", "t5/odd"), "--recompute")
-    tasks = tasks_in(folder, "even", "odd")
-    assert measured(hubmerge, out, tasks) == pytest.approx(last_point(out))
+    out = train_moe(folder, tmp_path / "out", ("t5/even", "t5/odd"), "--recompute")
+    tasks = task_files(folder, "even", "odd")
+    assert evaluate(hubmerge, out, tasks) == pytest.approx(last_accuracies(out))
     moe = package.load_moe(out, tasks=tasks.split(","), hub="local")
-    rows = [("question: is 3 even?", ("Yes", "No")), ("question: is 4 even?", ("Yes", "No"))]
-    answers = moe(rows, task="even")
-    assert all(one["label"] in ("Yes", "No") for one in answers)
-    (alone,) = moe(rows[0], task="even")
-    assert alone["label"] == answers[0]["label"]
-    assert alone["score"] == pytest.approx(answers[0]["score"], abs=1e-5)
+    inputs = [("question: is 3 even?", ("Yes", "No")), ("question: is 4 even?", ("Yes", "No"))]
+    predictions = moe(inputs, task="even")
+    assert all(prediction["label"] in ("Yes", "No") for prediction in predictions)
+    (single,) = moe(inputs[0], task="even")
+    assert single["label"] == predictions[0]["label"]
+    assert single["score"] == pytest.approx(predictions[0]["score"], abs=1e-5)
 
 
-def test_tasks_of_two_families(folder: Path, hubmerge: Command) -> None:
-    said = hubmerge("moerge", "t5/even@step4", "t5/odd@step4", *SHORT,
-                    "--tasks", tasks_in(folder, "even", "films-label"))  # fmt: skip
-    assert said.code in (1, 2), said.err
-    assert "cannot" in said.err
-    assert "in a way it should not" not in said.err
+def test_tasks_of_two_families_are_refused(folder: Path, hubmerge: Command) -> None:
+    result = hubmerge("moerge", "t5/even@step4", "t5/odd@step4", *SHORT,
+                      "--tasks", task_files(folder, "even", "films-label"))  # fmt: skip
+    assert result.code in (1, 2), result.err
+    assert "cannot" in result.err
+    assert "a bug in hubmerge" not in result.err
 
 
-def test_experts_of_two_families(folder: Path, hubmerge: Command) -> None:
-    said = hubmerge("moerge", "t5/even@step4", "bert/films-label@step4", *SHORT,
-                    "--tasks", tasks_in(folder, "even"))  # fmt: skip
-    assert said.code == 3, said.err
-    assert "base" in said.err
+def test_experts_of_two_families_are_refused(folder: Path, hubmerge: Command) -> None:
+    result = hubmerge("moerge", "t5/even@step4", "bert/films-label@step4", *SHORT,
+                      "--tasks", task_files(folder, "even"))  # fmt: skip
+    assert result.code == 3, result.err
+    assert "base" in result.err
 
 
-def test_the_same_mixture_is_the_same_bytes(
+def test_a_repeated_run_gives_the_same_bytes(
     folder: Path, hubmerge: Command, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = made(folder, tmp_path / "first", ("t5/even", "t5/odd"))
+    first = train_moe(folder, tmp_path / "first", ("t5/even", "t5/odd"))
     run = json.loads((first / "hubmerge.json").read_text())["run"]
     shutil.rmtree(world.home / "moes" / run[:12])
-    again = made(folder, tmp_path / "again", ("t5/even", "t5/odd"))
-    one, other = contents(first), contents(again)
-    names = [name for name in one if not name.startswith(("README", "curve"))]
-    assert all(one[name] == other[name] for name in names)
+    again = train_moe(folder, tmp_path / "again", ("t5/even", "t5/odd"))
+    expected, actual = read_folder(first), read_folder(again)
+    names = [name for name in expected if not name.startswith(("README", "curve"))]
+    assert all(actual[name] == expected[name] for name in names)

@@ -1,4 +1,4 @@
-"""Mixtures in two processes, and in one that is killed: what comes of it is the same."""
+"""Training a mixture of experts in two processes, and after a kill: equal results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
 from hubmerge.server import lease
-from hubmerge.weights.moe_config import CONFIG, EXPERTS, ROUTER
-from tests.journey.moes import FEW, HEBREW, LORA, MNIST, contents
+from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGHTS
+from tests.journey.moes import FEW_STEPS, HEBREW, LORA, MNIST, read_folder
 from tests.training.test_processes import LAUNCH, ROOT, TORCHRUN, curve, run
 
-TRAIN = ("-m", "hubmerge", "train", "--base", "hubmerge/tiny-clip", *FEW, *LORA)
+TRAIN = ("-m", "hubmerge", "train", "--base", "hubmerge/tiny-clip", *FEW_STEPS, *LORA)
 MOERGE = (
     "-m", "hubmerge", "moerge", MNIST, HEBREW, "--push-every", "2", "--lr", "1e-3", "--batch",
     "16", "--max-examples", "64", "--json",
@@ -34,27 +34,29 @@ def train_loras(home: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", [LAUNCH, TORCHRUN], ids=["accelerate", "torchrun"])
-@pytest.mark.parametrize("more", [(), ("--balance", "0.1", "--recompute", "--top-k", "1")], ids=str)
-def test_two_processes_mix_as_one(
-    tmp_path: Path, launch: tuple[str, ...], more: tuple[str, ...]
+@pytest.mark.parametrize(
+    "options", [(), ("--balance", "0.1", "--recompute", "--top-k", "1")], ids=str
+)
+def test_two_processes_train_the_same_mixture_as_one(
+    tmp_path: Path, launch: tuple[str, ...], options: tuple[str, ...]
 ) -> None:
-    words = (*MOERGE, "--train-steps", "4", *more)
+    words = (*MOERGE, "--train-steps", "4", *options)
     with lease(tmp_path / "hub") as server:
         train_loras(tmp_path)
-        one = run(tmp_path, *words, "--push", "me/one", "--out", tmp_path / "1")
-        two = run(tmp_path, *launch, *words, "--push", "me/two", "--out", tmp_path / "2")
+        single = run(tmp_path, *words, "--push", "me/one", "--out", tmp_path / "1")
+        double = run(tmp_path, *launch, *words, "--push", "me/two", "--out", tmp_path / "2")
         api = HfApi(endpoint=server.url, token=server.token)
         assert {tag.name for tag in api.list_repo_refs("me/two").tags} == {"step2", "step4"}
         titles = [commit.title for commit in api.list_repo_commits("me/two")]
     for step in (2, 4):
         assert titles.count(f"Mixture of 2 experts at step {step}") == 1
-    assert curve(two)[0] == pytest.approx(curve(one)[0], abs=0.01)
-    if not more:  # each process balances its own rows
-        assert curve(two)[1] == pytest.approx(curve(one)[1], rel=1e-4)
-        for name in (ROUTER, f"{EXPERTS}/mini-mnist/adapter_model.safetensors"):
-            ours, theirs = (load_file(tmp_path / which / name) for which in "12")
-            off = max((theirs[key] - ours[key]).abs().max().item() for key in ours)
-            assert off < 1e-3, name
+    assert curve(double)[0] == pytest.approx(curve(single)[0], abs=0.01)
+    if not options:  # with --balance each process balances its own rows
+        assert curve(double)[1] == pytest.approx(curve(single)[1], rel=1e-4)
+        for name in (ROUTER_WEIGHTS, f"{EXPERTS_FOLDER}/mini-mnist/adapter_model.safetensors"):
+            first, second = (load_file(tmp_path / n / name) for n in "12")
+            difference = max((second[k] - first[k]).abs().max().item() for k in first)
+            assert difference < 1e-3, name
     assert json.loads((tmp_path / "2" / "hubmerge.json").read_text())["training"]["processes"] == 2
     routing = [json.loads((tmp_path / n / "routing.json").read_text()) for n in "12"]
     assert routing[0]["cost"] == routing[1]["cost"]
@@ -71,20 +73,22 @@ def start(home: Path, *words: object) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_continues(tmp_path: Path) -> None:
     words = (*MOERGE, "--train-steps", "30", "--push-every", "10", "--state-every", "1")
     with lease(tmp_path / "hub") as server:
         train_loras(tmp_path)
-        whole: dict[str, Any] = json.loads(run(tmp_path, *words, "--push", "me/whole"))
-        (runs,) = list((tmp_path / "moes").iterdir())
-        kept = tmp_path / "whole"
-        runs.rename(kept)
-        for after in (0.0, 1.0, 3.0):
+        complete: dict[str, Any] = json.loads(run(tmp_path, *words, "--push", "me/complete"))
+        (run_folder,) = list((tmp_path / "moes").iterdir())
+        complete_run = tmp_path / "complete"
+        run_folder.rename(complete_run)
+        for seconds in (0.0, 1.0, 3.0):
             killed = start(tmp_path, *words, "--push", "me/killed")
-            waited = time.monotonic()
-            while not (runs / "validation.jsonl").exists() and time.monotonic() - waited < 60:
+            started = time.monotonic()
+            while (
+                not (run_folder / "validation.jsonl").exists() and time.monotonic() - started < 60
+            ):
                 time.sleep(0.05)
-            time.sleep(after)
+            time.sleep(seconds)
             killed.send_signal(signal.SIGKILL)
             killed.wait()
         again: dict[str, Any] = json.loads(run(tmp_path, *words, "--push", "me/killed"))
@@ -94,10 +98,14 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         }  # fmt: skip
         titles = [commit.title for commit in api.list_repo_commits("me/killed")]
     assert [titles.count(f"Mixture of 2 experts at step {n}") for n in (10, 20, 30)] == [1, 1, 1]
-    assert again["run"] == whole["run"]
-    assert again["validation"] == whole["validation"]
-    ours, theirs = contents(kept / "steps"), contents(runs / "steps")
-    names = [n for n in ours if n.endswith((".safetensors", CONFIG, "hubmerge.json"))]
+    assert again["run"] == complete["run"]
+    assert again["validation"] == complete["validation"]
+    expected, actual = read_folder(complete_run / "steps"), read_folder(run_folder / "steps")
+    names = [n for n in expected if n.endswith((".safetensors", MOE_CONFIG, "hubmerge.json"))]
     assert len(names) == 3 * 5
-    assert all(theirs[name] == ours[name] for name in names)
-    assert sorted(path.name for path in runs.iterdir()) == [".lock", "steps", "validation.jsonl"]
+    assert all(actual[name] == expected[name] for name in names)
+    assert sorted(path.name for path in run_folder.iterdir()) == [
+        ".lock",
+        "steps",
+        "validation.jsonl",
+    ]

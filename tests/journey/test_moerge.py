@@ -1,4 +1,4 @@
-"""hubmerge moerge on a real Hub: trained, published, gone on with, measured and shown."""
+"""hubmerge moerge on a real Hub: train, publish, repeat, evaluate and describe."""
 
 from __future__ import annotations
 
@@ -12,60 +12,73 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import load_file
 
-from hubmerge.manifest import NAME, parse_manifest
+from hubmerge.manifest import MANIFEST_JSON, parse_manifest
 from hubmerge.routing import parse_routing
-from hubmerge.weights.moe_config import CONFIG, EXPERTS, ROUTER, read_moe_config
-from tests.journey.conftest import Command, Said, World
-from tests.journey.moes import HEBREW, MIXED, MNIST, SHORT, ask, contents, train_loras
+from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGHTS, read_moe_config
+from tests.journey.conftest import Command, CommandResult, World, run_hubmerge
+from tests.journey.moes import (
+    HEBREW,
+    MNIST,
+    MOE_ARGUMENTS,
+    SHORT_TRAINING,
+    read_folder,
+    train_loras,
+)
 
 TO = "moes/mixture"
 TASKS = {"mini-mnist", "mini-hebrew"}
 
 
 @pytest.fixture(scope="module")
-def mixed(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Said, Path]:
-    """A mixture of two experts, published and in a folder, and what the command said."""
+def published(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[CommandResult, Path]:
+    """A mixture of two experts: the result of the command that published it, and its folder."""
     train_loras()
     out = tmp_path_factory.mktemp("moe") / "out"
-    said = ask("moerge", *MIXED, "--push", TO, "--out", out, "--json")
-    assert said.code == 0, said.err
-    return said, out
+    result = run_hubmerge("moerge", *MOE_ARGUMENTS, "--push", TO, "--out", out, "--json")
+    assert result.code == 0, result.err
+    return result, out
+
+
+def commit_ids(api: HfApi) -> list[str]:
+    return [commit.commit_id for commit in api.list_repo_commits(TO)]
 
 
 @pytest.fixture
-def out(mixed: tuple[Said, Path]) -> Path:
-    return mixed[1]
+def out(published: tuple[CommandResult, Path]) -> Path:
+    return published[1]
 
 
 def snapshot(world: World, revision: str, into: Path) -> Path:
-    found = snapshot_download(
+    folder = snapshot_download(
         TO, revision=revision, endpoint=world.server.url, token=False, local_dir=into
     )
-    return Path(found)
+    return Path(folder)
 
 
-def test_its_steps_are_published(mixed: tuple[Said, Path], api: HfApi) -> None:
-    said, out = mixed
+def test_the_steps_are_published(published: tuple[CommandResult, Path], api: HfApi) -> None:
+    result, out = published
     tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(TO).tags}
-    assert said.data["commits"] == tags
+    assert result.data["commits"] == tags
     assert tags.keys() == {"step2", "step4"}
-    assert (said.data["repo"], said.data["folder"]) == (TO, str(out))
-    points = said.data["validation"]
+    assert (result.data["repo"], result.data["folder"]) == (TO, str(out))
+    points = result.data["validation"]
     assert [point["step"] for point in points] == [0, 2, 4]
     assert all(point["tasks"].keys() == TASKS for point in points)
     for point in points:
         assert point["accuracy"] == pytest.approx(sum(point["tasks"].values()) / 2)
 
 
-def test_a_revision_is_the_folder(mixed: tuple[Said, Path], world: World, tmp_path: Path) -> None:
-    _, out = mixed
-    theirs = contents(snapshot(world, "step4", tmp_path / "step4"))
-    ours = contents(out)
-    weights = [f"{EXPERTS}/{task}/{file}" for task in TASKS
+def test_a_published_revision_equals_the_folder(
+    published: tuple[CommandResult, Path], world: World, tmp_path: Path
+) -> None:
+    _, out = published
+    downloaded = read_folder(snapshot(world, "step4", tmp_path / "step4"))
+    local = read_folder(out)
+    weights = [f"{EXPERTS_FOLDER}/{task}/{file}" for task in TASKS
                for file in ("adapter_config.json", "adapter_model.safetensors")]  # fmt: skip
-    for name in (CONFIG, ROUTER, NAME, *weights):
-        assert theirs[name] == ours[name], name
-    assert "routing.json" in theirs
+    for name in (MOE_CONFIG, ROUTER_WEIGHTS, MANIFEST_JSON, *weights):
+        assert downloaded[name] == local[name], name
+    assert "routing.json" in downloaded
     config = read_moe_config(out)
     assert [(e.name, e.task and e.task[:5], e.step, e.source_repo) for e in config.experts] == [
         ("mini-mnist", "mini-", 4, "loras/mnist"), ("mini-hebrew", "mini-", 2, "loras/hebrew"),
@@ -78,221 +91,241 @@ def test_a_revision_is_the_folder(mixed: tuple[Said, Path], world: World, tmp_pa
     assert (config.router.init, config.router.signed) == ("arrow", False)
 
 
-def test_what_its_manifest_says(mixed: tuple[Said, Path], api: HfApi) -> None:
-    said, out = mixed
-    manifest = parse_manifest((out / NAME).read_bytes(), "out")
+def test_the_manifest_records_run_and_sources(
+    published: tuple[CommandResult, Path], api: HfApi
+) -> None:
+    result, out = published
+    manifest = parse_manifest((out / MANIFEST_JSON).read_bytes(), "out")
     assert (manifest.kind, manifest.method, manifest.step, manifest.last_step) == (
         "moe",
         "moe",
         4,
         4,
     )
-    assert manifest.run == said.data["run"]
-    shas = [api.list_repo_refs(repo).tags for repo in ("loras/mnist", "loras/hebrew")]
-    assert {source.sha for source in manifest.experts} <= {
-        tag.target_commit for tags in shas for tag in tags
-    }
+    assert manifest.run == result.data["run"]
+    tags = [
+        tag for repo in ("loras/mnist", "loras/hebrew") for tag in api.list_repo_refs(repo).tags
+    ]
+    assert {source.sha for source in manifest.experts} <= {tag.target_commit for tag in tags}
     assert str(manifest.command).split()[:4] == ["hubmerge", "moerge", MNIST, HEBREW]
 
 
-def test_the_command_that_it_tells_makes_the_same(
-    mixed: tuple[Said, Path], hubmerge: Command, tmp_path: Path
+def test_the_recorded_command_builds_the_same_files(
+    published: tuple[CommandResult, Path], hubmerge: Command, tmp_path: Path
 ) -> None:
-    manifest = parse_manifest((mixed[1] / NAME).read_bytes(), "out")
+    manifest = parse_manifest((published[1] / MANIFEST_JSON).read_bytes(), "out")
     again = hubmerge(*str(manifest.command).split()[1:], "--out", tmp_path / "again", "--json")
     assert again.code == 0, again.err
-    assert again.data["run"] == mixed[0].data["run"]
-    ours, theirs = contents(mixed[1]), contents(tmp_path / "again")
-    assert all(theirs[name] == ours[name] for name in (CONFIG, ROUTER, NAME, *manifest.files))
+    assert again.data["run"] == published[0].data["run"]
+    first, second = read_folder(published[1]), read_folder(tmp_path / "again")
+    assert all(
+        second[name] == first[name]
+        for name in (MOE_CONFIG, ROUTER_WEIGHTS, MANIFEST_JSON, *manifest.files)
+    )
 
 
-def test_again_it_changes_nothing(
-    mixed: tuple[Said, Path], hubmerge: Command, api: HfApi, world: World
+def test_a_second_run_changes_nothing(
+    published: tuple[CommandResult, Path], hubmerge: Command, api: HfApi, world: World
 ) -> None:
-    said, out = mixed
-    before = contents(out), [one.commit_id for one in api.list_repo_commits(TO)]
-    again = hubmerge("moerge", *MIXED, "--push", TO, "--out", out, "--json")
+    result, out = published
+    before = read_folder(out), commit_ids(api)
+    again = hubmerge("moerge", *MOE_ARGUMENTS, "--push", TO, "--out", out, "--json")
     assert again.code == 0, again.err
-    assert again.data == said.data
-    assert (contents(out), [one.commit_id for one in api.list_repo_commits(TO)]) == before
+    assert again.data == result.data
+    assert (read_folder(out), commit_ids(api)) == before
 
 
-def test_a_step_that_was_lost_is_made_again(
-    mixed: tuple[Said, Path], hubmerge: Command, world: World, tmp_path: Path
+def test_a_deleted_step_is_trained_again(
+    published: tuple[CommandResult, Path], hubmerge: Command, world: World, tmp_path: Path
 ) -> None:
-    steps = world.home / "moes" / mixed[0].data["run"][:12] / "steps"
-    before = contents(steps)
-    for lost in (("step4",), ("step2",), ("step2", "step4")):
-        for step in lost:
+    steps = world.home / "moes" / published[0].data["run"][:12] / "steps"
+    before = read_folder(steps)
+    for deleted in (("step4",), ("step2",), ("step2", "step4")):
+        for step in deleted:
             shutil.rmtree(steps / step)
-        again = hubmerge("moerge", *MIXED, "--json")
+        again = hubmerge("moerge", *MOE_ARGUMENTS, "--json")
         assert again.code == 0, again.err
-        after = contents(steps)
-        vouched = [n for n in before if n.endswith((".safetensors", NAME, CONFIG, "routing.json"))]
-        assert len(vouched) == 2 * 6
-        assert all(after[name] == before[name] for name in vouched)
+        after = read_folder(steps)
+        reproducible = [
+            name
+            for name in before
+            if name.endswith((".safetensors", MANIFEST_JSON, MOE_CONFIG, "routing.json"))
+        ]
+        assert len(reproducible) == 2 * 6
+        assert all(after[name] == before[name] for name in reproducible)
 
 
-def test_a_step_that_was_changed_is_not_passed_on(
-    mixed: tuple[Said, Path], hubmerge: Command, world: World, tmp_path: Path
+def test_a_changed_step_is_not_copied(
+    published: tuple[CommandResult, Path], hubmerge: Command, world: World, tmp_path: Path
 ) -> None:
-    router = world.home / "moes" / mixed[0].data["run"][:12] / "steps/step4/router.safetensors"
+    router = world.home / "moes" / published[0].data["run"][:12] / "steps/step4/router.safetensors"
     before = router.read_bytes()
     router.write_bytes(before[:-4] + bytes(4))
-    said = hubmerge("moerge", *MIXED, "--out", tmp_path / "copy")
+    result = hubmerge("moerge", *MOE_ARGUMENTS, "--out", tmp_path / "copy")
     router.write_bytes(before)
-    assert (said.code, "is not as it was saved" in said.err) == (3, True)
+    assert (result.code, "has changed since it was saved" in result.err) == (3, True)
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_mixture_is_measured_by_name_and_by_folder(out: Path, hubmerge: Command) -> None:
-    said = hubmerge("eval", f"{TO}@step4", out, "--split", "validation", "--json")
-    assert said.code == 0, said.err
-    point = parse_manifest((out / NAME).read_bytes(), "out").validation[-1]
-    told = {(score["label"], score["task"].split("@")[0]): score["value"] for score in said.data}
-    assert told == {
+def test_a_mixture_is_evaluated_by_name_and_by_folder(out: Path, hubmerge: Command) -> None:
+    result = hubmerge("eval", f"{TO}@step4", out, "--split", "validation", "--json")
+    assert result.code == 0, result.err
+    point = parse_manifest((out / MANIFEST_JSON).read_bytes(), "out").validation[-1]
+    values = {
+        (score["label"], score["task"].split("@")[0]): score["value"] for score in result.data
+    }
+    assert values == {
         (label, task): pytest.approx(value)
         for label in (f"{TO}@step4", str(out)) for task, value in point.tasks.items()
     }  # fmt: skip
 
 
-def test_other_tasks_may_be_asked_of_it(out: Path, hubmerge: Command) -> None:
-    said = hubmerge("eval", out, "--tasks", "mini-fashion", "--json")
-    assert said.code == 0, said.err
-    assert 0 < said.data[0]["value"] < 1
+def test_it_can_be_evaluated_on_other_tasks(out: Path, hubmerge: Command) -> None:
+    result = hubmerge("eval", out, "--tasks", "mini-fashion", "--json")
+    assert result.code == 0, result.err
+    assert 0 < result.data[0]["value"] < 1
 
 
-def test_its_card(out: Path, hubmerge: Command, world: World, tmp_path: Path) -> None:
-    said = hubmerge("card", f"{TO}@step4")
-    assert said.code == 0, said.err
+def test_the_card_names_experts_tasks_and_how_to_load_it(
+    out: Path, hubmerge: Command, world: World, tmp_path: Path
+) -> None:
+    result = hubmerge("card", f"{TO}@step4")
+    assert result.code == 0, result.err
     for part in (MNIST, HEBREW, "mini-mnist", "mini-hebrew", "hubmerge.load_moe"):
-        assert part in said.out
-    published = (snapshot(world, "step4", tmp_path / "step4") / "README.md").read_text()
+        assert part in result.out
+    card = (snapshot(world, "step4", tmp_path / "step4") / "README.md").read_text()
     for part in (MNIST, HEBREW, "hubmerge.load_moe"):
-        assert part in published
+        assert part in card
 
 
-def test_its_routing(out: Path) -> None:
+def test_routing_statistics_match_the_configuration(out: Path) -> None:
     routing = parse_routing((out / "routing.json").read_bytes(), "out")
     config = read_moe_config(out)
     assert routing.split == "validation"
     assert {task.partition("@")[0] for task in routing.tasks} == TASKS
     assert routing.experts == tuple(expert.name for expert in config.experts)
     assert routing.layers == config.modules
-    base, mixture = routing.cost.parameters.base, routing.cost.parameters.mixture
-    tensors = [load_file(path) for path in out.rglob("*.safetensors")]
-    assert mixture - base == sum(t.numel() for one in tensors for t in one.values())
+    parameters = routing.cost.parameters
+    files = [load_file(path) for path in out.rglob("*.safetensors")]
+    added = sum(tensor.numel() for tensors in files for tensor in tensors.values())
+    assert parameters.mixture - parameters.base == added
 
 
-def test_a_dry_run_writes_nothing(hubmerge: Command, world: World, mixed: Any, api: HfApi) -> None:
+def test_a_dry_run_writes_nothing(
+    hubmerge: Command, world: World, published: Any, api: HfApi
+) -> None:
     before = {str(path) for path in (world.home / "moes").rglob("*")}
-    words = ("moerge", *MIXED, "--seed", "9", "--push", "moes/never", "--dry-run")
-    said = hubmerge(*words, "--json")
-    assert said.code == 0, said.err
-    assert said.data["steps"] == [2, 4]
+    words = ("moerge", *MOE_ARGUMENTS, "--seed", "9", "--push", "moes/never", "--dry-run")
+    result = hubmerge(*words, "--json")
+    assert result.code == 0, result.err
+    assert result.data["steps"] == [2, 4]
     assert {str(path) for path in (world.home / "moes").rglob("*")} == before
     assert not api.repo_exists("moes/never")
 
 
-def start(hubmerge: Command, folder: Path, *words: object) -> dict[str, torch.Tensor]:
-    """The router of a mixture that is not trained."""
-    said = hubmerge(
+def untrained_router(hubmerge: Command, folder: Path, *words: object) -> dict[str, torch.Tensor]:
+    """Build a mixture without training and return its router."""
+    result = hubmerge(
         "moerge", MNIST, HEBREW, "--train-steps", "0", *words, "--out", folder, "--json"
     )
-    assert said.code == 0, said.err
-    (point,) = said.data["validation"]
-    assert (point["step"], point["loss"], said.data["commits"]) == (0, None, {})
-    return load_file(folder / ROUTER)
+    assert result.code == 0, result.err
+    (point,) = result.data["validation"]
+    assert (point["step"], point["loss"], result.data["commits"]) == (0, None, {})
+    return load_file(folder / ROUTER_WEIGHTS)
 
 
 @pytest.mark.parametrize("router", ["zero", "random", "centroid", "arrow"])
-def test_starts(mixed: Any, hubmerge: Command, tmp_path: Path, router: str) -> None:
-    found = start(hubmerge, tmp_path / "made", "--router", router)
-    norms = torch.stack([rows.norm(dim=1) for rows in found.values()])
-    wanted = torch.zeros_like(norms) if router == "zero" else torch.ones_like(norms)
-    torch.testing.assert_close(norms, wanted)
-    config = read_moe_config(tmp_path / "made").router
+def test_router_starts(published: Any, hubmerge: Command, tmp_path: Path, router: str) -> None:
+    layers = untrained_router(hubmerge, tmp_path / "moe", "--router", router)
+    norms = torch.stack([rows.norm(dim=1) for rows in layers.values()])
+    expected = torch.zeros_like(norms) if router == "zero" else torch.ones_like(norms)
+    torch.testing.assert_close(norms, expected)
+    config = read_moe_config(tmp_path / "moe").router
     assert (config.init, config.signed) == (router, router != "arrow")
-    if router == "centroid":  # of two, each is as far from the middle as the other
-        assert all(torch.allclose(rows[0], -rows[1], atol=1e-5) for rows in found.values())
+    if router == "centroid":  # two centroids are at the same distance from their mean
+        assert all(torch.allclose(rows[0], -rows[1], atol=1e-5) for rows in layers.values())
 
 
-def test_rows_decide_a_start_from_them(mixed: Any, hubmerge: Command, tmp_path: Path) -> None:
+def test_a_centroid_start_depends_on_the_examples(
+    published: Any, hubmerge: Command, tmp_path: Path
+) -> None:
     words = ("--router", "centroid", "--max-examples")
-    few = start(hubmerge, tmp_path / "few", *words, "2")
-    many = start(hubmerge, tmp_path / "many", *words, "32")
+    few = untrained_router(hubmerge, tmp_path / "few", *words, "2")
+    many = untrained_router(hubmerge, tmp_path / "many", *words, "32")
     assert all(not torch.equal(few[name], many[name]) for name in few)
 
 
-def test_untrained_experts_are_their_sources(
-    mixed: Any, hubmerge: Command, world: World, tmp_path: Path
+def test_untrained_experts_are_copies_of_their_sources(
+    published: Any, hubmerge: Command, world: World, tmp_path: Path
 ) -> None:
-    start(hubmerge, tmp_path / "made")
+    untrained_router(hubmerge, tmp_path / "moe")
     for repo, step in (("mnist", "step4"), ("hebrew", "step2")):
         source = snapshot_download(f"loras/{repo}", revision=step, endpoint=world.server.url,
                                    token=False, local_dir=tmp_path / repo)  # fmt: skip
         for name in ("adapter_config.json", "adapter_model.safetensors"):
-            inside = tmp_path / "made" / EXPERTS / f"mini-{repo}" / name
-            assert inside.read_bytes() == (Path(source) / name).read_bytes()
+            copy = tmp_path / "moe" / EXPERTS_FOLDER / f"mini-{repo}" / name
+            assert copy.read_bytes() == (Path(source) / name).read_bytes()
 
 
-def trained(hubmerge: Command, folder: Path, *words: object) -> bytes:
-    """The router after two steps."""
-    said = hubmerge("moerge", MNIST, HEBREW, "--train-steps", "2", *SHORT, "--no-augment", *words,
-                    "--out", folder, "--json")  # fmt: skip
-    assert said.code == 0, said.err
-    return (folder / ROUTER).read_bytes()
+def train_router(hubmerge: Command, folder: Path, *words: object) -> bytes:
+    """Train a router for two steps and return its file."""
+    result = hubmerge("moerge", MNIST, HEBREW, "--train-steps", "2", *SHORT_TRAINING,
+                    "--no-augment", *words, "--out", folder, "--json")  # fmt: skip
+    assert result.code == 0, result.err
+    return (folder / ROUTER_WEIGHTS).read_bytes()
 
 
-def test_what_has_a_say_and_what_has_not(mixed: Any, hubmerge: Command, tmp_path: Path) -> None:
-    """Computing again in the way back, or in parts, changes no more than rounding."""
-    plain = trained(hubmerge, tmp_path / "plain")
-    assert trained(hubmerge, tmp_path / "sampled", "--sampling", "proportional") == plain
-    others = {
+def test_which_options_change_the_router(published: Any, hubmerge: Command, tmp_path: Path) -> None:
+    """Recomputing activations or accumulating gradients changes only the rounding."""
+    plain = train_router(hubmerge, tmp_path / "plain")
+    assert train_router(hubmerge, tmp_path / "sampled", "--sampling", "proportional") == plain
+    variants = {
         "balanced": ("--balance", "5"),
-        "one": ("--top-k", "1"),
+        "top1": ("--top-k", "1"),
         "seed": ("--seed", "1"),
         "hot": ("--temperature", "3"),
         "alone": ("--tasks", "mini-mnist"),
     }
-    found = [trained(hubmerge, tmp_path / name, *words) for name, words in others.items()]
-    assert len({plain, *found}) == 1 + len(others)
+    routers = [train_router(hubmerge, tmp_path / name, *words) for name, words in variants.items()]
+    assert len({plain, *routers}) == 1 + len(variants)
     for name, words in {"again": ("--recompute",), "parts": ("--accumulate", "2")}.items():
-        trained(hubmerge, tmp_path / name, *words)
-        one, other = (load_file(tmp_path / which / ROUTER) for which in ("plain", name))
-        for layer in one:
-            torch.testing.assert_close(one[layer], other[layer], atol=1e-4, rtol=1e-3)
+        train_router(hubmerge, tmp_path / name, *words)
+        expected, actual = (
+            load_file(tmp_path / folder / ROUTER_WEIGHTS) for folder in ("plain", name)
+        )
+        for layer in expected:
+            torch.testing.assert_close(expected[layer], actual[layer], atol=1e-4, rtol=1e-3)
 
 
-def test_balance_evens_the_load(mixed: Any, hubmerge: Command, tmp_path: Path) -> None:
+def test_balance_evens_the_load(published: Any, hubmerge: Command, tmp_path: Path) -> None:
     spread = []
     for balance in ("0", "100"):
         folder = tmp_path / balance
         words = ("--balance", balance, "--lr", "3e-2", "--train-steps", "8", "--top-k", "1")
-        trained(hubmerge, folder, *words)
+        train_router(hubmerge, folder, *words)
         routing = parse_routing((folder / "routing.json").read_bytes(), balance)
-        spread.append(sum(abs(one - 0.5) for layers in routing.share for one, _ in layers))
+        spread.append(sum(abs(share - 0.5) for layers in routing.share for share, _ in layers))
     assert spread[1] < spread[0]
 
 
-def test_told_in_a_table(mixed: Any, hubmerge: Command) -> None:
-    said = hubmerge("moerge", *MIXED, "--push", TO)
-    assert said.code == 0, said.err
+def test_validation_is_printed_as_a_table(published: Any, hubmerge: Command) -> None:
+    result = hubmerge("moerge", *MOE_ARGUMENTS, "--push", TO)
+    assert result.code == 0, result.err
     for part in ("step2", "step4", "mini-mnist", "mini-hebrew", "validation %"):
-        assert part in " ".join(said.out.split())
+        assert part in " ".join(result.out.split())
 
 
-def test_its_curve_beside_it(out: Path) -> None:
+def test_the_curve_is_in_the_folder_but_not_in_the_manifest(out: Path) -> None:
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    manifest = json.loads((out / NAME).read_text())
+    manifest = json.loads((out / MANIFEST_JSON).read_text())
     assert "curve.png" not in manifest["files"]
 
 
-def test_what_is_done_to_a_folder_is_not_done_to_the_run(
-    mixed: Any, hubmerge: Command, tmp_path: Path
+def test_changing_an_exported_folder_does_not_change_the_run(
+    published: Any, hubmerge: Command, tmp_path: Path
 ) -> None:
-    start(hubmerge, tmp_path / "mine", "--seed", "5")
-    with (tmp_path / "mine" / ROUTER).open("r+b") as file:
+    untrained_router(hubmerge, tmp_path / "copy", "--seed", "5")
+    with (tmp_path / "copy" / ROUTER_WEIGHTS).open("r+b") as file:
         file.truncate(9)
-    start(hubmerge, tmp_path / "again", "--seed", "5")
+    untrained_router(hubmerge, tmp_path / "again", "--seed", "5")
     assert hubmerge("verify", tmp_path / "again").code == 0

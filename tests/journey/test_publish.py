@@ -1,4 +1,4 @@
-"""Publishing checkpoints that lie on disk: a Trainer's, or ours, as tagged steps on a real Hub."""
+"""hubmerge publish: checkpoints of Trainer or of hubmerge on disk become tagged steps on a Hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hubmerge.manifest import parse_manifest
 from hubmerge.opening.references import read_local_manifest
 from tests.journey.conftest import Command, World
 
-TRAINERS_OWN = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
+TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
 _numbers = itertools.count(1)
 
 
@@ -26,14 +26,14 @@ def api(world: World) -> HfApi:
 
 
 @pytest.fixture
-def to() -> str:
-    """The id of a repository that is still to be made."""
+def repo() -> str:
+    """The id of a new repository, which does not exist yet."""
     return f"demo/published{next(_numbers)}"
 
 
 @pytest.fixture
-def run(world: World, api: HfApi, tmp_path: Path) -> Path:
-    """The output folder of a Trainer that fine-tuned the tiny CLIP for a few steps."""
+def run_folder(world: World, api: HfApi, tmp_path: Path) -> Path:
+    """The output folder of Trainer after a few steps of fine-tuning the tiny CLIP."""
     base = Path(api.snapshot_download("hubmerge/tiny-clip", local_dir=tmp_path / "base"))
     for step in (2, 4):
         folder = tmp_path / "run" / f"checkpoint-{step}"
@@ -41,14 +41,14 @@ def run(world: World, api: HfApi, tmp_path: Path) -> Path:
         shutil.copytree(base, folder, ignore=ignored)
         for file in base.glob("*.safetensors"):
             tensors = load_file(file)
-            moved = {
-                name: np.asarray(one + np.float32(step) / 1000)
-                for name, one in tensors.items()
-                if one.dtype == np.float32
+            trained = {
+                name: np.asarray(tensor + np.float32(step) / 1000)
+                for name, tensor in tensors.items()
+                if tensor.dtype == np.float32
             }
-            save_file({**tensors, **moved}, folder / file.name, metadata={"format": "pt"})
+            save_file({**tensors, **trained}, folder / file.name, metadata={"format": "pt"})
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-        for name in TRAINERS_OWN:
+        for name in TRAINER_FILES:
             (folder / name).write_bytes(b"a pickle")
     (tmp_path / "run" / "runs").mkdir()
     return tmp_path / "run"
@@ -58,123 +58,133 @@ def tags(api: HfApi, repo: str) -> dict[str, str]:
     return {tag.name: tag.target_commit for tag in api.list_repo_refs(repo).tags}
 
 
-def test_a_trainers_checkpoints(hubmerge: Command, api: HfApi, run: Path, to: str) -> None:
-    said = hubmerge("publish", str(run), "--to", to, "--json")
-    assert said.code == 0, said.err
-    assert said.data["steps"] == [2, 4]
-    assert tags(api, to) == said.data["commits"]
-    files = set(api.list_repo_files(to, revision="step2"))
-    assert "trainer_state.json" in files
-    assert files.isdisjoint(TRAINERS_OWN)
-    assert "hubmerge.json" not in files
-    again = hubmerge("publish", str(run), "--to", to, "--json")
-    assert again.data == said.data
-    assert len(api.list_repo_commits(to)) == 3
-
-
-def test_with_base_and_task_each_step_says_where_it_comes_from(
-    hubmerge: Command, api: HfApi, run: Path, to: str, tmp_path: Path
+def test_checkpoints_of_trainer_become_tagged_steps(
+    hubmerge: Command, api: HfApi, run_folder: Path, repo: str
 ) -> None:
-    words = ("publish", str(run), "--to", to, "--base", "hubmerge/tiny-clip", "--task",
+    result = hubmerge("publish", str(run_folder), "--to", repo, "--json")
+    assert result.code == 0, result.err
+    assert result.data["steps"] == [2, 4]
+    assert tags(api, repo) == result.data["commits"]
+    files = set(api.list_repo_files(repo, revision="step2"))
+    assert "trainer_state.json" in files
+    assert files.isdisjoint(TRAINER_FILES)
+    assert "hubmerge.json" not in files
+    again = hubmerge("publish", str(run_folder), "--to", repo, "--json")
+    assert again.data == result.data
+    assert len(api.list_repo_commits(repo)) == 3
+
+
+def test_with_base_and_task_each_step_has_a_manifest(
+    hubmerge: Command, api: HfApi, run_folder: Path, repo: str, tmp_path: Path
+) -> None:
+    words = ("publish", str(run_folder), "--to", repo, "--base", "hubmerge/tiny-clip", "--task",
              "mini-mnist")  # fmt: skip
-    said = hubmerge(*words)
-    assert said.code == 0, said.err
-    there = api.hf_hub_download(to, "hubmerge.json", revision="step4", local_dir=tmp_path / "d")
-    manifest = parse_manifest(Path(there).read_bytes(), to)
+    result = hubmerge(*words)
+    assert result.code == 0, result.err
+    file = api.hf_hub_download(repo, "hubmerge.json", revision="step4", local_dir=tmp_path / "d")
+    manifest = parse_manifest(Path(file).read_bytes(), repo)
     assert (manifest.step, manifest.last_step, manifest.task_name) == (4, 4, "mini-mnist")
     assert manifest.base.name == "hubmerge/tiny-clip"
-    assert set(TRAINERS_OWN).isdisjoint(manifest.files)
-    before = tags(api, to)
+    assert set(TRAINER_FILES).isdisjoint(manifest.files)
+    before = tags(api, repo)
     assert hubmerge(*words).code == 0
-    assert tags(api, to) == before
-    rows = hubmerge("steps", to, "--json").data
+    assert tags(api, repo) == before
+    rows = hubmerge("steps", repo, "--json").data
     assert [(row["step"], row["found"], row["task"]) for row in rows] == [
         (2, "tag", "mini-mnist"), (4, "tag", "mini-mnist"),
     ]  # fmt: skip
-    merged = hubmerge("merge", f"{to}@step2", "demo/mnist@step4", "--method", "average",
+    merged = hubmerge("merge", f"{repo}@step2", "demo/mnist@step4", "--method", "average",
                       "--out", str(tmp_path / "out"))  # fmt: skip
     assert merged.code == 0, merged.err
 
 
-def test_a_crash_before_the_tag_is_mended(
-    hubmerge: Command, api: HfApi, run: Path, to: str
+def test_a_missing_tag_is_added_by_the_next_run(
+    hubmerge: Command, api: HfApi, run_folder: Path, repo: str
 ) -> None:
-    first = hubmerge("publish", str(run), "--to", to, "--json").data["commits"]
+    first = hubmerge("publish", str(run_folder), "--to", repo, "--json").data["commits"]
     for tag in ("step2", "step4"):
-        api.delete_tag(to, tag=tag)
-    said = hubmerge("publish", str(run), "--to", to, "--json")
-    assert said.code == 0, said.err
-    assert said.data["commits"] == first
+        api.delete_tag(repo, tag=tag)
+    result = hubmerge("publish", str(run_folder), "--to", repo, "--json")
+    assert result.code == 0, result.err
+    assert result.data["commits"] == first
 
 
-def test_more_steps_follow(hubmerge: Command, api: HfApi, run: Path, to: str) -> None:
-    late = run.parent / "late"
-    shutil.move(run / "checkpoint-4", late)
-    assert hubmerge("publish", str(run), "--to", to).code == 0
-    shutil.move(late, run / "checkpoint-4")
-    assert hubmerge("publish", str(run), "--to", to).code == 0
-    assert set(tags(api, to)) == {"step2", "step4"}
+def test_later_steps_are_added(hubmerge: Command, api: HfApi, run_folder: Path, repo: str) -> None:
+    later = run_folder.parent / "later"
+    shutil.move(run_folder / "checkpoint-4", later)
+    assert hubmerge("publish", str(run_folder), "--to", repo).code == 0
+    shutil.move(later, run_folder / "checkpoint-4")
+    assert hubmerge("publish", str(run_folder), "--to", repo).code == 0
+    assert set(tags(api, repo)) == {"step2", "step4"}
 
 
-def test_our_own_steps(hubmerge: Command, world: World, api: HfApi, to: str) -> None:
-    steps = next(world.home.glob("runs/demo/mnist/*/steps"))
-    theirs = read_local_manifest(steps / "step4")
-    said = hubmerge("publish", str(steps), "--to", to)
-    assert said.code == 0, said.err
-    assert set(tags(api, to)) == {"step2", "step4", "step8"}
-    row = hubmerge("steps", to, "--json").data[1]
-    assert theirs is not None
-    assert (row["task"], row["validation"]) == (theirs.task_name, theirs.validation[-1].accuracy)
-
-
-def test_a_dry_run_sends_nothing(hubmerge: Command, api: HfApi, run: Path, to: str) -> None:
-    said = hubmerge("publish", str(run), "--to", to, "--dry-run")
-    assert said.code == 0, said.err
-    assert "would publish" in said.out
-    assert not api.repo_exists(to)
-
-
-def test_the_trainer_state_says_the_step(hubmerge: Command, api: HfApi, run: Path, to: str) -> None:
-    (run / "checkpoint-4").rename(run / "checkpoint-40")
-    assert hubmerge("publish", str(run), "--to", to, "--json").data["steps"] == [2, 4]
-    (run / "checkpoint-40" / "trainer_state.json").write_text('{"global_step": 2}')
-    said = hubmerge("publish", str(run), "--to", to)
-    assert said.code == 1
-    assert "Two folders hold step 2." in said.err
-
-
-def test_everything_is_checked_before_anything_is_sent(
-    hubmerge: Command, api: HfApi, run: Path, to: str
+def test_steps_of_a_hubmerge_run_keep_their_manifests(
+    hubmerge: Command, world: World, api: HfApi, repo: str
 ) -> None:
-    for folder in run.glob("checkpoint-*"):
+    steps = next(world.home.glob("runs/demo/mnist/*/steps"))
+    manifest = read_local_manifest(steps / "step4")
+    result = hubmerge("publish", str(steps), "--to", repo)
+    assert result.code == 0, result.err
+    assert set(tags(api, repo)) == {"step2", "step4", "step8"}
+    row = hubmerge("steps", repo, "--json").data[1]
+    assert manifest is not None
+    assert row["task"] == manifest.task_name
+    assert row["validation"] == manifest.validation[-1].accuracy
+
+
+def test_a_dry_run_uploads_nothing(
+    hubmerge: Command, api: HfApi, run_folder: Path, repo: str
+) -> None:
+    result = hubmerge("publish", str(run_folder), "--to", repo, "--dry-run")
+    assert result.code == 0, result.err
+    assert "would publish" in result.out
+    assert not api.repo_exists(repo)
+
+
+def test_the_step_is_read_from_the_trainer_state(
+    hubmerge: Command, api: HfApi, run_folder: Path, repo: str
+) -> None:
+    (run_folder / "checkpoint-4").rename(run_folder / "checkpoint-40")
+    assert hubmerge("publish", str(run_folder), "--to", repo, "--json").data["steps"] == [2, 4]
+    (run_folder / "checkpoint-40" / "trainer_state.json").write_text('{"global_step": 2}')
+    result = hubmerge("publish", str(run_folder), "--to", repo)
+    assert result.code == 1
+    assert "Two folders hold step 2." in result.err
+
+
+def test_everything_is_checked_before_the_first_upload(
+    hubmerge: Command, api: HfApi, run_folder: Path, repo: str
+) -> None:
+    for folder in run_folder.glob("checkpoint-*"):
         for file in folder.glob("*.safetensors"):
             file.write_bytes(b"broken")
-    said = hubmerge("publish", str(run), "--to", to)
-    assert said.code == 1
-    assert "2 problems" in said.err
-    assert not api.repo_exists(to)
-    (run / "empty").mkdir()
-    for words, sentence in (
-        ((str(run / "empty"), "--to", to), "holds no checkpoints"),
-        ((str(run / "nowhere"), "--to", to), "There is no folder"),
-        ((str(run), "--to", to, "--base", "hubmerge/tiny-clip"), "both --base and --task"),
-        ((str(run), "--to", "../x"), "is not a repository id"),
+    result = hubmerge("publish", str(run_folder), "--to", repo)
+    assert result.code == 1
+    assert "2 problems" in result.err
+    assert not api.repo_exists(repo)
+    (run_folder / "empty").mkdir()
+    for words, message in (
+        ((str(run_folder / "empty"), "--to", repo), "holds no checkpoints"),
+        ((str(run_folder / "nowhere"), "--to", repo), "There is no folder"),
+        ((str(run_folder), "--to", repo, "--base", "hubmerge/tiny-clip"), "both --base and --task"),
+        ((str(run_folder), "--to", "../x"), "is not a repository id"),
     ):
-        said = hubmerge("publish", *words)
-        assert said.code == 2
-        assert sentence in said.err
+        result = hubmerge("publish", *words)
+        assert result.code == 2
+        assert message in result.err
 
 
 def test_other_checkpoints_never_replace_published_ones(
-    hubmerge: Command, api: HfApi, run: Path, to: str
+    hubmerge: Command, api: HfApi, run_folder: Path, repo: str
 ) -> None:
-    assert hubmerge("publish", str(run), "--to", to).code == 0
-    before = tags(api, to)
-    for file in (run / "checkpoint-2").glob("*.safetensors"):
+    assert hubmerge("publish", str(run_folder), "--to", repo).code == 0
+    before = tags(api, repo)
+    for file in (run_folder / "checkpoint-2").glob("*.safetensors"):
         tensors = load_file(file)
-        save_file({name: np.asarray(one + one) for name, one in tensors.items()}, file)
-    said = hubmerge("publish", str(run), "--to", to)
-    assert said.code == 3
-    assert "already stands for other bytes" in said.err
-    assert tags(api, to) == before
-    assert hubmerge("publish", str(run), "--to", "hubmerge/tiny-clip").code == 3
+        doubled = {name: np.asarray(tensor + tensor) for name, tensor in tensors.items()}
+        save_file(doubled, file)
+    result = hubmerge("publish", str(run_folder), "--to", repo)
+    assert result.code == 3
+    assert "already exists and has other bytes" in result.err
+    assert tags(api, repo) == before
+    assert hubmerge("publish", str(run_folder), "--to", "hubmerge/tiny-clip").code == 3

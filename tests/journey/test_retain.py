@@ -1,4 +1,4 @@
-"""Keeping steps: a plan under a budget, applied with every check."""
+"""`hubmerge retain`: a plan under a budget, and applying it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from hubmerge.flows import retain as flow
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.hub.resolve import resolve
-from hubmerge.lock import Lock, LockedTask, Pick, Pin, Spent
-from hubmerge.manifest import Manifest, Point, Source, files_digest
-from hubmerge.opening.publication import seal
+from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost
+from hubmerge.manifest import Manifest, Source, ValidationPoint, files_digest
+from hubmerge.opening.publication import finalize_folder
 from hubmerge.opening.references import read_local_manifest
 from hubmerge.refs import ModelRef
 from hubmerge.retention.plan import parse_plan
-from hubmerge.trials import Part, Rows, Trial, TrialLog
+from hubmerge.trials import Part, RowResults, Trial, TrialLog
 from tests.hub.conftest import tags
-from tests.hub.proxy import lose_answer, proxied, status
+from tests.hub.proxy import lose_response, run_proxy, status
 from tests.journey.conftest import Command, World
 
-OWN = {2: 0.5, 4: 0.7, 8: 0.9, 16: 0.8, 32: 0.8, 64: 0.8}
+ACCURACIES = {2: 0.5, 4: 0.7, 8: 0.9, 16: 0.8, 32: 0.8, 64: 0.8}
 BASE = Source("hubmerge/tiny-clip@" + "b" * 12, "b" * 40, "d" * 64)
-WEIGHTS = 400_000  # bytes of a step's weights, about
+WEIGHTS = 400_000  # bytes of the weights of a step, about
 _numbers, _contents = itertools.count(1), itertools.count(1)
 
 
@@ -53,17 +53,19 @@ def hub(world: World, tmp_path: Path) -> Hub:
 
 @pytest.fixture
 def run(hub: Hub, tmp_path: Path) -> str:
-    """The id of a new repository of six steps; early stopping ended it at step 64."""
+    """The id of a new repository with six steps; early stopping ended the run at step 64."""
     repo = f"keep/run{next(_numbers)}"
     ensure_repo(hub, repo)
-    for step in OWN:
+    for step in ACCURACIES:
         folder = tmp_path / f"{repo.replace('/', '-')}-{step}"
         folder.mkdir()
         values = np.full(100_000, next(_contents), np.float32)
         save_file({"w": values}, folder / "model.safetensors")
-        curve = tuple(Point(at, 0.5, OWN[at], 400, 1e-4) for at in OWN if at <= step)
+        curve = tuple(
+            ValidationPoint(n, 0.5, ACCURACIES[n], 400, 1e-4) for n in ACCURACIES if n <= step
+        )
         stopped = {"stopped": "early"} if step == 64 else {}
-        seal(
+        finalize_folder(
             folder,
             Manifest(
                 kind="expert", base=BASE, task="mini-cats@1", step=step, last_step=64,
@@ -77,7 +79,7 @@ def run(hub: Hub, tmp_path: Path) -> str:
 
 
 def lock_of(hub: Hub, repo: str, *steps: int) -> Lock:
-    """A lock whose choice is the first of the steps; the others are picks of other policies."""
+    """A lock that chose the first of the steps; the others are picks of other policies."""
     pins, picks = [], []
     for step in steps:
         revision = resolve(hub, ModelRef(repo, revision=f"step{step}"))
@@ -91,13 +93,13 @@ def lock_of(hub: Hub, repo: str, *steps: int) -> Lock:
     return Lock(
         base=Pin("hubmerge/tiny-clip", base, files), experts=tuple(pins),
         tasks=(LockedTask("mini-cats@1", None, 400),), method="ties", chosen="coordinate",
-        picks=tuple(picks), swaps={}, uniform=(), seed=0, spent=Spent(1, 1), conclusive=True,
-        rival=picks[-1].policy,
+        picks=tuple(picks), swaps={}, uniform=(), seed=0, spent=SelectionCost(1, 1),
+        conclusive=True, rival=picks[-1].policy,
     )  # fmt: skip
 
 
-def registered(world: World, lock: Lock) -> Path:
-    """The lock where `hubmerge select` keeps its copy."""
+def register_lock(world: World, lock: Lock) -> Path:
+    """Write the lock where `hubmerge select` keeps its copies."""
     data = lock.to_bytes()
     path = world.home / "locks" / f"{hashlib.sha256(data).hexdigest()[:12]}.lock"
     path.parent.mkdir(exist_ok=True)
@@ -105,126 +107,124 @@ def registered(world: World, lock: Lock) -> Path:
     return path
 
 
-def kept(said: Any) -> dict[str, list[str]]:
-    return {one["name"]: one["reasons"] for one in said["verdicts"] if one["keep"]}
+def kept_reasons(plan: Any) -> dict[str, list[str]]:
+    return {item["name"]: item["reasons"] for item in plan["verdicts"] if item["keep"]}
 
 
-def dropped(said: Any) -> set[str]:
-    return {one["name"] for one in said["verdicts"] if not one["keep"]}
+def dropped_names(plan: Any) -> set[str]:
+    return {item["name"] for item in plan["verdicts"] if not item["keep"]}
 
 
-def planned(hubmerge: Command, folder: Path, *words: str) -> Path:
+def write_plan(hubmerge: Command, folder: Path, *words: str) -> Path:
     path = folder / "plan.json"
-    said = hubmerge("retain", *words, "--plan", str(path))
-    assert said.code == 0, said.err
+    result = hubmerge("retain", *words, "--plan", str(path))
+    assert result.code == 0, result.err
     return path
 
 
-def test_without_a_budget_only_what_has_a_reason_stays(run: str, hubmerge: Command) -> None:
-    said = hubmerge("retain", run, "--json").data
-    assert kept(said) == {
+def test_without_a_budget_only_needed_steps_stay(run: str, hubmerge: Command) -> None:
+    plan = hubmerge("retain", run, "--json").data
+    assert kept_reasons(plan) == {
         "main": ["no step"], "step8": ["best expert"], "step64": ["early stop", "last"],
     }  # fmt: skip
-    assert dropped(said) == {"step2", "step4", "step16", "step32"}
-    assert said["totals"]["bytes_dropped"] == pytest.approx(4 * WEIGHTS, rel=0.1)
-    assert said["regrets"] == []
+    assert dropped_names(plan) == {"step2", "step4", "step16", "step32"}
+    assert plan["totals"]["bytes_dropped"] == pytest.approx(4 * WEIGHTS, rel=0.1)
+    assert plan["regrets"] == []
 
 
-def test_a_table_tells_why(run: str, hubmerge: Command) -> None:
-    said = hubmerge("retain", run)
-    assert said.code == 0
-    assert "best expert" in said.out
-    assert "in no measured merge" in said.out
-    assert "assuming $0.012 per GB and month" in said.out
-    assert "not measured" in said.out
+def test_the_table_shows_reasons(run: str, hubmerge: Command) -> None:
+    result = hubmerge("retain", run)
+    assert result.code == 0
+    assert "best expert" in result.out
+    assert "in no measured merge" in result.out
+    assert "assuming $0.012 per GB and month" in result.out
+    assert "not measured" in result.out
 
 
-def test_the_budget_is_filled_by_least_regret(
+def test_the_budget_keeps_the_steps_of_least_regret(
     run: str, hubmerge: Command, hub: Hub, world: World, api: HfApi
 ) -> None:
     shas = tags(api, run)
     accuracies = {"step2": 2, "step4": 7, "step8": 5, "step16": 9, "step32": 6}
     TrialLog(world.home / "trials.jsonl").append(
         Trial(f"{run}-{name}", "base", (Part(shas[name]),), "ties", {}, "validation",
-              {"mini-cats@1": Rows("1" * right + "0" * (10 - right), 10)})
+              {"mini-cats@1": RowResults("1" * right + "0" * (10 - right), 10)})
         for name, right in accuracies.items()
     )  # fmt: skip
-    said = hubmerge("retain", run, "--target", "ties", "--budget", "1750kB", "--json").data
-    assert kept(said)["step16"] == ["best for ties"]
-    assert kept(said)["step4"][0] == "fits the budget"
-    assert dropped(said) == {"step2", "step32"}
-    assert [(one["target"], one["regret"]) for one in said["regrets"]] == [("ties", 0.0)]
-    assert said["totals"]["bytes_kept"] <= 1_750_000
+    plan = hubmerge("retain", run, "--target", "ties", "--budget", "1750kB", "--json").data
+    assert kept_reasons(plan)["step16"] == ["best for ties"]
+    assert kept_reasons(plan)["step4"][0] == "fits the budget"
+    assert dropped_names(plan) == {"step2", "step32"}
+    assert [(item["target"], item["regret"]) for item in plan["regrets"]] == [("ties", 0.0)]
+    assert plan["totals"]["bytes_kept"] <= 1_750_000
 
 
-def test_a_budget_below_what_must_stay_is_no_plan(
+def test_a_budget_below_what_must_stay_writes_no_plan(
     run: str, hubmerge: Command, tmp_path: Path
 ) -> None:
     path = tmp_path / "plan.json"
-    said = hubmerge("retain", run, "--budget", "500kB", "--plan", path)
-    assert said.code == 1
-    assert "more than --budget 500kB" in said.err
-    assert "best expert" in said.out
+    result = hubmerge("retain", run, "--budget", "500kB", "--plan", path)
+    assert result.code == 1
+    assert "more than --budget 500kB" in result.err
+    assert "best expert" in result.out
     assert not path.exists()
 
 
-def test_what_a_lock_references_stays(
-    run: str, hubmerge: Command, hub: Hub, tmp_path: Path
-) -> None:
+def test_experts_of_a_lock_stay(run: str, hubmerge: Command, hub: Hub, tmp_path: Path) -> None:
     path = tmp_path / "mine.lock"
     path.write_bytes(lock_of(hub, run, 2, 16).to_bytes())
-    said = hubmerge("retain", run, "--lock", path, "--json").data
+    plan = hubmerge("retain", run, "--lock", path, "--json").data
     name = f"lock {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-    assert kept(said)["step2"] == [f"choice of {name}"]
-    assert kept(said)["step16"] == [f"pick last of {name}"]
-    # Other files of this run may have left locks of their own in the world's home.
-    assert hashlib.sha256(path.read_bytes()).hexdigest() in said["locks"]
+    assert kept_reasons(plan)["step2"] == [f"choice of {name}"]
+    assert kept_reasons(plan)["step16"] == [f"pick last of {name}"]
+    # Other tests may have left locks in the home of `world`.
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in plan["locks"]
 
 
 def test_applying_deletes_the_dropped_names_and_nothing_else(
     run: str, hubmerge: Command, api: HfApi, tmp_path: Path
 ) -> None:
     before = tags(api, run)
-    plan = planned(hubmerge, tmp_path, run)
+    plan = write_plan(hubmerge, tmp_path, run)
     assert tags(api, run) == before
-    said = hubmerge("retain", "--apply", plan, "--yes", "--json")
-    assert said.code == 0, said.err
-    assert set(said.data["deleted"]) == {f"{run}@step{step}" for step in (2, 4, 16, 32)}
-    assert "frees nothing" in said.err
+    result = hubmerge("retain", "--apply", plan, "--yes", "--json")
+    assert result.code == 0, result.err
+    assert set(result.data["deleted"]) == {f"{run}@step{step}" for step in (2, 4, 16, 32)}
+    assert "frees nothing" in result.err
     assert tags(api, run) == {name: before[name] for name in ("step8", "step64")}
-    # Reachable from main, so still to be had by its commit.
+    # Reachable from main, so it can still be loaded by its commit.
     assert fetch_weights(api, run, before["step4"])
     again = hubmerge("retain", "--apply", plan, "--yes", "--json")
     assert (again.code, again.data["deleted"]) == (0, [])
 
 
 def test_the_same_plan_is_the_same_bytes(run: str, hubmerge: Command, tmp_path: Path) -> None:
-    one = planned(hubmerge, tmp_path, run).read_bytes()
-    assert planned(hubmerge, tmp_path, run, run).read_bytes() == one
-    assert parse_plan(one, "it").to_bytes() == one
+    data = write_plan(hubmerge, tmp_path, run).read_bytes()
+    assert write_plan(hubmerge, tmp_path, run, run).read_bytes() == data
+    assert parse_plan(data, "it").to_bytes() == data
 
 
-def test_nobody_is_asked_where_nobody_is(
+def test_without_a_terminal_nothing_is_deleted(
     run: str, hubmerge: Command, api: HfApi, tmp_path: Path
 ) -> None:
-    plan = planned(hubmerge, tmp_path, run)
-    said = hubmerge("retain", "--apply", plan)
-    assert said.code == 2
-    assert "--yes" in said.err
-    assert len(tags(api, run)) == len(OWN)
+    plan = write_plan(hubmerge, tmp_path, run)
+    result = hubmerge("retain", "--apply", plan)
+    assert result.code == 2
+    assert "--yes" in result.err
+    assert len(tags(api, run)) == len(ACCURACIES)
 
 
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", 6), (b"y\n", 2)])
-def test_a_terminal_is_asked(
+def test_a_terminal_asks_before_deleting(
     run: str, hubmerge: Command, api: HfApi, world: World, tmp_path: Path, answer: bytes, left: int
 ) -> None:
-    plan = planned(hubmerge, tmp_path, run)
+    plan = write_plan(hubmerge, tmp_path, run)
     ours, theirs = pty.openpty()
     os.write(ours, answer)
     environment = {**os.environ, "HUBMERGE_HOME": str(world.home), "HUBMERGE_HUB": "local"}
     done = subprocess.run(
         [sys.executable, "-m", "hubmerge", "retain", "--apply", str(plan), "--quiet"],
-        stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=environment, timeout=60,
+        stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=environment,
     )  # fmt: skip
     assert done.returncode == (1 if left == 6 else 0)
     assert f"{run}@step16" in os.read(ours, 10_000).decode()
@@ -236,50 +236,50 @@ def test_a_terminal_is_asked(
 def test_a_moved_tag_is_refused_with_both_shas(
     run: str, hubmerge: Command, api: HfApi, tmp_path: Path
 ) -> None:
-    plan = planned(hubmerge, tmp_path, run)
+    plan = write_plan(hubmerge, tmp_path, run)
     old, new = tags(api, run)["step4"], tags(api, run)["step2"]
     api.delete_tag(run, tag="step4")
     api.create_tag(run, tag="step4", revision=new)
-    said = hubmerge("retain", "--apply", plan, "--yes")
-    assert said.code == 3
-    assert old in said.err
-    assert new in said.err
-    assert len(tags(api, run)) == len(OWN)
+    result = hubmerge("retain", "--apply", plan, "--yes")
+    assert result.code == 3
+    assert old in result.err
+    assert new in result.err
+    assert len(tags(api, run)) == len(ACCURACIES)
 
 
 def test_a_kept_tag_that_is_gone_is_refused(
     run: str, hubmerge: Command, api: HfApi, tmp_path: Path
 ) -> None:
-    plan = planned(hubmerge, tmp_path, run)
+    plan = write_plan(hubmerge, tmp_path, run)
     api.delete_tag(run, tag="step8")
-    said = hubmerge("retain", "--apply", plan, "--yes")
-    assert said.code == 3
-    assert "gone" in said.err
+    result = hubmerge("retain", "--apply", plan, "--yes")
+    assert result.code == 3
+    assert "gone" in result.err
 
 
-def test_a_lock_that_appeared_since_is_heeded(
+def test_a_lock_written_after_the_plan_is_followed(
     run: str, hubmerge: Command, hub: Hub, api: HfApi, world: World, tmp_path: Path
 ) -> None:
-    plan = planned(hubmerge, tmp_path, run)
-    path = registered(world, lock_of(hub, run, 4))
+    plan = write_plan(hubmerge, tmp_path, run)
+    path = register_lock(world, lock_of(hub, run, 4))
     try:
-        said = hubmerge("retain", "--apply", plan, "--yes")
+        result = hubmerge("retain", "--apply", plan, "--yes")
     finally:
         path.unlink()
-    assert said.code == 3
-    assert f"{run}@step4 ({tags(api, run)['step4']}) is the choice of lock" in said.err
-    assert len(tags(api, run)) == len(OWN)
+    assert result.code == 3
+    assert f"{run}@step4 ({tags(api, run)['step4']}) is the choice of lock" in result.err
+    assert len(tags(api, run)) == len(ACCURACIES)
 
 
-def test_a_plan_needs_the_locks_that_it_heeded(
+def test_applying_needs_the_locks_of_the_plan(
     run: str, hubmerge: Command, hub: Hub, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.lock"
     path.write_bytes(lock_of(hub, run, 4).to_bytes())
-    plan = planned(hubmerge, tmp_path, run, "--lock", str(path))
-    said = hubmerge("retain", "--apply", plan, "--yes")
-    assert said.code == 3
-    assert "name it with --lock" in said.err
+    plan = write_plan(hubmerge, tmp_path, run, "--lock", str(path))
+    result = hubmerge("retain", "--apply", plan, "--yes")
+    assert result.code == 3
+    assert "name it with --lock" in result.err
     assert hubmerge("retain", "--apply", plan, "--yes", "--lock", path).code == 0
 
 
@@ -293,44 +293,44 @@ def test_an_unreadable_lock_stops_everything(run: str, hubmerge: Command, world:
         path.unlink()
 
 
-def edited(path: Path, change: Mapping[str, Any], sealed: bool) -> None:
-    """Change the verdicts of a plan by hand; `sealed` gives it the digest that it should have."""
+def edit_plan(path: Path, change: Mapping[str, Any], with_digest: bool) -> None:
+    """Change the verdicts of a plan by hand; `with_digest` also updates its digest."""
     plan = parse_plan(path.read_bytes(), "it")
-    verdicts = [dataclasses.replace(one, **change) for one in plan.verdicts]
-    if sealed:
+    verdicts = [dataclasses.replace(verdict, **change) for verdict in plan.verdicts]
+    if with_digest:
         path.write_bytes(dataclasses.replace(plan, verdicts=tuple(verdicts)).to_bytes())
     else:
-        said = json.loads(path.read_bytes())
-        path.write_text(json.dumps({**said, "verdicts": list(map(dataclasses.asdict, verdicts))}))
+        fields = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**fields, "verdicts": list(map(dataclasses.asdict, verdicts))}))
 
 
 def test_an_edited_plan_is_refused(run: str, hubmerge: Command, api: HfApi, tmp_path: Path) -> None:
-    plan = planned(hubmerge, tmp_path, run)
-    edited(plan, {"keep": False}, sealed=False)
-    said = hubmerge("retain", "--apply", plan, "--yes")
-    assert said.code == 3
-    assert "digest" in said.err
-    edited(planned(hubmerge, tmp_path, run), {"keep": False}, sealed=True)
-    said = hubmerge("retain", "--apply", plan, "--yes")
-    assert said.code == 3
-    assert "main is no step" in said.err
-    assert len(tags(api, run)) == len(OWN)
+    plan = write_plan(hubmerge, tmp_path, run)
+    edit_plan(plan, {"keep": False}, with_digest=False)
+    result = hubmerge("retain", "--apply", plan, "--yes")
+    assert result.code == 3
+    assert "digest" in result.err
+    edit_plan(write_plan(hubmerge, tmp_path, run), {"keep": False}, with_digest=True)
+    result = hubmerge("retain", "--apply", plan, "--yes")
+    assert result.code == 3
+    assert "main is not a step" in result.err
+    assert len(tags(api, run)) == len(ACCURACIES)
 
 
-def test_not_even_a_forged_plan_deletes_what_a_lock_needs(
+def test_a_forged_plan_cannot_delete_what_a_lock_needs(
     run: str, hubmerge: Command, hub: Hub, api: HfApi, world: World, tmp_path: Path
 ) -> None:
-    path = registered(world, lock_of(hub, run, 4, 16))
+    path = register_lock(world, lock_of(hub, run, 4, 16))
     try:
-        made = planned(hubmerge, tmp_path, run)
-        plan = parse_plan(made.read_bytes(), "it")
-        forged = tuple(dataclasses.replace(one, keep=one.name == "main") for one in plan.verdicts)
-        made.write_bytes(dataclasses.replace(plan, verdicts=forged, locks=()).to_bytes())
-        said = hubmerge("retain", "--apply", made, "--yes", "--purge")
+        path_of_plan = write_plan(hubmerge, tmp_path, run)
+        plan = parse_plan(path_of_plan.read_bytes(), "it")
+        forged = tuple(dataclasses.replace(v, keep=v.name == "main") for v in plan.verdicts)
+        path_of_plan.write_bytes(dataclasses.replace(plan, verdicts=forged, locks=()).to_bytes())
+        result = hubmerge("retain", "--apply", path_of_plan, "--yes", "--purge")
     finally:
         path.unlink()
-    assert said.code == 3
-    assert len(tags(api, run)) == len(OWN)
+    assert result.code == 3
+    assert len(tags(api, run)) == len(ACCURACIES)
 
 
 def fetch_weights(api: HfApi, repo: str, revision: str) -> bool:
@@ -340,98 +340,108 @@ def fetch_weights(api: HfApi, repo: str, revision: str) -> bool:
     return (Path(folder) / "model.safetensors").is_file()
 
 
-def test_purging_frees_what_only_the_dropped_list(
+def test_purging_frees_files_that_only_dropped_steps_use(
     run: str, hubmerge: Command, api: HfApi, tmp_path: Path
 ) -> None:
     before, stored = tags(api, run), sum(file.size for file in api.list_lfs_files(run))
-    history = [one.commit_id for one in api.list_repo_commits(run)]
-    plan = planned(hubmerge, tmp_path, run)
-    # Tagged by somebody for himself: not ours to strand.
+    history = [commit.commit_id for commit in api.list_repo_commits(run)]
+    plan = write_plan(hubmerge, tmp_path, run)
+    # A tag of the user's own: its files must stay.
     api.create_tag(run, tag="mine", revision=before["step2"])
-    said = hubmerge("retain", "--apply", plan, "--yes", "--purge", "--json")
-    assert said.code == 0, said.err
-    assert "can no longer be loaded" in said.err
-    assert said.data["bytes_freed"] == pytest.approx(3 * WEIGHTS, rel=0.05)
+    result = hubmerge("retain", "--apply", plan, "--yes", "--purge", "--json")
+    assert result.code == 0, result.err
+    assert "can no longer be loaded" in result.err
+    assert result.data["bytes_freed"] == pytest.approx(3 * WEIGHTS, rel=0.05)
     left = sum(file.size for file in api.list_lfs_files(run))
-    assert stored - left == said.data["bytes_freed"]
+    assert stored - left == result.data["bytes_freed"]
     for revision in ("step8", "step64", "main", "mine"):
         assert fetch_weights(api, run, revision)
-    # No commit has another SHA than before: every lock and every tag still means what it meant.
-    assert [one.commit_id for one in api.list_repo_commits(run)] == history
+    # All commits keep their SHA, so locks and tags stay valid.
+    assert [commit.commit_id for commit in api.list_repo_commits(run)] == history
     with pytest.raises(Exception, match="404"):
         fetch_weights(api, run, before["step4"])
 
 
-def test_a_purge_spares_contents_of_a_lock_whose_tag_moved(
+def test_a_purge_keeps_the_files_of_a_lock_whose_tag_moved(
     run: str, hubmerge: Command, hub: Hub, api: HfApi, world: World, tmp_path: Path
 ) -> None:
     before = tags(api, run)
     lock = lock_of(hub, run, 4)
     api.delete_tag(run, tag="step4")
-    plan = parse_plan(planned(hubmerge, tmp_path, run).read_bytes(), "it")
+    plan = parse_plan(write_plan(hubmerge, tmp_path, run).read_bytes(), "it")
     tree = api.list_repo_tree(run, revision=before["step4"])
-    large = {one.lfs.sha256: one.size for one in tree if isinstance(one, RepoFile) and one.lfs}
+    large = {file.lfs.sha256: file.size for file in tree if isinstance(file, RepoFile) and file.lfs}
     gone = dataclasses.replace(plan.dropped[0], name="step4", sha=before["step4"], contents=large)
     stale = dataclasses.replace(plan, verdicts=(*plan.verdicts, gone))
-    assert flow._stranded(hub, stale, {"l": lock}, ())[run].keys().isdisjoint(gone.contents)
-    assert not flow._stranded(hub, stale, {}, ())[run].keys().isdisjoint(gone.contents)
+    assert (
+        flow._find_unreferenced(hub, stale, {"l": lock}, ())[run].keys().isdisjoint(gone.contents)
+    )
+    assert not flow._find_unreferenced(hub, stale, {}, ())[run].keys().isdisjoint(gone.contents)
 
 
-def test_killed_in_between_the_same_command_ends_the_same(
+def test_an_interrupted_purge_is_completed_by_the_same_command(
     run: str, hubmerge: Command, hub: Hub, world: World, api: HfApi, tmp_path: Path
 ) -> None:
-    made = planned(hubmerge, tmp_path, run)
-    checked = flow.check(hub, parse_plan(made.read_bytes(), "it"), world.home, ())
-    with proxied(hub.endpoint) as proxy:
-        proxy.fail("DELETE .*/tag/step2", lose_answer)
+    plan = write_plan(hubmerge, tmp_path, run)
+    checked = flow.check_against_hub(hub, parse_plan(plan.read_bytes(), "it"), world.home, ())
+    with run_proxy(hub.endpoint) as proxy:
+        proxy.fail("DELETE .*/tag/step2", lose_response)
         proxy.fail("DELETE .*/tag/step16", status(500), times=9)
-        behind = dataclasses.replace(hub, endpoint=proxy.url, deadline_s=5.0)
+        proxied_hub = dataclasses.replace(hub, endpoint=proxy.url, deadline_s=5.0)
         with pytest.raises(HubUnreachable):
-            flow.carry_out(behind, checked, True, silent)
+            flow.apply_plan(proxied_hub, checked, True, no_progress)
     assert set(tags(api, run)) == {"step8", "step16", "step32", "step64"}
-    said = hubmerge("retain", "--apply", made, "--yes", "--purge", "--json")
-    assert said.code == 0, said.err
-    assert said.data["bytes_freed"] == pytest.approx(4 * WEIGHTS, rel=0.05)
+    result = hubmerge("retain", "--apply", plan, "--yes", "--purge", "--json")
+    assert result.code == 0, result.err
+    assert result.data["bytes_freed"] == pytest.approx(4 * WEIGHTS, rel=0.05)
     assert set(tags(api, run)) == {"step8", "step64"}
-    again = hubmerge("retain", "--apply", made, "--yes", "--purge", "--json")
+    again = hubmerge("retain", "--apply", plan, "--yes", "--purge", "--json")
     assert again.data == {"deleted": [], "bytes_freed": 0}
 
 
-def test_a_tag_that_moves_at_the_last_moment_is_left_alone(
+def test_a_tag_that_moves_at_the_last_moment_is_kept(
     run: str, hubmerge: Command, hub: Hub, world: World, api: HfApi, tmp_path: Path
 ) -> None:
-    made = planned(hubmerge, tmp_path, run)
-    checked = flow.check(hub, parse_plan(made.read_bytes(), "it"), world.home, ())
+    plan = write_plan(hubmerge, tmp_path, run)
+    checked = flow.check_against_hub(hub, parse_plan(plan.read_bytes(), "it"), world.home, ())
     api.delete_tag(run, tag="step2")
     api.create_tag(run, tag="step2", revision="step8")
     with pytest.raises(IntegrityError, match="step2") as refused:
-        flow.carry_out(hub, checked, False, silent)
+        flow.apply_plan(hub, checked, False, no_progress)
     assert "left alone" in refused.value.hint
-    assert len(tags(api, run)) == len(OWN)
+    assert len(tags(api, run)) == len(ACCURACIES)
 
 
-def silent(what: str, done: int, total: int) -> None:
+def no_progress(what: str, done: int, total: int) -> None:
     pass
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "sentence"),
     [
         (("demo/mnist", "--as-delta"), "--to another"),
-        (("demo/mnist", "--as-delta", "--to", "demo/mnist"), "both whole and as a delta"),
-        (("demo/mnist", "--as-delta", "--to", "keep/x", "--steps", "4,five"), "no list of steps"),
+        (
+            ("demo/mnist", "--as-delta", "--to", "demo/mnist"),
+            "both as a full checkpoint and as a delta",
+        ),
+        (
+            ("demo/mnist", "--as-delta", "--to", "keep/x", "--steps", "4,five"),
+            "not a list of steps",
+        ),
         (("demo/mnist", "--as-delta", "--to", "keep/x", "--steps", "5"), "has no step 5"),
         (("demo/mnist", "--to", "keep/x"), "--as-delta"),
-        (("demo/mnist", "--yes"), "go with --apply"),
-        (("demo/mnist", "--apply", "plan.json"), "Say what to retain"),
-        ((), "Say what to retain"),
+        (("demo/mnist", "--yes"), "need --apply"),
+        (("demo/mnist", "--apply", "plan.json"), "Name repositories to make a plan"),
+        ((), "Name repositories to make a plan"),
         (("--apply", "no-plan.json"), "no plan no-plan.json"),
-        (("demo/mnist", "--budget", "much"), "is no budget"),
+        (("demo/mnist", "--budget", "much"), "--budget 'much'"),
         (("demo/mnist", "--target", "tis"), "Did you mean ties?"),
         (("demo/mnist", "--lock", "no.lock"), "no lock no.lock"),
     ],
 )
-def test_what_cannot_be_meant_is_said(hubmerge: Command, words: tuple[str, ...], told: str) -> None:
-    said = hubmerge("retain", *words)
-    assert said.code == 2
-    assert told in said.err
+def test_bad_arguments_give_a_message(
+    hubmerge: Command, words: tuple[str, ...], sentence: str
+) -> None:
+    result = hubmerge("retain", *words)
+    assert result.code == 2
+    assert sentence in result.err

@@ -1,4 +1,4 @@
-"""The main road, command by command, on a real Hub: train, steps, merge, eval, card, report."""
+"""The main commands one after another on a real Hub: train, steps, merge, eval, card, report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 from safetensors.numpy import load_file
 
-from hubmerge.manifest import NAME, parse_manifest
+from hubmerge.manifest import MANIFEST_JSON, parse_manifest
 from tests.journey.conftest import TRAIN, Command, World
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -23,7 +23,7 @@ def api(world: World) -> HfApi:
     return HfApi(endpoint=world.server.url, token=world.server.token)
 
 
-def fetched(world: World, repo: str, revision: str, into: Path) -> Path:
+def download(world: World, repo: str, revision: str, into: Path) -> Path:
     folder = into / f"{repo.replace('/', '-')}-{revision}"
     snapshot_download(
         repo, revision=revision, endpoint=world.server.url, token=False, local_dir=folder
@@ -41,11 +41,11 @@ def test_each_step_is_one_commit_and_one_tag(world: World, hubmerge: Command, ap
     assert "hubmerge-run:" in commits[0].message
 
 
-def test_a_step_is_whole_and_its_manifest_true(
+def test_a_step_is_complete_and_matches_its_manifest(
     world: World, hubmerge: Command, tmp_path: Path
 ) -> None:
-    folder = fetched(world, "demo/mnist", "step4", tmp_path)
-    manifest = parse_manifest((folder / NAME).read_bytes(), "step4")
+    folder = download(world, "demo/mnist", "step4", tmp_path)
+    manifest = parse_manifest((folder / MANIFEST_JSON).read_bytes(), "step4")
     assert (manifest.kind, manifest.step, manifest.last_step) == ("expert", 4, 8)
     assert [point.step for point in manifest.validation] == [0, 2, 4]
     assert set(manifest.files) == {WEIGHTS, "open_clip_config.json", "bpe.txt.gz"}
@@ -53,7 +53,7 @@ def test_a_step_is_whole_and_its_manifest_true(
 
 
 def test_a_step_loads_with_open_clip_alone(world: World, hubmerge: Command, tmp_path: Path) -> None:
-    folder = fetched(world, "demo/mnist", "step8", tmp_path)
+    folder = download(world, "demo/mnist", "step8", tmp_path)
     model = open_clip.create_model(f"local-dir:{folder}")
     stored = load_file(folder / WEIGHTS)
     for name, tensor in model.state_dict().items():
@@ -62,17 +62,17 @@ def test_a_step_loads_with_open_clip_alone(world: World, hubmerge: Command, tmp_
 
 
 def test_only_the_image_tower_is_trained(world: World, hubmerge: Command, tmp_path: Path) -> None:
-    early = load_file(fetched(world, "demo/mnist", "step2", tmp_path) / WEIGHTS)
-    late = load_file(fetched(world, "demo/mnist", "step8", tmp_path) / WEIGHTS)
+    early = load_file(download(world, "demo/mnist", "step2", tmp_path) / WEIGHTS)
+    late = load_file(download(world, "demo/mnist", "step8", tmp_path) / WEIGHTS)
     moved = {name for name in early if not np.array_equal(early[name], late[name])}
     assert moved == {name for name in early if name.startswith("visual.")}
 
 
 def test_training_again_changes_nothing(world: World, hubmerge: Command, api: HfApi) -> None:
     before = [c.commit_id for c in api.list_repo_commits("demo/mnist")]
-    said = hubmerge("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/mnist", "--json")
-    assert said.code == 0, said.err
-    assert said.data["commits"]["step8"] == before[0]
+    result = hubmerge("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/mnist", "--json")
+    assert result.code == 0, result.err
+    assert result.data["commits"]["step8"] == before[0]
     assert [c.commit_id for c in api.list_repo_commits("demo/mnist")] == before
 
 
@@ -81,12 +81,12 @@ def test_training_elsewhere_gives_the_same_weights(
 ) -> None:
     words = ("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/again", "--out", tmp_path)
     assert hubmerge(*words).code == 0
-    one = fetched(world, "demo/mnist", "step8", tmp_path) / WEIGHTS
-    other = tmp_path / "steps" / "step8" / WEIGHTS
-    assert one.read_bytes() == other.read_bytes()
+    first = download(world, "demo/mnist", "step8", tmp_path) / WEIGHTS
+    second = tmp_path / "steps" / "step8" / WEIGHTS
+    assert first.read_bytes() == second.read_bytes()
 
 
-def test_steps_are_listed_with_what_they_are(hubmerge: Command) -> None:
+def test_steps_are_listed(hubmerge: Command) -> None:
     rows = hubmerge("steps", "demo/mnist", "demo/hebrew", "--json").data
     assert [(row["repo_id"], row["step"]) for row in rows] == [
         (repo, step) for repo in ("demo/mnist", "demo/hebrew") for step in (2, 4, 8)
@@ -101,11 +101,11 @@ def test_merge_eval_card_report(
 ) -> None:
     for step in (8, 2):
         experts = [f"demo/mnist@step{step}", f"demo/hebrew@step{step}"]
-        said = hubmerge(
+        result = hubmerge(
             "merge", *experts, "--method", "ties", "--out", tmp_path / f"step{step}", "--json"
         )
-        assert said.code == 0, said.err
-        assert said.data["params"]["density"] == 0.2
+        assert result.code == 0, result.err
+        assert result.data["params"]["density"] == 0.2
 
     merges = [str(tmp_path / "step8"), str(tmp_path / "step2")]
     scores = hubmerge(
@@ -124,8 +124,8 @@ def test_merge_eval_card_report(
     )
     assert pushed.data.base_model == ["demo/mnist", "demo/hebrew"]
     mine = {s["task"].split("@")[0]: s["value"] for s in scores.data if s["label"] == merges[1]}
-    told = {r.dataset_name: r.metric_value for r in pushed.data.eval_results}
-    assert told == pytest.approx(mine)
+    in_card = {r.dataset_name: r.metric_value for r in pushed.data.eval_results}
+    assert in_card == pytest.approx(mine)
 
     figure = tmp_path / "figure.png"
     report = hubmerge("report", "demo/mnist", "demo/hebrew", *merges, "--out", figure, "--json")
@@ -136,22 +136,22 @@ def test_merge_eval_card_report(
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_known_score_goes_by_the_name_it_was_asked_for(hubmerge: Command, tmp_path: Path) -> None:
+def test_a_known_score_has_the_label_of_the_request(hubmerge: Command, tmp_path: Path) -> None:
     experts = ("demo/mnist@step4", "demo/hebrew@step2")
     for name in ("one", "two"):
         assert hubmerge("merge", *experts, "--out", tmp_path / name).code == 0
     labels = [str(tmp_path / name) for name in ("one", "two")]
-    said = hubmerge("eval", *labels, "--tasks", "mini-mnist", "--json").data
-    assert [score["label"] for score in said] == labels
-    assert said[0]["value"] == said[1]["value"]
+    scores = hubmerge("eval", *labels, "--tasks", "mini-mnist", "--json").data
+    assert [score["label"] for score in scores] == labels
+    assert scores[0]["value"] == scores[1]["value"]
 
 
 def test_a_model_is_measured_on_the_tasks_it_was_trained_for(hubmerge: Command) -> None:
-    said = hubmerge("eval", "demo/hebrew@step2", "--json").data
-    assert [score["task"].partition("@")[0] for score in said] == ["mini-hebrew"]
+    scores = hubmerge("eval", "demo/hebrew@step2", "--json").data
+    assert [score["task"].partition("@")[0] for score in scores] == ["mini-hebrew"]
 
 
-def test_what_was_measured_is_not_measured_again(hubmerge: Command, world: World) -> None:
+def test_a_known_score_is_not_measured_again(hubmerge: Command, world: World) -> None:
     words = ("eval", "demo/mnist@step4", "--split", "validation", "--json")
     first = hubmerge(*words)
     size = (world.home / "scores.jsonl").stat().st_size
@@ -159,7 +159,7 @@ def test_what_was_measured_is_not_measured_again(hubmerge: Command, world: World
     assert (world.home / "scores.jsonl").stat().st_size == size
 
 
-def test_a_merge_again_is_the_same_bytes(hubmerge: Command, tmp_path: Path) -> None:
+def test_the_same_merge_has_the_same_bytes(hubmerge: Command, tmp_path: Path) -> None:
     words = (
         "merge",
         "demo/mnist@step8",
@@ -173,9 +173,9 @@ def test_a_merge_again_is_the_same_bytes(hubmerge: Command, tmp_path: Path) -> N
         assert hubmerge(*words, "--out", tmp_path / name).code == 0
     swapped = (words[0], words[2], words[1], *words[3:])
     assert hubmerge(*swapped, "--out", tmp_path / "swapped").code == 0
-    one = (tmp_path / "one" / WEIGHTS).read_bytes()
-    assert one == (tmp_path / "two" / WEIGHTS).read_bytes()
-    assert one == (tmp_path / "swapped" / WEIGHTS).read_bytes()
+    data = (tmp_path / "one" / WEIGHTS).read_bytes()
+    assert data == (tmp_path / "two" / WEIGHTS).read_bytes()
+    assert data == (tmp_path / "swapped" / WEIGHTS).read_bytes()
 
 
 def test_a_merge_can_be_pushed_to_a_tag_once(hubmerge: Command, api: HfApi, tmp_path: Path) -> None:
@@ -187,26 +187,26 @@ def test_a_merge_can_be_pushed_to_a_tag_once(hubmerge: Command, api: HfApi, tmp_
         "demo/uniform@step4",
         "--json",
     )
-    said = hubmerge(*words, "--out", tmp_path / "a")
-    assert said.code == 0, said.err
+    result = hubmerge(*words, "--out", tmp_path / "a")
+    assert result.code == 0, result.err
     again = hubmerge(*words, "--out", tmp_path / "b")
-    assert again.data["commit"] == said.data["commit"]
+    assert again.data["commit"] == result.data["commit"]
     other = hubmerge(*words, "--out", tmp_path / "c", "--method", "average")
     assert other.code == 3
-    assert "demo/uniform@step4 already stands for other bytes" in other.err
+    assert "demo/uniform@step4 already exists and has other bytes" in other.err
 
 
 def test_a_dry_run_writes_nothing(hubmerge: Command, api: HfApi, tmp_path: Path) -> None:
     merge = ("merge", "demo/mnist@step4", "demo/hebrew@step4", "--out", tmp_path / "m", "--dry-run")
-    said = hubmerge(*merge, "--push", "demo/dry", "--json")
-    assert [expert["label"] for expert in said.data["experts"]] == list(merge[1:3])
+    result = hubmerge(*merge, "--push", "demo/dry", "--json")
+    assert [expert["label"] for expert in result.data["experts"]] == list(merge[1:3])
     train = ("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/dry", "--out", tmp_path / "t")
-    said = hubmerge(*train, "--dry-run", "--json")
-    assert said.data["steps"] == [2, 4, 8]
+    result = hubmerge(*train, "--dry-run", "--json")
+    assert result.data["steps"] == [2, 4, 8]
     assert list(tmp_path.glob("[mt]*")) == []
     assert not api.repo_exists("demo/dry")
 
 
-def test_json_is_all_there_is_on_standard_output(hubmerge: Command) -> None:
+def test_json_is_the_only_standard_output(hubmerge: Command) -> None:
     assert json.loads(hubmerge("methods", "--json").out)
     assert len(json.loads(hubmerge("tasks", "--json").out)) == 28

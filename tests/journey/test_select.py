@@ -1,4 +1,4 @@
-"""hubmerge select on a real Hub: steps chosen on validation, pinned in a lock, built from it."""
+"""hubmerge select on a real Hub: it chooses steps on validation data and writes a lock."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from huggingface_hub import HfApi
 
 from hubmerge.lock import Lock, parse_lock
 from hubmerge.trials import TrialLog
-from tests.journey.conftest import Command, Said, World
+from tests.journey.conftest import Command, CommandResult, World
 
 REPOS = ("demo/mnist", "demo/hebrew")
-Select = Callable[..., Said]
+Select = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the locks of this file lie."""
+def lock_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for the locks of this file."""
     return tmp_path_factory.mktemp("locks")
 
 
 @pytest.fixture
-def select(hubmerge: Command, place: Path) -> Select:
-    """The command, for task arithmetic unless told, with little to search in."""
+def select(hubmerge: Command, lock_folder: Path) -> Select:
+    """Run `hubmerge select` on the two repositories, for task arithmetic by default."""
 
-    def run(*words: str, lock: str = "a.lock", target: str = "task_arithmetic") -> Said:
-        chosen = words if any(word.startswith("demo/") for word in words) else (*REPOS, *words)
-        return hubmerge("select", *chosen, "--target", target, "--lock", place / lock)
+    def run(*words: str, lock: str = "a.lock", target: str = "task_arithmetic") -> CommandResult:
+        arguments = words if any(word.startswith("demo/") for word in words) else (*REPOS, *words)
+        return hubmerge("select", *arguments, "--target", target, "--lock", lock_folder / lock)
 
     return run
 
 
 @pytest.fixture
-def chosen(select: Select, place: Path) -> Path:
-    """The lock of a whole selection, made once."""
-    path = place / "a.lock"
+def default_lock(select: Select, lock_folder: Path) -> Path:
+    """The lock of a complete selection, written once."""
+    path = lock_folder / "a.lock"
     if not path.exists():
         assert select().code in (0, 4)
     return path
@@ -52,86 +52,88 @@ def trials(world: World) -> TrialLog:
     return TrialLog(world.home / "trials.jsonl")
 
 
-def test_all_policies_side_by_side(select: Select, place: Path, world: World) -> None:
-    said = select()
-    assert said.code in (0, 4), said.err
-    made = read(place / "a.lock")
-    policies = [pick.policy for pick in made.picks]
+def test_every_policy_has_a_pick_in_the_lock(
+    select: Select, lock_folder: Path, world: World
+) -> None:
+    result = select()
+    assert result.code in (0, 4), result.err
+    lock = read(lock_folder / "a.lock")
+    policies = [pick.policy for pick in lock.picks]
     # No run was stopped early here.
     assert policies == ["last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint"]
-    assert made.pick("last").experts[0].step == 8
-    assert made.pick().accuracy >= max(pick.accuracy for pick in made.picks) - 0.05
-    assert {pin.source.sha for pin in made.experts} >= {e.sha for e in made.pick().experts}
-    assert [task.rows for task in made.tasks] == [400, 400]
-    assert said.code == (0 if made.conclusive else 4)
-    assert "joint" in said.out
-    assert "[" in said.out
+    assert lock.pick("last").experts[0].step == 8
+    assert lock.pick().accuracy >= max(pick.accuracy for pick in lock.picks) - 0.05
+    assert {pin.source.sha for pin in lock.experts} >= {e.sha for e in lock.pick().experts}
+    assert [task.rows for task in lock.tasks] == [400, 400]
+    assert result.code == (0 if lock.conclusive else 4)
+    assert "joint" in result.out
+    assert "[" in result.out
     copies = list((world.home / "locks").glob("*.lock"))
-    assert (place / "a.lock").read_bytes() in [copy.read_bytes() for copy in copies]
+    assert (lock_folder / "a.lock").read_bytes() in [copy.read_bytes() for copy in copies]
 
 
-def test_again_costs_nothing_and_gives_the_same_bytes(
-    select: Select, chosen: Path, world: World
+def test_a_second_run_measures_nothing_and_writes_the_same_bytes(
+    select: Select, default_lock: Path, world: World
 ) -> None:
-    before, lines = (chosen).read_bytes(), trials(world).path.read_bytes()
+    before, lines = default_lock.read_bytes(), trials(world).path.read_bytes()
     select()
-    assert (chosen).read_bytes() == before
+    assert default_lock.read_bytes() == before
     assert trials(world).path.read_bytes() == lines
 
 
 def test_the_lock_builds_what_was_measured(
-    select: Select, hubmerge: Command, chosen: Path, tmp_path: Path
+    select: Select, hubmerge: Command, default_lock: Path, tmp_path: Path
 ) -> None:
-    made, out = read(chosen), tmp_path / "merged"
-    said = hubmerge("merge", "--lock", chosen, "--out", out)
-    assert said.code == 0, said.err
-    scored = hubmerge("eval", out, "--split", "validation", "--json")
-    values = {score["task"]: score["value"] for score in scored.data}
-    assert values == pytest.approx(dict(made.pick().tasks))
+    lock, out = read(default_lock), tmp_path / "merged"
+    result = hubmerge("merge", "--lock", default_lock, "--out", out)
+    assert result.code == 0, result.err
+    evaluated = hubmerge("eval", out, "--split", "validation", "--json")
+    values = {score["task"]: score["value"] for score in evaluated.data}
+    assert values == pytest.approx(dict(lock.pick().tasks))
 
 
-def test_test_data_are_never_read(
-    select: Select, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_data_are_never_read(select: Select, monkeypatch: pytest.MonkeyPatch) -> None:
     from hubmerge.tasks import data, source
 
     read_rows = source.read_rows
 
-    def guarded(task: object, split: str) -> object:
+    def read_no_test_rows(task: object, split: str) -> object:
         assert split != "test"
         return read_rows(task, split)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(data, "read_rows", guarded)
+    monkeypatch.setattr(data, "read_rows", read_no_test_rows)
     assert select("--budget", "6", "--seed", "3", lock="guarded.lock").code in (0, 4)
 
 
-def test_a_budget_in_merges(select: Select, place: Path) -> None:
-    said = select("--budget", "8", lock="short.lock")
-    assert said.code in (0, 4), said.err
-    assert "The budget ended" in said.err
-    made = read(place / "short.lock")
-    assert made.spent.evaluations <= 8
-    assert made.budget == "8"
+def test_a_budget_limits_the_number_of_merges(select: Select, lock_folder: Path) -> None:
+    result = select("--budget", "8", lock="short.lock")
+    assert result.code in (0, 4), result.err
+    assert "The budget ended" in result.err
+    lock = read(lock_folder / "short.lock")
+    assert lock.spent.evaluations <= 8
+    assert lock.budget == "8"
 
 
-def test_a_policy_that_was_asked_for(select: Select, place: Path) -> None:
+def test_a_requested_policy_is_chosen(select: Select, lock_folder: Path) -> None:
     assert select("--policy", "uniform", lock="uniform.lock").code in (0, 4)
-    made = read(place / "uniform.lock")
-    assert made.chosen == "uniform"
-    assert len({expert.step for expert in made.pick().experts}) == 1
+    lock = read(lock_folder / "uniform.lock")
+    assert lock.chosen == "uniform"
+    assert len({expert.step for expert in lock.pick().experts}) == 1
 
 
-def test_an_earlier_lock_is_to_be_beaten(select: Select, place: Path, chosen: Path) -> None:
-    said = select("--against", str(chosen), lock="new.lock")
-    made = read(place / "new.lock")
-    assert made.rival == "locked"
-    assert made.pick("locked").accuracy == pytest.approx(read(chosen).pick().accuracy)
-    # The same candidates cannot beat the choice from among them.
-    assert said.code == 4
-    assert "Inconclusive" in said.err
+def test_an_earlier_lock_is_the_rival(
+    select: Select, lock_folder: Path, default_lock: Path
+) -> None:
+    result = select("--against", str(default_lock), lock="new.lock")
+    lock = read(lock_folder / "new.lock")
+    assert lock.rival == "locked"
+    assert lock.pick("locked").accuracy == pytest.approx(read(default_lock).pick().accuracy)
+    # The candidates are the same, so nothing is better than the earlier choice.
+    assert result.code == 4
+    assert "Inconclusive" in result.err
 
 
-def test_pictures(select: Select, place: Path, tmp_path: Path) -> None:
+def test_out_writes_pictures_and_a_table(select: Select, tmp_path: Path) -> None:
     select("--out", str(tmp_path / "pictures"))
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
     assert pictures.pop("selection.csv").startswith(b"what,nam")
@@ -139,35 +141,35 @@ def test_pictures(select: Select, place: Path, tmp_path: Path) -> None:
     assert all(data.startswith(b"\x89PNG") for data in pictures.values())
 
 
-def test_json_is_the_lock(select: Select, chosen: Path) -> None:
-    said = select("--json")
-    assert json.loads(said.out) == json.loads((chosen).read_bytes())
+def test_json_is_the_lock(select: Select, default_lock: Path) -> None:
+    result = select("--json")
+    assert json.loads(result.out) == json.loads(default_lock.read_bytes())
 
 
-def test_a_dry_run_measures_nothing(select: Select, place: Path, world: World) -> None:
+def test_a_dry_run_measures_nothing(select: Select, lock_folder: Path, world: World) -> None:
     lines = trials(world).path.read_bytes()
-    said = select("--dry-run", lock="never.lock")
-    assert said.code == 0
-    assert "2 4 8" in said.out
-    assert not (place / "never.lock").exists()
+    result = select("--dry-run", lock="never.lock")
+    assert result.code == 0
+    assert "2 4 8" in result.out
+    assert not (lock_folder / "never.lock").exists()
     assert trials(world).path.read_bytes() == lines
 
 
-def test_one_step_each_leaves_only_what_can_be_made_up_for(select: Select, place: Path) -> None:
-    said = select("demo/mnist@step8", "demo/hebrew@step8", "--budget", "30", lock="single.lock")
-    assert said.code in (0, 4), said.err
-    policies = [pick.policy for pick in read(place / "single.lock").picks]
+def test_with_one_step_each_only_weights_and_rescale_run(select: Select, lock_folder: Path) -> None:
+    result = select("demo/mnist@step8", "demo/hebrew@step8", "--budget", "30", lock="single.lock")
+    assert result.code in (0, 4), result.err
+    policies = [pick.policy for pick in read(lock_folder / "single.lock").picks]
     assert policies == ["last", "weights", "rescale"]
 
 
-@pytest.mark.parametrize(("words", "says"), [
+@pytest.mark.parametrize(("words", "message"), [
     (("--target", "tis"), "Did you mean ties"),
-    (("--target", "moe"), "is no adapter"),
+    (("--target", "moe"), "is not an adapter"),
     (("--target", "mo"), "Did you mean moe"),
-    (("--set", "top_k=1"), "--set says how a mixture is trained"),
+    (("--set", "top_k=1"), "--set is for --target moe"),
     (("--policy", "best"), "Did you mean best-expert"),
     (("--policy", "rescale", "--budget", "1"), "Raise --budget"),
-    (("--budget", "ten"), "is no budget"),
+    (("--budget", "ten"), "is not a budget"),
     (("--against", "nowhere.lock"), "There is no lock"),
     (("--tasks", "mini-fashion,mini-mnist"), "No repository is for mini-fashion"),
     (("demo/mnist",), "only one task"),
@@ -175,26 +177,28 @@ def test_one_step_each_leaves_only_what_can_be_made_up_for(select: Select, place
     (("./folder", "demo/mnist"), "is a folder"),
     (("--tasks", "mini-mnist"), "one task for each repository"),
 ])  # fmt: skip
-def test_what_cannot_be(hubmerge: Command, place: Path, words: tuple[str, ...], says: str) -> None:
+def test_an_invalid_request_is_refused(
+    hubmerge: Command, lock_folder: Path, words: tuple[str, ...], message: str
+) -> None:
     repos = () if any("/" in word and word[0] != "." for word in words) else REPOS
     target = () if "--target" in words else ("--target", "ties")
-    said = hubmerge("select", *repos, *words, *target, "--lock", place / "none.lock")
-    assert said.code in (1, 2)
-    assert says in said.err
-    assert "Traceback" not in said.err
-    assert not (place / "none.lock").exists()
+    result = hubmerge("select", *repos, *words, *target, "--lock", lock_folder / "none.lock")
+    assert result.code in (1, 2)
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert not (lock_folder / "none.lock").exists()
 
 
-def test_a_file_that_is_no_lock_is_not_replaced(select: Select, place: Path) -> None:
-    (place / "notes.txt").write_text("mine")
-    said = select(lock="notes.txt")
-    assert said.code == 2
-    assert (place / "notes.txt").read_text() == "mine"
+def test_a_file_that_is_not_a_lock_is_not_replaced(select: Select, lock_folder: Path) -> None:
+    (lock_folder / "notes.txt").write_text("mine")
+    result = select(lock="notes.txt")
+    assert result.code == 2
+    assert (lock_folder / "notes.txt").read_text() == "mine"
 
 
 @pytest.fixture(scope="module")
-def folders(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A repository as Trainer leaves it: one commit with several checkpoint-N folders."""
+def trainer_repo(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of a repository as Trainer writes it: checkpoint-N folders in one commit."""
     root = tmp_path_factory.mktemp("trainer")
     api = HfApi(endpoint=world.server.url, token=world.server.token)
     for step in (2, 8):
@@ -207,48 +211,49 @@ def folders(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
     return "me/trainer"
 
 
-def test_folders_of_one_commit_are_not_taken_for_each_other(
-    select: Select, hubmerge: Command, place: Path, folders: str, tmp_path: Path
+def test_folders_of_one_commit_are_different_candidates(
+    select: Select, hubmerge: Command, lock_folder: Path, trainer_repo: str, tmp_path: Path
 ) -> None:
-    said = select(
-        folders, "demo/hebrew", "--tasks", "mini-mnist,mini-hebrew", "--base", "hubmerge/tiny-clip",
-        "--budget", "20", lock="folders.lock",
+    result = select(
+        trainer_repo, "demo/hebrew", "--tasks", "mini-mnist,mini-hebrew",
+        "--base", "hubmerge/tiny-clip", "--budget", "20", lock="folders.lock",
     )  # fmt: skip
-    assert said.code in (0, 4), said.err
-    made = read(place / "folders.lock")
-    row = next(line for line in said.out.splitlines() if line.startswith(" mini-mnist"))
-    assert row.count("[") == 1  # of two folders in one commit one was chosen
-    candidates = made.swaps[made.tasks[0].id]
-    assert [swap.step for swap in candidates] == [2, 8]
-    assert {swap.sha for swap in candidates} == {made.pick().experts[0].sha}  # the same commit
-    assert candidates[0].own != candidates[1].own  # nobody recorded them, so they were measured
+    assert result.code in (0, 4), result.err
+    lock = read(lock_folder / "folders.lock")
+    row = next(line for line in result.out.splitlines() if line.startswith(" mini-mnist"))
+    assert row.count("[") == 1  # one of the two folders was chosen
+    swaps = lock.swaps[lock.tasks[0].id]
+    assert [swap.step for swap in swaps] == [2, 8]
+    assert {swap.sha for swap in swaps} == {lock.pick().experts[0].sha}  # the same commit
+    assert swaps[0].own != swaps[1].own  # measured here: the repository has no record of them
     base = ("--base", "hubmerge/tiny-clip", "--json")
-    built = [
-        hubmerge("merge", f"{folders}@checkpoint-{step}", "demo/hebrew@step2", *base)
+    merges = [
+        hubmerge("merge", f"{trainer_repo}@checkpoint-{step}", "demo/hebrew@step2", *base)
         for step in (2, 8)
     ]
-    assert len({one.data["digest"] for one in built}) == 2, [one.err for one in built]
-    said = hubmerge("merge", "--lock", place / "folders.lock", "--locked", "--out", tmp_path / "m")
-    assert said.code == 0, said.err
+    assert len({merge.data["digest"] for merge in merges}) == 2, [merge.err for merge in merges]
+    path = lock_folder / "folders.lock"
+    result = hubmerge("merge", "--lock", path, "--locked", "--out", tmp_path / "m")
+    assert result.code == 0, result.err
 
 
-def test_an_earlier_lock_is_for_one_method(select: Select, chosen: Path) -> None:
-    said = select("--against", str(chosen), target="ties", lock="other.lock")
-    assert said.code == 2
-    assert "Select with --target task_arithmetic" in said.err
+def test_an_earlier_lock_of_another_method_is_refused(select: Select, default_lock: Path) -> None:
+    result = select("--against", str(default_lock), target="ties", lock="other.lock")
+    assert result.code == 2
+    assert "Select with --target task_arithmetic" in result.err
 
 
-def test_a_lock_that_was_edited_is_checked_like_any_merge(
-    select: Select, place: Path, chosen: Path
+def test_an_edited_lock_with_an_invalid_value_is_refused(
+    select: Select, lock_folder: Path, default_lock: Path
 ) -> None:
-    text = (chosen).read_text()
-    (place / "edited.lock").write_text(re.sub(r'"keep": 1.0', '"keep": -1.0', text))
-    said = select("--against", str(place / "edited.lock"), lock="other.lock")
-    assert said.code in (2, 3), said.err
-    assert "keep" in said.err
+    text = default_lock.read_text()
+    (lock_folder / "edited.lock").write_text(re.sub(r'"keep": 1.0', '"keep": -1.0', text))
+    result = select("--against", str(lock_folder / "edited.lock"), lock="other.lock")
+    assert result.code in (2, 3), result.err
+    assert "keep" in result.err
 
 
-def test_the_command_in_a_lock_repeats_it(select: Select, place: Path) -> None:
+def test_a_lock_records_the_command_that_wrote_it(select: Select, lock_folder: Path) -> None:
     tasks = "mini-mnist,mini-hebrew"
     assert select("--tasks", tasks, "--budget", "9", lock="typed.lock").code in (0, 4)
-    assert read(place / "typed.lock").command.endswith(f"--budget 9 --tasks {tasks}")
+    assert read(lock_folder / "typed.lock").command.endswith(f"--budget 9 --tasks {tasks}")

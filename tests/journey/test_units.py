@@ -1,6 +1,6 @@
-"""Every kind of unit is made for real, on the embedded Hub, and all of them come to rows.
+"""Run every kind of unit on the embedded Hub, and turn the results into rows.
 
-The tasks are folders of a few pictures, as a user's own would be.
+The tasks are folders of a few pictures, as a user may have.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from hubmerge.hub.environment import connect
-from hubmerge.reproduce.engines.inline import Inline
+from hubmerge.reproduce.engines.inline import InlineEngine
 from hubmerge.reproduce.perform import MAKERS, perform
-from hubmerge.reproduce.rows import Row, rows_of
-from hubmerge.reproduce.runner import Outcome, run
-from hubmerge.reproduce.store import Store
-from hubmerge.reproduce.unit import Shop
-from tests.reproduce.test_plan import laid
+from hubmerge.reproduce.rows import Row, collect_rows
+from hubmerge.reproduce.runner import RunOutcome, run
+from hubmerge.reproduce.store import ResultStore
+from hubmerge.reproduce.unit import WorkContext
+from tests.reproduce.test_plan import lay_out
 
 TINY: dict[str, Any] = {
     "seeds": [0], "last": 2, "steps": [1, 2], "el2n_step": 1, "el2n_seeds": 1,
@@ -45,8 +45,8 @@ MEASURES = [
 ]
 
 
-def pictures(folder: Path, seed: int) -> str:
-    """A task of its own: thirty pictures of noise in each of two classes, one of them darker."""
+def write_pictures(folder: Path, seed: int) -> str:
+    """Write a task: thirty pictures of noise in each of two classes, one of them darker."""
     random = np.random.default_rng(seed)
     for name, most in (("dark", 90), ("bright", 256)):
         (folder / name).mkdir(parents=True)
@@ -57,33 +57,35 @@ def pictures(folder: Path, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], Outcome]:
-    """A plan of every kind of unit, and its rows."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], RunOutcome]:
+    """The rows and the outcome of a plan with every kind of unit."""
     work = tmp_path_factory.mktemp("work")
     before = os.environ.get("HUBMERGE_HOME")
     os.environ["HUBMERGE_HOME"] = str(work / "home")
     try:
-        tasks = [pictures(work / name, seed) for seed, name in enumerate(("circles", "own tags"))]
-        plan = laid(MEASURES, TINY | {"tasks": tasks}, variants=VARIANTS)
-        shop = Shop("local", "recipes", work / "scratch", Path("recipes"))
+        tasks = [
+            write_pictures(work / name, seed) for seed, name in enumerate(("circles", "own tags"))
+        ]
+        plan = lay_out(MEASURES, TINY | {"tasks": tasks}, variants=VARIANTS)
+        context = WorkContext("local", "recipes", work / "scratch", Path("recipes"))
         with connect("local"):
-            outcome = run(plan.units, Inline(perform, shop), Store(work, "code"))
+            outcome = run(plan.units, InlineEngine(perform, context), ResultStore(work, "code"))
     finally:
         os.environ.pop("HUBMERGE_HOME")
         if before is not None:
             os.environ["HUBMERGE_HOME"] = before
-    found = {key: record.result for key, record in outcome.records.items()}
-    return rows_of(plan, found), outcome
+    results = {key: record.result for key, record in outcome.records.items()}
+    return collect_rows(plan, results), outcome
 
 
-def test_all_kinds_are_made(made: tuple[list[Row], Outcome]) -> None:
-    _, outcome = made
+def test_every_kind_of_unit_succeeds(finished: tuple[list[Row], RunOutcome]) -> None:
+    _, outcome = finished
     assert [failure.message for failure in outcome.failed] == []
-    assert {unit.kind for unit in outcome.made} == MAKERS.keys()
+    assert {unit.kind for unit in outcome.completed} == MAKERS.keys()
 
 
-def test_each_measure_comes_to_its_rows(made: tuple[list[Row], Outcome]) -> None:
-    rows, _ = made
+def test_each_measure_has_its_rows(finished: tuple[list[Row], RunOutcome]) -> None:
+    rows, _ = finished
     assert Counter(str(row["of"]) for row in rows) == {
         "base": 2,  # tasks
         "experts": 4,  # two tasks of two variants
@@ -96,37 +98,37 @@ def test_each_measure_comes_to_its_rows(made: tuple[list[Row], Outcome]) -> None
     assert all(0 <= row["value"] <= 1 for row in rows)
 
 
-def test_shares_are_of_a_whole(made: tuple[list[Row], Outcome]) -> None:
-    rows, _ = made
+def test_loss_shares_add_up_to_one(finished: tuple[list[Row], RunOutcome]) -> None:
+    rows, _ = finished
     shares = [row for row in rows if row["of"] == "loss share" and row["task"] == "circles"]
     for step in (1, 2):
         assert sum(r["value"] for r in shares if r["step"] == step) == pytest.approx(1)
 
 
-def test_bits_that_cannot_be_had_again_go_to_a_repository_of_their_own(
-    made: tuple[list[Row], Outcome], tmp_path: Path
+def test_a_taken_repository_name_gets_a_suffix(
+    finished: tuple[list[Row], RunOutcome], tmp_path: Path
 ) -> None:
-    plan = laid([{"of": "experts"}], {**TINY, "tasks": [pictures(tmp_path / "one", 7)]})
+    plan = lay_out([{"of": "experts"}], {**TINY, "tasks": [write_pictures(tmp_path / "one", 7)]})
     base, run, _ = plan.units
-    shop = Shop("local", "recipes", tmp_path / "scratch", Path("recipes"))
+    context = WorkContext("local", "recipes", tmp_path / "scratch", Path("recipes"))
     with connect("local") as hub:
-        found = {"base": perform(base, {}, shop)}
+        results = {"base": perform(base, {}, context)}
         taken = f"recipes/one-{run.key}"
         hub.api.create_repo(taken)
         hub.api.create_tag(taken, tag="step1")
-        assert perform(run, found, shop)["repo"] == f"{taken}-2"
+        assert perform(run, results, context)["repo"] == f"{taken}-2"
 
 
-def test_what_was_dropped_makes_another_expert(made: tuple[list[Row], Outcome]) -> None:
-    rows, outcome = made
+def test_training_on_fewer_rows_is_another_expert(finished: tuple[list[Row], RunOutcome]) -> None:
+    rows, outcome = finished
     runs = [record for record in outcome.records.values() if record.kind == "train"]
     assert len({record.result["repo"] for record in runs}) == len(runs)
-    told = {(r["variant"], r["task"]): r["value"] for r in rows if r["of"] == "experts"}
-    assert set(told) == {(v, t) for v in ("full", "fewer") for t in ("circles", "own-tags")}
+    pairs = {(row["variant"], row["task"]) for row in rows if row["of"] == "experts"}
+    assert pairs == {(v, t) for v in ("full", "fewer") for t in ("circles", "own-tags")}
 
 
-def test_a_merge_says_what_it_was_reached_with(made: tuple[list[Row], Outcome]) -> None:
-    [merge] = [row for row in made[0] if row["of"] == "merges"]
+def test_a_merge_records_its_parameters_and_steps(finished: tuple[list[Row], RunOutcome]) -> None:
+    [merge] = [row for row in finished[0] if row["of"] == "merges"]
     assert merge["note"] == "density 0.2, scale 0.5"
     assert merge["ended"] == [2, 2]
     assert merge["value"] == pytest.approx(sum(merge["tasks"].values()) / 2)

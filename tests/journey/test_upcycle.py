@@ -1,4 +1,4 @@
-"""The errand of .github/workflows/upcycle.yml, run as the workflow runs it, on the embedded Hub."""
+"""scripts/upcycle.py on the embedded Hub, run as .github/workflows/upcycle.yml runs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import HfApi
 
 from hubmerge.hub.client import Hub
-from hubmerge.lock import NAME as LOCK
+from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.lock import Lock, parse_lock
 from tests import locks
 from tests.journey.conftest import REPOS, Command, World
@@ -23,7 +23,7 @@ SCRIPT = ROOT / "scripts" / "upcycle.py"
 
 
 def upcycle(world: World, folder: Path, *words: object) -> tuple[int, str, str]:
-    """Exit code, summary and what went to standard error."""
+    """Run the script; returns exit code, summary and standard error."""
     summary = folder / "summary.md"
     summary.unlink(missing_ok=True)
     environment = {
@@ -33,19 +33,17 @@ def upcycle(world: World, folder: Path, *words: object) -> tuple[int, str, str]:
         "GITHUB_STEP_SUMMARY": str(summary),
     }
     command = [sys.executable, str(SCRIPT), *map(str, words)]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.returncode, summary.read_text() if summary.exists() else "", done.stderr
 
 
-def test_what_is_better_is_proposed_once_and_what_is_not_is_said(
+def test_a_better_merge_is_proposed_once(
     world: World, hubmerge: Command, hub: Hub, api: HfApi, tmp_path: Path
 ) -> None:
     api.create_repo("demo/upcycled")
-    # An old choice that is as bad as guessing: the change of the experts thirty times over.
-    old = locks.lock_of(hub, REPOS, method="task_arithmetic", params={"scale": 30.0})
-    words = (locks.write(old, tmp_path / LOCK), "demo/upcycled", "--policy", "last")
+    # An old choice as bad as guessing: thirty times the change of the experts.
+    old = locks.make_lock(hub, REPOS, method="task_arithmetic", params={"scale": 30.0})
+    words = (locks.write_lock(old, tmp_path / LOCK), "demo/upcycled", "--policy", "last")
     code, summary, errors = upcycle(world, tmp_path, *words)
     assert code == 0, errors
     assert summary.startswith("## A better merge")
@@ -69,8 +67,8 @@ def test_what_is_better_is_proposed_once_and_what_is_not_is_said(
     assert len(list(api.get_repo_discussions("demo/upcycled"))) == 1
 
 
-def test_what_fails_fails_the_job(world: World, pinned: Lock, tmp_path: Path) -> None:
-    words = (locks.write(pinned, tmp_path / LOCK), "demo/upcycled", "--budget", "plenty")
+def test_a_failure_fails_the_job(world: World, pinned: Lock, tmp_path: Path) -> None:
+    words = (locks.write_lock(pinned, tmp_path / LOCK), "demo/upcycled", "--budget", "plenty")
     code, summary, errors = upcycle(world, tmp_path, *words)
     assert (code, "`hubmerge select` ended with exit code 2" in summary) == (2, True), errors
     assert not (tmp_path / "merged").exists()
@@ -80,8 +78,10 @@ def test_what_fails_fails_the_job(world: World, pinned: Lock, tmp_path: Path) ->
 def test_the_workflow_runs_the_script_without_a_stored_token() -> None:
     text = WORKFLOW.read_text()
     assert "secrets" not in text
-    assert "${{" not in " ".join(step.get("run", "") for step in steps())  # nothing is pasted in
-    [run] = [step for step in steps() if "upcycle.py" in step.get("run", "")]
+    assert "${{" not in " ".join(
+        step.get("run", "") for step in workflow_steps()
+    )  # no script is built from inputs
+    [run] = [step for step in workflow_steps() if "upcycle.py" in step.get("run", "")]
     assert run["env"] == {"HF_OIDC_RESOURCE": "${{ env.TARGET }}"}
     [script] = re.findall(r"python (scripts/\S+)", run["run"])
     assert ROOT / script == SCRIPT
@@ -89,7 +89,7 @@ def test_the_workflow_runs_the_script_without_a_stored_token() -> None:
     assert set(when) == {"schedule", "repository_dispatch", "workflow_dispatch"}
 
 
-def steps() -> list[dict[str, str]]:
+def workflow_steps() -> list[dict[str, str]]:
     return [
         s for job in yaml.safe_load(WORKFLOW.read_text())["jobs"].values() for s in job["steps"]
     ]

@@ -1,7 +1,7 @@
-"""Searching in a small world whose best choice is known: late steps help their task, harm others.
+"""Searching a small pool whose best choice is known: late steps help their task and harm others.
 
-Task t's rows look at one number each, of block t of a single tensor. An expert raises its own block
-and lowers the others; a row is right when its number is high enough.
+Each row of task t reads one number of block t of a single tensor. An expert raises its own block
+and lowers the others; a row is correct if its number is high enough.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hubmerge.merging.registry import method
 from hubmerge.selection import noise
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import GRIDS
-from hubmerge.selection.memory_merge import Blender
+from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policies import coordinate, last, uniform, weights
-from hubmerge.selection.policy_results import LAST, Board, order
+from hubmerge.selection.policy_results import LAST, PolicyResults, policy_order
 from hubmerge.selection.pool import Pool, plain_choice
-from hubmerge.selection.report import earliest, swaps, tied
+from hubmerge.selection.report import earliest_of_tied, is_tied, make_swaps
 from hubmerge.selection.search import Budget, OutOfBudget, Search
 from hubmerge.tasks.task import Task
 from hubmerge.trials import TrialLog
@@ -32,251 +32,266 @@ from .worlds import make_pool
 ROWS = 200
 GAINS = {1: 1.0, 2: 2.0, 4: 3.0, 8: 3.2}
 HARMS = ({1: 0.0, 2: 0.1, 4: 0.4, 8: 2.0}, {1: 0.0, 2: 0.1, 4: 1.8, 8: 3.0})  # of each expert
-TOUGH = np.linspace(0, 3, ROWS)
+THRESHOLDS = np.linspace(0, 3, ROWS)
 
 
-class Dressed:
-    """What a merge is put on: the one tensor."""
+class FakeModel:
+    """A model with a single tensor, into which merges are loaded."""
 
     def __init__(self, base: np.ndarray) -> None:
         self.base = self.now = base
 
-    def wear(self, merged: dict[str, np.ndarray]) -> None:
+    def load_merge(self, merged: dict[str, np.ndarray]) -> None:
         self.now = merged.get("x", self.base)
 
 
-class Stage:
-    """A task whose rows look at their block."""
+class FakeSplit:
+    """A task whose rows read numbers of its block; `evaluated` counts the evaluated rows."""
 
-    def __init__(self, task: Task, number: int, dressed: Dressed) -> None:
-        self.task, self.number, self.dressed = task, number, dressed
-        self.order = np.random.default_rng(number).permutation(ROWS).tolist()
-        self.asked = 0
+    def __init__(self, task: Task, number: int, loaded_model: FakeModel) -> None:
+        self.task, self.number, self.loaded_model = task, number, loaded_model
+        self.row_order = np.random.default_rng(number).permutation(ROWS).tolist()
+        self.evaluated = 0
 
-    def count(self, share: float) -> int:
+    def row_count(self, share: float) -> int:
         return max(1, round(share * ROWS))
 
-    def ask(self, rows: Sequence[int], folder: Path) -> str:
-        self.asked += len(rows)
-        block = self.dressed.now[self.number]
-        return "".join("01"[bool(block[row] >= TOUGH[row])] for row in rows)
+    def evaluate(self, rows: Sequence[int], folder: Path) -> str:
+        self.evaluated += len(rows)
+        block = self.loaded_model.now[self.number]
+        return "".join("01"[bool(block[row] >= THRESHOLDS[row])] for row in rows)
 
 
-def tensor(number: int, step: int) -> dict[str, np.ndarray]:
-    values = np.full((2, ROWS), -HARMS[number][step], np.float32)
-    values[number] = GAINS[step]
+def expert_tensors(task: int, step: int) -> dict[str, np.ndarray]:
+    values = np.full((2, ROWS), -HARMS[task][step], np.float32)
+    values[task] = GAINS[step]
     return {"x": values}
 
 
-class World:
-    """Two tasks, of which the second's experts do more harm; a search by averaging or by sums."""
+class SearchSetup:
+    """Two tasks, where the experts of the second do more harm, and a search by task arithmetic."""
 
     def __init__(self, root: Path, log: Path | None = None) -> None:
         base = {"x": np.zeros((2, ROWS), np.float32)}
-        experts = [[(step, tensor(number, step)) for step in GAINS] for number in (0, 1)]
+        experts = [[(step, expert_tensors(task, step)) for step in GAINS] for task in (0, 1)]
         self.pool: Pool = make_pool(root, base, experts, own=[[0.4, 0.6, 0.9, 0.95]] * 2)
-        self.dressed, self.method = Dressed(base["x"]), method("task_arithmetic")
-        self.stages: Any = [Stage(task, t, self.dressed) for t, task in enumerate(self.pool.tasks)]
+        self.model, self.method = FakeModel(base["x"]), method("task_arithmetic")
+        self.splits: Any = [
+            FakeSplit(task, number, self.model) for number, task in enumerate(self.pool.tasks)
+        ]
         self.log = TrialLog(log or root / "trials.jsonl")
 
     def search(self, merges: int | None = None, exhaustive: bool = False) -> Search:
-        blender = Blender(self.pool, self.method)
-        arena = Evaluator(self.pool, blender, self.method, self.stages, self.log, "validation")
+        merger = MemoryMerger(self.pool, self.method)
+        evaluator = Evaluator(self.pool, merger, self.method, self.splits, self.log, "validation")
         grid = GRIDS[self.method.name]
-        return Search(arena, grid, Budget(merges), exhaustive=exhaustive)
+        return Search(evaluator, grid, Budget(merges), exhaustive=exhaustive)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def setup(tmp_path: Path) -> SearchSetup:
+    return SearchSetup(tmp_path)
 
 
-def test_steps_of_their_own_beat_the_best_common_step(world: World) -> None:
-    search = world.search()
-    common = max(uniform(search), key=lambda one: one.accuracy)
-    own = coordinate(search, common)
-    assert own.accuracy > common.accuracy > last(search).accuracy
-    assert world.pool.steps(own.choice) == (4, 2)  # the one that does harm, earlier
+def test_separate_steps_beat_the_best_common_step(setup: SearchSetup) -> None:
+    search = setup.search()
+    common = max(uniform(search), key=lambda measured: measured.accuracy)
+    separate = coordinate(search, common)
+    assert separate.accuracy > common.accuracy > last(search).accuracy
+    assert setup.pool.steps(separate.choice) == (4, 2)  # the harmful expert is stopped earlier
 
 
-def test_weights_are_tried_too(world: World) -> None:
-    search = world.search()
+def test_weights_are_tried_too(setup: SearchSetup) -> None:
+    search = setup.search()
     start = last(search)
-    weighed = weights(search, start)
-    assert weighed.accuracy > start.accuracy
-    assert weighed.choice.places == start.choice.places
+    weighted = weights(search, start)
+    assert weighted.accuracy > start.accuracy
+    assert weighted.choice.indices == start.choice.indices
 
 
-def test_a_climb_finds_what_the_whole_grid_has(tmp_path: Path) -> None:
-    quick, whole = World(tmp_path / "quick"), World(tmp_path / "whole")
-    climbed, tried = quick.search(), whole.search(exhaustive=True)
-    assert last(climbed).accuracy == pytest.approx(last(tried).accuracy, abs=0.005)
-    assert climbed.arena.merges < tried.arena.merges / 2
+def test_a_climb_is_as_good_as_the_whole_grid(tmp_path: Path) -> None:
+    quick, exhaustive = SearchSetup(tmp_path / "quick"), SearchSetup(tmp_path / "whole")
+    climbed, swept = quick.search(), exhaustive.search(exhaustive=True)
+    assert last(climbed).accuracy == pytest.approx(last(swept).accuracy, abs=0.005)
+    assert climbed.evaluator.merges < swept.evaluator.merges / 2
 
 
-def test_a_race_asks_the_hopeless_little_and_loses_no_winner(world: World) -> None:
-    search = world.search()
-    best = search.whole(plain_choice((2, 1), {"scale": 1.0}))
-    hopeless = best.choice.setting(scale=0.05)
-    before = sum(stage.asked for stage in world.stages)
-    assert search.better(hopeless, best) is best
-    assert sum(stage.asked for stage in world.stages) - before == 2 * ROWS // 8
-    assert search.better(best.choice, search.whole(hopeless)).choice == best.choice
+def test_a_race_stops_a_poor_challenger_early_and_keeps_a_winner(setup: SearchSetup) -> None:
+    search = setup.search()
+    best = search.measure_all_rows(plain_choice((2, 1), {"scale": 1.0}))
+    poor = best.choice.with_params(scale=0.05)
+    before = sum(split.evaluated for split in setup.splits)
+    assert search.better_of(poor, best) is best
+    assert sum(split.evaluated for split in setup.splits) - before == 2 * ROWS // 8
+    assert search.better_of(best.choice, search.measure_all_rows(poor)).choice == best.choice
 
 
-def test_what_is_known_is_not_asked_again(tmp_path: Path) -> None:
-    first, again = World(tmp_path / "a"), World(tmp_path / "b", log=tmp_path / "a" / "trials.jsonl")
-    one = coordinate(first.search(), last(first.search()))
+def test_trials_in_the_log_are_not_measured_again(tmp_path: Path) -> None:
+    first = SearchSetup(tmp_path / "a")
+    again = SearchSetup(tmp_path / "b", log=first.log.path)
+    chosen = coordinate(first.search(), last(first.search()))
     search = again.search()
-    other = coordinate(search, last(search))
-    assert other.choice == one.choice
-    assert sum(stage.asked for stage in again.stages) == 0
-    assert search.arena.merges > 10  # asked for all the same: a budget ends at the same place
+    chosen_again = coordinate(search, last(search))
+    assert chosen_again.choice == chosen.choice
+    assert sum(split.evaluated for split in again.splits) == 0
+    assert search.evaluator.merges > 10  # they count, so that a budget ends at the same point
 
 
-def test_half_a_race_in_the_log_changes_no_decision(tmp_path: Path) -> None:
-    """A trial that was measured whole elsewhere is raced on the same first rows."""
-    whole, raced = World(tmp_path / "a"), World(tmp_path / "b", log=tmp_path / "a" / "trials.jsonl")
-    fresh = World(tmp_path / "c")
+def test_complete_trials_in_the_log_change_no_decision(tmp_path: Path) -> None:
+    """A challenger with a complete trial in the log is still raced on its first rows."""
+    complete = SearchSetup(tmp_path / "a")
+    raced = SearchSetup(tmp_path / "b", log=complete.log.path)
+    fresh = SearchSetup(tmp_path / "c")
     for choice in (plain_choice((a, b), {"scale": 0.4}) for a in range(4) for b in range(4)):
-        whole.search().whole(choice)
+        complete.search().measure_all_rows(choice)
     searches = [raced.search(), fresh.search()]
-    found = [coordinate(search, last(search)) for search in searches]
-    assert found[0].choice == found[1].choice
-    assert searches[0].arena.asked == searches[1].arena.asked
+    chosen = [coordinate(search, last(search)) for search in searches]
+    assert chosen[0].choice == chosen[1].choice
+    assert searches[0].evaluator.rows_by_recipe == searches[1].evaluator.rows_by_recipe
 
 
-def test_a_budget_ends_the_search_and_keeps_what_was_found(world: World) -> None:
-    search = world.search(merges=9)
-    board = Board(search)
-    for name in order(world.pool):
-        board.run(name)
-    assert search.arena.merges == 9
-    assert board.cut[0] in ("best-expert", "proxy", "uniform")
-    assert LAST in board.found
+def test_a_budget_ends_the_search_and_keeps_the_results(setup: SearchSetup) -> None:
+    search = setup.search(merges=9)
+    results = PolicyResults(search)
+    for name in policy_order(setup.pool):
+        results.run(name)
+    assert search.evaluator.merges == 9
+    assert results.cut[0] in ("best-expert", "proxy", "uniform")
+    assert LAST in results.results
     with pytest.raises(OutOfBudget):
-        search.whole(plain_choice((0, 0), {"scale": 0.01}))
+        search.measure_all_rows(plain_choice((0, 0), {"scale": 0.01}))
 
 
-def test_policies_side_by_side(world: World) -> None:
-    board = Board(world.search())
-    for name in order(world.pool):
-        board.run(name)
-    found = {name: one.found for name, one in board.found.items()}
-    assert [*found] == [
+def test_every_policy_has_a_result(setup: SearchSetup) -> None:
+    results = PolicyResults(setup.search())
+    for name in policy_order(setup.pool):
+        results.run(name)
+    best = {name: result.result for name, result in results.results.items()}
+    assert [*best] == [
         "last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint",
     ]  # fmt: skip
-    assert world.pool.steps(found["last"].choice) == (8, 8)
-    assert world.pool.steps(found["best-expert"].choice) == (8, 8)
-    assert found["proxy"].accuracy > found["last"].accuracy
-    assert found["joint"].accuracy >= found["coordinate"].accuracy > found["uniform"].accuracy
-    assert [world.pool.steps(one.choice)[0] for one in board.uniform] == [8, 4, 2, 1]
+    assert setup.pool.steps(best["last"].choice) == (8, 8)
+    assert setup.pool.steps(best["best-expert"].choice) == (8, 8)
+    assert best["proxy"].accuracy > best["last"].accuracy
+    assert best["joint"].accuracy >= best["coordinate"].accuracy > best["uniform"].accuracy
+    assert [setup.pool.steps(result.choice)[0] for result in results.uniform] == [8, 4, 2, 1]
 
 
-def test_the_earliest_of_equals_wins(world: World) -> None:
-    board = Board(world.search())
+def test_the_earliest_of_equals_wins(setup: SearchSetup) -> None:
+    results = PolicyResults(setup.search())
     for name in (LAST, "uniform", "coordinate"):
-        board.run(name)
-    policies_found = list(board.found.values())
-    best = max(policies_found, key=lambda one: one.found.accuracy)
-    assert earliest(policies_found, world.pool, band=0).name == best.name
-    everything_is_equal = earliest(policies_found, world.pool, band=1e9)
-    steps = [sum(world.pool.steps(one.found.choice)) for one in policies_found]
-    assert sum(world.pool.steps(everything_is_equal.found.choice)) == min(steps)
+        results.run(name)
+    policies = list(results.results.values())
+    best = max(policies, key=lambda policy: policy.result.accuracy)
+    assert earliest_of_tied(policies, setup.pool, band=0).name == best.name
+    earliest = earliest_of_tied(policies, setup.pool, band=1e9)
+    steps = [sum(setup.pool.steps(policy.result.choice)) for policy in policies]
+    assert sum(setup.pool.steps(earliest.result.choice)) == min(steps)
 
 
-def test_the_neighbours_of_a_choice(world: World) -> None:
-    board = Board(world.search())
-    board.run(LAST)
-    board.run("coordinate")
-    chosen = board.found["coordinate"].found
-    told = swaps(board, chosen, band=1.0)
-    for task, place in zip(world.pool.tasks, chosen.choice.places, strict=True):
-        row = told[task.id]
-        assert row[place].merged == pytest.approx(chosen.accuracy)
-        assert row[place].tied
+def test_the_neighbours_of_a_choice(setup: SearchSetup) -> None:
+    results = PolicyResults(setup.search())
+    results.run(LAST)
+    results.run("coordinate")
+    chosen = results.results["coordinate"].result
+    swaps = make_swaps(results, chosen, band=1.0)
+    for task, index in zip(setup.pool.tasks, chosen.choice.indices, strict=True):
+        row = swaps[task.id]
+        assert row[index].merged == pytest.approx(chosen.accuracy)
+        assert row[index].tied
         assert all(
-            s.merged is None or s.merged <= chosen.accuracy + 1e-9 or not s.tied for s in row
+            swap.merged is None or swap.merged <= chosen.accuracy + 1e-9 or not swap.tied
+            for swap in row
         )
-    assert {swap.own for swap in told[world.pool.tasks[0].id]} == {0.4, 0.6, 0.9, 0.95}
+    assert {swap.own for swap in swaps[setup.pool.tasks[0].id]} == {0.4, 0.6, 0.9, 0.95}
 
 
-def test_of_one_checkpoint_each_early_stopping_is_made_up_for(tmp_path: Path) -> None:
+def test_with_one_checkpoint_each_only_weights_and_rescale_run(tmp_path: Path) -> None:
     base = {"x": np.zeros((2, ROWS), np.float32)}
-    world = World(tmp_path / "many")
-    experts = [[(8, tensor(number, 8))] for number in (0, 1)]
-    world.pool = make_pool(tmp_path / "one", base, experts)
-    search = world.search()
-    board = Board(search)
-    for name in order(world.pool):
-        board.run(name)
-    assert list(board.found) == ["last", "weights", "rescale"]
-    assert board.found["rescale"].found.accuracy > board.found["last"].found.accuracy
+    setup = SearchSetup(tmp_path / "many")
+    experts = [[(8, expert_tensors(task, 8))] for task in (0, 1)]
+    setup.pool = make_pool(tmp_path / "one", base, experts)
+    search = setup.search()
+    results = PolicyResults(search)
+    for name in policy_order(setup.pool):
+        results.run(name)
+    assert list(results.results) == ["last", "weights", "rescale"]
+    assert results.results["rescale"].result.accuracy > results.results["last"].result.accuracy
 
 
-def test_trials_of_other_rows_are_not_taken_for_these(tmp_path: Path) -> None:
-    world = World(tmp_path)
+def test_a_trial_on_other_rows_is_not_reused(tmp_path: Path) -> None:
+    setup = SearchSetup(tmp_path)
     choice = plain_choice((0, 0), {"scale": 0.4})
-    world.search().whole(choice)
-    world.stages[0].order = world.stages[0].order[:100]
-    before = world.stages[0].asked
-    world.search().whole(choice)
-    assert world.stages[0].asked - before == 100
+    setup.search().measure_all_rows(choice)
+    setup.splits[0].row_order = setup.splits[0].row_order[:100]
+    before = setup.splits[0].evaluated
+    setup.search().measure_all_rows(choice)
+    assert setup.splits[0].evaluated - before == 100
 
 
-def test_what_is_told_hangs_on_what_was_asked_and_not_on_the_log(world: World) -> None:
+def test_results_depend_on_requests_and_not_on_the_log(setup: SearchSetup) -> None:
     choice = plain_choice((0, 0), {"scale": 0.4})
-    world.search().whole(choice)
-    again = world.search().arena
-    assert again.known(choice) is None
+    setup.search().measure_all_rows(choice)
+    again = setup.search().evaluator
+    assert again.find_trial(choice) is None
     part = again.measure(choice, 0.25)
-    assert part.measured == 2 * ROWS // 4
-    assert again.known(choice) == part
+    assert part.rows_measured == 2 * ROWS // 4
+    assert again.find_trial(choice) == part
 
 
-def test_a_candidate_alone_is_known_by_its_task_too(world: World) -> None:
-    arena = world.search().arena
-    ours = arena.alone(0, 1).accuracy
-    swapped = replace(world.pool, candidates=world.pool.candidates[::-1])
-    other = Evaluator(
-        swapped, Blender(swapped, world.method), world.method, world.stages, world.log, "validation"
+def test_a_single_expert_is_measured_separately_for_each_task(setup: SearchSetup) -> None:
+    evaluator = setup.search().evaluator
+    accuracy = evaluator.measure_expert(0, 1).accuracy
+    swapped = replace(setup.pool, candidates=setup.pool.candidates[::-1])
+    swapped_evaluator = Evaluator(
+        swapped,
+        MemoryMerger(swapped, setup.method),
+        setup.method,
+        setup.splits,
+        setup.log,
+        "validation",
     )
-    assert other.alone(1, 1).accuracy != ours  # the same expert, at the other task
+    assert (
+        swapped_evaluator.measure_expert(1, 1).accuracy != accuracy
+    )  # the same expert on the other task
 
 
-def test_tied_is_within_the_noise(world: World) -> None:
-    search = world.search()
+def test_tied_is_within_the_noise(setup: SearchSetup) -> None:
+    search = setup.search()
     best = coordinate(search, last(search))
-    assert tied(best, best, band=0)
-    far = search.whole(plain_choice((0, 0), {"scale": 0.05}))
-    assert not tied(far, best, band=1)
-    assert noise.difference(best.trial, far.trial, 0).is_clear
+    assert is_tied(best, best, band=0)
+    far = search.measure_all_rows(plain_choice((0, 0), {"scale": 0.05}))
+    assert not is_tied(far, best, band=1)
+    assert noise.difference(best.trial, far.trial, 0).low > 0
 
 
-def test_every_policy_has_a_place_in_the_order(world: World) -> None:
-    pool = world.pool
-    assert order(pool) == [
+def test_the_order_of_policies(setup: SearchSetup) -> None:
+    pool = setup.pool
+    assert policy_order(pool) == [
         "last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint",
     ]  # fmt: skip
     stopped = replace(
         pool,
-        candidates=tuple((*its[:-1], replace(its[-1], stopped=True)) for its in pool.candidates),
+        candidates=tuple(
+            (*steps[:-1], replace(steps[-1], stopped_early=True)) for steps in pool.candidates
+        ),
     )
-    assert order(stopped)[:6] == [
+    assert policy_order(stopped)[:6] == [
         "last", "early-stop", "best-expert", "proxy", "coordinate", "uniform",
     ]  # fmt: skip
-    assert order(pool, "rescale")[:2] == ["last", "rescale"]
-    assert order(pool, "weights", is_locked=True)[:4] == ["last", "locked", "uniform", "weights"]
-    assert order(stopped, "coordinate")[4] == "coordinate"
+    assert policy_order(pool, "rescale")[:2] == ["last", "rescale"]
+    order = policy_order(pool, "weights", is_locked=True)
+    assert order[:4] == ["last", "locked", "uniform", "weights"]
+    assert policy_order(stopped, "coordinate")[4] == "coordinate"
 
 
-def test_a_part_of_the_budget_is_kept_for_the_neighbours(world: World) -> None:
-    search = world.search(merges=12)
+def test_a_part_of_the_budget_is_reserved_for_the_neighbours(setup: SearchSetup) -> None:
+    search = setup.search(merges=12)
     search.budget.reserve(4)
-    board = Board(search)
-    board.run(LAST)
-    board.run("coordinate")
-    assert search.arena.merges == 9  # no more than a quarter is kept back
+    results = PolicyResults(search)
+    results.run(LAST)
+    results.run("coordinate")
+    assert search.evaluator.merges == 9  # at most a quarter is reserved
     search.budget.release()
-    board.look_around(board.found["coordinate"].found)
-    assert 9 < search.arena.merges <= 12
+    results.measure_neighbours(results.results["coordinate"].result)
+    assert 9 < search.evaluator.merges <= 12

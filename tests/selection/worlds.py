@@ -1,4 +1,4 @@
-"""Small worlds to choose in: a base and experts of a few numbers, a few steps each."""
+"""Builders of small pools: a base and experts of a few numbers, with a few steps each."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from hubmerge.manifest import Point, Source
+from hubmerge.manifest import Source, ValidationPoint
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.tasks.lookup import find_task
 from hubmerge.tasks.task import Task
-from hubmerge.trials import Rows, Trial
+from hubmerge.trials import RowResults, Trial
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 
 Tensors = dict[str, np.ndarray]
 
 
-def sha_of(text: str) -> str:
-    """A commit for a name."""
+def fake_sha(text: str) -> str:
+    """Return a commit SHA for a name."""
     return hashlib.sha1(text.encode()).hexdigest()
 
 
-def saved(folder: Path, tensors: Tensors) -> Checkpoint:
+def save_checkpoint(folder: Path, tensors: Tensors) -> Checkpoint:
     folder.mkdir(parents=True)
     save_file(tensors, folder / "model.safetensors")
     return open_checkpoint(folder)
@@ -37,35 +37,35 @@ def make_pool(
     own: Sequence[Sequence[float]] | None = None,
     tasks: Sequence[Task] = (),
 ) -> Pool:
-    """A pool of checkpoints: for each task (step, tensors); `own` are their accuracies."""
-    opened: dict[str, Checkpoint] = {}
+    """Return a pool of checkpoints: for each task (step, tensors), with their `own` accuracies."""
+    checkpoints: dict[str, Checkpoint] = {}
     named = tasks or [find_task(f"mini-{name}") for name in ("mnist", "hebrew", "fashion")]
     candidates = []
     for number, steps in enumerate(experts):
-        its = []
-        for place, (step, tensors) in enumerate(steps):
+        steps_of_task = []
+        for index, (step, tensors) in enumerate(steps):
             label = f"me/e{number}@step{step}"
-            opened[sha_of(label)] = saved(root / f"e{number}-{step}", tensors)
-            source = Source(label, sha_of(label), "", step, named[number].id)
-            accuracy = own[number][place] if own else None
-            start = (Point(0, None, 0.1, 10, 0.0),) if own else ()
-            its.append(Candidate(source, accuracy, curve=start))
-        candidates.append(tuple(its))
-    whole = saved(root / "base", base)
+            checkpoints[fake_sha(label)] = save_checkpoint(root / f"e{number}-{step}", tensors)
+            source = Source(label, fake_sha(label), "", step, named[number].id)
+            accuracy = own[number][index] if own else None
+            start = (ValidationPoint(0, None, 0.1, 10, 0.0),) if own else ()
+            steps_of_task.append(Candidate(source, accuracy, curve=start))
+        candidates.append(tuple(steps_of_task))
+    base_checkpoint = save_checkpoint(root / "base", base)
     return Pool(
-        base=Source("me/base@main", sha_of("base"), ""),
-        base_checkpoint=whole,
+        base=Source("me/base@main", fake_sha("base"), ""),
+        base_checkpoint=base_checkpoint,
         tasks=tuple(named[: len(experts)]),
         candidates=tuple(candidates),
-        open=lambda candidate: opened[candidate.source.sha],
+        open=lambda candidate: checkpoints[candidate.source.sha],
     )
 
 
-def trial(name: str, **bits: str) -> Trial:
-    """A trial that got these rows right, by task."""
-    rows = {task: Rows(said, len(said)) for task, said in bits.items()}
-    return Trial(sha_of(name), sha_of("base"), (), "average", {}, "validation", rows)
+def make_trial(name: str, **bits: str) -> Trial:
+    """Return a trial with these bits, 1 for a correct row, by task."""
+    rows = {task: RowResults(row_bits, len(row_bits)) for task, row_bits in bits.items()}
+    return Trial(fake_sha(name), fake_sha("base"), (), "average", {}, "validation", rows)
 
 
-def read(folder: Path) -> Tensors:
+def read_tensors(folder: Path) -> Tensors:
     return dict(load_file(folder / "model.safetensors"))
