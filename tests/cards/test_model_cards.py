@@ -53,5 +53,5 @@ def test_an_edited_card_is_stale(script: ModuleType, folder: Path) -> None:
 
 def test_a_different_lock_is_refused(script: ModuleType, folder: Path) -> None:
     (folder / "hubmerge.lock").write_bytes(lock(seed=1).to_bytes())
-    with pytest.raises(IntegrityError, match="not the lock that"):
+    with pytest.raises(IntegrityError, match="is not the lock in"):
         script.stale_files(folder)

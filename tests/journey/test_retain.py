@@ -408,7 +408,7 @@ def test_a_tag_that_moves_at_the_last_moment_is_kept(
     api.create_tag(run, tag="step2", revision="step8")
     with pytest.raises(IntegrityError, match="step2") as refused:
         flow.apply_plan(hub, checked, False, no_progress)
-    assert "left alone" in refused.value.hint
+    assert "was not deleted" in refused.value.hint
     assert len(tags(api, run)) == len(ACCURACIES)
 
 

@@ -33,7 +33,7 @@ from tests.reproduce.trivial import describe_process, make_context, perform, uni
 
 def local(folder: Path, work: Perform = perform, **options: object) -> LocalEngine:
     arguments = {"cores": 2, "logs": folder / "logs", "environment": dict(os.environ)} | options
-    return LocalEngine(work, make_context(folder / "shop"), **arguments)  # type: ignore[arg-type]
+    return LocalEngine(work, make_context(folder / "work"), **arguments)  # type: ignore[arg-type]
 
 
 def plan() -> list[Unit]:
@@ -46,8 +46,8 @@ def test_a_job_survives_encoding(tmp_path: Path) -> None:
     top = unit("top", needed, gpus=0.5)
     seen = []
 
-    def look(unit: Unit, inputs: dict[str, Result], shop: WorkContext) -> Result:
-        seen.append((unit, inputs, shop))
+    def look(unit: Unit, inputs: dict[str, Result], context: WorkContext) -> Result:
+        seen.append((unit, inputs, context))
         return {"tenth": 0.1}
 
     context = WorkContext("local", "me", tmp_path, tmp_path / "recipes", "cpu")

@@ -24,7 +24,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_units(folder: Path, *units: Unit, code: str = "c1", **options: object) -> RunOutcome:
-    with closing(InlineEngine(perform, make_context(folder / "shop"))) as engine:
+    with closing(InlineEngine(perform, make_context(folder / "work"))) as engine:
         return run(with_needs(units), engine, ResultStore(folder, code), **options)  # type: ignore[arg-type]
 
 

