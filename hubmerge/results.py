@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError
@@ -102,7 +102,7 @@ class Claim:
     """
 
     name: str
-    says: str
+    statement: Annotated[str, Field(validation_alias=AliasChoices("statement", "says"))]
     values: tuple[Number, ...]
     verdict: Verdict
     unit: Quantity = "points"
@@ -124,7 +124,7 @@ class Paper:
     """Where in the paper the result is, and what the paper states there."""
 
     where: str
-    says: str
+    statement: Annotated[str, Field(validation_alias=AliasChoices("statement", "says"))]
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Results:
     tables: tuple[Table, ...]
     claims: tuple[Claim, ...]
     verdict: Verdict
-    because: str
+    explanation: Annotated[str, Field(validation_alias=AliasChoices("explanation", "because"))]
     provenance: Provenance
     rows: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     format: Literal[1] = FORMAT

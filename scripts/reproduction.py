@@ -78,7 +78,7 @@ def render_readme(recipe: Recipe, results: Results | None) -> str:
     where = recipe.where if recipe.where.startswith("beyond") else f"{recipe.where} of the paper"
     lines = [
         f"# {recipe.title}",
-        f"{where[0].upper()}{where[1:]} (arXiv 2506.14126). {recipe.says.strip()}",
+        f"{where[0].upper()}{where[1:]} (arXiv 2506.14126). {recipe.statement.strip()}",
         "```sh\n"
         f"hubmerge run recipes/{recipe.name}                            # offline, on CPUs\n"
         f"hubmerge run recipes/{recipe.name} --profile paper --dry-run  # cost of the paper's run\n"
@@ -115,7 +115,7 @@ def render_overview(results_by_recipe: list[tuple[Recipe, Results | None]]) -> s
         ])  # fmt: skip
         for claim in results.claims:
             word = symbol_and_word(claim.verdict)
-            lines.append([claim.says, claim.paper, format_claim(claim), word, ""])
+            lines.append([claim.statement, claim.paper, format_claim(claim), word, ""])
     head = ["recipe and claim", "paper", "ours, mean ± standard deviation", "verdict", "minutes"]
     return markdown_table(head, lines)
 

@@ -25,9 +25,9 @@ RECIPE: dict[str, Any] = {
     "title": "A title",
     "suite": "own",
     "where": "figure 1",
-    "says": "It falls.",
+    "statement": "It falls.",
     "measures": [{"of": "experts"}],
-    "claims": [{"name": "falls", "says": "It falls.", "a": {"of": "experts"}}],
+    "claims": [{"name": "falls", "statement": "It falls.", "a": {"of": "experts"}}],
 }
 
 
@@ -84,7 +84,7 @@ def test_a_profile_that_is_missing_in_the_suite_is_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("at", [128, "frist"])
 def test_an_invalid_value_of_at_is_refused(tmp_path: Path, at: object) -> None:
-    claim = {"name": "falls", "says": "It falls.", "a": {"of": "experts", "at": at}}
+    claim = {"name": "falls", "statement": "It falls.", "a": {"of": "experts", "at": at}}
     with pytest.raises(UsageError, match="`at` is best, first or last"):
         read_recipe(write(tmp_path, RECIPE | {"claims": [claim]}, {"mini": SETTING}))
 
@@ -100,3 +100,12 @@ def test_a_folder_with_an_invalid_name_is_refused(tmp_path: Path) -> None:
     odd = folder.rename(folder.with_name("a\nname"))
     with pytest.raises(UsageError, match="is not valid for a recipe"):
         read_recipe(odd)
+
+
+def test_the_keys_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    earlier = {**RECIPE, "says": "It falls.", "because": "It is small."}
+    earlier |= {"claims": [{"name": "falls", "says": "It falls.", "a": {"of": "experts"}}]}
+    del earlier["statement"]
+    recipe = read_recipe(write(tmp_path, earlier, {"mini": SETTING}))
+    assert recipe.statement == recipe.claims[0].statement == "It falls."
+    assert recipe.explanation == "It is small."

@@ -62,7 +62,7 @@ def _claims_table(all_results: Sequence[Results]) -> object:
         rows += [
             (
                 "",
-                claim.says,
+                claim.statement,
                 claim.paper or MISSING,
                 format_claim(claim),
                 symbol_and_word(claim.verdict),
@@ -79,11 +79,11 @@ def _to_json(all_results: Sequence[Results]) -> list[dict[str, object]]:
             "profile": results.profile,
             "where": results.paper.where,
             "verdict": results.verdict,
-            "because": results.because,
+            "explanation": results.explanation,
             "claims": [
                 {
                     "name": claim.name,
-                    "says": claim.says,
+                    "statement": claim.statement,
                     "paper": claim.paper,
                     "mean": claim.mean,
                     "stderr": claim.stderr,

@@ -79,7 +79,7 @@ def claim_table(results: Iterable[Results]) -> Table:
     rows: list[tuple[object, ...]] = []
     for of_recipe in results:
         rows += [
-            (of_recipe.recipe, claim.says, _format_measured(claim), claim.paper, claim.verdict)
+            (of_recipe.recipe, claim.statement, _format_measured(claim), claim.paper, claim.verdict)
             for claim in of_recipe.claims
         ]
     columns = ("recipe", "claim", "measured>", "paper", "verdict")

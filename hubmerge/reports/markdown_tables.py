@@ -23,8 +23,8 @@ def recipe_readme_block(results: Results) -> str:
 
 
 def _verdict(results: Results) -> str:
-    because = f" {escape_markdown(results.because)}" if results.because else ""
-    return f"**{symbol_and_word(results.verdict)}.**{because}"
+    explanation = f" {escape_markdown(results.explanation)}" if results.explanation else ""
+    return f"**{symbol_and_word(results.verdict)}.**{explanation}"
 
 
 def _claims(claims: Sequence[Claim]) -> Iterator[str]:
@@ -38,7 +38,7 @@ def _claims(claims: Sequence[Claim]) -> Iterator[str]:
 
 def _claim_text(claim: Claim) -> str:
     paper = f" (paper: {escape_markdown(claim.paper)})" if claim.paper else ""
-    return f"{escape_markdown(claim.says)}{paper}"
+    return f"{escape_markdown(claim.statement)}{paper}"
 
 
 def _titled_table(table: Table) -> str:

@@ -36,10 +36,10 @@ def _section(results: Results, section_id: str) -> dict[str, Any]:
         "profile": printable(results.profile),
         "title": printable(results.title),
         "where": printable(results.paper.where),
-        "says": printable(results.paper.says),
+        "statement": printable(results.paper.statement),
         "verdict": results.verdict,
         "verdict_word": WORDS[results.verdict],
-        "because": printable(results.because),
+        "explanation": printable(results.explanation),
         "notes": [printable(note) for note in results.notes],
         "claims": list(_claims(results.claims)),
         "charts": [
@@ -57,7 +57,7 @@ def _claims(claims: Sequence[Claim]) -> Iterator[dict[str, Any]]:
     for claim, interval in zip(claims, draw_intervals(claims), strict=True):
         yield {
             "name": printable(claim.name),
-            "says": printable(claim.says),
+            "statement": printable(claim.statement),
             "paper": printable(claim.paper) or MISSING,
             "measured": format_claim(claim),
             "seeds": len(claim.values),

@@ -66,7 +66,7 @@ def results_from_units(
         recipe=recipe.name,
         profile=plan.profile,
         title=recipe.title,
-        paper=Paper(recipe.where, recipe.says),
+        paper=Paper(recipe.where, recipe.statement),
         setting={
             "base": setting.base, "tasks": list(setting.tasks), "seeds": list(setting.seeds),
             "steps": setting.last, "train": dict(setting.train),
@@ -77,7 +77,7 @@ def results_from_units(
         tables=tuple(_table(spec, rows) for spec in recipe.tables),
         claims=claims,
         verdict=overall_verdict([claim.verdict for claim in claims]) if claims else "not",
-        because=" ".join(recipe.because.split()) if plan.profile == "mini" else "",
+        explanation=" ".join(recipe.explanation.split()) if plan.profile == "mini" else "",
         provenance=provenance,
         rows=tuple(rows),
     )  # fmt: skip
@@ -167,7 +167,9 @@ def _claim(spec: ClaimSpec, rows: Sequence[Row]) -> Claim | None:
         return None
     error = math.hypot(*map(stderr_over_examples, sides)) if len(values) == 1 else 0.0
     verdict = verdict_of(values, spec.above, error)
-    return Claim(spec.name, spec.says, values, verdict, spec.unit, spec.paper, spec.above, error)
+    return Claim(
+        spec.name, spec.statement, values, verdict, spec.unit, spec.paper, spec.above, error
+    )
 
 
 def _display_name(value: object) -> str:

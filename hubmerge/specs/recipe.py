@@ -12,16 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from hubmerge.errors import UnknownName, UsageError
 from hubmerge.refs import printable
 from hubmerge.specs.parsing import Spec, read_yaml, validate_spec
 
 RECIPE_YAML = "recipe.yaml"
-_NAME_PATTERN = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-)  # it becomes names of files and of jobs
+# Names of files and of jobs are made of it.
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 MeasureKind = Literal[
     "base", "experts", "merges", "mixtures", "policies", "loss share", "forgotten"
 ]  # fmt: skip
@@ -177,7 +176,7 @@ class ClaimSpec(Spec):
     """
 
     name: str
-    says: str
+    statement: str = Field(validation_alias=AliasChoices("statement", "says"))
     a: Where
     b: Where | None = None
     peak: Where | None = None
@@ -193,14 +192,14 @@ class Recipe(Spec):
     title: str
     suite: Name
     where: str
-    says: str
+    statement: str = Field(validation_alias=AliasChoices("statement", "says"))
     profiles: Mapping[str, Mapping[str, Any]] = {}
     variants: tuple[Variant, ...] = (Variant(name="full"),)
     measures: tuple[Measure, ...] = Field(min_length=1)
     charts: tuple[ChartSpec, ...] = ()
     tables: tuple[TableSpec, ...] = ()
     claims: tuple[ClaimSpec, ...] = Field(min_length=1)
-    because: str = ""
+    explanation: str = Field("", validation_alias=AliasChoices("explanation", "because"))
     folder: Path = Path()
     suites: Mapping[str, ProfileSettings] = {}
 

@@ -18,13 +18,13 @@ _RECIPE = """
 title: Averages against steps
 suite: small
 where: figure 1
-says: Averages get worse.
+statement: Averages get worse.
 measures: [{of: merges, methods: [average]}]
 charts: [{name: accuracy, title: Accuracy, where: {of: merges}}]
 tables: [{name: accuracy, title: Accuracy, where: {of: merges}}]
 claims:
   - name: it falls
-    says: Averages are better at their best step than at the last.
+    statement: Averages are better at their best step than at the last.
     a: {of: merges, at: best}
     b: {of: merges, at: last}
     paper: "+2.0"

@@ -80,6 +80,14 @@ def test_verdicts_agree_with_the_results(folder: Path) -> None:
         assert (folder / f"{chart.name}.svg").is_file()
 
 
+def test_results_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    text = (RAN[0] / "results.json").read_text(encoding="utf-8")
+    earlier = text.replace('"statement":', '"says":').replace('"explanation":', '"because":')
+    (tmp_path / "results.json").write_text(earlier, encoding="utf-8")
+    assert earlier != text
+    assert read_results(tmp_path) == read_results(RAN[0])
+
+
 def test_the_pages_are_up_to_date() -> None:
     sys.path.insert(0, str(ROOT))
     from scripts.reproduction import render_pages

@@ -181,7 +181,7 @@ def results(
         ),
         "claims": claims(),
         "verdict": "partly",
-        "because": "TA falls as in the paper, TIES by less than the noise, and Average falls too.",
+        "explanation": "TA falls as in the paper, TIES by less than the noise. Average falls too.",
         "provenance": Provenance(
             "0.4.0", "5f" * 32, {"torch": "2.14.1", "numpy": "2.4"},
             {"train": 12, "merge": 144, "evaluate": 156}, 4521.5, "2 cores",

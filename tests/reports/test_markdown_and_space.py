@@ -35,7 +35,7 @@ def test_the_claims_and_tables_of_a_recipe() -> None:
 
 def test_names_cannot_break_a_table() -> None:
     table = Table("t", HOSTILE, (HOSTILE, "b"), ((HOSTILE, Cell((0.5,))), ("a\nb", "|")))
-    hostile = results(tables=(table,), because=HOSTILE, notes=("<!-- recipe:end -->",))
+    hostile = results(tables=(table,), explanation=HOSTILE, notes=("<!-- recipe:end -->",))
     block = recipe_readme_block(hostile)
     rows = [line for line in block.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows[-4:]} == {3}

@@ -28,8 +28,9 @@ def lay_out(
     measures: list[dict[str, Any]], setting: dict[str, Any] | None = None, **own: Any
 ) -> RecipePlan:
     fields = {
-        "title": "A title", "suite": "own", "where": "figure 1", "says": "It falls.",
-        "measures": measures, "claims": [{"name": "c", "says": "C.", "a": {"of": "merges"}}], **own,
+        "title": "A title", "suite": "own", "where": "figure 1", "statement": "It falls.",
+        "claims": [{"name": "c", "statement": "C.", "a": {"of": "merges"}}],
+        "measures": measures, **own,
     }  # fmt: skip
     recipe = validate_spec(Recipe, fields, "recipe")
     suite = validate_spec(ProfileSettings, SETTING | (setting or {}), "suite")

@@ -24,10 +24,13 @@ SECTIONS: dict[str, Any] = {
     "tables": [{"name": "accuracy", "title": "Accuracy", "where": {"of": "merges"}}],
     "claims": [
         {
-            "name": "falls", "says": "It falls.",
+            "name": "falls", "statement": "It falls.",
             "a": {"of": "merges", "at": "best"}, "b": {"of": "merges", "at": "last"},
         },
-        {"name": "high", "says": "It is high.", "a": {"of": "merges", "at": "best"}, "above": 0.7},
+        {
+            "name": "high", "statement": "It is high.",
+            "a": {"of": "merges", "at": "best"}, "above": 0.7,
+        },
     ],
 }  # fmt: skip
 
@@ -83,7 +86,7 @@ def test_a_claim_is_a_difference_per_seed() -> None:
     assert make_results().verdict == "partly"
 
 
-ABSENT = {"name": "absent", "says": "No row has it.", "a": {"of": "mixtures"}}
+ABSENT = {"name": "absent", "statement": "No row has it.", "a": {"of": "mixtures"}}
 
 
 def test_a_claim_without_rows_is_refused() -> None:

@@ -16,7 +16,7 @@ from hubmerge.selection.halving import Measure, horizons, race, race_cost
 from hubmerge.selection.moe_starts import find_starts
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.selection.search import OutOfBudget
-from tests.selection.worlds import Tensors, make_pool
+from tests.selection.builders import Tensors, make_pool
 
 TENSORS: Tensors = {"w": np.zeros(1, np.float32)}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hubmerge.selection.noise import difference, gain, paired_counts, stderr
 
-from .worlds import make_trial
+from .builders import make_trial
 
 
 def test_only_rows_that_differ_count() -> None:

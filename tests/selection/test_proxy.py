@@ -13,7 +13,7 @@ from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Pool
 from hubmerge.selection.proxy import proxy
 
-from .worlds import make_pool
+from .builders import make_pool
 
 OWN = [0.1 + 0.8 * share for share in (0.2, 0.8, 0.95, 1.0)]  # the base has 0.1
 

@@ -27,7 +27,7 @@ from hubmerge.selection.search import Budget, OutOfBudget, Search
 from hubmerge.tasks.task import Task
 from hubmerge.trials import TrialLog
 
-from .worlds import make_pool
+from .builders import make_pool
 
 ROWS = 200
 GAINS = {1: 1.0, 2: 2.0, 4: 3.0, 8: 3.2}

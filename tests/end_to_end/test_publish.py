@@ -14,15 +14,15 @@ from safetensors.numpy import load_file, save_file
 
 from hubmerge.manifest import parse_manifest
 from hubmerge.opening.references import read_local_manifest
-from tests.journey.conftest import Command, World
+from tests.end_to_end.conftest import Command, LocalHub
 
 TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def api(world: World) -> HfApi:
-    return HfApi(endpoint=world.server.url, token=world.server.token)
+def api(local_hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def repo() -> str:
 
 
 @pytest.fixture
-def run_folder(world: World, api: HfApi, tmp_path: Path) -> Path:
+def run_folder(local_hub: LocalHub, api: HfApi, tmp_path: Path) -> Path:
     """The output folder of Trainer after a few steps of fine-tuning the tiny CLIP."""
     base = Path(api.snapshot_download("hubmerge/tiny-clip", local_dir=tmp_path / "base"))
     for step in (2, 4):
@@ -119,9 +119,9 @@ def test_later_steps_are_added(hubmerge: Command, api: HfApi, run_folder: Path, 
 
 
 def test_steps_of_a_hubmerge_run_keep_their_manifests(
-    hubmerge: Command, world: World, api: HfApi, repo: str
+    hubmerge: Command, local_hub: LocalHub, api: HfApi, repo: str
 ) -> None:
-    steps = next(world.home.glob("runs/demo/mnist/*/steps"))
+    steps = next(local_hub.home.glob("runs/demo/mnist/*/steps"))
     manifest = read_local_manifest(steps / "step4")
     result = hubmerge("publish", str(steps), "--to", repo)
     assert result.code == 0, result.err

@@ -13,8 +13,8 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
 from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGHTS
-from tests.journey.conftest import Command, World, run_hubmerge
-from tests.journey.moes import HEBREW, MNIST, change_tensors, train_loras
+from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
+from tests.end_to_end.moe_experts import HEBREW, MNIST, change_tensors, train_loras
 from tests.models.builders import change_json
 
 WEIGHTS = "adapter_model.safetensors"
@@ -22,7 +22,7 @@ NO_TRAINING = ("--train-steps", "0")
 
 
 @pytest.fixture(scope="module")
-def mixture(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mixture(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mixture of two experts before training."""
     train_loras()
     out = tmp_path_factory.mktemp("moe") / "out"
@@ -119,9 +119,9 @@ def test_a_mixture_without_a_manifest_is_evaluated(
     "name", [ROUTER_WEIGHTS, f"{EXPERTS_FOLDER}/mini-mnist/{WEIGHTS}", MOE_CONFIG]
 )
 def test_a_file_replaced_after_publication_is_refused(
-    mixture: Path, world: World, hubmerge: Command, tmp_path: Path, name: str
+    mixture: Path, local_hub: LocalHub, hubmerge: Command, tmp_path: Path, name: str
 ) -> None:
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     to = f"moes/changed-{len(name)}"
     result = hubmerge("moerge", MNIST, HEBREW, *NO_TRAINING, "--push", to)
     assert result.code == 0, result.err

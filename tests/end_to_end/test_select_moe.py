@@ -14,7 +14,7 @@ from hubmerge.lock import Lock, parse_lock
 from hubmerge.manifest import MANIFEST_JSON, parse_manifest
 from hubmerge.trials import TrialLog
 from tests import locks
-from tests.journey.conftest import Command, CommandResult, World, run_hubmerge
+from tests.end_to_end.conftest import Command, CommandResult, LocalHub, run_hubmerge
 
 REPOS = ("lora/mnist", "lora/hebrew")
 TRAIN = (
@@ -33,8 +33,8 @@ def lock_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapters(world: World) -> None:
-    """Publish lora/mnist and lora/hebrew at steps 1, 2, 4 and 8 on the Hub of `world`."""
+def adapters(local_hub: LocalHub) -> None:
+    """Publish lora/mnist and lora/hebrew at steps 1, 2, 4 and 8 on the Hub of `local_hub`."""
     for name in ("mnist", "hebrew"):
         result = run_hubmerge("train", *TRAIN, "--task", f"mini-{name}", "--to", f"lora/{name}")
         assert result.code == 0, result.err
@@ -65,8 +65,8 @@ def read(path: Path) -> Lock:
     return parse_lock(path.read_bytes(), str(path))
 
 
-def moe_names(world: World) -> set[str]:
-    return {path.name for path in world.home.glob("moes/*")}
+def moe_names(local_hub: LocalHub) -> set[str]:
+    return {path.name for path in local_hub.home.glob("moes/*")}
 
 
 def test_starts_are_compared_with_the_null(select: Select, lock_folder: Path) -> None:
@@ -90,13 +90,13 @@ def test_starts_are_compared_with_the_null(select: Select, lock_folder: Path) ->
 
 
 def test_a_second_run_trains_nothing_and_writes_the_same_bytes(
-    select: Select, default_lock: Path, world: World
+    select: Select, default_lock: Path, local_hub: LocalHub
 ) -> None:
-    log = TrialLog(world.home / "trials.jsonl").path
-    before, lines, moes = default_lock.read_bytes(), log.read_bytes(), moe_names(world)
+    log = TrialLog(local_hub.home / "trials.jsonl").path
+    before, lines, moes = default_lock.read_bytes(), log.read_bytes(), moe_names(local_hub)
     result = select()
     assert (default_lock.read_bytes(), log.read_bytes()) == (before, lines)
-    assert moe_names(world) == moes  # trials leave no folder
+    assert moe_names(local_hub) == moes  # trials leave no folder
     text = " ".join(result.out.split())
     assert "The null is step1" in text
     assert "Short runs exaggerate differences" in text

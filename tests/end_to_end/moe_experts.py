@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.journey.conftest import run_hubmerge
+from tests.end_to_end.conftest import run_hubmerge
 
 FEW_STEPS = (
     "--steps", "4", "--push-every", "2,4", "--lr", "5e-3", "--schedule", "constant",

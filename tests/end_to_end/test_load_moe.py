@@ -20,16 +20,16 @@ from hubmerge.moerging.remote_code.peft_moe import load_peft_moe
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.lookup import find_task
 from hubmerge.weights.moe_config import EXPERTS_FOLDER
-from tests.journey.conftest import Command, World, run_hubmerge
-from tests.journey.moes import HEBREW, LORA, MNIST, train_expert, train_loras
-from tests.journey.test_moe_bad_input import write_images
+from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
+from tests.end_to_end.moe_experts import HEBREW, LORA, MNIST, train_expert, train_loras
+from tests.end_to_end.test_moe_bad_input import write_images
 from tests.models.builders import write_transformers
 
 TO = "moes/loaded"
 
 
 @pytest.fixture(scope="module")
-def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mixture of two experts before training, published as moes/loaded@step0."""
     train_loras()
     out = tmp_path_factory.mktemp("loaded") / "out"
@@ -146,9 +146,9 @@ TASK = (
 
 
 def test_a_mixture_on_transformers_is_exported_in_both_formats(
-    hubmerge: Command, world: World, tmp_path: Path
+    hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     write_transformers(tmp_path / "base")
     api.create_repo("bases/clip")
     api.upload_folder(repo_id="bases/clip", folder_path=tmp_path / "base")

@@ -18,7 +18,7 @@ from hubmerge.manifest import Source
 from hubmerge.opening.references import open_ref, read_local_manifest, source_of
 from hubmerge.refs import parse_ref
 from hubmerge.scores import Score, ScoreLog
-from tests.journey.conftest import Command, World, run_hubmerge
+from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
 
 FIGURES = {"heatmap.png", "curves.png", "selection.csv"}
 STEPS = (2, 4, 8)
@@ -26,15 +26,15 @@ TIES = {"density": 0.2, "scale": 1.0}
 
 
 @pytest.fixture
-def api(world: World) -> HfApi:
-    return HfApi(endpoint=world.server.url, token=world.server.token)
+def api(local_hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
 @pytest.fixture(scope="module")
-def locked(world: World, tmp_path_factory: pytest.TempPathFactory) -> Lock:
+def locked(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Lock:
     """A lock of both experts, as `hubmerge select` would write it."""
     cache = tmp_path_factory.mktemp("cache")
-    hub = Hub(world.server.url, world.server.token, cache, "the test Hub")
+    hub = Hub(local_hub.server.url, local_hub.server.token, cache, "the test Hub")
     pins = {
         (t, s): pin_revision(hub, f"demo/{t}@step{s}") for t in ("mnist", "hebrew") for s in STEPS
     }
@@ -74,14 +74,14 @@ def pin_revision(hub: Hub, name: str) -> Pin:
 
 @pytest.fixture(scope="module")
 def merged(
-    world: World, locked: Lock, tmp_path_factory: pytest.TempPathFactory
+    local_hub: LocalHub, locked: Lock, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Lock]:
     """The folder of the merge that the lock chose, and the lock."""
     folder = tmp_path_factory.mktemp("merged")
     (folder / "hubmerge.lock").write_bytes(locked.to_bytes())
     words = ("merge", "--lock", folder / "hubmerge.lock", "--out", folder / "m", "--locked")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("HUBMERGE_HOME", str(world.home))
+        patched.setenv("HUBMERGE_HOME", str(local_hub.home))
         result = run_hubmerge(*words)
     assert result.code == 0, result.err
     return folder / "m", locked
@@ -108,7 +108,9 @@ def test_the_folder_of_a_merge_has_lock_figures_and_licence(
     assert {source.licence for source in (manifest.base, *manifest.experts)} == {"apache-2.0"}
 
 
-def test_an_expert_has_the_licence_of_its_base(world: World, api: HfApi, tmp_path: Path) -> None:
+def test_an_expert_has_the_licence_of_its_base(
+    local_hub: LocalHub, api: HfApi, tmp_path: Path
+) -> None:
     card = api.hf_hub_download("demo/mnist", "README.md", revision="step4", local_dir=tmp_path)
     assert front_matter_of(Path(card).read_text())["license"] == "apache-2.0"
 
@@ -161,7 +163,7 @@ def test_the_card_of_an_expert_lists_its_steps_and_merges(
 
 
 def test_eval_results_are_written_on_request(
-    merged: tuple[Path, Lock], world: World, hubmerge: Command, api: HfApi, tmp_path: Path
+    merged: tuple[Path, Lock], local_hub: LocalHub, hubmerge: Command, api: HfApi, tmp_path: Path
 ) -> None:
     folder = tmp_path / "m"
     shutil.copytree(merged[0], folder)
@@ -172,7 +174,7 @@ def test_eval_results_are_written_on_request(
     assert manifest is not None
     data = "demo/digits@" + "a" * 40
     score = Score("m", manifest.digest, "digits@1", "train", "accuracy", 0.5, 10, 0.1, None, data)
-    ScoreLog(world.home / "scores.jsonl").append([score])
+    ScoreLog(local_hub.home / "scores.jsonl").append([score])
     result = hubmerge(
         "card", folder, "--eval-results", "--split", "train", "--push", "demo/with-results"
     )
@@ -188,12 +190,15 @@ def test_eval_results_are_written_on_request(
 
 
 @pytest.fixture
-def licensed(world: World, tmp_path: Path) -> tuple[str, str]:
+def licensed(local_hub: LocalHub, tmp_path: Path) -> tuple[str, str]:
     """Two experts in folders, with licences that exclude each other."""
     folders = []
     for task, licence in (("mnist", "gpl-3.0"), ("hebrew", "cc-by-nc-4.0")):
         snapshot = snapshot_download(
-            f"demo/{task}", revision="step4", endpoint=world.server.url, cache_dir=tmp_path / "c"
+            f"demo/{task}",
+            revision="step4",
+            endpoint=local_hub.server.url,
+            cache_dir=tmp_path / "c",
         )
         folder = Path(shutil.copytree(snapshot, tmp_path / task))
         card = (folder / "README.md").read_text()

@@ -22,7 +22,7 @@ def check_killed(home: Path, events: str, moments: int, *options: str) -> dict[s
     (home / "runs").mkdir()
     with lease(home / "hub") as server:
         process = subprocess.run(
-            [sys.executable, "-m", "tests.journey.killing", home / "runs", events, str(moments),
+            [sys.executable, "-m", "tests.end_to_end.killing", home / "runs", events, str(moments),
              *options],
             cwd=ROOT,
             env={**os.environ, "HUBMERGE_HOME": str(home), "HUBMERGE_HUB": "local",

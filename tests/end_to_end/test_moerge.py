@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from hubmerge.manifest import MANIFEST_JSON, parse_manifest
 from hubmerge.routing import parse_routing
 from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGHTS, read_moe_config
-from tests.journey.conftest import Command, CommandResult, World, run_hubmerge
-from tests.journey.moes import (
+from tests.end_to_end.conftest import Command, CommandResult, LocalHub, run_hubmerge
+from tests.end_to_end.moe_experts import (
     HEBREW,
     MNIST,
     MOE_ARGUMENTS,
@@ -30,7 +30,9 @@ TASKS = {"mini-mnist", "mini-hebrew"}
 
 
 @pytest.fixture(scope="module")
-def published(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[CommandResult, Path]:
+def published(
+    local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[CommandResult, Path]:
     """A mixture of two experts: the result of the command that published it, and its folder."""
     train_loras()
     out = tmp_path_factory.mktemp("moe") / "out"
@@ -48,9 +50,9 @@ def out(published: tuple[CommandResult, Path]) -> Path:
     return published[1]
 
 
-def snapshot(world: World, revision: str, into: Path) -> Path:
+def snapshot(local_hub: LocalHub, revision: str, into: Path) -> Path:
     folder = snapshot_download(
-        TO, revision=revision, endpoint=world.server.url, token=False, local_dir=into
+        TO, revision=revision, endpoint=local_hub.server.url, token=False, local_dir=into
     )
     return Path(folder)
 
@@ -69,10 +71,10 @@ def test_the_steps_are_published(published: tuple[CommandResult, Path], api: HfA
 
 
 def test_a_published_revision_equals_the_folder(
-    published: tuple[CommandResult, Path], world: World, tmp_path: Path
+    published: tuple[CommandResult, Path], local_hub: LocalHub, tmp_path: Path
 ) -> None:
     _, out = published
-    downloaded = read_folder(snapshot(world, "step4", tmp_path / "step4"))
+    downloaded = read_folder(snapshot(local_hub, "step4", tmp_path / "step4"))
     local = read_folder(out)
     weights = [f"{EXPERTS_FOLDER}/{task}/{file}" for task in TASKS
                for file in ("adapter_config.json", "adapter_model.safetensors")]  # fmt: skip
@@ -125,7 +127,7 @@ def test_the_recorded_command_builds_the_same_files(
 
 
 def test_a_second_run_changes_nothing(
-    published: tuple[CommandResult, Path], hubmerge: Command, api: HfApi, world: World
+    published: tuple[CommandResult, Path], hubmerge: Command, api: HfApi, local_hub: LocalHub
 ) -> None:
     result, out = published
     before = read_folder(out), commit_ids(api)
@@ -136,9 +138,9 @@ def test_a_second_run_changes_nothing(
 
 
 def test_a_deleted_step_is_trained_again(
-    published: tuple[CommandResult, Path], hubmerge: Command, world: World, tmp_path: Path
+    published: tuple[CommandResult, Path], hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
-    steps = world.home / "moes" / published[0].data["run"][:12] / "steps"
+    steps = local_hub.home / "moes" / published[0].data["run"][:12] / "steps"
     before = read_folder(steps)
     for deleted in (("step4",), ("step2",), ("step2", "step4")):
         for step in deleted:
@@ -156,9 +158,11 @@ def test_a_deleted_step_is_trained_again(
 
 
 def test_a_changed_step_is_not_copied(
-    published: tuple[CommandResult, Path], hubmerge: Command, world: World, tmp_path: Path
+    published: tuple[CommandResult, Path], hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
-    router = world.home / "moes" / published[0].data["run"][:12] / "steps/step4/router.safetensors"
+    router = (
+        local_hub.home / "moes" / published[0].data["run"][:12] / "steps/step4/router.safetensors"
+    )
     before = router.read_bytes()
     router.write_bytes(before[:-4] + bytes(4))
     result = hubmerge("moerge", *MOE_ARGUMENTS, "--out", tmp_path / "copy")
@@ -187,13 +191,13 @@ def test_it_can_be_evaluated_on_other_tasks(out: Path, hubmerge: Command) -> Non
 
 
 def test_the_card_names_experts_tasks_and_how_to_load_it(
-    out: Path, hubmerge: Command, world: World, tmp_path: Path
+    out: Path, hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     result = hubmerge("card", f"{TO}@step4")
     assert result.code == 0, result.err
     for part in (MNIST, HEBREW, "mini-mnist", "mini-hebrew", "hubmerge.load_moe"):
         assert part in result.out
-    card = (snapshot(world, "step4", tmp_path / "step4") / "README.md").read_text()
+    card = (snapshot(local_hub, "step4", tmp_path / "step4") / "README.md").read_text()
     for part in (MNIST, HEBREW, "hubmerge.load_moe"):
         assert part in card
 
@@ -212,14 +216,14 @@ def test_routing_statistics_match_the_configuration(out: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing(
-    hubmerge: Command, world: World, published: Any, api: HfApi
+    hubmerge: Command, local_hub: LocalHub, published: Any, api: HfApi
 ) -> None:
-    before = {str(path) for path in (world.home / "moes").rglob("*")}
+    before = {str(path) for path in (local_hub.home / "moes").rglob("*")}
     words = ("moerge", *MOE_ARGUMENTS, "--seed", "9", "--push", "moes/never", "--dry-run")
     result = hubmerge(*words, "--json")
     assert result.code == 0, result.err
     assert result.data["steps"] == [2, 4]
-    assert {str(path) for path in (world.home / "moes").rglob("*")} == before
+    assert {str(path) for path in (local_hub.home / "moes").rglob("*")} == before
     assert not api.repo_exists("moes/never")
 
 
@@ -256,11 +260,11 @@ def test_a_centroid_start_depends_on_the_examples(
 
 
 def test_untrained_experts_are_copies_of_their_sources(
-    published: Any, hubmerge: Command, world: World, tmp_path: Path
+    published: Any, hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     untrained_router(hubmerge, tmp_path / "moe")
     for repo, step in (("mnist", "step4"), ("hebrew", "step2")):
-        source = snapshot_download(f"loras/{repo}", revision=step, endpoint=world.server.url,
+        source = snapshot_download(f"loras/{repo}", revision=step, endpoint=local_hub.server.url,
                                    token=False, local_dir=tmp_path / repo)  # fmt: skip
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             copy = tmp_path / "moe" / EXPERTS_FOLDER / f"mini-{repo}" / name

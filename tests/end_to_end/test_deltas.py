@@ -28,21 +28,21 @@ from hubmerge.opening.delta import DELTA_JSON
 from hubmerge.opening.references import open_ref, read_local_manifest
 from hubmerge.refs import ModelRef
 from hubmerge.weights import delta_file
+from tests.end_to_end.conftest import Command, LocalHub
 from tests.hub.conftest import tags
 from tests.hub.proxy import run_proxy, status
-from tests.journey.conftest import Command, World
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def api(world: World) -> HfApi:
-    return HfApi(endpoint=world.server.url, token=world.server.token)
+def api(local_hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
 @pytest.fixture
-def hub(world: World, tmp_path: Path) -> Hub:
-    return Hub(world.server.url, world.server.token, tmp_path / "cache", "the test Hub")
+def hub(local_hub: LocalHub, tmp_path: Path) -> Hub:
+    return Hub(local_hub.server.url, local_hub.server.token, tmp_path / "cache", "the test Hub")
 
 
 def no_progress(label: str, done: int, total: int) -> None:
@@ -133,29 +133,29 @@ def test_the_same_delta_is_the_same_commit(
 
 
 def test_an_untagged_delta_is_tagged_by_the_next_run(
-    hubmerge: Command, hub: Hub, world: World, api: HfApi, tmp_path: Path
+    hubmerge: Command, hub: Hub, local_hub: LocalHub, api: HfApi, tmp_path: Path
 ) -> None:
     repo = f"keep/deltas{next(_numbers)}"
     with run_proxy(hub.endpoint) as proxy:
         proxied = dataclasses.replace(hub, endpoint=proxy.url, deadline_s=20.0)
         proxy.fail("POST .*/tag/", status(403))
         with pytest.raises(NoAccess):
-            store_as_deltas(proxied, "demo/mnist", repo, [4], world.home, no_progress)
+            store_as_deltas(proxied, "demo/mnist", repo, [4], local_hub.home, no_progress)
     assert tags(api, repo) == {}
-    assert not list(world.home.glob(".delta-*"))
-    stored = store_as_deltas(hub, "demo/mnist", repo, [4], world.home, no_progress)
+    assert not list(local_hub.home.glob(".delta-*"))
+    stored = store_as_deltas(hub, "demo/mnist", repo, [4], local_hub.home, no_progress)
     assert tags(api, repo) == {"step4": stored[0].commit}
     titles = [commit.title for commit in api.list_repo_commits(repo)]
     assert len([title for title in titles if "Step 4" in title]) == 1
 
 
 def test_an_uploaded_delta_is_restored_before_it_is_tagged(
-    hub: Hub, world: World, tmp_path: Path
+    hub: Hub, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     repo = f"keep/deltas{next(_numbers)}"
     with run_proxy(hub.endpoint) as proxy:
         proxied = dataclasses.replace(hub, endpoint=proxy.url, cache=tmp_path / "another")
-        store_as_deltas(proxied, "demo/mnist", repo, [4], world.home, no_progress)
+        store_as_deltas(proxied, "demo/mnist", repo, [4], local_hub.home, no_progress)
     requests = [request for request in proxy.requests if repo in request]
     [tagged] = [index for index, request in enumerate(requests) if "/tag/" in request]
     downloads = [
@@ -205,12 +205,12 @@ def update_manifest(folder: Path) -> None:
     (folder / MANIFEST_JSON).write_bytes(manifest.with_files(digests).to_bytes())
 
 
-def delete_restored(world: World) -> None:
-    shutil.rmtree(world.home / "restored", ignore_errors=True)
+def delete_restored(local_hub: LocalHub) -> None:
+    shutil.rmtree(local_hub.home / "restored", ignore_errors=True)
 
 
 def test_a_damaged_delta_is_refused(
-    deltas: str, hubmerge: Command, hub: Hub, world: World, tmp_path: Path
+    deltas: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     folder = copy_delta(hub, deltas, tmp_path)
     raw = bytearray((folder / delta_file.DELTA_WEIGHTS).read_bytes())
@@ -219,21 +219,21 @@ def test_a_damaged_delta_is_refused(
     with pytest.raises(IntegrityError, match="do not match the SHA-256"):
         open_ref(hub, ModelRef(path=folder))
     change_delta(folder)
-    delete_restored(world)
+    delete_restored(local_hub)
     with pytest.raises(IntegrityError, match="does not restore"):
         open_ref(hub, ModelRef(path=folder))
-    assert not list((world.home / "restored").glob("*"))
+    assert not list((local_hub.home / "restored").glob("*"))
     (folder / MANIFEST_JSON).unlink()
     with pytest.raises(IntegrityError, match="is not listed in its manifest"):
         open_ref(hub, ModelRef(path=folder))
 
 
 def test_a_delta_to_another_base_is_refused(
-    deltas: str, hubmerge: Command, hub: Hub, world: World, tmp_path: Path
+    deltas: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     folder = copy_delta(hub, deltas, tmp_path)
     fields = json.loads((folder / DELTA_JSON).read_text())
-    delete_restored(world)
+    delete_restored(local_hub)
     change_delta(folder, base={**fields["base"], "digest": "0" * 64})
     with pytest.raises(IntegrityError, match="another base than its manifest"):
         open_ref(hub, ModelRef(path=folder))
@@ -244,12 +244,12 @@ def test_a_delta_to_another_base_is_refused(
 
 
 def test_a_delta_whose_base_is_a_delta_is_refused(
-    deltas: str, hubmerge: Command, hub: Hub, world: World, tmp_path: Path
+    deltas: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     folder = copy_delta(hub, deltas, tmp_path)
     fields = json.loads((folder / DELTA_JSON).read_text())
     sha = resolve(hub, ModelRef(deltas, revision="step4")).sha
-    delete_restored(world)
+    delete_restored(local_hub)
     change_delta(folder, base={**fields["base"], "label": f"{deltas}@step4", "sha": sha})
     with pytest.raises(IntegrityError, match="a delta itself"):
         open_ref(hub, ModelRef(path=folder))
@@ -257,25 +257,25 @@ def test_a_delta_whose_base_is_a_delta_is_refused(
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "a/b", "..", ".ssh", "-rf", "a\\b"])
 def test_a_delta_may_not_name_a_file_outside_the_folder(
-    deltas: str, hubmerge: Command, hub: Hub, world: World, tmp_path: Path, name: str
+    deltas: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, tmp_path: Path, name: str
 ) -> None:
     folder = copy_delta(hub, deltas, tmp_path)
     fields = json.loads((folder / DELTA_JSON).read_text())
     pieces = [{**piece, "file": name} for piece in fields["pieces"]]
     change_delta(folder, files={name: "0" * 64}, pieces=pieces)
-    delete_restored(world)
+    delete_restored(local_hub)
     with pytest.raises(IntegrityError, match="is not the name of a file"):
         open_ref(hub, ModelRef(path=folder))
-    assert not (world.home / "restored").exists()
+    assert not (local_hub.home / "restored").exists()
 
 
 def test_a_damaged_restored_copy_is_replaced(
-    deltas: str, hubmerge: Command, hub: Hub, world: World
+    deltas: str, hubmerge: Command, hub: Hub, local_hub: LocalHub
 ) -> None:
     opened = open_ref(hub, ModelRef(deltas, revision="step4"))
     file = weights_file(opened)
     digest = hash_file(file)
-    assert file.is_relative_to(world.home / "restored")
+    assert file.is_relative_to(local_hub.home / "restored")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert open_ref(hub, ModelRef(deltas, revision="step4")).folder == opened.folder
     assert hash_file(file) == digest

@@ -22,7 +22,7 @@ from hubmerge.refs import parse_ref
 from hubmerge.selection.task_split import LoadedModel, TaskSplit
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.lookup import find_task
-from tests.journey.conftest import TRAIN, WEIGHTS, Command, World, run_hubmerge
+from tests.end_to_end.conftest import TRAIN, WEIGHTS, Command, LocalHub, run_hubmerge
 from tests.models.builders import tiny_bert
 
 CPU = torch.device("cpu")
@@ -31,11 +31,11 @@ PNG = b"\x89PNG"
 
 
 @pytest.fixture(scope="module")
-def difficulty_file(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def difficulty_file(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The difficulty of the train split of mini-mnist, from two steps of its expert."""
     path = tmp_path_factory.mktemp("scored") / "difficulty.json"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("HUBMERGE_HOME", str(world.home))
+        patched.setenv("HUBMERGE_HOME", str(local_hub.home))
         result = run_hubmerge(
             "difficulty", "demo/mnist@step2", "demo/mnist@step8", "--task", "mini-mnist",
             "--out", str(path), "--json",
@@ -45,12 +45,12 @@ def difficulty_file(world: World, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def shared_merge(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_merge(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a merge of both experts."""
     folder = tmp_path_factory.mktemp("merge") / "m"
     words = ("demo/mnist@step8", "demo/hebrew@step8", "--method", "average", "--out", str(folder))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("HUBMERGE_HOME", str(world.home))
+        patched.setenv("HUBMERGE_HOME", str(local_hub.home))
         result = run_hubmerge("merge", *words)
     assert result.code == 0, result.err
     return folder

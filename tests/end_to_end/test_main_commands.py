@@ -13,25 +13,27 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 from safetensors.numpy import load_file
 
 from hubmerge.manifest import MANIFEST_JSON, parse_manifest
-from tests.journey.conftest import TRAIN, Command, World
+from tests.end_to_end.conftest import TRAIN, Command, LocalHub
 
 WEIGHTS = "open_clip_model.safetensors"
 
 
 @pytest.fixture
-def api(world: World) -> HfApi:
-    return HfApi(endpoint=world.server.url, token=world.server.token)
+def api(local_hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
-def download(world: World, repo: str, revision: str, into: Path) -> Path:
+def download(local_hub: LocalHub, repo: str, revision: str, into: Path) -> Path:
     folder = into / f"{repo.replace('/', '-')}-{revision}"
     snapshot_download(
-        repo, revision=revision, endpoint=world.server.url, token=False, local_dir=folder
+        repo, revision=revision, endpoint=local_hub.server.url, token=False, local_dir=folder
     )
     return folder
 
 
-def test_each_step_is_one_commit_and_one_tag(world: World, hubmerge: Command, api: HfApi) -> None:
+def test_each_step_is_one_commit_and_one_tag(
+    local_hub: LocalHub, hubmerge: Command, api: HfApi
+) -> None:
     refs = api.list_repo_refs("demo/mnist")
     assert {tag.name for tag in refs.tags} == {"step2", "step4", "step8"}
     commits = api.list_repo_commits("demo/mnist")
@@ -42,9 +44,9 @@ def test_each_step_is_one_commit_and_one_tag(world: World, hubmerge: Command, ap
 
 
 def test_a_step_is_complete_and_matches_its_manifest(
-    world: World, hubmerge: Command, tmp_path: Path
+    local_hub: LocalHub, hubmerge: Command, tmp_path: Path
 ) -> None:
-    folder = download(world, "demo/mnist", "step4", tmp_path)
+    folder = download(local_hub, "demo/mnist", "step4", tmp_path)
     manifest = parse_manifest((folder / MANIFEST_JSON).read_bytes(), "step4")
     assert (manifest.kind, manifest.step, manifest.last_step) == ("expert", 4, 8)
     assert [point.step for point in manifest.validation] == [0, 2, 4]
@@ -52,8 +54,10 @@ def test_a_step_is_complete_and_matches_its_manifest(
     assert manifest.base.label.startswith("hubmerge/tiny-clip@")
 
 
-def test_a_step_loads_with_open_clip_alone(world: World, hubmerge: Command, tmp_path: Path) -> None:
-    folder = download(world, "demo/mnist", "step8", tmp_path)
+def test_a_step_loads_with_open_clip_alone(
+    local_hub: LocalHub, hubmerge: Command, tmp_path: Path
+) -> None:
+    folder = download(local_hub, "demo/mnist", "step8", tmp_path)
     model = open_clip.create_model(f"local-dir:{folder}")
     stored = load_file(folder / WEIGHTS)
     for name, tensor in model.state_dict().items():
@@ -61,14 +65,16 @@ def test_a_step_loads_with_open_clip_alone(world: World, hubmerge: Command, tmp_
     assert model.encode_image(torch.zeros(1, 3, 28, 28)).shape == (1, 64)
 
 
-def test_only_the_image_tower_is_trained(world: World, hubmerge: Command, tmp_path: Path) -> None:
-    early = load_file(download(world, "demo/mnist", "step2", tmp_path) / WEIGHTS)
-    late = load_file(download(world, "demo/mnist", "step8", tmp_path) / WEIGHTS)
+def test_only_the_image_tower_is_trained(
+    local_hub: LocalHub, hubmerge: Command, tmp_path: Path
+) -> None:
+    early = load_file(download(local_hub, "demo/mnist", "step2", tmp_path) / WEIGHTS)
+    late = load_file(download(local_hub, "demo/mnist", "step8", tmp_path) / WEIGHTS)
     moved = {name for name in early if not np.array_equal(early[name], late[name])}
     assert moved == {name for name in early if name.startswith("visual.")}
 
 
-def test_training_again_changes_nothing(world: World, hubmerge: Command, api: HfApi) -> None:
+def test_training_again_changes_nothing(local_hub: LocalHub, hubmerge: Command, api: HfApi) -> None:
     before = [c.commit_id for c in api.list_repo_commits("demo/mnist")]
     result = hubmerge("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/mnist", "--json")
     assert result.code == 0, result.err
@@ -77,11 +83,11 @@ def test_training_again_changes_nothing(world: World, hubmerge: Command, api: Hf
 
 
 def test_training_elsewhere_gives_the_same_weights(
-    world: World, hubmerge: Command, tmp_path: Path
+    local_hub: LocalHub, hubmerge: Command, tmp_path: Path
 ) -> None:
     words = ("train", *TRAIN, "--task", "mini-mnist", "--to", "demo/again", "--out", tmp_path)
     assert hubmerge(*words).code == 0
-    first = download(world, "demo/mnist", "step8", tmp_path) / WEIGHTS
+    first = download(local_hub, "demo/mnist", "step8", tmp_path) / WEIGHTS
     second = tmp_path / "steps" / "step8" / WEIGHTS
     assert first.read_bytes() == second.read_bytes()
 
@@ -97,7 +103,7 @@ def test_steps_are_listed(hubmerge: Command) -> None:
 
 
 def test_merge_eval_card_report(
-    world: World, hubmerge: Command, api: HfApi, tmp_path: Path
+    local_hub: LocalHub, hubmerge: Command, api: HfApi, tmp_path: Path
 ) -> None:
     for step in (8, 2):
         experts = [f"demo/mnist@step{step}", f"demo/hebrew@step{step}"]
@@ -151,12 +157,12 @@ def test_a_model_is_measured_on_the_tasks_it_was_trained_for(hubmerge: Command) 
     assert [score["task"].partition("@")[0] for score in scores] == ["mini-hebrew"]
 
 
-def test_a_known_score_is_not_measured_again(hubmerge: Command, world: World) -> None:
+def test_a_known_score_is_not_measured_again(hubmerge: Command, local_hub: LocalHub) -> None:
     words = ("eval", "demo/mnist@step4", "--split", "validation", "--json")
     first = hubmerge(*words)
-    size = (world.home / "scores.jsonl").stat().st_size
+    size = (local_hub.home / "scores.jsonl").stat().st_size
     assert hubmerge(*words).data == first.data
-    assert (world.home / "scores.jsonl").stat().st_size == size
+    assert (local_hub.home / "scores.jsonl").stat().st_size == size
 
 
 def test_the_same_merge_has_the_same_bytes(hubmerge: Command, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def run_hubmerge(*words: object) -> CommandResult:
 
 
 @dataclass(frozen=True)
-class World:
+class LocalHub:
     """A hubmerge home with a running Hub that has demo/mnist and demo/hebrew at steps 2, 4, 8."""
 
     home: Path
@@ -59,33 +59,38 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    home = tmp_path_factory.mktemp("world")
+def local_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
+    home = tmp_path_factory.mktemp("home")
     os.environ["HUBMERGE_HOME"] = str(home)
     with lease(home / "hub") as server:
         for task in ("mnist", "hebrew"):
             result = run_hubmerge("train", *TRAIN, "--task", f"mini-{task}", "--to", f"demo/{task}")
             assert result.code == 0, result.err
-        yield World(home, server)
+        yield LocalHub(home, server)
 
 
 @pytest.fixture
-def hubmerge(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command `hubmerge` with the home of `world`."""
-    monkeypatch.setenv("HUBMERGE_HOME", str(world.home))
+def hubmerge(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command `hubmerge` with the home of `local_hub`."""
+    monkeypatch.setenv("HUBMERGE_HOME", str(local_hub.home))
     return run_hubmerge
 
 
 @pytest.fixture(scope="session")
-def api(world: World) -> HfApi:
-    """The Hub's official client, on the Hub of `world`."""
-    return HfApi(endpoint=world.server.url, token=world.server.token)
+def api(local_hub: LocalHub) -> HfApi:
+    """The Hub's official client, on that Hub."""
+    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
 @pytest.fixture(scope="session")
-def hub(world: World) -> Hub:
-    """The Hub of `world`, as hubmerge uses it."""
-    return Hub(world.server.url, world.server.token, world.home / "hub/cache", "the embedded Hub")
+def hub(local_hub: LocalHub) -> Hub:
+    """That Hub, as hubmerge uses it."""
+    return Hub(
+        local_hub.server.url,
+        local_hub.server.token,
+        local_hub.home / "hub/cache",
+        "the embedded Hub",
+    )
 
 
 @pytest.fixture(scope="session")

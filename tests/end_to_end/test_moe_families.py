@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 import hubmerge as package
 from hubmerge.weights.moe_config import ROUTER_WEIGHTS, read_moe_config
-from tests.journey.conftest import Command, World, run_hubmerge
-from tests.journey.moes import LORA, read_folder, train_expert
-from tests.journey.test_kinds import write_reviews
+from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
+from tests.end_to_end.moe_experts import LORA, read_folder, train_expert
+from tests.end_to_end.test_kinds import write_reviews
 from tests.models.builders import tiny_bert, tiny_t5
 
 SPLITS = "splits: {test: {of: train, fraction: 0.25}}\n"
@@ -24,10 +24,10 @@ SHORT = ("--train-steps", "2", "--batch", "8", "--lr", "1e-2")
 
 
 @pytest.fixture(scope="module")
-def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tasks and bases; bases/bert, bases/t5 and experts are on the Hub."""
     folder = tmp_path_factory.mktemp("families")
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     for name, make in (("bert", tiny_bert), ("t5", tiny_t5)):
         make(folder / name)
         api.create_repo(f"bases/{name}")
@@ -97,10 +97,10 @@ def test_texts(folder: Path, hubmerge: Command, tmp_path: Path, head: str) -> No
 
 
 def test_trained_heads_are_not_changed(
-    folder: Path, world: World, hubmerge: Command, tmp_path: Path
+    folder: Path, local_hub: LocalHub, hubmerge: Command, tmp_path: Path
 ) -> None:
     out = train_moe(folder, tmp_path / "out", ("bert/films-trained", "bert/pets-trained"))
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     for name in ("films", "pets"):
         file = f"head-{name}-trained.safetensors"
         source = api.hf_hub_download(f"bert/{name}-trained", file, revision="step4")
@@ -175,11 +175,15 @@ def test_experts_of_two_families_are_refused(folder: Path, hubmerge: Command) ->
 
 
 def test_a_repeated_run_gives_the_same_bytes(
-    folder: Path, hubmerge: Command, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    hubmerge: Command,
+    local_hub: LocalHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = train_moe(folder, tmp_path / "first", ("t5/even", "t5/odd"))
     run = json.loads((first / "hubmerge.json").read_text())["run"]
-    shutil.rmtree(world.home / "moes" / run[:12])
+    shutil.rmtree(local_hub.home / "moes" / run[:12])
     again = train_moe(folder, tmp_path / "again", ("t5/even", "t5/odd"))
     expected, actual = read_folder(first), read_folder(again)
     names = [name for name in expected if not name.startswith(("README", "curve"))]

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from hubmerge.manifest import MANIFEST_JSON, parse_manifest
-from tests.journey.conftest import TRAIN, Command, World, run_hubmerge
+from tests.end_to_end.conftest import TRAIN, Command, LocalHub, run_hubmerge
 from tests.models.builders import tiny_bert, tiny_t5
 
 LORA = ("--tune", "lora", "--rank", "4", "--lr", "2e-3")
@@ -35,8 +35,8 @@ FEW = (
 
 
 @pytest.fixture(scope="module")
-def lora(world: World) -> str:
-    """A LoRA expert for mini-hebrew, on the same base as the experts of `world`."""
+def lora(local_hub: LocalHub) -> str:
+    """A LoRA expert for mini-hebrew, on the same base as the experts of `local_hub`."""
     words = [word for word in TRAIN if word != "5e-4"]
     words.remove("--lr")
     result = run_hubmerge("train", *words, *LORA, "--task", "mini-hebrew", "--to", "demo/lora")
@@ -44,20 +44,20 @@ def lora(world: World) -> str:
     return "demo/lora"
 
 
-def download(world: World, repo: str, revision: str, into: Path) -> Path:
+def download(local_hub: LocalHub, repo: str, revision: str, into: Path) -> Path:
     """Download a revision with the official client; returns its folder."""
     return Path(
         snapshot_download(
-            repo, revision=revision, endpoint=world.server.url, token=False, local_dir=into
+            repo, revision=revision, endpoint=local_hub.server.url, token=False, local_dir=into
         )
     )
 
 
 def test_a_published_adapter_loads_in_plain_peft(
-    world: World, hubmerge: Command, lora: str, tmp_path: Path
+    local_hub: LocalHub, hubmerge: Command, lora: str, tmp_path: Path
 ) -> None:
-    folder = download(world, lora, "step8", tmp_path / "lora")
-    base = download(world, "hubmerge/tiny-clip", "main", tmp_path / "base")
+    folder = download(local_hub, lora, "step8", tmp_path / "lora")
+    base = download(local_hub, "hubmerge/tiny-clip", "main", tmp_path / "base")
     assert {path.name for path in folder.iterdir() if path.is_file()} >= {
         "adapter_config.json", "adapter_model.safetensors", MANIFEST_JSON, "README.md", "curve.png",
         "curve.csv",
@@ -75,7 +75,7 @@ def test_a_published_adapter_loads_in_plain_peft(
 
 
 def test_adapters_merge_with_full_experts(
-    world: World, hubmerge: Command, lora: str, tmp_path: Path
+    local_hub: LocalHub, hubmerge: Command, lora: str, tmp_path: Path
 ) -> None:
     words = ("merge", "demo/mnist@step8", f"{lora}@step8", "--method", "task_arithmetic")
     result = hubmerge(*words, "--out", tmp_path / "mixed", "--json")
@@ -109,7 +109,7 @@ def write_reviews(path: Path, subjects: dict[str, str]) -> Path:
     return path
 
 
-def test_texts_with_trained_heads(world: World, hubmerge: Command, tmp_path: Path) -> None:
+def test_texts_with_trained_heads(local_hub: LocalHub, hubmerge: Command, tmp_path: Path) -> None:
     """The encoders of two tasks merge, and the merge has both heads."""
     tiny_bert(tmp_path / "base")
     tasks = []
@@ -128,7 +128,7 @@ def test_texts_with_trained_heads(world: World, hubmerge: Command, tmp_path: Pat
         train = ("train", "--base", tmp_path / "base", "--task", task, "--to", f"texts/{name}")
         result = hubmerge(*train, *FEW)
         assert result.code == 0, result.err
-    step = download(world, "texts/films", "step4", tmp_path / "step")
+    step = download(local_hub, "texts/films", "step4", tmp_path / "step")
     assert load_file(step / "head-films.safetensors")["weight"].shape[0] == 2
     assert "head-films.safetensors" in (step / "README.md").read_text().replace("\\_", "_")
     AutoModel.from_pretrained(step)
@@ -175,7 +175,7 @@ def test_own_rows_need_only_options(hubmerge: Command, tmp_path: Path) -> None:
     assert result.code == 0, result.err
 
 
-def test_choices_ranked_by_a_t5(world: World, hubmerge: Command, tmp_path: Path) -> None:
+def test_choices_ranked_by_a_t5(local_hub: LocalHub, hubmerge: Command, tmp_path: Path) -> None:
     tiny_t5(tmp_path / "base")
     lines = [{"q": f"is {n} even?", "label": n % 2} for n in range(40)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -200,7 +200,7 @@ def test_choices_ranked_by_a_t5(world: World, hubmerge: Command, tmp_path: Path)
                       "--to", "t5/cut")  # fmt: skip
     assert result.code == 1
     assert "would be truncated" in result.err
-    assert not HfApi(endpoint=world.server.url).repo_exists("t5/cut")
+    assert not HfApi(endpoint=local_hub.server.url).repo_exists("t5/cut")
 
 
 def test_early_stopping_marks_the_last_step(hubmerge: Command) -> None:
@@ -239,7 +239,7 @@ def test_other_annealing_modes(hubmerge: Command, tmp_path: Path, anneal: str) -
 
 @pytest.mark.parametrize("tune", ["dora", "ia3", "prefix"])
 def test_other_adapters_are_published_and_merge_or_are_refused(
-    world: World, hubmerge: Command, tmp_path: Path, tune: str
+    local_hub: LocalHub, hubmerge: Command, tmp_path: Path, tune: str
 ) -> None:
     tiny_t5(tmp_path / "base")
     (tmp_path / "echo.jsonl").write_text(
@@ -249,7 +249,7 @@ def test_other_adapters_are_published_and_merge_or_are_refused(
     rank = () if tune == "ia3" else ("--rank", 2)
     result = hubmerge(*train, "--tune", tune, *rank, "--to", f"kinds/{tune}")
     assert result.code == 0, result.err
-    step = download(world, f"kinds/{tune}", "step4", tmp_path / "step")
+    step = download(local_hub, f"kinds/{tune}", "step4", tmp_path / "step")
     base = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base")
     PeftModel.from_pretrained(base, str(step))
     scores = hubmerge("eval", f"kinds/{tune}@step4", "--tasks", tmp_path / "echo.jsonl", "--json")
@@ -318,14 +318,14 @@ def test_options_without_effect_are_refused(hubmerge: Command) -> None:
 
 
 def test_the_recorded_command_repeats_the_run(
-    world: World, hubmerge: Command, tmp_path: Path
+    local_hub: LocalHub, hubmerge: Command, tmp_path: Path
 ) -> None:
     tiny_bert(tmp_path / "base")
     data = write_reviews(tmp_path / "again.csv", {"good": "film", "bad": "cat"})
     words = ("train", "--base", tmp_path / "base", "--task", data, *FEW, "--to", "texts/again",
              "--columns", "text=review,label=stars")  # fmt: skip
     assert hubmerge(*words).code == 0
-    step = download(world, "texts/again", "step4", tmp_path / "step")
+    step = download(local_hub, "texts/again", "step4", tmp_path / "step")
     command = parse_manifest((step / MANIFEST_JSON).read_bytes(), "step4").command
     result = hubmerge(*shlex.split(command)[1:], "--out", tmp_path / "again", "--json")
     assert result.code == 0, result.err

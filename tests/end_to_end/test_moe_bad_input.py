@@ -21,9 +21,8 @@ from hubmerge.opening.extracted_adapters import extract_adapters
 from hubmerge.opening.references import open_ref
 from hubmerge.refs import ModelRef
 from hubmerge.weights.moe_config import EXPERTS_FOLDER
-from tests.hub.proxy import Proxy, run_proxy
-from tests.journey.conftest import Command, World, run_hubmerge
-from tests.journey.moes import (
+from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
+from tests.end_to_end.moe_experts import (
     HEBREW,
     LORA,
     MNIST,
@@ -33,6 +32,7 @@ from tests.journey.moes import (
     train_expert,
     train_loras,
 )
+from tests.hub.proxy import Proxy, run_proxy
 from tests.models.builders import write_transformers
 
 WEIGHTS = "adapter_model.safetensors"
@@ -40,7 +40,7 @@ NO_STEPS = ("--train-steps", "0")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def experts(world: World) -> None:
+def experts(local_hub: LocalHub) -> None:
     """Two LoRA experts of one base."""
     train_loras()
 
@@ -55,9 +55,9 @@ def moe_folder(experts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def local(world: World, tmp_path: Path) -> Path:
+def local(local_hub: LocalHub, tmp_path: Path) -> Path:
     """loras/mnist@step4 as a folder without a manifest."""
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     folder = api.snapshot_download("loras/mnist", revision="step4", local_dir=tmp_path / "local",
                                   allow_patterns="adapter*")  # fmt: skip
     return Path(folder)
@@ -118,19 +118,19 @@ def test_bad_arguments_give_a_message_and_a_hint(
 
 
 @pytest.fixture
-def proxy(world: World) -> Iterator[Proxy]:
-    """The Hub of `world` behind a proxy that records requests."""
-    with run_proxy(world.server.url) as proxy:
+def proxy(local_hub: LocalHub) -> Iterator[Proxy]:
+    """The Hub of `local_hub` behind a proxy that records requests."""
+    with run_proxy(local_hub.server.url) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def refuse_moerge(
-    proxy: Proxy, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    proxy: Proxy, local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., str]:
     """Run `moerge` on that Hub with an empty home; returns the error message."""
     monkeypatch.setenv("HF_ENDPOINT", proxy.url)
-    monkeypatch.setenv("HF_TOKEN", world.server.token)
+    monkeypatch.setenv("HF_TOKEN", local_hub.server.token)
     monkeypatch.setenv("HUBMERGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
 
@@ -167,12 +167,12 @@ def test_full_experts_and_mixtures_are_refused_before_any_weights(
 def test_adapters_that_do_not_fit_together_are_refused_before_any_weights(
     refuse_moerge: Callable[..., str],
     proxy: Proxy,
-    world: World,
+    local_hub: LocalHub,
     local: Path,
     tmp_path: Path,
 ) -> None:
     """One adapter lacks a layer, and one is too narrow."""
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     state = load_file(local / WEIGHTS)
     name = next(name for name in state if "c_fc.lora_A" in name)
     lacking, narrow = tmp_path / "lacking", tmp_path / "narrow"
@@ -196,7 +196,7 @@ def test_adapters_that_do_not_fit_together_are_refused_before_any_weights(
 
 @pytest.mark.parametrize("tune", ["dora", "ia3"])
 def test_dora_and_ia3_adapters_are_refused(
-    hubmerge: Command, world: World, tmp_path: Path, tune: str
+    hubmerge: Command, local_hub: LocalHub, tmp_path: Path, tune: str
 ) -> None:
     write_transformers(tmp_path / "base")
     (tmp_path / "task.yaml").write_text(_IMAGE_TASK)
@@ -225,8 +225,10 @@ def write_images(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
 
 
-def test_experts_of_two_bases_are_refused(hubmerge: Command, world: World, tmp_path: Path) -> None:
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+def test_experts_of_two_bases_are_refused(
+    hubmerge: Command, local_hub: LocalHub, tmp_path: Path
+) -> None:
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     other = Path(api.snapshot_download("hubmerge/tiny-clip", local_dir=tmp_path / "base"))
     weights = other / "open_clip_model.safetensors"
     change_tensors(weights, **{"visual.proj": load_file(weights)["visual.proj"] + 1})
@@ -239,7 +241,7 @@ def test_experts_of_two_bases_are_refused(hubmerge: Command, world: World, tmp_p
 
 
 def test_extract_rank_turns_full_experts_into_adapters(
-    hubmerge: Command, world: World, tmp_path: Path
+    hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     words = (
         "moerge",
@@ -250,9 +252,9 @@ def test_extract_rank_turns_full_experts_into_adapters(
         "--extract-rank",
         "4",
     )
-    before = sorted(world.home.glob("extracted/*"))
+    before = sorted(local_hub.home.glob("extracted/*"))
     assert hubmerge(*words, "--dry-run").code == 0
-    assert sorted(world.home.glob("extracted/*")) == before
+    assert sorted(local_hub.home.glob("extracted/*")) == before
     result = hubmerge(*words, "--out", tmp_path / "made", "--json")
     assert result.code == 0, result.err
     notes = json.loads((tmp_path / "made" / "hubmerge.json").read_text())["training"]["notes"]

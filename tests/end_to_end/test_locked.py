@@ -17,7 +17,7 @@ from hubmerge.lock import Lock, Pin
 from hubmerge.manifest import MANIFEST_JSON, Manifest, files_digest, parse_manifest
 from hubmerge.refs import ModelRef
 from tests import locks
-from tests.journey.conftest import REPOS, WEIGHTS, Command, World
+from tests.end_to_end.conftest import REPOS, WEIGHTS, Command, LocalHub
 
 _numbers = itertools.count(1)
 
@@ -213,11 +213,14 @@ def test_options_that_need_a_lock_are_refused_without_one(
 
 
 def test_a_base_in_a_folder_must_be_named_and_is_checked(
-    hubmerge: Command, hub: Hub, world: World, tmp_path: Path
+    hubmerge: Command, hub: Hub, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     folder = Path(
         snapshot_download(
-            "hubmerge/tiny-clip", endpoint=world.server.url, token=False, local_dir=tmp_path / "b"
+            "hubmerge/tiny-clip",
+            endpoint=local_hub.server.url,
+            token=False,
+            local_dir=tmp_path / "b",
         )
     )
     content = locks.make_lock(hub, REPOS, base=ModelRef(path=folder))

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 
 from hubmerge.lock import Lock, parse_lock
 from hubmerge.trials import TrialLog
-from tests.journey.conftest import Command, CommandResult, World
+from tests.end_to_end.conftest import Command, CommandResult, LocalHub
 
 REPOS = ("demo/mnist", "demo/hebrew")
 Select = Callable[..., CommandResult]
@@ -48,12 +48,12 @@ def read(path: Path) -> Lock:
     return parse_lock(path.read_bytes(), str(path))
 
 
-def trials(world: World) -> TrialLog:
-    return TrialLog(world.home / "trials.jsonl")
+def trials(local_hub: LocalHub) -> TrialLog:
+    return TrialLog(local_hub.home / "trials.jsonl")
 
 
 def test_every_policy_has_a_pick_in_the_lock(
-    select: Select, lock_folder: Path, world: World
+    select: Select, lock_folder: Path, local_hub: LocalHub
 ) -> None:
     result = select()
     assert result.code in (0, 4), result.err
@@ -68,17 +68,17 @@ def test_every_policy_has_a_pick_in_the_lock(
     assert result.code == (0 if lock.conclusive else 4)
     assert "joint" in result.out
     assert "[" in result.out
-    copies = list((world.home / "locks").glob("*.lock"))
+    copies = list((local_hub.home / "locks").glob("*.lock"))
     assert (lock_folder / "a.lock").read_bytes() in [copy.read_bytes() for copy in copies]
 
 
 def test_a_second_run_measures_nothing_and_writes_the_same_bytes(
-    select: Select, default_lock: Path, world: World
+    select: Select, default_lock: Path, local_hub: LocalHub
 ) -> None:
-    before, lines = default_lock.read_bytes(), trials(world).path.read_bytes()
+    before, lines = default_lock.read_bytes(), trials(local_hub).path.read_bytes()
     select()
     assert default_lock.read_bytes() == before
-    assert trials(world).path.read_bytes() == lines
+    assert trials(local_hub).path.read_bytes() == lines
 
 
 def test_the_lock_builds_what_was_measured(
@@ -146,13 +146,13 @@ def test_json_is_the_lock(select: Select, default_lock: Path) -> None:
     assert json.loads(result.out) == json.loads(default_lock.read_bytes())
 
 
-def test_a_dry_run_measures_nothing(select: Select, lock_folder: Path, world: World) -> None:
-    lines = trials(world).path.read_bytes()
+def test_a_dry_run_measures_nothing(select: Select, lock_folder: Path, local_hub: LocalHub) -> None:
+    lines = trials(local_hub).path.read_bytes()
     result = select("--dry-run", lock="never.lock")
     assert result.code == 0
     assert "2 4 8" in result.out
     assert not (lock_folder / "never.lock").exists()
-    assert trials(world).path.read_bytes() == lines
+    assert trials(local_hub).path.read_bytes() == lines
 
 
 def test_with_one_step_each_only_weights_and_rescale_run(select: Select, lock_folder: Path) -> None:
@@ -197,10 +197,10 @@ def test_a_file_that_is_not_a_lock_is_not_replaced(select: Select, lock_folder: 
 
 
 @pytest.fixture(scope="module")
-def trainer_repo(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+def trainer_repo(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The id of a repository as Trainer writes it: checkpoint-N folders in one commit."""
     root = tmp_path_factory.mktemp("trainer")
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     for step in (2, 8):
         folder = root / f"checkpoint-{step}"
         api.snapshot_download("demo/mnist", revision=f"step{step}", local_dir=folder)

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from hubmerge.server.tokens import Tokens
-from tests.journey.conftest import TRAIN, Command, World
+from tests.end_to_end.conftest import TRAIN, Command, LocalHub
 
 WEIGHTS = "open_clip_model.safetensors"
 TO = ("--to", "demo/never")
@@ -102,7 +102,7 @@ def test_a_repository_holds_one_run(hubmerge: Command) -> None:
     assert "--to" in result.err
 
 
-def test_a_repository_has_one_base(hubmerge: Command, world: World, tmp_path: Path) -> None:
+def test_a_repository_has_one_base(hubmerge: Command, local_hub: LocalHub, tmp_path: Path) -> None:
     base = write_other_base(tmp_path)
     words = [*TRAIN]
     words[1] = str(base)
@@ -112,7 +112,7 @@ def test_a_repository_has_one_base(hubmerge: Command, world: World, tmp_path: Pa
 
 
 def test_experts_of_different_bases_do_not_merge(
-    hubmerge: Command, tmp_path: Path, world: World
+    hubmerge: Command, tmp_path: Path, local_hub: LocalHub
 ) -> None:
     words = [*TRAIN]
     words[1] = str(write_other_base(tmp_path))
@@ -132,10 +132,10 @@ def test_experts_of_different_bases_do_not_merge(
 
 
 def test_training_needs_a_token_with_write_access(
-    hubmerge: Command, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hubmerge: Command, local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    token = Tokens(world.server.data).create("reader", "read")
-    monkeypatch.setenv("HF_ENDPOINT", world.server.url)
+    token = Tokens(local_hub.server.data).create("reader", "read")
+    monkeypatch.setenv("HF_ENDPOINT", local_hub.server.url)
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setenv("HUBMERGE_HUB", "default")
     from typer.testing import CliRunner
@@ -166,7 +166,7 @@ def test_a_hub_that_does_not_answer(hubmerge: Command, monkeypatch: pytest.Monke
 
 
 def test_a_diverged_loss_keeps_the_last_good_step(
-    hubmerge: Command, world: World, tmp_path: Path
+    hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     words = (
         "train", "--base", "hubmerge/tiny-clip", "--task", "mini-mnist", "--to", "demo/diverged",
@@ -177,11 +177,13 @@ def test_a_diverged_loss_keeps_the_last_good_step(
     assert result.code == 1
     assert "is not finite at step" in result.err
     assert "--lr" in result.err
-    tags = HfApi(endpoint=world.server.url).list_repo_refs("demo/diverged").tags
+    tags = HfApi(endpoint=local_hub.server.url).list_repo_refs("demo/diverged").tags
     assert [tag.name for tag in tags] == ["step1"]
 
 
-def test_a_message_names_the_broken_expert(hubmerge: Command, world: World, tmp_path: Path) -> None:
+def test_a_message_names_the_broken_expert(
+    hubmerge: Command, local_hub: LocalHub, tmp_path: Path
+) -> None:
     good = tmp_path / "good"
     assert hubmerge("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", good).code == 0
     broken = tmp_path / "broken"
@@ -221,13 +223,15 @@ def test_the_folder_of_another_run_is_not_published(hubmerge: Command, tmp_path:
     assert "--out" in result.err
 
 
-def test_bad_data_create_no_repository(hubmerge: Command, world: World, tmp_path: Path) -> None:
+def test_bad_data_create_no_repository(
+    hubmerge: Command, local_hub: LocalHub, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
     result = hubmerge("train", *TRAIN, "--task", tmp_path / "photos", "--to", "demo/nothing")
     assert result.code == 1
     assert "photos" in result.err
-    assert not HfApi(endpoint=world.server.url).repo_exists("demo/nothing")
+    assert not HfApi(endpoint=local_hub.server.url).repo_exists("demo/nothing")
 
 
 def test_weights_that_do_not_match_their_manifest(hubmerge: Command, tmp_path: Path) -> None:
@@ -242,8 +246,10 @@ def test_weights_that_do_not_match_their_manifest(hubmerge: Command, tmp_path: P
         assert "do not match the SHA-256" in result.err
 
 
-def test_files_on_main_are_not_replaced(hubmerge: Command, world: World, tmp_path: Path) -> None:
-    api = HfApi(endpoint=world.server.url, token=world.server.token)
+def test_files_on_main_are_not_replaced(
+    hubmerge: Command, local_hub: LocalHub, tmp_path: Path
+) -> None:
+    api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     api.create_repo("demo/notes")
     api.upload_file(path_or_fileobj=b"dear", path_in_repo="diary.txt", repo_id="demo/notes")
     merge = ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--out", tmp_path / "m", "--push")

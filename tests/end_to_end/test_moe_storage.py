@@ -29,7 +29,7 @@ from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.routing import ROUTING_JSON as ROUTING
 from hubmerge.routing import Flops, MoeCost, Parameters, Routing
 from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGHTS
-from tests.journey.conftest import REPOS, WEIGHTS, Command
+from tests.end_to_end.conftest import REPOS, WEIGHTS, Command
 from tests.weights.adapters import save_adapter
 from tests.weights.moes import EXPERT_NAMES, write_moe
 

@@ -31,9 +31,9 @@ from hubmerge.opening.references import read_local_manifest
 from hubmerge.refs import ModelRef
 from hubmerge.retention.plan import parse_plan
 from hubmerge.trials import Part, RowResults, Trial, TrialLog
+from tests.end_to_end.conftest import Command, LocalHub
 from tests.hub.conftest import tags
 from tests.hub.proxy import lose_response, run_proxy, status
-from tests.journey.conftest import Command, World
 
 ACCURACIES = {2: 0.5, 4: 0.7, 8: 0.9, 16: 0.8, 32: 0.8, 64: 0.8}
 BASE = Source("hubmerge/tiny-clip@" + "b" * 12, "b" * 40, "d" * 64)
@@ -42,13 +42,13 @@ _numbers, _contents = itertools.count(1), itertools.count(1)
 
 
 @pytest.fixture
-def api(world: World) -> HfApi:
-    return HfApi(endpoint=world.server.url, token=world.server.token)
+def api(local_hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
 @pytest.fixture
-def hub(world: World, tmp_path: Path) -> Hub:
-    return Hub(world.server.url, world.server.token, tmp_path / "cache", "the test Hub")
+def hub(local_hub: LocalHub, tmp_path: Path) -> Hub:
+    return Hub(local_hub.server.url, local_hub.server.token, tmp_path / "cache", "the test Hub")
 
 
 @pytest.fixture
@@ -98,10 +98,10 @@ def lock_of(hub: Hub, repo: str, *steps: int) -> Lock:
     )  # fmt: skip
 
 
-def register_lock(world: World, lock: Lock) -> Path:
+def register_lock(local_hub: LocalHub, lock: Lock) -> Path:
     """Write the lock where `hubmerge select` keeps its copies."""
     data = lock.to_bytes()
-    path = world.home / "locks" / f"{hashlib.sha256(data).hexdigest()[:12]}.lock"
+    path = local_hub.home / "locks" / f"{hashlib.sha256(data).hexdigest()[:12]}.lock"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     return path
@@ -142,11 +142,11 @@ def test_the_table_shows_reasons(run: str, hubmerge: Command) -> None:
 
 
 def test_the_budget_keeps_the_steps_of_least_regret(
-    run: str, hubmerge: Command, hub: Hub, world: World, api: HfApi
+    run: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, api: HfApi
 ) -> None:
     shas = tags(api, run)
     accuracies = {"step2": 2, "step4": 7, "step8": 5, "step16": 9, "step32": 6}
-    TrialLog(world.home / "trials.jsonl").append(
+    TrialLog(local_hub.home / "trials.jsonl").append(
         Trial(f"{run}-{name}", "base", (Part(shas[name]),), "ties", {}, "validation",
               {"mini-cats@1": RowResults("1" * right + "0" * (10 - right), 10)})
         for name, right in accuracies.items()
@@ -177,7 +177,7 @@ def test_experts_of_a_lock_stay(run: str, hubmerge: Command, hub: Hub, tmp_path:
     name = f"lock {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     assert kept_reasons(plan)["step2"] == [f"choice of {name}"]
     assert kept_reasons(plan)["step16"] == [f"pick last of {name}"]
-    # Other tests may have left locks in the home of `world`.
+    # Other tests may have left locks in the home of `local_hub`.
     assert hashlib.sha256(path.read_bytes()).hexdigest() in plan["locks"]
 
 
@@ -216,12 +216,18 @@ def test_without_a_terminal_nothing_is_deleted(
 
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", 6), (b"y\n", 2)])
 def test_a_terminal_asks_before_deleting(
-    run: str, hubmerge: Command, api: HfApi, world: World, tmp_path: Path, answer: bytes, left: int
+    run: str,
+    hubmerge: Command,
+    api: HfApi,
+    local_hub: LocalHub,
+    tmp_path: Path,
+    answer: bytes,
+    left: int,
 ) -> None:
     plan = write_plan(hubmerge, tmp_path, run)
     ours, theirs = pty.openpty()
     os.write(ours, answer)
-    environment = {**os.environ, "HUBMERGE_HOME": str(world.home), "HUBMERGE_HUB": "local"}
+    environment = {**os.environ, "HUBMERGE_HOME": str(local_hub.home), "HUBMERGE_HUB": "local"}
     done = subprocess.run(
         [sys.executable, "-m", "hubmerge", "retain", "--apply", str(plan), "--quiet"],
         stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=environment,
@@ -258,10 +264,10 @@ def test_a_kept_tag_that_is_gone_is_refused(
 
 
 def test_a_lock_written_after_the_plan_is_followed(
-    run: str, hubmerge: Command, hub: Hub, api: HfApi, world: World, tmp_path: Path
+    run: str, hubmerge: Command, hub: Hub, api: HfApi, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     plan = write_plan(hubmerge, tmp_path, run)
-    path = register_lock(world, lock_of(hub, run, 4))
+    path = register_lock(local_hub, lock_of(hub, run, 4))
     try:
         result = hubmerge("retain", "--apply", plan, "--yes")
     finally:
@@ -283,8 +289,10 @@ def test_applying_needs_the_locks_of_the_plan(
     assert hubmerge("retain", "--apply", plan, "--yes", "--lock", path).code == 0
 
 
-def test_an_unreadable_lock_stops_everything(run: str, hubmerge: Command, world: World) -> None:
-    path = world.home / "locks" / "broken.lock"
+def test_an_unreadable_lock_stops_everything(
+    run: str, hubmerge: Command, local_hub: LocalHub
+) -> None:
+    path = local_hub.home / "locks" / "broken.lock"
     path.parent.mkdir(exist_ok=True)
     path.write_text("{}")
     try:
@@ -318,9 +326,9 @@ def test_an_edited_plan_is_refused(run: str, hubmerge: Command, api: HfApi, tmp_
 
 
 def test_a_forged_plan_cannot_delete_what_a_lock_needs(
-    run: str, hubmerge: Command, hub: Hub, api: HfApi, world: World, tmp_path: Path
+    run: str, hubmerge: Command, hub: Hub, api: HfApi, local_hub: LocalHub, tmp_path: Path
 ) -> None:
-    path = register_lock(world, lock_of(hub, run, 4, 16))
+    path = register_lock(local_hub, lock_of(hub, run, 4, 16))
     try:
         path_of_plan = write_plan(hubmerge, tmp_path, run)
         plan = parse_plan(path_of_plan.read_bytes(), "it")
@@ -363,7 +371,7 @@ def test_purging_frees_files_that_only_dropped_steps_use(
 
 
 def test_a_purge_keeps_the_files_of_a_lock_whose_tag_moved(
-    run: str, hubmerge: Command, hub: Hub, api: HfApi, world: World, tmp_path: Path
+    run: str, hubmerge: Command, hub: Hub, api: HfApi, local_hub: LocalHub, tmp_path: Path
 ) -> None:
     before = tags(api, run)
     lock = lock_of(hub, run, 4)
@@ -380,10 +388,10 @@ def test_a_purge_keeps_the_files_of_a_lock_whose_tag_moved(
 
 
 def test_an_interrupted_purge_is_completed_by_the_same_command(
-    run: str, hubmerge: Command, hub: Hub, world: World, api: HfApi, tmp_path: Path
+    run: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, api: HfApi, tmp_path: Path
 ) -> None:
     plan = write_plan(hubmerge, tmp_path, run)
-    checked = flow.check_against_hub(hub, parse_plan(plan.read_bytes(), "it"), world.home, ())
+    checked = flow.check_against_hub(hub, parse_plan(plan.read_bytes(), "it"), local_hub.home, ())
     with run_proxy(hub.endpoint) as proxy:
         proxy.fail("DELETE .*/tag/step2", lose_response)
         proxy.fail("DELETE .*/tag/step16", status(500), times=9)
@@ -400,10 +408,10 @@ def test_an_interrupted_purge_is_completed_by_the_same_command(
 
 
 def test_a_tag_that_moves_at_the_last_moment_is_kept(
-    run: str, hubmerge: Command, hub: Hub, world: World, api: HfApi, tmp_path: Path
+    run: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, api: HfApi, tmp_path: Path
 ) -> None:
     plan = write_plan(hubmerge, tmp_path, run)
-    checked = flow.check_against_hub(hub, parse_plan(plan.read_bytes(), "it"), world.home, ())
+    checked = flow.check_against_hub(hub, parse_plan(plan.read_bytes(), "it"), local_hub.home, ())
     api.delete_tag(run, tag="step2")
     api.create_tag(run, tag="step2", revision="step8")
     with pytest.raises(IntegrityError, match="step2") as refused:

@@ -18,7 +18,7 @@ from hubmerge.merging.registry import METHODS, method, parse_params
 from hubmerge.selection.memory_merge import ArrayCache, MemoryMerger
 from hubmerge.selection.pool import Choice, Pool, plain_choice
 
-from .worlds import Tensors, make_pool, read_tensors
+from .builders import Tensors, make_pool, read_tensors
 
 SHAPES = {"a.weight": (5, 7), "b.weight": (11,), "frozen": (3, 3)}
 
@@ -90,7 +90,7 @@ def test_every_scale_shares_one_direction(
     tmp_path_factory: pytest.TempPathFactory, scale: float, name: str
 ) -> None:
     """The methods are linear in their scale; the search relies on it."""
-    root = tmp_path_factory.mktemp("world")
+    root = tmp_path_factory.mktemp("pool")
     pool = make_experts(root)
     merger = MemoryMerger(pool, method(name))
     before = merger.direction(starting_choice(name, (0, 1, 2), scale=1.0))

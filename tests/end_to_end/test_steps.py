@@ -22,7 +22,7 @@ from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, ValidationPoint
 from hubmerge.opening.integrity import matches_manifest
 from hubmerge.opening.publication import CARD, finalize_folder, step_publication
 from hubmerge.opening.references import read_local_manifest
-from tests.journey.conftest import Command, World
+from tests.end_to_end.conftest import Command, LocalHub
 
 ACCURACIES = {1: 0.5, 2: 0.6, 4: 0.9, 8: 0.9, 16: 0.8}
 BASE = Source("hubmerge/tiny-clip@" + "b" * 12, "b" * 40, "d" * 64)
@@ -31,13 +31,13 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def api(world: World) -> HfApi:
-    return HfApi(endpoint=world.server.url, token=world.server.token)
+def api(local_hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
 @pytest.fixture
-def hub(world: World, tmp_path: Path) -> Hub:
-    return Hub(world.server.url, world.server.token, tmp_path / "cache", "the test Hub")
+def hub(local_hub: LocalHub, tmp_path: Path) -> Hub:
+    return Hub(local_hub.server.url, local_hub.server.token, tmp_path / "cache", "the test Hub")
 
 
 @pytest.fixture
@@ -192,13 +192,13 @@ def test_a_hostile_manifest_is_listed(
 
 
 def test_a_terminal_that_cannot_print_bars_gets_the_table(
-    world: World, hub: Hub, repo: str, tmp_path: Path
+    local_hub: LocalHub, hub: Hub, repo: str, tmp_path: Path
 ) -> None:
     publish_run(hub, repo, tmp_path, LORA)
     done = subprocess.run(
         [Path(sys.executable).with_name("hubmerge"), "steps", repo],
         env={
-            **os.environ, "HUBMERGE_HOME": str(world.home), "HUBMERGE_HUB": "local",
+            **os.environ, "HUBMERGE_HOME": str(local_hub.home), "HUBMERGE_HUB": "local",
             "PYTHONIOENCODING": "latin-1",
         },
         capture_output=True,
@@ -269,7 +269,7 @@ def test_a_table_has_no_empty_columns(
 
 
 def test_search_finds_experts_on_the_hub(
-    hubmerge: Command, world: World, api: HfApi, repo: str
+    hubmerge: Command, local_hub: LocalHub, api: HfApi, repo: str
 ) -> None:
     hostile = b"---\nbase_model: hubmerge/tiny-clip\nlicense: '[red]x'\n---\n"
     api.upload_file(path_or_fileobj=hostile, path_in_repo="README.md", repo_id=repo)

@@ -19,13 +19,13 @@ from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.lock import Lock
 from hubmerge.manifest import MANIFEST_JSON
 from tests import locks
-from tests.journey.conftest import REPOS, WEIGHTS, Command, CommandResult, World, run_hubmerge
+from tests.end_to_end.conftest import REPOS, WEIGHTS, Command, CommandResult, LocalHub, run_hubmerge
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def merged(pinned: Lock, world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def merged(pinned: Lock, local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A merge built from a lock; no test changes it."""
     folder = tmp_path_factory.mktemp("merged")
     lock = locks.write_lock(pinned, folder / LOCK)
@@ -70,11 +70,13 @@ def test_an_unchanged_merge_has_no_problems(hubmerge: Command, merged: Path) -> 
     assert "none wrong" in " ".join(hubmerge("verify", merged).out.split())
 
 
-def test_a_rebuilt_merge_has_the_same_bytes(hubmerge: Command, merged: Path, world: World) -> None:
+def test_a_rebuilt_merge_has_the_same_bytes(
+    hubmerge: Command, merged: Path, local_hub: LocalHub
+) -> None:
     result = hubmerge("verify", merged, "--rebuild", "--json")
     assert problems_of(result) == {}
     assert f"rebuilt {WEIGHTS}" in {check["what"] for check in result.data}
-    assert list(world.home.glob("tmp*")) == []
+    assert list(local_hub.home.glob("tmp*")) == []
 
 
 def test_a_merge_by_hand_and_an_expert_need_no_lock(hubmerge: Command, tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_manifest_with_another_weight_does_not_rebuild(
 
 def test_moved_tags_and_deleted_repositories_are_reported(
     hubmerge: Command,
-    world: World,
+    local_hub: LocalHub,
     hub: Hub,
     api: HfApi,
     tmp_path: Path,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from hubmerge.server import lease
 from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGHTS
-from tests.journey.moes import FEW_STEPS, HEBREW, LORA, MNIST, read_folder
+from tests.end_to_end.moe_experts import FEW_STEPS, HEBREW, LORA, MNIST, read_folder
 from tests.training.test_processes import LAUNCH, ROOT, TORCHRUN, curve, run
 
 TRAIN = ("-m", "hubmerge", "train", "--base", "hubmerge/tiny-clip", *FEW_STEPS, *LORA)
