@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.warm_python import serve_warm_python
 
 # A slow machine must not fail a test.
 settings.register_profile("hubmerge", deadline=None)
@@ -46,3 +49,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("HUBMERGE_HOME", str(folder / "hubmerge"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A python that has imported torch and hubmerge; beside it is a `hubmerge`, for the PATH."""
+    with serve_warm_python(tmp_path_factory.mktemp("warm")) as folder:
+        yield folder / "python"

@@ -12,24 +12,22 @@ from pathlib import Path
 import datasets
 
 from hubmerge.server import lease
-from tests.warm_command import warm_command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 VISION = ROOT / "hubmerge" / "mini" / "vision"
 
 
-def test_every_command_of_the_readme_works(tmp_path: Path, home: Path) -> None:
+def test_every_command_of_the_readme_works(tmp_path: Path, home: Path, python: Path) -> None:
     write_photos(tmp_path / "photos")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
     environment.pop("HUBMERGE_HOME")
     *blocks, last = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    with warm_command(tmp_path / "bin", environment) as folder:
-        environment["PATH"] = f"{folder}:{environment['PATH']}"
-        with lease(home / ".hubmerge" / "hub"):  # else every command starts a Hub of its own
-            done = run_shell(blocks, tmp_path, environment)
-        # The last block starts the user's own Hub.
-        run_shell(["export HUBMERGE_HUB=local", last], tmp_path, environment)
+    with lease(home / ".hubmerge" / "hub"):  # else every command starts a Hub of its own
+        done = run_shell(blocks, tmp_path, environment)
+    # The last block starts the user's own Hub.
+    run_shell(["export HUBMERGE_HUB=local", last], tmp_path, environment)
     assert "Traceback" not in done.stderr
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "mnist-step32" / "hubmerge.json").is_file()

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,7 +77,9 @@ def test_scales_may_differ_by_layer(bases: dict[str, Path], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
-def test_readme_runs_the_export(moes: dict[str, MoeModel], tmp_path: Path, name: str) -> None:
+def test_readme_runs_the_export(
+    python: Path, moes: dict[str, MoeModel], tmp_path: Path, name: str
+) -> None:
     out = tmp_path / "out"
     export_peft_arrow(moes[name], out)
     blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
@@ -90,7 +91,7 @@ save_file({"output": output.detach()}, "../outputs.safetensors")
 """
     save_file(TEXT, tmp_path / "inputs.safetensors")
     done = subprocess.run(
-        [sys.executable, "-c", "".join(blocks) + ending], cwd=out, capture_output=True, text=True
+        [python, "-c", "".join(blocks) + ending], cwd=out, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     with torch.no_grad():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,14 @@ from hubmerge.server import lease
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def check_killed(home: Path, events: str, moments: int, *options: str) -> dict[str, Any]:
+def check_killed(
+    python: Path, home: Path, events: str, moments: int, *options: str
+) -> dict[str, Any]:
     """Kill runs at file events, given as "first/every", and at `moments` points in time."""
     (home / "runs").mkdir()
     with lease(home / "hub") as server:
         process = subprocess.run(
-            [sys.executable, "-m", "tests.end_to_end.killing", home / "runs", events, str(moments),
+            [str(python), "-m", "tests.end_to_end.killing", home / "runs", events, str(moments),
              *options],
             cwd=ROOT,
             env={**os.environ, "HUBMERGE_HOME": str(home), "HUBMERGE_HUB": "local",
@@ -49,8 +50,8 @@ def check_trial(trial: dict[str, Any], digests: dict[str, str], api: HfApi) -> N
         assert titles.count(f"Step {step} of mini-mnist") == 1, (trial, titles)
 
 
-def test_a_killed_run_continues(tmp_path: Path) -> None:
-    report = check_killed(tmp_path, "5/17", 2)
+def test_a_killed_run_continues(python: Path, tmp_path: Path) -> None:
+    report = check_killed(python, tmp_path, "5/17", 2)
     assert report["events"] > 30
     assert all(trial["killed"] == -9 for trial in report["trials"][:-2])
 
@@ -63,7 +64,7 @@ def test_a_killed_run_continues(tmp_path: Path) -> None:
     ids=["full", "lora", "branch", "independent", "noise"],
 )  # fmt: skip
 def test_killed_at_every_file_event_and_at_thirty_moments(
-    tmp_path: Path, options: tuple[str, ...]
+    python: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     events, moments = ("1/7", 6) if options else ("1/1", 30)
-    check_killed(tmp_path, events, moments, *options)
+    check_killed(python, tmp_path, events, moments, *options)

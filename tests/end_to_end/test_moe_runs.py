@@ -27,9 +27,9 @@ MOERGE = (
 )  # fmt: skip
 
 
-def train_loras(home: Path) -> None:
+def train_loras(python: Path, home: Path) -> None:
     for task in ("mnist", "hebrew"):
-        run(home, *TRAIN, "--task", f"mini-{task}", "--to", f"loras/{task}", "--quiet")
+        run(python, home, *TRAIN, "--task", f"mini-{task}", "--to", f"loras/{task}", "--quiet")
 
 
 @pytest.mark.slow
@@ -38,13 +38,13 @@ def train_loras(home: Path) -> None:
     "options", [(), ("--balance", "0.1", "--recompute", "--top-k", "1")], ids=str
 )
 def test_two_processes_train_the_same_mixture_as_one(
-    tmp_path: Path, launch: tuple[str, ...], options: tuple[str, ...]
+    python: Path, tmp_path: Path, launch: tuple[str, ...], options: tuple[str, ...]
 ) -> None:
     words = (*MOERGE, "--train-steps", "4", *options)
     with lease(tmp_path / "hub") as server:
-        train_loras(tmp_path)
-        single = run(tmp_path, *words, "--push", "me/one", "--out", tmp_path / "1")
-        double = run(tmp_path, *launch, *words, "--push", "me/two", "--out", tmp_path / "2")
+        train_loras(python, tmp_path)
+        single = run(python, tmp_path, *words, "--push", "me/one", "--out", tmp_path / "1")
+        double = run(python, tmp_path, *launch, *words, "--push", "me/two", "--out", tmp_path / "2")
         api = HfApi(endpoint=server.url, token=server.token)
         assert {tag.name for tag in api.list_repo_refs("me/two").tags} == {"step2", "step4"}
         titles = [commit.title for commit in api.list_repo_commits("me/two")]
@@ -73,11 +73,13 @@ def start(home: Path, *words: object) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues(tmp_path: Path) -> None:
+def test_a_killed_run_continues(python: Path, tmp_path: Path) -> None:
     words = (*MOERGE, "--train-steps", "30", "--push-every", "10", "--state-every", "1")
     with lease(tmp_path / "hub") as server:
-        train_loras(tmp_path)
-        complete: dict[str, Any] = json.loads(run(tmp_path, *words, "--push", "me/complete"))
+        train_loras(python, tmp_path)
+        complete: dict[str, Any] = json.loads(
+            run(python, tmp_path, *words, "--push", "me/complete")
+        )
         (run_folder,) = list((tmp_path / "moes").iterdir())
         complete_run = tmp_path / "complete"
         run_folder.rename(complete_run)
@@ -91,7 +93,7 @@ def test_a_killed_run_continues(tmp_path: Path) -> None:
             time.sleep(seconds)
             killed.send_signal(signal.SIGKILL)
             killed.wait()
-        again: dict[str, Any] = json.loads(run(tmp_path, *words, "--push", "me/killed"))
+        again: dict[str, Any] = json.loads(run(python, tmp_path, *words, "--push", "me/killed"))
         api = HfApi(endpoint=server.url, token=server.token)
         assert {tag.name for tag in api.list_repo_refs("me/killed").tags} == {
             "step10", "step20", "step30",

@@ -9,7 +9,6 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -220,6 +219,7 @@ def test_a_terminal_asks_before_deleting(
     hubmerge: Command,
     api: HfApi,
     local_hub: LocalHub,
+    python: Path,
     tmp_path: Path,
     answer: bytes,
     left: int,
@@ -229,7 +229,7 @@ def test_a_terminal_asks_before_deleting(
     os.write(ours, answer)
     environment = {**os.environ, "HUBMERGE_HOME": str(local_hub.home), "HUBMERGE_HUB": "local"}
     done = subprocess.run(
-        [sys.executable, "-m", "hubmerge", "retain", "--apply", str(plan), "--quiet"],
+        [python, "-m", "hubmerge", "retain", "--apply", str(plan), "--quiet"],
         stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=environment,
     )  # fmt: skip
     assert done.returncode == (1 if left == 6 else 0)

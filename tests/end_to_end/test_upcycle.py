@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import yaml
@@ -22,7 +21,9 @@ WORKFLOW = ROOT / ".github" / "workflows" / "upcycle.yml"
 SCRIPT = ROOT / "scripts" / "upcycle.py"
 
 
-def upcycle(local_hub: LocalHub, folder: Path, *words: object) -> tuple[int, str, str]:
+def upcycle(
+    python: Path, local_hub: LocalHub, folder: Path, *words: object
+) -> tuple[int, str, str]:
     """Run the script; returns exit code, summary and standard error."""
     summary = folder / "summary.md"
     summary.unlink(missing_ok=True)
@@ -32,19 +33,24 @@ def upcycle(local_hub: LocalHub, folder: Path, *words: object) -> tuple[int, str
         "HUBMERGE_HUB": "local",
         "GITHUB_STEP_SUMMARY": str(summary),
     }
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    command = [str(python), str(SCRIPT), *map(str, words)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.returncode, summary.read_text() if summary.exists() else "", done.stderr
 
 
 def test_a_better_merge_is_proposed_once(
-    local_hub: LocalHub, hubmerge: Command, hub: Hub, api: HfApi, tmp_path: Path
+    python: Path,
+    local_hub: LocalHub,
+    hubmerge: Command,
+    hub: Hub,
+    api: HfApi,
+    tmp_path: Path,
 ) -> None:
     api.create_repo("demo/upcycled")
     # An old choice as bad as guessing: thirty times the change of the experts.
     old = locks.make_lock(hub, REPOS, method="task_arithmetic", params={"scale": 30.0})
     words = (locks.write_lock(old, tmp_path / LOCK), "demo/upcycled", "--policy", "last")
-    code, summary, errors = upcycle(local_hub, tmp_path, *words)
+    code, summary, errors = upcycle(python, local_hub, tmp_path, *words)
     assert code == 0, errors
     assert summary.startswith("## A better merge")
     assert re.search(r"\+\d+\.\d points over the old choice", summary)
@@ -59,7 +65,7 @@ def test_a_better_merge_is_proposed_once(
 
     (tmp_path / "accepted.lock").write_bytes(new)
     code, summary, errors = upcycle(
-        local_hub, tmp_path, "accepted.lock", "demo/upcycled", "--policy", "last"
+        python, local_hub, tmp_path, "accepted.lock", "demo/upcycled", "--policy", "last"
     )
     assert code == 0, errors
     assert summary.startswith("## Nothing better")
@@ -67,12 +73,14 @@ def test_a_better_merge_is_proposed_once(
     assert len(list(api.get_repo_discussions("demo/upcycled"))) == 1
 
 
-def test_a_failure_fails_the_job(local_hub: LocalHub, pinned: Lock, tmp_path: Path) -> None:
+def test_a_failure_fails_the_job(
+    python: Path, local_hub: LocalHub, pinned: Lock, tmp_path: Path
+) -> None:
     words = (locks.write_lock(pinned, tmp_path / LOCK), "demo/upcycled", "--budget", "plenty")
-    code, summary, errors = upcycle(local_hub, tmp_path, *words)
+    code, summary, errors = upcycle(python, local_hub, tmp_path, *words)
     assert (code, "`hubmerge select` ended with exit code 2" in summary) == (2, True), errors
     assert not (tmp_path / "merged").exists()
-    assert upcycle(local_hub, tmp_path, LOCK)[0] == 1  # no repository to propose to
+    assert upcycle(python, local_hub, tmp_path, LOCK)[0] == 1  # no repository to propose to
 
 
 def test_the_workflow_runs_the_script_without_a_stored_token() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -68,12 +66,11 @@ print(sha256(run_training(make_spec(steps=2, push_every="2"), *splits)[0]).hexdi
 """
 
 
-def test_a_run_repeats_in_another_process(training: Split, validation: Split) -> None:
+def test_a_run_repeats_in_another_process(python: Path, training: Split, validation: Split) -> None:
     weights, _ = run_training(make_spec(steps=2, push_every="2"), training, validation)
     process = subprocess.run(
-        [sys.executable, "-c", REPEAT],
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, check=True,
+        [python, "-c", REPEAT],
+        cwd=Path(__file__).resolve().parents[2], capture_output=True, check=True,
     )  # fmt: skip
     assert process.stdout.decode().strip() == sha256(weights).hexdigest()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,9 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-def run(home: Path, *words: object) -> str:
+def run(python: Path, home: Path, *words: object) -> str:
     process = subprocess.run(
-        [sys.executable, *map(str, words)],
+        [str(python), *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "HUBMERGE_HOME": str(home), "HUBMERGE_HUB": "local",
              "OMP_NUM_THREADS": "1"},
@@ -54,13 +53,13 @@ def curve(output: str) -> tuple[list[float], list[float]]:
         pytest.param(("--tune", "lora", "--accumulate", "2"), id="lora"),
     ],
 )
-def test_two_processes_train_like_one(tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_two_processes_train_like_one(python: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     words = (*TRAIN, *more)
     with lease(tmp_path / "hub") as server:
-        one = run(tmp_path, "-m", "hubmerge", *words, "--to", "me/one", "--out", tmp_path / "1")
-        two = run(
-            tmp_path, *LAUNCH, "-m", "hubmerge", *words, "--to", "me/two", "--out", tmp_path / "2"
-        )
+        to_one = ("--to", "me/one", "--out", tmp_path / "1")
+        to_two = ("--to", "me/two", "--out", tmp_path / "2")
+        one = run(python, tmp_path, "-m", "hubmerge", *words, *to_one)
+        two = run(python, tmp_path, *LAUNCH, "-m", "hubmerge", *words, *to_two)
         api = HfApi(endpoint=server.url, token=server.token)
         assert {tag.name for tag in api.list_repo_refs("me/two").tags} == {"step2", "step4"}
         commits = [c.title for c in api.list_repo_commits("me/two")]
@@ -74,8 +73,10 @@ def test_two_processes_train_like_one(tmp_path: Path, more: tuple[str, ...]) -> 
             torch.testing.assert_close(weights[1][key], weight, atol=3e-5, rtol=1e-3)
 
 
-def test_sharded_weights_are_gathered_and_restored(tmp_path: Path, training: Split) -> None:
-    run(tmp_path, *TORCHRUN, "-m", "tests.training.sharded", tmp_path)
+def test_sharded_weights_are_gathered_and_restored(
+    python: Path, tmp_path: Path, training: Split
+) -> None:
+    run(python, tmp_path, *TORCHRUN, "-m", "tests.training.sharded", tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["once"] == result["again"]
     single = make_tiny_fit(make_spec(steps=4), training)

@@ -1,8 +1,8 @@
-"""A `hubmerge` for tests that starts at once: every command is a fork of a process that is warm.
+"""A `python` and a `hubmerge` for tests that start at once: forks of a process that is warm.
 
-A shell that runs thirty commands would import torch thirty times. Here one process imports it and
-starts no thread; `hubmerge` on the PATH is a small client that hands over its words, environment,
-folder and streams, and ends with the exit code of the fork. Run as a script, this file is both.
+A test that starts thirty commands would import torch thirty times. Here one process imports it and
+starts no thread; the two programs are small clients that hand over arguments, environment, folder
+and streams, and end with the exit code of the fork. Run as a script, this file is both sides.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,15 +25,19 @@ _SIZE = 1 << 20
 
 
 @contextmanager
-def warm_command(folder: Path, env: Mapping[str, str]) -> Iterator[Path]:
-    """A folder for the PATH whose `hubmerge` is warm, for as long as the block runs."""
-    folder.mkdir(parents=True, exist_ok=True)
+def serve_warm_python(folder: Path) -> Iterator[Path]:
+    """A folder for the PATH with a warm `python` and `hubmerge`, for as long as the block runs."""
     address = folder / "socket"
-    client = folder / "hubmerge"
-    client.write_text(f'#!/bin/sh\nexec "{sys.executable}" -ISB "{__file__}" "{address}" "$@"\n')
-    client.chmod(0o755)
-    command = [sys.executable, "-m", "tests.warm_command", "--serve", str(address)]
-    server = subprocess.Popen(command, cwd=_ROOT, env=dict(env))
+    for name, arguments in (("python", ""), ("hubmerge", "-m hubmerge ")):
+        client = folder / name
+        client.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" -ISB "{__file__}" "{address}" {arguments}"$@"\n'
+        )
+        client.chmod(0o755)
+    command = [sys.executable, "-m", "tests.warm_python", "--serve", str(address)]
+    # Sets are in another order than in the tests' own process.
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    server = subprocess.Popen(command, cwd=_ROOT, env=environment)
     try:
         while not address.exists():
             assert server.poll() is None, "the warm process ended"
@@ -101,16 +106,16 @@ def _run(request: dict[str, object], streams: list[int]) -> None:
     os.chdir(str(request["cwd"]))
     os.environ.clear()
     os.environ.update(request["env"])  # type: ignore[call-overload]
+    sys.executable = str(request["executable"])  # its children are warm, too
     words = request["words"]
     assert isinstance(words, list)
-    sys.argv = ["hubmerge", *words]
     code: object = 1
     try:
-        from hubmerge.cli import main
-
-        code = main()
+        code = _run_program(words)
     except SystemExit as end:
         code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
     except BaseException:
         import traceback
 
@@ -121,11 +126,35 @@ def _run(request: dict[str, object], streams: list[int]) -> None:
         os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def _run_program(words: list[str]) -> object:
+    """Run `-m module`, `-c program` or a file, as python does; returns the exit code."""
+    while words[0] in ("-u", "-B"):
+        words = words[1:]
+    if words[0] == "-m":
+        sys.argv, sys.path[0] = words[1:], os.getcwd()
+        if words[1] == "hubmerge":
+            from hubmerge.cli import main
+
+            return main()
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *words[2:]], os.getcwd()
+        program = compile(words[1], "<string>", "exec")
+        exec(program, {"__name__": "__main__"})  # noqa: S102
+    else:
+        sys.argv, sys.path[0] = words, str(Path(words[0]).resolve().parent)
+        runpy.run_path(words[0], run_name="__main__")
+    return 0
+
+
 def ask(address: str, words: list[str]) -> int:
     """Hand the words to the warm process; returns the exit code of the command."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
-    request = {"words": words, "cwd": os.getcwd(), "env": dict(os.environ)}
+    request = {
+        "words": words, "cwd": os.getcwd(), "env": dict(os.environ),
+        "executable": str(Path(address).with_name("python")),
+    }  # fmt: skip
     data = json.dumps(request).encode() + b"\n"
     sent = socket.send_fds(connection, [data], [0, 1, 2])
     connection.sendall(data[sent:])
