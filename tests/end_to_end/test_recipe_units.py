@@ -10,9 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from hubmerge.hub.environment import connect
 from hubmerge.reproduce.engines.inline import InlineEngine
@@ -21,6 +19,7 @@ from hubmerge.reproduce.rows import Row, collect_rows
 from hubmerge.reproduce.runner import RunOutcome, run
 from hubmerge.reproduce.store import ResultStore
 from hubmerge.reproduce.unit import WorkContext
+from tests.end_to_end.pictures import write_pictures
 from tests.reproduce.test_plan import lay_out
 
 TINY: dict[str, Any] = {
@@ -43,17 +42,6 @@ MEASURES = [
     {"of": "forgotten", "methods": ["ties"], "steps": [2], **FULL},
     {"of": "mixtures", "steps": [2], "only": ["lora"]},
 ]
-
-
-def write_pictures(folder: Path, seed: int) -> str:
-    """Write a task: thirty pictures of noise in each of two classes, one of them darker."""
-    random = np.random.default_rng(seed)
-    for name, most in (("dark", 90), ("bright", 256)):
-        (folder / name).mkdir(parents=True)
-        for number in range(30):
-            noise = random.integers(0, most, (28, 28, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(folder / name / f"{number}.png")
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
