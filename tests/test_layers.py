@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 LAYERS = [
-    {"errors", "durable", "progress", "kinds", "front_matter"},
+    {"errors", "durable", "progress", "kinds", "front_matter", "model_files"},
     {"refs", "specs", "server"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
     {"merging", "manifest", "results"},
@@ -33,6 +33,7 @@ LIGHT = (
     "durable",
     "kinds",
     "front_matter",
+    "model_files",
     "refs",
     "specs",
     "scores",

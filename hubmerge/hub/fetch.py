@@ -13,6 +13,7 @@ from huggingface_hub import RepoFile, hf_hub_download, snapshot_download
 
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
+from hubmerge.model_files import PICKLE_SUFFIXES, side_files
 from hubmerge.refs import Revision, check_inner_path
 
 # Weights, configurations and text; never code, never a pickle.
@@ -20,7 +21,6 @@ ALLOWED_PATTERNS = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.gz", "*.model",
     "chat_template.jinja", "README.md", "hubmerge.lock",
 )  # fmt: skip
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A folder with this file is a mixture of experts; its experts are in subfolders of `experts`.
 _MOE_CONFIG, _EXPERTS_FOLDER = "moe_config.json", "experts"
 # A manifest has some kilobytes; a much larger file is an attempt to fill the memory.
@@ -63,7 +63,7 @@ def fetch(hub: Hub, revision: Revision) -> Path:
     listed = {path: files[path] for path in files_to_download(files, inner)}
     in_folder = [path for path in files if path.rpartition("/")[0] == inner]
     weights = [path for path in listed if path.endswith(".safetensors")]
-    if not weights and (pickles := [path for path in in_folder if path.endswith(_PICKLE_SUFFIXES)]):
+    if not weights and (pickles := [path for path in in_folder if path.endswith(PICKLE_SUFFIXES)]):
         raise NotOnHub(
             f"{revision.label} has its weights only as pickles ({pickles[0]}).",
             "A pickle can run code: name a revision with safetensors files.",
@@ -87,18 +87,22 @@ def fetch(hub: Hub, revision: Revision) -> Path:
 
 
 def files_to_download(paths: Iterable[str], folder: str = "") -> list[str]:
-    """The paths of a model's folder that match ALLOWED_PATTERNS.
+    """The paths of a model's folder that match ALLOWED_PATTERNS, or that a model needs besides.
 
-    For a mixture of experts, also those in the folder of each expert. Other subfolders are left
-    out: a repository may have every checkpoint-N there.
+    For a mixture of experts, also those in the folder of each expert. Subfolders with models of
+    their own are left out: a repository may have every checkpoint-N there.
     """
     paths, prefix = list(paths), f"{folder}/" if folder else ""
     experts = f"{prefix}{_EXPERTS_FOLDER}" if f"{prefix}{_MOE_CONFIG}" in paths else None
+    inside = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
+    needed = {f"{prefix}{path}" for path in side_files(inside)}
 
     def is_allowed(path: str) -> bool:
         parent, _, name = path.rpartition("/")
         matches = any(fnmatch(name, pattern) for pattern in ALLOWED_PATTERNS)
-        return matches and (parent == folder or parent.rpartition("/")[0] == experts)
+        return path in needed or (
+            matches and (parent == folder or parent.rpartition("/")[0] == experts)
+        )
 
     return [path for path in paths if is_allowed(path)]
 

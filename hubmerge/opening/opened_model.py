@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
 from hubmerge.durable import hash_file
 from hubmerge.manifest import Manifest, files_digest
+from hubmerge.model_files import PICKLE_SUFFIXES
 from hubmerge.refs import Revision
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.layout import regular_file
 from hubmerge.weights.moe_layout import config_file_names
-from hubmerge.weights.writer import side_files
+
+# The files besides the weights whose bytes identify a model that has no manifest. Locks and
+# manifests hold the digests, so this list does not change.
+_IDENTIFYING = (
+    "config.json", "open_clip_config.json", "generation_config.json", "preprocessor_config.json",
+    "processor_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "tokenizer*", "vocab*", "merges*", "bpe*", "*.txt", "*.gz", "*.model",
+)  # fmt: skip
+_NOT_IDENTIFYING = (*PICKLE_SUFFIXES, ".py", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class OpenedModel:
         if self.manifest:
             return self.manifest.files  # checked when the model was opened
         weights, configs = self.checkpoint.weight_file_names(), _config_files(self.checkpoint)
-        names = {*weights, *configs, *side_files(self.folder)}
+        names = {*weights, *configs, *_identifying_files(self.folder)}
         return {name: hash_file(self.folder / name) for name in sorted(names)}
 
     @property
@@ -60,3 +71,17 @@ def _config_files(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.is_moe:
         return config_file_names(checkpoint.folder)
     return (ADAPTER_CONFIG,) if checkpoint.kind == "lora" else ()
+
+
+def _identifying_files(folder: Path) -> list[str]:
+    """The files of `_IDENTIFYING` in a folder, which must be regular files."""
+    names = [
+        entry.name
+        for entry in folder.iterdir()
+        if not entry.is_dir()
+        and not entry.name.endswith(_NOT_IDENTIFYING)
+        and any(fnmatchcase(entry.name, pattern) for pattern in _IDENTIFYING)
+    ]
+    for name in names:
+        regular_file(folder, name)
+    return names

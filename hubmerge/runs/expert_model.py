@@ -22,7 +22,7 @@ from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 from hubmerge.tasks.examples import RankExample, TargetExample
 from hubmerge.tasks.task import Task
-from hubmerge.weights.writer import copy_side_files
+from hubmerge.weights.side_files import copy_side_files
 
 _SAMPLED_ROWS = 50  # rows that are read before training, spread over the split
 _TOKENIZED_ROWS = 2000  # rows whose length in tokens is checked before training

@@ -37,6 +37,14 @@ _INTEGERS: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
 }
 DTYPES: dict[str, np.dtype[Any]] = FLOATS | _INTEGERS
+# What torch calls them, and what people type.
+_TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+_ALIASES = {name: dtype for dtype, name in _TORCH_NAMES.items()} | {
+    "double": "F64", "float": "F32", "fp32": "F32", "half": "F16", "fp16": "F16",
+}  # fmt: skip
 
 
 def is_float(dtype: str) -> bool:
@@ -49,6 +57,20 @@ def float_dtype(dtype: str) -> np.dtype[Any]:
     if dtype not in FLOATS:
         raise UnknownName("floating-point dtype", dtype, FLOATS)
     return FLOATS[dtype]
+
+
+def float_dtype_name(name: str) -> str:
+    """The safetensors name of a dtype, from that or torch's name: "bfloat16" and "bf16" are BF16.
+
+    An unknown name is returned as it is.
+    """
+    word = name.removeprefix("torch.")
+    return word.upper() if word.upper() in FLOATS else _ALIASES.get(word.lower(), name)
+
+
+def torch_dtype_name(dtype: str) -> str:
+    """What torch calls a floating-point dtype of safetensors: "bfloat16" for BF16."""
+    return _TORCH_NAMES[dtype]
 
 
 def compute_dtype(dtype: str) -> np.dtype[Any]:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from hubmerge.errors import CheckpointError
 from hubmerge.kinds import CheckpointKind
+from hubmerge.model_files import PICKLE_SUFFIXES
 from hubmerge.weights.header import MAX_HEADER_BYTES, parse_json_object, safe_name
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_INDEX = ".safetensors.index.json"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+SHARD_INDEX_SUFFIX = ".safetensors.index.json"
 _BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CONVERT_HINT = (
     "Convert it to safetensors first: save_pretrained writes it, and so does "
@@ -83,10 +83,10 @@ def _list_files(folder: Path) -> list[str]:
 
 
 def _find_index(folder: Path, names: Sequence[str]) -> str | None:
-    indexes = [name for name in names if name.endswith(_INDEX)]
-    if len(indexes) > 1 and f"model{_INDEX}" not in indexes:
+    indexes = [name for name in names if name.endswith(SHARD_INDEX_SUFFIX)]
+    if len(indexes) > 1 and f"model{SHARD_INDEX_SUFFIX}" not in indexes:
         raise CheckpointError(f"{folder} has several indexes of shards: {', '.join(indexes)}.")
-    return f"model{_INDEX}" if len(indexes) > 1 else next(iter(indexes), None)
+    return f"model{SHARD_INDEX_SUFFIX}" if len(indexes) > 1 else next(iter(indexes), None)
 
 
 def _find_single_file(folder: Path, names: Sequence[str]) -> str:

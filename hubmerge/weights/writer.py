@@ -11,7 +11,6 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 
@@ -22,29 +21,7 @@ from hubmerge.weights.atomic_folder import disk_errors_name, nearest_existing
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, is_float
 from hubmerge.weights.header import TensorInfo
-from hubmerge.weights.layout import PICKLE_SUFFIXES, find_layout, regular_file
-
-# The files that a model needs besides its weights. A card, a manifest or code of the base would be
-# wrong or dangerous next to other weights, so only the files listed here are copied.
-_SIDE_FILES = (
-    "config.json",
-    "open_clip_config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "tokenizer*",
-    "vocab*",
-    "merges*",
-    "bpe*",
-    "*.txt",
-    "*.gz",
-    "*.model",
-)
-
-_EXCLUDED_SUFFIXES = (*PICKLE_SUFFIXES, ".py", ".safetensors")
+from hubmerge.weights.layout import find_layout
 
 TensorSpec = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
@@ -112,31 +89,6 @@ def write_tensor(target: TensorInfo, values: Array) -> None:
         raise ValueError(f"{target} got {values.dtype} {values.shape}")
     raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     _write_at(target.file, raw.data, target.start)
-
-
-def side_files(folder: Path) -> tuple[str, ...]:
-    """The names of the files besides the weights that a model of the same shape needs, sorted.
-
-    Raises CheckpointError if one of them is a link that leaves the folder, or not a regular file.
-    """
-    files = (entry.name for entry in os.scandir(folder) if not entry.is_dir())
-    names = tuple(sorted(filter(_is_side_file, files)))
-    for name in names:
-        regular_file(folder, name)
-    return names
-
-
-def copy_side_files(source: Path, folder: Path) -> None:
-    """Copy configuration and tokenizer byte for byte, and no other files."""
-    for name in side_files(source):
-        with disk_errors_name(folder / name):
-            shutil.copyfile(source / name, folder / name)
-
-
-def _is_side_file(name: str) -> bool:
-    return not name.endswith(_EXCLUDED_SUFFIXES) and any(
-        fnmatchcase(name, kind) for kind in _SIDE_FILES
-    )
 
 
 def _tensor_spec(base: Checkpoint, name: str, dtype: str | None) -> TensorSpec:

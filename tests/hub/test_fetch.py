@@ -24,6 +24,7 @@ def revision(hub: Hub, repo: str, folder: Folder) -> Revision:
     extra = {
         "modeling_evil.py": "canary", "pytorch_model.bin": "pickle", "run.sh": "canary",
         "optimizer.pt": "pickle", "vocab.txt": "words", "checkpoint-2/config.json": "{}",
+        "1_Pooling/config.json": "{}", "onnx/config.json": "{}", "LICENSE": "licence",
         "weird[1].json": "{}",
     }  # fmt: skip
     publish(hub, step_publication(repo, folder(4, **extra), 4))
@@ -37,7 +38,7 @@ def names(folder: Path) -> set[str]:
 def test_only_weights_configurations_and_text(hub: Hub, revision: Revision) -> None:
     assert names(fetch(hub, revision)) == {
         "README.md", "config.json", "hubmerge.json", "model.safetensors", "vocab.txt",
-        "weird[1].json",
+        "weird[1].json", "1_Pooling", "LICENSE",
     }  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def test_a_moe_with_its_experts(hub: Hub, repo: str, folder: Folder) -> None:
 def test_one_expert_of_a_moe(hub: Hub, repo: str, folder: Folder) -> None:
     moe = folder(4, **EXPERT, **{"moe_config.json": "{}"})
     assert publish_and_fetch(hub, moe, repo, "/experts/a") == {
-        "adapter_config.json", "adapter_model.safetensors",
+        "adapter_config.json", "adapter_model.safetensors", "deeper/config.json",
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.writer import copy_side_files, create_files_like, side_files, write_tensor
+from hubmerge.weights.writer import create_files_like, write_tensor
 
 TENSORS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -138,51 +138,3 @@ def test_disk_that_fills_up_gives_a_sentence(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(CheckpointError, match=r"model.safetensors could not be written: No space"):
         write_tensor(target, base.read("w"))
-
-
-WANTED = [
-    "bpe.txt.gz",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "open_clip_config.json",
-    "preprocessor_config.json",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.bpe",
-    "vocab.json",
-]
-UNWANTED = [
-    "README.md",
-    "hubmerge.json",
-    ".gitattributes",
-    "modeling.py",
-    "tokenizer.py",
-    "tokenizer.pkl",
-    "training_args.bin",
-    "optimizer.pt",
-    "trainer_state.json",
-    "other.json",
-    "model.safetensors",
-    "run.sh",
-]
-
-
-def test_listed_side_files_are_copied(folder: Path) -> None:
-    for name in WANTED + UNWANTED:
-        (folder / "base" / name).write_text(name)
-    (folder / "base" / "tokenizer_files").mkdir()
-    assert list(side_files(folder / "base")) == WANTED
-    copy_side_files(folder / "base", folder / "new")
-    assert sorted(path.name for path in (folder / "new").iterdir()) == WANTED
-    assert (folder / "new" / "vocab.bpe").read_text() == "vocab.bpe"
-
-
-def test_side_file_that_is_a_link_is_not_copied(folder: Path) -> None:
-    (folder / "token").write_text("secret")
-    (folder / "base" / "tokenizer.json").symlink_to("../token")
-    with pytest.raises(CheckpointError, match="symbolic link"):
-        copy_side_files(folder / "base", folder / "new")
-    assert list((folder / "new").iterdir()) == []
