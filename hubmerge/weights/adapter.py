@@ -17,6 +17,7 @@ _EMBEDDING_MODULES = {
     "shared", "embed_tokens", "wte", "word_embeddings", "lm_head", "embed_in", "embed_out",
     "decoder",
 }  # fmt: skip
+_HEADS = {"lm_head", "embed_out", "proj_out"}
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,15 @@ class Adapter:
     """Changes by the name of the base's tensor.
 
     `replacements` maps a tensor of the base to the adapter's tensor that replaces it. Where a
-    tensor has both, the change applies to the replacement.
+    tensor has both, the change applies to the replacement. `knows_tie` is true if the base's
+    configuration says whether its head is tied to its embedding.
     """
 
     base: Checkpoint
     checkpoint: Checkpoint
     changes: Mapping[str, Change] = field(repr=False)
     replacements: Mapping[str, str] = field(repr=False)
+    knows_tie: bool = False
 
     def delta_from(self, base: Array, name: str) -> Array:
         """expert - base of one tensor, where `base` is `self.base.read(name)`.
@@ -59,15 +62,18 @@ class Adapter:
         return cast(self.checkpoint.read(tensor), dtype)
 
     def _tied_change(self, base: Array, name: str) -> Change | None:
-        """The change of the tensor that this one is tied to, if there is one.
+        """The change of the tensor that this one is a copy of, if there is one.
 
         A model that ties its head to its embedding has one matrix for both, which peft changes in
-        place. Some files store it twice, and transformers ties the two only while they are equal.
+        place when it merges. Some files store it twice. If the base's configuration is known, its
+        head is separate, or was separated by `weights.ties`.
         """
         if not _is_embedding(name) or name in self.replacements:
             return None
         info = self.base.tensor(name)
         for other in filter(_is_embedding, self.changes):
+            if self.knows_tie and (_is_head(name) or _is_head(other)):
+                continue
             other_info = self.base.tensor(other)
             same_type = (info.shape, info.dtype) == (other_info.shape, other_info.dtype)
             if same_type and same_bytes(base, self.base.read(other)):
@@ -78,3 +84,7 @@ class Adapter:
 def _is_embedding(name: str) -> bool:
     module, _, kind = name.rpartition(".")
     return kind == "weight" and module.rpartition(".")[2] in _EMBEDDING_MODULES
+
+
+def _is_head(name: str) -> bool:
+    return name.removesuffix(".weight").rpartition(".")[2] in _HEADS

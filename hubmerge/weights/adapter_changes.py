@@ -19,12 +19,13 @@ from hubmerge.weights.adapter_names import (
     LORA_B,
     LORA_BIAS,
     MAGNITUDE,
+    TOKEN_ROWS,
     AdaptedModule,
     Rename,
 )
 from hubmerge.weights.dtypes import is_float
 from hubmerge.weights.header import TensorInfo
-from hubmerge.weights.lora import BiasChange, Change, Dora, Ia3, LowRank
+from hubmerge.weights.lora import BiasChange, Change, Dora, Ia3, LowRank, TokenRows
 
 # peft adds the change of an nn.MultiheadAttention's out_proj twice, in training and in merging, so
 # we do it too. A later version may fix this: https://github.com/huggingface/peft/pull/3774
@@ -114,6 +115,8 @@ def module_changes(context: MatchContext, module: AdaptedModule) -> dict[str, Ch
         raise MisfitError(NOT_FLOAT)
     if len(target.shape) != 2:
         raise MisfitError(NOT_A_MATRIX)
+    if module.parts.keys() == {TOKEN_ROWS}:
+        return {context.rename(module.target): _token_rows(context, module)}
     expected = _expected_parts(module, context.config)
     if module.parts.keys() - expected:
         raise MisfitError(UNEXPECTED_PARTS)
@@ -124,6 +127,15 @@ def module_changes(context: MatchContext, module: AdaptedModule) -> dict[str, Ch
         if IA3_VECTOR in module.parts
         else _lora_changes(context, module)
     )
+
+
+def _token_rows(context: MatchContext, module: AdaptedModule) -> TokenRows:
+    name = module.parts[TOKEN_ROWS]
+    numbers = context.config.token_rows_of(module.path)
+    rows, width = context.base[context.rename(module.target)].shape
+    if context.shape(name) != (len(numbers), width) or max(numbers, default=0) >= rows:
+        raise MisfitError(WRONG_SHAPE)
+    return TokenRows(name, numbers)
 
 
 def _expected_parts(module: AdaptedModule, config: AdapterConfig) -> set[str]:

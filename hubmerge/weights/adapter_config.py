@@ -40,6 +40,7 @@ class AdapterConfig:
     lora_bias: bool = False
     fan_in_fan_out: bool = False
     feedforward: str | tuple[str, ...] = ()
+    token_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     version: tuple[int, ...] = field(default=(), repr=False)
 
     def rank_of(self, module: str) -> int:
@@ -51,6 +52,18 @@ class AdapterConfig:
         alpha = next((alpha for key, alpha in self.alphas if key.match(module)), self.alpha)
         rank = self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def token_rows_of(self, module: str) -> tuple[int, ...]:
+        """The rows of an embedding that the adapter holds, in its order; empty if there are none.
+
+        `token_rows` are by the end of a module's name; "" is for the one embedding of the model.
+        """
+        named = (
+            rows
+            for key, rows in self.token_rows.items()
+            if key and f".{module}".endswith(f".{key}")
+        )
+        return next(named, self.token_rows.get("", ()))
 
     def is_feedforward(self, module: str) -> bool:
         """Whether IA3 scales the inputs of a module instead of its outputs."""
@@ -120,6 +133,7 @@ def _build_config(fields: Mapping[str, Any]) -> AdapterConfig:
         lora_bias=bool(fields.get("lora_bias")),
         fan_in_fan_out=bool(fields.get("fan_in_fan_out")),
         feedforward=feedforward if isinstance(feedforward, str) else tuple(feedforward),
+        token_rows=_token_rows(fields.get("trainable_token_indices")),
         version=_parse_version(fields.get("peft_version")),
     )
 
@@ -133,3 +147,9 @@ def _compile_patterns(
 def _parse_version(text: object) -> tuple[int, ...]:
     match = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", str(text))
     return tuple(int(part or 0) for part in match.groups()) if match else ()
+
+
+def _token_rows(value: Any) -> dict[str, tuple[int, ...]]:
+    """Row numbers by module; a list is for the embedding, whatever its name."""
+    by_module = value if isinstance(value, dict) else {"": value} if value else {}
+    return {name: tuple(rows) for name, rows in by_module.items()}

@@ -15,6 +15,7 @@ from hubmerge.weights.header import safe_name
 
 ADAPTER_CONFIG = "adapter_config.json"
 _MAX_RANK = 1 << 20
+_MAX_ROWS = 1 << 31
 MERGE_WITH_PEFT_HINT = (
     "Merge the adapter into its base with peft (merge_and_unload), and give the result."
 )
@@ -37,12 +38,11 @@ _SUPPORTED_FIELDS = {
         "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias",
         "lora_bias", "init_lora_weights", "lora_dropout", "layers_to_transform", "layers_pattern",
         "megatron_core", "qalora_group_size", "runtime_config", "eva_config",
-        "loftq_config", "corda_config", "lora_ga_config",
+        "loftq_config", "corda_config", "lora_ga_config", "trainable_token_indices",
     },
     "IA3": _COMMON_FIELDS | {"feedforward_modules", "init_ia3_weights"},
 }  # fmt: skip
 _UNSUPPORTED_FIELDS = {
-    "trainable_token_indices": "trains single rows of an embedding",
     "target_parameters": "adapts bare parameters and not modules",
     "layer_replication": "repeats layers that the base has once",
     "alora_invocation_tokens": "is switched on by certain tokens (aLoRA)",
@@ -137,6 +137,17 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list | None) and all(isinstance(name, str) for name in names)
 
 
+def _are_token_rows(value: object) -> bool:
+    """Different row numbers, or such lists by the name of a module."""
+    lists = list(value.values()) if isinstance(value, dict) else [value or []]
+    return all(
+        isinstance(rows, list)
+        and all(type(row) is int and 0 <= row < _MAX_ROWS for row in rows)
+        and len(set(rows)) == len(rows)
+        for rows in lists
+    )
+
+
 def _is_safe_pattern(key: str) -> bool:
     """Whether a pattern is valid, and so simple that matching it with a name is fast."""
     loops = sum(map(key.count, "*+{"))
@@ -168,6 +179,7 @@ _FIELD_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rank_pattern": (_is_map_of(_is_rank), f"{_MAP_TO} ranks"),
     "alpha_pattern": (_is_map_of(_is_finite), f"{_MAP_TO} finite numbers"),
     "feedforward_modules": (_are_names, "a list of names, or a plain pattern"),
+    "trainable_token_indices": (_are_token_rows, "row numbers, or a map of names to them"),
     "use_rslora": (_is_bool_or_null, "true or false"),
     "use_dora": (_is_bool_or_null, "true or false"),
     "lora_bias": (_is_bool_or_null, "true or false"),

@@ -29,7 +29,9 @@ from hubmerge.weights.adapter_names import (
 )
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.header import summarize_names
-from hubmerge.weights.lora import Change
+from hubmerge.weights.lora import Change, TokenRows
+from hubmerge.weights.model_config import CONFIG_JSON
+from hubmerge.weights.ties import find_tie
 
 _NOT_IN_BASE: MisfitKind = "has {} that the base does not have", MATCHING_BASE_HINT
 _NOT_PEFT_NAMES: MisfitKind = "has {} whose names are not peft's", FETCH_AGAIN_HINT
@@ -98,7 +100,12 @@ def _match_tensors(
         for (kind, hint), names in misfits.items()
         if names
     ]
-    return MatchResult(Adapter(base, checkpoint, changes, replacements), problems)
+    knows_tie = (base.folder / CONFIG_JSON).is_file()
+    tie = find_tie(base)
+    # peft trains the rows of a tied embedding for the head as well.
+    if tie and tie.head in base.index and isinstance(changes.get(tie.embedding), TokenRows):
+        changes[tie.head] = changes[tie.embedding]
+    return MatchResult(Adapter(base, checkpoint, changes, replacements, knows_tie), problems)
 
 
 def _collect_changes(

@@ -11,9 +11,19 @@ PEFT_PREFIX = "base_model.model."
 LORA_A, LORA_B, LORA_BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 MAGNITUDE, IA3_VECTOR = "lora_magnitude_vector", "ia3_l"
+TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
 _PARTS = {
     part: part
-    for part in (LORA_A, LORA_B, LORA_BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, IA3_VECTOR)
+    for part in (
+        LORA_A,
+        LORA_B,
+        LORA_BIAS,
+        EMBEDDING_A,
+        EMBEDDING_B,
+        MAGNITUDE,
+        IA3_VECTOR,
+        TOKEN_ROWS,
+    )
 } | {f"{MAGNITUDE}.weight": MAGNITUDE}
 _VIT_PARTS = {
     "attention.q_proj": "attention.attention.query",

@@ -84,6 +84,24 @@ class BiasChange:
 
 
 @dataclass(frozen=True)
+class TokenRows:
+    """Rows of an embedding [V, D] replaced by those of `rows` [N, D], by their numbers.
+
+    Source: peft's trainable_token_indices.
+    """
+
+    rows: str
+    numbers: tuple[int, ...]
+
+    def delta(self, weight: Array, read: ReadTensor) -> Array:
+        new = read(self.rows)
+        change = np.zeros(weight.shape, new.dtype)
+        positions = list(self.numbers)
+        change[positions] = new - cast(weight[positions], new.dtype)
+        return change
+
+
+@dataclass(frozen=True)
 class Ia3:
     """The weights times a vector along one axis: (IA)^3, https://arxiv.org/abs/2205.05638."""
 

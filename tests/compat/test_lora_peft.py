@@ -198,6 +198,20 @@ CASES: dict[str, tuple[Make, Any, tuple[str, ...], int]] = {
         ("embed_tokens.base_layer",), 3,
     ),
     "head": (llama, LoraConfig(r=2, target_modules=["lm_head", "down_proj"]), (), 3),
+    "rows of an embedding": (
+        llama, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[5, 2]),
+        ("trainable_tokens",), 3,
+    ),
+    "rows of an embedding by its name": (
+        llama,
+        LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [7]}),
+        ("trainable_tokens",), 3,
+    ),
+    "rows of a tied embedding": (
+        lambda: llama(tie_word_embeddings=True),
+        LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[5, 2]),
+        ("trainable_tokens",), 3,
+    ),
     "tied embedding of T5": (t5, LoraConfig(r=2, target_modules=["shared", "q", "wi"]), (), 6),
     "saved embedding of T5": (
         t5, LoraConfig(r=2, target_modules=["v"], modules_to_save=["shared"]), (), 4,
@@ -451,10 +465,6 @@ REJECTED: dict[str, tuple[Make, Any, str, str]] = {
     "olora": (
         bert, LoraConfig(r=2, init_lora_weights="olora", target_modules=["query"]),
         "init_lora_weights is 'olora'", "path_initial_model_for_weight_conversion",
-    ),
-    "tokens": (
-        llama, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[1, 2]),
-        "trains single rows of an embedding", "merge_and_unload",
     ),
     "parameters": (
         Attention, LoraConfig(r=2, target_modules=[], target_parameters=["attn.in_proj_weight"]),

@@ -35,8 +35,6 @@ def find_problems(tmp_path: Path, base: Any, tensors: Any, **config: Any) -> lis
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("trainable_token_indices", [1, 2], "trains single rows of an embedding"),
-        ("trainable_token_indices", {"wte": [1]}, "trains single rows of an embedding"),
         ("target_parameters", ["experts.gate_up_proj"], "adapts bare parameters and not modules"),
         ("layer_replication", [[0, 4], [2, 5]], "repeats layers that the base has once"),
         ("alora_invocation_tokens", [5], r"switched on by certain tokens \(aLoRA\)"),
@@ -74,6 +72,9 @@ def find_problems(tmp_path: Path, base: Any, tensors: Any, **config: Any) -> lis
         ("alpha_pattern", {"q": "x"}, "which is not a map of names"),
         ("alpha_pattern", {"(a+)+$": 1}, "which is not a map of names, or of plain patterns"),
         ("alpha_pattern", {"(": 1}, "or of plain patterns"),
+        ("trainable_token_indices", [1, 1], "which is not row numbers"),
+        ("trainable_token_indices", {"wte": [-1]}, "which is not row numbers"),
+        ("trainable_token_indices", 3, "which is not row numbers"),
         ("alpha_pattern", {"(?=x)q": 1}, "or of plain patterns"),
         ("alpha_pattern", {"a{1,99}": 1, "*": 1}, "or of plain patterns"),
         ("alpha_pattern", {".*.*.*.*q": 1}, "or of plain patterns"),
