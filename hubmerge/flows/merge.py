@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hubmerge import lock
@@ -27,9 +27,12 @@ from hubmerge.opening.locked_experts import open_locked_merge
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
 from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
-from hubmerge.opening.references import read_local_manifest, versions
+from hubmerge.opening.references import left_out_files, read_local_manifest, versions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
+from hubmerge.weights.dtypes import float_dtype_name
+from hubmerge.weights.header import safe_name, summarize_names
+from hubmerge.weights.ties import Separated, separate_head
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerg
     Raises UsageError, NotOnHub, IntegrityError (experts of different bases, a lock that does not
     match) or CheckpointError.
     """
+    if request.dtype:
+        request = replace(request, dtype=float_dtype_name(request.dtype))
     if request.lock is None:
         inputs = open_merge_inputs(
             hub, request.experts, request.method, request.settings, request.base
@@ -124,8 +129,10 @@ def prepare_inputs(
     hub: Hub, request: MergeRequest, inputs: MergeInputs, merges: Path
 ) -> PreparedMerge:
     """Check that the opened models can be merged, and that the result can be written and pushed."""
+    base = inputs.base.checkpoint
+    separated = separate_head(base, [expert.checkpoint for expert in inputs.experts])
     plan = MergePlan(
-        base=inputs.base.checkpoint,
+        base=separated.base if separated else base,
         experts=tuple(
             Expert(expert.checkpoint, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
             for expert, s in zip(inputs.experts, inputs.sources, strict=True)
@@ -134,8 +141,10 @@ def prepare_inputs(
         params=inputs.params,
         dtype=request.dtype,
         allow_nonfinite=request.allow_nonfinite,
+        separate_head=separated is not None,
     )
-    manifest = _make_manifest(request, inputs)
+    notes = tuple(_merge_notes(hub, inputs, plan, separated))
+    manifest = _make_manifest(request, inputs, notes)
     # Several locks may have the same pick: each lock gets its own folder.
     names = [digest[:12] for digest in (manifest.recipe, manifest.lock) if digest]
     prepared = PreparedMerge(
@@ -145,7 +154,7 @@ def prepare_inputs(
         folder=request.out or merges / "-".join(names),
         heads=find_heads(inputs.experts),
         lock=inputs.lock,
-        notes=(*inputs.notes, *expert_notes(inputs.experts)),
+        notes=(*inputs.notes, *notes),
     )
     check_plan(plan)
     if not prepared.is_done:
@@ -191,9 +200,27 @@ def _finish(folder: Path, prepared: PreparedMerge) -> None:
     finalize_folder(folder, prepared.manifest, prepared.lock)
 
 
-def _make_manifest(request: MergeRequest, inputs: MergeInputs) -> Manifest:
+def _merge_notes(
+    hub: Hub, inputs: MergeInputs, plan: MergePlan, separated: Separated | None
+) -> Iterator[str]:
+    """Notes for the plan and the card."""
+    yield from expert_notes(inputs.experts)
+    for expert, vector in zip(plan.experts, plan.vectors, strict=True):
+        if expert.checkpoint.kind == "full":
+            yield from vector.full.notes(expert.name)
+    if separated:
+        labels = ", ".join(inputs.sources[number].label for number in separated.adapters)
+        yield (
+            f"{labels} changes only one of {safe_name(separated.tie.embedding)} and "
+            f"{safe_name(separated.tie.head)}, which are tied in the base: the result stores both, "
+            "and its configuration says tie_word_embeddings: false."
+        )
+    if left_out := left_out_files(hub, inputs.base):
+        yield f"Left out of {inputs.base.revision.label}: {summarize_names(left_out, 'file')}."
+
+
+def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str, ...]) -> Manifest:
     open_clip = (inputs.base.folder / "open_clip_config.json").is_file()
-    notes = tuple(expert_notes(inputs.experts))
     return Manifest(
         kind=MERGE,
         base=inputs.base_source,

@@ -28,6 +28,8 @@ from hubmerge.selection.task_split import LoadedModel, TaskSplit
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
+from hubmerge.weights.header import safe_name
+from hubmerge.weights.ties import separate_head
 
 FEW_ROWS = 50  # with fewer, one more correct row is as much as any step gains
 
@@ -122,11 +124,19 @@ def _check_headers(opened_pool: OpenedPool, method: Method) -> None:
     """Check from their headers that the last steps can be merged."""
     pool = opened_pool.pool
     last_steps = [steps[-1] for steps in pool.candidates]
-    experts = (
+    experts = tuple(
         Expert(pool.open(candidate), candidate.source.key, label=candidate.source.label)
         for candidate in last_steps
     )
-    check_plan(MergePlan(pool.base_checkpoint, tuple(experts), method, parse_params(method, {})))
+    if separated := separate_head(pool.base_checkpoint, [e.checkpoint for e in experts]):
+        labels = ", ".join(experts[number].label for number in separated.adapters)
+        raise UsageError(
+            f"{labels} changes only one of {safe_name(separated.tie.embedding)} and "
+            f"{safe_name(separated.tie.head)}, which are tied in the base: such a merge cannot be "
+            "measured in memory.",
+            "Merge the steps with `hubmerge merge`, and compare the results with `hubmerge eval`.",
+        )
+    check_plan(MergePlan(pool.base_checkpoint, experts, method, parse_params(method, {})))
 
 
 def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None = None) -> Choice:

@@ -26,12 +26,12 @@ from hubmerge.weights.atomic_folder import atomic_folder, check_target
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo, safe_name
+from hubmerge.weights.model_config import changed_config
+from hubmerge.weights.side_files import copy_side_files, side_files
 from hubmerge.weights.task_vector import TaskVector
 from hubmerge.weights.writer import (
     check_space_for_copy,
-    copy_side_files,
     create_files_like,
-    side_files,
     write_tensor,
 )
 
@@ -45,10 +45,11 @@ def merge(
 ) -> Checkpoint:
     """Merge into the folder `out`, which is written atomically, and open it.
 
-    It has the base's files: weights of the same names and order, configuration, tokenizer. `finish`
-    is called with the temporary folder once these are written, to add a manifest and a card. A
-    folder that exists is replaced only if `replace`. `progress` is called with the number of
-    tensors that are done. Raises what `check_plan` and `check_out` raise, and CheckpointError for
+    It has the base's weights, by the same names and in the same order, and the other files that a
+    model needs; the configuration follows the plan's dtype and `separate_head`. `finish` is called
+    with the temporary folder once these are written, to add a manifest and a card. A folder that
+    exists is replaced only if `replace`. `progress` is called with the number of tensors that are
+    done. Raises what `check_plan` and `check_out` raise, and CheckpointError for
     values that are not finite (unless allowed), for integer tensors that differ, and for disk
     errors.
     """
@@ -57,10 +58,15 @@ def merge(
     plan, progress = canonical(plan), progress or _ignore_progress
     with atomic_folder(out, replace) as folder:
         _check_integer_tensors(plan)
+        _check_copies(plan)
         softenings = _survey_softenings(plan, progress)
         survey = _run_survey(plan, softenings, progress)
         targets = create_files_like(plan.base, folder, plan.dtype)
-        copy_side_files(plan.base.folder, folder)
+        copy_side_files(
+            plan.base.folder,
+            folder,
+            changed_config(plan.base.folder, plan.dtype, plan.separate_head),
+        )
         for done, (name, target) in enumerate(targets.items()):
             progress("merge", done, len(targets))
             write_tensor(target, _merge_tensor(plan, name, target, softenings, survey))
@@ -109,6 +115,18 @@ def _check_integer_tensors(plan: MergePlan) -> None:
         if not vector.matches_base(name)
     ]
     raise_together(CheckpointError, problems)
+
+
+def _check_copies(plan: MergePlan) -> None:
+    """A head that the configuration ties to the embedding must have its values."""
+    problems = [
+        f"Expert {expert.name} has other values in {safe_name(copy)!r} than in "
+        f"{safe_name(original)!r}, though its configuration ties the two."
+        for expert, vector in zip(plan.experts, plan.vectors, strict=True)
+        for copy, original in vector.unequal_copies()
+    ]
+    hint = "Save it with tie_word_embeddings: false in its config.json, or without the copy."
+    raise_together(CheckpointError, problems, hint)
 
 
 def _survey_softenings(plan: MergePlan, progress: Progress) -> tuple[Softening, ...]:
@@ -185,7 +203,7 @@ def _delta(plan: MergePlan, expert: Expert, vector: TaskVector, name: str, base:
     if not plan.allow_nonfinite and not _all_finite(delta):
         _require_finite(plan, base, name, "The base")
         if expert.checkpoint.kind == "full":
-            _require_finite(plan, expert.checkpoint.read(name), name, f"Expert {expert.name}")
+            _require_finite(plan, vector.read(name), name, f"Expert {expert.name}")
         _require_finite(plan, delta, name, f"The difference of expert {expert.name} and the base")
     return delta
 

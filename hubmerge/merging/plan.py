@@ -16,19 +16,14 @@ from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import float_dtype
-from hubmerge.weights.header import TensorInfo, safe_name, summarize_names
+from hubmerge.weights.full_match import FULL_EXPERT_HINT
+from hubmerge.weights.header import summarize_names
 from hubmerge.weights.task_vector import (
     FULL_BASE_HINT,
     SINGLE_EXPERT_HINT,
     TaskVector,
     not_a_base,
     not_an_expert,
-)
-
-# Prefixes that frameworks put before every tensor name of the same model.
-_PREFIXES = ("base_model.model.", "model.", "module.", "_orig_mod.")
-_FULL_EXPERT_HINT = (
-    "Experts must be full fine-tunes of this base, saved under the base's tensor names."
 )
 
 # The options of every expert, whatever the method: whether a value is valid, and which are.
@@ -66,7 +61,9 @@ class MergePlan:
     """A complete description of a merge: the same plan gives the same bytes.
 
     The order of the experts has no effect. `dtype` (a safetensors name) is the dtype in which
-    floating-point tensors are written; None keeps that of the base.
+    floating-point tensors are written; None keeps that of the base. With `separate_head` the
+    configuration of the result says that its output head is not tied to its embedding; see
+    `weights.ties`.
     """
 
     base: Checkpoint
@@ -75,6 +72,7 @@ class MergePlan:
     params: BaseModel
     dtype: str | None = None
     allow_nonfinite: bool = False
+    separate_head: bool = False
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:
@@ -131,8 +129,8 @@ def _find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
     if plan.base.kind != "full":
         yield not_a_base(plan.base), FULL_BASE_HINT
         return  # no base to compare with
-    yield from ((problem, _FULL_EXPERT_HINT) for problem in _find_quantised("The base", plan.base))
-    for expert in plan.experts:
+    yield from ((problem, FULL_EXPERT_HINT) for problem in _find_quantised("The base", plan.base))
+    for number, expert in enumerate(plan.experts):
         if expert.checkpoint.kind == "lora":
             yield from match_adapter(
                 plan.base, expert.checkpoint, f"Adapter {expert.name}"
@@ -140,47 +138,15 @@ def _find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
         elif expert.checkpoint.is_moe:
             yield not_an_expert(expert.checkpoint), SINGLE_EXPERT_HINT
         else:
-            yield from (
-                (problem, _FULL_EXPERT_HINT) for problem in _find_expert_problems(plan.base, expert)
-            )
+            yield from _find_expert_problems(plan, number)
 
 
-def _find_expert_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
-    yield from _find_name_problems(base, expert)
-    yield from _find_tensor_problems(base, expert)
-    yield from _find_quantised(f"Expert {expert.name}", expert.checkpoint)
-
-
-def _find_name_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
-    base_names, expert_names = set(base.index), set(expert.checkpoint.index)
-    missing, extra = base_names - expert_names, expert_names - base_names
-    prefix = _find_prefix(missing, extra)
-    if prefix:
-        yield f"Tensor names of expert {expert.name} and the base differ by the prefix {prefix!r}."
-        return
-    if missing:
-        yield f"Expert {expert.name} lacks {summarize_names(missing)} of the base."
-    if extra:
-        yield f"Expert {expert.name} has {summarize_names(extra)} that the base does not have."
-
-
-def _find_prefix(missing: set[str], extra: set[str]) -> str:
-    for prefix in _PREFIXES:
-        added = {prefix + name for name in missing} & extra
-        removed = {prefix + name for name in extra} & missing
-        if added or removed:
-            return prefix
-    return ""
-
-
-def _find_tensor_problems(base: Checkpoint, expert: Expert) -> Iterator[str]:
-    misfits = [
-        f"{safe_name(name)} ({_describe_tensor(theirs)}, in the base {_describe_tensor(ours)})"
-        for name, ours in base.index.items()
-        if (theirs := expert.checkpoint.index.get(name)) and not theirs.fits(ours)
-    ]
-    if misfits:
-        yield f"Expert {expert.name} does not fit the base in {summarize_names(misfits, 'tensor')}."
+def _find_expert_problems(plan: MergePlan, number: int) -> Iterator[Problem]:
+    expert = plan.experts[number]
+    label = f"Expert {expert.name}"
+    yield from plan.vectors[number].match(label).problems
+    for problem in _find_quantised(label, expert.checkpoint):
+        yield problem, FULL_EXPERT_HINT
 
 
 def _find_quantised(label: str, checkpoint: Checkpoint) -> Iterator[str]:
@@ -194,7 +160,3 @@ def _find_quantised(label: str, checkpoint: Checkpoint) -> Iterator[str]:
     if quantised:
         names = summarize_names(quantised)
         yield f"{label} is quantised: {names} must be multiplied by their scales first."
-
-
-def _describe_tensor(tensor: TensorInfo) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}"

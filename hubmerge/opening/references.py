@@ -7,10 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import hubmerge
+from hubmerge import model_files
 from hubmerge.cards.licence import card_licence
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.hub.fetch import fetch, read_file
+from hubmerge.hub.fetch import fetch, list_files, read_file
 from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
 from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, parse_manifest
 from hubmerge.opening.delta import DELTA_JSON, DeltaManifest, is_delta, read_delta, restore_to_cache
@@ -21,6 +22,7 @@ from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_config import read_config_bytes
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.layout import SHARD_INDEX_SUFFIX
 from hubmerge.weights.moe_config import (
     MOE_CONFIG,
     MoeConfig,
@@ -28,6 +30,7 @@ from hubmerge.weights.moe_config import (
     parse_moe_config,
     read_moe_config,
 )
+from hubmerge.weights.side_files import other_files
 
 CARD = "README.md"
 # Many times the largest front matter.
@@ -78,6 +81,29 @@ def open_pinned(hub: Hub, pinned: PinnedModel) -> OpenedModel:
         manifest = delta.restored_manifest(manifest)
         return OpenedModel(pinned.revision, open_checkpoint(folder), manifest, licence)
     return OpenedModel(pinned.revision, open_checkpoint(folder), pinned.manifest, licence)
+
+
+def left_out_files(hub: Hub, model: OpenedModel) -> tuple[str, ...]:
+    """The files of a model's folder that a merge of it does not get, by path, sorted.
+
+    They are other formats of the weights, code, and what training left; those of the card and
+    hidden files are not listed, and a model that hubmerge made has none.
+    """
+    if model.manifest is not None:
+        return ()
+    ref = model.revision.ref
+    if ref.path is not None:
+        names = other_files(model.folder)
+    else:
+        prefix = f"{ref.subfolder}/" if ref.subfolder else ""
+        listed = list_files(hub, model.revision)
+        names = model_files.other_files(
+            path.removeprefix(prefix) for path in listed if path.startswith(prefix)
+        )
+    weights = model.checkpoint.weight_file_names()
+    return tuple(
+        name for name in names if name not in weights and not name.endswith(SHARD_INDEX_SUFFIX)
+    )
 
 
 def open_delta_base(hub: Hub, delta: DeltaManifest, label: str) -> OpenedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +12,9 @@ from hubmerge.errors import CheckpointError
 from hubmerge.weights.adapter import Adapter
 from hubmerge.weights.adapter_match import open_adapter
 from hubmerge.weights.checkpoint import Checkpoint
-from hubmerge.weights.difference import difference
+from hubmerge.weights.difference import difference, same_bytes
 from hubmerge.weights.dtypes import Array, compute_dtype, is_float
+from hubmerge.weights.full_match import FullMatch, match_full
 
 FULL_BASE_HINT = "Name its base with --base, and the adapter itself as an expert."
 SINGLE_EXPERT_HINT = "Name one of its experts: each folder in its experts/ is a plain adapter."
@@ -22,9 +24,10 @@ SINGLE_EXPERT_HINT = "Name one of its experts: each folder in its experts/ is a 
 class TaskVector:
     """expert - base, computed tensor by tensor, never completely in memory.
 
-    A full expert must have every tensor of the base: a missing one is an error, since it may have
-    been lost. An adapter lists the tensors that it changes, so the others are zeros. A mixture of
-    experts is rejected: its change depends on the input.
+    A full expert must have every tensor of the base, under any of the names that `full_match`
+    knows, or be one part of it: a missing tensor is an error, since it may have been lost. An
+    adapter lists the tensors that it changes, so the others are zeros. A mixture of experts is
+    rejected: its change depends on the input.
     Source: task arithmetic, https://arxiv.org/abs/2212.04089
     """
 
@@ -41,6 +44,15 @@ class TaskVector:
     def adapter(self) -> Adapter | None:
         """The expert as an adapter, None for a full one; raises CheckpointError if it misfits."""
         return open_adapter(self.base, self.expert) if self.expert.kind == "lora" else None
+
+    @cached_property
+    def full(self) -> FullMatch:
+        """Which tensor of the base is which of a full expert; its problems are not raised here."""
+        return self.match(f"Expert {self.expert.folder}")
+
+    def match(self, label: str) -> FullMatch:
+        """Like `full`, with problems that begin with `label`."""
+        return match_full(self.base, self.expert, label)
 
     def names(self) -> tuple[str, ...]:
         """The floating-point tensors of the base, in their order on disk."""
@@ -59,20 +71,40 @@ class TaskVector:
         """`delta` with `base = self.base.read(name)`, which is read once for many experts."""
         if self.adapter is not None:
             return self.adapter.delta_from(base, name)
-        ours, theirs = self.base.tensor(name), self.expert.tensor(name)
+        ours = self.base.tensor(name)
+        if name in self.full.kept:
+            return np.zeros(base.shape, compute_dtype(ours.dtype))
+        own = self.full.names.get(name, name)
+        theirs = self.expert.tensor(own)
         if ours.shape != theirs.shape or not (is_float(ours.dtype) and is_float(theirs.dtype)):
             raise CheckpointError(
                 f"{theirs.file}: tensor {name!r} is {theirs.dtype} {list(theirs.shape)}, and "
                 f"{ours.dtype} {list(ours.shape)} in the base."
             )
-        return difference(self.expert.read(name), base, compute_dtype(ours.dtype))
+        return difference(self.expert.read(own), base, compute_dtype(ours.dtype))
 
     def matches_base(self, name: str) -> bool:
         """Whether an integer tensor, which cannot be merged, is the same in both."""
         base = self.base.read(name)
         if self.adapter is not None:
             return self.adapter.matches_base(base, name)
-        return np.array_equal(base, self.expert.read(name))
+        if name in self.full.kept:
+            return True
+        return np.array_equal(base, self.expert.read(self.full.names.get(name, name)))
+
+    def read(self, name: str) -> Array:
+        """The values that a full expert has for a tensor of the base, or the base's own."""
+        if name in self.full.kept:
+            return self.base.read(name)
+        return self.expert.read(self.full.names.get(name, name))
+
+    def unequal_copies(self) -> Iterator[tuple[str, str]]:
+        """The tensors of a full expert that are not the copies of others that they should be."""
+        if self.expert.kind != "full":
+            return
+        for copy, original in self.full.copies.items():
+            if not same_bytes(self.expert.read(copy), self.expert.read(original)):
+                yield copy, original
 
 
 def not_a_base(checkpoint: Checkpoint) -> str:

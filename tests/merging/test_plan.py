@@ -47,12 +47,6 @@ def test_long_lists_are_counted_not_printed(save_models: SaveModels) -> None:
         check_plan(plan)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("a", "model.a"), ("base_model.model.a", "a")])
-def test_prefix_is_recognised(ours: str, theirs: str, save_models: SaveModels) -> None:
-    with pytest.raises(CheckpointError, match=r"differ by the prefix '(base_model\.)?model\.'"):
-        check_plan(save_models({ours: A}, {theirs: A})("average"))
-
-
 def test_floats_of_another_width_fit(save_models: SaveModels) -> None:
     check_plan(
         save_models({"a": A}, {"a": A.astype(ml_dtypes.bfloat16)}, {"a": A.astype("f8")})("average")

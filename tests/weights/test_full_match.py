@@ -1,0 +1,178 @@
+"""Full experts saved under other names than their base, with more tensors or with fewer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.weights.dtypes import Array
+from hubmerge.weights.full_match import FullMatch, match_full
+from hubmerge.weights.task_vector import TaskVector
+
+ROW, MATRIX = np.arange(3, dtype=np.float32), np.ones((4, 3), np.float32)
+LLAMA = {
+    "model.embed_tokens.weight": MATRIX,
+    "model.layers.0.mlp.weight": MATRIX.T.copy(),
+    "model.norm.weight": ROW,
+}
+TIED = {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+Match = Callable[..., FullMatch]
+
+
+def write(folder: Path, tensors: Mapping[str, Array], config: dict[str, Any]) -> Checkpoint:
+    folder.mkdir()
+    save_file(dict(tensors), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return open_checkpoint(folder)
+
+
+@pytest.fixture
+def match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Match:
+    """Match an expert with a base by headers alone."""
+
+    def match(
+        base: Mapping[str, Array], expert: Mapping[str, Array], config: dict[str, Any] = TIED
+    ) -> FullMatch:
+        pair = write(tmp_path / "base", base, config), write(tmp_path / "expert", expert, config)
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, "read", lambda *_: pytest.fail("a value was read"))
+            return match_full(*pair, "me")
+
+    return match
+
+
+def without(names: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): tensor for name, tensor in names.items()}
+
+
+def within(names: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {prefix + name: tensor for name, tensor in names.items()}
+
+
+@pytest.mark.parametrize(
+    "expert",
+    [
+        without(LLAMA, "model."),
+        within(LLAMA, "_orig_mod."),
+        within(LLAMA, "module._orig_mod."),
+        within(LLAMA, "base_model.model."),
+        within(LLAMA, "transformer."),
+        {name.replace("layers.0.", "layers.0._orig_mod."): t for name, t in LLAMA.items()},
+    ],
+    ids=["inner", "compiled", "both", "peft", "outer", "compiled-layers"],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_prefixes_on_either_side(match: Match, expert: dict[str, Array], swapped: bool) -> None:
+    pair = (expert, LLAMA) if swapped else (LLAMA, expert)
+    found = match(*pair)
+    assert not found.problems
+    assert sorted(found.names.values()) == sorted(pair[1])
+    assert (found.kept, found.left_out) == ((), ())
+    assert len(list(found.notes("me"))) == 1
+
+
+def test_names_of_before_and_of_transformers_5(match: Match) -> None:
+    old = within(LLAMA, "language_model.") | {"visual.patch.weight": MATRIX * 2}
+    new = {f"model.language_model.{name.removeprefix('model.')}": t for name, t in LLAMA.items()}
+    found = match(old, new | {"model.visual.patch.weight": MATRIX})
+    assert not found.problems
+    assert found.names["visual.patch.weight"] == "model.visual.patch.weight"
+    assert found.names["language_model.model.norm.weight"] == "model.language_model.norm.weight"
+
+
+def test_old_names_of_norms(match: Match) -> None:
+    old = {"bert.LayerNorm.gamma": ROW, "bert.LayerNorm.beta": ROW + 1}
+    found = match(old, {"bert.LayerNorm.weight": ROW, "bert.LayerNorm.bias": ROW})
+    assert found.names["bert.LayerNorm.gamma"] == "bert.LayerNorm.weight"
+    assert not found.problems
+
+
+def test_buffers_are_never_merged(match: Match) -> None:
+    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": ROW}
+    mask = {"model.layers.0.attn.bias": np.ones((1, 1, 4, 4), np.float32)}
+    found = match(LLAMA | frequencies, LLAMA | mask)
+    assert (found.kept, found.left_out) == (tuple(frequencies), tuple(mask))
+    assert not found.problems
+
+
+def test_a_bias_of_attention_is_no_buffer(match: Match) -> None:
+    found = match(LLAMA | {"model.layers.0.attn.bias": ROW}, LLAMA)
+    assert [text for text, _ in found.problems] == [
+        "me lacks 1 tensor (model.layers.0.attn.bias) of the base."
+    ]
+
+
+def test_a_tied_head_on_one_side(match: Match, tmp_path: Path) -> None:
+    head = {"lm_head.weight": MATRIX}
+    found = match(LLAMA, LLAMA | head)
+    assert found.copies == {"lm_head.weight": "model.embed_tokens.weight"}
+    assert (found.left_out, found.problems) == (("lm_head.weight",), ())
+    vector = TaskVector(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "expert"))
+    assert list(vector.unequal_copies()) == []
+    other = write(tmp_path / "other", LLAMA | {"lm_head.weight": MATRIX + 1}, TIED)
+    assert list(TaskVector(vector.base, other).unequal_copies()) == [*found.copies.items()]
+
+
+def test_a_tied_head_that_only_the_base_stores(match: Match) -> None:
+    found = match(LLAMA | {"lm_head.weight": MATRIX}, LLAMA)
+    assert found.names["lm_head.weight"] == "model.embed_tokens.weight"
+    assert not found.problems
+
+
+def test_a_head_that_is_not_tied_is_kept_or_refused(match: Match) -> None:
+    found = match(LLAMA | {"lm_head.weight": MATRIX}, LLAMA, TIED | {"tie_word_embeddings": False})
+    assert (found.kept, found.problems) == (("lm_head.weight",), ())
+
+
+def test_an_unknown_head_is_refused(match: Match) -> None:
+    untied = TIED | {"tie_word_embeddings": False}
+    found = match(LLAMA, LLAMA | {"lm_head.weight": MATRIX}, untied)
+    assert [text for text, _ in found.problems] == [
+        "me has 1 tensor (lm_head.weight) that the base does not have."
+    ]
+
+
+def test_one_part_of_the_base(match: Match) -> None:
+    tower = {"embeddings.weight": MATRIX, "layers.0.weight": ROW}
+    text = {"text_model.embeddings.weight": ROW, "logit_scale": ROW[:1]}
+    found = match(within(tower, "vision_model.") | text, tower)
+    assert not found.problems
+    assert sorted(found.kept) == sorted(text)
+
+
+def test_a_part_that_fits_twice_is_refused(match: Match) -> None:
+    tower = {"layers.0.weight": ROW}
+    found = match(within(tower, "vision_model.") | within(tower, "text_model."), tower)
+    assert [text for text, _ in found.problems] == [
+        "me fits several parts of the base: 'text_model.' or 'vision_model.'."
+    ]
+
+
+def test_a_lost_layer_is_refused(match: Match) -> None:
+    found = match(LLAMA, {n: t for n, t in LLAMA.items() if "layers" not in n})
+    assert [text for text, _ in found.problems] == [
+        "me lacks 1 tensor (model.layers.0.mlp.weight) of the base."
+    ]
+
+
+def test_one_tensor_under_two_names_is_refused(match: Match) -> None:
+    found = match(LLAMA, LLAMA | {"module.model.norm.weight": ROW})
+    assert "under two names" in found.problems[0][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "hint"),
+    [("model.embed_tokens.weight", (6, 3), "vocabularies"), ("score.weight", (5, 3), "head")],
+)
+def test_misfits_have_a_hint(match: Match, name: str, shape: tuple[int, int], hint: str) -> None:
+    base = LLAMA | {"score.weight": MATRIX}
+    [(text, advice)] = match(base, base | {name: np.zeros(shape, np.float32)}).problems
+    assert name in text
+    assert hint in advice
