@@ -29,9 +29,9 @@ _CARD_SUFFIXES = (
 )  # fmt: skip
 # The card, what training leaves behind, and the files that hubmerge itself writes.
 _LEFT_BEHIND = (
-    "readme*", "hubmerge.json", "hubmerge.lock", "delta.json", "moe_config.json", "routing.json",
+    "hubmerge.json", "hubmerge.lock", "delta.json", "moe_config.json", "routing.json",
     "forgotten.json", "difficulty.json", "validation.jsonl", "trainer_state.json",
-    "training_args.*", "optimizer*", "scheduler*", "rng_state*", "events.out.tfevents*",
+    "training_args.*", "events.out.tfevents*",
     "all_results.json", "train_results.json", "eval_results.json", "trainer_log.jsonl", "latest",
     "adapter_config.json", "*.log",
 )  # fmt: skip

@@ -143,6 +143,7 @@ def prepare_inputs(
         allow_nonfinite=request.allow_nonfinite,
         separate_head=separated is not None,
     )
+    check_plan(plan)
     notes = tuple(_merge_notes(hub, inputs, plan, separated))
     manifest = _make_manifest(request, inputs, notes)
     # Several locks may have the same pick: each lock gets its own folder.
@@ -156,7 +157,6 @@ def prepare_inputs(
         lock=inputs.lock,
         notes=(*inputs.notes, *notes),
     )
-    check_plan(plan)
     if not prepared.is_done:
         check_out(plan, prepared.folder, request.replace)
     if request.push is not None:

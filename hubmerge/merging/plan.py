@@ -16,7 +16,7 @@ from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import float_dtype
-from hubmerge.weights.full_match import FULL_EXPERT_HINT
+from hubmerge.weights.full_match import FULL_EXPERT_HINT, match_full
 from hubmerge.weights.header import summarize_names
 from hubmerge.weights.task_vector import (
     FULL_BASE_HINT,
@@ -130,7 +130,7 @@ def _find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
         yield not_a_base(plan.base), FULL_BASE_HINT
         return  # no base to compare with
     yield from ((problem, FULL_EXPERT_HINT) for problem in _find_quantised("The base", plan.base))
-    for number, expert in enumerate(plan.experts):
+    for expert in plan.experts:
         if expert.checkpoint.kind == "lora":
             yield from match_adapter(
                 plan.base, expert.checkpoint, f"Adapter {expert.name}"
@@ -138,13 +138,12 @@ def _find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
         elif expert.checkpoint.is_moe:
             yield not_an_expert(expert.checkpoint), SINGLE_EXPERT_HINT
         else:
-            yield from _find_expert_problems(plan, number)
+            yield from _find_expert_problems(plan.base, expert)
 
 
-def _find_expert_problems(plan: MergePlan, number: int) -> Iterator[Problem]:
-    expert = plan.experts[number]
+def _find_expert_problems(base: Checkpoint, expert: Expert) -> Iterator[Problem]:
     label = f"Expert {expert.name}"
-    yield from plan.vectors[number].match(label).problems
+    yield from match_full(base, expert.checkpoint, label).problems
     for problem in _find_quantised(label, expert.checkpoint):
         yield problem, FULL_EXPERT_HINT
 

@@ -15,16 +15,9 @@ TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
 _PARTS = {
     part: part
     for part in (
-        LORA_A,
-        LORA_B,
-        LORA_BIAS,
-        EMBEDDING_A,
-        EMBEDDING_B,
-        MAGNITUDE,
-        IA3_VECTOR,
-        TOKEN_ROWS,
+        LORA_A, LORA_B, LORA_BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, IA3_VECTOR, TOKEN_ROWS
     )
-} | {f"{MAGNITUDE}.weight": MAGNITUDE}
+} | {f"{MAGNITUDE}.weight": MAGNITUDE}  # fmt: skip
 _VIT_PARTS = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",

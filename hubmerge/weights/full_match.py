@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -18,14 +19,8 @@ VOCABULARY_HINT = (
 )
 _HEAD_PARTS = ("classifier", "score", "qa_outputs", "cls", "head")
 _EMBEDDINGS = (
-    "embed_tokens",
-    "wte",
-    "word_embeddings",
-    "embed_in",
-    "shared",
-    "lm_head",
-    "embed_out",
-)
+    "embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "lm_head", "embed_out",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,7 @@ def _is_other_part(
     if prefix.add and not name.startswith(prefix.add):
         return True
     part = name.partition(".")[0]
-    return part in PARTS and not any(plain[own].partition(".")[0] == part for own in names)
+    return part in PARTS and not any(plain[matched].partition(".")[0] == part for matched in names)
 
 
 def _copies(expert: Checkpoint, extra: list[str]) -> dict[str, str]:
@@ -182,5 +177,4 @@ def _describe(tensor: TensorInfo) -> str:
 
 
 def _repeated(plain: Mapping[str, str]) -> list[str]:
-    seen: set[str] = set()
-    return [name for name in plain.values() if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    return [name for name, count in Counter(plain.values()).items() if count > 1]

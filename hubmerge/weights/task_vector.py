@@ -48,11 +48,7 @@ class TaskVector:
     @cached_property
     def full(self) -> FullMatch:
         """Which tensor of the base is which of a full expert; its problems are not raised here."""
-        return self.match(f"Expert {self.expert.folder}")
-
-    def match(self, label: str) -> FullMatch:
-        """Like `full`, with problems that begin with `label`."""
-        return match_full(self.base, self.expert, label)
+        return match_full(self.base, self.expert, f"Expert {self.expert.folder}")
 
     def names(self) -> tuple[str, ...]:
         """The floating-point tensors of the base, in their order on disk."""
