@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -36,6 +36,18 @@ class MergeOptions:
         list[str] | None, Option("--set", help="Parameter of the method: name=value.")
     ] = None
     dtype: Annotated[str | None, Option(help="Number format of the result, such as BF16.")] = None
+    heads: Annotated[
+        Literal["keep", "drop", "merge"] | None,
+        Option(help="Task heads of full experts: keep each beside the merge, drop or merge them."),
+    ] = None
+    tied: Annotated[
+        Literal["untie", "base"] | None,
+        Option(help="If an expert has its own output head and the base ties it to the embedding."),
+    ] = None
+    vocabulary: Annotated[
+        Literal["base", "union"] | None,
+        Option(help="If tokens differ: merge those of the base, or those of all."),
+    ] = None
     allow_nonfinite: Annotated[
         bool, Option("--allow-nonfinite", help="Merge even NaN and infinity.")
     ] = False
@@ -85,6 +97,7 @@ def _make_request(
     result_options: ResultOptions,
 ) -> MergeRequest:
     from hubmerge.flows.merge import MergeRequest
+    from hubmerge.weights.match_options import MatchOptions
 
     return MergeRequest(
         experts=tuple(parse_ref(text) for text in experts or ()),
@@ -102,6 +115,7 @@ def _make_request(
         replace=result_options.replace,
         allow_nonfinite=options.allow_nonfinite,
         licence=parse_licence(result_options.licence),
+        options=MatchOptions(options.tied, options.heads, options.vocabulary),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hubmerge import lock
 from hubmerge.durable import hash_file
-from hubmerge.errors import IntegrityError
+from hubmerge.errors import IntegrityError, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_request
@@ -21,9 +21,16 @@ from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
-from hubmerge.opening.expert_heads import common_task_kind, copy_heads, expert_notes, find_heads
+from hubmerge.opening.expert_heads import (
+    common_task_kind,
+    expert_notes,
+    find_heads,
+    find_kept_heads,
+    write_heads,
+)
 from hubmerge.opening.integrity import matches_manifest
 from hubmerge.opening.locked_experts import open_locked_merge
+from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
 from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
@@ -32,7 +39,8 @@ from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.weights.dtypes import float_dtype_name
 from hubmerge.weights.header import safe_name, summarize_names
-from hubmerge.weights.ties import Separated, separate_head
+from hubmerge.weights.kept_heads import KeptHead
+from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class MergeRequest:
 
     A `lock` replaces the first three: `policy` names the pick to merge, and with `locked` every
     name must still point to its pinned commit. With `pull_request`, the result is proposed to
-    `push`. `licence` replaces the one that follows from the experts' licences.
+    `push`. `licence` replaces the one that follows from the experts' licences. `options` decide
+    where experts and base differ.
     """
 
     experts: tuple[ModelRef, ...] = ()
@@ -59,6 +68,7 @@ class MergeRequest:
     replace: bool = False
     allow_nonfinite: bool = False
     licence: str | None = None
+    options: MatchOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class PreparedMerge:
     plan: MergePlan
     manifest: Manifest
     folder: Path
-    heads: Mapping[str, Path] = field(default_factory=dict)
+    heads: Mapping[str, Path | KeptHead] = field(default_factory=dict)
     lock: bytes | None = None
     notes: tuple[str, ...] = ()
 
@@ -129,22 +139,25 @@ def prepare_inputs(
     hub: Hub, request: MergeRequest, inputs: MergeInputs, merges: Path
 ) -> PreparedMerge:
     """Check that the opened models can be merged, and that the result can be written and pushed."""
-    base = inputs.base.checkpoint
-    separated = separate_head(base, [expert.checkpoint for expert in inputs.experts])
+    matched = match_inputs(inputs, request.options)
     plan = MergePlan(
-        base=separated.base if separated else base,
+        base=matched.base,
         experts=tuple(
-            Expert(expert.checkpoint, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
-            for expert, s in zip(inputs.experts, inputs.sources, strict=True)
+            Expert(expert, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
+            for expert, s in zip(matched.experts, inputs.sources, strict=True)
         ),
         method=inputs.method,
         params=inputs.params,
         dtype=request.dtype,
         allow_nonfinite=request.allow_nonfinite,
-        separate_head=separated is not None,
+        separate_head=matched.separated is not None,
+        options=request.options,
+        vocabulary_size=matched.tokens.size,
+        tokenizer_files=matched.tokens.files,
     )
     check_plan(plan)
-    notes = tuple(_merge_notes(hub, inputs, plan, separated))
+    heads = _find_all_heads(inputs, plan)
+    notes = tuple(_merge_notes(hub, inputs, plan, matched, heads))
     manifest = _make_manifest(request, inputs, notes)
     # Several locks may have the same pick: each lock gets its own folder.
     names = [digest[:12] for digest in (manifest.recipe, manifest.lock) if digest]
@@ -153,7 +166,7 @@ def prepare_inputs(
         plan,
         manifest,
         folder=request.out or merges / "-".join(names),
-        heads=find_heads(inputs.experts),
+        heads=heads,
         lock=inputs.lock,
         notes=(*inputs.notes, *notes),
     )
@@ -162,6 +175,18 @@ def prepare_inputs(
     if request.push is not None:
         _check_push(hub, request)
     return prepared
+
+
+def _find_all_heads(inputs: MergeInputs, plan: MergePlan) -> dict[str, Path | KeptHead]:
+    """The heads beside the merge: those of trained experts, and those that are not merged."""
+    heads: dict[str, Path | KeptHead] = {**find_heads(inputs.experts)}
+    if plan.options.heads == "keep":
+        matches = [vector.full if vector.expert.kind == "full" else None for vector in plan.vectors]
+        kept = find_kept_heads(inputs.experts, matches)
+        if twice := sorted(heads.keys() & kept.keys()):
+            raise UsageError(f"Two experts would have the head {twice[0]}.", "Rename a folder.")
+        heads |= kept
+    return heads
 
 
 def _check_push(hub: Hub, request: MergeRequest) -> None:
@@ -196,25 +221,25 @@ def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> 
 
 
 def _finish(folder: Path, prepared: PreparedMerge) -> None:
-    copy_heads(prepared.heads, folder)
+    write_heads(prepared.heads, folder)
     finalize_folder(folder, prepared.manifest, prepared.lock)
 
 
 def _merge_notes(
-    hub: Hub, inputs: MergeInputs, plan: MergePlan, separated: Separated | None
+    hub: Hub,
+    inputs: MergeInputs,
+    plan: MergePlan,
+    matched: MatchedInputs,
+    heads: Mapping[str, Path | KeptHead],
 ) -> Iterator[str]:
     """Notes for the plan and the card."""
     yield from expert_notes(inputs.experts)
     for expert, vector in zip(plan.experts, plan.vectors, strict=True):
         if expert.checkpoint.kind == "full":
             yield from vector.full.notes(expert.name)
-    if separated:
-        labels = ", ".join(inputs.sources[number].label for number in separated.adapters)
-        yield (
-            f"{labels} changes only one of {safe_name(separated.tie.embedding)} and "
-            f"{safe_name(separated.tie.head)}, which are tied in the base: the result stores both, "
-            "and its configuration says tie_word_embeddings: false."
-        )
+    if kept := [name for name, head in heads.items() if isinstance(head, KeptHead)]:
+        yield f"Beside the merge: {', '.join(map(safe_name, kept))}."
+    yield from matched.notes()
     if left_out := left_out_files(hub, inputs.base):
         yield f"Left out of {inputs.base.revision.label}: {summarize_names(left_out, 'file')}."
 
@@ -229,6 +254,7 @@ def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str,
         params={
             **inputs.params.model_dump(),
             **({"dtype": request.dtype} if request.dtype else {}),
+            **request.options.chosen,
         },
         task_kind=common_task_kind(inputs.experts),
         training={"notes": notes} if notes else {},
@@ -254,6 +280,8 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
         words += ["--base", inputs.base_source.name if inputs.lock else str(request.base)]
     if request.dtype:
         words += ["--dtype", request.dtype]
+    for name, value in request.options.chosen.items():
+        words += [f"--{name}", value]
     if request.allow_nonfinite:
         words.append("--allow-nonfinite")
     if request.licence:

@@ -18,6 +18,8 @@ from hubmerge.errors import CheckpointError
 from hubmerge.learners.learner import Batch, Example
 from hubmerge.models.preprocess import Transform
 
+TEXT_INPUTS = ("input_ids", "attention_mask")
+
 
 class LabelHead(nn.Module):
     """Scaled cosine to each frozen label embedding [C, D]: features [B, D] -> logits [B, C]."""
@@ -70,7 +72,7 @@ class ClassificationLearner:
 class ImageLearner(ClassificationLearner):
     """Image classification; `augmented_transform` crops at random in training."""
 
-    network: Classifier
+    network: nn.Module
     transform: Transform
     augmented_transform: Transform | None = None
     input_names: tuple[str, ...] = ("image",)
@@ -101,10 +103,10 @@ class ImageLearner(ClassificationLearner):
 class TextLearner(ClassificationLearner):
     """Text classification; texts are truncated to `max_tokens` tokens."""
 
-    network: Classifier
+    network: nn.Module
     tokenizer: Any
     max_tokens: int
-    input_names: tuple[str, ...] = ("input_ids", "attention_mask")
+    input_names: tuple[str, ...] = TEXT_INPUTS
     augments: bool = False
 
     def for_training(self, example: Any, seed: int) -> Example:

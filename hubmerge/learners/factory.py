@@ -7,10 +7,17 @@ from pathlib import Path
 from torch import nn
 
 from hubmerge.errors import UsageError
-from hubmerge.learners.classification import Classifier, ImageLearner, TextLearner
-from hubmerge.learners.heads import label_head, load_head, new_head
+from hubmerge.learners.classification import TEXT_INPUTS, Classifier, ImageLearner, TextLearner
+from hubmerge.learners.heads import head_path, label_head, load_head, new_head
 from hubmerge.learners.learner import Learner
 from hubmerge.learners.ranking import LanguageLearner, TargetScorer
+from hubmerge.models.class_model import (
+    ClassModel,
+    class_order,
+    has_config,
+    is_class_model,
+    load_class_model,
+)
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
 from hubmerge.models.text_encoder import TextEncoder
@@ -31,7 +38,7 @@ def make_learner(model: Model, task: Task, head: nn.Module | None, augment: bool
             max_tokens, positions = min(max_tokens, positions), None
         return LanguageLearner(scorer, model.tokenizer, model.is_seq2seq, max_tokens, positions)
     assert head is not None
-    network = Classifier(model.encoder, head)
+    network = head if isinstance(head, ClassModel) else Classifier(model.encoder, head)
     if isinstance(model, TextEncoder):
         return TextLearner(network, model.tokenizer, min(max_tokens, model.max_tokens))
     augmented = model.transform(augment=True) if augment else None
@@ -59,8 +66,21 @@ def initial_head(model: Model, task: Task, classes: tuple[str, ...]) -> nn.Modul
 def load_trained_head(
     model: Model, task: Task, classes: tuple[str, ...], folder: Path
 ) -> nn.Module:
-    """The trained head of a task, from the folder of an expert or of a merge of experts."""
+    """The trained head of a task, from the folder of an expert or of a merge of experts.
+
+    It is in a file of its own, beside a merge with the whole model that it belongs to, or a part of
+    the model itself. Raises UsageError if there is none, CheckpointError if it does not fit.
+    """
     assert not isinstance(model, LanguageModel)
+    file = head_path(folder, task)
+    names = TEXT_INPUTS if isinstance(model, TextEncoder) else ("pixel_values",)
+    if file.is_file() and has_config(file):
+        module = load_class_model(folder, file)
+        return ClassModel(module, names, class_order(module.config, classes, str(file)))
+    if not file.is_file() and is_class_model(model.module):
+        return ClassModel(
+            model.module, names, class_order(model.module.config, classes, str(folder))
+        )
     return load_head(folder, task, model.width, classes)
 
 

@@ -16,7 +16,7 @@ from hubmerge.models.model import LabelEncoder
 from hubmerge.refs import printable
 from hubmerge.tasks.heads import zero_shot_head
 from hubmerge.tasks.task import Task
-from hubmerge.weights.header import read_header
+from hubmerge.weights.header import read_header, safe_name
 
 
 def label_head(model: LabelEncoder, task: Task, classes: tuple[str, ...]) -> LabelHead:
@@ -55,8 +55,10 @@ def load_head(folder: Path, task: Task, width: int, classes: Sequence[str]) -> n
     """
     file = head_path(folder, task)
     if not file.is_file():
+        names = [path.stem.removeprefix("head-") for path in folder.glob("head-*.safetensors")]
+        others = f", but for {', '.join(sorted(map(safe_name, names)))}" if names else ""
         raise UsageError(
-            f"{folder} has no trained head for task {task.name}, which needs one.",
+            f"{folder} has no trained head for task {task.name}{others}.",
             "Evaluate an expert that was trained on the task, or a merge of such experts.",
         )
     read_header(file)  # raises for a malformed file

@@ -26,6 +26,7 @@ from hubmerge.weights.atomic_folder import atomic_folder, check_target
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo, safe_name
+from hubmerge.weights.match_options import TIED_HINT
 from hubmerge.weights.model_config import changed_config
 from hubmerge.weights.side_files import copy_side_files, side_files
 from hubmerge.weights.task_vector import TaskVector
@@ -65,7 +66,12 @@ def merge(
         copy_side_files(
             plan.base.folder,
             folder,
-            changed_config(plan.base.folder, plan.dtype, plan.separate_head),
+            {
+                **plan.tokenizer_files,
+                **changed_config(
+                    plan.base.folder, plan.dtype, plan.separate_head, plan.vocabulary_size
+                ),
+            },
         )
         for done, (name, target) in enumerate(targets.items()):
             progress("merge", done, len(targets))
@@ -118,15 +124,17 @@ def _check_integer_tensors(plan: MergePlan) -> None:
 
 
 def _check_copies(plan: MergePlan) -> None:
-    """A head that the configuration ties to the embedding must have its values."""
-    problems = [
-        f"Expert {expert.name} has other values in {safe_name(copy)!r} than in "
-        f"{safe_name(original)!r}, though its configuration ties the two."
-        for expert, vector in zip(plan.experts, plan.vectors, strict=True)
-        for copy, original in vector.unequal_copies()
-    ]
-    hint = "Save it with tie_word_embeddings: false in its config.json, or without the copy."
-    raise_together(CheckpointError, problems, hint)
+    """A tensor that is stored twice, such as a tied head, must have the same values twice."""
+    problems, hints = [], []
+    for expert, vector in zip(plan.experts, plan.vectors, strict=True):
+        for checkpoint, copy, original in vector.unequal_copies():
+            label = "The base" if checkpoint is plan.base else f"Expert {expert.name}"
+            problems.append(
+                f"{label} has other values in {safe_name(copy)!r} than in "
+                f"{safe_name(original)!r}, which the base ties."
+            )
+            hints.append(TIED_HINT)
+    raise_together(CheckpointError, list(dict.fromkeys(problems)), " ".join(dict.fromkeys(hints)))
 
 
 def _survey_softenings(plan: MergePlan, progress: Progress) -> tuple[Softening, ...]:

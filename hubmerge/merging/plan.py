@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +16,9 @@ from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import float_dtype
-from hubmerge.weights.full_match import FULL_EXPERT_HINT, match_full
+from hubmerge.weights.full_match import match_full
 from hubmerge.weights.header import summarize_names
+from hubmerge.weights.match_options import DEFAULT_OPTIONS, FULL_EXPERT_HINT, MatchOptions
 from hubmerge.weights.task_vector import (
     FULL_BASE_HINT,
     SINGLE_EXPERT_HINT,
@@ -63,7 +64,8 @@ class MergePlan:
     The order of the experts has no effect. `dtype` (a safetensors name) is the dtype in which
     floating-point tensors are written; None keeps that of the base. With `separate_head` the
     configuration of the result says that its output head is not tied to its embedding; see
-    `weights.ties`.
+    `weights.ties`. `options` decide where full experts and base differ. With more tokens than the
+    base, `vocabulary_size` and `tokenizer_files`, by name, replace those of the base.
     """
 
     base: Checkpoint
@@ -73,11 +75,16 @@ class MergePlan:
     dtype: str | None = None
     allow_nonfinite: bool = False
     separate_head: bool = False
+    options: MatchOptions = DEFAULT_OPTIONS
+    vocabulary_size: int | None = None
+    tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:
         """The task vector of each expert, in order; an adapter is matched with the base once."""
-        return tuple(TaskVector(self.base, expert.checkpoint) for expert in self.experts)
+        return tuple(
+            TaskVector(self.base, expert.checkpoint, self.options) for expert in self.experts
+        )
 
 
 def check_plan(plan: MergePlan) -> None:
@@ -138,12 +145,12 @@ def _find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
         elif expert.checkpoint.is_moe:
             yield not_an_expert(expert.checkpoint), SINGLE_EXPERT_HINT
         else:
-            yield from _find_expert_problems(plan.base, expert)
+            yield from _find_expert_problems(plan, expert)
 
 
-def _find_expert_problems(base: Checkpoint, expert: Expert) -> Iterator[Problem]:
+def _find_expert_problems(plan: MergePlan, expert: Expert) -> Iterator[Problem]:
     label = f"Expert {expert.name}"
-    yield from match_full(base, expert.checkpoint, label).problems
+    yield from match_full(plan.base, expert.checkpoint, label, plan.options).problems
     for problem in _find_quantised(label, expert.checkpoint):
         yield problem, FULL_EXPERT_HINT
 

@@ -24,15 +24,24 @@ def check_configs(folder: Path) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """The content of a config; raises CheckpointError if it is broken or would run code."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not readable JSON.") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str) -> dict[str, Any]:
+    """Same as `read_config` for text; `where` names it in errors."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not readable JSON.") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} is not a JSON object.")
+        raise CheckpointError(f"{where} is not a JSON object.")
     if code_keys := sorted(_CODE_KEYS & set(_keys(config))):
         raise CheckpointError(
-            f"{path} would run code from the model folder ({code_keys[0]!r}), which hubmerge never "
-            "does.",
+            f"{where} would run code from the model folder ({code_keys[0]!r}), which hubmerge "
+            "never does.",
             "Use a model of an architecture that the library has built in, or remove the key.",
         )
     return config

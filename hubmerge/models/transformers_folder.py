@@ -47,7 +47,7 @@ def load_module(folder: Path, model_class: type[PreTrainedModel]) -> tuple[Any, 
 
     Raises ValueError with the name of a tensor that the folder lacks.
     """
-    with _without_warnings():
+    with without_warnings():
         module = cast(Any, model_class).from_pretrained(
             folder,
             use_safetensors=True,
@@ -90,8 +90,8 @@ def save_module(
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silence transformers' reports of missing weights, which `tensor_names` checks."""
+def without_warnings() -> Iterator[None]:
+    """Silence transformers' reports of missing weights, which the callers check."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:

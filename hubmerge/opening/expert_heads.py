@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hubmerge.durable import hash_file
-from hubmerge.errors import CheckpointError
+from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.opening.opened_model import OpenedModel
+from hubmerge.refs import check_label
+from hubmerge.weights.full_match import FullMatch
+from hubmerge.weights.full_names import plain_names
 from hubmerge.weights.header import safe_name
+from hubmerge.weights.kept_heads import KeptHead
 from hubmerge.weights.layout import regular_file
 
 
@@ -32,10 +36,46 @@ def find_heads(experts: Sequence[OpenedModel]) -> dict[str, Path]:
     return heads
 
 
-def copy_heads(heads: Mapping[str, Path], folder: Path) -> None:
-    """Copy heads into the folder of a merged encoder."""
-    for name, file in heads.items():
-        shutil.copyfile(file, folder / name)
+def find_kept_heads(
+    experts: Sequence[OpenedModel], matches: Sequence[FullMatch | None]
+) -> dict[str, KeptHead]:
+    """The heads that the matches leave out of the merge, by the name of their file.
+
+    The name is that of the expert's task, or of its repository or folder if no task is known.
+    Raises UsageError if two experts would have the same name.
+    """
+    heads: dict[str, KeptHead] = {}
+    problems = []
+    for model, match in zip(experts, matches, strict=True):
+        if match is None or not match.head:
+            continue
+        plain = {new: name for name, new in plain_names(match.head).items()}
+        file = f"head-{_head_name(model)}.safetensors"
+        if file in heads:
+            problems.append(f"Two experts would have the head {file}.")
+        heads[file] = KeptHead(model.checkpoint, plain)
+    raise_together(UsageError, problems, "Rename a folder, or merge one expert of each task.")
+    return heads
+
+
+def _head_name(model: OpenedModel) -> str:
+    ref = model.revision.ref
+    if model.manifest and model.manifest.task_name:
+        name = model.manifest.task_name
+    elif ref.path is not None:
+        name = ref.path.resolve().name
+    else:
+        name = str(ref.repo_id).rpartition("/")[2]
+    return check_label(name, "task")
+
+
+def write_heads(heads: Mapping[str, Path] | Mapping[str, Path | KeptHead], folder: Path) -> None:
+    """Write heads into the folder of a merged encoder."""
+    for name, head in heads.items():
+        if isinstance(head, KeptHead):
+            head.write(folder / name)
+        else:
+            shutil.copyfile(head, folder / name)
 
 
 def common_task_kind(experts: Sequence[OpenedModel]) -> str:

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from hubmerge.errors import Busy, UsageError
 from hubmerge.models.layers import linear_layers
 from hubmerge.models.loading import Model, load_model
-from hubmerge.opening.expert_heads import copy_heads, find_heads
+from hubmerge.opening.expert_heads import find_heads, write_heads
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import Kind
 from hubmerge.weights.atomic_folder import atomic_folder
@@ -66,7 +66,7 @@ def _extract_adapter(
                 write_adapter(
                     partial, _rename_to_model(extraction, model), name, base.revision.sha or None
                 )
-                copy_heads(find_heads([expert]), partial)
+                write_heads(find_heads([expert]), partial)
         except Busy:
             time.sleep(0.1)  # another process of this run is writing it
     # The note is part of the manifest of a mixture of experts.

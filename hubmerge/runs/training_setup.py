@@ -22,7 +22,7 @@ from hubmerge.moerging.centroids import init_from_centroids
 from hubmerge.moerging.moe_model import MoeModel, build_moe
 from hubmerge.moerging.router_init import init_router
 from hubmerge.moerging.routing_stats import RoutingStats
-from hubmerge.opening.expert_heads import copy_heads, find_heads
+from hubmerge.opening.expert_heads import find_heads, write_heads
 from hubmerge.runs.job import ReadyJob, Weights
 from hubmerge.runs.moe_plan import MoePlan
 from hubmerge.runs.routing_recorder import RoutingRecorder
@@ -165,7 +165,7 @@ def _save(
     else:
         names = {id(p): name for name, p in network.named_parameters()}
         moe.save(folder, lambda parameter: weights[names[id(parameter)]])
-    copy_heads(find_heads(plan.experts.models), folder)
+    write_heads(find_heads(plan.experts.models), folder)
 
 
 def _run_rows(learner: Learner, rows: Split) -> None:

@@ -68,10 +68,10 @@ class Adapter:
         place when it merges. Some files store it twice. If the base's configuration is known, its
         head is separate, or was separated by `weights.ties`.
         """
-        if not _is_embedding(name) or name in self.replacements:
+        if not is_embedding(name) or name in self.replacements:
             return None
         info = self.base.tensor(name)
-        for other in filter(_is_embedding, self.changes):
+        for other in filter(is_embedding, self.changes):
             if self.knows_tie and (_is_head(name) or _is_head(other)):
                 continue
             other_info = self.base.tensor(other)
@@ -81,7 +81,8 @@ class Adapter:
         return None
 
 
-def _is_embedding(name: str) -> bool:
+def is_embedding(name: str) -> bool:
+    """Whether a tensor has a row for each token, by its name."""
     module, _, kind = name.rpartition(".")
     return kind == "weight" and module.rpartition(".")[2] in _EMBEDDING_MODULES
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from hubmerge.errors import CheckpointError, raise_together
-from hubmerge.weights.adapter import Adapter
+from hubmerge.weights.adapter import Adapter, is_embedding
 from hubmerge.weights.adapter_changes import (
     CHANGED_TWICE,
     FETCH_AGAIN_HINT,
@@ -30,10 +30,12 @@ from hubmerge.weights.adapter_names import (
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.header import summarize_names
 from hubmerge.weights.lora import Change, TokenRows
+from hubmerge.weights.match_options import VOCABULARY_HINT
 from hubmerge.weights.model_config import CONFIG_JSON
 from hubmerge.weights.ties import find_tie
 
 _NOT_IN_BASE: MisfitKind = "has {} that the base does not have", MATCHING_BASE_HINT
+_OTHER_VOCABULARY: MisfitKind = "has another number of tokens in {}", VOCABULARY_HINT
 _NOT_PEFT_NAMES: MisfitKind = "has {} whose names are not peft's", FETCH_AGAIN_HINT
 
 
@@ -90,11 +92,11 @@ def _match_tensors(
     }
     misfits[_NOT_PEFT_NAMES] += tensors.unrecognized
     misfits[_NOT_IN_BASE] += missing
-    misfits[WRONG_SHAPE] += [
-        name
-        for name, tensor in replacements.items()
-        if not checkpoint.index[tensor].fits(base.index[name])
-    ]
+    for name, tensor in replacements.items():
+        ours, theirs = base.index[name], checkpoint.index[tensor]
+        if not theirs.fits(ours):
+            other_rows = is_embedding(name) and ours.shape[1:] == theirs.shape[1:]
+            misfits[_OTHER_VOCABULARY if other_rows else WRONG_SHAPE].append(name)
     problems = [
         (f"{label} {kind.format(summarize_names(names))}.", hint)
         for (kind, hint), names in misfits.items()

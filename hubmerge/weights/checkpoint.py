@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -27,12 +27,16 @@ class Checkpoint:
 
     `kind` is "full" for all weights of a model, "lora" for an adapter, and "moe" for a mixture of
     experts. The experts of a mixture use the same tensor names, so the folder of each is put before
-    its names: "experts/mnist/base_model.model.fc.lora_A.weight".
+    its names: "experts/mnist/base_model.model.fc.lora_A.weight". `views` are tensors whose values
+    are computed from those on disk when they are read; their locations have no meaning.
     """
 
     folder: Path
     kind: CheckpointKind
     index: Mapping[str, TensorInfo] = field(repr=False, hash=False)
+    views: Mapping[str, Callable[[], Array]] = field(
+        default_factory=dict, repr=False, hash=False, compare=False
+    )
 
     @property
     def is_moe(self) -> bool:
@@ -54,6 +58,8 @@ class Checkpoint:
         Raises CheckpointError if there is no such tensor, or its bytes cannot be read.
         """
         tensor = self.tensor(name)
+        if name in self.views:
+            return self.views[name]()
         raw = np.empty(tensor.nbytes, np.uint8)
         try:
             _read_into(raw, tensor)
@@ -62,6 +68,12 @@ class Checkpoint:
                 f"{tensor.file}: tensor {safe_name(name)!r} cannot be read: {error}."
             ) from error
         return raw.view(DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+    def with_views(self, views: Mapping[str, tuple[TensorInfo, Callable[[], Array]]]) -> Checkpoint:
+        """A copy with tensors, new ones or others, that are computed when they are read."""
+        index = {**self.index, **{name: tensor for name, (tensor, _) in views.items()}}
+        reads = {**self.views, **{name: read for name, (_, read) in views.items()}}
+        return Checkpoint(self.folder, self.kind, MappingProxyType(index), reads)
 
     def weight_file_names(self) -> tuple[str, ...]:
         """The paths in the folder, with "/", of the files that hold the tensors, sorted."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.class_heads import is_class_head, own_head
 from hubmerge.weights.full_names import PARTS, Prefix, find_prefixes, is_buffer, plain_names
 from hubmerge.weights.header import TensorInfo, safe_name, summarize_names
-from hubmerge.weights.ties import Tie, find_tie
-
-FULL_EXPERT_HINT = "Experts must be full fine-tunes of this base, or of one part of it."
-HEAD_HINT = "Remove the head from one of them, or merge models with the same classes."
-VOCABULARY_HINT = (
-    "The vocabularies differ: resize the embeddings of the expert to the base's tokens first."
+from hubmerge.weights.match_options import (
+    DEFAULT_OPTIONS,
+    FULL_EXPERT_HINT,
+    HEADS_HINT,
+    VOCABULARY_HINT,
+    MatchOptions,
 )
-_HEAD_PARTS = ("classifier", "score", "qa_outputs", "cls", "head")
+from hubmerge.weights.ties import find_copies, find_tie
+
 _EMBEDDINGS = (
     "embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "lm_head", "embed_out",
+    "proj_out",
 )  # fmt: skip
 
 
@@ -29,14 +32,17 @@ class FullMatch:
 
     `names` maps a tensor of the base to the expert's. `kept` are tensors of the base that the
     expert does not have, and that stay as they are. `left_out` are tensors of the expert that are
-    not merged: buffers, and copies of others, in `copies` as copy -> original, whose bytes must be
-    equal.
+    not merged: buffers, copies of other tensors, and the head of a task, which is also in `head`.
+    The bytes of a copy must be those of its original: `copies` are copy -> original in the expert,
+    and `base_copies` in the base.
     """
 
     names: Mapping[str, str] = field(repr=False)
     kept: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    base_copies: Mapping[str, str] = field(default_factory=dict)
+    head: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -54,21 +60,24 @@ class FullMatch:
             )
         if self.kept:
             yield f"{label} does not have {summarize_names(self.kept)}: the base's are kept."
-        if self.left_out:
-            yield f"{label} has {summarize_names(self.left_out)} that are left out."
+        left_out = [name for name in self.left_out if name not in self.head]
+        if left_out:
+            yield f"{label} has {summarize_names(left_out)} that are left out."
+        if self.head:
+            yield f"{label} has a head of its own, {summarize_names(self.head)}: it is not merged."
 
 
-def match_full(base: Checkpoint, expert: Checkpoint, label: str) -> FullMatch:
+def match_full(
+    base: Checkpoint, expert: Checkpoint, label: str, options: MatchOptions = DEFAULT_OPTIONS
+) -> FullMatch:
     """Match a full expert with a base, without reading a value; `label` begins its problems."""
-    if expert.index.keys() == base.index.keys():
-        names = {name: name for name in base.index}
-        return FullMatch(names, problems=tuple(_misfits(base, expert, names, label)))
+    if expert.index.keys() == base.index.keys() and options.heads not in ("keep", "drop"):
+        return _match_by_name(base, expert, label, options)
     ours, theirs = plain_names(base.index), plain_names(expert.index)
     twice = [*_repeated(ours), *_repeated(theirs)]
     if twice:
         problem = f"{label} or the base has {summarize_names(twice)} under two names."
         return FullMatch({}, problems=((problem, FULL_EXPERT_HINT),))
-    by_plain = {plain: name for name, plain in ours.items()}
     base_index = {plain: base.index[name] for name, plain in ours.items()}
     own_index = {plain: expert.index[name] for name, plain in theirs.items()}
     prefixes = find_prefixes(_weights(own_index), _weights(base_index))
@@ -76,77 +85,150 @@ def match_full(base: Checkpoint, expert: Checkpoint, label: str) -> FullMatch:
         parts = " or ".join(repr(prefix.add or prefix.drop) for prefix in prefixes[:3])
         problem = f"{label} fits several parts of the base: {parts}."
         return FullMatch({}, problems=((problem, FULL_EXPERT_HINT),))
-    own_by_base = {
-        by_plain[new]: own
-        for own, plain in theirs.items()
-        if (new := prefixes[0](plain)) is not None and new in by_plain
-    }
-    return _complete(base, expert, own_by_base, prefixes[0], ours, label)
+    return _Matcher(base, expert, prefixes[0], ours, theirs, options, label).match()
 
 
-def _complete(
-    base: Checkpoint,
-    expert: Checkpoint,
-    names: dict[str, str],
-    prefix: Prefix,
-    plain: Mapping[str, str],
-    label: str,
+def _match_by_name(
+    base: Checkpoint, expert: Checkpoint, label: str, options: MatchOptions
 ) -> FullMatch:
-    """Decide on the tensors that only one of the two has."""
-    used = set(names.values())
-    extra = [name for name in expert.index if name not in used]
-    missing = [name for name in base.index if name not in names]
-    copies = _copies(expert, extra)
-    tie = find_tie(base)
-    if tie and tie.head in missing and tie.embedding in names:
-        names[tie.head] = names[tie.embedding]
-        missing.remove(tie.head)
-    kept = [
-        name
-        for name in missing
-        if is_buffer(name, base.index[name]) or _is_other_part(plain[name], prefix, plain, names)
-    ]
-    buffers = [name for name in extra if is_buffer(name, expert.index[name])]
-    lost = [name for name in missing if name not in set(kept)]
-    unknown = [name for name in extra if name not in {*buffers, *copies}]
-    problems: list[Problem] = []
-    if lost:
-        problems.append((f"{label} lacks {summarize_names(lost)} of the base.", FULL_EXPERT_HINT))
-    if unknown:
-        problems.append((
-            f"{label} has {summarize_names(unknown)} that the base does not have.",
-            FULL_EXPERT_HINT,
-        ))  # fmt: skip
-    problems += _misfits(base, expert, names, label)
-    return FullMatch(names, tuple(kept), (*buffers, *copies), copies, tuple(problems))
+    names = {name: name for name in base.index}
+    copies = {copy: name for copy, name in find_copies(base).items() if copy in names}
+    left_out: tuple[str, ...] = ()
+    if options.tied == "base":
+        names |= copies
+        left_out = tuple(copies)
+    return FullMatch(
+        names,
+        left_out=left_out,
+        copies={} if options.tied else copies,
+        base_copies=copies if options.tied != "untie" else {},
+        problems=tuple(_misfits(base, expert, names, label)),
+    )
+
+
+@dataclass(frozen=True)
+class _Matcher:
+    """A base and an expert with plain names, name -> plain name, and the prefix between them."""
+
+    base: Checkpoint
+    expert: Checkpoint
+    prefix: Prefix
+    ours: Mapping[str, str]
+    theirs: Mapping[str, str]
+    options: MatchOptions
+    label: str
+
+    def match(self) -> FullMatch:
+        by_plain = {plain: name for name, plain in self.ours.items()}
+        names = {
+            by_plain[new]: own
+            for own, plain in self.theirs.items()
+            if (new := self._base_name(plain)) in by_plain and not self._is_left_head(plain)
+        }
+        base_copies = self._copies_in_base(names)
+        used = {*names.values()}
+        extra = [own for own in self.expert.index if own not in used]
+        missing = [name for name in self.base.index if name not in names]
+        copies = self._copies_in_expert(extra)
+        head = self._head(extra)
+        kept = [name for name in missing if self._is_kept(name, names)]
+        buffers = [name for name in extra if is_buffer(name, self.expert.index[name])]
+        left_out = dict.fromkeys((*buffers, *copies, *head))
+        checked = {} if self.options.tied else copies
+        return FullMatch(
+            names,
+            tuple(kept),
+            tuple(left_out),
+            checked,
+            base_copies,
+            tuple(head),
+            tuple(
+                self._problems(
+                    names,
+                    lost=[name for name in missing if name not in set(kept)],
+                    unknown=[name for name in extra if name not in left_out],
+                )
+            ),
+        )
+
+    def _base_name(self, plain: str) -> str | None:
+        """The plain name that the base has for a tensor of the expert, by its prefix."""
+        renamed = self.prefix(plain)
+        # The heads of tasks are outside of the body, whose names have the prefix.
+        if is_class_head(plain) and renamed not in self.ours.values():
+            return plain
+        return renamed
+
+    def _is_left_head(self, plain: str) -> bool:
+        return is_class_head(plain) and self.options.heads in ("keep", "drop")
+
+    def _copies_in_base(self, names: dict[str, str]) -> dict[str, str]:
+        """Add the copies that only the base stores to `names`; they are returned."""
+        plain = {new: name for name, new in self.ours.items()}
+        added = {}
+        for copy, original in find_copies(_by_plain_names(self.base, self.ours)).items():
+            name, source = plain.get(copy), plain[original]
+            if name is not None and name not in names and source in names:
+                names[name] = names[source]
+                added[name] = source
+        return added
+
+    def _copies_in_expert(self, extra: Sequence[str]) -> dict[str, str]:
+        """The tensors of the expert that are stored twice: copy -> original."""
+        plain = {name: own for own, name in self.theirs.items()}
+        copies = find_copies(_by_plain_names(self.expert, self.theirs))
+        if tie := find_tie(_by_plain_names(self.base, self.ours)):
+            # A tied base has no place for a head, whatever the expert's configuration says.
+            by_base = {self._base_name(name): name for name in plain}
+            if tie.head in by_base and tie.embedding in by_base:
+                copies[by_base[tie.head]] = by_base[tie.embedding]
+        return {
+            plain[copy]: plain[original]
+            for copy, original in copies.items()
+            if plain.get(copy) in extra
+        }
+
+    def _head(self, extra: Sequence[str]) -> list[str]:
+        """The tensors of the expert's head if it is left out."""
+        if self.options.heads not in ("keep", "drop"):
+            return []
+        owned = set(own_head(self.theirs[own] for own in extra))
+        return [own for own in extra if self.theirs[own] in owned]
+
+    def _is_kept(self, name: str, names: Mapping[str, str]) -> bool:
+        """Whether a tensor that the expert does not have stays as it is in the base."""
+        plain = self.ours[name]
+        if is_buffer(name, self.base.index[name]) or self._is_left_head(plain):
+            return True
+        if self.prefix.add and not plain.startswith(self.prefix.add):
+            return True
+        part = plain.partition(".")[0]
+        is_part = part in PARTS or is_class_head(plain)
+        return is_part and not any(
+            self.ours[matched].partition(".")[0] == part for matched in names
+        )
+
+    def _problems(
+        self, names: Mapping[str, str], lost: Sequence[str], unknown: Sequence[str]
+    ) -> Iterator[Problem]:
+        if lost:
+            yield f"{self.label} lacks {summarize_names(lost)} of the base.", FULL_EXPERT_HINT
+        heads = set(own_head(self.theirs[own] for own in unknown))
+        for hint, is_head in ((HEADS_HINT, True), (FULL_EXPERT_HINT, False)):
+            listed = [own for own in unknown if (self.theirs[own] in heads) is is_head]
+            if listed:
+                described = summarize_names(listed)
+                yield f"{self.label} has {described} that the base does not have.", hint
+        yield from _misfits(self.base, self.expert, names, self.label)
+
+
+def _by_plain_names(checkpoint: Checkpoint, plain: Mapping[str, str]) -> Checkpoint:
+    index = {new: checkpoint.index[name] for name, new in plain.items()}
+    return Checkpoint(checkpoint.folder, checkpoint.kind, index)
 
 
 def _weights(index: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     return {name: tensor for name, tensor in index.items() if not is_buffer(name, tensor)}
-
-
-def _is_other_part(
-    name: str, prefix: Prefix, plain: Mapping[str, str], names: Mapping[str, str]
-) -> bool:
-    """Whether a tensor is in a part of the base of which the expert has nothing."""
-    if prefix.add and not name.startswith(prefix.add):
-        return True
-    part = name.partition(".")[0]
-    return part in PARTS and not any(plain[matched].partition(".")[0] == part for matched in names)
-
-
-def _copies(expert: Checkpoint, extra: list[str]) -> dict[str, str]:
-    """The tensors of an expert that its configuration ties to another one: copy -> original."""
-    plain = {name: own for own, name in plain_names(expert.index).items()}
-    view = Checkpoint(expert.folder, expert.kind, {n: expert.index[o] for n, o in plain.items()})
-    tie = find_tie(view)
-    ties = [tie] if tie else []
-    ties += [
-        Tie("shared.weight", f"{side}.embed_tokens.weight")
-        for side in ("encoder", "decoder")
-        if "shared.weight" in plain
-    ]
-    return {plain[tie.head]: plain[tie.embedding] for tie in ties if plain.get(tie.head) in extra}
 
 
 def _misfits(
@@ -164,9 +246,9 @@ def _misfits(
 
 
 def _misfit_hint(name: str, ours: TensorInfo, theirs: TensorInfo) -> str:
+    if is_class_head(name):
+        return HEADS_HINT
     parts = set(name.split("."))
-    if parts & set(_HEAD_PARTS):
-        return HEAD_HINT
     if parts & set(_EMBEDDINGS) and ours.shape[1:] == theirs.shape[1:]:
         return VOCABULARY_HINT
     return FULL_EXPERT_HINT

@@ -12,6 +12,7 @@ from hubmerge.weights.header import parse_json_object
 
 CONFIG_JSON = "config.json"
 TIE_KEY = "tie_word_embeddings"
+_SIZE_KEY = "vocab_size"
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
@@ -22,19 +23,24 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def changed_config(
-    folder: Path, dtype: str | None = None, separate_head: bool = False
+    folder: Path,
+    dtype: str | None = None,
+    separate_head: bool = False,
+    vocabulary_size: int | None = None,
 ) -> dict[str, bytes]:
     """The changed config.json of a folder, by name, for the weights that are written next to it.
 
     Its `dtype` or `torch_dtype`, at any depth, names the new safetensors dtype: loaders convert the
     weights to what the configuration names. With `separate_head` it says that the output head is
-    not tied to the embedding. Empty if nothing changes. Raises CheckpointError if the file is not a
-    JSON object.
+    not tied to the embedding. A new `vocabulary_size` replaces the old one, at any depth. Empty if
+    nothing changes. Raises CheckpointError if the file is not a JSON object.
     """
     config = read_model_config(folder)
     changed = _with_dtype(config, torch_dtype_name(dtype)) if dtype else dict(config)
     if separate_head and config:
         changed = {**_untied(changed), TIE_KEY: False}
+    if vocabulary_size is not None:
+        changed = _with_vocabulary_size(changed, config.get(_SIZE_KEY), vocabulary_size)
     if changed == config:
         return {}
     return {CONFIG_JSON: (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()}
@@ -48,6 +54,24 @@ def _value_with_dtype(key: str, value: Any, name: str) -> Any:
     if isinstance(value, dict):
         return _with_dtype(value, name)
     return name if key in _DTYPE_KEYS and isinstance(value, str) else value
+
+
+def _with_vocabulary_size(config: Mapping[str, Any], old: object, new: int) -> dict[str, Any]:
+    """The configuration with a new size where it has the old one, or in its only text part."""
+    old = old if old is not None else _text_part(config).get(_SIZE_KEY)
+    return {
+        key: _with_vocabulary_size(value, old, new)
+        if isinstance(value, dict)
+        else new
+        if key == _SIZE_KEY and value == old
+        else value
+        for key, value in config.items()
+    }
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    part = config.get("text_config")
+    return part if isinstance(part, dict) else {}
 
 
 def _untied(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.difference import difference, same_bytes
 from hubmerge.weights.dtypes import Array, compute_dtype, is_float
 from hubmerge.weights.full_match import FullMatch, match_full
+from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 FULL_BASE_HINT = "Name its base with --base, and the adapter itself as an expert."
 SINGLE_EXPERT_HINT = "Name one of its experts: each folder in its experts/ is a plain adapter."
@@ -33,6 +34,7 @@ class TaskVector:
 
     base: Checkpoint
     expert: Checkpoint
+    options: MatchOptions = DEFAULT_OPTIONS
 
     def __post_init__(self) -> None:
         if self.base.kind != "full":
@@ -48,7 +50,7 @@ class TaskVector:
     @cached_property
     def full(self) -> FullMatch:
         """Which tensor of the base is which of a full expert; its problems are not raised here."""
-        return match_full(self.base, self.expert, f"Expert {self.expert.folder}")
+        return match_full(self.base, self.expert, f"Expert {self.expert.folder}", self.options)
 
     def names(self) -> tuple[str, ...]:
         """The floating-point tensors of the base, in their order on disk."""
@@ -94,13 +96,20 @@ class TaskVector:
             return self.base.read(name)
         return self.expert.read(self.full.names.get(name, name))
 
-    def unequal_copies(self) -> Iterator[tuple[str, str]]:
-        """The tensors of a full expert that are not the copies of others that they should be."""
+    def unequal_copies(self) -> Iterator[tuple[Checkpoint, str, str]]:
+        """The tensors of a full expert or its base that are not the copies that they should be.
+
+        Each with its checkpoint and the name of the original.
+        """
         if self.expert.kind != "full":
             return
-        for copy, original in self.full.copies.items():
-            if not same_bytes(self.expert.read(copy), self.expert.read(original)):
-                yield copy, original
+        for checkpoint, copies in (
+            (self.expert, self.full.copies),
+            (self.base, self.full.base_copies),
+        ):
+            for copy, original in copies.items():
+                if not same_bytes(checkpoint.read(copy), checkpoint.read(original)):
+                    yield checkpoint, copy, original
 
 
 def not_a_base(checkpoint: Checkpoint) -> str:

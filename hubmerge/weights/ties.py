@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import partial
 from typing import Any
 
+from hubmerge.errors import UsageError
 from hubmerge.weights.adapter_names import TOKEN_ROWS, classify_tensors, find_renames
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.model_config import TIE_KEY, read_model_config
@@ -31,6 +32,20 @@ _TIES = (
     ("shared.weight", "lm_head.weight"),
 )
 _WHISPER = ("model.decoder.embed_tokens.weight", "proj_out.weight")
+# Tensors that other classes store twice: the end of the original's name and that of the copy's.
+_ENCODER_COPIES = (
+    ("embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    ("embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    ("embeddings.word_embeddings.weight", "vocab_projector.weight"),
+    ("embeddings.word_embeddings.weight", "predictions.decoder.weight"),
+)
+_BIAS_COPIES = (
+    ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    ("predictions.bias", "predictions.decoder.bias"),
+    ("lm_head.bias", "lm_head.decoder.bias"),
+)
+_SHARED = "shared.weight"
+_SHARED_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
 @dataclass(frozen=True)
@@ -59,31 +74,66 @@ def find_tie(checkpoint: Checkpoint) -> Tie | None:
     config = read_model_config(checkpoint.folder)
     pairs = (_WHISPER,) if config.get("model_type") == "whisper" else _TIES
     ties = [Tie(*pair) for pair in pairs if pair[0] in checkpoint.index]
-    if not ties or not _is_tied(config, ties[0].head in checkpoint.index):
+    if not ties:
         return None
-    return ties[0]
+    head, embedding = map(checkpoint.index.get, (ties[0].head, ties[0].embedding))
+    # `separate_head` adds a head with the bytes of the embedding.
+    return ties[0] if _is_tied(config, head is not None and head != embedding) else None
 
 
-def separate_head(base: Checkpoint, experts: Sequence[Checkpoint]) -> Separated | None:
-    """Give the base a head of its own if an adapter changes one side of a tie only.
+def find_copies(checkpoint: Checkpoint) -> dict[str, str]:
+    """The tensors that a model stores or may store twice: copy -> original, which is stored.
+
+    They are the tied head, the embeddings of encoder and decoder that are `shared`, and the
+    decoders of masked language models with their biases. Raises CheckpointError if config.json is
+    not a JSON object.
+    """
+    index = checkpoint.index
+    copies = {
+        copy: original
+        for end, copy in (*_ENCODER_COPIES, *_BIAS_COPIES)
+        if (original := _only_name_with_end(index, end)) and copy != original
+    }
+    tied = read_model_config(checkpoint.folder).get(TIE_KEY) is not False
+    if not tied:
+        copies = {copy: original for copy, original in copies.items() if copy.endswith("bias")}
+    for name in index:
+        if name == _SHARED or name.endswith(f".{_SHARED}"):
+            prefix = name.removesuffix(_SHARED)
+            copies |= {f"{prefix}{copy}": name for copy in _SHARED_COPIES}
+    if tie := find_tie(checkpoint):
+        copies[tie.head] = tie.embedding
+    return copies
+
+
+def _only_name_with_end(names: Collection[str], end: str) -> str | None:
+    found = [name for name in names if name == end or name.endswith(f".{end}")]
+    return found[0] if len(found) == 1 else None
+
+
+def separate_head(
+    base: Checkpoint, experts: Sequence[Checkpoint], untie: bool = False
+) -> Separated | None:
+    """Give the base a head of its own if an adapter changes one side of a tie alone, or to `untie`.
 
     None if none does. The added head has the bytes of the embedding; no value is read. Raises
-    CheckpointError if config.json is not a JSON object.
+    CheckpointError if config.json is not a JSON object, and UsageError if there is no tie to untie.
     """
-    if base.kind != "full" or all(expert.kind != "lora" for expert in experts):
-        return None
-    tie = find_tie(base)
+    tie = find_tie(base) if base.kind == "full" else None
     if tie is None:
+        if untie:
+            raise UsageError(
+                f"{base.folder} has no tied head that --tied untie could separate.",
+                "Leave --tied out.",
+            )
         return None
     view = _with_head(base, tie)
     adapters = tuple(
         number
         for number, expert in enumerate(experts)
-        if expert.kind == "lora" and len(_changed_sides(view, expert, tie)) == 1
+        if expert.kind == "lora" and _needs_own_head(view, expert, tie)
     )
-    if not adapters:
-        return None
-    return Separated(view, tie, adapters)
+    return Separated(view, tie, adapters) if adapters or untie else None
 
 
 def _is_tied(config: Mapping[str, Any], has_head: bool) -> bool:
@@ -106,20 +156,16 @@ def _with_head(checkpoint: Checkpoint, tie: Tie) -> Checkpoint:
     index = checkpoint.index
     if tie.head in index or tie.embedding not in index:
         return checkpoint
-    return Checkpoint(
-        checkpoint.folder,
-        checkpoint.kind,
-        MappingProxyType({**index, tie.head: index[tie.embedding]}),
+    return checkpoint.with_views(
+        {tie.head: (index[tie.embedding], partial(checkpoint.read, tie.embedding))}
     )
 
 
-def _changed_sides(base: Checkpoint, adapter: Checkpoint, tie: Tie) -> Collection[str]:
+def _needs_own_head(base: Checkpoint, adapter: Checkpoint, tie: Tie) -> bool:
+    """Whether an adapter changes one side of a tie, or each in its own way."""
     tensors = classify_tensors(adapter.index)
     names = tensors.base_tensors()
     rename = find_renames(names, base.index)[0]
-    sides = {tie.embedding, tie.head}
-    if any(
-        TOKEN_ROWS in module.parts and rename(module.target) in sides for module in tensors.modules
-    ):
-        return sides  # peft trains these rows for both
-    return {rename(name) for name in names} & sides
+    rows = {rename(m.target) for m in tensors.modules if TOKEN_ROWS in m.parts}
+    changed = {rename(name) for name in names} - rows  # peft trains these rows for both sides
+    return bool(changed & {tie.embedding, tie.head})

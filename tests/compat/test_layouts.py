@@ -24,10 +24,10 @@ IDS = torch.arange(10)[None]
 State = dict[str, Tensor]
 
 
-def merge(folder: Path) -> State:
+def merge(folder: Path, *options: str) -> State:
     """Merge the expert alone with weight 1; returns the tensors of the result."""
     words = ["merge", folder / "expert", "--base", folder / "base", "--method", "average",
-             "--out", folder / "out"]  # fmt: skip
+             "--out", folder / "out", *options]  # fmt: skip
     done = CliRunner().invoke(app, [str(word) for word in words], env={"HUBMERGE_HUB": "local"})
     assert done.exit_code == 0, done.stderr
     return load_file(folder / "out" / "model.safetensors")
@@ -95,9 +95,23 @@ def test_a_head_that_differs_from_its_tie_is_refused(tied_llama: Path, tmp_path:
     save(base, tmp_path / "base", tied_llama)
     head = {"lm_head.weight": base["model.embed_tokens.weight"] + 1}
     save({**base, **head}, tmp_path / "expert", tied_llama)
-    with pytest.raises(AssertionError, match="though its configuration ties the two"):
+    with pytest.raises(AssertionError, match="--tied untie"):
         merge(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tied", ["untie", "base"])
+def test_a_head_that_differs_from_its_tie(tied_llama: Path, tmp_path: Path, tied: str) -> None:
+    base = load_file(tied_llama / "model.safetensors")
+    new = noisy(base)
+    save(base, tmp_path / "base", tied_llama)
+    head = {"lm_head.weight": new["model.embed_tokens.weight"] + 1}
+    save({**new, **head}, tmp_path / "expert", tied_llama)
+    assert_equal(merge(tmp_path, "--tied", tied), {**new, **head} if tied == "untie" else new)
+    result = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert result.config.tie_word_embeddings is (tied == "base")
+    weight = head["lm_head.weight"] if tied == "untie" else new["model.embed_tokens.weight"]
+    torch.testing.assert_close(result.lm_head.weight, weight)
 
 
 def test_a_vision_tower_over_a_whole_clip(tmp_path: Path) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from hubmerge.errors import UsageError
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.dtypes import Array
 from hubmerge.weights.full_match import FullMatch, match_full
+from hubmerge.weights.match_options import MatchOptions
 from hubmerge.weights.task_vector import TaskVector
+from hubmerge.weights.ties import separate_head
 
 ROW, MATRIX = np.arange(3, dtype=np.float32), np.ones((4, 3), np.float32)
 LLAMA = {
@@ -117,13 +120,76 @@ def test_a_tied_head_on_one_side(match: Match, tmp_path: Path) -> None:
     vector = TaskVector(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "expert"))
     assert list(vector.unequal_copies()) == []
     other = write(tmp_path / "other", LLAMA | {"lm_head.weight": MATRIX + 1}, TIED)
-    assert list(TaskVector(vector.base, other).unequal_copies()) == [*found.copies.items()]
+    unequal = [pair for _, *pair in TaskVector(vector.base, other).unequal_copies()]
+    assert unequal == [["lm_head.weight", "model.embed_tokens.weight"]]
+    kept_out = TaskVector(vector.base, other, MatchOptions(tied="base"))
+    assert list(kept_out.unequal_copies()) == []
+    assert kept_out.full.left_out == ("lm_head.weight",)
 
 
-def test_a_tied_head_that_only_the_base_stores(match: Match) -> None:
+def test_a_tied_head_that_only_the_base_stores(match: Match, tmp_path: Path) -> None:
     found = match(LLAMA | {"lm_head.weight": MATRIX}, LLAMA)
     assert found.names["lm_head.weight"] == "model.embed_tokens.weight"
     assert not found.problems
+    base = write(tmp_path / "unequal", LLAMA | {"lm_head.weight": MATRIX + 1}, TIED)
+    vector = TaskVector(base, open_checkpoint(tmp_path / "expert"))
+    assert [checkpoint for checkpoint, *_ in vector.unequal_copies()] == [base]
+
+
+def test_a_tied_head_that_both_store_with_other_values(match: Match, tmp_path: Path) -> None:
+    both = LLAMA | {"lm_head.weight": MATRIX}
+    match(both, both)
+    base = open_checkpoint(tmp_path / "base")
+    other = write(tmp_path / "other", LLAMA | {"lm_head.weight": MATRIX + 1}, TIED)
+    unequal = [pair for _, *pair in TaskVector(base, other).unequal_copies()]
+    assert unequal == [["lm_head.weight", "model.embed_tokens.weight"]]
+    vector = TaskVector(base, other, MatchOptions(tied="base"))
+    assert not list(vector.unequal_copies())
+    assert not vector.delta("lm_head.weight").any()
+    assert TaskVector(base, other, MatchOptions(tied="untie")).delta("lm_head.weight").all()
+
+
+def test_a_head_that_the_experts_configuration_does_not_tie(tmp_path: Path) -> None:
+    base = write(tmp_path / "base", LLAMA, TIED)
+    untied = TIED | {"tie_word_embeddings": False}
+    expert = write(tmp_path / "expert", LLAMA | {"lm_head.weight": MATRIX + 1}, untied)
+    assert len(list(TaskVector(base, expert).unequal_copies())) == 1
+    separated = separate_head(base, [expert], untie=True)
+    assert separated is not None
+    vector = TaskVector(separated.base, expert, MatchOptions(tied="untie"))
+    assert not list(vector.unequal_copies())
+    assert (vector.delta("lm_head.weight") == 1).all()
+    with pytest.raises(UsageError, match="no tied head"):
+        separate_head(write(tmp_path / "apart", LLAMA, untied), [], untie=True)
+
+
+T5 = {"shared.weight": MATRIX, "encoder.block.0.layer.0.SelfAttention.q.weight": MATRIX.T.copy()}
+COPIES = {"encoder.embed_tokens.weight": MATRIX, "decoder.embed_tokens.weight": MATRIX}
+BERT = {
+    "bert.embeddings.word_embeddings.weight": MATRIX,
+    "cls.predictions.bias": ROW,
+    "cls.predictions.transform.dense.weight": MATRIX.T.copy(),
+}
+DECODERS = {"cls.predictions.decoder.weight": MATRIX, "cls.predictions.decoder.bias": ROW}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "copies", "kind"),
+    [(T5, COPIES, "T5ForConditionalGeneration"), (BERT, DECODERS, "BertForMaskedLM")],
+)
+@pytest.mark.parametrize("base_has", [False, True])
+def test_other_tensors_that_are_stored_twice(
+    match: Match,
+    tensors: dict[str, Array],
+    copies: dict[str, Array],
+    kind: str,
+    base_has: bool,
+) -> None:
+    pair = (tensors | copies, tensors) if base_has else (tensors, tensors | copies)
+    found = match(*pair, {"architectures": [kind]})
+    assert not found.problems
+    assert sorted(found.base_copies if base_has else found.copies) == sorted(copies)
+    assert sorted(found.left_out) == ([] if base_has else sorted(copies))
 
 
 def test_a_head_that_is_not_tied_is_kept(match: Match) -> None:
@@ -168,11 +234,36 @@ def test_one_tensor_under_two_names_is_refused(match: Match) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "hint"),
-    [("model.embed_tokens.weight", (6, 3), "vocabularies"), ("score.weight", (5, 3), "head")],
+    ("name", "shape", "option"),
+    [
+        ("model.embed_tokens.weight", (6, 3), "--vocabulary union"),
+        ("score.weight", (5, 3), "--heads keep"),
+        ("classifier.weight", (4, 3), "--heads drop"),
+    ],
 )
-def test_misfits_have_a_hint(match: Match, name: str, shape: tuple[int, int], hint: str) -> None:
+def test_the_option_that_decides_is_named(
+    match: Match, name: str, shape: tuple[int, int], option: str
+) -> None:
     base = LLAMA | {"score.weight": MATRIX}
-    [(text, advice)] = match(base, base | {name: np.zeros(shape, np.float32)}).problems
+    [(text, hint)] = match(base, base | {name: np.zeros(shape, np.float32)}).problems
     assert name in text
-    assert hint in advice
+    assert option in hint
+
+
+@pytest.mark.parametrize("heads", ["keep", "drop"])
+def test_heads_of_tasks_are_not_merged(tmp_path: Path, heads: Literal["keep", "drop"]) -> None:
+    own = {"score.weight": MATRIX[:2], "pooler.dense.weight": MATRIX}
+    base = write(tmp_path / "base", LLAMA | {"score.weight": MATRIX}, TIED)
+    expert = write(tmp_path / "expert", without(LLAMA, "model.") | own, TIED)
+    found = match_full(base, expert, "me", MatchOptions(heads=heads))
+    assert not found.problems
+    assert sorted(found.head) == sorted(found.left_out) == sorted(own)
+    assert found.kept == ("score.weight",)
+    assert any("head of its own" in note for note in found.notes("me"))
+
+
+def test_heads_are_left_out_even_if_all_names_agree(tmp_path: Path) -> None:
+    tensors = LLAMA | {"score.weight": MATRIX}
+    pair = write(tmp_path / "base", tensors, TIED), write(tmp_path / "expert", tensors, TIED)
+    assert match_full(*pair, "me").names == {name: name for name in tensors}
+    assert match_full(*pair, "me", MatchOptions(heads="keep")).head == ("score.weight",)

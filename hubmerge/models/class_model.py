@@ -1,0 +1,112 @@
+"""Classification models of transformers with their own head, or with one kept beside a merge.
+
+Shapes: B examples, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from hubmerge.errors import CheckpointError
+from hubmerge.models.config import parse_config
+from hubmerge.models.transformers_folder import without_warnings
+from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.class_heads import is_class_head
+from hubmerge.weights.full_names import plain_names
+from hubmerge.weights.kept_heads import CONFIG_KEY
+
+_CLASSES = {
+    name if isinstance(name, str) else name[0]
+    for names in (
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+    for name in names.values()
+}
+
+
+class ClassModel(nn.Module):
+    """A whole classification model: inputs -> logits [B, C] in the order of a task's classes."""
+
+    order: Tensor
+
+    def __init__(self, module: Any, input_names: Sequence[str], order: Sequence[int]) -> None:
+        super().__init__()
+        self.module, self.input_names = module, tuple(input_names)
+        self.register_buffer("order", torch.tensor(order))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        output = self.module(**dict(zip(self.input_names, inputs, strict=True)))
+        return cast(Tensor, output.logits[:, self.order])
+
+
+def is_class_model(module: object) -> bool:
+    """Whether a module is a classifier of transformers."""
+    return type(module).__name__ in _CLASSES
+
+
+def class_order(config: Any, classes: Sequence[str], where: str) -> list[int]:
+    """The model's class for each class of a task: by name if the names are the same, else in order.
+
+    Raises CheckpointError if their numbers differ.
+    """
+    labels = [str(config.id2label[number]) for number in range(config.num_labels)]
+    if len(labels) != len(classes):
+        raise CheckpointError(
+            f"{where} has a head for {len(labels)} classes, and the task has {len(classes)}.",
+            "Use the task that the head was trained on.",
+        )
+    if sorted(labels) == sorted(classes):
+        return [labels.index(name) for name in classes]
+    return list(range(len(labels)))
+
+
+def has_config(file: Path) -> bool:
+    """Whether a head file is one that was kept beside a merge."""
+    with safe_open(file, framework="pt") as opened:
+        return CONFIG_KEY in (opened.metadata() or {})
+
+
+def load_class_model(folder: Path, file: Path) -> Any:
+    """The model of a folder under the head in a file: in float32, on the CPU, in evaluation mode.
+
+    Raises CheckpointError for an unknown class, or if a tensor is missing.
+    """
+    state: dict[str, Tensor] = {}
+    with safe_open(file, framework="pt") as opened:
+        fields = parse_config((opened.metadata() or {})[CONFIG_KEY], f"The config in {file}")
+        head = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
+    for weights in open_checkpoint(folder).weight_file_names():
+        with safe_open(folder / weights, framework="pt") as opened:
+            plain = plain_names(opened.keys())
+            state |= {plain[n]: opened.get_tensor(n) for n in plain if not is_class_head(plain[n])}
+    name = next(iter(fields.get("architectures") or ()), "")
+    if name not in _CLASSES:
+        raise CheckpointError(f"{file} is for a model of the unknown class {name!r}.")
+    model_class = getattr(transformers, name)
+    config = model_class.config_class.from_dict(json.loads(json.dumps(fields)))
+    with without_warnings():
+        module, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=state | head,
+            dtype="float32",
+            output_loading_info=True,
+            attn_implementation="sdpa" if model_class._supports_sdpa else "eager",
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"{folder} with {file.name} lacks {missing[0]!r} of {name}.")
+    return module.eval()

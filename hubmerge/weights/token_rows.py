@@ -1,0 +1,299 @@
+"""Embeddings of models with other vocabularies, with their rows brought into one order by token.
+
+Shapes: N rows, V tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+from hubmerge.errors import CheckpointError, raise_together
+from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.dtypes import DTYPES, Array, cast
+from hubmerge.weights.header import TensorInfo, summarize_names
+from hubmerge.weights.vocabulary import (
+    Vocabulary,
+    extended_tokenizer,
+    read_vocabulary,
+    same_tokenizer_files,
+)
+
+# The modules with a row for every token: embeddings, and what predicts tokens.
+_TOKEN_MODULES = {
+    "embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "lm_head", "embed_out",
+    "proj_out", "token_embedding", "tok_embeddings", "predictions", "vocab_projector",
+}  # fmt: skip
+_UNION_HINT = "Give --vocabulary base, which merges the rows of the base's tokens."
+
+
+@dataclass(frozen=True)
+class TokenExpert:
+    """An expert with the names of its token tensors.
+
+    `names` are by the base's names; `copies` are other tensors of it by their names, with the names
+    that the base has for their originals.
+    """
+
+    checkpoint: Checkpoint
+    label: str
+    names: Mapping[str, str] = field(repr=False)
+    copies: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def count_rows(self, tensors: Iterable[str]) -> int:
+        """The number of rows of its embedding, 0 if it has none; `tensors` are the base's names."""
+        own = (self.names[name] for name in tensors if name in self.names)
+        return max((self.checkpoint.index[name].shape[0] for name in own), default=0)
+
+
+@dataclass(frozen=True)
+class AlignedTokens:
+    """Base and experts whose embeddings have the same rows.
+
+    `size` is the new number of rows, None if it is the base's. `files` are the tokenizer files of
+    the result that differ from the base's. `notes` are sentences for the user.
+    """
+
+    base: Checkpoint
+    experts: tuple[Checkpoint, ...]
+    size: int | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+
+def align_tokens(
+    base: Checkpoint, experts: Sequence[TokenExpert], mode: Literal["base", "union"]
+) -> AlignedTokens:
+    """Bring the token rows of all experts into the order of the base's tokens.
+
+    Rows of the base's tokens that an expert lacks do not change. With "base", other tokens are left
+    out. With "union", they get rows after the base's, whose values are the mean of the experts that
+    have them. Only tokenizers and headers are read here. Raises CheckpointError for a tokenizer
+    that cannot be read.
+    """
+    vocabulary = read_vocabulary(base.folder)
+    own = [read_vocabulary(expert.checkpoint.folder) for expert in experts]
+    tensors = _token_tensors(base)
+    if not tensors:
+        raise CheckpointError(
+            f"{base.folder} has no embedding of tokens.", "Leave --vocabulary out."
+        )
+    new = _new_tokens(vocabulary, own, experts) if mode == "union" else []
+    rows = {token: vocabulary.size + number for number, token in enumerate(new)}
+    old_size = base.index[tensors[0]].shape[0]
+    size = max(old_size, vocabulary.size + len(new))
+    all_rows = {**vocabulary.rows, **rows}
+    sources = [
+        _source_rows(all_rows, size, theirs, expert.count_rows(tensors))
+        for theirs, expert in zip(own, experts, strict=True)
+    ]
+    added = np.array(sorted(rows.values()), dtype=np.int64)
+    base_view = _base_view(base, experts, sources, tensors, size, added)
+    views = [
+        _expert_view(base_view, expert, source, tensors)
+        for expert, source in zip(experts, sources, strict=True)
+    ]
+    entries = [dict(_entry(token, own), id=rows[token]) for token in new]
+    return AlignedTokens(
+        base_view,
+        tuple(views),
+        size if size != old_size else None,
+        extended_tokenizer(base.folder, entries) if entries else {},
+        tuple(_notes(vocabulary, own, experts, mode, new)),
+    )
+
+
+def other_tokens(base: Checkpoint, expert: Checkpoint) -> list[str]:
+    """The tokens that an expert has in rows where the base has other ones; none without tokenizers.
+
+    Embeddings of equal size are merged by the number of a row.
+    """
+    if same_tokenizer_files(base.folder, expert.folder):
+        return []
+    try:
+        ours, theirs = read_vocabulary(base.folder), read_vocabulary(expert.folder)
+    except CheckpointError:
+        return []
+    by_row = {row: token for token, row in ours.rows.items()}
+    return sorted(token for token, row in theirs.rows.items() if by_row.get(row, token) != token)
+
+
+@dataclass(frozen=True)
+class _BaseRows:
+    """A tensor of the base [N, ...] with the rows of new tokens: the mean of the experts' rows."""
+
+    base: Checkpoint
+    name: str
+    target: TensorInfo
+    added: Array
+    experts: tuple[tuple[Checkpoint, str, Array], ...]
+
+    def read(self) -> Array:
+        old = self.base.read(self.name)
+        values = np.zeros(self.target.shape, old.dtype)
+        kept = min(len(old), len(values))
+        values[:kept] = old[:kept]
+        parts = [
+            _rows_or_nan(checkpoint.read(own_name), source[self.added])
+            for checkpoint, own_name, source in self.experts
+        ]
+        # Sorted, so that the order of the experts has no effect on the sum; NaN comes last.
+        mean: Array = np.nanmean(np.sort(np.stack(parts), axis=0), axis=0)
+        values[self.added] = cast(mean, values.dtype)
+        return values
+
+
+def _rows_or_nan(values: Array, rows: Array) -> Array:
+    """These rows as float64; those below 0 are NaN."""
+    taken: Array = values[rows.clip(min=0)].astype(np.float64)
+    taken[rows < 0] = np.nan
+    return taken
+
+
+@dataclass(frozen=True)
+class _ExpertRows:
+    """A tensor of an expert [N, ...] in the base's order; the base's rows where it has none."""
+
+    base: Checkpoint
+    name: str
+    expert: Checkpoint
+    own_name: str
+    target: TensorInfo
+    source: Array
+
+    def read(self) -> Array:
+        dtype = DTYPES[self.target.dtype]
+        values = cast(self.base.read(self.name), dtype)
+        present = self.source >= 0
+        values[present] = cast(self.expert.read(self.own_name)[self.source[present]], dtype)
+        return values
+
+
+def _token_tensors(checkpoint: Checkpoint) -> list[str]:
+    """The tensors with a row for each token, the embedding first."""
+    named = [
+        name
+        for name, tensor in checkpoint.index.items()
+        if set(name.split(".")) & _TOKEN_MODULES and tensor.shape
+    ]
+    matrices = [name for name in named if len(checkpoint.index[name].shape) == 2]
+    if not matrices:
+        return []
+    size = max(checkpoint.index[name].shape[0] for name in matrices)
+    tensors = [name for name in named if checkpoint.index[name].shape[0] == size]
+    return sorted(tensors, key=lambda name: len(checkpoint.index[name].shape) != 2)
+
+
+def _new_tokens(
+    base: Vocabulary, own: Sequence[Vocabulary], experts: Sequence[TokenExpert]
+) -> list[str]:
+    """The tokens that only experts have, by their lowest row and then by name."""
+    lowest: dict[str, int] = {}
+    problems = []
+    for vocabulary, expert in zip(own, experts, strict=True):
+        new = [token for token in vocabulary.rows if token not in base.rows]
+        fixed = [token for token in new if token not in vocabulary.added]
+        if fixed:
+            problems.append(
+                f"{expert.label} has {summarize_names(fixed, 'token')} in the vocabulary of its "
+                "tokenizer itself, which cannot be added to another one."
+            )
+        for token in new:
+            lowest[token] = min(lowest.get(token, vocabulary.rows[token]), vocabulary.rows[token])
+    raise_together(CheckpointError, problems, _UNION_HINT)
+    return sorted(lowest, key=lambda token: (lowest[token], token))
+
+
+def _entry(token: str, own: Sequence[Vocabulary]) -> Mapping[str, Any]:
+    """What the tokenizers of experts say of an added token; the first of them, by its content."""
+    entries = [vocabulary.added[token] for vocabulary in own if token in vocabulary.added]
+    return min(entries, key=lambda entry: sorted(map(str, entry.items())))
+
+
+def _source_rows(rows: Mapping[str, int], size: int, own: Vocabulary, own_size: int) -> Array:
+    """For each row of the result [N], the row of an expert with the same token, or -1."""
+    source = np.full(size, -1, np.int64)
+    for token, row in rows.items():
+        if row < size and own.rows.get(token, own_size) < own_size:
+            source[row] = own.rows[token]
+    return source
+
+
+def _base_view(
+    base: Checkpoint,
+    experts: Sequence[TokenExpert],
+    sources: Sequence[Array],
+    tensors: Sequence[str],
+    size: int,
+    added: Array,
+) -> Checkpoint:
+    if not len(added):
+        return base
+    views = {}
+    for name in tensors:
+        target = _resized(base.index[name], base.index[name].dtype, size)
+        parts = tuple(
+            (expert.checkpoint, expert.names[name], source)
+            for expert, source in zip(experts, sources, strict=True)
+            if name in expert.names
+        )
+        views[name] = _BaseRows(base, name, target, added, parts)
+    return base.with_views({name: (view.target, view.read) for name, view in views.items()})
+
+
+def _expert_view(
+    base: Checkpoint, expert: TokenExpert, source: Array, tensors: Sequence[str]
+) -> Checkpoint:
+    if len(source) == expert.count_rows(tensors) and np.array_equal(source, np.arange(len(source))):
+        return expert.checkpoint
+    own_names = {own: name for name, own in expert.names.items() if name in tensors}
+    views = {}
+    for own, name in {**expert.copies, **own_names}.items():
+        ours, theirs = base.index[name], expert.checkpoint.index[own]
+        if theirs.shape[1:] != ours.shape[1:]:
+            continue  # reported when base and expert are matched
+        dtype = _wider_dtype(ours.dtype, theirs.dtype)
+        target = _resized(theirs, dtype, len(source))
+        view = _ExpertRows(base, name, expert.checkpoint, own, target, source)
+        views[own] = (target, view.read)
+    return expert.checkpoint.with_views(views)
+
+
+def _wider_dtype(first: str, second: str) -> str:
+    """A dtype that has the values of both, so that rows of the base do not change."""
+    if first == second:
+        return first
+    return "F64" if "F64" in (first, second) else "F32"
+
+
+def _resized(tensor: TensorInfo, dtype: str, rows: int) -> TensorInfo:
+    shape = (rows, *tensor.shape[1:])
+    return replace(
+        tensor, dtype=dtype, shape=shape, start=0, end=prod(shape) * DTYPES[dtype].itemsize
+    )
+
+
+def _notes(
+    base: Vocabulary,
+    own: Sequence[Vocabulary],
+    experts: Sequence[TokenExpert],
+    mode: str,
+    new: Sequence[str],
+) -> Iterator[str]:
+    if new:
+        yield f"Added to the vocabulary: {_tokens(new)}."
+    for vocabulary, expert in zip(own, experts, strict=True):
+        lacked = [token for token in base.rows if token not in vocabulary.rows]
+        if lacked:
+            yield f"{expert.label} lacks {_tokens(lacked)}: the base's rows are kept."
+        left_out = [token for token in vocabulary.rows if token not in base.rows]
+        if left_out and mode == "base":
+            yield f"Left out of {expert.label}: {_tokens(left_out)}."
+
+
+def _tokens(tokens: Sequence[str]) -> str:
+    return summarize_names(tokens, "token")

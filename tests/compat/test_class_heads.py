@@ -1,0 +1,171 @@
+"""Classifiers with heads of their own: the body is merged, and each head gives its own logits."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from typer.testing import CliRunner, Result
+
+from hubmerge.cli.app import app
+from hubmerge.errors import CheckpointError
+from hubmerge.models.class_model import class_order, load_class_model
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+}  # fmt: skip
+TEXT = SMALL | {"vocab_size": 64, "max_position_embeddings": 32}
+IMAGE = SMALL | {"image_size": 32, "patch_size": 16}
+CLASSES = {"cola": ["no", "yes"], "news": ["arts", "law", "sport"]}
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": "local"})
+
+
+def labels(names: list[str]) -> dict[str, Any]:
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+
+
+def save_expert(model: PreTrainedModel, base: PreTrainedModel, folder: Path) -> None:
+    """A model whose body is the base's with noise, under a new head."""
+    model.base_model.load_state_dict(base.base_model.state_dict(), strict=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked language model, and a classifier made from it for each of CLASSES."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    base = transformers.BertForMaskedLM(transformers.BertConfig(**TEXT))
+    base.save_pretrained(folder / "base")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(59))]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = transformers.BertTokenizer(vocab=vocabulary)
+    for name, classes in CLASSES.items():
+        config = transformers.BertConfig(**TEXT, **labels(classes))
+        save_expert(transformers.BertForSequenceClassification(config), base, folder / name)
+        rows = [f"w{n} w{n * 7 % 50},{classes[n % len(classes)]}" for n in range(30)]
+        (folder / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
+        task = {
+            "name": name, "kind": "text", "head": "trained", "classes": classes[::-1],
+            "data": {"path": f"{name}.csv"},
+        }  # fmt: skip
+        (folder / f"{name}.yaml").write_text(json.dumps(task))
+    for name in ("base", *CLASSES):
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+def merge(folder: Path, out: Path, *options: str) -> Result:
+    experts = [folder / name for name in CLASSES]
+    return run("merge", *experts, "--base", folder / "base", "--method", "average",
+               "--out", out, *options)  # fmt: skip
+
+
+def test_the_option_is_named(bert: Path, tmp_path: Path) -> None:
+    refused = merge(bert, tmp_path / "out")
+    assert refused.exit_code == 1
+    assert "--heads keep" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_head_is_kept_and_gives_its_own_logits(bert: Path, tmp_path: Path) -> None:
+    assert merge(bert, tmp_path / "out", "--heads", "keep").exit_code == 0
+    models = {
+        name: transformers.BertForSequenceClassification.from_pretrained(bert / name).eval()
+        for name in CLASSES
+    }
+    states = [copy.deepcopy(model.state_dict()) for model in models.values()]
+    ids = torch.arange(10)[None]
+    for name, model in models.items():
+        body = {
+            key: (states[0][key] + states[1][key]) / 2
+            for key in model.state_dict()
+            if not key.startswith(("classifier", "bert.pooler"))
+        }
+        model.load_state_dict(model.state_dict() | body)
+        kept = load_class_model(tmp_path / "out", tmp_path / "out" / f"head-{name}.safetensors")
+        with torch.no_grad():
+            torch.testing.assert_close(kept(ids).logits, model(ids).logits, atol=1e-5, rtol=0)
+    result = transformers.BertForMaskedLM.from_pretrained(tmp_path / "out")
+    base = load_file(bert / "base" / "model.safetensors")
+    assert torch.equal(result.cls.predictions.bias, base["cls.predictions.bias"])
+    again = merge(bert, tmp_path / "again", "--heads", "keep")
+    assert again.exit_code == 0
+    for file in (tmp_path / "out").glob("head-*"):
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_each_task_is_evaluated_with_its_own_head(bert: Path, tmp_path: Path) -> None:
+    merge(bert, tmp_path / "out", "--heads", "keep")
+    for name in CLASSES:
+        words = ["--tasks", bert / f"{name}.yaml", "--split", "train", "--json"]
+        done = run("eval", bert / name, tmp_path / "out", *words)
+        assert done.exit_code == 0, done.stderr
+        assert len(json.loads(done.stdout)) == 2
+        other = next(key for key in CLASSES if key != name)
+        refused = run("eval", bert / other, *words)
+        assert f"has a head for {len(CLASSES[other])} classes" in refused.stderr
+    (tmp_path / "out" / "head-cola.safetensors").unlink()
+    (tmp_path / "out" / "hubmerge.json").unlink()
+    refused = run("eval", tmp_path / "out", "--tasks", bert / "cola.yaml", "--split", "train")
+    assert "has no trained head for task cola, but for news" in refused.stderr
+
+
+def test_dropped_heads_leave_the_body(bert: Path, tmp_path: Path) -> None:
+    assert merge(bert, tmp_path / "out", "--heads", "drop").exit_code == 0
+    assert not list((tmp_path / "out").glob("head-*"))
+
+
+def test_two_experts_of_one_name_are_refused(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cola").symlink_to(bert / "cola")
+    refused = run("merge", bert / "cola", tmp_path / "other" / "cola", "--base", bert / "base",
+                  "--method", "average", "--heads", "keep", "--out", tmp_path / "out")  # fmt: skip
+    assert refused.exit_code == 2
+    assert "Two experts would have the head head-cola.safetensors" in refused.stderr
+
+
+def test_an_image_classifier_with_fewer_classes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(**IMAGE, num_labels=10)
+    base = transformers.ViTForImageClassification(config)
+    base.save_pretrained(tmp_path / "base")
+    classes = ["ant", "bee", "cow"]
+    expert = transformers.ViTForImageClassification(
+        transformers.ViTConfig(**IMAGE, **labels(classes))
+    )
+    save_expert(expert, base, tmp_path / "pets")
+    words = ["--base", tmp_path / "base", "--method", "average", "--out", tmp_path / "out"]
+    done = run("merge", tmp_path / "pets", *words, "--heads", "keep")
+    assert done.exit_code == 0, done.stderr
+    kept = load_class_model(tmp_path / "out", tmp_path / "out" / "head-pets.safetensors")
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(kept(pixels).logits, expert.eval()(pixels).logits)
+    merged = transformers.ViTForImageClassification.from_pretrained(tmp_path / "out")
+    assert torch.equal(merged.classifier.weight, base.classifier.weight)
+
+
+def test_classes_are_matched_by_name_or_in_order() -> None:
+    config = transformers.BertConfig(**labels(["no", "yes"]))
+    assert class_order(config, ["yes", "no"], "me") == [1, 0]
+    assert class_order(config, ["bad", "good"], "me") == [0, 1]
+    with pytest.raises(CheckpointError, match="2 classes, and the task has 3"):
+        class_order(config, ["a", "b", "c"], "me")
