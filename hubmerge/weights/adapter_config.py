@@ -40,6 +40,7 @@ class AdapterConfig:
     lora_bias: bool = False
     fan_in_fan_out: bool = False
     feedforward: str | tuple[str, ...] = ()
+    base_class: str = ""
     token_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     version: tuple[int, ...] = field(default=(), repr=False)
 
@@ -133,6 +134,7 @@ def _build_config(fields: Mapping[str, Any]) -> AdapterConfig:
         lora_bias=bool(fields.get("lora_bias")),
         fan_in_fan_out=bool(fields.get("fan_in_fan_out")),
         feedforward=feedforward if isinstance(feedforward, str) else tuple(feedforward),
+        base_class=_base_class(fields.get("auto_mapping")),
         token_rows=_token_rows(fields.get("trainable_token_indices")),
         version=_parse_version(fields.get("peft_version")),
     )
@@ -142,6 +144,12 @@ def _compile_patterns(
     by_key: Mapping[str, Any] | None, value_type: type
 ) -> tuple[tuple[Pattern, Any], ...]:
     return tuple((compile_pattern(key), value_type(value)) for key, value in (by_key or {}).items())
+
+
+def _base_class(auto_mapping: Any) -> str:
+    """The class of the model that was adapted, which peft notes if it has no task type."""
+    name = auto_mapping.get("base_model_class") if isinstance(auto_mapping, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _parse_version(text: object) -> tuple[int, ...]:

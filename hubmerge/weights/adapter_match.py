@@ -21,6 +21,9 @@ from hubmerge.weights.adapter_changes import (
 from hubmerge.weights.adapter_config import AdapterConfig, read_adapter_config
 from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_names import (
+    LORA_A,
+    LORA_B,
+    AdaptedModule,
     AdapterTensors,
     Rename,
     classify_tensors,
@@ -28,10 +31,12 @@ from hubmerge.weights.adapter_names import (
     find_renames,
 )
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.conversions import conversions_of
+from hubmerge.weights.full_names import part_of_class
 from hubmerge.weights.header import summarize_names
 from hubmerge.weights.lora import Change, TokenRows
 from hubmerge.weights.match_options import VOCABULARY_HINT
-from hubmerge.weights.model_config import CONFIG_JSON
+from hubmerge.weights.model_config import CONFIG_JSON, read_model_config
 from hubmerge.weights.ties import find_tie
 
 _NOT_IN_BASE: MisfitKind = "has {} that the base does not have", MATCHING_BASE_HINT
@@ -67,13 +72,41 @@ def match_adapter(base: Checkpoint, checkpoint: Checkpoint, label: str) -> Match
     if config is None:
         return MatchResult(empty, problems)
     tensors = classify_tensors(checkpoint.index)
-    renames = find_renames(tensors.base_tensors(), base.index)
+    renames = find_renames(
+        tensors.base_tensors(), base.index, conversions_of(read_model_config(base.folder))
+    )
+    if len(renames) > 1:
+        renames = _choose_part(renames, base, checkpoint, tensors, config)
     if len(renames) > 1:
         prefixes = " or ".join(repr(str(rename)) for rename in renames[:3])
         return MatchResult(
             empty, [(f"{label} fits several parts of the base: {prefixes}.", MATCHING_BASE_HINT)]
         )
     return _match_tensors(base, checkpoint, config, tensors, renames[0], label)
+
+
+def _choose_part(
+    renames: list[Rename],
+    base: Checkpoint,
+    checkpoint: Checkpoint,
+    tensors: AdapterTensors,
+    config: AdapterConfig,
+) -> list[Rename]:
+    """The renames to a part of the base whose shapes fit, or that has the adapter's class."""
+    fitting = [
+        rename
+        for rename in renames
+        if all(_fits(rename, module, base, checkpoint) for module in tensors.modules)
+    ]
+    named = [rename for rename in fitting if part_of_class(config.base_class) in str(rename)]
+    return named if len(named) == 1 else fitting or renames
+
+
+def _fits(rename: Rename, module: AdaptedModule, base: Checkpoint, checkpoint: Checkpoint) -> bool:
+    if not {LORA_A, LORA_B} <= module.parts.keys():
+        return True
+    a, b = (checkpoint.index[name].shape for name in module.factors)
+    return sorted(base.index[rename(module.target)].shape[:2]) == sorted((a[1], b[0]))
 
 
 def _match_tensors(

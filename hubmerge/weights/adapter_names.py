@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from hubmerge.weights.conversions import Conversion, convert
 
 PEFT_PREFIX = "base_model.model."
 LORA_A, LORA_B, LORA_BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
@@ -18,15 +19,6 @@ _PARTS = {
         LORA_A, LORA_B, LORA_BIAS, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, IA3_VECTOR, TOKEN_ROWS
     )
 } | {f"{MAGNITUDE}.weight": MAGNITUDE}  # fmt: skip
-_VIT_PARTS = {
-    "attention.q_proj": "attention.attention.query",
-    "attention.k_proj": "attention.attention.key",
-    "attention.v_proj": "attention.attention.value",
-    "attention.o_proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-_VIT = re.compile(rf"((?:\w+\.)?)layers\.(\d+)\.({'|'.join(map(re.escape, _VIT_PARTS))})(\.\w+)")
 
 
 @dataclass(frozen=True)
@@ -96,35 +88,25 @@ class AdapterTensors:
 class Rename:
     """Turns names in the adapter into names in the base by dropping or adding a prefix.
 
-    With `vit`, the adapter names the layers of a ViT as transformers 5 does in memory, and the base
-    names them as transformers does in files.
+    With `file_names` the adapter names tensors as transformers 5 does in memory, after
+    `conversions`, and `file_names` maps such a name to the one in the base's files.
     """
 
     drop: str = ""
     add: str = ""
-    vit: bool = False
+    file_names: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    conversions: Sequence[Conversion] = field(default=(), repr=False, hash=False)
 
     def __call__(self, name: str) -> str:
-        return f"{self.add}{self.respell(name).removeprefix(self.drop)}"
+        new = f"{self.add}{self.respell(name).removeprefix(self.drop)}"
+        return self.file_names.get(new, new)
 
     def respell(self, name: str) -> str:
         """The name before its prefix is changed."""
-        return vit_file_name(name) if self.vit else name
+        return convert(name, self.conversions)
 
     def __str__(self) -> str:
         return self.drop or self.add
-
-
-def vit_file_name(name: str) -> str:
-    """A ViT layer's name in files: `layers.0.mlp.fc1` is `encoder.layer.0.intermediate.dense`.
-
-    Same as transformers.conversion_mapping, which cannot be imported without torch.
-    """
-    match = _VIT.fullmatch(name)
-    if not match:
-        return name
-    prefix, number, module, rest = match.groups()
-    return f"{prefix}encoder.layer.{number}.{_VIT_PARTS[module]}{rest}"
 
 
 def classify_tensors(tensors: Iterable[str]) -> AdapterTensors:
@@ -154,41 +136,45 @@ def strip_wrappers(path: str) -> str:
     return ".".join(p for p in path.split(".") if p not in ("base_layer", "modules_to_save"))
 
 
-def find_renames(adapter_names: set[str], base: Iterable[str]) -> list[Rename]:
+def find_renames(
+    adapter_names: set[str], base: Iterable[str], conversions: Sequence[Conversion] = ()
+) -> list[Rename]:
     """The renames that turn most of the adapter's names into names of the base.
 
     Several are returned if each fits all names, and one if none does. A base saved from an inner
     class (BertModel of BertForMaskedLM) lacks the first part of every name; one saved from an outer
-    class has one part more.
+    class has one part more. `conversions` give the names of the base's tensors in memory.
     """
     base_names = set(base)
     if adapter_names <= base_names:
         return [Rename()]
+    found = _count_prefixes(adapter_names, base_names, Rename())
+    if conversions and max(found.values()) < len(adapter_names):
+        file_names = {convert(name, conversions): name for name in base_names}
+        if len(file_names) == len(base_names):
+            respelled = {convert(name, conversions) for name in adapter_names}
+            in_memory = Rename(file_names=file_names, conversions=conversions)
+            found |= _count_prefixes(respelled, set(file_names), in_memory)
+    best = max(found.values())
+    renames = sorted((rename for rename, count in found.items() if count == best), key=str)
+    return renames if best == len(adapter_names) else renames[:1]
+
+
+def _count_prefixes(names: set[str], base: set[str], rename: Rename) -> Counter[Rename]:
+    """How many names are in the base, by the prefix that is dropped or added."""
     counts: Counter[Rename] = Counter()
-    for vit in (False, True):
-        respelled = {Rename(vit=vit).respell(name) for name in adapter_names}
-        counts[Rename(vit=vit)] = len(respelled & base_names)
-        counts.update(
-            Rename(add=head, vit=vit)
-            for head, rest in map(_split_head, base_names)
-            if rest in respelled
-        )
-        counts.update(
-            Rename(drop=head, vit=vit)
-            for head, rest in map(_split_head, respelled)
-            if rest in base_names
-        )
-    best = max(counts.values())
-    renames = sorted(
-        (rename for rename, count in counts.items() if count == best), key=_rename_sort_key
-    )
-    if best < len(adapter_names):
-        return renames[:1]
-    return [rename for rename in renames if rename.vit == renames[0].vit]
+    counts[rename] = len(names & base)
+    if counts[rename] == len(names):
+        return counts
+    counts.update(replace(rename, add=head) for head, rest in _split_heads(base) if rest in names)
+    counts.update(replace(rename, drop=head) for head, rest in _split_heads(names) if rest in base)
+    return counts
 
 
-def _rename_sort_key(rename: Rename) -> tuple[bool, str]:
-    return rename.vit, str(rename)
+def _split_heads(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        head, dot, rest = name.partition(".")
+        yield head + dot, rest
 
 
 def _split_part(name: str) -> tuple[str, str] | None:
@@ -205,8 +191,3 @@ def find_missing(names: Iterable[str], rename: Rename, base: Container[str]) -> 
         for name in names
         if not (rename.respell(name).startswith(rename.drop) and rename(name) in base)
     ]
-
-
-def _split_head(name: str) -> tuple[str, str]:
-    head, dot, rest = name.partition(".")
-    return head + dot, rest

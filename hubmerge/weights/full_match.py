@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.class_heads import is_class_head, own_head
-from hubmerge.weights.full_names import PARTS, Prefix, find_prefixes, is_buffer, plain_names
+from hubmerge.weights.conversions import memory_names
+from hubmerge.weights.full_names import (
+    PARTS,
+    Prefix,
+    find_prefixes,
+    is_buffer,
+    part_of,
+    part_of_class,
+    plain_names,
+)
 from hubmerge.weights.header import TensorInfo, safe_name, summarize_names
 from hubmerge.weights.match_options import (
     DEFAULT_OPTIONS,
@@ -18,6 +29,7 @@ from hubmerge.weights.match_options import (
     VOCABULARY_HINT,
     MatchOptions,
 )
+from hubmerge.weights.model_config import read_model_config
 from hubmerge.weights.ties import find_copies, find_tie
 
 _EMBEDDINGS = (
@@ -73,14 +85,17 @@ def match_full(
     """Match a full expert with a base, without reading a value; `label` begins its problems."""
     if expert.index.keys() == base.index.keys() and options.heads not in ("keep", "drop"):
         return _match_by_name(base, expert, label, options)
-    ours, theirs = plain_names(base.index), plain_names(expert.index)
+    config, own_config = map(read_model_config, (base.folder, expert.folder))
+    ours = _memory_names(base.index, config)
+    theirs = _memory_names(expert.index, own_config if "architectures" in own_config else config)
     twice = [*_repeated(ours), *_repeated(theirs)]
     if twice:
         problem = f"{label} or the base has {summarize_names(twice)} under two names."
         return FullMatch({}, problems=((problem, FULL_EXPERT_HINT),))
     base_index = {plain: base.index[name] for name, plain in ours.items()}
     own_index = {plain: expert.index[name] for name, plain in theirs.items()}
-    prefixes = find_prefixes(_weights(own_index), _weights(base_index))
+    part = part_of_class(" ".join(map(str, own_config.get("architectures") or ())))
+    prefixes = find_prefixes(_weights(own_index), _weights(base_index), part)
     if len(prefixes) > 1:
         parts = " or ".join(repr(prefix.add or prefix.drop) for prefix in prefixes[:3])
         problem = f"{label} fits several parts of the base: {parts}."
@@ -154,10 +169,12 @@ class _Matcher:
     def _base_name(self, plain: str) -> str | None:
         """The plain name that the base has for a tensor of the expert, by its prefix."""
         renamed = self.prefix(plain)
-        # The heads of tasks are outside of the body, whose names have the prefix.
-        if is_class_head(plain) and renamed not in self.ours.values():
-            return plain
-        return renamed
+        # Heads are outside of the body, whose names have the prefix.
+        return plain if renamed is None or renamed not in self._our_names else renamed
+
+    @cached_property
+    def _our_names(self) -> frozenset[str]:
+        return frozenset(self.ours.values())
 
     def _is_left_head(self, plain: str) -> bool:
         return is_class_head(plain) and self.options.heads in ("keep", "drop")
@@ -202,11 +219,9 @@ class _Matcher:
             return True
         if self.prefix.add and not plain.startswith(self.prefix.add):
             return True
-        part = plain.partition(".")[0]
+        part = part_of(plain)
         is_part = part in PARTS or is_class_head(plain)
-        return is_part and not any(
-            self.ours[matched].partition(".")[0] == part for matched in names
-        )
+        return is_part and not any(part_of(self.ours[matched]) == part for matched in names)
 
     def _problems(
         self, names: Mapping[str, str], lost: Sequence[str], unknown: Sequence[str]
@@ -220,6 +235,15 @@ class _Matcher:
                 described = summarize_names(listed)
                 yield f"{self.label} has {described} that the base does not have.", hint
         yield from _misfits(self.base, self.expert, names, self.label)
+
+
+def _memory_names(index: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Plain names as in memory, name -> plain name, or as in the file if two would be the same."""
+    plain = plain_names(index)
+    in_memory = memory_names(plain.values(), config)
+    if len(set(in_memory.values())) < len(set(plain.values())):
+        return plain
+    return {name: in_memory[new] for name, new in plain.items()}
 
 
 def _by_plain_names(checkpoint: Checkpoint, plain: Mapping[str, str]) -> Checkpoint:

@@ -15,15 +15,9 @@ from hubmerge.weights.dtypes import is_float
 from hubmerge.weights.header import TensorInfo
 
 _WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
-# transformers 5 puts the parts of a vision-language model into `model`; before, they were outside.
-_VLM_PARTS = (
-    ("language_model.model.", "model.language_model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("vision_tower.", "model.vision_tower."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-    ("visual.", "model.visual."),
-)
 _OLD_NORM = re.compile(r"(.*LayerNorm)\.(gamma|beta)")
+# torch stores the norm and the direction of weight normalisation under new names since 2.0.
+_WEIGHT_NORM = re.compile(r"(.*)\.parametrizations\.(\w+)\.original([01])")
 _INTEGER_BUFFERS = re.compile(r"(.*\.)?(position_ids|token_type_ids|relative_position_index)")
 _FREQUENCIES = re.compile(r"(.*\.)?rotary\w*\.(inv_freq|original_inv_freq|cos_cached|sin_cached)")
 _MASKS = re.compile(r"(.*\.)?(attn|attention|self_attn)\.(bias|masked_bias)")
@@ -49,12 +43,19 @@ class Prefix(NamedTuple):
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name without wrappers and in today's spelling: name -> plain name."""
-    names = list(names)
-    is_vlm = any(
-        name.startswith(("language_model.model.", "model.language_model.")) for name in names
-    )
-    return {name: _plain_name(name, is_vlm) for name in names}
+    """Each name without wrappers, norms in today's spelling: name -> plain name."""
+    return {name: _plain_name(name) for name in names}
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a tensor belongs to, such as `lm_head` or `vision_tower`."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "model" and parts[1:2] and parts[1] in PARTS else parts[0]
+
+
+def part_of_class(name: str) -> str:
+    """What the names of a part of a model contain if it has this class; empty if not known."""
+    return next((part for part in ("vision", "text", "audio") if part in name.lower()), "")
 
 
 def is_buffer(name: str, tensor: TensorInfo) -> bool:
@@ -67,18 +68,26 @@ def is_buffer(name: str, tensor: TensorInfo) -> bool:
     return bool(_MASKS.fullmatch(name)) and len(tensor.shape) in (0, 4)
 
 
-def find_prefixes(expert: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]) -> list[Prefix]:
+def find_prefixes(
+    expert: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], part: str = ""
+) -> list[Prefix]:
     """The prefixes under which most of the expert's tensors fit tensors of the base.
 
     By plain names. Several are returned if they fit equally many, and the empty one alone if it is
-    among them.
+    among them; one with `part` in it is preferred.
     """
     heads, base_heads = _heads(expert), _heads(base)
-    candidates = {Prefix(drop, add) for drop in heads for add in base_heads if not (drop and add)}
+    candidates = {Prefix(drop, add) for drop in heads for add in base_heads}
     counts = {prefix: _count_fits(prefix, expert, base) for prefix in candidates}
     best = max(counts.values(), default=0)
-    found = sorted(prefix for prefix, count in counts.items() if count == best)
-    return [Prefix()] if Prefix() in found or best == 0 else found
+    found = [prefix for prefix, count in counts.items() if count == best]
+    if Prefix() in found or best == 0:
+        return [Prefix()]
+    by_names: dict[tuple[str | None, ...], Prefix] = {}
+    for prefix in sorted(found, key=lambda prefix: (len(prefix.drop + prefix.add), prefix)):
+        by_names.setdefault(tuple(prefix(name) for name in expert), prefix)
+    named = [prefix for prefix in by_names.values() if part and part in prefix.add + prefix.drop]
+    return named if len(named) == 1 else list(by_names.values())
 
 
 def _count_fits(
@@ -90,15 +99,14 @@ def _count_fits(
     )
 
 
-def _plain_name(name: str, is_vlm: bool) -> str:
+def _plain_name(name: str) -> str:
     while wrapper := next(filter(name.startswith, _WRAPPERS), ""):
         name = name.removeprefix(wrapper)
     name = name.replace("._orig_mod.", ".")
     if old := _OLD_NORM.fullmatch(name):
         name = f"{old[1]}.{'weight' if old[2] == 'gamma' else 'bias'}"
-    for outside, inside in _VLM_PARTS if is_vlm else ():
-        if name.startswith(outside):
-            return inside + name.removeprefix(outside)
+    if new := _WEIGHT_NORM.fullmatch(name):
+        name = f"{new[1]}.{new[2]}_{'gv'[int(new[3])]}"
     return name
 
 
@@ -107,6 +115,10 @@ def _heads(names: Iterable[str]) -> set[str]:
 
 
 def _heads_of(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    for depth in range(min(len(parts), _MAX_DEPTH + 1)):
-        yield "".join(f"{part}." for part in parts[:depth])
+    head = ""
+    yield head
+    for part in name.split(".")[:-1][:_MAX_DEPTH]:
+        if part.isdigit():
+            return
+        head = f"{head}{part}."
+        yield head

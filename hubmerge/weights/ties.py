@@ -16,6 +16,7 @@ from typing import Any
 from hubmerge.errors import UsageError
 from hubmerge.weights.adapter_names import TOKEN_ROWS, classify_tensors, find_renames
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.conversions import conversions_of
 from hubmerge.weights.model_config import TIE_KEY, read_model_config
 
 # The embedding and the head that is tied to it, by architecture; the first that fits is used.
@@ -165,7 +166,7 @@ def _needs_own_head(base: Checkpoint, adapter: Checkpoint, tie: Tie) -> bool:
     """Whether an adapter changes one side of a tie, or each in its own way."""
     tensors = classify_tensors(adapter.index)
     names = tensors.base_tensors()
-    rename = find_renames(names, base.index)[0]
+    rename = find_renames(names, base.index, conversions_of(read_model_config(base.folder)))[0]
     rows = {rename(m.target) for m in tensors.modules if TOKEN_ROWS in m.parts}
     changed = {rename(name) for name in names} - rows  # peft trains these rows for both sides
     return bool(changed & {tie.embedding, tie.head})

@@ -81,13 +81,18 @@ def test_prefixes_on_either_side(match: Match, expert: dict[str, Array], swapped
     assert len(list(found.notes("me"))) == 1
 
 
-def test_names_of_before_and_of_transformers_5(match: Match) -> None:
-    old = within(LLAMA, "language_model.") | {"visual.patch.weight": MATRIX * 2}
+@pytest.mark.parametrize("swapped", [False, True])
+def test_names_of_before_and_of_transformers_5(match: Match, swapped: bool) -> None:
+    old = LLAMA | {"visual.patch.weight": MATRIX * 2}
     new = {f"model.language_model.{name.removeprefix('model.')}": t for name, t in LLAMA.items()}
-    found = match(old, new | {"model.visual.patch.weight": MATRIX})
+    new |= {"model.visual.patch.weight": MATRIX}
+    pair = (new, old) if swapped else (old, new)
+    found = match(*pair, {"architectures": ["Qwen2VLForConditionalGeneration"]})
     assert not found.problems
-    assert found.names["visual.patch.weight"] == "model.visual.patch.weight"
-    assert found.names["language_model.model.norm.weight"] == "model.language_model.norm.weight"
+    renamed = {"visual.patch.weight": "model.visual.patch.weight",
+               "model.norm.weight": "model.language_model.norm.weight"}  # fmt: skip
+    for one, other in renamed.items():
+        assert found.names[other if swapped else one] == (one if swapped else other)
 
 
 def test_old_names_of_norms(match: Match) -> None:
@@ -95,6 +100,14 @@ def test_old_names_of_norms(match: Match) -> None:
     found = match(old, {"bert.LayerNorm.weight": ROW, "bert.LayerNorm.bias": ROW})
     assert found.names["bert.LayerNorm.gamma"] == "bert.LayerNorm.weight"
     assert not found.problems
+
+
+def test_both_names_of_weight_normalisation(match: Match) -> None:
+    new = {"conv.parametrizations.weight.original0": ROW,
+           "conv.parametrizations.weight.original1": MATRIX}  # fmt: skip
+    found = match({"conv.weight_g": ROW, "conv.weight_v": MATRIX}, new)
+    assert not found.problems
+    assert list(found.names.values()) == list(new)
 
 
 def test_buffers_are_never_merged(match: Match) -> None:

@@ -1,0 +1,104 @@
+"""Write the renames of tensors that transformers makes when it loads a model, by class.
+
+    python scripts/conversion_table.py
+
+transformers cannot be imported without torch, so hubmerge reads them from a table. Every class in
+transformers' own lists of models is built without memory for its weights, to find the conversions
+of all its parts. Classes that cannot be built from their default configuration are listed at the
+end.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange, WeightRenaming
+from transformers.models.auto import modeling_auto
+
+TABLE = Path(__file__).parents[1] / "hubmerge" / "weights" / "conversions.json"
+# Classes that no list of transformers has.
+TOWERS = (
+    "CLIPVisionModel", "CLIPTextModel", "CLIPVisionModelWithProjection",
+    "CLIPTextModelWithProjection", "SiglipVisionModel", "SiglipTextModel", "Siglip2VisionModel",
+    "Siglip2TextModel",
+)  # fmt: skip
+Rename = list[str]  # source pattern, target, scope and base model prefix
+
+
+def class_names() -> list[str]:
+    """The classes of all models, heads included."""
+    names = set(TOWERS)
+    for attribute in dir(modeling_auto):
+        if attribute.startswith("MODEL_") and attribute.endswith("MAPPING_NAMES"):
+            for value in getattr(modeling_auto, attribute).values():
+                names.update([value] if isinstance(value, str) else value)
+    return sorted(name for name in names if hasattr(transformers, name))
+
+
+def renames_of(name: str) -> list[Rename]:
+    """The renames of one class, in the order in which transformers applies them."""
+    model_class = getattr(transformers, name)
+    with torch.device("meta"):
+        model = model_class(model_class.config_class())
+    return list(_plain_renames(get_model_conversion_mapping(model, add_legacy=False)))
+
+
+def _plain_renames(transforms: Any) -> Iterator[Rename]:
+    for transform in transforms:
+        if type(transform) in (WeightRenaming, PrefixChange):
+            scope, prefix = transform.scope_prefix, transform.base_model_prefix
+            yield [
+                # The pattern as transformers compiles it, without the name of its group.
+                transform.compiled_sources.pattern.removeprefix("(?P<g0>")[:-1],
+                transform.target_patterns[0],
+                *([scope, prefix or ""] if scope is not None else []),
+            ]
+
+
+def make_table(names: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The table for these classes, and those that cannot be built."""
+    lists: dict[str, list[str]] = {}
+    skipped = []
+    for name in names:
+        try:
+            renames = renames_of(name)
+        except Exception:
+            skipped.append(name)
+            continue
+        if renames:
+            lists.setdefault(json.dumps(renames), []).append(name)
+    return {
+        "transformers": transformers.__version__,
+        "conversions": [
+            {"classes": classes, "renames": json.loads(text)}
+            for text, classes in sorted(lists.items(), key=lambda item: item[1])
+        ],
+    }, skipped
+
+
+def render(table: Mapping[str, Any]) -> str:
+    """The table as text, one rename in a line."""
+    entries = []
+    for entry in table["conversions"]:
+        renames = ",\n    ".join(json.dumps(rename) for rename in entry["renames"])
+        entries.append(
+            f'  {{"classes": {json.dumps(entry["classes"])},\n   "renames": [\n    {renames}]}}'
+        )
+    body = ",\n".join(entries)
+    return (
+        f'{{"transformers": {json.dumps(table["transformers"])},\n "conversions": [\n{body}\n]}}\n'
+    )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    table, skipped = make_table(class_names())
+    TABLE.write_text(render(table), encoding="utf-8")
+    print(f"{len(table['conversions'])} conversions; not built: {', '.join(skipped)}")
