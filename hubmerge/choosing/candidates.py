@@ -11,7 +11,7 @@ from hubmerge.errors import DataError, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
 from hubmerge.manifest import Source
-from hubmerge.opening.bases import common_base
+from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import open_pinned, pin, pin_revision, pin_task, source_of
@@ -72,7 +72,9 @@ def open_pool(
 
     @cache
     def opened(key: str) -> OpenedModel:
-        return open_pinned(hub, pinned_by_key[key])
+        model = open_pinned(hub, pinned_by_key[key])
+        check_origin(opened_base, [model], is_named=base is not None)
+        return model
 
     pool = Pool(
         base=source_of(opened_base),

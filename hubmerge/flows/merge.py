@@ -181,8 +181,7 @@ def _find_all_heads(inputs: MergeInputs, plan: MergePlan) -> dict[str, Path | Ke
     """The heads beside the merge: those of trained experts, and those that are not merged."""
     heads: dict[str, Path | KeptHead] = {**find_heads(inputs.experts)}
     if plan.options.heads == "keep":
-        matches = [vector.full if vector.expert.kind == "full" else None for vector in plan.vectors]
-        kept = find_kept_heads(inputs.experts, matches)
+        kept = find_kept_heads(inputs.experts, plan.vectors)
         if twice := sorted(heads.keys() & kept.keys()):
             raise UsageError(f"Two experts would have the head {twice[0]}.", "Rename a folder.")
         heads |= kept
@@ -235,8 +234,11 @@ def _merge_notes(
     """Notes for the plan and the card."""
     yield from expert_notes(inputs.experts)
     for expert, vector in zip(plan.experts, plan.vectors, strict=True):
-        if expert.checkpoint.kind == "full":
+        if vector.adapter is None:
             yield from vector.full.notes(expert.name)
+        elif vector.adapter.head:
+            names = summarize_names(vector.adapter.head)
+            yield f"{expert.name} has a head of its own, {names}: it is not merged."
     if kept := [name for name, head in heads.items() if isinstance(head, KeptHead)]:
         yield f"Beside the merge: {', '.join(map(safe_name, kept))}."
     yield from matched.notes()

@@ -140,7 +140,7 @@ def _find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
     for expert in plan.experts:
         if expert.checkpoint.kind == "lora":
             yield from match_adapter(
-                plan.base, expert.checkpoint, f"Adapter {expert.name}"
+                plan.base, expert.checkpoint, f"Adapter {expert.name}", plan.options
             ).problems
         elif expert.checkpoint.is_moe:
             yield not_an_expert(expert.checkpoint), SINGLE_EXPERT_HINT

@@ -27,13 +27,12 @@ from hubmerge.weights.class_heads import is_class_head
 from hubmerge.weights.full_names import plain_names
 from hubmerge.weights.kept_heads import CONFIG_KEY
 
+_NAMES: tuple[Any, ...] = (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+)
 _CLASSES = {
-    name if isinstance(name, str) else name[0]
-    for names in (
-        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    )
-    for name in names.values()
+    name if isinstance(name, str) else name[0] for names in _NAMES for name in names.values()
 }
 
 
@@ -79,6 +78,15 @@ def has_config(file: Path) -> bool:
         return CONFIG_KEY in (opened.metadata() or {})
 
 
+def _class_name(fields: dict[str, Any]) -> str:
+    """The class in a configuration; an adapter may not say what class it adapted."""
+    if architectures := fields.get("architectures"):
+        return str(architectures[0])
+    found = (names.get(fields.get("model_type")) for names in _NAMES)
+    names = next((names for names in found if names), "")
+    return names if isinstance(names, str) else str(names[0])
+
+
 def load_class_model(folder: Path, file: Path) -> Any:
     """The model of a folder under the head in a file: in float32, on the CPU, in evaluation mode.
 
@@ -92,7 +100,7 @@ def load_class_model(folder: Path, file: Path) -> Any:
         with safe_open(folder / weights, framework="pt") as opened:
             plain = plain_names(opened.keys())
             state |= {plain[n]: opened.get_tensor(n) for n in plain if not is_class_head(plain[n])}
-    name = next(iter(fields.get("architectures") or ()), "")
+    name = _class_name(fields)
     if name not in _CLASSES:
         raise CheckpointError(f"{file} is for a model of the unknown class {name!r}.")
     model_class = getattr(transformers, name)

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hubmerge.errors import IntegrityError, UsageError
+from hubmerge.errors import IntegrityError, UsageError, raise_together
+from hubmerge.front_matter import card_data
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import resolve
 from hubmerge.manifest import Source
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
-from hubmerge.opening.references import fetch_adapter_config, fetch_moe_config, open_ref
+from hubmerge.opening.references import (
+    fetch_adapter_config,
+    fetch_card,
+    fetch_moe_config,
+    open_ref,
+)
 from hubmerge.refs import ModelRef, check_repo_id, check_revision, parse_ref
 from hubmerge.weights.adapter_config import parse_base_reference
+from hubmerge.weights.distance import STRANGER, cosine
 from hubmerge.weights.header import safe_name
 from hubmerge.weights.moe_config import MOE_CONFIG, read_moe_config
 
+# Names of quantised copies, such as unsloth/llama-3-8b-bnb-4bit; the group is the original's name.
+_QUANTISED = re.compile(
+    r"(.+?)(?:[-_.](?:unsloth|quantized))?(?:[-_.](?:bnb|nf4|int4|int8|fp4|fp8|[48]-?bit|gptq|awq"
+    r"|gguf|exl2|hqq|w4a16|w8a8|w8a16))+",
+    re.IGNORECASE,
+)
 _HINT = "Only experts of one base can be merged."
 
 
@@ -46,6 +60,7 @@ def common_base(hub: Hub, pinned: Sequence[PinnedModel]) -> ModelRef:
             f"{', '.join(unnamed)} does not name the base it was fine-tuned from.",
             "Name it with --base owner/name.",
         )
+    _check_not_quantised(base for base in from_configs.values() if base is not None)
     _check_same_digest(from_manifests)
     bases = [base for base in from_configs.values() if base is not None]
     if from_manifests:
@@ -54,6 +69,18 @@ def common_base(hub: Hub, pinned: Sequence[PinnedModel]) -> ModelRef:
     _check_same_name(hub, bases)
     # Prefer the one of the manifest, which is the last, then one that names the revision.
     return max(reversed(bases), key=lambda named: named.base.revision is not None).base
+
+
+def _check_not_quantised(bases: Iterable[NamedBase]) -> None:
+    """Raise UsageError for bases that are quantised copies of others, by their names."""
+    problems, examples = [], []
+    for named in bases:
+        name = str(named.base.repo_id or "")
+        if match := _QUANTISED.fullmatch(name):
+            problems.append(f"{named.label} was trained on {name}, a quantised copy of its base.")
+            examples.append(match[1])
+    hint = f"Name the original with --base, perhaps --base {examples[0]}." if examples else ""
+    raise_together(UsageError, problems, hint)
 
 
 def open_base(hub: Hub, model: OpenedModel) -> OpenedModel | None:
@@ -137,12 +164,51 @@ def _named_base(hub: Hub, pinned: PinnedModel) -> NamedBase | None:
 
 
 def _base_in_config(hub: Hub, pinned: PinnedModel) -> tuple[str | None, str | None]:
-    """The base and its revision in the configuration of an adapter or a mixture of experts."""
+    """The base and its revision in the configuration of an adapter or a mixture of experts.
+
+    Without one, or if it names none, the base is that of the card.
+    """
     data = fetch_adapter_config(hub, pinned)
     if data is not None:
-        return parse_base_reference(data, f"adapter_config.json of {pinned.revision.label}")
+        named = parse_base_reference(data, f"adapter_config.json of {pinned.revision.label}")
+        return named if named[0] else (_base_in_card(hub, pinned), None)
     config = fetch_moe_config(hub, pinned)
-    return (config.base_model, config.base_revision) if config else (None, None)
+    if config:
+        return config.base_model, config.base_revision
+    return _base_in_card(hub, pinned), None
+
+
+def _base_in_card(hub: Hub, pinned: PinnedModel) -> str | None:
+    """The one `base_model` on a card, unless the card is that of a merge or a quantised copy."""
+    card = card_data(fetch_card(hub, pinned).decode("utf-8", "replace"))
+    if card.get("base_model_relation") in ("merge", "quantized"):
+        return None
+    named = card.get("base_model")
+    names = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    return names[0] if len(names) == 1 and isinstance(names[0], str) and names[0] else None
+
+
+def check_origin(
+    base: OpenedModel, experts: Sequence[OpenedModel], is_named: bool
+) -> tuple[str, ...]:
+    """Compare a few weights of full experts without a manifest with their base.
+
+    Returns notes on those that have nothing in common with a base that the user named, and raises
+    IntegrityError if the base was only found on their cards.
+    """
+    problems = []
+    for model in experts:
+        if model.manifest or model.checkpoint.kind != "full" or base.checkpoint.kind != "full":
+            continue
+        value = cosine(base.checkpoint, model.checkpoint)
+        if value is not None and value < STRANGER:
+            problems.append(
+                f"{model.revision.label} has little in common with {base.revision.label} "
+                f"(cosine {value:.2f}): was it fine-tuned from another base?"
+            )
+    if problems and not is_named:
+        raise_together(IntegrityError, problems, "Name the base with --base.")
+    return tuple(problems)
 
 
 def _hub_ref(name: str, revision: str | None) -> ModelRef:

@@ -10,11 +10,11 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import check_label
-from hubmerge.weights.full_match import FullMatch
-from hubmerge.weights.full_names import plain_names
+from hubmerge.weights.adapter_config import read_adapter_config
 from hubmerge.weights.header import safe_name
-from hubmerge.weights.kept_heads import KeptHead
+from hubmerge.weights.kept_heads import KeptHead, head_of_adapter, head_of_full
 from hubmerge.weights.layout import regular_file
+from hubmerge.weights.task_vector import TaskVector
 
 
 def find_heads(experts: Sequence[OpenedModel]) -> dict[str, Path]:
@@ -37,23 +37,27 @@ def find_heads(experts: Sequence[OpenedModel]) -> dict[str, Path]:
 
 
 def find_kept_heads(
-    experts: Sequence[OpenedModel], matches: Sequence[FullMatch | None]
+    experts: Sequence[OpenedModel], vectors: Sequence[TaskVector]
 ) -> dict[str, KeptHead]:
-    """The heads that the matches leave out of the merge, by the name of their file.
+    """The heads of experts that are not merged, by the name of their file.
 
     The name is that of the expert's task, or of its repository or folder if no task is known.
     Raises UsageError if two experts would have the same name.
     """
     heads: dict[str, KeptHead] = {}
     problems = []
-    for model, match in zip(experts, matches, strict=True):
-        if match is None or not match.head:
+    for model, vector in zip(experts, vectors, strict=True):
+        if vector.adapter is not None:
+            config, _ = read_adapter_config(model.folder, model.revision.label)
+            head = head_of_adapter(vector.adapter, config.base_class if config else "")
+        else:
+            head = head_of_full(model.checkpoint, vector.full.head)
+        if not head.tensors:
             continue
-        plain = {new: name for name, new in plain_names(match.head).items()}
         file = f"head-{_head_name(model)}.safetensors"
         if file in heads:
             problems.append(f"Two experts would have the head {file}.")
-        heads[file] = KeptHead(model.checkpoint, plain)
+        heads[file] = head
     raise_together(UsageError, problems, "Rename a folder, or merge one expert of each task.")
     return heads
 

@@ -67,7 +67,8 @@ def _token_expert(
     base: Checkpoint, expert: Checkpoint, label: str, options: MatchOptions
 ) -> TokenExpert:
     if expert.kind == "lora":
-        return TokenExpert(expert, label, match_adapter(base, expert, label).adapter.replacements)
+        adapter = match_adapter(base, expert, label, options).adapter
+        return TokenExpert(expert, label, adapter.replacements)
     if expert.kind != "full":
         return TokenExpert(expert, label, {})
     match = match_full(base, expert, label, options)

@@ -12,7 +12,7 @@ from hubmerge.hub.resolve import list_steps
 from hubmerge.merging.plan import EXPERT_OPTIONS
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
-from hubmerge.opening.bases import common_base
+from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases, check_no_moe
 from hubmerge.opening.references import open_pinned, pin, source_of
 from hubmerge.refs import ModelRef, Revision
@@ -37,6 +37,7 @@ def open_merge_inputs(
     opened_base = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
     check_bases(pinned, opened_base)
     opened = [open_pinned(hub, model) for model in pinned]
+    notes = check_origin(opened_base, opened, is_named=base is not None)
     sources = tuple(
         dataclasses.replace(source_of(model, last=last_step(hub, model.revision)), **options)
         for model, options in zip(opened, expert_options, strict=True)
@@ -49,8 +50,9 @@ def open_merge_inputs(
         base_source=source_of(opened_base),
         experts=tuple(opened),
         sources=sources,
-        notes=tuple(
-            f"{revision.label}: {revision.note}." for revision in revisions if revision.note
+        notes=(
+            *(f"{revision.label}: {revision.note}." for revision in revisions if revision.note),
+            *notes,
         ),
     )
 

@@ -126,15 +126,26 @@ def _licence(hub: Hub, pinned: PinnedModel, folder: Path) -> str | None:
 def _read_card(hub: Hub, revision: Revision, folder: Path) -> bytes:
     """The beginning of a card; the one of a checkpoint-N folder is at the repository's root."""
     if revision.ref.subfolder:
-        root = dataclasses.replace(revision, ref=ModelRef(revision.ref.repo_id))
-        try:
-            return read_file(hub, root, CARD) or b""
-        except IntegrityError:
-            return b""  # too large for a card
+        return _hub_card(hub, revision)
     if not (folder / CARD).is_file():
         return b""
     with (folder / CARD).open("rb") as file:
         return file.read(_CARD_BYTES)
+
+
+def _hub_card(hub: Hub, revision: Revision) -> bytes:
+    """The card at the root of a repository."""
+    root = dataclasses.replace(revision, ref=ModelRef(revision.ref.repo_id))
+    try:
+        return (read_file(hub, root, CARD) or b"")[:_CARD_BYTES]
+    except IntegrityError:
+        return b""  # too large for a card
+
+
+def fetch_card(hub: Hub, pinned: PinnedModel) -> bytes:
+    """Read the beginning of the card of a pinned model; empty without one."""
+    path = pinned.revision.ref.path
+    return _read_card(hub, pinned.revision, path) if path else _hub_card(hub, pinned.revision)
 
 
 def fetch_moe_config(hub: Hub, pinned: PinnedModel) -> MoeConfig | None:

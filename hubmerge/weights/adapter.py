@@ -26,7 +26,8 @@ class Adapter:
 
     `replacements` maps a tensor of the base to the adapter's tensor that replaces it. Where a
     tensor has both, the change applies to the replacement. `knows_tie` is true if the base's
-    configuration says whether its head is tied to its embedding.
+    configuration says whether its head is tied to its embedding. `head` are the tensors of a task's
+    head that are not merged, by their plain names.
     """
 
     base: Checkpoint
@@ -34,6 +35,7 @@ class Adapter:
     changes: Mapping[str, Change] = field(repr=False)
     replacements: Mapping[str, str] = field(repr=False)
     knows_tie: bool = False
+    head: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def delta_from(self, base: Array, name: str) -> Array:
         """expert - base of one tensor, where `base` is `self.base.read(name)`.

@@ -25,7 +25,7 @@ from hubmerge.weights.adapter_names import (
 )
 from hubmerge.weights.dtypes import is_float
 from hubmerge.weights.header import TensorInfo
-from hubmerge.weights.lora import BiasChange, Change, Dora, Ia3, LowRank, TokenRows
+from hubmerge.weights.lora import BiasChange, Change, Convolution, Dora, Ia3, LowRank, TokenRows
 
 # peft adds the change of an nn.MultiheadAttention's out_proj twice, in training and in merging, so
 # we do it too. A later version may fix this: https://github.com/huggingface/peft/pull/3774
@@ -44,8 +44,12 @@ UNEXPECTED_PARTS: MisfitKind = (
 )
 WRONG_RANK: MisfitKind = "has a rank in {} that differs from its configuration", FETCH_AGAIN_HINT
 NOT_A_MATRIX: MisfitKind = (
-    "changes {}, which is not a matrix (perhaps a convolution)",
+    "changes {}, which is neither a matrix nor a convolution with a plain LoRA",
     MERGE_WITH_PEFT_HINT,
+)
+GROUPED: MisfitKind = (
+    "changes the grouped convolution {}, which no change of its weights can do",
+    "Train it again without this layer in its target_modules.",
 )
 NOT_FLOAT: MisfitKind = "changes {}, where a tensor is not floating-point", MERGE_WITH_PEFT_HINT
 AMBIGUOUS_ORIENTATION: MisfitKind = (
@@ -113,6 +117,8 @@ def module_changes(context: MatchContext, module: AdaptedModule) -> dict[str, Ch
     tensors = [target, *(context.adapter[part] for part in module.parts.values())]
     if not all(is_float(tensor.dtype) for tensor in tensors):
         raise MisfitError(NOT_FLOAT)
+    if len(target.shape) in (3, 4, 5):
+        return _convolution_changes(context, module)
     if len(target.shape) != 2:
         raise MisfitError(NOT_A_MATRIX)
     if module.parts.keys() == {TOKEN_ROWS}:
@@ -127,6 +133,32 @@ def module_changes(context: MatchContext, module: AdaptedModule) -> dict[str, Ch
         if IA3_VECTOR in module.parts
         else _lora_changes(context, module)
     )
+
+
+def _convolution_changes(context: MatchContext, module: AdaptedModule) -> dict[str, Change]:
+    """The change of a convolution, and of its bias, from A [R, I, ...] and B [O, R, 1, ...]."""
+    if not {LORA_A, LORA_B} <= module.parts.keys() or context.config.dora:
+        raise MisfitError(NOT_A_MATRIX)
+    if module.parts.keys() - {LORA_A, LORA_B, LORA_BIAS}:
+        raise MisfitError(UNEXPECTED_PARTS)
+    target = context.rename(module.target)
+    shape, (a, b) = context.base[target].shape, map(context.shape, module.factors)
+    if len(a) != len(shape) or len(b) != len(shape):
+        raise MisfitError(WRONG_SHAPE)
+    if a[1] != shape[1] and a[2:] == shape[2:]:
+        raise MisfitError(GROUPED)
+    if not a[0] == b[1] == context.config.rank_of(module.pattern_key):
+        raise MisfitError(WRONG_RANK)
+    if (b[0], *a[1:]) != shape or set(b[2:]) != {1}:
+        raise MisfitError(WRONG_SHAPE)
+    scale = context.config.scale_of(module.pattern_key)
+    changes: dict[str, Change] = {target: Convolution(*module.factors, scale)}
+    if LORA_BIAS in module.parts:
+        bias = context.rename(module.bias)
+        _check_vector(context.adapter[module.parts[LORA_BIAS]], b[0])
+        _check_vector(context.base[bias], b[0])
+        changes[bias] = BiasChange(module.parts[LORA_BIAS], scale)
+    return changes
 
 
 def _token_rows(context: MatchContext, module: AdaptedModule) -> TokenRows:

@@ -39,6 +39,7 @@ _SUPPORTED_FIELDS = {
         "lora_bias", "init_lora_weights", "lora_dropout", "layers_to_transform", "layers_pattern",
         "megatron_core", "qalora_group_size", "runtime_config", "eva_config",
         "loftq_config", "corda_config", "lora_ga_config", "trainable_token_indices",
+        "ensure_weight_tying",
     },
     "IA3": _COMMON_FIELDS | {"feedforward_modules", "init_ia3_weights"},
 }  # fmt: skip
@@ -53,8 +54,9 @@ _UNSUPPORTED_FIELDS = {
     "velora_config": "stores what its training saw next to its matrices (VeLoRA)",
     "kasa_config": "was trained on a base with other weights (KaSA)",
     "use_bdlora": "stores its matrices as blocks (BD-LoRA)",
-    "ensure_weight_tying": "ties its changes to the embedding and to the head",
 }
+# Fields of other tools and of old versions of peft that do not change what the weights mean.
+_INERT_FIELDS = {"unsloth_fixed", "unsloth_version", "merge_weights", "base_model_class"}
 # These start from B = 0 or leave the base unchanged; all others subtract their start from the base.
 _SUPPORTED_INITS = {"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"}
 _PROMPT_METHODS = {
@@ -95,7 +97,7 @@ def _find_unsupported(fields: Mapping[str, Any], supported: set[str]) -> Iterato
     for key, value in fields.items():
         if key in _UNSUPPORTED_FIELDS and value:
             yield f"{_UNSUPPORTED_FIELDS[key]}: {key} in its {ADAPTER_CONFIG}", MERGE_WITH_PEFT_HINT
-        elif key not in supported and value:
+        elif key not in supported | _INERT_FIELDS and value:
             unknown = f"sets {safe_name(key)!r} to {_format_value(value)} in its {ADAPTER_CONFIG}"
             yield f"{unknown}, which this hubmerge does not know", MERGE_WITH_PEFT_HINT
     init = fields.get("init_lora_weights", True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from hubmerge.errors import CheckpointError, raise_together
@@ -31,16 +33,24 @@ from hubmerge.weights.adapter_names import (
     find_renames,
 )
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.class_heads import is_class_head
 from hubmerge.weights.conversions import conversions_of
 from hubmerge.weights.full_names import part_of_class
-from hubmerge.weights.header import summarize_names
+from hubmerge.weights.header import TensorInfo, summarize_names
 from hubmerge.weights.lora import Change, TokenRows
-from hubmerge.weights.match_options import VOCABULARY_HINT
+from hubmerge.weights.match_options import (
+    DEFAULT_OPTIONS,
+    HEADS_HINT,
+    VOCABULARY_HINT,
+    MatchOptions,
+)
 from hubmerge.weights.model_config import CONFIG_JSON, read_model_config
 from hubmerge.weights.ties import find_tie
 
 _NOT_IN_BASE: MisfitKind = "has {} that the base does not have", MATCHING_BASE_HINT
 _OTHER_VOCABULARY: MisfitKind = "has another number of tokens in {}", VOCABULARY_HINT
+_OWN_HEAD: MisfitKind = "has {} that the base does not have", HEADS_HINT
+_OTHER_HEAD: MisfitKind = "does not fit the base in {}", HEADS_HINT
 _NOT_PEFT_NAMES: MisfitKind = "has {} whose names are not peft's", FETCH_AGAIN_HINT
 
 
@@ -51,18 +61,25 @@ class MatchResult(NamedTuple):
     problems: list[Problem]
 
 
-def open_adapter(base: Checkpoint, checkpoint: Checkpoint) -> Adapter:
+def open_adapter(
+    base: Checkpoint, checkpoint: Checkpoint, options: MatchOptions = DEFAULT_OPTIONS
+) -> Adapter:
     """Match an adapter with its base, without reading a value.
 
     Raises CheckpointError with everything that keeps it from being merged.
     """
-    adapter, problems = match_adapter(base, checkpoint, f"Adapter {checkpoint.folder}")
+    adapter, problems = match_adapter(base, checkpoint, f"Adapter {checkpoint.folder}", options)
     hints = dict.fromkeys(hint for _, hint in problems)
     raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
     return adapter
 
 
-def match_adapter(base: Checkpoint, checkpoint: Checkpoint, label: str) -> MatchResult:
+def match_adapter(
+    base: Checkpoint,
+    checkpoint: Checkpoint,
+    label: str,
+    options: MatchOptions = DEFAULT_OPTIONS,
+) -> MatchResult:
     """The adapter and its problems, in sentences that begin with `label`; no value is read."""
     empty = Adapter(base, checkpoint, {}, {})
     try:
@@ -71,7 +88,7 @@ def match_adapter(base: Checkpoint, checkpoint: Checkpoint, label: str) -> Match
         return MatchResult(empty, [(error.message, error.hint or FETCH_AGAIN_HINT)])
     if config is None:
         return MatchResult(empty, problems)
-    tensors = classify_tensors(checkpoint.index)
+    tensors, head = _split_head(classify_tensors(checkpoint.index), options)
     renames = find_renames(
         tensors.base_tensors(), base.index, conversions_of(read_model_config(base.folder))
     )
@@ -82,7 +99,19 @@ def match_adapter(base: Checkpoint, checkpoint: Checkpoint, label: str) -> Match
         return MatchResult(
             empty, [(f"{label} fits several parts of the base: {prefixes}.", MATCHING_BASE_HINT)]
         )
-    return _match_tensors(base, checkpoint, config, tensors, renames[0], label)
+    adapter, problems = _match_tensors(base, checkpoint, config, tensors, renames[0], label)
+    return MatchResult(replace(adapter, head=head), problems)
+
+
+def _split_head(
+    tensors: AdapterTensors, options: MatchOptions
+) -> tuple[AdapterTensors, Mapping[str, str]]:
+    """The tensors without the head of a task if it is not merged, and that head."""
+    if options.heads not in ("keep", "drop"):
+        return tensors, {}
+    head = {name: own for name, own in tensors.replacements.items() if is_class_head(name)}
+    others = {name: own for name, own in tensors.replacements.items() if name not in head}
+    return replace(tensors, replacements=others), head
 
 
 def _choose_part(
@@ -124,12 +153,13 @@ def _match_tensors(
         rename(name): tensor for name, tensor in tensors.replacements.items() if name not in missing
     }
     misfits[_NOT_PEFT_NAMES] += tensors.unrecognized
-    misfits[_NOT_IN_BASE] += missing
+    for name in missing:
+        is_own_head = name in tensors.replacements and is_class_head(name)
+        misfits[_OWN_HEAD if is_own_head else _NOT_IN_BASE].append(name)
     for name, tensor in replacements.items():
         ours, theirs = base.index[name], checkpoint.index[tensor]
         if not theirs.fits(ours):
-            other_rows = is_embedding(name) and ours.shape[1:] == theirs.shape[1:]
-            misfits[_OTHER_VOCABULARY if other_rows else WRONG_SHAPE].append(name)
+            misfits[_misfit_kind(name, ours, theirs)].append(name)
     problems = [
         (f"{label} {kind.format(summarize_names(names))}.", hint)
         for (kind, hint), names in misfits.items()
@@ -141,6 +171,14 @@ def _match_tensors(
     if tie and tie.head in base.index and isinstance(changes.get(tie.embedding), TokenRows):
         changes[tie.head] = changes[tie.embedding]
     return MatchResult(Adapter(base, checkpoint, changes, replacements, knows_tie), problems)
+
+
+def _misfit_kind(name: str, ours: TensorInfo, theirs: TensorInfo) -> MisfitKind:
+    """Which problem a saved tensor of another shape is."""
+    if is_class_head(name):
+        return _OTHER_HEAD
+    other_rows = is_embedding(name) and ours.shape[1:] == theirs.shape[1:]
+    return _OTHER_VOCABULARY if other_rows else WRONG_SHAPE
 
 
 def _collect_changes(

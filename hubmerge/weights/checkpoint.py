@@ -60,14 +60,13 @@ class Checkpoint:
         tensor = self.tensor(name)
         if name in self.views:
             return self.views[name]()
-        raw = np.empty(tensor.nbytes, np.uint8)
-        try:
-            _read_into(raw, tensor)
-        except (OSError, EOFError) as error:
-            raise CheckpointError(
-                f"{tensor.file}: tensor {safe_name(name)!r} cannot be read: {error}."
-            ) from error
-        return raw.view(DTYPES[tensor.dtype]).reshape(tensor.shape)
+        return _read(tensor, name, tensor.nbytes).reshape(tensor.shape)
+
+    def read_first(self, name: str, count: int) -> Array:
+        """The first values of a tensor on disk, at most `count`; raises as `read` does."""
+        tensor = self.tensor(name)
+        nbytes = min(tensor.nbytes, count * DTYPES[tensor.dtype].itemsize)
+        return _read(tensor, name, nbytes)
 
     def with_views(self, views: Mapping[str, tuple[TensorInfo, Callable[[], Array]]]) -> Checkpoint:
         """A copy with tensors, new ones or others, that are computed when they are read."""
@@ -143,11 +142,23 @@ def _hash_file(file: Path) -> str:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
 
 
+def _read(tensor: TensorInfo, name: str, nbytes: int) -> Array:
+    """The first bytes of a tensor, as values in a row."""
+    raw = np.empty(nbytes, np.uint8)
+    try:
+        _read_into(raw, tensor)
+    except (OSError, EOFError) as error:
+        raise CheckpointError(
+            f"{tensor.file}: tensor {safe_name(name)!r} cannot be read: {error}."
+        ) from error
+    return raw.view(DTYPES[tensor.dtype])
+
+
 def _read_into(raw: Array, tensor: TensorInfo) -> None:
     view, done = raw.data, 0
     with tensor.file.open("rb", buffering=0) as stream:
         # One call returns at most 2 GiB.
-        while done < tensor.nbytes:
+        while done < len(raw):
             count = os.preadv(stream.fileno(), [view[done:]], tensor.start + done)
             if count == 0:
                 raise EOFError("the file ends before it")

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from hubmerge.weights.adapter import Adapter
 from hubmerge.weights.checkpoint import Checkpoint
-from hubmerge.weights.model_config import CONFIG_JSON
+from hubmerge.weights.full_names import plain_names
+from hubmerge.weights.model_config import read_model_config
 
-# The metadata of the file: the config.json of the expert, as text.
+# The metadata of the file: the configuration of the whole model, as text.
 CONFIG_KEY = "config"
 
 
 @dataclass(frozen=True)
 class KeptHead:
-    """The tensors of a head, plain name -> name in the expert."""
+    """The tensors of a head, plain name -> name in the expert.
+
+    `config` is the configuration of the whole model under this head.
+    """
 
     expert: Checkpoint
     tensors: Mapping[str, str]
+    config: Mapping[str, Any] = field(repr=False)
 
     def write(self, file: Path) -> None:
         """Write a safetensors file with the expert's values, as float32 and under plain names.
@@ -32,6 +40,27 @@ class KeptHead:
             plain: np.asarray(self.expert.read(name), np.float32)
             for plain, name in self.tensors.items()
         }
-        config = (self.expert.folder / CONFIG_JSON).read_text(encoding="utf-8")
         # Only one metadata key, because safetensors writes several keys in arbitrary order.
-        save_file(values, file, {CONFIG_KEY: config})
+        save_file(values, file, {CONFIG_KEY: json.dumps(self.config, sort_keys=True)})
+
+
+def head_of_full(expert: Checkpoint, tensors: Iterable[str]) -> KeptHead:
+    """The head of a full expert, whose configuration is beside it."""
+    plain = {new: name for name, new in plain_names(tensors).items()}
+    return KeptHead(expert, plain, read_model_config(expert.folder))
+
+
+def head_of_adapter(adapter: Adapter, base_class: str) -> KeptHead:
+    """The head that an adapter saved in full; `base_class` is the class that it adapted, if known.
+
+    The number of classes is that of the rows of its last matrix.
+    """
+    config = read_model_config(adapter.base.folder)
+    shapes = [adapter.checkpoint.index[name].shape for name in adapter.head.values()]
+    classes = min((shape[0] for shape in shapes if len(shape) == 2), default=0)
+    names = {str(number): f"LABEL_{number}" for number in range(classes)}
+    labels = {"id2label": names, "label2id": {name: int(key) for key, name in names.items()}}
+    architectures = [base_class] if base_class else []
+    return KeptHead(
+        adapter.checkpoint, adapter.head, {**config, **labels, "architectures": architectures}
+    )

@@ -71,6 +71,24 @@ class Dora:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """scale * B A for a convolution [O, I, ...] with A [R, I, ...] and B [O, R, 1, ...].
+
+    Source: peft's lora.Conv2d, without groups.
+    """
+
+    a: str
+    b: str
+    scale: float
+
+    def delta(self, weight: Array, read: ReadTensor) -> Array:
+        a, b = read(self.a), read(self.b)
+        product: Array = b.reshape(len(b), -1) @ a.reshape(len(a), -1)
+        product *= self.scale
+        return product.reshape(weight.shape)
+
+
+@dataclass(frozen=True)
 class BiasChange:
     """scale * b, where b is the bias of B, added to the base's bias."""
 

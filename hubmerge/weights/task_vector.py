@@ -45,7 +45,9 @@ class TaskVector:
     @cached_property
     def adapter(self) -> Adapter | None:
         """The expert as an adapter, None for a full one; raises CheckpointError if it misfits."""
-        return open_adapter(self.base, self.expert) if self.expert.kind == "lora" else None
+        if self.expert.kind != "lora":
+            return None
+        return open_adapter(self.base, self.expert, self.options)
 
     @cached_property
     def full(self) -> FullMatch:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -140,6 +141,30 @@ def test_two_experts_of_one_name_are_refused(bert: Path, tmp_path: Path) -> None
                   "--method", "average", "--heads", "keep", "--out", tmp_path / "out")  # fmt: skip
     assert refused.exit_code == 2
     assert "Two experts would have the head head-cola.safetensors" in refused.stderr
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", None])
+def test_the_saved_head_of_an_adapter(bert: Path, tmp_path: Path, task_type: str | None) -> None:
+    """The usual adapter of a classifier: its head is trained in full."""
+    config = transformers.BertConfig(**TEXT, **labels(CLASSES["news"]))
+    model = transformers.BertForSequenceClassification(config)
+    base = transformers.BertForMaskedLM.from_pretrained(bert / "base")
+    model.bert.load_state_dict(base.bert.state_dict(), strict=False)
+    lora = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"],
+                           task_type=task_type, init_lora_weights=False)  # fmt: skip
+    adapted = peft.get_peft_model(model, lora).eval()
+    adapted.save_pretrained(tmp_path / "news")
+    words = ["merge", tmp_path / "news", "--base", bert / "base", "--method", "average"]
+    refused = run(*words, "--out", tmp_path / "out")
+    assert "--heads keep" in refused.stderr
+    done = run(*words, "--out", tmp_path / "out", "--heads", "keep")
+    assert done.exit_code == 0, done.stderr
+    assert "has a head of its own" in done.stderr
+    head = load_file(tmp_path / "out" / "head-news.safetensors")
+    assert torch.equal(head["classifier.weight"], model.classifier.modules_to_save.default.weight)
+    scored = run("eval", tmp_path / "out", "--tasks", bert / "news.yaml", "--split", "train")
+    # The pooler of this adapter's base was random, and nobody stored it.
+    assert "lacks 'bert.pooler.dense" in scored.stderr
 
 
 def test_an_image_classifier_with_fewer_classes(tmp_path: Path) -> None:

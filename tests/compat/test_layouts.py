@@ -161,6 +161,11 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "saved head": {"modules_to_save": ["lm_head"]},
     "adapted embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
     "adapted head": {"target_modules": ["q_proj", "lm_head"]},
+    "saved embeddings, tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "adapted embeddings, tied": {
+        "target_modules": ["q_proj", "embed_tokens"],
+        "ensure_weight_tying": True,
+    },
     "rows of the embeddings": {"trainable_token_indices": [1, 2]},
 }
 
@@ -185,7 +190,7 @@ def test_a_merged_adapter_has_the_adapters_own_outputs(
     merge(tmp_path)
     result = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
-        torch.testing.assert_close(result(IDS).logits, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(result(IDS).logits, expected, atol=1e-5, rtol=1e-4)
     separated = name != "rows of the embeddings"
     assert result.config.tie_word_embeddings is not separated
 

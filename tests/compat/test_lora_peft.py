@@ -86,6 +86,18 @@ class Attention(nn.Module):
         self.proj = nn.Linear(8, 6)
 
 
+class Convolutions(nn.Module):
+    """Convolutions of one, two and three dimensions, of one point, and in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Conv1d(4, 6, 3)
+        self.flat = nn.Conv2d(4, 6, (3, 2), stride=2)
+        self.point = nn.Conv2d(4, 6, 1)
+        self.solid = nn.Conv3d(4, 6, 2)
+        self.grouped = nn.Conv2d(4, 6, 3, groups=2)
+
+
 def open_clip() -> nn.Module:
     """The tiny CLIP that comes with the package."""
     model = CLIP(**json.loads((MINI / "open_clip_config.json").read_text())["model_cfg"])
@@ -197,6 +209,14 @@ CASES: dict[str, tuple[Make, Any, tuple[str, ...], int]] = {
         llama, LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"]),
         ("embed_tokens.base_layer",), 3,
     ),
+    "convolutions": (
+        Convolutions,
+        LoraConfig(r=2, lora_alpha=3, target_modules=["line", "flat", "point", "solid"]), (), 4,
+    ),
+    "convolution with a bias": (
+        Convolutions, LoraConfig(r=2, lora_bias=True, target_modules=["flat"]), (), 2,
+    ),
+    "patch embedding": (clip, LoraConfig(r=2, target_modules=["patch_embedding"]), (), 1),
     "head": (llama, LoraConfig(r=2, target_modules=["lm_head", "down_proj"]), (), 3),
     "rows of an embedding": (
         llama, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[5, 2]),
@@ -454,9 +474,13 @@ def test_ties_ranks_only_changed_tensors(family: Any, tmp_path: Path) -> None:
 
 
 REJECTED: dict[str, tuple[Make, Any, str, str]] = {
-    "convolution": (
-        clip, LoraConfig(r=2, target_modules=["patch_embedding"]),
-        "which is not a matrix", "merge_and_unload",
+    "grouped convolution": (
+        Convolutions, LoraConfig(r=2, target_modules=["grouped"]),
+        "changes the grouped convolution", "without this layer",
+    ),
+    "dora of a convolution": (
+        Convolutions, LoraConfig(r=2, use_dora=True, target_modules=["flat"]),
+        "neither a matrix nor a convolution", "merge_and_unload",
     ),
     "pissa": (
         bert, LoraConfig(r=2, init_lora_weights="pissa", target_modules=["query"]),
@@ -474,18 +498,13 @@ REJECTED: dict[str, tuple[Make, Any, str, str]] = {
         llama, LoraConfig(r=2, target_modules=["q_proj"], layer_replication=[(0, 2), (1, 2)]),
         "repeats layers", "merge_and_unload",
     ),
-    "tied on purpose": (
-        lambda: llama(tie_word_embeddings=True),
-        LoraConfig(r=2, target_modules=["embed_tokens", "lm_head"], ensure_weight_tying=True),
-        "ties its changes", "merge_and_unload",
-    ),
     "tied head": (
         t5, LoraConfig(r=2, target_modules=["lm_head"]),
         r"has 1 tensor \(lm_head.weight\) that the base does not have", "base that it was trained",
     ),
     "a head of its own": (
         bert, LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"]),
-        r"has 2 tensors \(classifier.bias, classifier.weight\) that the base does not", "--base",
+        r"has 2 tensors \(classifier.bias, classifier.weight\) that the base does not", "--heads",
     ),
     "LoHa": (
         bert, LoHaConfig(r=2, target_modules=["query"]), "of the kind 'LOHA'", "merge_and_unload",

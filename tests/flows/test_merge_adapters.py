@@ -47,6 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerState]:
             "other": {"base_model_name_or_path": "o/other"},
             "no-base": {"base_model_name_or_path": None},
             "local-base": {"base_model_name_or_path": str(root / "base1.0")},
+            "quantised": {"base_model_name_or_path": "o/base-bnb-4bit"},
             "invalid": {"base_model_name_or_path": "o/base", "revision": "../../x"},
         }.items():
             publish(api, f"o/{name}-lora", write_adapter(root / name, **config))
@@ -116,6 +117,11 @@ def test_a_base_revision_of_one_adapter_is_used_for_all(
             ("local-base",),
             UsageError,
             r"local-base-lora@\w+ names its base as '/.*', which is not a repository",
+        ),
+        (
+            ("quantised",),
+            UsageError,
+            r"quantised-lora@\w+ was trained on o/base-bnb-4bit, a quantised copy of its base",
         ),
         (("invalid",), UsageError, "invalid-lora@.* names its base as 'o/base'"),
     ],
