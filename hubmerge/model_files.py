@@ -33,7 +33,7 @@ _LEFT_BEHIND = (
     "forgotten.json", "difficulty.json", "validation.jsonl", "trainer_state.json",
     "training_args.*", "events.out.tfevents*",
     "all_results.json", "train_results.json", "eval_results.json", "trainer_log.jsonl", "latest",
-    "adapter_config.json", "*.log",
+    "adapter_config.json", "import.json", "*.log",
 )  # fmt: skip
 # The modules of an embedding model are in folders such as 1_Pooling, as in modules.json.
 _MODULE_FOLDER = re.compile(r"\d+_\w+")

@@ -16,6 +16,7 @@ from hubmerge.cli import (
     explain,
     export,
     hub,
+    import_model,
     listing,
     merge,
     moerge,
@@ -63,6 +64,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "train": train.train_command,
         "publish": publish.publish,
         "steps": steps.steps,
+        "import": import_model.import_command,
     },
     "Choose and combine": {
         "methods": listing.methods,

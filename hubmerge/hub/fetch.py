@@ -66,10 +66,28 @@ def fetch(hub: Hub, revision: Revision) -> Path:
     if not weights and (pickles := [path for path in in_folder if path.endswith(PICKLE_SUFFIXES)]):
         raise NotOnHub(
             f"{revision.label} has its weights only as pickles ({pickles[0]}).",
-            "A pickle can run code: name a revision with safetensors files.",
+            "A pickle can run code, and is not read. `hubmerge import "
+            f"{revision.ref.repo_id} --out DIR` takes the tensors out of it without running it; "
+            "or name a revision with safetensors files.",
         )
     if not listed:
         raise NotOnHub(f"{revision.label} has no model: none of {', '.join(ALLOWED_PATTERNS)}.")
+    return _download(hub, revision, listed) / inner
+
+
+def fetch_pickles(hub: Hub, revision: Revision, paths: Iterable[str]) -> Path:
+    """Download these files of a revision besides those of `fetch`, and return the folder.
+
+    For `import`, which reads pickles without running them. Raises IntegrityError as `fetch` does.
+    """
+    inner = revision.ref.subfolder or ""
+    files = list_files(hub, revision)
+    wanted = {*files_to_download(files, inner), *paths}
+    return _download(hub, revision, {path: files[path] for path in wanted}) / inner
+
+
+def _download(hub: Hub, revision: Revision, listed: Mapping[str, HubFile]) -> Path:
+    """Download files of a revision and check them; returns the folder of the snapshot."""
     root = hub.call(
         f"downloading {revision.label}",
         lambda api: snapshot_download(
@@ -83,7 +101,7 @@ def fetch(hub: Hub, revision: Revision) -> Path:
         size=sum(file.size for file in listed.values()),
     )
     verify_files(Path(root), listed, revision.label)
-    return Path(root) / inner
+    return Path(root)
 
 
 def files_to_download(paths: Iterable[str], folder: str = "") -> list[str]:

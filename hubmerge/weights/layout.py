@@ -17,10 +17,6 @@ from hubmerge.weights.header import MAX_HEADER_BYTES, parse_json_object, safe_na
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SHARD_INDEX_SUFFIX = ".safetensors.index.json"
 _BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_CONVERT_HINT = (
-    "Convert it to safetensors first: save_pretrained writes it, and so does "
-    "https://huggingface.co/spaces/safetensors/convert for a repository you trust."
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def _find_single_file(folder: Path, names: Sequence[str]) -> str:
     if any(name.endswith(PICKLE_SUFFIXES) for name in names):
         raise CheckpointError(
             f"{folder} has its weights only as pickles, which can run code when they are read.",
-            _CONVERT_HINT,
+            f"`hubmerge import {folder} --out DIR` takes the tensors out without running them.",
         )
     raise CheckpointError(f"{folder} has no weights: no safetensors file is in it.")
 

@@ -15,7 +15,7 @@ from hubmerge.cli.app import app
 
 ROOT: Any = get_command(app)
 PANELS = {
-    "Train and publish": ["tasks", "train", "publish", "steps"],
+    "Train and publish": ["tasks", "train", "publish", "steps", "import"],
     "Choose and combine": ["methods", "select", "merge", "moerge", "export"],
     "Measure and explain": ["eval", "card", "report", "difficulty", "explain", "verify"],
     "The Hub and recipes": ["retain", "run", "hub"],
