@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,11 +14,24 @@ from hubmerge.errors import UsageError
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_-])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,199}")
 _SHA = re.compile(r"[0-9a-f]{40}")
-# Names of Pythia, OLMo, SmolLM, Lucie, BLOOM, open-r1 and hubmerge; folders of Trainer.
-_STEP = re.compile(r"(?:^|[-_/])(?:global_)?step[-_]?0*([0-9]{1,12})(?:$|[-_/])")
-_FOLDER_STEP = re.compile(r"(?:^|/)checkpoint-0*([0-9]{1,12})$")
-# Names of LLM360, which number the checkpoints, not the steps.
-_ORDINAL = re.compile(r"(?:^|[-_/])(?:ckpt|checkpoint)[-_]0*([0-9]{1,12})(?:$|[-_/])")
+# A number of at most 12 digits, or of thousands or millions: 0064, 20k, 1.5M.
+_NUMBER = r"([0-9]{1,12}|[0-9]{1,6}(?:\.[0-9]{1,3})?[kKM])"
+# Names of Pythia, OLMo, SmolLM, Lucie, BLOOM, open-r1 and hubmerge; iterations of Megatron and
+# LLM-jp; folders of Trainer; a number alone.
+_STEP = re.compile(
+    rf"(?:^|[-_/])(?:global_)?(?:steps?|iter|iters|iteration|update|updates|batch)[-_]?{_NUMBER}"
+    rf"(?:$|[-_/])"
+)
+_STEP_AFTER = re.compile(rf"(?:^|[-_/])(?:checkpoint[-_])?{_NUMBER}[-_]?steps?(?:$|[-_/])")
+_FOLDER_STEP = re.compile(rf"(?:^|/)checkpoint-{_NUMBER}$")
+_BARE_STEP = re.compile(r"([0-9]{1,12})")
+# Names that number something else: the checkpoints of LLM360, epochs, tokens.
+_ORDINAL = re.compile(
+    rf"(?:^|[-_/])(ckpt|checkpoint|epoch|ep|tokens)[-_]?({_NUMBER[1:-1]}|[0-9]{{1,6}}[BT])"
+    rf"(?:$|[-_/])"
+)
+_COUNTED = {"ckpt": "checkpoints", "checkpoint": "checkpoints", "ep": "epochs", "epoch": "epochs"}
+_FACTORS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 # OLMo's names also contain the number of tokens, which follows from the step.
 _TOKENS = re.compile(r"tokens[0-9]+[A-Za-z]?")
 
@@ -187,10 +201,42 @@ def step_tag(step: int) -> str:
     return f"step{step}"
 
 
-def step_of(name: str) -> int | None:
-    """The step in a name such as "step64", "global_step0064" or "checkpoint-64"."""
+def step_of(name: str, pattern: re.Pattern[str] | None = None) -> int | None:
+    """The step in a name such as "step64", "iter_0000064", "main-step20k" or "checkpoint-64".
+
+    A `pattern`, whose first group is the number, is tried before the usual names.
+    """
+    if pattern is not None and (found := pattern.search(name)):
+        return parse_number(found[1] or "")
     match = _match_step(name)
-    return int(match[1]) if match else None
+    return parse_number(match[1]) if match else None
+
+
+def parse_number(text: str) -> int | None:
+    """A count such as "0064", "20k" or "4B", None for any other text."""
+    digits, factor = (text[:-1], _FACTORS[text[-1]]) if text[-1:] in _FACTORS else (text, 1)
+    if not re.fullmatch(r"[0-9]{1,12}(?:\.[0-9]{1,3})?", digits):
+        return None
+    value = Decimal(digits) * factor
+    return int(value) if value == int(value) else None
+
+
+def parse_step_pattern(text: str | None) -> re.Pattern[str] | None:
+    """The pattern of --step-pattern; raises UsageError unless it has one group, the number."""
+    if text is None:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UsageError(
+            f"--step-pattern {text!r} is not a regular expression: {error}."
+        ) from error
+    if pattern.groups != 1:
+        raise UsageError(
+            f"--step-pattern {text!r} has {pattern.groups} groups, and needs one, the number.",
+            r"Write --step-pattern 'epoch-(\d+)'.",
+        )
+    return pattern
 
 
 def series_of(name: str) -> str:
@@ -204,13 +250,23 @@ def series_of(name: str) -> str:
 
 
 def ordinal_of(name: str) -> int | None:
-    """The number in a name that counts checkpoints, not steps ("ckpt_356"), None in all others."""
+    """The number in a name that counts something else than steps, None in all others.
+
+    Such as checkpoints ("ckpt_356"), epochs ("epoch-3") or tokens ("tokens-4B").
+    """
     match = None if _match_step(name) else _ORDINAL.search(name)
-    return int(match[1]) if match else None
+    return parse_number(match[2]) if match else None
+
+
+def counted_in(name: str) -> str:
+    """What the number of `ordinal_of` counts: checkpoints, epochs or tokens."""
+    match = _ORDINAL.search(name)
+    return _COUNTED.get(match[1], match[1]) if match else "checkpoints"
 
 
 def _match_step(name: str) -> re.Match[str] | None:
-    return _FOLDER_STEP.search(name) or _STEP.search(name)
+    found = (pattern.search(name) for pattern in (_FOLDER_STEP, _STEP, _STEP_AFTER))
+    return next((match for match in found if match), None) or _BARE_STEP.fullmatch(name)
 
 
 def printable(text: str) -> str:

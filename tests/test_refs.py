@@ -17,6 +17,7 @@ from hubmerge.refs import (
     check_revision,
     ordinal_of,
     parse_ref,
+    parse_step_pattern,
     printable,
     series_of,
     step_of,
@@ -150,6 +151,20 @@ def test_a_label_has_no_special_characters(text: str) -> None:
         ("checkpoint-256", 256),
         ("runs/checkpoint-8", 8),
         ("extension_step0001220", 1220),
+        ("iter_0010000", 10000),
+        ("iter-5000", 5000),
+        ("step_20k", 20000),
+        ("main-step1k", 1000),
+        ("step1.5M", 1_500_000),
+        ("step1.5", None),
+        ("update_1000", 1000),
+        ("batch-1000", 1000),
+        ("1000", 1000),
+        ("checkpoint-1000step", 1000),
+        ("1000steps", 1000),
+        ("1000x", None),
+        ("epoch-3", None),
+        ("tokens-4B", None),
         ("main", None),
         ("v1.0", None),
         ("ckpt_356", None),
@@ -189,6 +204,8 @@ def test_the_series_of_a_step(name: str, series: str) -> None:
         ("checkpoint-8", None),
         ("step8", None),
         ("stage1-ckpt_3", 3),
+        ("epoch-3", 3),
+        ("tokens-4B", 4_000_000_000),
         ("ckpt", None),
         ("main", None),
         ("ckpt_٣", None),
@@ -207,6 +224,22 @@ def test_a_name_has_a_step_or_a_checkpoint_number_or_neither(name: str) -> None:
 @given(st.integers(min_value=0, max_value=10**11))
 def test_a_step_tag_contains_its_step(step: int) -> None:
     assert step_of(step_tag(step)) == step
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(", "not a regular expression"), (r"\d+", "0 groups"), (r"(\d)(\d)", "2 groups")],
+)
+def test_a_step_pattern_has_one_group(pattern: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_step_pattern(pattern)
+
+
+def test_a_step_pattern_is_tried_first() -> None:
+    pattern = parse_step_pattern(r"tokens-(\w+)")
+    assert step_of("step3-tokens-4B", pattern) == 4_000_000_000
+    assert step_of("step3", pattern) == 3
+    assert step_of("tokens-many", pattern) is None
 
 
 def test_unprintable_characters_are_escaped() -> None:

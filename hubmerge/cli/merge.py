@@ -12,6 +12,7 @@ from hubmerge.cli.options import (
     LockOptions,
     Option,
     ResultOptions,
+    StepPattern,
     parse_licence,
     parse_settings,
 )
@@ -32,6 +33,7 @@ class MergeOptions:
 
     method: Annotated[str | None, Option(help="Name from `hubmerge methods`. [ties]")] = None
     base: Base = None
+    step_pattern: StepPattern = None
     settings: Annotated[
         list[str] | None, Option("--set", help="Parameter of the method: name=value.")
     ] = None
@@ -74,7 +76,7 @@ def merge(
     Example: hubmerge merge me/cars@step64 me/birds@step32 --out ./merged
     """
     _check_options(experts, options, lock_options, result_options)
-    with session.open_hub() as hub, session.progress() as progress:
+    with session.open_hub(options.step_pattern) as hub, session.progress() as progress:
         from hubmerge.flows.merge import merge_and_publish, prepare_merge
 
         request = _make_request(experts, options, lock_options, result_options)

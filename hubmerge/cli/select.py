@@ -16,7 +16,16 @@ from rich.table import Table
 
 from hubmerge.cards.figures import heat_map_png, selection_png
 from hubmerge.cards.selection import CSV, CURVES, HEAT_MAP, selection_csv
-from hubmerge.cli.options import Base, Columns, Device, DryRun, Option, find_tasks, split_names
+from hubmerge.cli.options import (
+    Base,
+    Columns,
+    Device,
+    DryRun,
+    Option,
+    StepPattern,
+    find_tasks,
+    split_names,
+)
 from hubmerge.cli.select_moe import choose_starts, parse_moe_settings
 from hubmerge.cli.selection_tables import SelectionOutput, describe_conclusion, selection_tables
 from hubmerge.cli.session import Session, command
@@ -55,6 +64,7 @@ class SelectOptions:
         Option("--set", help="With --target moe, options of `moerge`: train_steps=300, lr=2e-4."),
     ] = None
     base: Base = None
+    step_pattern: StepPattern = None
     budget: Annotated[
         str | None,
         Option(
@@ -137,7 +147,7 @@ def select(
     moe_spec = _read_moe_spec(target, options)
     files.check()
     request = _make_request(repos, target, options)
-    with session.open_hub() as hub, session.progress() as progress:
+    with session.open_hub(options.step_pattern) as hub, session.progress() as progress:
         if moe_spec is None:
             output = _choose_steps(session, hub, request, dry_run, progress)
         else:

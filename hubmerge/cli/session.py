@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hubmerge.errors import HubmergeError
 from hubmerge.hub.environment import connect, home
-from hubmerge.refs import printable
+from hubmerge.refs import parse_step_pattern, printable
 from hubmerge.scores import ScoreLog
 from hubmerge.trials import TrialLog
 
@@ -72,10 +72,14 @@ class Session:
         return home()
 
     @contextmanager
-    def open_hub(self) -> Iterator[Hub]:
-        """A connection to the Hub that lasts as long as the block."""
+    def open_hub(self, step_pattern: str | None = None) -> Iterator[Hub]:
+        """A connection to the Hub that lasts as long as the block.
+
+        `step_pattern` is the value of --step-pattern; raises UsageError if it is not valid.
+        """
+        pattern = parse_step_pattern(step_pattern)
         with connect(self.hub) as hub:
-            yield hub
+            yield dataclasses.replace(hub, step_pattern=pattern) if pattern else hub
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:

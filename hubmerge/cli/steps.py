@@ -11,6 +11,7 @@ import typer
 from rich.console import Group
 from rich.table import Table
 
+from hubmerge.cli.options import StepPattern
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import can_print, format_percent, make_table, sparkline, text_line
 from hubmerge.errors import UsageError
@@ -36,6 +37,7 @@ def steps(
             "tag=word collection=owner/slug."
         ),
     ] = None,
+    step_pattern: StepPattern = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Most repositories to look at.")] = 50,
 ) -> None:
     """List the step revisions of repositories, or find experts.
@@ -52,7 +54,7 @@ def steps(
             "No repository is named.", "Write owner/name, or --search base=owner/name."
         )
     repo_ids = [check_repo_id(repo) for repo in repos]
-    with session.open_hub() as hub:
+    with session.open_hub(step_pattern) as hub:
         from hubmerge.flows.steps import BEST, describe_steps
 
         with session.progress() as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -52,7 +53,8 @@ class Hub:
     """One Hub: its endpoint, the user's token, the folder of its cache, and its name in messages.
 
     `deadline_s` is the longest that one call may take, retries included. Transfers get more time,
-    by their size.
+    by their size. `step_pattern` finds the step in the names of revisions and folders, in its first
+    group, where the usual names do not fit.
     """
 
     endpoint: str
@@ -60,6 +62,7 @@ class Hub:
     cache: Path
     name: str
     deadline_s: float = 60.0
+    step_pattern: re.Pattern[str] | None = None
 
     @cached_property
     def api(self) -> HfApi:

@@ -108,12 +108,36 @@ def mine_revisions(
         )
         if (_weights_of(revision, contents), revision.step) not in known_steps
     ]
+    claims = _claimed_steps(training)
+    revisions = [_with_claims(item, claims, contents) for item in revisions]
     known_weights = {_weights_of(revision, contents) for revision in revisions}
     return revisions + [
         revision
         for revision in _head_revisions(repo_id, head, contents[head], proven)
         if _weights_of(revision, contents) not in known_weights
     ]
+
+
+def _claimed_steps(training: Iterable[TrainingCommit]) -> dict[str, set[int]]:
+    """Weights -> the steps that titles give them: a commit may not have pushed new weights."""
+    claims: dict[str, set[int]] = {}
+    for commit in training:
+        weights = commit.after.get("", SavedModel()).weights
+        if weights and commit.title.kind == "step" and not commit.title.is_checkpoint:
+            claims.setdefault(weights, set()).add(commit.title.number or 0)
+    return claims
+
+
+def _with_claims(
+    revision: Revision, claims: Mapping[str, set[int]], contents: Mapping[str, Contents]
+) -> Revision:
+    """The revision, with a note if titles of other steps have the same weights."""
+    others = claims.get(_weights_of(revision, contents) or "", set()) - {revision.step}
+    if revision.run is None or not others or "same weights" in revision.note:
+        return revision
+    steps = ", ".join(map(str, sorted(others)))
+    note = f"the title of step {steps} is over the same weights"
+    return replace(revision, note="; ".join(filter(None, (revision.note, note))))
 
 
 def _training_commits(

@@ -38,7 +38,9 @@ def list_steps(hub: Hub, repo_id: str) -> tuple[Revision, ...]:
     stage1-step1000 and stage2-step1000 are different series. The history is not read.
     """
     refs = list_refs(hub, repo_id)
-    return one_per_step([*named_steps(repo_id, refs), *step_folders(hub, repo_id, refs)])
+    return one_per_step(
+        [*named_steps(repo_id, refs, hub.step_pattern), *step_folders(hub, repo_id, refs)]
+    )
 
 
 def find_steps(hub: Hub, repo_id: str, progress: Progress) -> tuple[Revision, ...]:
@@ -48,14 +50,21 @@ def find_steps(hub: Hub, repo_id: str, progress: Progress) -> tuple[Revision, ..
     and ends of training. Contents are checked, weights are never downloaded. Raises NotOnHub.
     """
     refs = list_refs(hub, repo_id)
-    named, mined = named_steps(repo_id, refs), _mine_main(hub, repo_id, refs, progress)
+    named, mined = (
+        named_steps(repo_id, refs, hub.step_pattern),
+        _mine_main(hub, repo_id, refs, progress),
+    )
     folders = [revision for revision in mined if revision.origin == "folder"]
     commits = [revision for revision in mined if revision.origin != "folder"]
     named_shas = {revision.sha for revision in named}
     unnamed = [
         revision for revision in commits if revision.ref.subfolder or revision.sha not in named_shas
     ]
-    revisions = [*one_per_step([*named, *folders]), *counted_checkpoints(repo_id, refs), *unnamed]
+    revisions = [
+        *one_per_step([*named, *folders]),
+        *counted_checkpoints(repo_id, refs, hub.step_pattern),
+        *unnamed,
+    ]
     if len({revision.run for revision in unnamed}) == 1:
         return tuple(sorted(revisions, key=sort_key))
     return tuple(sorted(revisions, key=lambda item: (item.run or 0, *sort_key(item))))
@@ -72,12 +81,12 @@ def resolve(hub: Hub, ref: ModelRef) -> Revision:
     refs = list_refs(hub, repo_id)
     for kind, names in (("tag", refs.tags), ("branch", refs.branches)):
         if name in names:
-            return Revision(ref, names[name], step_of(name), kind)
+            return Revision(ref, names[name], step_of(name, hub.step_pattern), kind)
     if _SHORT_SHA.fullmatch(name) and (sha := _fetch_sha(hub, repo_id, name, name)):
         return Revision(ref, sha, None, "commit")
     if _PULL_REQUEST.fullmatch(name) and (sha := _fetch_sha(hub, repo_id, name)):
         return Revision(ref, sha, None, "branch")
-    named = [*named_steps(repo_id, refs), *step_folders(hub, repo_id, refs)]
+    named = [*named_steps(repo_id, refs, hub.step_pattern), *step_folders(hub, repo_id, refs)]
     revision = _find_by_name(ref, name, named) or _find_in_history(hub, ref, name, refs, named)
     if ref.subfolder is None:
         return revision

@@ -14,6 +14,7 @@ from hubmerge.refs import (
     ModelRef,
     Revision,
     check_revision,
+    counted_in,
     is_sha,
     ordinal_of,
     series_of,
@@ -45,14 +46,35 @@ def list_refs(hub: Hub, repo_id: str) -> Refs:
     )
 
 
-def named_steps(repo_id: str, refs: Refs) -> list[Revision]:
-    """The tags and branches whose name contains a step, tags first."""
-    return [
-        Revision(ModelRef(repo_id, revision=name), sha, step_of(name), kind)
+def named_steps(repo_id: str, refs: Refs, pattern: re.Pattern[str] | None = None) -> list[Revision]:
+    """The tags and branches whose name contains a step, tags first.
+
+    Different steps of one commit have a note: at most one of the names can be right.
+    """
+    found = [
+        (name, sha, step, kind)
         for kind, names in (("tag", refs.tags), ("branch", refs.branches))
         for name, sha in names.items()
-        if step_of(name) is not None
+        if (step := step_of(name, pattern)) is not None
     ]
+    steps_of: dict[str, set[int]] = {}
+    for _, sha, step, _ in found:
+        steps_of.setdefault(sha, set()).add(step)
+    return [
+        Revision(
+            ModelRef(repo_id, revision=name),
+            sha,
+            step,
+            kind,
+            note=_same_commit(step, steps_of[sha]),
+        )
+        for name, sha, step, kind in found
+    ]
+
+
+def _same_commit(step: int, steps: set[int]) -> str:
+    others = ", ".join(str(other) for other in sorted(steps - {step}))
+    return f"its commit is also named as step {others}" if others else ""
 
 
 def step_folders(hub: Hub, repo_id: str, refs: Refs) -> list[Revision]:
@@ -65,22 +87,26 @@ def step_folders(hub: Hub, repo_id: str, refs: Refs) -> list[Revision]:
     )
     folders = [entry.path for entry in entries if isinstance(entry, RepoFolder)]
     return [
-        Revision(ModelRef(repo_id, subfolder=name), sha, step_of(name), "folder", 0.9)
+        Revision(ModelRef(repo_id, subfolder=name), sha, step, "folder", 0.9)
         for name in folders
-        if _CHECKPOINT.fullmatch(name)
+        if (step := step_of(name, hub.step_pattern)) is not None
+        and (_CHECKPOINT.fullmatch(name) or (hub.step_pattern and hub.step_pattern.search(name)))
     ]
 
 
-def counted_checkpoints(repo_id: str, refs: Refs) -> list[Revision]:
-    """The tags and branches whose name numbers the checkpoints, which is not their step."""
+def counted_checkpoints(
+    repo_id: str, refs: Refs, pattern: re.Pattern[str] | None = None
+) -> list[Revision]:
+    """The tags and branches whose name numbers checkpoints, epochs or tokens instead of steps."""
     return [
         Revision(
             ModelRef(repo_id, revision=name), sha, None, kind,
-            note=f"the number {ordinal_of(name)} counts checkpoints and may differ from the step",
+            note=f"the number {ordinal_of(name)} counts {counted_in(name)} and may differ from the "
+            "step",
         )
         for kind, names in (("tag", refs.tags), ("branch", refs.branches))
         for name, sha in names.items()
-        if ordinal_of(name) is not None
+        if step_of(name, pattern) is None and ordinal_of(name) is not None
     ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from hubmerge.hub.commit_contents import SavedModel
 from hubmerge.hub.history import Commit, read_history
 from hubmerge.hub.mining import Title, commits_to_read, mine_revisions, parse_title
 from hubmerge.hub.resolve import find_steps, list_steps, resolve
-from hubmerge.refs import Revision, parse_ref
+from hubmerge.refs import Revision, parse_ref, parse_step_pattern
 from tests.hub.proxy import Proxy, replace_body, status
 
 Files = dict[str, str | None]
@@ -302,8 +303,43 @@ def test_pickled_weights_are_noted(hub: Hub, repo: str, push: Push) -> None:
     push(training(2), {"pytorch_model.bin": "w2", "training_args.bin": "a"})
     push(training(4), {"training_args.bin": "b"})
     assert only_step(hub, repo).note == (
-        "its step is known only from the commit's title; its weights are pickles"
+        "its step is known only from the commit's title; its weights are pickles; "
+        "the title of step 4 is over the same weights"
     )
+
+
+def test_two_titles_over_the_same_weights(hub: Hub, repo: str, push: Push) -> None:
+    push(training(2), {"model.safetensors": "w2"})
+    push(training(4), {"config.json": "changed"})
+    push(training(6), {"model.safetensors": "w6"})
+    steps = find_steps(hub, repo, lambda what, done, total: None)
+    assert [step.step for step in steps] == [2, 6]
+    assert "the title of step 4 is over the same weights" in steps[0].note
+    assert "same weights" not in steps[1].note
+
+
+def test_two_names_of_one_commit(hub: Hub, repo: str, api: HfApi) -> None:
+    for name in ("step1000", "iter_0002000"):
+        api.create_tag(repo, tag=name)
+    steps = find_steps(hub, repo, lambda what, done, total: None)
+    assert [(step.step, step.note) for step in steps] == [
+        (1000, "its commit is also named as step 2000"),
+        (2000, "its commit is also named as step 1000"),
+    ]
+
+
+def test_a_pattern_for_other_names(hub: Hub, repo: str, api: HfApi) -> None:
+    for name in ("epoch-3", "epoch-12", "tokens-4B", "step7"):
+        api.create_branch(repo, branch=name)
+    steps = find_steps(hub, repo, lambda what, done, total: None)
+    assert [(item.step, item.ref.revision) for item in steps] == [
+        (7, "step7"), (None, "epoch-3"), (None, "epoch-12"), (None, "tokens-4B"),
+    ]  # fmt: skip
+    assert "3 counts epochs" in steps[1].note
+    assert "4000000000 counts tokens" in steps[3].note
+    by_epoch = dataclasses.replace(hub, step_pattern=parse_step_pattern(r"epoch-(\d+)"))
+    assert [step.step for step in list_steps(by_epoch, repo)] == [3, 7, 12]
+    assert resolve(by_epoch, parse_ref(f"{repo}@epoch-12")).step == 12
 
 
 def test_numbers_of_checkpoints_are_not_steps(hub: Hub, repo: str, api: HfApi) -> None:
