@@ -44,7 +44,9 @@ def run_shell(
     blocks: list[str], folder: Path, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Run the blocks in one shell, which ends at the first command that fails."""
-    script = "\n".join(["set -euo pipefail", *blocks])
+    # A server in the background would keep the pipes open for ever.
+    stop = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"
+    script = "\n".join(["set -euo pipefail", stop, *blocks])
     done = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
     )

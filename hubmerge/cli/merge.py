@@ -117,6 +117,7 @@ def _make_request(
         replace=result_options.replace,
         allow_nonfinite=options.allow_nonfinite,
         licence=parse_licence(result_options.licence),
+        dry_run=result_options.dry_run,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
     )
 
@@ -166,10 +167,13 @@ def _check_pull_request(target: ModelRef | None, private: bool) -> None:
 
 
 def _print_plan(session: Session, prepared: PreparedMerge) -> None:
-    session.print_result(
-        _experts_table(prepared.manifest, f"would merge into {prepared.folder}"),
-        {**_to_json(prepared), "notes": prepared.notes},
-    )
+    data = {**_to_json(prepared), "notes": prepared.notes}
+    title = f"would merge into {prepared.folder}"
+    if not prepared.is_hashed:
+        data["recipe"] = None  # the bytes of local folders decide it, and they are not read
+        if prepared.request.out is None:
+            data["folder"], title = None, "would merge"
+    session.print_result(_experts_table(prepared.manifest, title), data)
 
 
 def _print_merge(

@@ -34,7 +34,12 @@ from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
 from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
-from hubmerge.opening.references import left_out_files, read_local_manifest, versions
+from hubmerge.opening.references import (
+    NOT_HASHED,
+    left_out_files,
+    read_local_manifest,
+    versions,
+)
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.weights.dtypes import float_dtype_name
@@ -50,7 +55,7 @@ class MergeRequest:
     A `lock` replaces the first three: `policy` names the pick to merge, and with `locked` every
     name must still point to its pinned commit. With `pull_request`, the result is proposed to
     `push`. `licence` replaces the one that follows from the experts' licences. `options` decide
-    where experts and base differ.
+    where experts and base differ. For a `dry_run` local folders are not hashed.
     """
 
     experts: tuple[ModelRef, ...] = ()
@@ -69,6 +74,7 @@ class MergeRequest:
     allow_nonfinite: bool = False
     licence: str | None = None
     options: MatchOptions = DEFAULT_OPTIONS
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,12 @@ class PreparedMerge:
     heads: Mapping[str, Path | KeptHead] = field(default_factory=dict)
     lock: bytes | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the recipe, and the folder that is named after it, are known."""
+        sources = (self.manifest.base, *self.manifest.experts)
+        return all(source.sha != NOT_HASHED for source in sources)
 
     @property
     def is_done(self) -> bool:
@@ -127,7 +139,12 @@ def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerg
         request = replace(request, dtype=float_dtype_name(request.dtype))
     if request.lock is None:
         inputs = open_merge_inputs(
-            hub, request.experts, request.method, request.settings, request.base
+            hub,
+            request.experts,
+            request.method,
+            request.settings,
+            request.base,
+            hashed=not request.dry_run,
         )
     else:
         inputs = open_locked_merge(hub, request.lock, request.policy, request.locked, request.base)

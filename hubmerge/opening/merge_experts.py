@@ -24,10 +24,12 @@ def open_merge_inputs(
     method_name: str,
     settings: Mapping[str, str],
     base: ModelRef | None,
+    hashed: bool = True,
 ) -> MergeInputs:
     """Open the inputs of a merge: method and parameters are checked first, weights fetched last.
 
-    Raises UsageError, NotOnHub, IntegrityError (experts of different bases) or CheckpointError.
+    Without `hashed`, the sources of models without a manifest have no digest. Raises UsageError,
+    NotOnHub, IntegrityError (experts of different bases) or CheckpointError.
     """
     method = find_method(method_name)
     expert_options, settings = _expert_options(settings, len(experts))
@@ -39,7 +41,9 @@ def open_merge_inputs(
     opened = [open_pinned(hub, model) for model in pinned]
     notes = check_origin(opened_base, opened, is_named=base is not None)
     sources = tuple(
-        dataclasses.replace(source_of(model, last=last_step(hub, model.revision)), **options)
+        dataclasses.replace(
+            source_of(model, last=last_step(hub, model.revision), hashed=hashed), **options
+        )
         for model, options in zip(opened, expert_options, strict=True)
     )
     revisions = [model.revision for model in opened]
@@ -47,9 +51,12 @@ def open_merge_inputs(
         method=method,
         params=params,
         base=opened_base,
-        base_source=source_of(opened_base),
+        base_source=source_of(opened_base, hashed=hashed),
         experts=tuple(opened),
-        sources=sources,
+        sources=tuple(
+            dataclasses.replace(source, **options)
+            for source, options in zip(sources, expert_options, strict=True)
+        ),
         notes=(
             *(f"{revision.label}: {revision.note}." for revision in revisions if revision.note),
             *notes,

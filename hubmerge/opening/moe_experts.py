@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from hubmerge.errors import CheckpointError, UsageError, check_all, raise_together
 from hubmerge.hub.client import Hub
+from hubmerge.hub.fetch import read_file
 from hubmerge.hub.headers import read_shapes
 from hubmerge.kinds import CheckpointKind
 from hubmerge.manifest import Source
@@ -25,6 +26,7 @@ from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.header import TensorInfo
+from hubmerge.weights.model_config import CONFIG_JSON
 
 _HINT = "Name LoRA adapters of one base, on the same layers."
 
@@ -114,6 +116,11 @@ def _check_headers(hub: Hub, pinned: Sequence[PinnedModel], base: ModelRef | Non
         return
     pinned_base = pin(hub, base or common_base(hub, pinned))
     with TemporaryDirectory() as scratch:
+        config = None
+        if pinned_base.revision.ref.path is None:
+            config = read_file(hub, pinned_base.revision, CONFIG_JSON)
+        if config is not None:
+            (Path(scratch) / CONFIG_JSON).write_bytes(config)
         base_header = _open_header(hub, pinned_base, "full", Path(scratch))
         headers = {}
         for number, model in enumerate(pinned):

@@ -33,6 +33,7 @@ from hubmerge.weights.moe_config import (
 from hubmerge.weights.side_files import other_files
 
 CARD = "README.md"
+NOT_HASHED = "not-hashed"
 # Many times the largest front matter.
 _CARD_BYTES = 1 << 20
 
@@ -180,13 +181,20 @@ def require_steps(hub: Hub, repo_id: str) -> tuple[Revision, ...]:
     return steps
 
 
-def source_of(model: OpenedModel, weight: float = 1.0, last: Revision | None = None) -> Source:
-    """An opened model as an entry of a manifest; `last` is the last step of its repository."""
+def source_of(
+    model: OpenedModel, weight: float = 1.0, last: Revision | None = None, hashed: bool = True
+) -> Source:
+    """An opened model as an entry of a manifest; `last` is the last step of its repository.
+
+    Without `hashed` the bytes of a model without a manifest are not read, and its digest is
+    NOT_HASHED.
+    """
     revision, manifest = model.revision, model.manifest
+    digest = model.digest if hashed or manifest else NOT_HASHED
     return Source(
         label=revision.label,
-        sha=revision.sha or model.digest,
-        digest=model.digest,
+        sha=revision.sha or digest,
+        digest=digest,
         step=revision.step,
         task=manifest.task if manifest else None,
         weight=weight,
