@@ -32,6 +32,7 @@ reproduce: .venv/installed
 	$(BIN)/hubmerge run $(RECIPES) --profile mini --work build/recipes --check --quiet
 
 bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.open
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.select

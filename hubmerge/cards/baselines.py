@@ -13,6 +13,7 @@ from hubmerge.cards.plain_merge import find_plain_merges
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
 from hubmerge.scores import Score, UpcyclingScore, upcycling
+from hubmerge.weights.match_options import split_options
 
 _PER_EXPERT_OPTIONS = ("weight", "keep", "intruders")
 _NAMED_PARAMS = ("scale", "density")
@@ -137,7 +138,8 @@ def _last_steps_commands(card_input: CardInput) -> tuple[str, ...]:
 
 
 def _merge_options(manifest: Manifest) -> list[str]:
-    settings = {name: str(value) for name, value in manifest.params.items() if name != "dtype"}
+    options, params = split_options(manifest.params)
+    settings = {name: str(value) for name, value in params.items() if name != "dtype"}
     for option in _PER_EXPERT_OPTIONS:
         numbers = [getattr(expert, option) for expert in manifest.experts]
         if set(numbers) != {1.0}:
@@ -147,6 +149,8 @@ def _merge_options(manifest: Manifest) -> list[str]:
         arguments += ["--set", f"{name}={value}"]
     if dtype := manifest.params.get("dtype"):
         arguments += ["--dtype", str(dtype)]
+    for name, value in options.chosen.items():
+        arguments += [f"--{name}", value]
     return arguments
 
 

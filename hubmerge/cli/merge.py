@@ -143,6 +143,9 @@ def _check_lock_alone(experts: list[str] | None, options: MergeOptions) -> None:
         "--method": options.method,
         "--set": options.settings,
         "--dtype": options.dtype,
+        "--heads": options.heads,
+        "--tied": options.tied,
+        "--vocabulary": options.vocabulary,
     }
     if given := [name for name, value in values.items() if value]:
         raise UsageError(

@@ -8,10 +8,17 @@ from functools import partial
 
 from hubmerge.choosing.candidates import OpenedPool, open_pool
 from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest, make_merge_lock
-from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
+from hubmerge.errors import (
+    CheckpointError,
+    IntegrityError,
+    UnknownName,
+    UsageError,
+    raise_together,
+)
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
+from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import METHODS, Method, parse_params
 from hubmerge.models.loading import load_model
@@ -29,8 +36,13 @@ from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
 from hubmerge.weights.header import safe_name
+from hubmerge.weights.match_options import OPTION_HINTS
 from hubmerge.weights.ties import separate_head
 
+_DECIDE_HINT = (
+    "A selection cannot decide on heads, ties and vocabularies: merge the steps with `hubmerge "
+    "merge`, which has --heads, --tied and --vocabulary, and compare them with `hubmerge eval`."
+)
 FEW_ROWS = 50  # with fewer, one more correct row is as much as any step gains
 
 
@@ -134,9 +146,16 @@ def _check_headers(opened_pool: OpenedPool, method: Method) -> None:
             f"{labels} changes only one of {safe_name(separated.tie.embedding)} and "
             f"{safe_name(separated.tie.head)}, which are tied in the base: such a merge cannot be "
             "measured in memory.",
-            "Merge the steps with `hubmerge merge`, and compare the results with `hubmerge eval`.",
+            _DECIDE_HINT,
         )
-    check_plan(MergePlan(pool.base_checkpoint, experts, method, parse_params(method, {})))
+    plan = MergePlan(pool.base_checkpoint, experts, method, parse_params(method, {}))
+    try:
+        check_plan(plan)
+        check_copies(plan)
+    except CheckpointError as error:
+        if any(hint in (error.hint or "") for hint in OPTION_HINTS):
+            raise CheckpointError(error.message, _DECIDE_HINT) from error
+        raise
 
 
 def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None = None) -> Choice:

@@ -26,6 +26,7 @@ from hubmerge.opening.references import pin, versions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, check_inner_path, check_repo_id, check_revision
 from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.match_options import split_options
 from hubmerge.weights.moe_config import MOE_CONFIG, read_moe_config
 
 
@@ -231,7 +232,7 @@ def _check_rebuild(
 
 
 def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress) -> Manifest:
-    params = dict(manifest.params)
+    options, params = split_options(manifest.params)
     dtype = params.pop("dtype", None)
     method = find_method(manifest.method or "")
     inputs = MergeInputs(
@@ -243,5 +244,7 @@ def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
         sources=manifest.experts,
     )
     # A merge that was made with --allow-nonfinite may be made again.
-    request = MergeRequest(out=scratch / "again", dtype=dtype, allow_nonfinite=True)
+    request = MergeRequest(
+        out=scratch / "again", dtype=dtype, allow_nonfinite=True, options=options
+    )
     return merge_and_publish(hub, prepare_inputs(hub, request, inputs, scratch), progress).manifest

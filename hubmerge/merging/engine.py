@@ -59,7 +59,7 @@ def merge(
     plan, progress = canonical(plan), progress or _ignore_progress
     with atomic_folder(out, replace) as folder:
         _check_integer_tensors(plan)
-        _check_copies(plan)
+        check_copies(plan)
         softenings = _survey_softenings(plan, progress)
         survey = _run_survey(plan, softenings, progress)
         targets = create_files_like(plan.base, folder, plan.dtype)
@@ -123,8 +123,11 @@ def _check_integer_tensors(plan: MergePlan) -> None:
     raise_together(CheckpointError, problems)
 
 
-def _check_copies(plan: MergePlan) -> None:
-    """A tensor that is stored twice, such as a tied head, must have the same values twice."""
+def check_copies(plan: MergePlan) -> None:
+    """Raise CheckpointError if a tensor that is stored twice, such as a tied head, differs.
+
+    Only these tensors are read.
+    """
     problems, hints = [], []
     for expert, vector in zip(plan.experts, plan.vectors, strict=True):
         for checkpoint, copy, original in vector.unequal_copies():

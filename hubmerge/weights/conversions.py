@@ -68,17 +68,18 @@ def conversions_of(config: Mapping[str, Any]) -> Sequence[Conversion]:
     """The renames of the class that a configuration names, in their order; empty for any other."""
     architectures = config.get("architectures")
     listed = architectures if isinstance(architectures, list) else []
-    return next((found for name in listed if (found := _read_table().get(str(name)))), ())
+    return next((found for name in listed if (found := _conversions_of_class(str(name)))), ())
 
 
 @cache
-def _read_table() -> Mapping[str, Sequence[Conversion]]:
+def _conversions_of_class(name: str) -> Sequence[Conversion]:
+    return tuple(_parse(*rename) for rename in _read_table().get(name, ()))
+
+
+@cache
+def _read_table() -> Mapping[str, Sequence[Sequence[str]]]:
     table = json.loads(files(__package__).joinpath(_TABLE).read_text(encoding="utf-8"))
-    by_class: dict[str, Sequence[Conversion]] = {}
-    for entry in table["conversions"]:
-        renames = tuple(_parse(*rename) for rename in entry["renames"])
-        by_class |= dict.fromkeys(entry["classes"], renames)
-    return by_class
+    return {name: entry["renames"] for entry in table["conversions"] for name in entry["classes"]}
 
 
 def _parse(source: str, target: str, *scope: str) -> Conversion:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 FULL_EXPERT_HINT = "Experts must be full fine-tunes of this base, or of one part of it."
 HEADS_HINT = (
@@ -17,6 +18,7 @@ TIED_HINT = (
     "Give --tied untie, which stores head and embedding apart, or --tied base, which leaves this "
     "head out."
 )
+OPTION_HINTS = (HEADS_HINT, VOCABULARY_HINT, TIED_HINT)
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,10 @@ class MatchOptions:
 
 
 DEFAULT_OPTIONS = MatchOptions()
+
+
+def split_options(params: Mapping[str, Any]) -> tuple[MatchOptions, dict[str, Any]]:
+    """The decisions among the parameters of a manifest, and the other parameters."""
+    names = [field.name for field in fields(MatchOptions)]
+    chosen = {name: params[name] for name in names if name in params}
+    return MatchOptions(**chosen), {k: v for k, v in params.items() if k not in names}

@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 import transformers
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from typer.testing import CliRunner, Result
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 from hubmerge.cli.app import app
 from hubmerge.errors import CheckpointError
 from hubmerge.models.class_model import class_order, load_class_model
+from hubmerge.server import lease
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -27,8 +29,8 @@ IMAGE = SMALL | {"image_size": 32, "patch_size": 16}
 CLASSES = {"cola": ["no", "yes"], "news": ["arts", "law", "sport"]}
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": "local"})
+def run(*words: object, hub: str = "local") -> Result:
+    return CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": hub})
 
 
 def labels(names: list[str]) -> dict[str, Any]:
@@ -194,3 +196,26 @@ def test_classes_are_matched_by_name_or_in_order() -> None:
     assert class_order(config, ["bad", "good"], "me") == [0, 1]
     with pytest.raises(CheckpointError, match="2 classes, and the task has 3"):
         class_order(config, ["a", "b", "c"], "me")
+
+
+def test_a_merge_with_kept_heads_is_verified_and_made_again(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        api = HfApi(endpoint=server.url, token=server.token)
+        for name in ("base", *CLASSES):
+            api.create_repo(f"me/{name}")
+            api.upload_folder(repo_id=f"me/{name}", folder_path=bert / name)
+        words = ["merge", "me/cola", "me/news", "--base", "me/base", "--method", "average"]
+        done = run(
+            *words, "--heads", "keep", "--out", tmp_path / "out", "--push", "me/merged", hub=""
+        )
+        assert done.exit_code == 0, done.stderr
+        verified = run("verify", "me/merged", "--rebuild", hub="")
+        assert verified.exit_code == 0, verified.stdout + verified.stderr
+        words = ["--tasks", bert / "cola.yaml", "--split", "train", "--json"]
+        scored = run("eval", "me/merged", *words, hub="")
+        assert scored.exit_code == 0, scored.stderr
+        assert "--heads keep" in (tmp_path / "out" / "README.md").read_text()
