@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import PrefixChange, WeightRenaming
+from transformers.core_model_loading import PrefixChange, WeightConverter, WeightRenaming
 from transformers.models.auto import modeling_auto
 
 TABLE = Path(__file__).parents[1] / "hubmerge" / "weights" / "conversions.json"
@@ -30,6 +30,7 @@ TOWERS = (
     "Siglip2TextModel",
 )  # fmt: skip
 Rename = list[str]  # source pattern, target, scope and base model prefix
+Stack = tuple[list[str], str]  # names of experts' matrices, with * for their number, and the target
 
 
 def class_names() -> list[str]:
@@ -42,12 +43,23 @@ def class_names() -> list[str]:
     return sorted(name for name in names if hasattr(transformers, name))
 
 
-def renames_of(name: str) -> list[Rename]:
-    """The renames of one class, in the order in which transformers applies them."""
+def conversions_of(name: str) -> tuple[list[Rename], list[Stack]]:
+    """The renames of one class, in the order in which transformers applies them, and its stacks."""
     model_class = getattr(transformers, name)
     with torch.device("meta"):
         model = model_class(model_class.config_class())
-    return list(_plain_renames(get_model_conversion_mapping(model, add_legacy=False)))
+    transforms = get_model_conversion_mapping(model, add_legacy=False)
+    return list(_plain_renames(transforms)), list(_stacks(transforms))
+
+
+def _stacks(transforms: Any) -> Iterator[Stack]:
+    """The matrices of experts that become one tensor [E, O, I]: the patterns of their names."""
+    for transform in transforms:
+        if type(transform) is not WeightConverter:
+            continue
+        steps = [(type(step).__name__, getattr(step, "dim", None)) for step in transform.operations]
+        if steps in ([("MergeModulelist", 0)], [("MergeModulelist", 0), ("Concatenate", 1)]):
+            yield [*transform.source_patterns], transform.target_patterns[0]
 
 
 def _plain_renames(transforms: Any) -> Iterator[Rename]:
@@ -68,16 +80,16 @@ def make_table(names: list[str]) -> tuple[dict[str, Any], list[str]]:
     skipped = []
     for name in names:
         try:
-            renames = renames_of(name)
+            found = conversions_of(name)
         except Exception:
             skipped.append(name)
             continue
-        if renames:
-            lists.setdefault(json.dumps(renames), []).append(name)
+        if any(found):
+            lists.setdefault(json.dumps(found), []).append(name)
     return {
         "transformers": transformers.__version__,
         "conversions": [
-            {"classes": classes, "renames": json.loads(text)}
+            dict(zip(("renames", "stacks"), json.loads(text), strict=True), classes=classes)
             for text, classes in sorted(lists.items(), key=lambda item: item[1])
         ],
     }, skipped
@@ -89,7 +101,8 @@ def render(table: Mapping[str, Any]) -> str:
     for entry in table["conversions"]:
         renames = ",\n    ".join(json.dumps(rename) for rename in entry["renames"])
         entries.append(
-            f'  {{"classes": {json.dumps(entry["classes"])},\n   "renames": [\n    {renames}]}}'
+            f'  {{"classes": {json.dumps(entry["classes"])},\n   "renames": [\n    {renames}],\n'
+            f'   "stacks": {json.dumps(entry["stacks"])}}}'
         )
     body = ",\n".join(entries)
     return (

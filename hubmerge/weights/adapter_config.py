@@ -41,6 +41,7 @@ class AdapterConfig:
     fan_in_fan_out: bool = False
     feedforward: str | tuple[str, ...] = ()
     base_class: str = ""
+    target_parameters: tuple[str, ...] = ()
     token_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     version: tuple[int, ...] = field(default=(), repr=False)
 
@@ -134,6 +135,7 @@ def _build_config(fields: Mapping[str, Any]) -> AdapterConfig:
         lora_bias=bool(fields.get("lora_bias")),
         fan_in_fan_out=bool(fields.get("fan_in_fan_out")),
         feedforward=feedforward if isinstance(feedforward, str) else tuple(feedforward),
+        target_parameters=tuple(fields.get("target_parameters") or ()),
         base_class=_base_class(fields.get("auto_mapping")),
         token_rows=_token_rows(fields.get("trainable_token_indices")),
         version=_parse_version(fields.get("peft_version")),

@@ -39,12 +39,11 @@ _SUPPORTED_FIELDS = {
         "lora_bias", "init_lora_weights", "lora_dropout", "layers_to_transform", "layers_pattern",
         "megatron_core", "qalora_group_size", "runtime_config", "eva_config",
         "loftq_config", "corda_config", "lora_ga_config", "trainable_token_indices",
-        "ensure_weight_tying",
+        "ensure_weight_tying", "target_parameters",
     },
     "IA3": _COMMON_FIELDS | {"feedforward_modules", "init_ia3_weights"},
 }  # fmt: skip
 _UNSUPPORTED_FIELDS = {
-    "target_parameters": "adapts bare parameters and not modules",
     "layer_replication": "repeats layers that the base has once",
     "alora_invocation_tokens": "is switched on by certain tokens (aLoRA)",
     "arrow_config": "routes each token to other adapters (Arrow)",
@@ -139,6 +138,10 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list | None) and all(isinstance(name, str) for name in names)
 
 
+def _is_list_of_names(value: object) -> bool:
+    return not value or (isinstance(value, list) and _are_names(value) and len(value) <= 16)
+
+
 def _are_token_rows(value: object) -> bool:
     """Different row numbers, or such lists by the name of a module."""
     lists = list(value.values()) if isinstance(value, dict) else [value or []]
@@ -180,6 +183,7 @@ _FIELD_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
     "rank_pattern": (_is_map_of(_is_rank), f"{_MAP_TO} ranks"),
     "alpha_pattern": (_is_map_of(_is_finite), f"{_MAP_TO} finite numbers"),
+    "target_parameters": (_is_list_of_names, "a list of names"),
     "feedforward_modules": (_are_names, "a list of names, or a plain pattern"),
     "trainable_token_indices": (_are_token_rows, "row numbers, or a map of names to them"),
     "use_rslora": (_is_bool_or_null, "true or false"),

@@ -21,7 +21,7 @@ from hubmerge.weights.adapter_changes import (
     module_changes,
 )
 from hubmerge.weights.adapter_config import AdapterConfig, read_adapter_config
-from hubmerge.weights.adapter_config_fields import Problem
+from hubmerge.weights.adapter_config_fields import MERGE_WITH_PEFT_HINT, Problem
 from hubmerge.weights.adapter_names import (
     LORA_A,
     LORA_B,
@@ -34,7 +34,8 @@ from hubmerge.weights.adapter_names import (
 )
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.class_heads import is_class_head
-from hubmerge.weights.conversions import conversions_of
+from hubmerge.weights.conversions import conversions_of, stacks_of
+from hubmerge.weights.expert_stacks import find_stacks, is_parameter_module, stack_changes
 from hubmerge.weights.full_names import part_of_class
 from hubmerge.weights.header import TensorInfo, summarize_names
 from hubmerge.weights.lora import Change, TokenRows
@@ -51,6 +52,10 @@ _NOT_IN_BASE: MisfitKind = "has {} that the base does not have", MATCHING_BASE_H
 _OTHER_VOCABULARY: MisfitKind = "has another number of tokens in {}", VOCABULARY_HINT
 _OWN_HEAD: MisfitKind = "has {} that the base does not have", HEADS_HINT
 _OTHER_HEAD: MisfitKind = "does not fit the base in {}", HEADS_HINT
+_UNCLEAR: MisfitKind = (
+    "adapts the parameters {}, and their shapes do not show which is which",
+    MERGE_WITH_PEFT_HINT,
+)
 _NOT_PEFT_NAMES: MisfitKind = "has {} whose names are not peft's", FETCH_AGAIN_HINT
 
 
@@ -89,9 +94,12 @@ def match_adapter(
     if config is None:
         return MatchResult(empty, problems)
     tensors, head = _split_head(classify_tensors(checkpoint.index), options)
-    renames = find_renames(
-        tensors.base_tensors(), base.index, conversions_of(read_model_config(base.folder))
-    )
+    stacked = [module for module in tensors.modules if is_parameter_module(module, config)]
+    layers = tuple(module for module in tensors.modules if module not in stacked)
+    tensors = replace(tensors, modules=layers)
+    model_config = read_model_config(base.folder)
+    conversions = conversions_of(model_config)
+    renames = find_renames(tensors.base_tensors(), base.index, conversions)
     if len(renames) > 1:
         renames = _choose_part(renames, base, checkpoint, tensors, config)
     if len(renames) > 1:
@@ -100,7 +108,12 @@ def match_adapter(
             empty, [(f"{label} fits several parts of the base: {prefixes}.", MATCHING_BASE_HINT)]
         )
     adapter, problems = _match_tensors(base, checkpoint, config, tensors, renames[0], label)
-    return MatchResult(replace(adapter, head=head), problems)
+    stacks = find_stacks(base.index, conversions, stacks_of(model_config)) if stacked else {}
+    changes, unclear = stack_changes(stacked, config, checkpoint.index, stacks)
+    if unclear:
+        problems.append((f"{label} {_UNCLEAR[0].format(summarize_names(unclear))}.", _UNCLEAR[1]))
+    changes = {**adapter.changes, **changes}
+    return MatchResult(replace(adapter, head=head, changes=changes), problems)
 
 
 def _split_head(

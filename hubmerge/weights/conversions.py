@@ -48,6 +48,15 @@ class Conversion(NamedTuple):
         return next((head for head in (base + scope, scope) if name.startswith(head)), None)
 
 
+class Stack(NamedTuple):
+    """Matrices of experts that transformers stacks: their names, with * for a number, and the new
+    name.
+    """
+
+    sources: tuple[str, ...]
+    target: str
+
+
 def memory_names(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
     """The names in memory of a model with this config.json: name -> name in memory.
 
@@ -71,15 +80,24 @@ def conversions_of(config: Mapping[str, Any]) -> Sequence[Conversion]:
     return next((found for name in listed if (found := _conversions_of_class(str(name)))), ())
 
 
+def stacks_of(config: Mapping[str, Any]) -> Sequence[Stack]:
+    """The stacks of experts in the class that a configuration names; empty for any other."""
+    architectures = config.get("architectures")
+    listed = architectures if isinstance(architectures, list) else []
+    found = (_read_table().get(str(name), {}).get("stacks") for name in listed)
+    stacks = next((stacks for stacks in found if stacks), ())
+    return [Stack(tuple(sources), target) for sources, target in stacks]
+
+
 @cache
 def _conversions_of_class(name: str) -> Sequence[Conversion]:
-    return tuple(_parse(*rename) for rename in _read_table().get(name, ()))
+    return tuple(_parse(*rename) for rename in _read_table().get(name, {}).get("renames", ()))
 
 
 @cache
-def _read_table() -> Mapping[str, Sequence[Sequence[str]]]:
+def _read_table() -> Mapping[str, Mapping[str, Any]]:
     table = json.loads(files(__package__).joinpath(_TABLE).read_text(encoding="utf-8"))
-    return {name: entry["renames"] for entry in table["conversions"] for name in entry["classes"]}
+    return {name: entry for entry in table["conversions"] for name in entry["classes"]}
 
 
 def _parse(source: str, target: str, *scope: str) -> Conversion:

@@ -202,12 +202,15 @@ def test_the_table_is_that_of_the_installed_transformers() -> None:
     from scripts import conversion_table
 
     table = json.loads(conversion_table.TABLE.read_text())
-    known = {name: entry["renames"] for entry in table["conversions"] for name in entry["classes"]}
-    for make, *_ in MODELS.values():
-        name = type(make()).__name__
-        assert known.get(name, []) == conversion_table.renames_of(name)
-    for name in ("CLIPVisionModel", "BertModel", "LlamaForCausalLM"):
-        assert known.get(name, []) == conversion_table.renames_of(name)
+    known = {
+        name: [entry["renames"], entry["stacks"]]
+        for entry in table["conversions"]
+        for name in entry["classes"]
+    }
+    names = [type(make()).__name__ for make, *_ in MODELS.values()]
+    for name in (*names, "CLIPVisionModel", "BertModel", "LlamaForCausalLM", "MixtralForCausalLM"):
+        found = json.loads(json.dumps(conversion_table.conversions_of(name)))
+        assert known.get(name, [[], []]) == found
 
 
 @pytest.mark.slow

@@ -217,6 +217,10 @@ CASES: dict[str, tuple[Make, Any, tuple[str, ...], int]] = {
         Convolutions, LoraConfig(r=2, lora_bias=True, target_modules=["flat"]), (), 2,
     ),
     "patch embedding": (clip, LoraConfig(r=2, target_modules=["patch_embedding"]), (), 1),
+    "a bare parameter": (
+        Attention,
+        LoraConfig(r=2, target_modules=[], target_parameters=["attn.in_proj_weight"]), (), 1,
+    ),
     "head": (llama, LoraConfig(r=2, target_modules=["lm_head", "down_proj"]), (), 3),
     "rows of an embedding": (
         llama, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[5, 2]),
@@ -489,10 +493,6 @@ REJECTED: dict[str, tuple[Make, Any, str, str]] = {
     "olora": (
         bert, LoraConfig(r=2, init_lora_weights="olora", target_modules=["query"]),
         "init_lora_weights is 'olora'", "path_initial_model_for_weight_conversion",
-    ),
-    "parameters": (
-        Attention, LoraConfig(r=2, target_modules=[], target_parameters=["attn.in_proj_weight"]),
-        "adapts bare parameters", "merge_and_unload",
     ),
     "layers twice": (
         llama, LoraConfig(r=2, target_modules=["q_proj"], layer_replication=[(0, 2), (1, 2)]),

@@ -35,7 +35,7 @@ def find_problems(tmp_path: Path, base: Any, tensors: Any, **config: Any) -> lis
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("target_parameters", ["experts.gate_up_proj"], "adapts bare parameters and not modules"),
+        ("target_parameters", "experts.gate_up_proj", "which is not a list of names"),
         ("layer_replication", [[0, 4], [2, 5]], "repeats layers that the base has once"),
         ("alora_invocation_tokens", [5], r"switched on by certain tokens \(aLoRA\)"),
         ("arrow_config", {"top_k": 3}, r"routes each token to other adapters \(Arrow\)"),
