@@ -20,6 +20,7 @@ from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.tasks.task import Task
+from hubmerge.weights.expert_stacks import restack
 
 _THREADS = 8
 _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
@@ -81,7 +82,9 @@ def open_pool(
         base_checkpoint=opened_base.checkpoint,
         tasks=tuple(task_by_id.values()),
         candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
-        open=lambda candidate: opened(candidate.source.key).checkpoint,
+        open=lambda candidate: restack(
+            opened_base.checkpoint, opened(candidate.source.key).checkpoint
+        ),
     )
     return OpenedPool(pool, opened_base, opened)
 

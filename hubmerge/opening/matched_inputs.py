@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hubmerge.opening.merge_inputs import MergeInputs
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.expert_stacks import restack
 from hubmerge.weights.full_match import match_full
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.match_options import MatchOptions
@@ -45,7 +46,7 @@ def match_inputs(inputs: MergeInputs, options: MatchOptions) -> MatchedInputs:
     decides nothing.
     """
     base, labels = inputs.base.checkpoint, tuple(source.label for source in inputs.sources)
-    experts = tuple(expert.checkpoint for expert in inputs.experts)
+    experts = tuple(restack(base, expert.checkpoint) for expert in inputs.experts)
     if base.kind != "full":
         return MatchedInputs(base, experts, None, AlignedTokens(base, experts), labels)
     separated = separate_head(base, experts, untie=options.tied == "untie")

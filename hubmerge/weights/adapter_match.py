@@ -35,7 +35,8 @@ from hubmerge.weights.adapter_names import (
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.class_heads import is_class_head
 from hubmerge.weights.conversions import conversions_of, stacks_of
-from hubmerge.weights.expert_stacks import find_stacks, is_parameter_module, stack_changes
+from hubmerge.weights.expert_lora import is_parameter_module, stack_changes
+from hubmerge.weights.expert_stacks import find_stacks
 from hubmerge.weights.full_names import part_of_class
 from hubmerge.weights.header import TensorInfo, summarize_names
 from hubmerge.weights.lora import Change, TokenRows

@@ -60,7 +60,7 @@ class Checkpoint:
         tensor = self.tensor(name)
         if name in self.views:
             return self.views[name]()
-        return _read(tensor, name, tensor.nbytes).reshape(tensor.shape)
+        return read_tensor(tensor, name)
 
     def read_first(self, name: str, count: int) -> Array:
         """The first values of a tensor on disk, at most `count`; raises as `read` does."""
@@ -140,6 +140,11 @@ def _hash_file(file: Path) -> str:
         return hash_file(file)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def read_tensor(tensor: TensorInfo, name: str) -> Array:
+    """The values at a place on disk; CheckpointError, with `name`, if they cannot be read."""
+    return _read(tensor, name, tensor.nbytes).reshape(tensor.shape)
 
 
 def _read(tensor: TensorInfo, name: str, nbytes: int) -> Array:

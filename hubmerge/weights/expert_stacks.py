@@ -1,32 +1,30 @@
-"""LoRA of the stacked matrices of experts in a base that is a mixture of experts itself.
+"""The matrices of experts in a base that is a mixture of experts itself, stacked or one by one.
 
-peft adapts such a parameter [E, O, I], or [E, I, O], with A [R E, I] and B [O, R E], where expert e
-has the rows e R to e R + R of A, and every E-th column of B from e on. Files often store each
-expert's matrix for itself, and gate and up apart, which transformers stacks when it loads them.
+In memory, and in the files of some models, one tensor [E, O, I] holds the matrices of all experts.
+Other files store each expert's matrix for itself, and gate and up apart, which transformers stacks
+when it loads them.
 
-A parameter that is one matrix is a stack of one. Source: peft's lora.ParamWrapper, the layer of
-target_parameters.
-
-Shapes: E experts, O outputs, I inputs, R rank.
+Shapes: E experts, O outputs, I inputs.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from hubmerge.weights.adapter_config import AdapterConfig
-from hubmerge.weights.adapter_names import LORA_A, LORA_B, AdaptedModule, strip_wrappers
-from hubmerge.weights.conversions import Conversion, Stack, convert
-from hubmerge.weights.dtypes import Array
+from hubmerge.weights.checkpoint import Checkpoint, read_tensor
+from hubmerge.weights.conversions import Conversion, Stack, conversions_of, convert, stacks_of
+from hubmerge.weights.dtypes import DTYPES, Array
+from hubmerge.weights.full_names import plain_names
 from hubmerge.weights.header import TensorInfo
-from hubmerge.weights.lora import Change, ReadTensor
+from hubmerge.weights.model_config import read_model_config
 
 
 class Piece(NamedTuple):
@@ -38,34 +36,6 @@ class Piece(NamedTuple):
     tensor: str
     expert: int | None = None
     part: int = 0
-
-
-@dataclass(frozen=True)
-class ExpertsLowRank:
-    """The change of one piece of a stack: scale * B_e A_e, or some of its rows."""
-
-    a: str
-    b: str
-    scale: float
-    experts: int
-    piece: Piece
-    inputs_first: bool = False
-
-    def delta(self, weight: Array, read: ReadTensor) -> Array:
-        a, b = read(self.a), read(self.b)
-        by_expert = a.reshape(self.experts, -1, a.shape[-1])  # [E, R, I]
-        outputs = b.reshape(len(b), -1, self.experts)  # [O, R, E]
-        if self.piece.expert is None:
-            axes = "ore,eri->eio" if self.inputs_first else "ore,eri->eoi"
-            product = np.einsum(axes, outputs, by_expert, optimize=True)
-        else:
-            rows = len(weight)
-            first = self.piece.part * rows
-            part = outputs[first : first + rows, :, self.piece.expert]
-            product = part @ by_expert[self.piece.expert]
-        product = np.ascontiguousarray(product).reshape(weight.shape)
-        product *= self.scale
-        return product
 
 
 @dataclass(frozen=True)
@@ -86,11 +56,6 @@ class ExpertStack:
         if self.is_whole and self.shape[0] > 1 and (rows, columns) == (inputs, outputs):
             found.append(True)
         return found
-
-
-def is_parameter_module(module: AdaptedModule, config: AdapterConfig) -> bool:
-    """Whether the parts of a module adapt a bare parameter and not a layer's weight."""
-    return bool(_parameters_of(module, config))
 
 
 def find_stacks(
@@ -125,74 +90,64 @@ def find_stacks(
     return found
 
 
-def stack_changes(
-    modules: Iterable[AdaptedModule],
-    config: AdapterConfig,
-    adapter: Mapping[str, TensorInfo],
-    stacks: Mapping[str, ExpertStack],
-) -> tuple[dict[str, Change], list[str]]:
-    """The changes by tensors of the file, and the parameters whose change is not certain.
+def restack(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
+    """The expert with its stacks of matrices in the form that the base stores them in.
 
-    Wrappers of several parameters of one module are nested, and their names do not tell which is
-    which: their shapes must.
+    One file may have them whole and the other in pieces. The same checkpoint if both are alike.
     """
-    changes: dict[str, Change] = {}
-    unclear = []
-    by_path: dict[str, list[AdaptedModule]] = defaultdict(list)
-    for module in modules:
-        by_path[strip_wrappers(module.path)].append(module)
-    for wrappers in by_path.values():
-        names = _parameters_of(wrappers[0], config)
-        fits = []
-        for order in itertools.permutations(names, len(wrappers)):
-            pairs = zip(wrappers, order, strict=True)
-            chosen = [(w, n, _fit(w, stacks.get(n), config, adapter)) for w, n in pairs]
-            if all(orientations for _, _, orientations in chosen):
-                fits.append(chosen)
-        if len(fits) != 1 or any(len(orientations) > 1 for _, _, orientations in fits[0]):
-            unclear += names
+    if expert.kind != "full" or base.index.keys() == expert.index.keys():
+        return expert
+    config, own_config = map(read_model_config, (base.folder, expert.folder))
+    stacks = stacks_of(config)
+    if not stacks:
+        return expert
+    ours = find_stacks(base.index, conversions_of(config), stacks)
+    plain = {new: name for name, new in plain_names(expert.index).items()}
+    index = {new: expert.index[name] for new, name in plain.items()}
+    theirs = find_stacks(index, conversions_of(own_config or config), stacks)
+    views: dict[str, tuple[TensorInfo, Callable[[], Array]]] = {}
+    for name, stack in ours.items():
+        own = theirs.get(name)
+        if own is None or own.shape != stack.shape or own.is_whole == stack.is_whole:
             continue
-        for wrapper, name, orientations in fits[0]:
-            changes |= dict(_changes_of(wrapper, stacks[name], config, orientations[0]))
-    return changes, unclear
+        if own.is_whole:
+            whole = index[own.pieces[0].tensor]
+            for piece in stack.pieces:
+                tensor = _place_in_stack(whole, piece, base.index[piece.tensor].shape)
+                views[piece.tensor] = tensor, partial(read_tensor, tensor, piece.tensor)
+        else:
+            first = index[own.pieces[0].tensor]
+            target = replace(first, shape=own.shape, start=0, end=first.nbytes * len(own.pieces))
+            pieces = [piece._replace(tensor=plain[piece.tensor]) for piece in own.pieces]
+            views[stack.pieces[0].tensor] = target, partial(_read_pieces, expert, target, pieces)
+    if not views:
+        return expert
+    replaced = {
+        plain[piece.tensor]
+        for name, stack in theirs.items()
+        if name in ours and ours[name].is_whole != stack.is_whole
+        for piece in stack.pieces
+    }
+    kept = {name: tensor for name, tensor in expert.index.items() if name not in replaced}
+    return Checkpoint(expert.folder, expert.kind, kept, expert.views).with_views(views)
 
 
-def _changes_of(
-    wrapper: AdaptedModule, stack: ExpertStack, config: AdapterConfig, inputs_first: bool
-) -> Iterator[tuple[str, Change]]:
-    scale = config.scale_of(wrapper.pattern_key)
-    for piece in stack.pieces:
-        yield (
-            piece.tensor,
-            ExpertsLowRank(*wrapper.factors, scale, stack.shape[0], piece, inputs_first),
-        )
+def _place_in_stack(whole: TensorInfo, piece: Piece, shape: tuple[int, ...]) -> TensorInfo:
+    """Where the matrix of one expert is in a stack: its rows are next to each other."""
+    _, rows, columns = whole.shape
+    itemsize = whole.nbytes // prod(whole.shape)
+    first = (piece.expert or 0) * rows + piece.part * shape[0]
+    start = whole.start + first * columns * itemsize
+    return replace(whole, shape=shape, start=start, end=start + prod(shape) * itemsize)
 
 
-def _fit(
-    wrapper: AdaptedModule,
-    stack: ExpertStack | None,
-    config: AdapterConfig,
-    adapter: Mapping[str, TensorInfo],
-) -> list[bool]:
-    """The orientations in which the factors of a wrapper fit a stack; none if they do not."""
-    if stack is None or wrapper.parts.keys() != {LORA_A, LORA_B}:
-        return []
-    a, b = (adapter[name].shape for name in wrapper.factors)
-    rank = config.rank_of(wrapper.pattern_key) * stack.shape[0]
-    if len(a) != 2 or len(b) != 2 or not a[0] == b[1] == rank:
-        return []
-    return stack.orientations(b[0], a[1])
-
-
-def _parameters_of(module: AdaptedModule, config: AdapterConfig) -> list[str]:
-    """The parameters that target_parameters names in a module, by their full names."""
-    path = strip_wrappers(module.path)
-    names = []
-    for target in config.target_parameters:
-        parent, _, name = target.rpartition(".")
-        if not parent or path == parent or path.endswith(f".{parent}"):
-            names.append(f"{path}.{name}")
-    return names
+def _read_pieces(expert: Checkpoint, target: TensorInfo, pieces: Sequence[Piece]) -> Array:
+    values = np.empty(target.shape, DTYPES[target.dtype])
+    for piece in pieces:
+        matrix = expert.read(piece.tensor)
+        first = piece.part * len(matrix)
+        values[piece.expert, first : first + len(matrix)] = matrix
+    return values
 
 
 def _to_pattern(source: str) -> str:

@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
@@ -90,6 +91,29 @@ def test_the_merge_has_the_adapters_own_outputs(tmp_path: Path, name: str) -> No
     model = type(adapted.base_model.model).from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         torch.testing.assert_close(model(IDS).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [mixtral, qwen3_moe], ids=["mixtral", "qwen3"])
+@pytest.mark.parametrize("whole", ["base", "expert"])
+def test_one_file_has_stacks_and_the_other_pieces(
+    tmp_path: Path, make: Callable[[], PreTrainedModel], whole: str
+) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    for name in ("base", "expert"):
+        model.save_pretrained(tmp_path / name)
+        if name == whole:
+            state = {n: tensor.clone() for n, tensor in model.state_dict().items()}
+            save_file(state, tmp_path / name / "model.safetensors", {"format": "pt"})
+        if name == "base":
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += 0.05 * torch.randn_like(parameter)
+    done = merge(tmp_path)
+    assert done.exit_code == 0, done.stderr
+    merged = type(model).from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(merged(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-4)
 
 
 def test_a_square_stack_does_not_show_its_order(tmp_path: Path) -> None:
