@@ -26,6 +26,8 @@ from hubmerge.weights.match_options import (
     DEFAULT_OPTIONS,
     FULL_EXPERT_HINT,
     HEADS_HINT,
+    PART_HINT,
+    TWICE_HINT,
     VOCABULARY_HINT,
     MatchOptions,
 )
@@ -91,7 +93,7 @@ def match_full(
     twice = [*_repeated(ours), *_repeated(theirs)]
     if twice:
         problem = f"{label} or the base has {summarize_names(twice)} under two names."
-        return FullMatch({}, problems=((problem, FULL_EXPERT_HINT),))
+        return FullMatch({}, problems=((problem, TWICE_HINT),))
     base_index = {plain: base.index[name] for name, plain in ours.items()}
     own_index = {plain: expert.index[name] for name, plain in theirs.items()}
     part = part_of_class(" ".join(map(str, own_config.get("architectures") or ())))
@@ -99,7 +101,7 @@ def match_full(
     if len(prefixes) > 1:
         parts = " or ".join(repr(prefix.add or prefix.drop) for prefix in prefixes[:3])
         problem = f"{label} fits several parts of the base: {parts}."
-        return FullMatch({}, problems=((problem, FULL_EXPERT_HINT),))
+        return FullMatch({}, problems=((problem, PART_HINT),))
     return _Matcher(base, expert, prefixes[0], ours, theirs, options, label).match()
 
 

@@ -7,6 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 FULL_EXPERT_HINT = "Experts must be full fine-tunes of this base, or of one part of it."
+TWICE_HINT = "Load it with transformers and save it again, which gives each tensor one name."
+PART_HINT = (
+    "Name its class in the architectures of its config.json, such as CLIPVisionModel: the class "
+    "tells which part it is."
+)
 HEADS_HINT = (
     "Give --heads keep, which puts the head of each expert beside the merge, or --heads drop."
 )

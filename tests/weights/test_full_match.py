@@ -232,6 +232,17 @@ def test_a_part_that_fits_twice_is_refused(match: Match) -> None:
     assert [text for text, _ in found.problems] == [
         "me fits several parts of the base: 'text_model.' or 'vision_model.'."
     ]
+    assert "architectures" in found.problems[0][1]
+
+
+def test_the_class_tells_which_part_it_is(tmp_path: Path) -> None:
+    tower = {"layers.0.weight": ROW}
+    both = within(tower, "vision_model.") | within(tower, "text_model.")
+    base = write(tmp_path / "base", both, {"architectures": ["CLIPModel"]})
+    for part, name in (("vision", "CLIPVisionModel"), ("text", "CLIPTextModel")):
+        expert = write(tmp_path / part, tower, {"architectures": [name]})
+        found = match_full(base, expert, "me")
+        assert dict(found.names) == {f"{part}_model.layers.0.weight": "layers.0.weight"}
 
 
 def test_a_lost_layer_is_refused(match: Match) -> None:
@@ -244,6 +255,7 @@ def test_a_lost_layer_is_refused(match: Match) -> None:
 def test_one_tensor_under_two_names_is_refused(match: Match) -> None:
     found = match(LLAMA, LLAMA | {"module.model.norm.weight": ROW})
     assert "under two names" in found.problems[0][0]
+    assert "save it again" in found.problems[0][1]
 
 
 @pytest.mark.parametrize(
