@@ -13,8 +13,7 @@ import hubmerge
 from hubmerge.durable import hash_file
 from hubmerge.errors import NotOnHub, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.hub.converted import find_converted
-from hubmerge.hub.fetch import fetch_pickles, list_files
+from hubmerge.hub.fetch import fetch_pickles, find_converted, list_files
 from hubmerge.hub.resolve import resolve
 from hubmerge.model_files import PICKLE_SUFFIXES
 from hubmerge.progress import Progress

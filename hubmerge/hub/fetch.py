@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
+from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import RepoFile, hf_hub_download, snapshot_download
@@ -14,7 +15,7 @@ from huggingface_hub import RepoFile, hf_hub_download, snapshot_download
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.model_files import PICKLE_SUFFIXES, side_files
-from hubmerge.refs import Revision, check_inner_path
+from hubmerge.refs import ModelRef, Revision, check_inner_path
 
 # Weights, configurations and text; never code, never a pickle.
 ALLOWED_PATTERNS = (
@@ -23,6 +24,9 @@ ALLOWED_PATTERNS = (
 )  # fmt: skip
 # A folder with this file is a mixture of experts; its experts are in subfolders of `experts`.
 _MOE_CONFIG, _EXPERTS_FOLDER = "moe_config.json", "experts"
+# The users who offer weights as safetensors in pull requests, and how many of these are looked at.
+_BOTS = ("SFconvertbot", "safetensors-bot")
+_MAX_SEARCHED = 20
 # A manifest has some kilobytes; a much larger file is an attempt to fill the memory.
 _MAX_READ_BYTES = 16 << 20
 
@@ -65,10 +69,8 @@ def fetch(hub: Hub, revision: Revision) -> Path:
     weights = [path for path in listed if path.endswith(".safetensors")]
     if not weights and (pickles := [path for path in in_folder if path.endswith(PICKLE_SUFFIXES)]):
         raise NotOnHub(
-            f"{revision.label} has its weights only as pickles ({pickles[0]}).",
-            "A pickle can run code, and is not read. `hubmerge import "
-            f"{revision.ref.repo_id} --out DIR` takes the tensors out of it without running it; "
-            "or name a revision with safetensors files.",
+            f"{revision.label} has its weights only as pickles ({pickles[0]}), which can run code.",
+            _pickles_hint(hub, str(revision.ref.repo_id)),
         )
     if not listed:
         raise NotOnHub(f"{revision.label} has no model: none of {', '.join(ALLOWED_PATTERNS)}.")
@@ -102,6 +104,43 @@ def _download(hub: Hub, revision: Revision, listed: Mapping[str, HubFile]) -> Pa
     )
     verify_files(Path(root), listed, revision.label)
     return Path(root)
+
+
+def _pickles_hint(hub: Hub, repo_id: str) -> str:
+    if ref := find_converted(hub, repo_id):
+        return f"Name {repo_id}@{ref}, where the Hub's converter has put them as safetensors."
+    return (
+        f"`hubmerge import {repo_id} --out DIR` takes the tensors out without running them; or "
+        "name a revision with safetensors."
+    )
+
+
+def find_converted(hub: Hub, repo_id: str) -> str | None:
+    """The newest ref of the bot with safetensors, such as `refs/pr/1`; None if there is none."""
+    refs = (ref for bot in _BOTS for ref in _refs_of(hub, repo_id, bot))
+    return next((ref for ref in refs if _has_safetensors(hub, repo_id, ref)), None)
+
+
+def _refs_of(hub: Hub, repo_id: str, author: str) -> list[str]:
+    """The refs of an author's newest pull requests."""
+    pulls = hub.call(
+        f"reading the pull requests of {repo_id}",
+        lambda api: list(
+            islice(
+                api.get_repo_discussions(repo_id, author=author, discussion_type="pull_request"),
+                _MAX_SEARCHED,
+            )
+        ),
+    )
+    return [str(pull.git_reference) for pull in pulls if pull.git_reference]
+
+
+def _has_safetensors(hub: Hub, repo_id: str, ref: str) -> bool:
+    try:
+        files = list_files(hub, Revision(ModelRef(repo_id, revision=ref), ref))
+    except IntegrityError:
+        return False
+    return any(path.endswith(".safetensors") for path in files)
 
 
 def files_to_download(paths: Iterable[str], folder: str = "") -> list[str]:

@@ -163,6 +163,8 @@ def test_a_repository_and_the_converter_bot(
         path_or_fileobj=model / "safe" / "model.safetensors", path_in_repo="model.safetensors",
         repo_id="me/old", create_pr=True,
     )  # fmt: skip
+    refused = run("merge", "me/old", "--base", model / "safe", "--out", tmp_path / "m", hub="")
+    assert "Name me/old@refs/pr/1, where the Hub's converter" in refused.stderr
     done = run("import", "me/old", "--out", tmp_path / "again", hub="")
     assert "me/old@refs/pr/1 has the weights as safetensors" in done.stderr
     merged = run("merge", "me/old@refs/pr/1", "--base", model / "safe", "--method", "average",
