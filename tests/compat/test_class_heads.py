@@ -11,13 +11,13 @@ import peft
 import pytest
 import torch
 import transformers
-from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from typer.testing import CliRunner, Result
 
 from hubmerge.cli.app import app
 from hubmerge.errors import CheckpointError
+from hubmerge.hub.client import Hub
 from hubmerge.models.class_model import class_order, load_class_model
 from hubmerge.server import lease
 
@@ -204,7 +204,7 @@ def test_a_merge_with_kept_heads_is_verified_and_made_again(
     with lease(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", server.token)
-        api = HfApi(endpoint=server.url, token=server.token)
+        api = Hub(server.url, server.token, tmp_path / "cache", "the test Hub").api
         for name in ("base", *CLASSES):
             api.create_repo(f"me/{name}")
             api.upload_folder(repo_id=f"me/{name}", folder_path=bert / name)
@@ -219,3 +219,8 @@ def test_a_merge_with_kept_heads_is_verified_and_made_again(
         scored = run("eval", "me/merged", *words, hub="")
         assert scored.exit_code == 0, scored.stderr
         assert "--heads keep" in (tmp_path / "out" / "README.md").read_text()
+        tasks = ",".join(str(bert / f"{name}.yaml") for name in CLASSES)
+        words = ["select", "me/cola", "me/news", "--base", "me/base", "--tasks", tasks]
+        refused = run(*words, "--target", "average", "--lock", tmp_path / "lock", hub="")
+        assert refused.exit_code == 1
+        assert "`hubmerge merge`, which has --heads" in refused.stderr

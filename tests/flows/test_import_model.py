@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from hubmerge.cli.app import app
 from hubmerge.durable import hash_file
+from hubmerge.hub.client import Hub
 from hubmerge.server import ServerState, lease
 from hubmerge.server.tokens import Tokens
 
@@ -147,7 +148,7 @@ def test_a_repository_and_the_converter_bot(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", server.token)
-    api = HfApi(endpoint=server.url, token=server.token)
+    api = Hub(server.url, server.token, tmp_path / "cache", "the test Hub").api
     api.create_repo("me/old")
     api.upload_folder(repo_id="me/old", folder_path=model / "bin")
     refused = run("merge", "me/old", "--base", model / "safe", "--out", tmp_path / "m", hub="")
