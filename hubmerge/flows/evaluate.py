@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
+from hubmerge.errors import UsageError
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.hub.client import Hub
 from hubmerge.learners.factory import make_learner
@@ -29,6 +30,9 @@ from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task
+from hubmerge.weights.adapter_match import match_adapter
+from hubmerge.weights.header import summarize_names
+from hubmerge.weights.match_options import MatchOptions
 
 
 def evaluate(
@@ -163,7 +167,23 @@ def open_expert(hub: Hub, model: OpenedModel, kind: Kind) -> Model:
         return load_model(model.folder, kind)
     base = open_base(hub, model)
     assert base is not None  # `open_base` raises for an adapter or a mixture without a base
+    if model.checkpoint.kind == "lora":
+        _check_no_own_head(model, base)
     opened = load_model(base.folder, kind)
     if model.checkpoint.is_moe:
         return read_moe(opened, base.checkpoint, model.folder).model
     return apply_adapter(opened, model.folder).model
+
+
+def _check_no_own_head(model: OpenedModel, base: OpenedModel) -> None:
+    """Raise UsageError for an adapter that saved a head for which its base has no place."""
+    label = model.revision.label
+    keep = MatchOptions(heads="keep")
+    head = match_adapter(base.checkpoint, model.checkpoint, label, keep).adapter.head
+    if head and not head.keys() <= base.checkpoint.index.keys():
+        raise UsageError(
+            f"{label} has a head of its own, {summarize_names(head)}, which {base.revision.label} "
+            "does not have.",
+            "Merge it alone, `hubmerge merge ADAPTER --method average --heads keep`, and evaluate "
+            "the merge.",
+        )

@@ -167,6 +167,12 @@ def test_the_saved_head_of_an_adapter(bert: Path, tmp_path: Path, task_type: str
     scored = run("eval", tmp_path / "out", "--tasks", bert / "news.yaml", "--split", "train")
     # The pooler of this adapter's base was random, and nobody stored it.
     assert "lacks 'bert.pooler.dense" in scored.stderr
+    path = tmp_path / "news" / "adapter_config.json"
+    named = json.loads(path.read_text()) | {"base_model_name_or_path": str(bert / "base")}
+    path.write_text(json.dumps(named))
+    alone = run("eval", tmp_path / "news", "--tasks", bert / "news.yaml", "--split", "train")
+    assert alone.exit_code == 2
+    assert "--heads keep" in alone.stderr
 
 
 def test_an_image_classifier_with_fewer_classes(tmp_path: Path) -> None:
