@@ -19,7 +19,7 @@ import numpy as np
 from hubmerge.weights.adapter_config import AdapterConfig
 from hubmerge.weights.adapter_names import LORA_A, LORA_B, AdaptedModule, strip_wrappers
 from hubmerge.weights.dtypes import Array
-from hubmerge.weights.expert_stacks import ExpertStack, Piece
+from hubmerge.weights.expert_stacks import ExpertStack, StackPiece
 from hubmerge.weights.header import TensorInfo
 from hubmerge.weights.lora import Change, ReadTensor
 
@@ -32,7 +32,7 @@ class ExpertsLowRank:
     b: str
     scale: float
     experts: int
-    piece: Piece
+    piece: StackPiece
     inputs_first: bool = False
 
     def delta(self, weight: Array, read: ReadTensor) -> Array:

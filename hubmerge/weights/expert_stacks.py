@@ -27,7 +27,7 @@ from hubmerge.weights.header import TensorInfo
 from hubmerge.weights.model_config import read_model_config
 
 
-class Piece(NamedTuple):
+class StackPiece(NamedTuple):
     """A tensor of the file: the matrix of one expert, and which of the parts of its outputs it is.
 
     `expert` is None for a tensor that is the whole stack.
@@ -43,7 +43,7 @@ class ExpertStack:
     """A parameter of stacked matrices by its shape, and the tensors of the file that make it up."""
 
     shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[StackPiece, ...]
 
     @property
     def is_whole(self) -> bool:
@@ -68,17 +68,17 @@ def find_stacks(
         for part, source in enumerate(stack.sources)
     ]
     found: dict[str, ExpertStack] = {}
-    pieces: dict[str, list[Piece]] = defaultdict(list)
+    pieces: dict[str, list[StackPiece]] = defaultdict(list)
     parts_of: dict[str, int] = {}
     for name, tensor in base.items():
         memory = convert(name, conversions)
         if len(tensor.shape) in (2, 3):
             shape = tensor.shape if len(tensor.shape) == 3 else (1, *tensor.shape)
-            found[memory] = ExpertStack(shape, (Piece(name),))
+            found[memory] = ExpertStack(shape, (StackPiece(name),))
         for pattern, target, part, parts in patterns:
             if len(tensor.shape) == 2 and (match := pattern.search(memory)):
                 stacked = memory[: match.start()] + target + memory[match.end() :]
-                pieces[stacked].append(Piece(name, int(match[1]), part))
+                pieces[stacked].append(StackPiece(name, int(match[1]), part))
                 parts_of[stacked] = parts
                 break
     for stacked, members in pieces.items():
@@ -132,7 +132,7 @@ def restack(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
     return Checkpoint(expert.folder, expert.kind, kept, expert.views).with_views(views)
 
 
-def _place_in_stack(whole: TensorInfo, piece: Piece, shape: tuple[int, ...]) -> TensorInfo:
+def _place_in_stack(whole: TensorInfo, piece: StackPiece, shape: tuple[int, ...]) -> TensorInfo:
     """Where the matrix of one expert is in a stack: its rows are next to each other."""
     _, rows, columns = whole.shape
     itemsize = whole.nbytes // prod(whole.shape)
@@ -141,7 +141,7 @@ def _place_in_stack(whole: TensorInfo, piece: Piece, shape: tuple[int, ...]) -> 
     return replace(whole, shape=shape, start=start, end=start + prod(shape) * itemsize)
 
 
-def _read_pieces(expert: Checkpoint, target: TensorInfo, pieces: Sequence[Piece]) -> Array:
+def _read_pieces(expert: Checkpoint, target: TensorInfo, pieces: Sequence[StackPiece]) -> Array:
     values = np.empty(target.shape, DTYPES[target.dtype])
     for piece in pieces:
         matrix = expert.read(piece.tensor)

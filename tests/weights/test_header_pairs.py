@@ -77,9 +77,9 @@ def test_which_tensor_is_which(pair: Any, tmp_path: Path) -> None:
     match = match_full(base, expert, "me", options_of(pair))
     if "refused" in pair:
         tensor, option = pair["refused"]
-        told = " ".join(itertools.chain(*match.problems))
-        assert tensor in told
-        assert option in told
+        text = " ".join(itertools.chain(*match.problems))
+        assert tensor in text
+        assert option in text
         return
     assert match.problems == ()
     plan = pair["plan"]
