@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import RepoFile, hf_hub_download, snapshot_download
 
-from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
+from hubmerge.errors import HubError, IntegrityError, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.model_files import PICKLE_SUFFIXES, side_files
 from hubmerge.refs import ModelRef, Revision, check_inner_path
@@ -116,9 +116,15 @@ def _pickles_hint(hub: Hub, repo_id: str) -> str:
 
 
 def find_converted(hub: Hub, repo_id: str) -> str | None:
-    """The newest ref of the bot with safetensors, such as `refs/pr/1`; None if there is none."""
-    refs = (ref for bot in _BOTS for ref in _refs_of(hub, repo_id, bot))
-    return next((ref for ref in refs if _has_safetensors(hub, repo_id, ref)), None)
+    """The newest ref of the bot with safetensors, such as `refs/pr/1`; None if there is none.
+
+    It is a help and not a need: None too where the Hub does not list pull requests.
+    """
+    try:
+        refs = (ref for bot in _BOTS for ref in _refs_of(hub, repo_id, bot))
+        return next((ref for ref in refs if _has_safetensors(hub, repo_id, ref)), None)
+    except HubError:
+        return None
 
 
 def _refs_of(hub: Hub, repo_id: str, author: str) -> list[str]:
@@ -138,7 +144,7 @@ def _refs_of(hub: Hub, repo_id: str, author: str) -> list[str]:
 def _has_safetensors(hub: Hub, repo_id: str, ref: str) -> bool:
     try:
         files = list_files(hub, Revision(ModelRef(repo_id, revision=ref), ref))
-    except IntegrityError:
+    except (IntegrityError, NotOnHub):
         return False
     return any(path.endswith(".safetensors") for path in files)
 

@@ -26,7 +26,7 @@ from hubmerge.weights.atomic_folder import atomic_folder, check_target
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo, safe_name
-from hubmerge.weights.match_options import TIED_HINT
+from hubmerge.weights.match_options import BASE_TIE_HINT, TIED_HINT
 from hubmerge.weights.model_config import changed_config
 from hubmerge.weights.side_files import copy_side_files, side_files
 from hubmerge.weights.task_vector import TaskVector
@@ -131,12 +131,13 @@ def check_copies(plan: MergePlan) -> None:
     problems, hints = [], []
     for expert, vector in zip(plan.experts, plan.vectors, strict=True):
         for checkpoint, copy, original in vector.unequal_copies():
-            label = "The base" if checkpoint is plan.base else f"Expert {expert.name}"
+            is_base = checkpoint is plan.base
+            label = "The base" if is_base else f"Expert {expert.name}"
             problems.append(
                 f"{label} has other values in {safe_name(copy)!r} than in "
                 f"{safe_name(original)!r}, which the base ties."
             )
-            hints.append(TIED_HINT)
+            hints.append(BASE_TIE_HINT if is_base else TIED_HINT)
     raise_together(CheckpointError, list(dict.fromkeys(problems)), " ".join(dict.fromkeys(hints)))
 
 

@@ -5,7 +5,6 @@ Shapes: B examples, C classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +20,12 @@ from transformers.models.auto.modeling_auto import (
 
 from hubmerge.errors import CheckpointError
 from hubmerge.models.config import parse_config
+from hubmerge.models.load_errors import load_errors_name
 from hubmerge.models.transformers_folder import without_warnings
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.class_heads import is_class_head
 from hubmerge.weights.full_names import plain_names
+from hubmerge.weights.header import read_header
 from hubmerge.weights.kept_heads import CONFIG_KEY
 
 _NAMES: tuple[Any, ...] = (
@@ -90,9 +91,11 @@ def _class_name(fields: dict[str, Any]) -> str:
 def load_class_model(folder: Path, file: Path) -> Any:
     """The model of a folder under the head in a file: in float32, on the CPU, in evaluation mode.
 
-    Raises CheckpointError for an unknown class, or if a tensor is missing.
+    Raises CheckpointError for an unknown class, a configuration that does not fit, or if a tensor
+    is missing.
     """
     state: dict[str, Tensor] = {}
+    read_header(file)  # raises for a malformed file
     with safe_open(file, framework="pt") as opened:
         fields = parse_config((opened.metadata() or {})[CONFIG_KEY], f"The config in {file}")
         head = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
@@ -100,21 +103,28 @@ def load_class_model(folder: Path, file: Path) -> Any:
         with safe_open(folder / weights, framework="pt") as opened:
             plain = plain_names(opened.keys())
             state |= {plain[n]: opened.get_tensor(n) for n in plain if not is_class_head(plain[n])}
+    with load_errors_name(file):
+        module, missing = _build(fields, state | head)
+    if missing:
+        raise CheckpointError(
+            f"{folder} with {file.name} lacks {missing[0]!r} of {type(module).__name__}."
+        )
+    return module.eval()
+
+
+def _build(fields: dict[str, Any], state: dict[str, Tensor]) -> tuple[Any, list[str]]:
+    """The model of a configuration with these tensors, and the names of those it lacks."""
     name = _class_name(fields)
     if name not in _CLASSES:
-        raise CheckpointError(f"{file} is for a model of the unknown class {name!r}.")
+        raise ValueError(f"the class {name!r} is not known")
     model_class = getattr(transformers, name)
-    config = model_class.config_class.from_dict(json.loads(json.dumps(fields)))
     with without_warnings():
         module, info = model_class.from_pretrained(
             None,
-            config=config,
-            state_dict=state | head,
+            config=model_class.config_class.from_dict(fields),
+            state_dict=state,
             dtype="float32",
             output_loading_info=True,
             attn_implementation="sdpa" if model_class._supports_sdpa else "eager",
         )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(f"{folder} with {file.name} lacks {missing[0]!r} of {name}.")
-    return module.eval()
+    return module, sorted(info["missing_keys"])

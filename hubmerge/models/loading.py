@@ -17,10 +17,10 @@ from hubmerge.errors import CheckpointError
 from hubmerge.models.clip_folder import TransformersClip, load_transformers_clip
 from hubmerge.models.config import check_configs, read_config
 from hubmerge.models.language_model import LanguageModel, load_language_model
+from hubmerge.models.load_errors import load_errors_name
 from hubmerge.models.open_clip_folder import OpenClip, load_open_clip
 from hubmerge.models.text_encoder import TextEncoder, load_text_encoder
 from hubmerge.models.vision_encoder import VisionEncoder, load_vision_encoder
-from hubmerge.refs import printable
 from hubmerge.specs import Kind
 from hubmerge.weights.checkpoint import open_checkpoint
 
@@ -126,11 +126,5 @@ def _check_not_quantised(folder: Path, config: dict[str, Any]) -> None:
 
 def _load(loader: Loader, folder: Path, config: dict[str, Any]) -> Model:
     open_checkpoint(folder)  # raises for pickles, and for links and shards outside the folder
-    try:
+    with load_errors_name(folder):
         return loader(folder, config)
-    except (
-        AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
-        ValueError,
-    ) as error:  # fmt: skip
-        reason = printable(" ".join(str(error).split()))[:400]
-        raise CheckpointError(f"{folder} cannot be loaded as a model: {reason}") from error

@@ -166,15 +166,17 @@ def _count_prefixes(names: set[str], base: set[str], rename: Rename) -> Counter[
     counts[rename] = len(names & base)
     if counts[rename] == len(names):
         return counts
-    counts.update(replace(rename, add=head) for head, rest in _split_heads(base) if rest in names)
-    counts.update(replace(rename, drop=head) for head, rest in _split_heads(names) if rest in base)
+    counts.update(replace(rename, add=first) for first, rest in _split_first(base) if rest in names)
+    counts.update(
+        replace(rename, drop=first) for first, rest in _split_first(names) if rest in base
+    )
     return counts
 
 
-def _split_heads(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _split_first(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     for name in names:
-        head, dot, rest = name.partition(".")
-        yield head + dot, rest
+        first, dot, rest = name.partition(".")
+        yield first + dot, rest
 
 
 def _split_part(name: str) -> tuple[str, str] | None:

@@ -65,7 +65,7 @@ def stack_changes(
 ) -> tuple[dict[str, Change], list[str]]:
     """The changes by tensors of the file, and the parameters whose change is not certain.
 
-    Wrappers of several parameters of one module are nested, and their names do not tell which is
+    Wrappers of several parameters of one module are nested, and their names do not show which is
     which: their shapes must.
     """
     changes: dict[str, Change] = {}

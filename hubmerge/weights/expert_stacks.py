@@ -106,10 +106,12 @@ def restack(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
     index = {new: expert.index[name] for new, name in plain.items()}
     theirs = find_stacks(index, conversions_of(own_config or config), stacks)
     views: dict[str, tuple[TensorInfo, Callable[[], Array]]] = {}
+    replaced: set[str] = set()
     for name, stack in ours.items():
         own = theirs.get(name)
         if own is None or own.shape != stack.shape or own.is_whole == stack.is_whole:
             continue
+        replaced |= {plain[piece.tensor] for piece in own.pieces}
         if own.is_whole:
             whole = index[own.pieces[0].tensor]
             for piece in stack.pieces:
@@ -122,12 +124,6 @@ def restack(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
             views[stack.pieces[0].tensor] = target, partial(_read_pieces, expert, target, pieces)
     if not views:
         return expert
-    replaced = {
-        plain[piece.tensor]
-        for name, stack in theirs.items()
-        if name in ours and ours[name].is_whole != stack.is_whole
-        for piece in stack.pieces
-    }
     kept = {name: tensor for name, tensor in expert.index.items() if name not in replaced}
     return Checkpoint(expert.folder, expert.kind, kept, expert.views).with_views(views)
 

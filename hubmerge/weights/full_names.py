@@ -76,8 +76,7 @@ def find_prefixes(
     By plain names. Several are returned if they fit equally many, and the empty one alone if it is
     among them; one with `part` in it is preferred.
     """
-    heads, base_heads = _heads(expert), _heads(base)
-    candidates = {Prefix(drop, add) for drop in heads for add in base_heads}
+    candidates = {Prefix(drop, add) for drop in _beginnings(expert) for add in _beginnings(base)}
     counts = {prefix: _count_fits(prefix, expert, base) for prefix in candidates}
     best = max(counts.values(), default=0)
     found = [prefix for prefix, count in counts.items() if count == best]
@@ -110,15 +109,16 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _heads(names: Iterable[str]) -> set[str]:
-    return {head for name in names for head in _heads_of(name)}
+def _beginnings(names: Iterable[str]) -> set[str]:
+    """The first parts of names, up to a number, of which a prefix may consist."""
+    return {beginning for name in names for beginning in _beginnings_of(name)}
 
 
-def _heads_of(name: str) -> Iterator[str]:
-    head = ""
-    yield head
+def _beginnings_of(name: str) -> Iterator[str]:
+    beginning = ""
+    yield beginning
     for part in name.split(".")[:-1][:_MAX_DEPTH]:
         if part.isdigit():
             return
-        head = f"{head}{part}."
-        yield head
+        beginning = f"{beginning}{part}."
+        yield beginning

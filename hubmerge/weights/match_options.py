@@ -23,6 +23,10 @@ TIED_HINT = (
     "Give --tied untie, which stores head and embedding apart, or --tied base, which leaves this "
     "head out."
 )
+BASE_TIE_HINT = (
+    "Correct tie_word_embeddings in the config.json of the base, or use a base whose tensors agree "
+    "with it."
+)
 OPTION_HINTS = (HEADS_HINT, VOCABULARY_HINT, TIED_HINT)
 
 

@@ -76,8 +76,8 @@ def align_tokens(
     that cannot be read.
     """
     vocabulary = read_vocabulary(base.folder)
-    own = [read_vocabulary(expert.checkpoint.folder) for expert in experts]
     tensors = _token_tensors(base)
+    own = [_read_tokens(expert, tensors) for expert in experts]
     if not tensors:
         raise CheckpointError(
             f"{base.folder} has no embedding of tokens.", "Leave --vocabulary out."
@@ -87,10 +87,7 @@ def align_tokens(
     old_size = base.index[tensors[0]].shape[0]
     size = max(old_size, vocabulary.size + len(new))
     all_rows = {**vocabulary.rows, **rows}
-    sources = [
-        _source_rows(all_rows, size, theirs, expert.count_rows(tensors))
-        for theirs, expert in zip(own, experts, strict=True)
-    ]
+    sources = [_source_rows(all_rows, size, theirs) for theirs in own]
     added = np.array(sorted(rows.values()), dtype=np.int64)
     base_view = _base_view(base, experts, sources, tensors, size, added)
     views = [
@@ -105,6 +102,16 @@ def align_tokens(
         extended_tokenizer(base.folder, entries) if entries else {},
         tuple(_notes(vocabulary, own, experts, mode, new)),
     )
+
+
+def _read_tokens(expert: TokenExpert, tensors: Sequence[str]) -> Vocabulary:
+    """The tokens for which an expert has rows; none for one that has no token tensor."""
+    rows = expert.count_rows(tensors)
+    if not rows:
+        return Vocabulary({})
+    vocabulary = read_vocabulary(expert.checkpoint.folder)
+    stored = {token: row for token, row in vocabulary.rows.items() if row < rows}
+    return replace(vocabulary, rows=stored)
 
 
 def other_tokens(base: Checkpoint, expert: Checkpoint) -> list[str]:
@@ -124,7 +131,10 @@ def other_tokens(base: Checkpoint, expert: Checkpoint) -> list[str]:
 
 @dataclass(frozen=True)
 class _BaseRows:
-    """A tensor of the base [N, ...] with the rows of new tokens: the mean of the experts' rows."""
+    """A tensor of the base [N, ...] with the rows of new tokens: the mean of the experts' rows.
+
+    Where no expert has the row it is the mean of the base's, as when transformers resizes.
+    """
 
     base: Checkpoint
     name: str
@@ -141,10 +151,19 @@ class _BaseRows:
             _rows_or_nan(checkpoint.read(own_name), source[self.added])
             for checkpoint, own_name, source in self.experts
         ]
+        counts = sum((self._has_row(source) for *_, source in self.experts), self._no_rows())
         # Sorted, so that the order of the experts has no effect on the sum; NaN comes last.
-        mean: Array = np.nanmean(np.sort(np.stack(parts), axis=0), axis=0)
+        total = np.nansum(np.sort(np.stack(parts), axis=0), axis=0) if parts else np.zeros(1)
+        mean = np.where(counts > 0, total / counts.clip(min=1), old.mean(axis=0, dtype=np.float64))
         values[self.added] = cast(mean, values.dtype)
         return values
+
+    def _has_row(self, source: Array) -> Array:
+        present: Array = source[self.added] >= 0
+        return present.reshape(-1, *[1] * (len(self.target.shape) - 1)).astype(np.int64)
+
+    def _no_rows(self) -> Array:
+        return np.zeros((len(self.added), *[1] * (len(self.target.shape) - 1)), np.int64)
 
 
 def _rows_or_nan(values: Array, rows: Array) -> Array:
@@ -214,11 +233,11 @@ def _entry(token: str, own: Sequence[Vocabulary]) -> Mapping[str, Any]:
     return min(entries, key=lambda entry: sorted(map(str, entry.items())))
 
 
-def _source_rows(rows: Mapping[str, int], size: int, own: Vocabulary, own_size: int) -> Array:
+def _source_rows(rows: Mapping[str, int], size: int, own: Vocabulary) -> Array:
     """For each row of the result [N], the row of an expert with the same token, or -1."""
     source = np.full(size, -1, np.int64)
     for token, row in rows.items():
-        if row < size and own.rows.get(token, own_size) < own_size:
+        if row < size and token in own.rows:
             source[row] = own.rows[token]
     return source
 
@@ -287,6 +306,8 @@ def _notes(
     if new:
         yield f"Added to the vocabulary: {_tokens(new)}."
     for vocabulary, expert in zip(own, experts, strict=True):
+        if not vocabulary.rows:
+            continue  # it has no token tensor
         lacked = [token for token in base.rows if token not in vocabulary.rows]
         if lacked:
             yield f"{expert.label} lacks {_tokens(lacked)}: the base's rows are kept."

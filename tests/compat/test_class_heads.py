@@ -11,7 +11,7 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from typer.testing import CliRunner, Result
 
@@ -129,6 +129,27 @@ def test_each_task_is_evaluated_with_its_own_head(bert: Path, tmp_path: Path) ->
     (tmp_path / "out" / "hubmerge.json").unlink()
     refused = run("eval", tmp_path / "out", "--tasks", bert / "cola.yaml", "--split", "train")
     assert "has no trained head for task cola, but for news" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"architectures": ["Unknown"]}', "class 'Unknown' is not known"),
+        ('{"architectures": {"a": 1}}', "cannot be loaded"),
+        ("{}", "is not known"),
+        ("[]", "not a JSON object"),
+        ('{"auto_map": {"AutoModel": "x.Y"}}', "would run code"),
+        ('{"architectures": ["BertForSequenceClassification"], "hidden_size": "x"}', "cannot be"),
+        ('{"architectures": ["BertForSequenceClassification"], "hidden_size": 8}', "cannot be"),
+    ],
+)
+def test_a_kept_head_with_a_wrong_configuration(
+    bert: Path, tmp_path: Path, config: str, message: str
+) -> None:
+    file = tmp_path / "head-cola.safetensors"
+    save_file({"classifier.weight": torch.zeros(2, 32)}, file, {"config": config})
+    with pytest.raises(CheckpointError, match=message):
+        load_class_model(bert / "base", file)
 
 
 def test_dropped_heads_leave_the_body(bert: Path, tmp_path: Path) -> None:

@@ -116,6 +116,20 @@ def test_one_file_has_stacks_and_the_other_pieces(
         torch.testing.assert_close(merged(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-4)
 
 
+def test_a_stack_of_another_shape_is_refused_and_not_dropped(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = mixtral()
+    for name in ("base", "expert"):
+        model.save_pretrained(tmp_path / name)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    last = "model.layers.1.mlp.experts.down_proj"
+    save_file({**state, last: state[last][:3].clone()}, tmp_path / "expert" / "model.safetensors",
+              {"format": "pt"})  # fmt: skip
+    refused = merge(tmp_path)
+    assert refused.exit_code == 1
+    assert last in refused.stderr
+
+
 def test_a_square_stack_does_not_show_its_order(tmp_path: Path) -> None:
     """[E, 32, 32], whose inputs may come first or last."""
     save_pair(tmp_path, lambda: gpt_oss(16), ["experts.gate_up_proj"])

@@ -100,6 +100,15 @@ def test_a_head_that_differs_from_its_tie_is_refused(tied_llama: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_base_that_differs_from_its_own_tie(tied_llama: Path, tmp_path: Path) -> None:
+    base = load_file(tied_llama / "model.safetensors")
+    head = {"lm_head.weight": base["model.embed_tokens.weight"] + 1}
+    save({**base, **head}, tmp_path / "base", tied_llama)
+    save(noisy(base), tmp_path / "expert", tied_llama)
+    with pytest.raises(AssertionError, match=r"in the config\.json of the base"):
+        merge(tmp_path)
+
+
 @pytest.mark.parametrize("tied", ["untie", "base"])
 def test_a_head_that_differs_from_its_tie(tied_llama: Path, tmp_path: Path, tied: str) -> None:
     base = load_file(tied_llama / "model.safetensors")

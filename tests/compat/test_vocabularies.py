@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from hubmerge.cli.app import app
@@ -201,3 +201,56 @@ def test_padding_rows_stay(tmp_path: Path) -> None:
     assert torch.equal(merged[52:], old[52:])
     torch.testing.assert_close(row(tmp_path / "out", "<a>"), row(more, "<a>"))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 64
+
+
+def adapter_with_embeddings(base: Path, folder: Path, tokens: list[str]) -> Path:
+    """A LoRA that saved the input embedding with these tokens more, and not the head."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(tokens)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    save(peft.get_peft_model(model, config), tokenizer, folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    stored = {name: tensor for name, tensor in weights.items() if "lm_head" not in name}
+    save_file(stored, folder / "adapter_model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("base", [False], indirect=True, ids=["untied"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_no_expert_has_is_the_mean_of_the_bases(
+    base: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model.save_pretrained(base)
+    lora = adapter_with_embeddings(base, tmp_path / "lora", ["<a>"])
+    done = merge(base, tmp_path / "out", [lora], "--vocabulary", "union")
+    assert done.exit_code == 0, done.stderr
+    mean = load_file(base / "model.safetensors")[HEAD].double().mean(dim=0).to(dtype)
+    torch.testing.assert_close(row(tmp_path / "out", "<a>", HEAD), mean)
+    trained = load_file(lora / "adapter_model.safetensors")
+    embedding = next(tensor for name, tensor in trained.items() if "embed_tokens" in name)
+    torch.testing.assert_close(row(tmp_path / "out", "<a>"), embedding[51].to(dtype))
+
+
+def test_an_expert_without_token_tensors_needs_no_tokenizer(base: Path, tmp_path: Path) -> None:
+    more = expert(base, tmp_path / "more", ["<a>"], 1)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "lora")
+    done = merge(base, tmp_path / "out", [more, tmp_path / "lora"], "--vocabulary", "union")
+    assert done.exit_code == 0, done.stderr
+    assert "lora lacks" not in done.stderr
+    torch.testing.assert_close(row(tmp_path / "out", "<a>"), row(more, "<a>"))
+
+
+def test_a_token_beyond_the_embedding_has_no_row(base: Path, tmp_path: Path) -> None:
+    more = expert(base, tmp_path / "more", ["<a>"], 1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(more)
+    tokenizer.add_tokens(["<late>"])
+    tokenizer.save_pretrained(more)
+    done = merge(base, tmp_path / "out", [more], "--vocabulary", "union")
+    assert done.exit_code == 0, done.stderr
+    assert len(load_file(tmp_path / "out" / "model.safetensors")[EMBEDDING]) == 52
+    assert "<late>" not in (tmp_path / "out" / "tokenizer.json").read_text()

@@ -301,6 +301,8 @@ def unset(key: str) -> Callable[[Path], object]:
          "generation_config.json would run code"),
         (tiny_t5, "rank",
          lambda f: change_json(f / "config.json", "model_type", value="t6"), "a 't6' model"),
+        (tiny_t5, "rank",
+         lambda f: change_json(f / "config.json", "d_model", value="x"), "cannot be loaded"),
     ],
 )  # fmt: skip
 def test_refused_models_raise_one_line(
