@@ -31,6 +31,7 @@ _ORDINAL = re.compile(
     rf"(?:$|[-_/])"
 )
 _COUNTED = {"ckpt": "checkpoints", "checkpoint": "checkpoints", "ep": "epochs", "epoch": "epochs"}
+_PATTERN_HINT = r"Write --step-pattern 'epoch-(\d+)'."
 _FACTORS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 # OLMo's names also contain the number of tokens, which follows from the step.
 _TOKENS = re.compile(r"tokens[0-9]+[A-Za-z]?")
@@ -229,12 +230,12 @@ def parse_step_pattern(text: str | None) -> re.Pattern[str] | None:
         pattern = re.compile(text)
     except re.error as error:
         raise UsageError(
-            f"--step-pattern {text!r} is not a regular expression: {error}."
+            f"--step-pattern {text!r} is not a regular expression: {error}.", _PATTERN_HINT
         ) from error
     if pattern.groups != 1:
         raise UsageError(
             f"--step-pattern {text!r} has {pattern.groups} groups, and needs one, the number.",
-            r"Write --step-pattern 'epoch-(\d+)'.",
+            _PATTERN_HINT,
         )
     return pattern
 

@@ -231,8 +231,9 @@ def test_a_step_tag_contains_its_step(step: int) -> None:
     [("(", "not a regular expression"), (r"\d+", "0 groups"), (r"(\d)(\d)", "2 groups")],
 )
 def test_a_step_pattern_has_one_group(pattern: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as refused:
         parse_step_pattern(pattern)
+    assert "epoch-" in refused.value.hint
 
 
 def test_a_step_pattern_is_tried_first() -> None:
