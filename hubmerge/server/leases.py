@@ -41,11 +41,17 @@ def server_in_use(data: Path) -> ServerState | None:
 
     A leased server without users ends within a second, so its address would be useless.
     """
-    state = read_state(data)
-    if state is None or not state.leased:
-        return state
-    with (data / "lease").open("ab") as lease_file:
-        return None if try_lock(lease_file) else state
+    while state := read_state(data):
+        if not state.leased:
+            return state
+        with (data / "lease").open("ab") as lease_file:
+            if try_lock(lease_file):
+                return None
+            if try_lock(lease_file, shared=True):
+                return state
+        # The server itself holds the lock: it ends, and another one may follow.
+        time.sleep(_POLL_S)
+    return None
 
 
 def _find_or_start(data: Path) -> ServerState:

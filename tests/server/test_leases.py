@@ -83,6 +83,16 @@ def test_a_server_that_nobody_leases_is_not_in_use(
     assert server_in_use(tmp_path) is None
 
 
+def test_a_server_that_ends_is_not_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the lease itself, and still answers until its last request is done."""
+    server = ServerState("http://127.0.0.1:1", 1, tmp_path, leased=True)
+    answers = iter([server, server, None])
+    monkeypatch.setattr(leases, "read_state", lambda data: next(answers))
+    with (tmp_path / "lease").open("ab") as held_by_server:
+        assert try_lock(held_by_server)
+        assert server_in_use(tmp_path) is None
+
+
 def test_two_clients_share_one_server_until_the_last_has_ended(
     tmp_path: Path, client: Callable[[], LeaseHolder]
 ) -> None:
