@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from hubmerge.errors import IntegrityError, raise_together
 from hubmerge.refs import printable
+from hubmerge.typed_json import validate_json
 
 FORGOTTEN_JSON = "forgotten.json"
 FORMAT = 1
@@ -137,7 +138,7 @@ def parse_forgetting(data: bytes, where: str, model: str) -> Forgetting:
     if len(data) > _MAX_BYTES:
         raise IntegrityError(f"{where} is larger than {_MAX_BYTES} bytes.", _HINT)
     try:
-        forgetting = TypeAdapter(Forgetting).validate_json(data, strict=True)
+        forgetting = validate_json(Forgetting, data)
     except ValidationError as error:
         first = error.errors()[0]
         reason = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")[:200]

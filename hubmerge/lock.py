@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
 from hubmerge.kinds import MOE
@@ -26,6 +26,7 @@ from hubmerge.refs import (
     parse_ref,
     printable,
 )
+from hubmerge.typed_json import validate_json
 
 LOCK_FILE = "hubmerge.lock"
 FORMAT = 1
@@ -203,7 +204,7 @@ def parse_lock(data: bytes, where: str) -> Lock:
                 f"knows {FORMAT}.",
                 "Install a newer hubmerge.",
             )
-        lock = TypeAdapter(Lock).validate_json(data, strict=True)
+        lock = validate_json(Lock, data)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from hubmerge.errors import IntegrityError
 from hubmerge.kinds import EXPERT, MERGE, MOE, ModelKind
 from hubmerge.refs import printable
+from hubmerge.typed_json import validate_json
 
 MANIFEST_JSON = "hubmerge.json"
 FORMAT = 1
@@ -220,8 +221,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
                 f"and this hubmerge knows {FORMAT}.",
                 "Install a newer hubmerge.",
             )
-        # Strict: "9" is not accepted as a step, nor 1 as a label.
-        return TypeAdapter(Manifest).validate_json(data, strict=True)
+        return validate_json(Manifest, data)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

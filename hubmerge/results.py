@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError
 from hubmerge.specs.recipe import Quantity
+from hubmerge.typed_json import validate_json
 
 FORMAT: Literal[1] = 1
 RESULTS_JSON = "results.json"
@@ -176,7 +177,7 @@ def read_results(path: Path) -> Results:
     """Read a results.json, or the one in a folder; raises DataError if it is missing or invalid."""
     file = path / RESULTS_JSON if path.is_dir() else path
     try:
-        return TypeAdapter(Results).validate_json(file.read_bytes())
+        return validate_json(Results, file.read_bytes(), strict=False)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}.", "Run the recipe first.") from error
     except ValidationError as error:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from hubmerge.errors import IntegrityError, raise_together
 from hubmerge.refs import printable
+from hubmerge.typed_json import validate_json
 
 ROUTING_JSON = "routing.json"
 FORMAT = 1
@@ -111,7 +112,7 @@ def parse_routing(data: bytes, where: str) -> Routing:
             f"{where} is larger than {_MAX_BYTES} bytes: it is not a routing.json."
         )
     try:
-        routing = TypeAdapter(Routing).validate_json(data, strict=True)
+        routing = validate_json(Routing, data)
     except ValidationError as error:
         first = error.errors()[0]
         reason = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")[:200]

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from hubmerge.durable import append_lines
+from hubmerge.typed_json import validate_json
 
 SINGLE_EXPERT = "alone"  # the method of a trial of one expert
 SELECTION_SPLIT = "validation"  # the only split that a selection uses
@@ -129,7 +130,7 @@ class TrialLog:
 
 def _parse_line(line: str) -> Trial | None:
     try:
-        trial = TypeAdapter(Trial).validate_json(line, strict=True)
+        trial = validate_json(Trial, line)
     except ValidationError:
         return None
     return trial if all(_is_valid(rows) for rows in trial.rows.values()) else None

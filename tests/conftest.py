@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from hubmerge.server import lease
 from tests.warm_python import serve_warm_python
 
 # A slow machine must not fail a test.
@@ -49,6 +50,20 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("HUBMERGE_HOME", str(folder / "hubmerge"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def running_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A hubmerge home whose embedded Hub runs until the last test."""
+    folder = tmp_path_factory.mktemp("running")
+    with lease(folder / "hub"):
+        yield folder
+
+
+@pytest.fixture
+def running_hub(running_home: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use one Hub for many tests that publish nothing: a command alone starts one, in a second."""
+    monkeypatch.setenv("HUBMERGE_HOME", str(running_home))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 LAYERS = [
-    {"errors", "durable", "progress", "kinds", "front_matter", "model_files"},
+    {"errors", "durable", "progress", "kinds", "front_matter", "model_files", "typed_json"},
     {"refs", "specs", "server"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
     {"merging", "manifest", "results"},
@@ -34,6 +34,7 @@ LIGHT = (
     "kinds",
     "front_matter",
     "model_files",
+    "typed_json",
     "refs",
     "specs",
     "scores",

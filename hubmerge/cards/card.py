@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -30,16 +31,8 @@ def render_card(card_input: CardInput, previous: str = "") -> str:
     tokens in it are redacted.
     """
     manifest = card_input.manifest
-    # The templates are fixed; strings from a Hub are only ever data.
-    environment = Environment(
-        loader=FunctionLoader(lambda name: (_TEMPLATES / name).read_text(encoding="utf-8")),
-        undefined=StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    generated = environment.get_template(f"{manifest.kind}.md").render(
+    template = _environment().get_template(f"{manifest.kind}.md")
+    generated = template.render(
         title=escape_markdown(title(manifest)),
         split=card_input.split,
         provenance=[escape_markdown(line) for line in provenance(manifest)],
@@ -51,6 +44,19 @@ def render_card(card_input: CardInput, previous: str = "") -> str:
     )
     metadata = front_matter(card_input, title(manifest))
     return redact_tokens(assemble_card(metadata, generated.removesuffix("\n"), previous))
+
+
+@cache
+def _environment() -> Environment:
+    # The templates are fixed; strings from a Hub are only ever data.
+    return Environment(
+        loader=FunctionLoader(lambda name: (_TEMPLATES / name).read_text(encoding="utf-8")),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def _licence_lines(manifest: Manifest) -> Iterator[str]:

@@ -15,12 +15,13 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from hubmerge.difficulty.bins import BINS, Ints, assign_bins, bin_means, bin_shares
 from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError, UsageError, raise_together
 from hubmerge.predictions import Predictions
+from hubmerge.typed_json import validate_json
 
 DIFFICULTY_JSON = "difficulty.json"
 FORMAT = 1
@@ -180,7 +181,7 @@ def read_difficulty(path: Path) -> Difficulty:
     if not path.is_file():
         raise DataError(f"There is no file {path}.", _HINT)
     try:
-        difficulty = TypeAdapter(Difficulty).validate_json(path.read_bytes(), strict=True)
+        difficulty = validate_json(Difficulty, path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:200]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, UsageError, raise_together
@@ -17,6 +17,7 @@ from hubmerge.hub.environment import home
 from hubmerge.manifest import Manifest, Source, files_digest
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import ModelRef, check_repo_id, is_sha, printable
+from hubmerge.typed_json import validate_json
 from hubmerge.weights import delta_file
 from hubmerge.weights.atomic_folder import atomic_folder
 from hubmerge.weights.checkpoint import Checkpoint
@@ -91,7 +92,7 @@ def read_delta(
 def parse_delta(data: bytes, label: str) -> DeltaManifest:
     """Parse an untrusted delta.json; raises IntegrityError."""
     try:
-        return TypeAdapter(DeltaManifest).validate_json(data, strict=True)
+        return validate_json(DeltaManifest, data)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

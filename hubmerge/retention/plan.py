@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.refs import check_repo_id, check_revision, is_sha, printable, step_of
 from hubmerge.retention.choice import Verdict, stored_bytes
 from hubmerge.retention.evidence import Regret
+from hubmerge.typed_json import validate_json
 
 FORMAT = 1
 # An assumption, stated wherever costs are shown: public storage beyond what an account includes,
@@ -90,7 +91,7 @@ def parse_plan(data: bytes, where: str) -> RetentionPlan:
         fields = json.loads(data)
         if fields.get("format") != FORMAT:
             raise ValueError(f"unknown format; this hubmerge reads format {FORMAT}")
-        plan = TypeAdapter(RetentionPlan).validate_json(data, strict=True)
+        plan = validate_json(RetentionPlan, data)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from hubmerge.durable import flush_to_disk, fsync_folder
 from hubmerge.errors import CheckpointError
 from hubmerge.manifest import ValidationPoint
+from hubmerge.typed_json import validate_json
 
 STATE_FILE = "state.safetensors"
 _SCRATCH_FOLDER = ".state"  # safetensors writes a temporary file of its own next to its target
@@ -82,7 +83,7 @@ def read_position(folder: Path, run: str) -> tuple[int, Position] | None:
     try:
         with safe_open(folder / STATE_FILE, framework="pt") as file:
             text = (file.metadata() or {}).get("hubmerge", "")
-            header = TypeAdapter(_PositionHeader).validate_json(text)
+            header = validate_json(_PositionHeader, text, strict=False)
             if header.run != run or not file.keys():
                 return None
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

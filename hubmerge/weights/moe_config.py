@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from hubmerge.errors import CheckpointError, raise_together
 from hubmerge.refs import printable
+from hubmerge.typed_json import validate_json
 from hubmerge.weights.header import parse_json_object, safe_name
 from hubmerge.weights.layout import regular_file
 
@@ -105,7 +106,7 @@ def parse_moe_config(data: bytes, where: str) -> MoeConfig:
             "Install a newer hubmerge.",
         )
     try:
-        config = TypeAdapter(MoeConfig).validate_json(data, strict=True)
+        config = validate_json(MoeConfig, data)
     except ValidationError as error:
         first = error.errors()[0]
         reason = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")[:200]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from hubmerge.cli.app import app
+from tests.command_line import run_command
 
 ROOT: Any = get_command(app)
 PANELS = {
@@ -32,7 +32,7 @@ def commands(group: Any = ROOT, words: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 def help_of(*words: str) -> str:
-    return CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).stdout
+    return run_command(*words, "--help", hub=None, columns=80).stdout
 
 
 def test_commands_are_listed_under_headings() -> None:

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from hubmerge.cli.app import app
 from hubmerge.results import RESULTS_JSON, write_results
+from tests.command_line import run_command
 from tests.reports.builders import by_bin, results
 
 
 def report(*words: object) -> Result:
-    return CliRunner().invoke(app, ["report", *map(str, words)], env={"HUBMERGE_HUB": "local"})
+    return run_command("report", *words)
 
 
 @pytest.fixture

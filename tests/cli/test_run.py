@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from hubmerge.cli.app import app
 from hubmerge.reproduce.code_digest import code_version
 from hubmerge.reproduce.combined_plan import CombinedPlan, combine_plans
 from hubmerge.reproduce.store import ResultStore
 from tests.cli.small_recipe import write_recipes
+from tests.command_line import run_command
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def recipes(tmp_path: Path) -> Path:
 def run_falling(recipes: Path, *words: object, profile: str = "smoke") -> Result:
     work = ["--work", str(recipes.parent / "work")]
     command = ["run", str(recipes / "falling"), "--profile", profile, *work, *map(str, words)]
-    return CliRunner().invoke(app, command)
+    return run_command(*command, hub=None)
 
 
 def store_results(recipes: Path, at_8: float = 0.6) -> CombinedPlan:

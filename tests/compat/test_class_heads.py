@@ -13,13 +13,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from hubmerge.cli.app import app
 from hubmerge.errors import CheckpointError
 from hubmerge.hub.client import Hub
 from hubmerge.models.class_model import class_order, load_class_model
 from hubmerge.server import lease
+from tests.command_line import run_command as run
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -27,10 +29,6 @@ SMALL: dict[str, Any] = {
 TEXT = SMALL | {"vocab_size": 64, "max_position_embeddings": 32}
 IMAGE = SMALL | {"image_size": 32, "patch_size": 16}
 CLASSES = {"cola": ["no", "yes"], "news": ["arts", "law", "sport"]}
-
-
-def run(*words: object, hub: str = "local") -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": hub})
 
 
 def labels(names: list[str]) -> dict[str, Any]:

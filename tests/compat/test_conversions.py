@@ -13,10 +13,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
-from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
 from hubmerge.weights.conversions import memory_names
+from tests.command_line import run_command
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -79,7 +80,7 @@ MODELS: dict[str, tuple[Callable[[], PreTrainedModel], list[str], Callable[..., 
 def merge(folder: Path, *options: str) -> dict[str, torch.Tensor]:
     words = ["merge", folder / "expert", "--base", folder / "base", "--method", "average",
              "--out", folder / "out", *options]  # fmt: skip
-    done = CliRunner().invoke(app, [str(word) for word in words], env={"HUBMERGE_HUB": "local"})
+    done = run_command(*words)
     assert done.exit_code == 0, done.stderr
     return load_file(folder / "out" / "model.safetensors")
 

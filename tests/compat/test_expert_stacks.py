@@ -12,9 +12,10 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
-from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
+from tests.command_line import run_command
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -78,7 +79,7 @@ def save_pair(folder: Path, make: Callable[[], PreTrainedModel], parameters: lis
 def merge(folder: Path) -> Any:
     words = ["merge", folder / "expert", "--base", folder / "base", "--method", "average",
              "--out", folder / "out"]  # fmt: skip
-    return CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": "local"})
+    return run_command(*words)
 
 
 @pytest.mark.parametrize("name", CASES)

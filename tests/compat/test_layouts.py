@@ -13,9 +13,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
+from tests.command_line import run_command
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 SMALL = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -28,7 +29,7 @@ def merge(folder: Path, *options: str) -> State:
     """Merge the expert alone with weight 1; returns the tensors of the result."""
     words = ["merge", folder / "expert", "--base", folder / "base", "--method", "average",
              "--out", folder / "out", *options]  # fmt: skip
-    done = CliRunner().invoke(app, [str(word) for word in words], env={"HUBMERGE_HUB": "local"})
+    done = run_command(*words)
     assert done.exit_code == 0, done.stderr
     return load_file(folder / "out" / "model.safetensors")
 
@@ -209,7 +210,7 @@ def test_another_dtype_is_in_the_configuration(tied_llama: Path, tmp_path: Path)
     shutil.copytree(tmp_path / "base", tmp_path / "expert")
     words = ["merge", tmp_path / "expert", "--base", tmp_path / "base", "--method", "average",
              "--dtype", "bfloat16", "--out", tmp_path / "out"]  # fmt: skip
-    done = CliRunner().invoke(app, [str(word) for word in words], env={"HUBMERGE_HUB": "local"})
+    done = run_command(*words)
     assert done.exit_code == 0, done.stderr
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.dtype == torch.bfloat16

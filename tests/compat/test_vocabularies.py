@@ -13,16 +13,14 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from hubmerge.cli.app import app
+from tests.command_line import run_command as run
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 WORDS = [f"w{number}" for number in range(50)]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": "local"})
 
 
 def word_tokenizer() -> Any:

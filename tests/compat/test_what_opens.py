@@ -17,11 +17,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
-from typer.testing import CliRunner, Result
 
 from hubmerge.cards.markdown import escape_markdown
-from hubmerge.cli.app import app
 from hubmerge.models.class_model import load_class_model
+from tests.command_line import run_command as run
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("## What opens")[2].partition("\n## ")[0]
@@ -50,10 +51,6 @@ def case(start: str) -> Callable[[Case], Case]:
         return make
 
     return register
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": "local"})
 
 
 def with_noise(model: torch.nn.Module, trained_alone: bool = False) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
-from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
 from hubmerge.hub.client import Hub
 from hubmerge.lock import Lock
 from hubmerge.server import ServerState, lease
 from tests import locks
+from tests.command_line import run_command
 
 REPOS = ("demo/mnist", "demo/hebrew")
 WEIGHTS = "open_clip_model.safetensors"
@@ -46,7 +45,7 @@ Command = Callable[..., CommandResult]
 
 def run_hubmerge(*words: object) -> CommandResult:
     """Run `hubmerge` in this process with the embedded Hub."""
-    done = CliRunner().invoke(app, [str(word) for word in words], env={"HUBMERGE_HUB": "local"})
+    done = run_command(*words)
     return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 

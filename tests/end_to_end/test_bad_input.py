@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from hubmerge.server.tokens import Tokens
+from tests.command_line import run_command
 from tests.end_to_end.conftest import TRAIN, Command, LocalHub
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -138,13 +139,9 @@ def test_training_needs_a_token_with_write_access(
     monkeypatch.setenv("HF_ENDPOINT", local_hub.server.url)
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setenv("HUBMERGE_HUB", "default")
-    from typer.testing import CliRunner
-
-    from hubmerge.cli.app import app
-
     for to in ("demo/forbidden", "demo/mnist"):
         words = ["train", *TRAIN, "--task", "mini-mnist", "--to", to, "--out", str(tmp_path)]
-        result = CliRunner().invoke(app, words)
+        result = run_command(*words, hub=None)
         assert result.exit_code == 1, result.stderr
         assert "does not allow it" in result.stderr
         assert "hf auth login" in result.stderr
@@ -155,11 +152,7 @@ def test_training_needs_a_token_with_write_access(
 def test_a_hub_that_does_not_answer(hubmerge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HUBMERGE_HUB", "default")
-    from typer.testing import CliRunner
-
-    from hubmerge.cli.app import app
-
-    result = CliRunner().invoke(app, ["steps", "demo/mnist"])
+    result = run_command("steps", "demo/mnist", hub=None)
     assert result.exit_code == 75
     assert "does not answer" in result.stderr
     assert "--hub local" in result.stderr

@@ -13,14 +13,13 @@ from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
 from hubmerge.hub.client import Hub
 from hubmerge.opening.extracted_adapters import extract_adapters
 from hubmerge.opening.references import open_ref
 from hubmerge.refs import ModelRef
 from hubmerge.weights.moe_config import EXPERTS_FOLDER
+from tests.command_line import run_command
 from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
 from tests.end_to_end.moe_experts import (
     HEBREW,
@@ -137,7 +136,7 @@ def refuse_moerge(
     def refused(*words: object, code: int) -> str:
         out = str(tmp_path / "never")
         command = ["moerge", *map(str, words), "--hub", "default", "--out", out]
-        result = CliRunner().invoke(app, command)
+        result = run_command(*command, hub=None)
         assert result.exit_code == code, result.stderr
         assert not (tmp_path / "never").exists()
         assert not list((tmp_path / "home").rglob("step*"))

@@ -13,22 +13,19 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import HfApi
-from typer.testing import CliRunner, Result
 
-from hubmerge.cli.app import app
 from hubmerge.durable import hash_file
 from hubmerge.hub.client import Hub
 from hubmerge.server import ServerState, lease
 from hubmerge.server.tokens import Tokens
+from tests.command_line import run_command as run
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 TEXT: dict[str, Any] = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 2, "vocab_size": 32,
 }  # fmt: skip
-
-
-def run(*words: object, hub: str = "local") -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": hub})
 
 
 @pytest.fixture(scope="module")

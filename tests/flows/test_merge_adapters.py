@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from huggingface_hub import HfApi
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
 from hubmerge.errors import CheckpointError, IntegrityError, UsageError
 from hubmerge.flows.merge import MergeRequest, PreparedMerge, merge_and_publish, prepare_merge
 from hubmerge.hub.client import Hub
@@ -22,7 +20,10 @@ from hubmerge.opening.publication import finalize_folder
 from hubmerge.opening.references import open_ref, source_of
 from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.server import ServerState, lease
+from tests.command_line import run_command
 from tests.weights.adapters import save_adapter, write_base
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 f32 = np.float32
 W = f32([[1, 2, 3], [4, 5, 6]])
@@ -207,7 +208,7 @@ def test_mixed_experts_are_noted(
         f"({full}).",
     )
     words = ["merge", str(full), str(lora), str(lora2), "--method", "average", "--json"]
-    result = CliRunner().invoke(app, words, env={"HUBMERGE_HUB": "local"})
+    result = run_command(*words)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["notes"] == list(notes)
     assert result.stderr.splitlines() == list(notes)

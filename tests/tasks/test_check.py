@@ -10,11 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
 from hubmerge.tasks.check import check_task
 from hubmerge.tasks.lookup import find_task
+from tests.command_line import run_command
 from tests.tasks.builders import parquet_task, png, rows_task, write_images, write_rows
 
 RANK = {"kind": "rank", "prompt": "{{ q }}", "choices": "[a, b]", "answer": "key"}
@@ -103,7 +102,7 @@ def test_images_are_decoded(tmp_path: Path) -> None:
 
 
 def hubmerge(*words: str) -> Any:
-    return CliRunner().invoke(app, ["tasks", *words])
+    return run_command("tasks", *words, hub=None)
 
 
 @pytest.fixture

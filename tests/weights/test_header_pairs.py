@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.dtypes import DTYPES
 from hubmerge.weights.full_match import match_full
 from hubmerge.weights.match_options import MatchOptions
+from tests.command_line import run_command
+
+pytestmark = pytest.mark.usefixtures("running_hub")
 
 PAIRS = {
     path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "pairs").iterdir()
@@ -95,7 +96,7 @@ def test_a_dry_run_tells_the_plan(pair: Any, tmp_path: Path) -> None:
     folders = [write_headers(tmp_path / name, pair[name]) for name in ("base", "expert")]
     words = ["merge", folders[1], "--base", folders[0], "--method", "average", "--dry-run",
              "--out", tmp_path / "out", *pair["options"]]  # fmt: skip
-    done = CliRunner().invoke(app, list(map(str, words)), env={"HUBMERGE_HUB": "local"})
+    done = run_command(*words)
     assert done.exit_code == int("refused" in pair), done.stderr
     assert not (tmp_path / "out").exists()
     if "refused" in pair:
