@@ -27,6 +27,7 @@ from hubmerge.refs import (
     printable,
 )
 from hubmerge.typed_json import validate_json
+from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 LOCK_FILE = "hubmerge.lock"
 FORMAT = 1
@@ -130,7 +131,7 @@ class Lock:
     `uniform` is the curve over merges with all experts at the same step. `rival` is the pick to
     beat: the one of the last steps, or `locked`, the choice of an earlier lock. `conclusive` is
     whether the chosen pick beats it beyond the noise. `cut` names the policies that the budget
-    stopped before they were finished.
+    stopped before they were finished. `options` decide where experts and base differ.
     """
 
     base: Pin
@@ -150,6 +151,7 @@ class Lock:
     budget: str | None = None
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    options: MatchOptions = DEFAULT_OPTIONS
     format: int = FORMAT
 
     @property
@@ -172,6 +174,8 @@ class Lock:
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal values give equal bytes."""
         fields = dataclasses.asdict(self)
+        if self.options == DEFAULT_OPTIONS:
+            del fields["options"]  # as in locks that were written before there were options
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -12,6 +12,7 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
 from hubmerge.manifest import Source
 from hubmerge.opening.bases import check_origin, common_base
+from hubmerge.opening.matched_inputs import match_alone
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import open_pinned, pin, pin_revision, pin_task, source_of
@@ -20,7 +21,8 @@ from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.tasks.task import Task
-from hubmerge.weights.expert_stacks import restack
+from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 _THREADS = 8
 _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
@@ -41,6 +43,7 @@ def open_pool(
     tasks: Sequence[Task],
     base: ModelRef | None,
     progress: Progress,
+    options: MatchOptions = DEFAULT_OPTIONS,
 ) -> OpenedPool:
     """Pin every step of every repository and find base and tasks, without fetching expert weights.
 
@@ -77,14 +80,18 @@ def open_pool(
         check_origin(opened_base, [model], is_named=base is not None)
         return model
 
+    @cache
+    def matched(candidate: Candidate) -> Checkpoint:
+        expert = opened(candidate.source.key).checkpoint
+        return match_alone(opened_base.checkpoint, expert, candidate.source.label, options)
+
     pool = Pool(
         base=source_of(opened_base),
         base_checkpoint=opened_base.checkpoint,
         tasks=tuple(task_by_id.values()),
         candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
-        open=lambda candidate: restack(
-            opened_base.checkpoint, opened(candidate.source.key).checkpoint
-        ),
+        open=matched,
+        options=options,
     )
     return OpenedPool(pool, opened_base, opened)
 

@@ -26,6 +26,7 @@ from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.task_split import TaskSplit
 from hubmerge.tasks.task import Task
 from hubmerge.trials import SELECTION_SPLIT
+from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class SelectRequest:
     `policy` names the policy whose choice the lock builds, None for the best. `against` is an
     earlier lock whose choice is the one to beat, instead of the last steps. `merges` and `seconds`
     are the budget. Two choices within `band` standard errors of each other count as equal.
-    `exhaustive` evaluates every point of the grid on every row. `options_as_typed` are the command
-    line options that cannot be derived from the other fields.
+    `exhaustive` evaluates every point of the grid on every row. `options` decide where experts and
+    base differ. `options_as_typed` are the command line options that cannot be derived from the
+    other fields.
     """
 
     repos: tuple[ModelRef, ...]
@@ -51,6 +53,7 @@ class SelectRequest:
     band: float = report.BAND
     exhaustive: bool = False
     device: str | None = None
+    options: MatchOptions = DEFAULT_OPTIONS
     options_as_typed: tuple[str, ...] = ()
 
 
@@ -138,6 +141,7 @@ def make_lock(
         budget=_format_budget(request),
         command=_format_command(request),
         versions=versions(),
+        options=request.options,
     )
 
 
@@ -177,5 +181,7 @@ def _format_command(request: SelectRequest) -> str:
         words += ["--band", f"{request.band:g}"]
     if request.exhaustive:
         words.append("--exhaustive")
+    for name, value in request.options.chosen.items():
+        words += [f"--{name}", value]
     words += request.options_as_typed
     return shlex.join(str(word) for word in words)

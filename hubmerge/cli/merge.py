@@ -9,6 +9,7 @@ import typer
 
 from hubmerge.cli.options import (
     Base,
+    Heads,
     LockOptions,
     Option,
     ResultOptions,
@@ -38,10 +39,7 @@ class MergeOptions:
         list[str] | None, Option("--set", help="Parameter of the method: name=value.")
     ] = None
     dtype: Annotated[str | None, Option(help="Number format of the result, such as BF16.")] = None
-    heads: Annotated[
-        Literal["keep", "drop", "merge"] | None,
-        Option(help="Task heads of full experts: keep each beside the merge, drop or merge them."),
-    ] = None
+    heads: Heads = None
     tied: Annotated[
         Literal["untie", "base"] | None,
         Option(help="If an expert has its own output head and the base ties it to the embedding."),

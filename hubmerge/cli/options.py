@@ -28,6 +28,10 @@ Device = Annotated[
     str | None, Option(help="Where to compute: cpu, cuda ... [a GPU if there is one]")
 ]
 Base = Annotated[str | None, Option(help="Base of the experts, if their manifests do not name it.")]
+Heads = Annotated[
+    Literal["keep", "drop", "merge"] | None,
+    Option(help="Task heads of full experts: keep each beside the merge, drop or merge them."),
+]
 StepPattern = Annotated[
     str | None,
     Option(help="Regular expression for steps in names of revisions: 'epoch-(\\d+)'."),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -21,6 +21,7 @@ from hubmerge.cli.options import (
     Columns,
     Device,
     DryRun,
+    Heads,
     Option,
     StepPattern,
     find_tasks,
@@ -64,6 +65,14 @@ class SelectOptions:
         Option("--set", help="With --target moe, options of `moerge`: train_steps=300, lr=2e-4."),
     ] = None
     base: Base = None
+    heads: Heads = None
+    tied: Annotated[
+        Literal["base"] | None,
+        Option(help="Leave out output heads that the base ties to its embedding."),
+    ] = None
+    vocabulary: Annotated[
+        Literal["base"] | None, Option(help="If tokens differ, merge those of the base.")
+    ] = None
     step_pattern: StepPattern = None
     budget: Annotated[
         str | None,
@@ -177,6 +186,7 @@ def _read_moe_spec(target: str, options: SelectOptions) -> MoeSpec | None:
 
 def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> SelectRequest:
     from hubmerge.choosing.merge_selection import SelectRequest
+    from hubmerge.weights.match_options import MatchOptions
 
     merges, seconds = _parse_budget(options.budget)
     return SelectRequest(
@@ -192,6 +202,7 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
         band=options.band,
         exhaustive=options.exhaustive,
         device=options.device,
+        options=MatchOptions(options.tied, options.heads, options.vocabulary),
         options_as_typed=_options_as_typed(options),
     )
 
@@ -227,6 +238,9 @@ def _check_moe_options(options: SelectOptions) -> None:
         problems.append("--against is for merges: with moe, the choice must beat an early start.")
     if options.band != _DEFAULT_BAND:
         problems.append("--band is for merges: with moe, the interval is always 95 %.")
+    for name in ("heads", "tied", "vocabulary"):
+        if getattr(options, name) is not None:
+            problems.append(f"--{name} is for merges: the experts of a mixture are adapters.")
     raise_together(UsageError, problems, "Leave it out.")
 
 

@@ -148,6 +148,7 @@ def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerg
         )
     else:
         inputs = open_locked_merge(hub, request.lock, request.policy, request.locked, request.base)
+        request = replace(request, options=inputs.options)
     check_licences((inputs.base, *inputs.experts), request.licence)
     return prepare_inputs(hub, request, inputs, merges)
 
@@ -293,14 +294,14 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
         words += ["--policy", request.policy] if request.policy else []
     else:
         words += [*(source.label for source in inputs.sources), "--method", request.method]
+        for name, value in request.options.chosen.items():
+            words += [f"--{name}", value]
     for name, value in sorted(request.settings.items()):
         words += ["--set", f"{name}={value}"]
     if request.base:
         words += ["--base", inputs.base_source.name if inputs.lock else str(request.base)]
     if request.dtype:
         words += ["--dtype", request.dtype]
-    for name, value in request.options.chosen.items():
-        words += [f"--{name}", value]
     if request.allow_nonfinite:
         words.append("--allow-nonfinite")
     if request.licence:

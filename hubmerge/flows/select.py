@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from hubmerge.choosing.candidates import OpenedPool, open_pool
+from hubmerge.choosing.loaded_splits import load_task_splits
 from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest, make_merge_lock
 from hubmerge.errors import (
     CheckpointError,
@@ -21,7 +22,6 @@ from hubmerge.lock import Lock
 from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import METHODS, Method, parse_params
-from hubmerge.models.loading import load_model
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import pick_device
 from hubmerge.selection import report
@@ -31,18 +31,19 @@ from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policy_results import POLICIES, PolicyResult, PolicyResults
 from hubmerge.selection.pool import Choice, Pool, as_params
 from hubmerge.selection.search import Budget, MeasuredChoice, Search
-from hubmerge.selection.task_split import LoadedModel, TaskSplit
-from hubmerge.specs import Kind
-from hubmerge.tasks.data import load_split
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
 from hubmerge.weights.header import safe_name
-from hubmerge.weights.match_options import OPTION_HINTS
+from hubmerge.weights.match_options import TIED_HINT, VOCABULARY_HINT
 from hubmerge.weights.ties import separate_head
 
-_DECIDE_HINT = (
-    "A selection cannot decide on heads, ties and vocabularies: merge the steps with `hubmerge "
-    "merge`, which has --heads, --tied and --vocabulary, and compare them with `hubmerge eval`."
-)
+# A merge of another shape than the base cannot be measured in memory.
+_HINTS = {
+    TIED_HINT: "Give --tied base, which leaves this head out, or compare merges of the steps that "
+    "`hubmerge merge --tied untie` makes with `hubmerge eval`.",
+    VOCABULARY_HINT: "Give --vocabulary base, which matches rows by token, as the tokenizers say, "
+    "or compare merges of the steps that `hubmerge merge --vocabulary union` makes with `hubmerge "
+    "eval`.",
+}
 FEW_ROWS = 50  # with fewer, one more correct row is as much as any step gains
 
 
@@ -64,7 +65,9 @@ def prepare_selection(hub: Hub, request: SelectRequest, progress: Progress) -> P
     if request.method not in METHODS:
         raise UnknownName("target", request.method, (*METHODS, MOE))
     method = METHODS[request.method]
-    opened_pool = open_pool(hub, request.repos, request.tasks, request.base, progress)
+    opened_pool = open_pool(
+        hub, request.repos, request.tasks, request.base, progress, request.options
+    )
     pool = opened_pool.pool
     if len(pool.tasks) < 2:
         raise UsageError(
@@ -74,7 +77,11 @@ def prepare_selection(hub: Hub, request: SelectRequest, progress: Progress) -> P
     _check_headers(opened_pool, method)
     locked = choice_from_lock(pool, method, request.against) if request.against else None
     prepared = PreparedSelection(
-        request, opened_pool, method, _load_splits(opened_pool, request.device), locked
+        request,
+        opened_pool,
+        method,
+        load_task_splits(opened_pool, SELECTION_SPLIT, pick_device(request.device)),
+        locked,
     )
     if request.policy is not None and request.policy not in prepared.policies:
         raise UsageError(
@@ -146,16 +153,18 @@ def _check_headers(opened_pool: OpenedPool, method: Method) -> None:
             f"{labels} changes only one of {safe_name(separated.tie.embedding)} and "
             f"{safe_name(separated.tie.head)}, which are tied in the base: such a merge cannot be "
             "measured in memory.",
-            _DECIDE_HINT,
+            "Merge the steps with `hubmerge merge`, and compare the results with `hubmerge eval`.",
         )
-    plan = MergePlan(pool.base_checkpoint, experts, method, parse_params(method, {}))
+    params = parse_params(method, {})
+    plan = MergePlan(pool.base_checkpoint, experts, method, params, options=pool.options)
     try:
         check_plan(plan)
         check_copies(plan)
     except CheckpointError as error:
-        if any(hint in (error.hint or "") for hint in OPTION_HINTS):
-            raise CheckpointError(error.message, _DECIDE_HINT) from error
-        raise
+        hint = error.hint or ""
+        for old, new in _HINTS.items():
+            hint = hint.replace(old, new)
+        raise CheckpointError(error.message, hint) from error
 
 
 def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None = None) -> Choice:
@@ -187,7 +196,7 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
         Expert(pool.open(candidates[index]), e.key, e.weight, e.label, e.keep, e.intruders)
         for candidates, index, e in zip(pool.candidates, indices, experts, strict=True)
     )
-    check_plan(MergePlan(pool.base_checkpoint, named, method, params))
+    check_plan(MergePlan(pool.base_checkpoint, named, method, params, options=pool.options))
     return Choice(
         indices=tuple(indices),
         weights=tuple(expert.weight for expert in experts),
@@ -195,15 +204,3 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
         intruders=tuple(expert.intruders for expert in experts),
         params=as_params(params.model_dump()),
     )
-
-
-def _load_splits(opened_pool: OpenedPool, device: str | None) -> tuple[TaskSplit, ...]:
-    """Load the validation split of every task; tasks of one kind share one loaded base."""
-    torch_device, models = pick_device(device), dict[Kind, LoadedModel]()
-    splits = []
-    for task in opened_pool.pool.tasks:
-        split, kind = load_split(task, SELECTION_SPLIT), task.spec.kind
-        if kind not in models:
-            models[kind] = LoadedModel(load_model(opened_pool.base.folder, kind), torch_device)
-        splits.append(TaskSplit(models[kind], split))
-    return tuple(splits)

@@ -167,7 +167,8 @@ def _full_params(lock: Lock, pick: Pick) -> dict[str, Any]:
     """Return a pick's parameters with defaults filled in; those of a mixture are complete."""
     if lock.is_moe:
         return dict(pick.params)
-    return parse_params(find_method(lock.method), pick.params).model_dump()
+    params = parse_params(find_method(lock.method), pick.params).model_dump()
+    return {**params, **lock.options.chosen}
 
 
 def _check_recipe(lock: Lock, pick: Pick | None, manifest: Manifest) -> Check:

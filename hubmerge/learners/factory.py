@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -73,15 +74,20 @@ def load_trained_head(
     """
     assert not isinstance(model, LanguageModel)
     file = head_path(folder, task)
-    names = TEXT_INPUTS if isinstance(model, TextEncoder) else ("pixel_values",)
     if file.is_file() and has_config(file):
-        module = load_class_model(folder, file)
-        return ClassModel(module, names, class_order(module.config, classes, str(file)))
+        return class_model(model, load_class_model(folder, file), classes, str(file))
     if not file.is_file() and is_class_model(model.module):
-        return ClassModel(
-            model.module, names, class_order(model.module.config, classes, str(folder))
-        )
+        return class_model(model, model.module, classes, str(folder))
     return load_head(folder, task, model.width, classes)
+
+
+def class_model(model: Model, module: Any, classes: tuple[str, ...], where: str) -> ClassModel:
+    """A classifier of transformers as the network of a task, with the inputs of a model.
+
+    Raises CheckpointError naming `where` if its head is for another number of classes.
+    """
+    names = TEXT_INPUTS if isinstance(model, TextEncoder) else ("pixel_values",)
+    return ClassModel(module, names, class_order(module.config, classes, where))
 
 
 def _max_positions(model: LanguageModel) -> int | None:

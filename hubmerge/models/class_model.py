@@ -5,7 +5,7 @@ Shapes: B examples, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,25 +89,33 @@ def _class_name(fields: dict[str, Any]) -> str:
 
 
 def load_class_model(folder: Path, file: Path) -> Any:
-    """The model of a folder under the head in a file: in float32, on the CPU, in evaluation mode.
-
-    Raises CheckpointError for an unknown class, a configuration that does not fit, or if a tensor
-    is missing.
-    """
-    state: dict[str, Tensor] = {}
+    """The model of a folder under the head in a file, as `build_class_model`."""
     read_header(file)  # raises for a malformed file
     with safe_open(file, framework="pt") as opened:
         fields = parse_config((opened.metadata() or {})[CONFIG_KEY], f"The config in {file}")
         head = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
+    return build_class_model(folder, fields, head, file)
+
+
+def build_class_model(
+    folder: Path, fields: dict[str, Any], head: Mapping[str, Tensor], where: Path
+) -> Any:
+    """The model of a folder under a head: in float32, on the CPU, in evaluation mode.
+
+    `fields` is the configuration of the whole model; `where` names the head in errors. Raises
+    CheckpointError for an unknown class, a configuration that does not fit, or if a tensor is
+    missing.
+    """
+    state: dict[str, Tensor] = {}
     for weights in open_checkpoint(folder).weight_file_names():
         with safe_open(folder / weights, framework="pt") as opened:
             plain = plain_names(opened.keys())
             state |= {plain[n]: opened.get_tensor(n) for n in plain if not is_class_head(plain[n])}
-    with load_errors_name(file):
-        module, missing = _build(fields, state | head)
+    with load_errors_name(where):
+        module, missing = _build(fields, {**state, **head})
     if missing:
         raise CheckpointError(
-            f"{folder} with {file.name} lacks {missing[0]!r} of {type(module).__name__}."
+            f"{folder} with {where.name} lacks {missing[0]!r} of {type(module).__name__}."
         )
     return module.eval()
 

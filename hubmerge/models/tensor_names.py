@@ -7,7 +7,7 @@ model, so saving writes the same tensors with the same names as the folder had.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -51,24 +51,33 @@ def tensor_names(checkpoint: Checkpoint, module: nn.Module) -> TensorNames:
     Raises ValueError with the name of a tensor if the folder lacks weights of the module (which
     the library then initialises at random), or if the module combines several tensors into one.
     """
+    module_names = find_module_names(checkpoint.names(), module)
+    _check_complete(module, set(module_names.values()))
+    unused = [name for name in checkpoint.names() if name not in module_names]
+    return TensorNames(module_names, {name: _read_tensor(checkpoint, name) for name in unused})
+
+
+def find_module_names(names: Iterable[str], module: nn.Module) -> dict[str, str]:
+    """Name in the files -> name in the module's state, without the tensors that it does not use.
+
+    Raises ValueError with the name of a tensor that the module combines with others.
+    """
     state = module.state_dict(keep_vars=True)
     first_names: dict[int, str] = {}  # tied names are one parameter; use the first name
     for name, tensor in state.items():
         first_names.setdefault(id(tensor), name)
     library_state = _library_names(module, state)
     prefix = str(getattr(module, "base_model_prefix", ""))
-    module_names, unused = {}, []
-    for name in checkpoint.names():
+    module_names = {}
+    for name in names:
         variants = _name_variants(name, prefix)
         library_name = next((variant for variant in variants if variant in library_state), None)
         if library_name is None:
-            unused.append(name)
-        elif id(library_state[library_name]) in first_names:
-            module_names[name] = first_names[id(library_state[library_name])]
-        else:
+            continue
+        if id(library_state[library_name]) not in first_names:
             raise ValueError(f"tensor {safe_name(name)!r} is rebuilt when it is loaded")
-    _check_complete(module, set(module_names.values()))
-    return TensorNames(module_names, {name: _read_tensor(checkpoint, name) for name in unused})
+        module_names[name] = first_names[id(library_state[library_name])]
+    return module_names
 
 
 def _library_names(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -10,9 +10,8 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import check_label
-from hubmerge.weights.adapter_config import read_adapter_config
 from hubmerge.weights.header import safe_name
-from hubmerge.weights.kept_heads import KeptHead, head_of_adapter, head_of_full
+from hubmerge.weights.kept_heads import KeptHead, kept_head
 from hubmerge.weights.layout import regular_file
 from hubmerge.weights.task_vector import TaskVector
 
@@ -47,11 +46,7 @@ def find_kept_heads(
     heads: dict[str, KeptHead] = {}
     problems = []
     for model, vector in zip(experts, vectors, strict=True):
-        if vector.adapter is not None:
-            config, _ = read_adapter_config(model.folder, model.revision.label)
-            head = head_of_adapter(vector.adapter, config.base_class if config else "")
-        else:
-            head = head_of_full(model.checkpoint, vector.full.head)
+        head = kept_head(vector)
         if not head.tensors:
             continue
         file = f"head-{_head_name(model)}.safetensors"

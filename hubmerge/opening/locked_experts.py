@@ -55,6 +55,7 @@ def open_locked_merge(
         experts=opened.experts,
         sources=opened.pick.experts,
         lock=data,
+        options=lock.options,
         notes=opened.notes,
     )
 

@@ -64,6 +64,19 @@ def match_inputs(inputs: MergeInputs, options: MatchOptions) -> MatchedInputs:
     return MatchedInputs(tokens.base, tokens.experts, separated, tokens, labels)
 
 
+def match_alone(
+    base: Checkpoint, expert: Checkpoint, label: str, options: MatchOptions
+) -> Checkpoint:
+    """One expert as it is merged, whatever it is merged with: never with --vocabulary union.
+
+    Raises CheckpointError for a tokenizer that cannot be read.
+    """
+    expert = restack(base, expert)
+    if options.vocabulary is None:
+        return expert
+    return align_tokens(base, [_token_expert(base, expert, label, options)], "base").experts[0]
+
+
 def _token_expert(
     base: Checkpoint, expert: Checkpoint, label: str, options: MatchOptions
 ) -> TokenExpert:

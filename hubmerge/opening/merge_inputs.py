@@ -15,6 +15,7 @@ from hubmerge.merging.registry import Method
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.refs import ModelRef
 from hubmerge.weights.header import safe_name
+from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 from hubmerge.weights.moe_config import EXPERTS_FOLDER
 
 
@@ -23,7 +24,8 @@ class MergeInputs:
     """Method, parameters, base and experts, opened.
 
     `base_source` and `sources` describe base and experts for the manifest, with the options of each
-    expert. `lock` is the lock that they come from, if any; `notes` are sentences for the user.
+    expert. `lock` is the lock that they come from, if any, and `options` what it decides; `notes`
+    are sentences for the user.
     """
 
     method: Method
@@ -33,6 +35,7 @@ class MergeInputs:
     experts: tuple[OpenedModel, ...]
     sources: tuple[Source, ...]
     lock: bytes | None = None
+    options: MatchOptions = DEFAULT_OPTIONS
     notes: tuple[str, ...] = ()
 
 

@@ -15,10 +15,11 @@ from typing import Any
 from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import Method
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.selection.task_split import TaskSplit
 from hubmerge.trials import SINGLE_EXPERT, Part, RowResults, Trial, TrialLog
 from hubmerge.weights.dtypes import Array
+from hubmerge.weights.kept_heads import KeptHead, kept_head
 
 
 class Evaluator:
@@ -68,8 +69,7 @@ class Evaluator:
         trial = self._start_trial(
             recipe, self.pool.parts(choice), self.method.name, dict(choice.params), self._splits
         )
-        folders = [self.pool.open(expert).folder for expert in self.pool.experts(choice)]
-        splits = list(zip(self._splits, folders, strict=True))
+        splits = list(zip(self._splits, self.pool.experts(choice), strict=True))
         return self._measure_rows(trial, splits, share, lambda: self.merger.merged_tensors(choice))
 
     def measure_expert(self, task: int, index: int) -> Trial:
@@ -78,7 +78,7 @@ class Evaluator:
         recipe = self.expert_recipe(task, index)
         parts = (Part(candidate.source.key),)
         trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, [split])
-        splits = [(split, self.pool.open(candidate).folder)]
+        splits = [(split, candidate)]
         return self._measure_rows(trial, splits, 1.0, lambda: self.merger.expert_tensors(candidate))
 
     def expert_recipe(self, task: int, index: int) -> str:
@@ -98,7 +98,7 @@ class Evaluator:
     def _measure_rows(
         self,
         trial: Trial,
-        splits: Sequence[tuple[TaskSplit, Path]],
+        splits: Sequence[tuple[TaskSplit, Candidate]],
         share: float,
         merged: Callable[[], Iterable[tuple[str, Array]]],
     ) -> Trial:
@@ -108,11 +108,10 @@ class Evaluator:
             if self._loaded_recipe != trial.recipe:
                 self._load_merge(trial.recipe, dict(merged()))
             rows = dict(trial.rows)
-            for split, folder in splits:
+            for split, candidate in splits:
                 known = rows[split.task.id]
-                bits = split.evaluate(
-                    split.row_order[len(known.bits) : wanted[split.task.id]], folder
-                )
+                missing = split.row_order[len(known.bits) : wanted[split.task.id]]
+                bits = split.evaluate(missing, *self._expert_head(split, candidate))
                 rows[split.task.id] = RowResults(known.bits + bits, known.of)
             trial = dataclasses.replace(trial, rows=rows)
             self._logged[trial.key] = trial
@@ -121,6 +120,13 @@ class Evaluator:
         if previous is None or previous.rows_measured < result.rows_measured:
             self._measured[trial.recipe] = result
         return result
+
+    def _expert_head(self, split: TaskSplit, candidate: Candidate) -> tuple[Path, KeptHead | None]:
+        """Return the folder of an expert, and its own head if the task is measured with that."""
+        folder = self.pool.open(candidate).folder
+        if split.loaded_model.classifier is None:
+            return folder, None
+        return folder, kept_head(self.pool.task_vector(candidate))
 
     def _load_merge(self, recipe: str, merged: Mapping[str, Array]) -> None:
         """Load a merge into every open model; only the changed tensors are written."""

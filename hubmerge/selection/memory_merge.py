@@ -146,9 +146,7 @@ class MemoryMerger:
     def _task_vector(self, candidate: Candidate) -> TaskVector:
         key = candidate.source.key
         if key not in self._task_vectors:
-            self._task_vectors[key] = TaskVector(
-                self._pool.base_checkpoint, self._pool.open(candidate)
-            )
+            self._task_vectors[key] = self._pool.task_vector(candidate)
         return self._task_vectors[key]
 
     def _dtype(self, name: str) -> str:

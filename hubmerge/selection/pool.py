@@ -10,6 +10,8 @@ from hubmerge.manifest import Source, ValidationPoint, recipe_id
 from hubmerge.tasks.task import Task
 from hubmerge.trials import Part
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
+from hubmerge.weights.task_vector import TaskVector
 
 T = TypeVar("T")
 Params = tuple[tuple[str, Any], ...]  # name and value, sorted by name
@@ -36,7 +38,8 @@ class Candidate:
 class Pool:
     """The base, the tasks, and for each task its candidates by rising step.
 
-    `open` returns the checkpoint of a candidate, which is fetched on first use.
+    `open` returns the checkpoint of a candidate, which is fetched on first use. `options` decide
+    where candidates and base differ.
     """
 
     base: Source
@@ -44,6 +47,7 @@ class Pool:
     tasks: tuple[Task, ...]
     candidates: tuple[tuple[Candidate, ...], ...]
     open: Callable[[Candidate], Checkpoint] = field(repr=False)
+    options: MatchOptions = DEFAULT_OPTIONS
 
     def experts(self, choice: Choice) -> list[Candidate]:
         """Return the chosen candidate of each task."""
@@ -66,7 +70,12 @@ class Pool:
 
     def recipe(self, choice: Choice, method: str) -> str:
         """Return the recipe id of the merge."""
-        return recipe_id(self.base, self.sources(choice), method, dict(choice.params))
+        params = {**dict(choice.params), **self.options.chosen}
+        return recipe_id(self.base, self.sources(choice), method, params)
+
+    def task_vector(self, candidate: Candidate) -> TaskVector:
+        """Return the change of a candidate, which is fetched if needed."""
+        return TaskVector(self.base_checkpoint, self.open(candidate), self.options)
 
     def steps(self, choice: Choice) -> tuple[int, ...]:
         """Return the chosen steps."""

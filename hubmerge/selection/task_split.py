@@ -12,12 +12,19 @@ from torch import Tensor, nn
 
 from hubmerge.evaluation import Examples, correct_rows
 from hubmerge.learners.classification import Classifier
-from hubmerge.learners.factory import initial_head, load_trained_head, make_learner
+from hubmerge.learners.factory import (
+    class_model,
+    initial_head,
+    load_trained_head,
+    make_learner,
+)
 from hubmerge.learners.learner import without_network
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
+from hubmerge.models.tensor_names import find_module_names
 from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.tasks.data import Split
+from hubmerge.weights.kept_heads import KeptHead
 
 _ORDER_SEED = 0  # of the order of rows; trials in the log depend on it
 
@@ -25,14 +32,22 @@ _ORDER_SEED = 0  # of the order of rows; trials in the log depend on it
 class LoadedModel:
     """An opened base whose tensors are replaced by those of one merge after another.
 
+    `classifier` is the base under the head of a task, if experts have heads of their own.
     `changes_outside_encoder` is true if the loaded merge changes more than the vision encoder.
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
-        self.model, self.device = model, device
-        module: nn.Module = model.module
+    def __init__(
+        self, model: Model, device: torch.device, classifier: nn.Module | None = None
+    ) -> None:
+        self.model, self.device, self.classifier = model, device, classifier
+        module: nn.Module = model.module if classifier is None else classifier
         module.to(device)
         self._state: Mapping[str, Tensor] = module.state_dict()
+        self._module_names = (
+            model.names.module_names
+            if classifier is None
+            else find_module_names(model.names.module_names, classifier)
+        )
         self._base_tensors: dict[str, Tensor] = {}
         encoder = None if isinstance(model, LanguageModel) else model.encoder
         self._encoder_pointers = {p.data_ptr() for p in encoder.parameters()} if encoder else set()
@@ -40,7 +55,7 @@ class LoadedModel:
 
     def load_merge(self, merged: Mapping[str, Any]) -> None:
         """Load these tensors, by their names in the base's files, and the base's own elsewhere."""
-        parameter_names = self.model.names.module_names
+        parameter_names = self._module_names
         tensors = {name: values for name, values in merged.items() if name in parameter_names}
         for name in self._base_tensors.keys() - tensors.keys():
             self._state[parameter_names[name]].copy_(self._base_tensors[name])
@@ -51,6 +66,13 @@ class LoadedModel:
         pointers = {self._state[parameter_names[name]].data_ptr() for name in tensors}
         self.changes_outside_encoder = not pointers <= self._encoder_pointers
 
+    def load_head(self, head: KeptHead) -> None:
+        """Load the head of an expert into the classifier."""
+        assert self.classifier is not None
+        names = find_module_names(head.tensors, self.classifier)
+        for name, values in head.read().items():
+            self._state[names[name]].copy_(torch.from_numpy(values))
+
 
 class TaskSplit:
     """A split of a task, evaluated in a row order that is fixed for the split."""
@@ -59,8 +81,13 @@ class TaskSplit:
         self.loaded_model, self.task, self._split = loaded_model, split.task, split
         order = torch.Generator().manual_seed(_ORDER_SEED)
         self.row_order: list[int] = torch.randperm(len(split), generator=order).tolist()
-        self._first_head = initial_head(loaded_model.model, split.task, split.classes)
-        learner = make_learner(loaded_model.model, split.task, self._first_head, augment=False)
+        model, classifier = loaded_model.model, loaded_model.classifier
+        self._first_head = (
+            initial_head(model, split.task, split.classes)
+            if classifier is None
+            else class_model(model, classifier, split.classes, f"The expert of {split.task.name}")
+        )
+        learner = make_learner(model, split.task, self._first_head, augment=False)
         self._network = learner.network.to(loaded_model.device)
         self._learner = without_network(learner)
         self._examples = Examples(self._learner.for_evaluation, split)
@@ -69,27 +96,32 @@ class TaskSplit:
         """Return the number of rows in a share of the split; at least one."""
         return max(1, round(share * len(self.row_order)))
 
-    def evaluate(self, rows: Sequence[int], folder: Path) -> str:
+    def evaluate(self, rows: Sequence[int], folder: Path, head: KeptHead | None = None) -> str:
         """Return one bit per row, 1 where the loaded model is right.
 
-        `folder` is the expert's; it has the head of a task whose head is trained.
+        `folder` is the expert's; it has the head of a task whose head is trained, unless the loaded
+        model is a classifier, which gets `head`.
         """
-        self._set_head(folder)
+        self._set_head(folder, head)
         batches = self._examples.batches_of(rows, self._learner.collate)
         right = correct_rows(self._learner, self._network, batches, self.loaded_model.device)
         return "".join("1" if is_right else "0" for is_right in right)
 
-    def predict(self, rows: Sequence[int], folder: Path) -> Predictions:
+    def predict(
+        self, rows: Sequence[int], folder: Path, head: KeptHead | None = None
+    ) -> Predictions:
         """Return the predictions of the loaded model for these rows, in their order.
 
-        `folder` is as for `evaluate`. Raises UsageError for a task without classes.
+        The other arguments are as for `evaluate`. Raises UsageError for a task without classes.
         """
-        self._set_head(folder)
+        self._set_head(folder, head)
         batches = self._examples.batches_of(rows, self._learner.collate)
         return read_predictions(self._learner, self._network, batches, self.loaded_model.device)
 
-    def _set_head(self, folder: Path) -> None:
-        if isinstance(self._network, Classifier):
+    def _set_head(self, folder: Path, head: KeptHead | None) -> None:
+        if head is not None:
+            self.loaded_model.load_head(head)
+        elif isinstance(self._network, Classifier):
             self._network.head = self._make_head(folder).to(self.loaded_model.device)
 
     def _make_head(self, folder: Path) -> nn.Module:

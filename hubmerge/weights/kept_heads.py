@@ -12,9 +12,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from hubmerge.weights.adapter import Adapter
+from hubmerge.weights.adapter_config import read_adapter_config
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.dtypes import Array
 from hubmerge.weights.full_names import plain_names
 from hubmerge.weights.model_config import read_model_config
+from hubmerge.weights.task_vector import TaskVector
 
 # The metadata of the file: the configuration of the whole model, as text.
 CONFIG_KEY = "config"
@@ -31,17 +34,28 @@ class KeptHead:
     tensors: Mapping[str, str]
     config: Mapping[str, Any] = field(repr=False)
 
+    def read(self) -> dict[str, Array]:
+        """The values by plain name, as float32; raises CheckpointError if one cannot be read."""
+        return {
+            plain: np.asarray(self.expert.read(name), np.float32)
+            for plain, name in self.tensors.items()
+        }
+
     def write(self, file: Path) -> None:
         """Write a safetensors file with the expert's values, as float32 and under plain names.
 
         Raises CheckpointError if a tensor cannot be read.
         """
-        values = {
-            plain: np.asarray(self.expert.read(name), np.float32)
-            for plain, name in self.tensors.items()
-        }
         # Only one metadata key, because safetensors writes several keys in arbitrary order.
-        save_file(values, file, {CONFIG_KEY: json.dumps(self.config, sort_keys=True)})
+        save_file(self.read(), file, {CONFIG_KEY: json.dumps(self.config, sort_keys=True)})
+
+
+def kept_head(vector: TaskVector) -> KeptHead:
+    """The head of an expert that is not merged; it has no tensors if the expert has none."""
+    if vector.adapter is None:
+        return head_of_full(vector.expert, vector.full.head)
+    config, _ = read_adapter_config(vector.expert.folder, str(vector.expert.folder))
+    return head_of_adapter(vector.adapter, config.base_class if config else "")
 
 
 def head_of_full(expert: Checkpoint, tensors: Iterable[str]) -> KeptHead:

@@ -27,7 +27,6 @@ BASE_TIE_HINT = (
     "Correct tie_word_embeddings in the config.json of the base, or use a base whose tensors agree "
     "with it."
 )
-OPTION_HINTS = (HEADS_HINT, VOCABULARY_HINT, TIED_HINT)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +246,56 @@ def test_a_merge_with_kept_heads_is_verified_and_made_again(
         scored = run("eval", "me/merged", *words, hub="")
         assert scored.exit_code == 0, scored.stderr
         assert "--heads keep" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.fixture
+def published(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The words of a selection among the classifiers of `bert`, each of two steps on a Hub."""
+    with lease(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        api = Hub(server.url, server.token, tmp_path / "cache", "the test Hub").api
+        api.create_repo("me/base")
+        api.upload_folder(repo_id="me/base", folder_path=bert / "base")
+        for name in CLASSES:
+            api.create_repo(f"me/{name}")
+            for step, factor in ((1, 3.0), (2, 1.0)):
+                shutil.copytree(bert / name, tmp_path / f"{name}-{step}")
+                tensors = load_file(bert / name / "model.safetensors")
+                tensors["classifier.weight"] *= factor
+                tensors["bert.pooler.dense.weight"] *= factor
+                save_file(tensors, tmp_path / f"{name}-{step}" / "model.safetensors",
+                          {"format": "pt"})  # fmt: skip
+                api.upload_folder(repo_id=f"me/{name}", folder_path=tmp_path / f"{name}-{step}")
+                api.create_tag(f"me/{name}", tag=f"step{step}")
         tasks = ",".join(str(bert / f"{name}.yaml") for name in CLASSES)
-        words = ["select", "me/cola", "me/news", "--base", "me/base", "--tasks", tasks]
-        refused = run(*words, "--target", "average", "--lock", tmp_path / "lock", hub="")
-        assert refused.exit_code == 1
-        assert "`hubmerge merge`, which has --heads" in refused.stderr
+        yield ["select", "me/cola", "me/news", "--base", "me/base", "--tasks", tasks,
+               "--target", "average", "--lock", tmp_path / "lock"]  # fmt: skip
+
+
+def test_a_selection_measures_each_task_with_its_own_head(
+    bert: Path, published: list[Any], tmp_path: Path
+) -> None:
+    refused = run(*published, hub="")
+    assert refused.exit_code == 1
+    assert "--heads keep" in refused.stderr
+    assert not (tmp_path / "lock").exists()
+    chosen = run(*published, "--heads", "keep", "--exhaustive", hub="")
+    assert chosen.exit_code in (0, 4), chosen.stderr
+    lock = json.loads((tmp_path / "lock").read_text())
+    assert lock["options"]["heads"] == "keep"
+    assert "--heads keep" in lock["command"]
+    for policy in ("last", "uniform"):
+        out = tmp_path / policy
+        done = run("merge", "--lock", tmp_path / "lock", "--policy", policy, "--out", out, hub="")
+        assert done.exit_code == 0, done.stderr
+        pick = next(pick for pick in lock["picks"] if pick["policy"] == policy)
+        for name in CLASSES:
+            words = ["--tasks", bert / f"{name}.yaml", "--split", "validation", "--json"]
+            scored = run("eval", out, *words, hub="")
+            assert scored.exit_code == 0, scored.stderr
+            (score,) = json.loads(scored.stdout)
+            (measured,) = [v for task, v in pick["tasks"].items() if task.startswith(f"{name}@")]
+            assert score["value"] == pytest.approx(measured, abs=1e-9)
+    verified = run("verify", tmp_path / "last", "--rebuild", hub="")
+    assert verified.exit_code == 0, verified.stdout + verified.stderr

@@ -14,7 +14,7 @@ from hubmerge.flows.difficulty import measure_difficulty
 from hubmerge.flows.evaluate import ModelEvaluator
 from hubmerge.predictions import Bools
 from hubmerge.reproduce.unit import Result
-from hubmerge.reproduce.units.merges import load_task_splits, prepare_by_digest
+from hubmerge.reproduce.units.merges import load_splits, prepare_by_digest
 from hubmerge.reproduce.units.work import UnitJob, no_progress, step_ref
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import plain_choice
@@ -74,7 +74,7 @@ def _correct_under_merge(work: UnitJob) -> dict[str, Bools]:
     prepared = prepare_by_digest(work, work.unit.needs["merge"].params["method"], refs)
     choice = plain_choice((0,) * len(refs), work.inputs["merge"]["params"])
     merged = dict(MemoryMerger(prepared.pool, prepared.method).merged_tensors(choice))
-    task_splits = load_task_splits(prepared, SPLIT)
+    task_splits = load_splits(prepared, SPLIT)
     for model in dict.fromkeys(task_split.loaded_model for task_split in task_splits):
         model.load_merge(merged)
     experts = prepared.pool.experts(choice)

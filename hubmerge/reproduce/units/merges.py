@@ -7,18 +7,16 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from hubmerge.choosing.loaded_splits import load_task_splits
 from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest
 from hubmerge.flows.select import prepare_selection
-from hubmerge.models.loading import load_model
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.work import UnitJob, no_progress, step_ref
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import plain_choice
-from hubmerge.selection.task_split import LoadedModel, TaskSplit
-from hubmerge.specs import Kind
-from hubmerge.tasks.data import load_split
+from hubmerge.selection.task_split import TaskSplit
 from hubmerge.trials import SELECTION_SPLIT, Trial, TrialLog
 
 TRIALS = "trials.jsonl"
@@ -86,7 +84,7 @@ class Evaluators:
         self.prepared, self.log = prepared, log
         self.merger = MemoryMerger(prepared.pool, prepared.method)
         self.validation = self._evaluator(prepared.splits, SELECTION_SPLIT)
-        self.test = self._evaluator(load_task_splits(prepared, "test"), "test")
+        self.test = self._evaluator(load_splits(prepared, "test"), "test")
 
     def new_validation(self) -> Evaluator:
         """Another evaluator on validation, with its own counts of merges and rows."""
@@ -109,14 +107,7 @@ def task_accuracies(trial: Trial) -> list[float]:
     return [rows.bits.count("1") / len(rows.bits) for rows in trial.rows.values()]
 
 
-def load_task_splits(prepared: PreparedSelection, split: str) -> list[TaskSplit]:
-    """The tasks with their rows of a split, on newly loaded base models, one per kind of task."""
-    models: dict[Kind, LoadedModel] = {}
-    task_splits = []
-    for prepared_split in prepared.splits:
-        kind = prepared_split.task.spec.kind
-        if kind not in models:
-            model = load_model(prepared.opened_pool.base.folder, kind)
-            models[kind] = LoadedModel(model, prepared_split.loaded_model.device)
-        task_splits.append(TaskSplit(models[kind], load_split(prepared_split.task, split)))
-    return task_splits
+def load_splits(prepared: PreparedSelection, split: str) -> tuple[TaskSplit, ...]:
+    """The tasks with their rows of a split, on newly loaded base models."""
+    device = prepared.splits[0].loaded_model.device
+    return load_task_splits(prepared.opened_pool, split, device)
