@@ -81,16 +81,17 @@ def open_pool(
         return model
 
     @cache
-    def matched(candidate: Candidate) -> Checkpoint:
-        expert = opened(candidate.source.key).checkpoint
-        return match_alone(opened_base.checkpoint, expert, candidate.source.label, options)
+    def matched(key: str) -> Checkpoint:
+        model = opened(key)
+        label = model.revision.label
+        return match_alone(opened_base.checkpoint, model.checkpoint, label, options)
 
     pool = Pool(
         base=source_of(opened_base),
         base_checkpoint=opened_base.checkpoint,
         tasks=tuple(task_by_id.values()),
         candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
-        open=matched,
+        open=lambda candidate: matched(candidate.source.key),
         options=options,
     )
     return OpenedPool(pool, opened_base, opened)
