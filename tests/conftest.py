@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from hubmerge.server import lease
-from tests.warm_python import serve_warm_python
+from tests.warm_python import import_everything, serve_warm_python
 
 # A slow machine must not fail a test.
 settings.register_profile("hubmerge", deadline=None)
@@ -26,7 +26,7 @@ _cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
 os.environ["HF_HOME"] = _cache.name
 
 # A worker runs whole files: if the slowest came last, the other worker would have no work.
-_SLOWEST = ("test_readme.py", "test_upcycle.py", "test_killed.py", "test_processes.py")
+_SLOWEST = ("test_readme.py", "test_moerge.py", "test_kinds.py", "test_select_moe.py")
 _UNSET = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
 
 
@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Keep what was imported out of later collections: Accelerate collects after every run."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whole files: sooner or later it imports all of these
+        import_everything()
     gc.collect()
     gc.freeze()
 

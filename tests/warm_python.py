@@ -48,8 +48,8 @@ def serve_warm_python(folder: Path) -> Iterator[Path]:
         server.wait()
 
 
-def serve(address: str) -> None:
-    """Import everything, then fork for every command that a client hands over."""
+def import_everything() -> None:
+    """Import hubmerge with all libraries that it uses."""
     import hubmerge.cli.app
     import hubmerge.flows.card
     import hubmerge.flows.evaluate
@@ -64,6 +64,10 @@ def serve(address: str) -> None:
     import hubmerge.tasks.custom_task
     import hubmerge.training.loop  # noqa: F401
 
+
+def serve(address: str) -> None:
+    """Import everything, then fork for every command that a client hands over."""
+    import_everything()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")

@@ -288,6 +288,7 @@ def train_router(hubmerge: Command, tasks: tuple[str, ...], folder: Path, *words
     return (folder / ROUTER_WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_which_options_change_the_router(
     published: Any, hubmerge: Command, pictures: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -313,6 +314,7 @@ def test_which_options_change_the_router(
             torch.testing.assert_close(expected[layer], actual[layer], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_balance_evens_the_load(
     published: Any, hubmerge: Command, pictures: tuple[str, str], tmp_path: Path
 ) -> None:

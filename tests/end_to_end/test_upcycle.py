@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 from huggingface_hub import HfApi
 
@@ -15,6 +16,8 @@ from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.lock import Lock, parse_lock
 from tests import locks
 from tests.end_to_end.conftest import REPOS, Command, LocalHub
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / ".github" / "workflows" / "upcycle.yml"
