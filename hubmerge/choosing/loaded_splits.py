@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hubmerge.choosing.candidates import OpenedPool
-from hubmerge.models.class_model import build_class_model
+from hubmerge.models.class_model import HeadedBase, put_under_head
 from hubmerge.models.loading import Model, load_model
 from hubmerge.selection.task_split import LoadedModel, TaskSplit
 from hubmerge.specs import Kind
@@ -39,17 +39,11 @@ def load_task_splits(
     return tuple(splits)
 
 
-def _classifier(opened_pool: OpenedPool, number: int) -> torch.nn.Module | None:
+def _classifier(opened_pool: OpenedPool, number: int) -> HeadedBase | None:
     """The base under the head of a task's last expert, if that keeps a head of its own."""
     pool = opened_pool.pool
     if pool.options.heads != "keep" or pool.tasks[number].spec.head != "trained":
         return None
     vector = pool.task_vector(pool.candidates[number][-1])
     head = kept_head(vector)
-    if not head.tensors:
-        return None
-    values = {name: torch.from_numpy(array) for name, array in head.read().items()}
-    classifier: torch.nn.Module = build_class_model(
-        opened_pool.base.folder, dict(head.config), values, vector.expert.folder
-    )
-    return classifier
+    return put_under_head(opened_pool.base.folder, head) if head.tensors else None

@@ -6,16 +6,18 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
-from hubmerge.errors import UsageError
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.hub.client import Hub
-from hubmerge.learners.factory import make_learner
+from hubmerge.learners.factory import class_model, make_learner
 from hubmerge.learners.learner import Learner, without_network
 from hubmerge.manifest import Manifest
 from hubmerge.models.adapter import apply_adapter
+from hubmerge.models.class_model import put_under_head
 from hubmerge.models.loading import Model, load_model
 from hubmerge.moerging.moe_model import read_moe
 from hubmerge.opening.bases import open_base
@@ -31,8 +33,10 @@ from hubmerge.specs import Kind
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_match import match_adapter
-from hubmerge.weights.header import summarize_names
+from hubmerge.weights.expert_stacks import restack
+from hubmerge.weights.kept_heads import kept_head
 from hubmerge.weights.match_options import MatchOptions
+from hubmerge.weights.task_vector import TaskVector
 
 
 def evaluate(
@@ -112,11 +116,25 @@ class ModelEvaluator:
 
     def _prepare(self, model: OpenedModel, task: Task) -> tuple[Learner, Examples]:
         """Return a learner of the model for the task, on the device, and its prepared examples."""
-        split, opened = self.load_rows(task), self._open(model, task.spec.kind)
-        head = self._heads.load(model, opened, task, split.classes)
+        split = self.load_rows(task)
+        opened, head = self._open_with_head(model, task, split.classes)
         learner = make_learner(opened, task, head, augment=False)
         learner.network.to(self._device)
         return learner, self._prepare_examples(learner, opened, split)
+
+    def _open_with_head(
+        self, model: OpenedModel, task: Task, classes: tuple[str, ...]
+    ) -> tuple[Model, nn.Module | None]:
+        """Open the model, with its head for the task if that has classes."""
+        kind = task.spec.kind
+        if model.checkpoint.kind == "lora" and task.spec.head == "trained":
+            base = open_base(self._hub, model)
+            classifier = _open_own_head(base, model) if base else None
+            if base and classifier is not None:
+                opened = load_model(base.folder, kind)
+                return opened, class_model(opened, classifier, classes, model.revision.label)
+        opened = self._open(model, kind)
+        return opened, self._heads.load(model, opened, task, classes)
 
     def _open(self, model: OpenedModel, kind: Kind) -> Model:
         """Open the model as a module; the last one stays open for its next task."""
@@ -167,23 +185,24 @@ def open_expert(hub: Hub, model: OpenedModel, kind: Kind) -> Model:
         return load_model(model.folder, kind)
     base = open_base(hub, model)
     assert base is not None  # `open_base` raises for an adapter or a mixture without a base
-    if model.checkpoint.kind == "lora":
-        _check_no_own_head(model, base)
     opened = load_model(base.folder, kind)
     if model.checkpoint.is_moe:
         return read_moe(opened, base.checkpoint, model.folder).model
     return apply_adapter(opened, model.folder).model
 
 
-def _check_no_own_head(model: OpenedModel, base: OpenedModel) -> None:
-    """Raise UsageError for an adapter that saved a head for which its base has no place."""
-    label = model.revision.label
-    keep = MatchOptions(heads="keep")
-    head = match_adapter(base.checkpoint, model.checkpoint, label, keep).adapter.head
-    if head and not head.keys() <= base.checkpoint.index.keys():
-        raise UsageError(
-            f"{label} has a head of its own, {summarize_names(head)}, which {base.revision.label} "
-            "does not have.",
-            "Merge it alone, `hubmerge merge ADAPTER --method average --heads keep`, and evaluate "
-            "the merge.",
-        )
+def _open_own_head(base: OpenedModel, model: OpenedModel) -> Any:
+    """The base with an adapter's changes under the head that the adapter saved.
+
+    None if the base has the tensors of that head, or if it saved none.
+    """
+    expert, options = restack(base.checkpoint, model.checkpoint), MatchOptions(heads="keep")
+    matched = match_adapter(base.checkpoint, expert, model.revision.label, options)
+    if matched.adapter.head.keys() <= base.checkpoint.index.keys():
+        return None
+    vector = TaskVector(base.checkpoint, expert, options)
+    classifier = put_under_head(base.folder, kept_head(vector))
+    state = classifier.module.state_dict()
+    for name, module_name in classifier.names.items():
+        state[module_name] += torch.from_numpy(vector.delta(name))
+    return classifier.module

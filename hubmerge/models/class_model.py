@@ -6,6 +6,7 @@ Shapes: B examples, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +22,13 @@ from transformers.models.auto.modeling_auto import (
 from hubmerge.errors import CheckpointError
 from hubmerge.models.config import parse_config
 from hubmerge.models.load_errors import load_errors_name
+from hubmerge.models.tensor_names import find_module_names
 from hubmerge.models.transformers_folder import without_warnings
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.class_heads import is_class_head
 from hubmerge.weights.full_names import plain_names
 from hubmerge.weights.header import read_header
-from hubmerge.weights.kept_heads import CONFIG_KEY
+from hubmerge.weights.kept_heads import CONFIG_KEY, KeptHead
 
 _NAMES: tuple[Any, ...] = (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -50,6 +52,19 @@ class ClassModel(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         output = self.module(**dict(zip(self.input_names, inputs, strict=True)))
         return cast(Tensor, output.logits[:, self.order])
+
+
+@dataclass(frozen=True)
+class HeadedBase:
+    """A base under the head of a task.
+
+    `names`: name in the base's files -> name in the module's state; `head_names`: plain name of a
+    head's tensor -> name in the state.
+    """
+
+    module: Any
+    names: Mapping[str, str]
+    head_names: Mapping[str, str]
 
 
 def is_class_model(module: object) -> bool:
@@ -118,6 +133,26 @@ def build_class_model(
             f"{folder} with {where.name} lacks {missing[0]!r} of {type(module).__name__}."
         )
     return module.eval()
+
+
+def put_under_head(folder: Path, head: KeptHead) -> HeadedBase:
+    """The model of a folder under an expert's head, as `build_class_model`.
+
+    Raises CheckpointError if a parameter is neither one of the folder nor one of the head.
+    """
+    values = {name: torch.from_numpy(array) for name, array in head.read().items()}
+    module = build_class_model(folder, dict(head.config), values, head.expert.folder)
+    plain = plain_names(open_checkpoint(folder).names())
+    found = find_module_names(plain.values(), module)
+    names = {n: found[p] for n, p in plain.items() if p in found and not is_class_head(p)}
+    head_names = find_module_names(head.tensors, module)
+    covered = {*names.values(), *head_names.values()}
+    if missing := [name for name, _ in module.named_parameters() if name not in covered]:
+        raise CheckpointError(
+            f"{missing[0]!r} of {type(module).__name__} is neither in {folder} nor in the head of "
+            f"{head.expert.folder}."
+        )
+    return HeadedBase(module, names, head_names)
 
 
 def _build(fields: dict[str, Any], state: dict[str, Tensor]) -> tuple[Any, list[str]]:

@@ -19,9 +19,9 @@ from hubmerge.learners.factory import (
     make_learner,
 )
 from hubmerge.learners.learner import without_network
+from hubmerge.models.class_model import HeadedBase
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
-from hubmerge.models.tensor_names import find_module_names
 from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.tasks.data import Split
 from hubmerge.weights.kept_heads import KeptHead
@@ -37,17 +37,13 @@ class LoadedModel:
     """
 
     def __init__(
-        self, model: Model, device: torch.device, classifier: nn.Module | None = None
+        self, model: Model, device: torch.device, classifier: HeadedBase | None = None
     ) -> None:
         self.model, self.device, self.classifier = model, device, classifier
-        module: nn.Module = model.module if classifier is None else classifier
+        module: nn.Module = model.module if classifier is None else classifier.module
         module.to(device)
         self._state: Mapping[str, Tensor] = module.state_dict()
-        self._module_names = (
-            model.names.module_names
-            if classifier is None
-            else find_module_names(model.names.module_names, classifier)
-        )
+        self._module_names = model.names.module_names if classifier is None else classifier.names
         self._base_tensors: dict[str, Tensor] = {}
         encoder = None if isinstance(model, LanguageModel) else model.encoder
         self._encoder_pointers = {p.data_ptr() for p in encoder.parameters()} if encoder else set()
@@ -69,9 +65,8 @@ class LoadedModel:
     def load_head(self, head: KeptHead) -> None:
         """Load the head of an expert into the classifier."""
         assert self.classifier is not None
-        names = find_module_names(head.tensors, self.classifier)
         for name, values in head.read().items():
-            self._state[names[name]].copy_(torch.from_numpy(values))
+            self._state[self.classifier.head_names[name]].copy_(torch.from_numpy(values))
 
 
 class TaskSplit:
@@ -85,7 +80,9 @@ class TaskSplit:
         self._first_head = (
             initial_head(model, split.task, split.classes)
             if classifier is None
-            else class_model(model, classifier, split.classes, f"The expert of {split.task.name}")
+            else class_model(
+                model, classifier.module, split.classes, f"The expert of {split.task.name}"
+            )
         )
         learner = make_learner(model, split.task, self._first_head, augment=False)
         self._network = learner.network.to(loaded_model.device)

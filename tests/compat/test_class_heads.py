@@ -192,8 +192,48 @@ def test_the_saved_head_of_an_adapter(bert: Path, tmp_path: Path, task_type: str
     named = json.loads(path.read_text()) | {"base_model_name_or_path": str(bert / "base")}
     path.write_text(json.dumps(named))
     alone = run("eval", tmp_path / "news", "--tasks", bert / "news.yaml", "--split", "train")
-    assert alone.exit_code == 2
-    assert "--heads keep" in alone.stderr
+    assert "lacks 'bert.pooler.dense" in alone.stderr
+
+
+def test_an_adapter_is_evaluated_with_its_own_head(bert: Path, tmp_path: Path) -> None:
+    """Over a body with its pooler; its answers are those that peft gives."""
+    config = transformers.BertConfig(**TEXT, **labels(CLASSES["news"]))
+    torch.manual_seed(2)
+    model = transformers.BertForSequenceClassification(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # else it answers the same to everything
+            parameter += 0.3 * torch.randn_like(parameter)
+    model.bert.save_pretrained(tmp_path / "base")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bert / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    lora = peft.LoraConfig(r=2, target_modules=["query", "dense"], task_type="SEQ_CLS",
+                           init_lora_weights=False, lora_alpha=16)  # fmt: skip
+    adapted = peft.get_peft_model(model, lora).eval()
+    texts = [f"w{n} w{n * 7 % 50} w{n * 3 % 41}" for n in range(60)]
+    head = model.classifier.modules_to_save.default
+    with torch.no_grad():
+        inputs = tokenizer(texts, return_tensors="pt", padding=True)
+        head.bias -= adapted(**inputs).logits.mean(0)  # so that it gives every answer
+        answers = adapted(**inputs).logits.argmax(1).tolist()
+    assert len(set(answers)) == 3
+    adapted.save_pretrained(tmp_path / "news")
+    path = tmp_path / "news" / "adapter_config.json"
+    named = json.loads(path.read_text()) | {"base_model_name_or_path": str(tmp_path / "base")}
+    path.write_text(json.dumps(named))
+    # Labels are the answers of the adapted model, so that its accuracy is 1. An adapter does not
+    # name its classes: they are in the order of the task.
+    classes = CLASSES["news"]
+    rows = [f"{text},{classes[answer]}" for text, answer in zip(texts, answers, strict=True)]
+    task = json.loads((bert / "news.yaml").read_text())
+    task |= {"data": {"path": "own.csv"}, "classes": classes}
+    (tmp_path / "own.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "own.yaml").write_text(json.dumps(task))
+    done = run("eval", tmp_path / "news", "--tasks", tmp_path / "own.yaml", "--split", "train",
+               "--json")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    (score,) = json.loads(done.stdout)
+    assert score["value"] == 1
+    assert score["count"] > 50
 
 
 def test_an_image_classifier_with_fewer_classes(tmp_path: Path) -> None:
