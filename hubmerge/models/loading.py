@@ -85,6 +85,17 @@ def load_model(folder: Path, kind: Kind = "image") -> Model:
     return _load(_LOADERS[family], folder, config)
 
 
+def default_kind(folder: Path) -> Kind:
+    """The first kind of task that the model of a folder supports; raises CheckpointError."""
+    if (folder / "open_clip_config.json").is_file():
+        return "image"
+    family = _family(read_config(folder / "config.json"))
+    kinds = [kind for kind, families in _FAMILIES_OF_KIND.items() if family in families]
+    if not kinds:
+        raise CheckpointError(f"{folder} supports no kind of task.")
+    return kinds[0]
+
+
 def _family(config: dict[str, Any]) -> Family:
     """The family of a model, by transformers' own lists of what each model type can do."""
     model_type = config.get("model_type")

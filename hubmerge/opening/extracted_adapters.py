@@ -10,17 +10,20 @@ from typing import cast
 
 from transformers.pytorch_utils import Conv1D
 
-from hubmerge.errors import Busy, UsageError
+from hubmerge.errors import Busy, CheckpointError, UsageError, raise_together
 from hubmerge.models.layers import linear_layers
-from hubmerge.models.loading import Model, load_model
+from hubmerge.models.loading import Model, default_kind, load_model
 from hubmerge.opening.expert_heads import find_heads, write_heads
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import Kind
 from hubmerge.weights.atomic_folder import atomic_folder
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.extraction import Extraction, extract, module_path, write_adapter
+from hubmerge.weights.full_match import match_full
+from hubmerge.weights.match_options import MatchOptions
 from hubmerge.weights.task_vector import TaskVector
 
+_OPTIONS = MatchOptions(heads="drop")
 # A fused attention counts as one layer and has two matrices.
 _MATRIX_SUFFIXES = ("weight", "in_proj_weight", "out_proj.weight")
 
@@ -32,30 +35,49 @@ def extract_adapters(
 
     A LoRA is stored in a subfolder of `extracted` named by the digests of base and expert. Raises
     UsageError if all experts are adapters already, CheckpointError for weights that do not fit the
-    base.
+    base. The head of an expert's own task is left out, with a note.
     """
     full = [expert for expert in experts if expert.checkpoint.kind == "full"]
     if not full:
         raise UsageError(
             "--extract-rank is for full experts, and all of these are adapters.", "Leave it out."
         )
-    kind = full[0].manifest.task_kind if full[0].manifest else "image"
+    _check_full(full, base)
+    kind = full[0].manifest.task_kind if full[0].manifest else default_kind(base.folder)
     model = load_model(base.folder, cast(Kind, kind))
     notes, adapters = [], []
     for expert in experts:
         if expert.checkpoint.kind == "full":
             folder, note = _extract_adapter(expert, base, model, rank, extracted)
-            notes.append(note)
+            match = _task_vector(expert, base).full
+            notes += [*match.notes(expert.revision.label), note]
             expert = dataclasses.replace(expert, checkpoint=open_checkpoint(folder))
         adapters.append(expert)
     return tuple(adapters), tuple(notes)
+
+
+def _check_full(experts: Sequence[OpenedModel], base: OpenedModel) -> None:
+    """Raise CheckpointError for everything in which full experts do not fit the base."""
+    problems = [
+        problem
+        for expert in experts
+        for problem in match_full(
+            base.checkpoint, expert.checkpoint, f"Expert {expert.revision.label}", _OPTIONS
+        ).problems
+    ]
+    hints = dict.fromkeys(hint for _, hint in problems)
+    raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
+
+
+def _task_vector(expert: OpenedModel, base: OpenedModel) -> TaskVector:
+    return TaskVector(base.checkpoint, expert.checkpoint, _OPTIONS)
 
 
 def _extract_adapter(
     expert: OpenedModel, base: OpenedModel, model: Model, rank: int, extracted: Path
 ) -> tuple[Path, str]:
     layers = linear_layers(model)
-    vector = TaskVector(base.checkpoint, expert.checkpoint)
+    vector = _task_vector(expert, base)
     transposed = isinstance(model.module.get_submodule(layers[0]), Conv1D)
     extraction = extract(vector, _matrix_names(model, layers), rank, transposed)
     folder = extracted / f"{base.digest[:16]}-{expert.digest[:16]}-rank{rank}"
