@@ -20,7 +20,7 @@ from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.hub.step_names import list_refs
 from hubmerge.kinds import EXPERT, MOE
 from hubmerge.manifest import Manifest, files_digest
-from hubmerge.merging.plan import Expert, MergePlan, check_plan
+from hubmerge.merging.plan import Expert, MergePlan, find_checkpoint_problems
 from hubmerge.merging.registry import method
 from hubmerge.opening.integrity import check_manifest, files_in
 from hubmerge.opening.opened_model import OpenedModel
@@ -35,6 +35,8 @@ from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, step_of, step_tag
 from hubmerge.tasks.task import Task
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.weights.expert_stacks import restack
+from hubmerge.weights.match_options import VOCABULARY_HINT, MatchOptions
 
 _HINT = "Name a folder with subfolders like checkpoint-64 or step64 that have safetensors files."
 
@@ -166,10 +168,20 @@ def _trainer_step(folder: Path) -> int | None:
 
 
 def _check_fit(base: OpenedModel, steps: Sequence[CheckpointFolder]) -> None:
-    """Check that every checkpoint can be merged on the base that its manifest will name."""
+    """Check that every checkpoint can be merged on the base that its manifest will name.
+
+    What `merge` decides by its options, heads, ties and vocabularies, is not decided here.
+    """
     average = method("average")
-    experts = tuple(Expert(s.checkpoint, str(s.step), label=str(s.folder)) for s in steps)
-    check_plan(MergePlan(base.checkpoint, experts, average, average.params()))
+    experts = tuple(
+        Expert(restack(base.checkpoint, s.checkpoint), str(s.step), label=str(s.folder))
+        for s in steps
+    )
+    options = MatchOptions(tied="untie", heads="keep")
+    plan = MergePlan(base.checkpoint, experts, average, average.params(), options=options)
+    problems = [pair for pair in find_checkpoint_problems(plan) if pair[1] != VOCABULARY_HINT]
+    hints = dict.fromkeys(hint for _, hint in problems)
+    raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
 
 
 def _layout(checkpoint: CheckpointFolder) -> str:

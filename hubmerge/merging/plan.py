@@ -96,7 +96,7 @@ def check_plan(plan: MergePlan) -> None:
     reading them; `merge` checks that before it writes.)
     """
     raise_together(UsageError, list(_find_usage_problems(plan)))
-    problems = list(_find_checkpoint_problems(plan))
+    problems = list(find_checkpoint_problems(plan))
     hints = dict.fromkeys(hint for _, hint in problems)
     raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
 
@@ -131,8 +131,8 @@ def _find_usage_problems(plan: MergePlan) -> Iterator[str]:
         yield f"Weights {weights} are not valid for {plan.method.name}: {problem}."
 
 
-def _find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
-    """The problems of the checkpoints, each with a hint."""
+def find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
+    """The problems of base and experts, by their headers, each with a hint."""
     if plan.base.kind != "full":
         yield not_a_base(plan.base), FULL_BASE_HINT
         return  # no base to compare with
