@@ -38,6 +38,8 @@ THRESHOLDS = np.linspace(0, 3, ROWS)
 class FakeModel:
     """A model with a single tensor, into which merges are loaded."""
 
+    classifier = None
+
     def __init__(self, base: np.ndarray) -> None:
         self.base = self.now = base
 
@@ -56,7 +58,7 @@ class FakeSplit:
     def row_count(self, share: float) -> int:
         return max(1, round(share * ROWS))
 
-    def evaluate(self, rows: Sequence[int], folder: Path) -> str:
+    def evaluate(self, rows: Sequence[int], folder: Path, head: None) -> str:
         self.evaluated += len(rows)
         block = self.loaded_model.now[self.number]
         return "".join("01"[bool(block[row] >= THRESHOLDS[row])] for row in rows)
