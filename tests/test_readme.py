@@ -1,4 +1,7 @@
-"""Run the README: every ```bash block in order, in one shell, in an empty folder and home."""
+"""Run the README: every ```bash block in order, in one shell, in an empty folder and home.
+
+That is slow; the fast suite parses all commands of README and documentation.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import pytest
 
 from hubmerge.server import lease
 
@@ -18,6 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 VISION = ROOT / "hubmerge" / "mini" / "vision"
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_works(tmp_path: Path, home: Path, python: Path) -> None:
     write_photos(tmp_path / "photos")
     path = f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -111,6 +111,7 @@ def test_a_shared_evaluator_gives_the_same_accuracy(hub: Hub) -> None:
     assert score.value == pytest.approx(predictions.accuracy)
 
 
+@pytest.mark.slow
 def test_an_expert_is_trained_without_the_hardest(
     hubmerge: Command, hub: Hub, difficulty_file: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def check_trial(trial: dict[str, Any], digests: dict[str, str], api: HfApi) -> N
         assert titles.count(f"Step {step} of mini-mnist") == 1, (trial, titles)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues(python: Path, tmp_path: Path) -> None:
     report = check_killed(python, tmp_path, "17/60", 0)
     assert report["events"] > 30

@@ -219,6 +219,7 @@ def test_early_stopping_marks_the_last_step(hubmerge: Command) -> None:
 
 
 @pytest.mark.parametrize("anneal", ["independent", "branch"])
+@pytest.mark.slow
 def test_other_annealing_modes(hubmerge: Command, tmp_path: Path, anneal: str) -> None:
     words = [
         "train",
@@ -263,6 +264,7 @@ def test_other_adapters_are_published_and_merge_or_are_refused(
         assert merge.code == 0, merge.err
 
 
+@pytest.mark.slow
 def test_streaming_tracking_and_sampling(hubmerge: Command, tmp_path: Path) -> None:
     words = ("train", *TRAIN, "--task", "mini-texture", "--max-examples", "64")
     streamed = hubmerge(*words, "--to", "demo/streamed", "--stream", "--track", "tensorboard",

@@ -145,6 +145,7 @@ TASK = (
 )
 
 
+@pytest.mark.slow
 def test_a_mixture_on_transformers_is_exported_in_both_formats(
     hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:

@@ -174,6 +174,7 @@ def test_experts_of_two_families_are_refused(folder: Path, hubmerge: Command) ->
     assert "base" in result.err
 
 
+@pytest.mark.slow
 def test_a_repeated_run_gives_the_same_bytes(
     folder: Path,
     hubmerge: Command,

@@ -139,6 +139,7 @@ def test_a_second_run_changes_nothing(
     assert (read_folder(out), commit_ids(api)) == before
 
 
+@pytest.mark.slow
 def test_a_deleted_step_is_trained_again(
     published: tuple[CommandResult, Path], hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
@@ -252,6 +253,7 @@ def test_router_starts(published: Any, hubmerge: Command, tmp_path: Path, router
         assert all(torch.allclose(rows[0], -rows[1], atol=1e-5) for rows in layers.values())
 
 
+@pytest.mark.slow
 def test_a_centroid_start_depends_on_the_examples(
     published: Any, hubmerge: Command, tmp_path: Path
 ) -> None:

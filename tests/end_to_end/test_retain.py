@@ -387,6 +387,7 @@ def test_a_purge_keeps_the_files_of_a_lock_whose_tag_moved(
     assert not flow._find_unreferenced(hub, stale, {}, ())[run].keys().isdisjoint(gone.contents)
 
 
+@pytest.mark.slow
 def test_an_interrupted_purge_is_completed_by_the_same_command(
     run: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, api: HfApi, tmp_path: Path
 ) -> None:

@@ -211,6 +211,7 @@ def trainer_repo(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) 
     return "me/trainer"
 
 
+@pytest.mark.slow
 def test_folders_of_one_commit_are_different_candidates(
     select: Select, hubmerge: Command, lock_folder: Path, trainer_repo: str, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_the_lock_builds_what_was_measured(
     assert planned.data["steps"] == [2, 4]
 
 
+@pytest.mark.slow
 def test_another_lock_with_the_same_pick_does_not_replace_a_folder(
     hubmerge: Command, default_lock: Path, tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_the_same_bytes_of_another_run_get_their_own_commit(
     assert api.list_repo_commits(repo)[0].commit_id == second_time
 
 
+@pytest.mark.slow
 def test_each_request_may_fail_once(
     hub: Hub, repo: str, folder: Folder, api: HfApi, proxy: Proxy
 ) -> None:
@@ -266,6 +267,7 @@ def test_after_a_failure_the_result_is_found_and_not_sent_again(waits: list[floa
     assert send.calls == 1
 
 
+@pytest.mark.slow
 def test_sixteen_rivals_all_publish(hub: Hub, repo: str, folder: Folder, api: HfApi) -> None:
     steps = [step_publication(repo, folder(number), number) for number in range(1, 17)]
     with ThreadPoolExecutor(16) as pool:

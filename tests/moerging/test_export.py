@@ -154,6 +154,7 @@ def test_export_does_not_open_without_trust_remote_code(exported: ExportedModels
     assert AutoConfig.from_pretrained(exported.exports["clip"]).model_type == "clip"
 
 
+@pytest.mark.slow
 def test_base_of_pickles_is_not_opened(exported: ExportedModels, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()

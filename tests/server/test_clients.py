@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from hubmerge.server import ServerState
@@ -54,6 +55,7 @@ def run(hub: ServerState, home: Path, code: str, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_transformers_pushes_and_loads_each_step(
     hub: ServerState, repo: str, tmp_path: Path
 ) -> None:

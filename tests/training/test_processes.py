@@ -73,6 +73,7 @@ def test_two_processes_train_like_one(python: Path, tmp_path: Path, more: tuple[
             torch.testing.assert_close(weights[1][key], weight, atol=3e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_gathered_and_restored(
     python: Path, tmp_path: Path, training: Split
 ) -> None:
