@@ -1,15 +1,17 @@
 """The engine: stream checkpoints through a method, tensor by tensor, into a new folder.
 
 Everything that makes merging fast or safe is behind `merge`; methods see arrays, callers see
-folders. In memory at once: one tensor of each expert (of an adapter, its full change to one), and
-the intruder dimensions of experts where those are softened.
+folders. Methods whose formula holds for each entry are computed in parts, by several threads, with
+the same bytes for any number of them (see `part_reader` for what is in memory). Other methods get
+whole tensors: then one tensor of each expert is in memory.
 Arithmetic is in float32 (float64 for F64) and is rounded once, to nearest even, to the dtype that
 is written. (float64 to bfloat16 or float8 is rounded twice, through float32.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ import numpy as np
 
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.part_reader import Span, default_threads
 from hubmerge.merging.plan import Expert, MergePlan, canonical, check_plan
 from hubmerge.merging.softening import Softening, survey_softening
+from hubmerge.merging.streaming import Stream, StreamPasses, open_stream
 from hubmerge.progress import Progress
 from hubmerge.weights.array_blocks import blocks
 from hubmerge.weights.atomic_folder import atomic_folder, check_target
@@ -43,16 +47,17 @@ def merge(
     replace: bool = False,
     progress: Progress | None = None,
     finish: Callable[[Path], None] | None = None,
+    threads: int | None = None,
 ) -> Checkpoint:
     """Merge into the folder `out`, which is written atomically, and open it.
 
     It has the base's weights, by the same names and in the same order, and the other files that a
     model needs; the configuration follows the plan's dtype and `separate_head`. `finish` is called
     with the temporary folder once these are written, to add a manifest and a card. A folder that
-    exists is replaced only if `replace`. `progress` is called with the number of tensors that are
-    done. Raises what `check_plan` and `check_out` raise, and CheckpointError for
-    values that are not finite (unless allowed), for integer tensors that differ, and for disk
-    errors.
+    exists is replaced only if `replace`. `progress` is called with the bytes that are written.
+    `threads` is their number, by default one for each core; it has no effect on the bytes. Raises
+    what `check_plan` and `check_out` raise, and CheckpointError for values that are not finite
+    (unless allowed), for integer tensors that differ, and for disk errors.
     """
     check_plan(plan)
     check_out(plan, out, replace)
@@ -61,7 +66,6 @@ def merge(
         _check_integer_tensors(plan)
         check_copies(plan)
         softenings = _survey_softenings(plan, progress)
-        survey = _run_survey(plan, softenings, progress)
         targets = create_files_like(plan.base, folder, plan.dtype)
         copy_side_files(
             plan.base.folder,
@@ -73,10 +77,11 @@ def merge(
                 ),
             },
         )
-        for done, (name, target) in enumerate(targets.items()):
-            progress("merge", done, len(targets))
-            write_tensor(target, _merge_tensor(plan, name, target, softenings, survey))
-        progress("merge", len(targets), len(targets))
+        if plan.method.by_parts(plan.params):
+            with open_stream(plan, softenings, threads or default_threads()) as stream:
+                _merge_by_parts(stream, targets, progress)
+        else:
+            _merge_by_tensors(plan, targets, softenings, progress)
         if finish is not None:
             finish(folder)
     return open_checkpoint(out)
@@ -176,6 +181,123 @@ def _float_tensors(plan: MergePlan, progress: Progress, stage: str) -> Iterator[
         progress(stage, done, len(names))
         yield name
     progress(stage, len(names), len(names))
+
+
+def _merge_by_tensors(
+    plan: MergePlan,
+    targets: Mapping[str, TensorInfo],
+    softenings: tuple[Softening, ...],
+    progress: Progress,
+) -> None:
+    survey = _run_survey(plan, softenings, progress)
+    counted = _ByteProgress(progress, "merge", targets)
+    for name, target in targets.items():
+        write_tensor(target, _merge_tensor(plan, name, target, softenings, survey))
+        counted.add(target.nbytes)
+
+
+def _merge_by_parts(stream: Stream, targets: Mapping[str, TensorInfo], progress: Progress) -> None:
+    plan = stream.plan
+    for name, target in targets.items():
+        if not is_float(target.dtype):
+            write_tensor(target, plan.base.read(name))
+    survey = None
+    if plan.method.survey is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            survey = plan.method.survey(StreamPasses(stream, progress), plan.params)
+    writer = _PartWriter(stream, targets, survey)
+    floats = {name: target for name, target in targets.items() if is_float(target.dtype)}
+    counted = _ByteProgress(progress, "merge", floats)
+    writer.write(stream.spans, lambda span: counted.add(_written_bytes(span, floats)))
+    if plan.method.settle is not None:
+        writer.survey, again = plan.method.settle(survey)
+        writer.write([stream.part_span(name, start) for name, start in again])
+    writer.write_rest()
+
+
+def _written_bytes(span: Span, targets: Mapping[str, TensorInfo]) -> int:
+    return (span.stop - span.start) * DTYPES[targets[span.name].dtype].itemsize
+
+
+class _PartWriter:
+    """Merges parts and writes them.
+
+    A part that no expert changed keeps every bit of the base, unless another part of its tensor
+    changed: then -0.0 becomes what the formula gives, as if the tensor were merged as a whole.
+    """
+
+    def __init__(self, stream: Stream, targets: Mapping[str, TensorInfo], survey: Any) -> None:
+        self._stream, self._targets, self.survey = stream, targets, survey
+        self._changed: set[str] = set()
+        self._kept_zeros: dict[str, list[int]] = {}
+        self._not_finite: set[str] = set()
+
+    def write(self, chosen: Sequence[Span], on_span: Callable[[Span], None] | None = None) -> None:
+        """Merge and write these spans; raises CheckpointError for values that are not finite."""
+        for deltas, state in self._stream.run(self._write_part, chosen, on_span):
+            name = deltas.tensor
+            if state == "kept zeros":
+                self._kept_zeros.setdefault(name, []).append(deltas.start)
+            elif state != "kept":
+                self._changed.add(name)
+            if state == "not finite":
+                self._not_finite.add(name)
+                if not self._stream.plan.allow_nonfinite:
+                    self._write_tensor(name)
+
+    def write_rest(self) -> None:
+        """Merge what depends on a whole tensor: values that are not finite, and zeros.
+
+        Parts whose -0.0 were kept are merged again if their tensor changed.
+        """
+        for name in sorted(self._not_finite):
+            self._write_tensor(name)
+        again = [
+            self._stream.part_span(name, start)
+            for name in self._changed & self._kept_zeros.keys() - self._not_finite
+            for start in self._kept_zeros[name]
+        ]
+        self._stream.run_all(self._write_merged, again)
+
+    def _write_tensor(self, name: str) -> None:
+        """Merge a tensor as a whole; raises CheckpointError for values that are not finite."""
+        plan, target = self._stream.plan, self._targets[name]
+        values = _merge_tensor(plan, name, target, tuple(self._stream.softenings), self.survey)
+        write_tensor(target, values)
+
+    def _write_part(self, base: Array, deltas: Deltas) -> tuple[Deltas, str]:
+        """Write one part; returns where it is, and what happened to it."""
+        place = dataclasses.replace(deltas, values=[])  # its arrays are about to be reused
+        if deltas.changed():
+            return place, "changed" if self._write_merged(base, deltas) else "not finite"
+        values = cast(base, DTYPES[self._targets[deltas.tensor].dtype])
+        if not np.isfinite(values).all():
+            return place, "not finite"
+        self._stream.files().write(self._targets[deltas.tensor], deltas.start, values)
+        return place, "kept zeros" if (np.signbit(base) & (base == 0)).any() else "kept"
+
+    def _write_merged(self, base: Array, deltas: Deltas) -> bool:
+        plan, target = self._stream.plan, self._targets[deltas.tensor]
+        change = plan.method.combine(deltas, plan.params, self.survey)
+        total = cast(base, compute_dtype(plan.base.index[deltas.tensor].dtype)) + change
+        values = cast(np.asarray(total), DTYPES[target.dtype])
+        if not np.isfinite(values).all():
+            return False
+        self._stream.files().write(target, deltas.start, values)
+        return True
+
+
+class _ByteProgress:
+    """Reports the bytes of some tensors that are done."""
+
+    def __init__(self, progress: Progress, stage: str, targets: Mapping[str, TensorInfo]) -> None:
+        self._progress, self._stage = progress, stage
+        self._done, self._total = 0, sum(target.nbytes for target in targets.values())
+        progress(stage, 0, self._total)
+
+    def add(self, nbytes: int) -> None:
+        self._done += nbytes
+        self._progress(self._stage, self._done, self._total)
 
 
 def _merge_tensor(

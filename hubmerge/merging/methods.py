@@ -18,6 +18,8 @@ from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams
 from hubmerge.weights.dtypes import Array
 
+_ENTRIES_PER_STEP = 8  # Philox makes four numbers of 64 bits at a time
+
 
 def average(deltas: Deltas, params: NoParams, survey: None = None) -> Array:
     """The weighted mean of the experts: sum(w_i d_i) / sum(w_i).
@@ -38,8 +40,9 @@ def dare(deltas: Deltas, params: DareParams, survey: None = None) -> Array:
 
     Source: https://arxiv.org/abs/2311.03099, equations of section 3.2.
     """
+    start = deltas.start
     kept = (
-        rescale(delta, drop(delta, params.density, params.seed, deltas.tensor, sha), params)
+        rescale(delta, drop(delta, params.density, params.seed, deltas.tensor, sha, start), params)
         for delta, sha in zip(deltas.values, deltas.shas, strict=True)
     )
     return params.scale * weighted_sum(kept, deltas.weights)
@@ -55,16 +58,18 @@ def weighted_sum(values: Iterable[Array], weights: Sequence[float]) -> Array:
     return total
 
 
-def drop(delta: Array, density: float, seed: int, tensor: str, sha: str) -> Array:
+def drop(delta: Array, density: float, seed: int, tensor: str, sha: str, start: int = 0) -> Array:
     """delta, where each entry is kept with probability `density` and is zero otherwise.
 
-    The mask depends only on the seed, the tensor's name and the expert's SHA, not on other experts
-    or tensors. It is drawn from the raw bits of Philox, which numpy promises never to change, 32
-    bits per entry.
+    The mask depends only on the seed, the tensor's name, the expert's SHA and the entry's place in
+    the tensor, which begins at `start`, a multiple of 8; not on other experts or tensors. It is
+    drawn from the raw bits of Philox, which numpy promises never to change, 32 bits per entry.
     """
     seed_text = json.dumps([seed, tensor, sha]).encode()
     sequence = np.random.SeedSequence(int.from_bytes(hashlib.sha256(seed_text).digest(), "big"))
-    raw = np.random.Philox(sequence).random_raw((delta.size + 1) // 2)
+    generator = np.random.Philox(sequence)
+    generator.advance(start // _ENTRIES_PER_STEP)
+    raw = generator.random_raw((delta.size + 1) // 2)
     bits = raw.astype("<u8", copy=False).view("<u4")[: delta.size].reshape(delta.shape)
     return np.asarray(delta * (bits < round(density * 2**32)))
 

@@ -15,7 +15,7 @@ from hubmerge.kinds import MOE
 from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.methods import average, dare, task_arithmetic
 from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams, TiesParams
-from hubmerge.merging.ties import survey_ties, ties
+from hubmerge.merging.ties import settle_ties, survey_ties, ties
 from hubmerge.refs import printable
 from hubmerge.weights.dtypes import Array
 
@@ -37,7 +37,10 @@ class Method:
     """A merge method: `combine(deltas, params, survey)` merges the deltas of one tensor.
 
     `survey(passes, params)`, if there is one, makes passes over the whole model first; its result
-    is the third argument of every `combine` (None otherwise). `weight_problem` returns half a
+    is the third argument of every `combine` (None otherwise). `by_parts(params)` is whether
+    `combine` may be called with parts of a tensor, by several threads. After a merge by parts,
+    `settle(survey)` returns the final survey and the parts, by tensor and first entry, that must be
+    merged again with it. `weight_problem` returns half a
     sentence about what is wrong with the experts' weights, or ""; without it any weights are valid.
     `arxiv` is the paper's id.
     """
@@ -49,6 +52,8 @@ class Method:
     params: type[BaseModel]
     combine: Callable[[Deltas, Any, Any], Array]
     survey: Callable[[DeltaPasses, Any], Any] | None = None
+    by_parts: Callable[[Any], bool] = lambda params: False
+    settle: Callable[[Any], tuple[Any, list[tuple[str, int]]]] | None = None
     weight_problem: Callable[[Sequence[float]], str] | None = None
 
 
@@ -60,6 +65,7 @@ _BUILT_IN = (
         summary="The weighted mean of the experts.",
         params=NoParams,
         combine=average,
+        by_parts=lambda params: True,
         weight_problem=require_positive_sum,
     ),
     Method(
@@ -69,6 +75,7 @@ _BUILT_IN = (
         summary="The base plus the scaled sum of what each expert changed.",
         params=TaskArithmeticParams,
         combine=task_arithmetic,
+        by_parts=lambda params: True,
     ),
     Method(
         name="ties",
@@ -78,6 +85,8 @@ _BUILT_IN = (
         params=TiesParams,
         combine=ties,
         survey=survey_ties,
+        by_parts=lambda params: params.trim == "model",
+        settle=settle_ties,
         weight_problem=require_all_positive,
     ),
     Method(
@@ -87,6 +96,7 @@ _BUILT_IN = (
         summary="Drop changes at random, rescale the rest, and add them up.",
         params=DareParams,
         combine=dare,
+        by_parts=lambda params: params.rescale == "expected",
     ),
 )
 

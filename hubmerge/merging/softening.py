@@ -49,6 +49,10 @@ class Softening:
     factor: float = 1.0
     intruders: Mapping[str, Intruders] = field(default_factory=dict)
 
+    def needs_whole(self, name: str) -> bool:
+        """Whether a tensor can only be softened as a whole, as a matrix."""
+        return self.factor != 1 and name in self.intruders
+
     def soften(self, name: str, delta: Array) -> Array:
         """The softened change to a tensor, of its dtype and shape; `delta` is not modified.
 

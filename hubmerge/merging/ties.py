@@ -9,11 +9,12 @@ https://arxiv.org/abs/2306.01708
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from hubmerge.merging.deltas import DeltaPasses, Deltas
+from hubmerge.merging.bracket import find_thresholds
+from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
 from hubmerge.merging.trim import kth_magnitudes, magnitudes
@@ -26,11 +27,22 @@ class TiesSurvey:
     """What TIES needs from the whole model before it can merge one tensor.
 
     `thresholds`: per expert, the smallest magnitude that is kept, or None if each tensor has its
-    own. `majority`: the sign (-1, 0 or 1) that most entries of the model elect.
+    own. `majority`: the sign (-1, 0 or 1) that most entries of the model elect. It decides only
+    where kept changes cancel, so a merge by several threads begins without it (None): parts with
+    such entries are in `undecided`, and are merged again once `balance` is complete.
     """
 
     thresholds: tuple[np.float32, ...] | None
-    majority: int
+    majority: int | None
+    balance: list[int] = field(default_factory=list, compare=False)
+    undecided: list[tuple[str, int]] = field(default_factory=list, compare=False)
+
+    def count(self, deltas: Deltas, trimmed: Sequence[Array], sums: Array) -> None:
+        """Count the signs of a part, and note whether the majority matters in it."""
+        positive, negative = np.count_nonzero(sums > 0), np.count_nonzero(sums < 0)
+        self.balance.append(int(positive) - int(negative))
+        if positive + negative < sums.size and any(array[sums == 0].any() for array in trimmed):
+            self.undecided.append((deltas.tensor, deltas.start))
 
 
 def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
@@ -45,8 +57,10 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
     for out_block, *values in blocks(merged, *deltas.values):
         trimmed = trim(values, thresholds)
         sums = elected_sums(trimmed, deltas.weights, params)
+        if survey.majority is None:
+            survey.count(deltas, trimmed, sums)
         # Where a sum is zero and the majority too, the authors' code takes the negative changes.
-        positive = sums >= 0 if survey.majority > 0 else sums > 0
+        positive = sums >= 0 if survey.majority in (None, 1) else sums > 0
         out_block[:] = params.scale * mean_of_agreeing(trimmed, positive, deltas.weights)
     return merged
 
@@ -60,9 +74,15 @@ def mean_of_agreeing(trimmed: Sequence[Array], positive: Array, weights: Sequenc
 
 
 def survey_ties(passes: DeltaPasses, params: TiesParams) -> TiesSurvey:
-    """Make two passes for the trim thresholds, then one for the majority sign."""
+    """Find the trim thresholds and the majority sign.
+
+    One pass if it can be made by several threads, and the majority is counted while the model is
+    merged; else two for the thresholds and one for the majority.
+    """
     by_model = params.trim == "model"
     of_model = model_thresholds(passes, params) if by_model else None
+    if by_model and isinstance(passes, ParallelPasses):
+        return TiesSurvey(of_model, None)
     balance = 0
     for deltas in passes():
         limits = tensor_thresholds(deltas, params, of_model)
@@ -70,6 +90,16 @@ def survey_ties(passes: DeltaPasses, params: TiesParams) -> TiesSurvey:
             sums = elected_sums(trim(values, limits), deltas.weights, params)
             balance += int(np.count_nonzero(sums > 0)) - int(np.count_nonzero(sums < 0))
     return TiesSurvey(of_model, (balance > 0) - (balance < 0))
+
+
+def settle_ties(survey: TiesSurvey) -> tuple[TiesSurvey, list[tuple[str, int]]]:
+    """The survey with the majority that was counted, and the parts to be merged again."""
+    if survey.majority is not None:
+        return survey, []
+    balance = sum(survey.balance)
+    majority = (balance > 0) - (balance < 0)
+    again = [] if majority > 0 else sorted(survey.undecided)
+    return TiesSurvey(survey.thresholds, majority), again
 
 
 def tensor_thresholds(
@@ -113,6 +143,14 @@ def tensor_threshold(delta: Array, density: float) -> np.float32:
 
 def model_thresholds(passes: DeltaPasses, params: TiesParams) -> tuple[np.float32, ...]:
     """Per expert, the smallest magnitude that is kept when the model is ranked as one vector."""
+    if isinstance(passes, ParallelPasses):
+
+        def kept_of(count: int) -> int:
+            return count - threshold_rank(count, params.density) + 1
+
+        found = find_thresholds(passes, kept_of, only_changed=params.scope == "changed")
+        if found is not None:
+            return found
 
     def ranked() -> Iterator[list[Array]]:
         for deltas in passes():

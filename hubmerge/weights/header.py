@@ -47,6 +47,11 @@ class TensorInfo:
     def nbytes(self) -> int:
         return self.end - self.start
 
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return prod(self.shape)
+
     def fits(self, base: TensorInfo) -> bool:
         """Same shape, and both floating-point (of any width) or both of the same dtype."""
         same_kind = self.dtype == base.dtype or (is_float(self.dtype) and is_float(base.dtype))

@@ -1,0 +1,159 @@
+"""Read the experts' changes part by part: what one thread of a merge does.
+
+Parts of 65,536 entries stay in the processor's cache, so that a merge takes little longer than
+reading its inputs, and its memory does not depend on the size of the model. Some changes need the
+whole tensor: those of adapters, of tensors that are computed when they are read, and where intruder
+dimensions are softened. They are computed once for a tensor, and one thread does all its parts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.plan import MergePlan
+from hubmerge.merging.softening import Softening
+from hubmerge.weights.array_blocks import BLOCK_SIZE
+from hubmerge.weights.difference import subtract
+from hubmerge.weights.dtypes import Array, compute_dtype, is_float
+from hubmerge.weights.tensor_ranges import TensorRanges
+
+_TASK_BLOCKS = 16  # blocks that a thread does in one go
+_MAX_ITEM_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Span:
+    """Entries `start` to `stop` of a tensor: the work of one thread at a time."""
+
+    name: str
+    start: int
+    stop: int
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """The first and last entry of each part; a tensor without entries has one empty part."""
+        for start in range(self.start, max(self.stop, self.start + 1), BLOCK_SIZE):
+            yield start, min(start + BLOCK_SIZE, self.stop)
+
+
+def spans(plan: MergePlan, softenings: Sequence[Softening]) -> list[Span]:
+    """All floating-point tensors of the base, in order, cut where threads can share a tensor."""
+    found = []
+    for name, tensor in plan.base.index.items():
+        if not is_float(tensor.dtype):
+            continue
+        step = BLOCK_SIZE * _TASK_BLOCKS
+        if name in plan.base.views or not all(
+            can_stream(plan, number, softenings[number], name)
+            for number in range(len(plan.experts))
+        ):
+            step = max(tensor.size, 1)
+        found += [
+            Span(name, start, min(start + step, tensor.size))
+            for start in range(0, max(tensor.size, 1), step)
+        ]
+    return found
+
+
+def can_stream(plan: MergePlan, number: int, softening: Softening, name: str) -> bool:
+    """Whether parts of an expert's change to a tensor can be computed from parts of files."""
+    vector = plan.vectors[number]
+    if vector.adapter is not None or softening.needs_whole(name):
+        return False
+    own = vector.full.names.get(name, name)
+    return name not in vector.base.views and own not in vector.expert.views
+
+
+class PartReader:
+    """Reads parts of base and experts, for one thread. A part is valid until the next is read.
+
+    `files` are the open files of the thread.
+    """
+
+    def __init__(self, plan: MergePlan, softenings: Sequence[Softening]) -> None:
+        self._plan, self._softenings = plan, softenings
+        self.files = TensorRanges()
+        self._base_bytes = np.empty(BLOCK_SIZE * _MAX_ITEM_BYTES, np.uint8)
+        self._expert_bytes = [
+            np.empty(BLOCK_SIZE * _MAX_ITEM_BYTES, np.uint8) for _ in plan.experts
+        ]
+        self._whole: tuple[str, Array, list[Array | None]] | None = None
+
+    def read(self, name: str, start: int, stop: int) -> tuple[Array, Deltas]:
+        """The base's entries of a part, in its dtype, and the changes to them."""
+        base = self._read_base(name, start, stop)
+        values = [
+            self._delta(number, name, start, stop, base)
+            for number in range(len(self._plan.experts))
+        ]
+        return base, Deltas(
+            tensor=name,
+            values=values,
+            weights=tuple(expert.weight for expert in self._plan.experts),
+            shas=tuple(expert.sha for expert in self._plan.experts),
+            start=start,
+        )
+
+    def read_tensor(self, name: str) -> Deltas:
+        """The changes to a whole tensor, in its shape."""
+        plan = self._plan
+        base = plan.base.read(name)
+        return Deltas(
+            tensor=name,
+            values=[
+                softening.soften(name, vector.delta_from(base, name))
+                for vector, softening in zip(plan.vectors, self._softenings, strict=True)
+            ],
+            weights=tuple(expert.weight for expert in plan.experts),
+            shas=tuple(expert.sha for expert in plan.experts),
+        )
+
+    def close(self) -> None:
+        self.files.close()
+
+    def _read_base(self, name: str, start: int, stop: int) -> Array:
+        checkpoint = self._plan.base
+        if name in checkpoint.views:
+            return self._read_whole(name)[0][start:stop]
+        return self.files.read(checkpoint.index[name], name, start, stop, self._base_bytes)
+
+    def _delta(self, number: int, name: str, start: int, stop: int, base: Array) -> Array:
+        plan, softening = self._plan, self._softenings[number]
+        dtype = compute_dtype(plan.base.index[name].dtype)
+        vector = plan.vectors[number]
+        if not can_stream(plan, number, softening, name):
+            whole = self._read_whole(name)[1][number]
+            assert whole is not None
+            return whole[start:stop]
+        if name in vector.full.kept:
+            return np.zeros(stop - start, dtype)
+        own = vector.full.names.get(name, name)
+        buffer = self._expert_bytes[number]
+        expert = self.files.read(vector.expert.tensor(own), own, start, stop, buffer)
+        return softening.soften(name, subtract(expert, base, dtype))
+
+    def _read_whole(self, name: str) -> tuple[Array, list[Array | None]]:
+        """The base's tensor, and the changes of those experts whose parts cannot be read."""
+        if self._whole is None or self._whole[0] != name:
+            self._whole = None  # free its memory first
+            plan = self._plan
+            base = plan.base.read(name)
+            deltas = [
+                None
+                if can_stream(plan, number, softening, name)
+                else softening.soften(name, vector.delta_from(base, name)).reshape(-1)
+                for number, (vector, softening) in enumerate(
+                    zip(plan.vectors, self._softenings, strict=True)
+                )
+            ]
+            self._whole = name, base.reshape(-1), deltas
+        return self._whole[1:]
+
+
+def default_threads() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,163 @@
+"""Run passes over the parts of all tensors in several threads, with results in order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.part_reader import PartReader, Span, spans
+from hubmerge.merging.plan import MergePlan
+from hubmerge.merging.softening import Softening
+from hubmerge.progress import Progress
+from hubmerge.weights.array_blocks import BLOCK_SIZE
+from hubmerge.weights.dtypes import Array, is_float
+from hubmerge.weights.tensor_ranges import TensorRanges
+
+T = TypeVar("T")
+_QUEUED = 4  # spans that wait for each thread
+_SAMPLE = 512  # entries of one sample
+
+
+@dataclass
+class Stream:
+    """The parts of a plan's tensors, read by `threads` threads."""
+
+    plan: MergePlan
+    softenings: Sequence[Softening]
+    pool: ThreadPoolExecutor
+    threads: int
+    spans: list[Span]
+    _local: threading.local = field(default_factory=threading.local)
+    _readers: list[PartReader] = field(default_factory=list)
+
+    def run(
+        self,
+        function: Callable[[Array, Deltas], T],
+        chosen: Sequence[Span] | None = None,
+        on_span: Callable[[Span], None] | None = None,
+    ) -> Iterator[T]:
+        """`function(base, deltas)` of every part, in order; `on_span` is called in order, too."""
+
+        def work(span: Span) -> list[T]:
+            reader = self._reader()
+            with np.errstate(over="ignore", invalid="ignore"):
+                return [function(*reader.read(span.name, *block)) for block in span.blocks()]
+
+        waiting: deque[tuple[Span, Future[list[T]]]] = deque()
+        try:
+            for span in self.spans if chosen is None else chosen:
+                waiting.append((span, self.pool.submit(work, span)))
+                if len(waiting) > _QUEUED * self.threads:
+                    yield from _finish(*waiting.popleft(), on_span)
+            while waiting:
+                yield from _finish(*waiting.popleft(), on_span)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    def run_all(self, function: Callable[[Array, Deltas], T], chosen: Sequence[Span]) -> None:
+        """Call `function(base, deltas)` for every part of these spans."""
+        for _ in self.run(function, chosen):
+            pass
+
+    def part_span(self, name: str, start: int) -> Span:
+        """The part of a tensor that begins at an entry."""
+        return Span(name, start, min(start + BLOCK_SIZE, self.plan.base.index[name].size))
+
+    def files(self) -> TensorRanges:
+        """The open files of this thread."""
+        return self._reader().files
+
+    def sample(self, count: int) -> Iterator[Deltas]:
+        """About `count` entries, evenly spaced; copies, which stay valid."""
+        total = sum(span.stop - span.start for span in self.spans)
+        every = _SAMPLE if total <= count else max(total // max(count // _SAMPLE, 1), _SAMPLE)
+        offset = (every - _SAMPLE) // 2  # each sample is in the middle of its stretch
+        reader, position = PartReader(self.plan, self.softenings), 0
+        try:
+            for span in self.spans:
+                size = span.stop - span.start
+                first = (offset - position) % every
+                for start in range(first, size, every):
+                    stop = min(start + _SAMPLE, size)
+                    _, deltas = reader.read(span.name, span.start + start, span.start + stop)
+                    yield Deltas(
+                        deltas.tensor,
+                        [values.copy() for values in deltas.values],
+                        deltas.weights,
+                        deltas.shas,
+                        deltas.start,
+                    )
+                position += size
+        finally:
+            reader.close()
+
+    def _reader(self) -> PartReader:
+        if not hasattr(self._local, "reader"):
+            self._local.reader = PartReader(self.plan, self.softenings)
+            self._readers.append(self._local.reader)
+        reader: PartReader = self._local.reader
+        return reader
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+
+
+@contextmanager
+def open_stream(plan: MergePlan, softenings: Sequence[Softening], threads: int) -> Iterator[Stream]:
+    """A stream whose threads and files are closed when the block ends."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
+        stream = Stream(plan, softenings, pool, threads, spans(plan, softenings))
+        try:
+            yield stream
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            stream.close()
+
+
+@dataclass(frozen=True)
+class StreamPasses:
+    """The passes of a survey over a stream; see `deltas.ParallelPasses`."""
+
+    stream: Stream
+    progress: Progress
+
+    def __call__(self) -> Iterator[Deltas]:
+        plan, softenings = self.stream.plan, self.stream.softenings
+        reader = PartReader(plan, softenings)
+        try:
+            for name, tensor in plan.base.index.items():
+                if is_float(tensor.dtype):
+                    yield reader.read_tensor(name)
+        finally:
+            reader.close()
+
+    def map(self, function: Callable[[Deltas], T]) -> Iterator[T]:
+        total = sum(span.stop - span.start for span in self.stream.spans)
+        done = 0
+
+        def count(span: Span) -> None:
+            nonlocal done
+            done += span.stop - span.start
+            self.progress("survey", done, total)
+
+        return self.stream.run(lambda _, deltas: function(deltas), on_span=count)
+
+    def sample(self, count: int) -> Iterator[Deltas]:
+        return self.stream.sample(count)
+
+
+def _finish(span: Span, future: Future[list[T]], on_span: Callable[[Span], None] | None) -> list[T]:
+    results = future.result()
+    if on_span is not None:
+        on_span(span)
+    return results

@@ -1,0 +1,192 @@
+"""Merges by parts and several threads give the bytes of a merge tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubmerge.errors import CheckpointError
+from hubmerge.merging import bracket
+from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.engine import merge
+from hubmerge.merging.plan import MergePlan
+from hubmerge.merging.ties import threshold_rank
+from hubmerge.merging.trim import kth_magnitudes
+from hubmerge.weights.array_blocks import BLOCK_SIZE
+from hubmerge.weights.dtypes import Array
+from tests.merging.builders import write_models
+
+T = TypeVar("T")
+SIZE = 3 * BLOCK_SIZE + 5
+METHODS = [
+    ("average", {}),
+    ("task_arithmetic", {"scale": 0.3}),
+    ("dare", {"density": 0.3, "seed": 7}),
+    ("dare", {"density": 0.3, "rescale": "l1"}),
+    ("ties", {}),
+    ("ties", {"scope": "all", "density": 0.7, "sign": "weighted"}),
+    ("ties", {"trim": "tensor"}),
+]
+
+
+def by_tensor(plan: MergePlan) -> MergePlan:
+    """The same merge with a method that gets whole tensors."""
+    return replace(plan, method=replace(plan.method, by_parts=lambda params: False))
+
+
+def models(dtype: np.dtype[np.generic], count: int = 3) -> list[dict[str, Array]]:
+    """A base and experts: a tensor of several parts, a small one, one that nobody changes."""
+    random = np.random.default_rng(0)
+    base = {
+        "large": random.normal(size=SIZE), "matrix": random.normal(size=(300, 400)),
+        "small": random.normal(size=7), "same": random.normal(size=BLOCK_SIZE + 1),
+        "empty": np.zeros((0, 4)),
+    }  # fmt: skip
+    base["large"][BLOCK_SIZE : BLOCK_SIZE + 3] = -0.0
+    base["same"][:2] = -0.0
+    experts = []
+    for _ in range(count):
+        expert = {name: values + 0.1 * random.normal(size=values.shape) ** 3
+                  for name, values in base.items()}  # fmt: skip
+        expert["same"] = base["same"]
+        expert["large"][BLOCK_SIZE : 2 * BLOCK_SIZE] = base["large"][BLOCK_SIZE : 2 * BLOCK_SIZE]
+        experts.append(expert)
+    counter = np.arange(3)
+    return [
+        {**{name: values.astype(dtype) for name, values in model.items()}, "counter": counter}
+        for model in (base, *experts)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(("name", "params"), METHODS)
+def test_bytes_do_not_depend_on_parts_and_threads(
+    name: str, params: dict[str, object], dtype: type, tmp_path: Path
+) -> None:
+    plan = write_models(tmp_path, *models(np.dtype(dtype)))(name, **params)
+    expected = merge(by_tensor(plan), tmp_path / "whole").digest()
+    for threads in (1, 3):
+        assert merge(plan, tmp_path / f"{threads}", threads=threads).digest() == expected
+
+
+@pytest.mark.parametrize(("name", "params"), METHODS)
+def test_softened_experts(name: str, params: dict[str, object], tmp_path: Path) -> None:
+    plan = write_models(tmp_path, *models(np.dtype(np.float32)))(name, **params)
+    first, *others = plan.experts
+    experts = (replace(first, keep=0.3, intruders=0.5), *others)
+    plan = replace(plan, experts=experts)
+    expected = merge(by_tensor(plan), tmp_path / "whole").digest()
+    assert merge(plan, tmp_path / "parts", threads=2).digest() == expected
+
+
+@pytest.mark.parametrize("negative", [False, True], ids=["few", "most"])
+def test_the_majority_decides_where_changes_cancel(negative: bool, tmp_path: Path) -> None:
+    """It is known only when all is merged: parts with such entries are merged again."""
+    base = {name: np.zeros(BLOCK_SIZE + 9, np.float32) for name in "ab"}
+    first, second = ({name: base[name].copy() for name in "ab"} for _ in range(2))
+    first["a"][:5], second["a"][:5] = 3, -3
+    second["b"][:] = -1 if negative else 1
+    plan = write_models(tmp_path, base, first, second)("ties", density=1.0)
+    expected = merge(by_tensor(plan), tmp_path / "whole").digest()
+    merged = merge(plan, tmp_path / "parts", threads=2)
+    assert merged.digest() == expected
+    assert merged.read("a")[:5].tolist() == [-3.0 if negative else 3.0] * 5
+
+
+@pytest.mark.parametrize(("name", "params"), METHODS)
+@pytest.mark.parametrize("allowed", [False, True])
+def test_values_that_are_not_finite(
+    name: str, params: dict[str, object], allowed: bool, tmp_path: Path
+) -> None:
+    base, first, second = models(np.dtype(np.float32), 2)
+    first["large"][-1] = np.nan
+    base["matrix"][0, 0] = first["matrix"][0, 0] = second["matrix"][0, 0] = np.inf
+    plan = write_models(tmp_path, base, first, second)(name, **params)
+    plan = replace(plan, allow_nonfinite=allowed)
+    if allowed:
+        expected = merge(by_tensor(plan), tmp_path / "whole").digest()
+        assert merge(plan, tmp_path / "parts", threads=2).digest() == expected
+        return
+    messages = []
+    for chosen in (by_tensor(plan), plan):
+        with pytest.raises(CheckpointError) as failed:
+            merge(chosen, tmp_path / "out", threads=2)
+        messages.append(failed.value.message)
+    assert messages[0] == messages[1]
+    assert "not finite" in messages[0]
+    assert not (tmp_path / "out").exists()
+
+
+@dataclass
+class ListPasses:
+    """Passes over arrays in memory: tensor by tensor one array for each expert."""
+
+    tensors: Sequence[Sequence[Array]]
+
+    def __call__(self) -> Iterator[Deltas]:
+        for number, values in enumerate(self.tensors):
+            ones = (1.0,) * len(values)
+            yield Deltas(str(number), list(values), ones, ("",) * len(values))
+
+    def map(self, function: Callable[[Deltas], T]) -> Iterator[T]:
+        return (function(part) for deltas in self() for part in deltas.parts())
+
+    def sample(self, count: int) -> Iterator[Deltas]:
+        return (part for deltas in self() for part in deltas.parts())
+
+
+def kept_of(density: float) -> Callable[[int], int]:
+    return lambda count: count - threshold_rank(count, density) + 1
+
+
+def by_counting(tensors: Iterable[Sequence[Array]], density: float) -> tuple[np.float32, ...]:
+    changed = [values for values in tensors if any(array.any() for array in values)]
+    return kth_magnitudes(lambda: changed, lambda count: threshold_rank(count, density))
+
+
+values = st.sampled_from([0.0, -0.0, 1e-30, 0.1, -0.1, 0.1000001, 2.0, -3.0, 1e30])
+
+
+@given(
+    st.lists(st.lists(st.tuples(values, values), min_size=1, max_size=30), min_size=1, max_size=5),
+    st.floats(0.01, 1.0),
+)
+def test_thresholds_are_exact(rows: list[list[tuple[float, float]]], density: float) -> None:
+    tensors = [list(np.array(tensor, np.float32).T.copy()) for tensor in rows]
+    found = bracket.find_thresholds(ListPasses(tensors), kept_of(density), only_changed=True)
+    expected = by_counting(tensors, density) or (np.float32(0), np.float32(0))
+    if found is not None:  # else no tensor changed, and counting finds it
+        assert found == expected
+
+
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.999])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_thresholds_of_large_models(
+    density: float, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with many equal values, which are counted together."""
+    monkeypatch.setattr(bracket, "_MOST_COLLECTED", 1000)
+    random = np.random.default_rng(1)
+    tensors = [
+        [(random.normal(size=100_000) * scale).astype(dtype).astype(np.float32) for _ in range(2)]
+        for scale in (0.01, 1, 10)
+    ]
+    found = bracket.find_thresholds(ListPasses(tensors), kept_of(density), only_changed=True)
+    assert found == by_counting(tensors, density)
+
+
+def test_a_bracket_that_misses_is_noticed() -> None:
+    class Misleading(ListPasses):
+        def sample(self, count: int) -> Iterator[Deltas]:
+            return (replace(d, values=[v * 1000 for v in d.values]) for d in self())
+
+    tensors = [[np.random.default_rng(2).normal(size=50_000).astype(np.float32)]]
+    assert bracket.find_thresholds(Misleading(tensors), kept_of(0.2), only_changed=True) is None
