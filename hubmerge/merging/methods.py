@@ -54,7 +54,7 @@ def weighted_sum(values: Iterable[Array], weights: Sequence[float]) -> Array:
     first, weight = next(pairs)
     total = first * weight
     for array, weight in pairs:
-        total += array * weight
+        total += array if weight == 1 else array * weight
     return total
 
 

@@ -19,7 +19,8 @@ from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.difference import subtract
-from hubmerge.weights.dtypes import Array, compute_dtype, is_float
+from hubmerge.weights.dtypes import Array, cast, compute_dtype, is_float
+from hubmerge.weights.header import TensorInfo
 from hubmerge.weights.tensor_ranges import TensorRanges
 
 _TASK_BLOCKS = 16  # blocks that a thread does in one go
@@ -68,6 +69,19 @@ def can_stream(plan: MergePlan, number: int, softening: Softening, name: str) ->
     return name not in vector.base.views and own not in vector.expert.views
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A tensor of an expert on disk, with what softens its change if anything does.
+
+    Without a tensor the change is computed as a whole, or zero where the base's values are kept.
+    """
+
+    tensor: TensorInfo | None = None
+    name: str = ""
+    softening: Softening | None = None
+    is_kept: bool = False
+
+
 class PartReader:
     """Reads parts of base and experts, for one thread. A part is valid until the next is read.
 
@@ -77,26 +91,53 @@ class PartReader:
     def __init__(self, plan: MergePlan, softenings: Sequence[Softening]) -> None:
         self._plan, self._softenings = plan, softenings
         self.files = TensorRanges()
-        self._base_bytes = np.empty(BLOCK_SIZE * _MAX_ITEM_BYTES, np.uint8)
-        self._expert_bytes = [
-            np.empty(BLOCK_SIZE * _MAX_ITEM_BYTES, np.uint8) for _ in plan.experts
-        ]
+        self._base_bytes = _new_buffer()
+        self._expert_bytes = [_new_buffer() for _ in plan.experts]
+        self._weights = tuple(expert.weight for expert in plan.experts)
+        self._shas = tuple(expert.sha for expert in plan.experts)
+        self._sources: tuple[str, list[_Source]] = ("", [])
         self._whole: tuple[str, Array, list[Array | None]] | None = None
 
     def read(self, name: str, start: int, stop: int) -> tuple[Array, Deltas]:
         """The base's entries of a part, in its dtype, and the changes to them."""
+        if self._sources[0] != name:
+            self._sources = name, self._find_sources(name)
         base = self._read_base(name, start, stop)
-        values = [
-            self._delta(number, name, start, stop, base)
-            for number in range(len(self._plan.experts))
-        ]
-        return base, Deltas(
-            tensor=name,
-            values=values,
-            weights=tuple(expert.weight for expert in self._plan.experts),
-            shas=tuple(expert.sha for expert in self._plan.experts),
-            start=start,
-        )
+        dtype = compute_dtype(self._plan.base.index[name].dtype)
+        start_values = cast(base, dtype)
+        values = []
+        for number, source in enumerate(self._sources[1]):
+            if source.tensor is None:
+                whole = None if source.is_kept else self._read_whole(name)[1][number]
+                values.append(np.zeros(stop - start, dtype) if whole is None else whole[start:stop])
+                continue
+            buffer = self._expert_bytes[number]
+            expert = self.files.read(source.tensor, source.name, start, stop, buffer)
+            if expert.dtype == dtype:
+                np.subtract(expert, start_values, out=expert)
+                delta = expert
+            else:
+                delta = subtract(expert, base, dtype)
+            if source.softening is not None:
+                delta = source.softening.soften(name, delta)
+            values.append(delta)
+        return base, Deltas(name, values, self._weights, self._shas, start)
+
+    def _find_sources(self, name: str) -> list[_Source]:
+        """Where the changes of each expert to a tensor come from."""
+        found = []
+        for number, (vector, softening) in enumerate(
+            zip(self._plan.vectors, self._softenings, strict=True)
+        ):
+            if not can_stream(self._plan, number, softening, name):
+                found.append(_Source())
+            elif name in vector.full.kept:
+                found.append(_Source(is_kept=True))
+            else:
+                own = vector.full.names.get(name, name)
+                softens = softening if softening.threshold > 0 else None
+                found.append(_Source(vector.expert.tensor(own), own, softens))
+        return found
 
     def read_tensor(self, name: str) -> Deltas:
         """The changes to a whole tensor, in its shape."""
@@ -121,21 +162,6 @@ class PartReader:
             return self._read_whole(name)[0][start:stop]
         return self.files.read(checkpoint.index[name], name, start, stop, self._base_bytes)
 
-    def _delta(self, number: int, name: str, start: int, stop: int, base: Array) -> Array:
-        plan, softening = self._plan, self._softenings[number]
-        dtype = compute_dtype(plan.base.index[name].dtype)
-        vector = plan.vectors[number]
-        if not can_stream(plan, number, softening, name):
-            whole = self._read_whole(name)[1][number]
-            assert whole is not None
-            return whole[start:stop]
-        if name in vector.full.kept:
-            return np.zeros(stop - start, dtype)
-        own = vector.full.names.get(name, name)
-        buffer = self._expert_bytes[number]
-        expert = self.files.read(vector.expert.tensor(own), own, start, stop, buffer)
-        return softening.soften(name, subtract(expert, base, dtype))
-
     def _read_whole(self, name: str) -> tuple[Array, list[Array | None]]:
         """The base's tensor, and the changes of those experts whose parts cannot be read."""
         if self._whole is None or self._whole[0] != name:
@@ -152,6 +178,10 @@ class PartReader:
             ]
             self._whole = name, base.reshape(-1), deltas
         return self._whole[1:]
+
+
+def _new_buffer() -> Array:
+    return np.empty(BLOCK_SIZE * _MAX_ITEM_BYTES, np.uint8)
 
 
 def default_threads() -> int:
