@@ -33,13 +33,15 @@ class _Bracket:
     high: int
     above: int = 0
     collected: list[Bits] = field(default_factory=list)
+    pending: int = 0  # entries in `collected`
     values: Bits = field(default_factory=lambda: np.empty(0, np.uint32))
     counts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def add(self, above: int, inside: Bits) -> None:
         self.above += above
         self.collected.append(inside)
-        if sum(map(len, self.collected)) > _MOST_COLLECTED:
+        self.pending += len(inside)
+        if self.pending > _MOST_COLLECTED:
             self.compress()
 
     def compress(self) -> None:
@@ -49,7 +51,7 @@ class _Bracket:
         both, inverse = np.unique(np.concatenate([self.values, values]), return_inverse=True)
         weights = np.concatenate([self.counts, counts])
         self.counts = np.bincount(inverse, weights, minlength=len(both)).astype(np.int64)
-        self.values, self.collected = both, []
+        self.values, self.collected, self.pending = both, [], 0
 
     def find(self, kept: int) -> int | None:
         """The bits of the `kept`-th largest magnitude, None if it is not in the bracket."""

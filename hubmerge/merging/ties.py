@@ -18,8 +18,11 @@ from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
 from hubmerge.merging.trim import kth_magnitudes, magnitudes
-from hubmerge.weights.array_blocks import blocks
+from hubmerge.weights.array_blocks import BLOCK_SIZE, blocks, scratch
 from hubmerge.weights.dtypes import Array
+
+_BOOL, _BYTE = np.dtype(np.bool_), np.dtype(np.uint8)
+_MOST_COUNTED = 256
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class TiesSurvey:
     balance: list[int] = field(default_factory=list, compare=False)
     undecided: list[tuple[str, int]] = field(default_factory=list, compare=False)
 
-    def count(self, deltas: Deltas, trimmed: Sequence[Array], sums: Array) -> None:
-        """Count the signs of a part, and note whether the majority matters in it."""
+    def count(self, deltas: Deltas, sums: Array, mean: Array) -> None:
+        """Count the signs of a part, and note whether the majority matters in it.
+
+        Where kept changes cancel, some are positive, and their mean was taken.
+        """
         positive, negative = np.count_nonzero(sums > 0), np.count_nonzero(sums < 0)
         self.balance.append(int(positive) - int(negative))
-        if positive + negative < sums.size and any(array[sums == 0].any() for array in trimmed):
+        if positive + negative < sums.size and ((sums == 0) & (mean != 0)).any():
             self.undecided.append((deltas.tensor, deltas.start))
 
 
@@ -57,20 +63,42 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
     for out_block, *values in blocks(merged, *deltas.values):
         trimmed = trim(values, thresholds)
         sums = elected_sums(trimmed, deltas.weights, params)
-        if survey.majority is None:
-            survey.count(deltas, trimmed, sums)
         # Where a sum is zero and the majority too, the authors' code takes the negative changes.
         positive = sums >= 0 if survey.majority in (None, 1) else sums > 0
-        out_block[:] = params.scale * mean_of_agreeing(trimmed, positive, deltas.weights)
+        mean = mean_of_agreeing(trimmed, positive, deltas.weights)
+        if survey.majority is None:
+            survey.count(deltas, sums, mean)
+        np.multiply(mean, params.scale, out=out_block)
     return merged
 
 
 def mean_of_agreeing(trimmed: Sequence[Array], positive: Array, weights: Sequence[float]) -> Array:
     """The weighted mean of the entries that are not zero and have the elected sign, or zero."""
+    if all(weight == 1 for weight in weights) and len(trimmed) < _MOST_COUNTED:
+        return _plain_mean_of_agreeing(trimmed, positive)
     agreeing = [delta * ((delta > 0) == positive) for delta in trimmed]
     total = weighted_sum(agreeing, weights)
     weight = weighted_sum((delta != 0 for delta in agreeing), weights).astype(total.dtype)
     return np.asarray(total / np.where(weight == 0, 1, weight))
+
+
+def _plain_mean_of_agreeing(trimmed: Sequence[Array], positive: Array) -> Array:
+    """`mean_of_agreeing` with weights of 1 for one block, in memory that the next block reuses."""
+    size, dtype = positive.size, trimmed[0].dtype
+    total, agreeing = scratch("total", size, dtype), scratch("agreeing", size, dtype)
+    agrees, count = scratch("agrees", size, _BOOL), scratch("count", size, _BYTE)
+    count[:] = 0
+    for number, delta in enumerate(trimmed):
+        np.greater(delta, 0, out=agrees)
+        np.equal(agrees, positive, out=agrees)
+        np.multiply(delta, agrees, out=total if number == 0 else agreeing)
+        if number:
+            total += agreeing
+        np.not_equal(agreeing if number else total, 0, out=agrees)
+        count += agrees.view(_BYTE)
+    np.maximum(count, 1, out=count)
+    np.divide(total, count.astype(dtype), out=total)
+    return total
 
 
 def survey_ties(passes: DeltaPasses, params: TiesParams) -> TiesSurvey:
@@ -112,12 +140,24 @@ def tensor_thresholds(
 
 
 def trim(values: Sequence[Array], thresholds: Sequence[np.float32]) -> list[Array]:
-    """Each expert's changes with those below its threshold set to zero."""
+    """Each expert's changes with those below its threshold set to zero.
+
+    For a block the results are in memory that the next block reuses.
+    """
     # A product instead of np.where, so that an allowed NaN is not silently trimmed.
-    return [
-        np.asarray(delta * (magnitudes(delta) >= threshold))
-        for delta, threshold in zip(values, thresholds, strict=True)
-    ]
+    if values[0].dtype != np.float32 or values[0].size > BLOCK_SIZE:
+        return [
+            np.asarray(delta * (magnitudes(delta) >= threshold))
+            for delta, threshold in zip(values, thresholds, strict=True)
+        ]
+    trimmed = []
+    for number, (delta, threshold) in enumerate(zip(values, thresholds, strict=True)):
+        kept = scratch("kept", delta.size, _BOOL)
+        result = scratch(f"trimmed {number}", delta.size, delta.dtype)
+        np.abs(delta, out=result)
+        np.greater_equal(result, threshold, out=kept)
+        trimmed.append(np.multiply(delta, kept, out=result))
+    return trimmed
 
 
 def elected_sums(trimmed: Sequence[Array], weights: Sequence[float], params: TiesParams) -> Array:

@@ -6,11 +6,16 @@ memory from the system, which takes more of a merge's time than the arithmetic.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 from hubmerge.weights.dtypes import Array
 
 BLOCK_SIZE = 1 << 16  # entries
+_local = threading.local()
 
 
 def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
@@ -18,3 +23,11 @@ def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, flat[0].size, BLOCK_SIZE):
         yield tuple(array[start : start + BLOCK_SIZE] for array in flat)
+
+
+def scratch(key: str, size: int, dtype: np.dtype[Any]) -> Array:
+    """Memory for intermediate values of a block: one array per key and thread, used again."""
+    arrays: dict[tuple[str, np.dtype[Any]], Array] = _local.__dict__.setdefault("arrays", {})
+    if (key, dtype) not in arrays:
+        arrays[key, dtype] = np.empty(BLOCK_SIZE, dtype)
+    return arrays[key, dtype][:size]
