@@ -20,7 +20,7 @@ from hubmerge.merging.trim import magnitudes
 Bits = NDArray[np.uint32]
 
 _SAMPLE = 400_000
-_MARGIN = 8  # standard deviations of the sampled rank
+_MARGIN = 6  # standard deviations of the sampled rank
 _MOST_COLLECTED = 1 << 22
 _MOST_DIFFERENT = 1 << 22
 
@@ -55,6 +55,8 @@ class _Bracket:
 
     def find(self, kept: int) -> int | None:
         """The bits of the `kept`-th largest magnitude, None if it is not in the bracket."""
+        if not len(self.values):
+            return self._find_collected(kept)
         self.compress()
         inside = int(self.counts.sum())
         if kept <= self.above:
@@ -64,6 +66,16 @@ class _Bracket:
         from_top = np.cumsum(self.counts[::-1])
         position = int(np.searchsorted(from_top, kept - self.above))
         return int(self.values[::-1][position])
+
+    def _find_collected(self, kept: int) -> int | None:
+        """`find` while all that was collected is in memory."""
+        if kept <= self.above:
+            return None
+        if kept > self.above + self.pending:
+            return 0 if self.low <= 1 else None
+        everything = np.concatenate(self.collected)
+        rank = self.pending - (kept - self.above)  # from the smallest, counted from 0
+        return int(np.partition(everything, rank)[rank])
 
 
 def find_thresholds(
@@ -128,10 +140,14 @@ def _sample_brackets(
 
 def _bracket(sample: Bits, kept_of: Callable[[int], int]) -> _Bracket:
     """The bits between which the threshold is, judging by a sample."""
-    ordered, size = np.sort(sample)[::-1], len(sample)
+    size = len(sample)
     kept = kept_of(size)
     share = min(kept / size, 1.0)
     margin = _MARGIN * int(np.sqrt(size * share * (1 - share))) + 64
-    high = int(ordered[kept - margin]) if kept > margin else int(np.uint32(0xFFFFFFFF))
-    low = int(ordered[kept + margin]) if kept + margin < size else 1
+    # Ranks from the smallest: the threshold is expected at size - kept.
+    above, below = size - 1 - (kept - margin), size - 1 - (kept + margin)
+    ranks = [rank for rank in (above, below) if 0 <= rank < size]
+    ordered = np.partition(sample, ranks) if ranks else sample
+    high = int(ordered[above]) if above in ranks else int(np.uint32(0xFFFFFFFF))
+    low = int(ordered[below]) if below in ranks else 1
     return _Bracket(max(low, 1), max(high, 1))
