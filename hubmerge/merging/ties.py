@@ -145,7 +145,7 @@ def trim(values: Sequence[Array], thresholds: Sequence[np.float32]) -> list[Arra
     For a block the results are in memory that the next block reuses.
     """
     # A product instead of np.where, so that an allowed NaN is not silently trimmed.
-    if values[0].dtype != np.float32 or values[0].size > BLOCK_SIZE:
+    if values[0].dtype != np.float32 or values[0].ndim != 1 or values[0].size > BLOCK_SIZE:
         return [
             np.asarray(delta * (magnitudes(delta) >= threshold))
             for delta, threshold in zip(values, thresholds, strict=True)
