@@ -118,7 +118,7 @@ def test_only_the_command_line_and_hub_read_the_environment() -> None:
     assert readers <= {"cli", "hub"}
 
 
-MATHS = ("methods", "ties", "trim", "deltas", "params", "softening")
+MATHS = ("methods", "ties", "trim", "bracket", "deltas", "params", "softening")
 # None of these can open a file or a connection.
 MAY_IMPORT = {
     "__future__",
@@ -130,6 +130,7 @@ MAY_IMPORT = {
     "numpy",
     "numpy.typing",
     "pydantic",
+    "threading",  # memory for each thread
     "hubmerge.weights.dtypes",
     "hubmerge.weights.array_blocks",
     *(f"hubmerge.merging.{name}" for name in MATHS),

@@ -23,7 +23,7 @@ from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.part_reader import Span, default_threads
 from hubmerge.merging.plan import Expert, MergePlan, canonical, check_plan
 from hubmerge.merging.softening import Softening, survey_softening
-from hubmerge.merging.streaming import Stream, StreamPasses, open_stream
+from hubmerge.merging.streaming import PartStream, StreamPasses, open_stream
 from hubmerge.progress import Progress
 from hubmerge.weights.array_blocks import blocks
 from hubmerge.weights.atomic_folder import atomic_folder, check_target
@@ -196,7 +196,9 @@ def _merge_by_tensors(
         counted.add(target.nbytes)
 
 
-def _merge_by_parts(stream: Stream, targets: Mapping[str, TensorInfo], progress: Progress) -> None:
+def _merge_by_parts(
+    stream: PartStream, targets: Mapping[str, TensorInfo], progress: Progress
+) -> None:
     plan = stream.plan
     for name, target in targets.items():
         if not is_float(target.dtype):
@@ -226,7 +228,7 @@ class _PartWriter:
     changed: then -0.0 becomes what the formula gives, as if the tensor were merged as a whole.
     """
 
-    def __init__(self, stream: Stream, targets: Mapping[str, TensorInfo], survey: Any) -> None:
+    def __init__(self, stream: PartStream, targets: Mapping[str, TensorInfo], survey: Any) -> None:
         self._stream, self._targets, self.survey = stream, targets, survey
         self._changed: set[str] = set()
         self._kept_zeros: dict[str, list[int]] = {}

@@ -27,7 +27,7 @@ _SAMPLE = 512  # entries of one sample
 
 
 @dataclass
-class Stream:
+class PartStream:
     """The parts of a plan's tensors, read by `threads` threads."""
 
     plan: MergePlan
@@ -113,10 +113,12 @@ class Stream:
 
 
 @contextmanager
-def open_stream(plan: MergePlan, softenings: Sequence[Softening], threads: int) -> Iterator[Stream]:
+def open_stream(
+    plan: MergePlan, softenings: Sequence[Softening], threads: int
+) -> Iterator[PartStream]:
     """A stream whose threads and files are closed when the block ends."""
     with ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
-        stream = Stream(plan, softenings, pool, threads, spans(plan, softenings))
+        stream = PartStream(plan, softenings, pool, threads, spans(plan, softenings))
         try:
             yield stream
         finally:
@@ -128,7 +130,7 @@ def open_stream(plan: MergePlan, softenings: Sequence[Softening], threads: int) 
 class StreamPasses:
     """The passes of a survey over a stream; see `deltas.ParallelPasses`."""
 
-    stream: Stream
+    stream: PartStream
     progress: Progress
 
     def __call__(self) -> Iterator[Deltas]:
