@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 LAYERS = [
     {"errors", "durable", "progress", "kinds", "front_matter", "model_files", "typed_json"},
-    {"refs", "specs", "server"},
+    {"refs", "specs", "server", "file_digests"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
     {"merging", "manifest", "results"},
     {"lock"},
@@ -35,6 +35,7 @@ LIGHT = (
     "front_matter",
     "model_files",
     "typed_json",
+    "file_digests",
     "refs",
     "specs",
     "scores",

@@ -51,6 +51,9 @@ class MergeOptions:
     allow_nonfinite: Annotated[
         bool, Option("--allow-nonfinite", help="Merge even NaN and infinity.")
     ] = False
+    threads: Annotated[
+        int | None, Option(min=1, help="Threads that merge; the result is the same. [all cores]")
+    ] = None
     pull_request: Annotated[
         bool, Option("--pull-request", help="Propose it to --push instead of committing to main.")
     ] = False
@@ -116,6 +119,7 @@ def _make_request(
         allow_nonfinite=options.allow_nonfinite,
         licence=parse_licence(result_options.licence),
         dry_run=result_options.dry_run,
+        threads=options.threads,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
     )
 

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hubmerge.errors import HubmergeError
+from hubmerge.file_digests import remember_in
 from hubmerge.hub.environment import connect, home
+from hubmerge.progress import MOST_COUNTED
 from hubmerge.refs import parse_step_pattern, printable
 from hubmerge.scores import ScoreLog
 from hubmerge.trials import TrialLog
@@ -78,6 +81,7 @@ class Session:
         `step_pattern` is the value of --step-pattern; raises UsageError if it is not valid.
         """
         pattern = parse_step_pattern(step_pattern)
+        remember_in(self.home)
         with connect(self.hub) as hub:
             yield dataclasses.replace(hub, step_pattern=pattern) if pattern else hub
 
@@ -90,15 +94,19 @@ class Session:
         with Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[amount]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=self.quiet or not sys.stderr.isatty(),
             transient=True,
         ) as bar:
-            task = bar.add_task("", total=None)
+            task = bar.add_task("", total=None, amount="")
             yield lambda description, done, total: bar.update(
-                task, description=description, completed=done, total=total
+                task,
+                description=description,
+                completed=done,
+                total=total,
+                amount=_format_amount(done, total),
             )
 
     def print_message(self, text: str) -> None:
@@ -223,3 +231,10 @@ def _redact_tokens(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Text with every control character but the newline escaped."""
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def _format_amount(done: int, total: int) -> str:
+    """`3/8`, or the sizes of bytes."""
+    if total <= MOST_COUNTED:
+        return f"{done}/{total}"
+    return f"{decimal(done)} of {decimal(total)}"

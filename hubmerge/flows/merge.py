@@ -55,7 +55,8 @@ class MergeRequest:
     A `lock` replaces the first three: `policy` names the pick to merge, and with `locked` every
     name must still point to its pinned commit. With `pull_request`, the result is proposed to
     `push`. `licence` replaces the one that follows from the experts' licences. `options` decide
-    where experts and base differ. For a `dry_run` local folders are not hashed.
+    where experts and base differ. For a `dry_run` local folders are not hashed. `threads` has no
+    effect on the result.
     """
 
     experts: tuple[ModelRef, ...] = ()
@@ -75,6 +76,7 @@ class MergeRequest:
     licence: str | None = None
     options: MatchOptions = DEFAULT_OPTIONS
     dry_run: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,7 @@ def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> 
             out,
             replace=request.replace,
             progress=progress,
+            threads=request.threads,
             finish=lambda folder: _finish(folder, prepared),
         )
     manifest = read_local_manifest(out)

@@ -18,7 +18,7 @@ from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
 from hubmerge.progress import Progress
 from hubmerge.weights.array_blocks import BLOCK_SIZE
-from hubmerge.weights.dtypes import Array, is_float
+from hubmerge.weights.dtypes import DTYPES, Array, is_float
 from hubmerge.weights.tensor_ranges import TensorRanges
 
 T = TypeVar("T")
@@ -144,12 +144,13 @@ class StreamPasses:
             reader.close()
 
     def map(self, function: Callable[[Deltas], T]) -> Iterator[T]:
-        total = sum(span.stop - span.start for span in self.stream.spans)
-        done = 0
+        index, done = self.stream.plan.base.index, 0
+        total = sum(tensor.nbytes for tensor in index.values() if is_float(tensor.dtype))
 
         def count(span: Span) -> None:
             nonlocal done
-            done += span.stop - span.start
+            tensor = index[span.name]
+            done += (span.stop - span.start) * DTYPES[tensor.dtype].itemsize
             self.progress("survey", done, total)
 
         return self.stream.run(lambda _, deltas: function(deltas), on_span=count)

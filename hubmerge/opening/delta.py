@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, UsageError, raise_together
+from hubmerge.file_digests import file_digest
 from hubmerge.hub.environment import home
 from hubmerge.manifest import Manifest, Source, files_digest
 from hubmerge.opening.opened_model import OpenedModel
@@ -147,7 +147,7 @@ def write_checkpoint(out: Path, folder: Path, delta: DeltaManifest, base: Checkp
 
 def _files_match(folder: Path, files: Mapping[str, str]) -> bool:
     return all(
-        (folder / name).is_file() and hash_file(folder / name) == digest
+        (folder / name).is_file() and file_digest(folder / name) == digest
         for name, digest in files.items()
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError
+from hubmerge.file_digests import file_digest
 from hubmerge.manifest import MANIFEST_JSON, Manifest
 
 
@@ -28,7 +28,7 @@ def matches_manifest(folder: Path, manifest: Manifest) -> bool:
     """Whether the folder holds every file that its manifest lists, and no other weights."""
     weights = weight_files_in(folder, manifest)
     return weights <= manifest.files.keys() and all(
-        (folder / name).is_file() and hash_file(folder / name) == digest
+        (folder / name).is_file() and file_digest(folder / name) == digest
         for name, digest in manifest.files.items()
     )
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from hubmerge.durable import hash_file
+from hubmerge.file_digests import file_digest
 from hubmerge.manifest import Manifest, files_digest
 from hubmerge.model_files import PICKLE_SUFFIXES
 from hubmerge.refs import Revision
@@ -58,7 +58,7 @@ class OpenedModel:
             return self.manifest.files  # checked when the model was opened
         weights, configs = self.checkpoint.weight_file_names(), _config_files(self.checkpoint)
         names = {*weights, *configs, *_identifying_files(self.folder)}
-        return {name: hash_file(self.folder / name) for name in sorted(names)}
+        return {name: file_digest(self.folder / name) for name in sorted(names)}
 
     @property
     def digest(self) -> str:

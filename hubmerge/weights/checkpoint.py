@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError
+from hubmerge.file_digests import file_digest
 from hubmerge.kinds import MOE, CheckpointKind
 from hubmerge.weights.dtypes import DTYPES, Array
 from hubmerge.weights.header import TensorInfo, read_header, safe_name, summarize_names
@@ -137,7 +137,7 @@ def _check_index(
 
 def _hash_file(file: Path) -> str:
     try:
-        return hash_file(file)
+        return file_digest(file)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
 

@@ -53,8 +53,8 @@ def test_progress_counts_the_work_of_each_stage(save_models: SaveModels, tmp_pat
     plan = save_models({"a": f32([1]), "n": np.array([5])}, {"a": f32([2]), "n": np.array([5])})
     calls: list[tuple[str, int, int]] = []
     merge(plan("ties"), tmp_path / "out", progress=lambda *step: calls.append(step))
-    # Entries to survey, and bytes of the result to write.
-    assert calls == [("survey", 1, 1), ("merge", 0, 4), ("merge", 4, 4)]
+    # Bytes of the base, and of the result.
+    assert calls == [("survey", 4, 4), ("merge", 0, 4), ("merge", 4, 4)]
 
 
 def test_finish_sees_the_complete_folder_before_the_rename(

@@ -1,0 +1,102 @@
+"""Digests are remembered while a file does not change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from hubmerge import file_digests
+from hubmerge.file_digests import FILE, DigestCache
+
+
+@pytest.fixture
+def old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as old at once."""
+    monkeypatch.setattr(file_digests, "_MIN_AGE_NS", -(10**18))
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files whose bytes were read."""
+    read: list[Path] = []
+    compute = file_digests.hash_file
+
+    def hash_file(path: Path) -> str:
+        read.append(path)
+        return compute(path)
+
+    monkeypatch.setattr(file_digests, "hash_file", hash_file)
+    return read
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_is_read_once_also_by_the_next_process(
+    tmp_path: Path, old: None, hashed: list[Path]
+) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"abc")
+    for _ in range(2):
+        cache = DigestCache(tmp_path / "home" / FILE)
+        assert cache.hash(file) == cache.hash(file) == sha256(file)
+    assert hashed == [file]
+
+
+def test_a_changed_file_is_read_again_even_with_its_old_time(
+    tmp_path: Path, old: None, hashed: list[Path]
+) -> None:
+    file, cache = tmp_path / "weights", DigestCache(tmp_path / FILE)
+    file.write_bytes(b"abc")
+    cache.hash(file)
+    status = file.stat()
+    while file.stat().st_ctime_ns == status.st_ctime_ns:  # the clock of a disk is coarse
+        file.write_bytes(b"abd")
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert cache.hash(file) == sha256(file)
+    assert len(hashed) == 2
+
+
+def test_a_new_file_is_not_remembered(tmp_path: Path, hashed: list[Path]) -> None:
+    file, cache = tmp_path / "weights", DigestCache(tmp_path / FILE)
+    file.write_bytes(b"abc")
+    assert cache.hash(file) == cache.hash(file) == sha256(file)
+    assert len(hashed) == 2
+    assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2", "[]\n{}\n[1, 2, 3, 4, 5, 6]\n", '["a"]\nnull\n', "\x00\xff"]
+)
+def test_a_damaged_cache_is_ignored(
+    text: str, tmp_path: Path, old: None, hashed: list[Path]
+) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"abc")
+    (tmp_path / FILE).write_text(text)
+    assert DigestCache(tmp_path / FILE).hash(file) == sha256(file)
+    assert DigestCache(tmp_path / FILE).hash(file) == sha256(file)
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, old: None) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"abc")
+    assert DigestCache(file / "x" / FILE).hash(file) == sha256(file)
+
+
+def test_the_cache_stays_small(tmp_path: Path, old: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_digests, "_MOST_ENTRIES", 10)
+    for number in range(25):
+        (tmp_path / f"{number}").write_bytes(b"%d" % number)
+        DigestCache(tmp_path / FILE).hash(tmp_path / f"{number}")
+    assert len((tmp_path / FILE).read_text().splitlines()) <= 11
+
+
+def test_nothing_is_remembered_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_digests, "_cache", None)
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_digests.file_digest(tmp_path / "file") == sha256(tmp_path / "file")
