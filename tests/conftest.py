@@ -26,7 +26,7 @@ _cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
 os.environ["HF_HOME"] = _cache.name
 
 # A worker runs whole files: if the slowest came last, the other worker would have no work.
-_SLOWEST = ("test_readme.py", "test_moerge.py", "test_kinds.py", "test_select_moe.py")
+_SLOWEST = ("test_kinds.py", "test_moerge.py", "test_recipe_units.py", "test_locked.py")
 _UNSET = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
 
 

@@ -76,6 +76,7 @@ def test_scales_may_differ_by_layer(bases: dict[str, Path], tmp_path: Path) -> N
     assert is_close(predict("vit", model.get_base_model()), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_readme_runs_the_export(
     python: Path, moes: dict[str, MoeModel], tmp_path: Path, name: str

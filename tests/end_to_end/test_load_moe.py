@@ -25,6 +25,8 @@ from tests.end_to_end.moe_experts import HEBREW, LORA, MNIST, train_expert, trai
 from tests.end_to_end.test_moe_bad_input import write_images
 from tests.models.builders import write_transformers
 
+pytestmark = pytest.mark.slow
+
 TO = "moes/loaded"
 
 
@@ -145,7 +147,6 @@ TASK = (
 )
 
 
-@pytest.mark.slow
 def test_a_mixture_on_transformers_is_exported_in_both_formats(
     hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:

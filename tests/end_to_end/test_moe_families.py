@@ -18,6 +18,8 @@ from tests.end_to_end.moe_experts import LORA, read_folder, train_expert
 from tests.end_to_end.test_kinds import write_reviews
 from tests.models.builders import tiny_bert, tiny_t5
 
+pytestmark = pytest.mark.slow
+
 SPLITS = "splits: {test: {of: train, fraction: 0.25}}\n"
 SUBJECTS = {"films": {"good": "film", "bad": "cat"}, "pets": {"big": "dog", "small": "cat"}}
 SHORT = ("--train-steps", "2", "--batch", "8", "--lr", "1e-2")
@@ -174,7 +176,6 @@ def test_experts_of_two_families_are_refused(folder: Path, hubmerge: Command) ->
     assert "base" in result.err
 
 
-@pytest.mark.slow
 def test_a_repeated_run_gives_the_same_bytes(
     folder: Path,
     hubmerge: Command,

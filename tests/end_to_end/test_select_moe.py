@@ -16,6 +16,8 @@ from hubmerge.trials import TrialLog
 from tests import locks
 from tests.end_to_end.conftest import Command, CommandResult, LocalHub, run_hubmerge
 
+pytestmark = pytest.mark.slow
+
 REPOS = ("lora/mnist", "lora/hebrew")
 TRAIN = (
     "--base", "hubmerge/tiny-clip", "--tune", "lora", "--rank", "2", "--steps", "8",
@@ -125,7 +127,6 @@ def test_the_lock_builds_what_was_measured(
     assert planned.data["steps"] == [2, 4]
 
 
-@pytest.mark.slow
 def test_another_lock_with_the_same_pick_does_not_replace_a_folder(
     hubmerge: Command, default_lock: Path, tmp_path: Path
 ) -> None:
