@@ -10,7 +10,9 @@ from typing import Any
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from hubmerge.cli.app import app
+from hubmerge.cli.app import make_app
+
+_APP = make_app()
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 HEAD = """# Commands
@@ -25,7 +27,7 @@ adds the traceback.
 
 def render_page() -> str:
     """The page as Markdown."""
-    return "\n".join([HEAD, *(_section(words) for words in _commands(get_command(app)))])
+    return "\n".join([HEAD, *(_section(words) for words in _commands(get_command(_APP)))])
 
 
 def _commands(command: Any, words: str = "") -> Iterator[str]:
@@ -36,7 +38,7 @@ def _commands(command: Any, words: str = "") -> Iterator[str]:
 
 
 def _section(words: str) -> str:
-    output = CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "100"}).stdout
+    output = CliRunner().invoke(_APP, [*words.split(), "--help"], env={"COLUMNS": "100"}).stdout
     text = "\n".join(line.rstrip() for line in output.strip().splitlines())
     return f"## hubmerge {words}".rstrip() + f"\n\n```\n{text}\n```\n"
 

@@ -7,10 +7,11 @@ from functools import cache
 import typer.testing
 from typer.testing import CliRunner, Result
 
-from hubmerge.cli.app import app
+from hubmerge.cli.app import make_app
 
 # Typer builds all commands anew for every call, which takes a tenth of a second.
 typer.testing._get_command = cache(typer.testing._get_command)
+_APP = make_app()
 
 
 def run_command(*words: object, hub: str | None = "local", columns: int | None = None) -> Result:
@@ -18,4 +19,4 @@ def run_command(*words: object, hub: str | None = "local", columns: int | None =
     env = {} if hub is None else {"HUBMERGE_HUB": hub}
     if columns is not None:
         env["COLUMNS"] = str(columns)
-    return CliRunner().invoke(app, [str(word) for word in words], env=env)
+    return CliRunner().invoke(_APP, [str(word) for word in words], env=env)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from hubmerge.cli.app import app
+from hubmerge.cli.app import make_app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "recipes").rglob("*.md")]
@@ -35,7 +35,7 @@ def words_of(line: str) -> list[str]:
 
 @pytest.mark.parametrize(("page", "line"), list(dict.fromkeys(commands())))
 def test_a_documented_command_can_be_parsed(page: str, line: str) -> None:
-    command, words = get_command(app), words_of(line)
+    command, words = get_command(make_app()), words_of(line)
     while hasattr(command, "commands"):
         name, *words = words
         assert name in command.commands, f"{page}: there is no command {name!r}"

@@ -15,7 +15,7 @@ import typer.main
 
 import hubmerge
 from hubmerge import forgetting, lock, manifest, results, routing, scores, trials
-from hubmerge.cli.app import app
+from hubmerge.cli.app import make_app
 from hubmerge.opening import delta
 from hubmerge.retention import plan
 
@@ -112,7 +112,7 @@ def test_the_glossary_explains_each_word_once_in_one_sentence_with_its_source() 
 def public_names() -> Iterator[str]:
     """What users type or read: the public API, commands and options, keys of files."""
     yield from hubmerge.__all__
-    yield from command_names(typer.main.get_command(app))
+    yield from command_names(typer.main.get_command(make_app()))
     for module in (delta, forgetting, lock, manifest, plan, results, routing, scores, trials):
         for value in vars(module).values():
             if dataclasses.is_dataclass(value) and value.__module__ == module.__name__:

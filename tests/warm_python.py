@@ -50,7 +50,6 @@ def serve_warm_python(folder: Path) -> Iterator[Path]:
 
 def import_everything() -> None:
     """Import hubmerge with all libraries that it uses."""
-    import hubmerge.cli.app
     import hubmerge.flows.card
     import hubmerge.flows.evaluate
     import hubmerge.flows.explain
@@ -63,6 +62,9 @@ def import_everything() -> None:
     import hubmerge.models.loading
     import hubmerge.tasks.custom_task
     import hubmerge.training.loop  # noqa: F401
+    from hubmerge.cli.app import make_app
+
+    make_app()  # imports all commands
 
 
 def serve(address: str) -> None:

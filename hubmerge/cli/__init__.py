@@ -8,11 +8,11 @@ def main() -> None:
     import signal
     import sys
 
-    from hubmerge.cli.app import app
+    from hubmerge.cli.app import make_app
 
     # SIGTERM ends the process as Ctrl-C does, through the same cleanup.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # terminals without "±" still show tables
-    app()
+    make_app(sys.argv[1:])()

@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from hubmerge import __version__
-from hubmerge.cli import (
-    card,
-    difficulty,
-    evaluate,
-    explain,
-    export,
-    hub,
-    import_model,
-    listing,
-    merge,
-    moerge,
-    publish,
-    report,
-    retain,
-    run,
-    select,
-    steps,
-    train,
-    verify,
+
+# Panel -> name of the command -> its module and its function, or `app` for a group of commands.
+_PANELS: dict[str, dict[str, str]] = {
+    "Train and publish": {
+        "tasks": "listing.tasks",
+        "train": "train.train_command",
+        "publish": "publish.publish",
+        "steps": "steps.steps",
+        "import": "import_model.import_command",
+    },
+    "Choose and combine": {
+        "methods": "listing.methods",
+        "select": "select.select",
+        "merge": "merge.merge",
+        "moerge": "moerge.moerge_command",
+        "export": "export.export",
+    },
+    "Measure and explain": {
+        "eval": "evaluate.evaluate",
+        "card": "card.card",
+        "report": "report.report",
+        "difficulty": "difficulty.difficulty",
+        "explain": "explain.explain",
+        "verify": "verify.verify",
+    },
+    "The Hub and recipes": {
+        "retain": "retain.retain",
+        "run": "run.run",
+        "hub": "hub.app",
+    },
+}
+_NAMES = {name for commands in _PANELS.values() for name in commands}
+_HELP = (
+    "Turn the checkpoints people already have into better models: train experts step by "
+    "step, pick the right step per task, merge, score."
 )
 
 
@@ -47,49 +63,36 @@ class PanelGroup(TyperGroup):
                 formatter.write_dl([(name.ljust(longest), text) for name, text in rows])
 
 
-app = typer.Typer(
-    name="hubmerge",
-    cls=PanelGroup,
-    help="Turn the checkpoints people already have into better models: train experts step by "
-    "step, pick the right step per task, merge, score.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+def make_app(arguments: list[str] | None = None) -> typer.Typer:
+    """The app with all commands, or with the one alone that begins the arguments.
 
-_PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    "Train and publish": {
-        "tasks": listing.tasks,
-        "train": train.train_command,
-        "publish": publish.publish,
-        "steps": steps.steps,
-        "import": import_model.import_command,
-    },
-    "Choose and combine": {
-        "methods": listing.methods,
-        "select": select.select,
-        "merge": merge.merge,
-        "moerge": moerge.moerge_command,
-        "export": export.export,
-    },
-    "Measure and explain": {
-        "eval": evaluate.evaluate,
-        "card": card.card,
-        "report": report.report,
-        "difficulty": difficulty.difficulty,
-        "explain": explain.explain,
-        "verify": verify.verify,
-    },
-    "The Hub and recipes": {
-        "retain": retain.retain,
-        "run": run.run,
-    },
-}
-for _panel, _commands in _PANELS.items():
-    for _name, _command in _commands.items():
-        app.command(_name, rich_help_panel=_panel)(_command)
-app.add_typer(hub.app, name="hub", rich_help_panel="The Hub and recipes")
+    To import all of them would take longer than many a command.
+    """
+    only = arguments[0] if arguments and arguments[0] in _NAMES else None
+    app = typer.Typer(
+        name="hubmerge",
+        cls=PanelGroup,
+        help=_HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_options)
+    for panel, commands in _PANELS.items():
+        for name, place in commands.items():
+            if only in (None, name):
+                _add_command(app, panel, name, place)
+    return app
+
+
+def _add_command(app: typer.Typer, panel: str, name: str, place: str) -> None:
+    module, function = place.split(".")
+    command = getattr(import_module(f"hubmerge.cli.{module}"), function)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name, rich_help_panel=panel)
+    else:
+        app.command(name, rich_help_panel=panel)(command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -98,8 +101,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def options(
+def _options(
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),

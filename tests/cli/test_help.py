@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from hubmerge.cli.app import app
+from hubmerge.cli.app import make_app
 from tests.command_line import run_command
 
-ROOT: Any = get_command(app)
+ROOT: Any = get_command(make_app())
 PANELS = {
     "Train and publish": ["tasks", "train", "publish", "steps", "import"],
     "Choose and combine": ["methods", "select", "merge", "moerge", "export"],

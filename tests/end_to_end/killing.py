@@ -27,7 +27,7 @@ import hubmerge.runs.run
 import hubmerge.tasks.stream
 import hubmerge.training.loop
 import hubmerge.training.position  # noqa: F401
-from hubmerge.cli.app import app
+from hubmerge.cli.app import make_app
 
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 STEPS = ("step2", "step4", "step6")
@@ -41,7 +41,7 @@ def run_training(to: str, out: Path, *more: str) -> None:
         "--max-examples", "64", "--state-every", "1", "--evaluate-every", "3", "--quiet", *more,
     ]  # fmt: skip
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    app(words, standalone_mode=True)
+    make_app(words)(words, standalone_mode=True)
 
 
 def run_forked(function: Callable[[], None], kill_after_s: float | None = None) -> int:
