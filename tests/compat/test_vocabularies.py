@@ -15,6 +15,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
+from hubmerge.manifest import Source
+from hubmerge.merging.registry import METHODS
+from hubmerge.opening.matched_inputs import match_alone
+from hubmerge.selection.memory_merge import MemoryMerger
+from hubmerge.selection.pool import Candidate, Pool, plain_choice
+from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.match_options import MatchOptions
 from tests.command_line import run_command as run
 
 pytestmark = pytest.mark.usefixtures("running_hub")
@@ -252,3 +259,31 @@ def test_a_token_beyond_the_embedding_has_no_row(base: Path, tmp_path: Path) -> 
     assert done.exit_code == 0, done.stderr
     assert len(load_file(tmp_path / "out" / "model.safetensors")[EMBEDDING]) == 52
     assert "<late>" not in (tmp_path / "out" / "tokenizer.json").read_text()
+
+
+def test_a_selection_measures_the_merge_of_the_bases_tokens(base: Path, tmp_path: Path) -> None:
+    """What `select --vocabulary base` measures in memory is what `merge` writes."""
+    folders = [expert(base, tmp_path / n, [f"<{n}>"], seed) for seed, n in enumerate("ab", 1)]
+    done = merge(base, tmp_path / "out", folders, "--vocabulary", "base")
+    assert done.exit_code == 0, done.stderr
+    opened, options = open_checkpoint(base), MatchOptions(vocabulary="base")
+    experts = {folder.name: open_checkpoint(folder) for folder in folders}
+    pool = Pool(
+        base=Source("base", sha="0", digest="0"),
+        base_checkpoint=opened,
+        tasks=(),
+        candidates=tuple(
+            (Candidate(Source(name, sha=checkpoint.digest(), digest=name)),)
+            for name, checkpoint in experts.items()
+        ),
+        open=lambda candidate: match_alone(
+            opened, experts[candidate.source.label], candidate.source.label, options
+        ),
+        options=options,
+    )
+    merger = MemoryMerger(pool, METHODS["average"])
+    measured = dict(merger.merged_tensors(plain_choice((0, 0), {})))
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert measured.keys() == written.keys()
+    for name, values in measured.items():
+        assert torch.equal(torch.from_numpy(values), written[name]), name
