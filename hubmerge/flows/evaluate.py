@@ -203,6 +203,7 @@ def _open_own_head(base: OpenedModel, model: OpenedModel) -> Any:
     vector = TaskVector(base.checkpoint, expert, options)
     classifier = put_under_head(base.folder, kept_head(vector))
     state = classifier.module.state_dict()
-    for name, module_name in classifier.names.items():
+    # Copies of a tied tensor are one parameter, which changes once.
+    for module_name, name in {module: name for name, module in classifier.names.items()}.items():
         state[module_name] += torch.from_numpy(vector.delta(name))
     return classifier.module

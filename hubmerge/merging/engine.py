@@ -10,8 +10,7 @@ is written. (float64 to bfloat16 or float8 is rounded twice, through float32.)
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,16 @@ import numpy as np
 
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.merging.deltas import Deltas
-from hubmerge.merging.part_reader import Span, default_threads
+from hubmerge.merging.part_reader import default_threads
+from hubmerge.merging.part_writer import merge_by_parts
 from hubmerge.merging.plan import Expert, MergePlan, canonical, check_plan
 from hubmerge.merging.softening import Softening, survey_softening
-from hubmerge.merging.streaming import PartStream, StreamPasses, open_stream
-from hubmerge.progress import Progress
-from hubmerge.weights.array_blocks import blocks
+from hubmerge.merging.streaming import open_stream
+from hubmerge.merging.tensor_merge import merge_tensor, tensor_delta, tensor_deltas
+from hubmerge.progress import ByteProgress, Progress
 from hubmerge.weights.atomic_folder import atomic_folder, check_target
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
-from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
+from hubmerge.weights.dtypes import Array, is_float
 from hubmerge.weights.header import TensorInfo, safe_name
 from hubmerge.weights.match_options import BASE_TIE_HINT, TIED_HINT
 from hubmerge.weights.model_config import changed_config
@@ -79,7 +79,7 @@ def merge(
         )
         if plan.method.by_parts(plan.params):
             with open_stream(plan, softenings, threads or default_threads()) as stream:
-                _merge_by_parts(stream, targets, progress)
+                merge_by_parts(stream, targets, progress)
         else:
             _merge_by_tensors(plan, targets, softenings, progress)
         if finish is not None:
@@ -154,7 +154,7 @@ def _survey_softenings(plan: MergePlan, progress: Progress) -> tuple[Softening, 
         def passes() -> Iterator[tuple[str, Array, Array]]:
             for name in _float_tensors(plan, progress, next(stages)):
                 base = plan.base.read(name)
-                yield name, _delta(plan, expert, vector, name, base), base
+                yield name, tensor_delta(plan, expert, vector, name, base), base
 
         return survey_softening(passes, expert.keep, expert.intruders)
 
@@ -168,7 +168,7 @@ def _run_survey(plan: MergePlan, softenings: tuple[Softening, ...], progress: Pr
 
     def passes() -> Iterator[Deltas]:
         for name in _float_tensors(plan, progress, next(stages)):
-            yield _deltas(plan, name, plan.base.read(name), softenings)
+            yield tensor_deltas(plan, name, plan.base.read(name), softenings)
 
     with np.errstate(over="ignore", invalid="ignore"):
         return plan.method.survey(passes, plan.params)
@@ -190,170 +190,7 @@ def _merge_by_tensors(
     progress: Progress,
 ) -> None:
     survey = _run_survey(plan, softenings, progress)
-    counted = _ByteProgress(progress, "merge", targets)
+    counted = ByteProgress(progress, "merge", sum(target.nbytes for target in targets.values()))
     for name, target in targets.items():
-        write_tensor(target, _merge_tensor(plan, name, target, softenings, survey))
+        write_tensor(target, merge_tensor(plan, name, target, softenings, survey))
         counted.add(target.nbytes)
-
-
-def _merge_by_parts(
-    stream: PartStream, targets: Mapping[str, TensorInfo], progress: Progress
-) -> None:
-    plan = stream.plan
-    for name, target in targets.items():
-        if not is_float(target.dtype):
-            write_tensor(target, plan.base.read(name))
-    survey = None
-    if plan.method.survey is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            survey = plan.method.survey(StreamPasses(stream, progress), plan.params)
-    writer = _PartWriter(stream, targets, survey)
-    floats = {name: target for name, target in targets.items() if is_float(target.dtype)}
-    counted = _ByteProgress(progress, "merge", floats)
-    writer.write(stream.spans, lambda span: counted.add(_written_bytes(span, floats)))
-    if plan.method.settle is not None:
-        writer.survey, again = plan.method.settle(survey)
-        writer.write([stream.part_span(name, start) for name, start in again])
-    writer.write_rest()
-
-
-def _written_bytes(span: Span, targets: Mapping[str, TensorInfo]) -> int:
-    return (span.stop - span.start) * DTYPES[targets[span.name].dtype].itemsize
-
-
-class _PartWriter:
-    """Merges parts and writes them.
-
-    A part that no expert changed keeps every bit of the base, unless another part of its tensor
-    changed: then -0.0 becomes what the formula gives, as if the tensor were merged as a whole.
-    """
-
-    def __init__(self, stream: PartStream, targets: Mapping[str, TensorInfo], survey: Any) -> None:
-        self._stream, self._targets, self.survey = stream, targets, survey
-        self._changed: set[str] = set()
-        self._kept_zeros: dict[str, list[int]] = {}
-        self._not_finite: set[str] = set()
-
-    def write(self, chosen: Sequence[Span], on_span: Callable[[Span], None] | None = None) -> None:
-        """Merge and write these spans; raises CheckpointError for values that are not finite."""
-        for deltas, state in self._stream.run(self._write_part, chosen, on_span):
-            name = deltas.tensor
-            if state == "kept zeros":
-                self._kept_zeros.setdefault(name, []).append(deltas.start)
-            elif state != "kept":
-                self._changed.add(name)
-            if state == "not finite":
-                self._not_finite.add(name)
-                if not self._stream.plan.allow_nonfinite:
-                    self._write_tensor(name)
-
-    def write_rest(self) -> None:
-        """Merge what depends on a whole tensor: values that are not finite, and zeros.
-
-        Parts whose -0.0 were kept are merged again if their tensor changed.
-        """
-        for name in sorted(self._not_finite):
-            self._write_tensor(name)
-        again = [
-            self._stream.part_span(name, start)
-            for name in self._changed & self._kept_zeros.keys() - self._not_finite
-            for start in self._kept_zeros[name]
-        ]
-        self._stream.run_all(self._write_merged, again)
-
-    def _write_tensor(self, name: str) -> None:
-        """Merge a tensor as a whole; raises CheckpointError for values that are not finite."""
-        plan, target = self._stream.plan, self._targets[name]
-        values = _merge_tensor(plan, name, target, tuple(self._stream.softenings), self.survey)
-        write_tensor(target, values)
-
-    def _write_part(self, base: Array, deltas: Deltas) -> tuple[Deltas, str]:
-        """Write one part; returns where it is, and what happened to it."""
-        place = dataclasses.replace(deltas, values=[])  # its arrays are about to be reused
-        if deltas.changed():
-            return place, "changed" if self._write_merged(base, deltas) else "not finite"
-        values = cast(base, DTYPES[self._targets[deltas.tensor].dtype])
-        if not np.isfinite(values).all():
-            return place, "not finite"
-        self._stream.files().write(self._targets[deltas.tensor], deltas.start, values)
-        return place, "kept zeros" if (np.signbit(base) & (base == 0)).any() else "kept"
-
-    def _write_merged(self, base: Array, deltas: Deltas) -> bool:
-        plan, target = self._stream.plan, self._targets[deltas.tensor]
-        change = plan.method.combine(deltas, plan.params, self.survey)
-        total = cast(base, compute_dtype(plan.base.index[deltas.tensor].dtype)) + change
-        values = cast(np.asarray(total), DTYPES[target.dtype])
-        if not np.isfinite(values).all():
-            return False
-        self._stream.files().write(target, deltas.start, values)
-        return True
-
-
-class _ByteProgress:
-    """Reports the bytes of some tensors that are done."""
-
-    def __init__(self, progress: Progress, stage: str, targets: Mapping[str, TensorInfo]) -> None:
-        self._progress, self._stage = progress, stage
-        self._done, self._total = 0, sum(target.nbytes for target in targets.values())
-        progress(stage, 0, self._total)
-
-    def add(self, nbytes: int) -> None:
-        self._done += nbytes
-        self._progress(self._stage, self._done, self._total)
-
-
-def _merge_tensor(
-    plan: MergePlan, name: str, target: TensorInfo, softenings: tuple[Softening, ...], survey: Any
-) -> Array:
-    """The values of one tensor of the result, in the dtype that is written."""
-    base, dtype = plan.base.read(name), DTYPES[target.dtype]
-    if not is_float(target.dtype):
-        return base
-    deltas = _deltas(plan, name, base, softenings)
-    if not deltas.changed():
-        return _require_finite(
-            plan, cast(base, dtype), name, "The base"
-        )  # bit for bit if the dtypes are equal
-    with np.errstate(over="ignore", invalid="ignore"):
-        change = plan.method.combine(deltas, plan.params, survey)
-        total = np.asarray(cast(base, compute_dtype(plan.base.index[name].dtype)) + change)
-    return _require_finite(plan, cast(total, dtype), name, "The result")
-
-
-def _deltas(plan: MergePlan, name: str, base: Array, softenings: tuple[Softening, ...]) -> Deltas:
-    return Deltas(
-        tensor=name,
-        values=[
-            softening.soften(name, _delta(plan, expert, vector, name, base))
-            for softening, expert, vector in zip(
-                softenings, plan.experts, plan.vectors, strict=True
-            )
-        ],
-        weights=tuple(expert.weight for expert in plan.experts),
-        shas=tuple(expert.sha for expert in plan.experts),
-    )
-
-
-def _delta(plan: MergePlan, expert: Expert, vector: TaskVector, name: str, base: Array) -> Array:
-    delta = vector.delta_from(base, name)
-    if not plan.allow_nonfinite and not _all_finite(delta):
-        _require_finite(plan, base, name, "The base")
-        if expert.checkpoint.kind == "full":
-            _require_finite(plan, vector.read(name), name, f"Expert {expert.name}")
-        _require_finite(plan, delta, name, f"The difference of expert {expert.name} and the base")
-    return delta
-
-
-def _require_finite(plan: MergePlan, values: Array, name: str, label: str) -> Array:
-    """Return the values if all are finite or the plan allows others; else raise CheckpointError."""
-    if plan.allow_nonfinite or _all_finite(values):
-        return values
-    count = np.count_nonzero(~np.isfinite(values))
-    raise CheckpointError(
-        f"{label} has {count:,} values that are not finite in tensor {safe_name(name)!r}.",
-        "A smaller scale, a wider dtype or another step of the expert may help.",
-    )
-
-
-def _all_finite(values: Array) -> bool:
-    return all(np.isfinite(block).all() for (block,) in blocks(values))

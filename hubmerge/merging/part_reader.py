@@ -139,20 +139,6 @@ class PartReader:
                 found.append(_Source(vector.expert.tensor(own), own, softens))
         return found
 
-    def read_tensor(self, name: str) -> Deltas:
-        """The changes to a whole tensor, in its shape."""
-        plan = self._plan
-        base = plan.base.read(name)
-        return Deltas(
-            tensor=name,
-            values=[
-                softening.soften(name, vector.delta_from(base, name))
-                for vector, softening in zip(plan.vectors, self._softenings, strict=True)
-            ],
-            weights=tuple(expert.weight for expert in plan.experts),
-            shas=tuple(expert.sha for expert in plan.experts),
-        )
-
     def close(self) -> None:
         self.files.close()
 

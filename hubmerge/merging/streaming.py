@@ -16,6 +16,7 @@ from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.part_reader import PartReader, Span, spans
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
+from hubmerge.merging.tensor_merge import tensor_deltas
 from hubmerge.progress import Progress
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import DTYPES, Array, is_float
@@ -135,13 +136,9 @@ class StreamPasses:
 
     def __call__(self) -> Iterator[Deltas]:
         plan, softenings = self.stream.plan, self.stream.softenings
-        reader = PartReader(plan, softenings)
-        try:
-            for name, tensor in plan.base.index.items():
-                if is_float(tensor.dtype):
-                    yield reader.read_tensor(name)
-        finally:
-            reader.close()
+        for name, tensor in plan.base.index.items():
+            if is_float(tensor.dtype):
+                yield tensor_deltas(plan, name, plan.base.read(name), softenings)
 
     def map(self, function: Callable[[Deltas], T]) -> Iterator[T]:
         index, done = self.stream.plan.base.index, 0
