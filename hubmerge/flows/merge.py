@@ -46,6 +46,7 @@ from hubmerge.weights.dtypes import float_dtype_name
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.kept_heads import KeptHead
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
+from hubmerge.weights.token_rows import AlignedTokens
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def prepare_inputs(
         tokenizer_files=matched.tokens.files,
     )
     check_plan(plan)
-    heads = _find_all_heads(inputs, plan)
+    heads = _find_all_heads(inputs, plan, matched.tokens)
     notes = tuple(_merge_notes(hub, inputs, plan, matched, heads))
     manifest = _make_manifest(request, inputs, notes)
     # Several locks may have the same pick: each lock gets its own folder.
@@ -197,11 +198,13 @@ def prepare_inputs(
     return prepared
 
 
-def _find_all_heads(inputs: MergeInputs, plan: MergePlan) -> dict[str, Path | KeptHead]:
+def _find_all_heads(
+    inputs: MergeInputs, plan: MergePlan, tokens: AlignedTokens
+) -> dict[str, Path | KeptHead]:
     """The heads beside the merge: those of trained experts, and those that are not merged."""
     heads: dict[str, Path | KeptHead] = {**find_heads(inputs.experts)}
     if plan.options.heads == "keep":
-        kept = find_kept_heads(inputs.experts, plan.vectors)
+        kept = find_kept_heads(inputs.experts, plan.vectors, tokens)
         if twice := sorted(heads.keys() & kept.keys()):
             raise UsageError(f"Two experts would have the head {twice[0]}.", "Rename a folder.")
         heads |= kept

@@ -11,9 +11,10 @@ from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import check_label
 from hubmerge.weights.header import safe_name
-from hubmerge.weights.kept_heads import KeptHead, kept_head
+from hubmerge.weights.kept_heads import KeptHead, kept_head, kept_head_over
 from hubmerge.weights.layout import regular_file
 from hubmerge.weights.task_vector import TaskVector
+from hubmerge.weights.token_rows import AlignedTokens
 
 
 def find_heads(experts: Sequence[OpenedModel]) -> dict[str, Path]:
@@ -36,17 +37,20 @@ def find_heads(experts: Sequence[OpenedModel]) -> dict[str, Path]:
 
 
 def find_kept_heads(
-    experts: Sequence[OpenedModel], vectors: Sequence[TaskVector]
+    experts: Sequence[OpenedModel], vectors: Sequence[TaskVector], tokens: AlignedTokens
 ) -> dict[str, KeptHead]:
     """The heads of experts that are not merged, by the name of their file.
 
     The name is that of the expert's task, or of its repository or folder if no task is known.
-    Raises UsageError if two experts would have the same name.
+    `tokens` are those of the merge. Raises UsageError if two experts would have the same name.
     """
     heads: dict[str, KeptHead] = {}
     problems = []
     for model, vector in zip(experts, vectors, strict=True):
-        head = kept_head(vector)
+        if tokens.rows is None:
+            head = kept_head(vector)
+        else:
+            head = kept_head_over(vector, tokens.rows, tokens.size)
         if not head.tensors:
             continue
         file = f"head-{_head_name(model)}.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from hubmerge.weights.adapter_config import read_adapter_config
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import Array
 from hubmerge.weights.full_names import plain_names
-from hubmerge.weights.model_config import read_model_config
+from hubmerge.weights.model_config import read_model_config, vocabulary_size, with_tokens
 from hubmerge.weights.task_vector import TaskVector
+from hubmerge.weights.vocabulary import read_vocabulary
 
 # The metadata of the file: the configuration of the whole model, as text.
 CONFIG_KEY = "config"
@@ -56,6 +57,24 @@ def kept_head(vector: TaskVector) -> KeptHead:
         return head_of_full(vector.expert, vector.full.head)
     config, _ = read_adapter_config(vector.expert.folder, str(vector.expert.folder))
     return head_of_adapter(vector.adapter, config.base_class if config else "")
+
+
+def kept_head_over(
+    vector: TaskVector, rows: Mapping[str, int], size: int | None = None
+) -> KeptHead:
+    """The kept head above a merge whose embedding has these rows of tokens.
+
+    `size` is the number of its rows if that is not the base's. Raises CheckpointError if the
+    tokenizer of the expert cannot be read.
+    """
+    head = kept_head(vector)
+    if not head.tensors:
+        return head
+    folder = (vector.expert if vector.adapter is None else vector.base).folder  # of its config
+    own = read_vocabulary(folder).rows
+    new_rows = {row: rows[token] for token, row in own.items() if token in rows}
+    size = size or vocabulary_size(read_model_config(vector.base.folder))
+    return replace(head, config=with_tokens(head.config, size, new_rows))
 
 
 def head_of_full(expert: Checkpoint, tensors: Iterable[str]) -> KeptHead:

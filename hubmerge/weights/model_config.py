@@ -12,7 +12,7 @@ from hubmerge.weights.header import parse_json_object
 
 CONFIG_JSON = "config.json"
 TIE_KEY = "tie_word_embeddings"
-_SIZE_KEY = "vocab_size"
+_SIZE_KEY, _PADDING_KEY = "vocab_size", "pad_token_id"
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
@@ -44,6 +44,37 @@ def changed_config(
     if changed == config:
         return {}
     return {CONFIG_JSON: (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()}
+
+
+def with_tokens(
+    config: Mapping[str, Any], size: int | None, rows: Mapping[int, int]
+) -> dict[str, Any]:
+    """The configuration over an embedding of another vocabulary, at any depth.
+
+    `size` is its number of rows, None if that is not known. `rows` are the new rows of tokens by
+    their old ones: the token for padding has another row, or none.
+    """
+    changed = dict(config)
+    if size is not None:
+        changed = _with_vocabulary_size(changed, config.get(_SIZE_KEY), size)
+    return _with_padding(changed, rows)
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """The number of rows that a configuration states for the embedding, if it states one."""
+    size = config.get(_SIZE_KEY, _text_part(config).get(_SIZE_KEY))
+    return size if isinstance(size, int) else None
+
+
+def _with_padding(config: Mapping[str, Any], rows: Mapping[int, int]) -> dict[str, Any]:
+    return {
+        key: _with_padding(value, rows)
+        if isinstance(value, dict)
+        else rows.get(value)
+        if key == _PADDING_KEY and isinstance(value, int)
+        else value
+        for key, value in config.items()
+    }
 
 
 def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:

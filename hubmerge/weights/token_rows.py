@@ -55,13 +55,15 @@ class AlignedTokens:
     """Base and experts whose embeddings have the same rows.
 
     `size` is the new number of rows, None if it is the base's. `files` are the tokenizer files of
-    the result that differ from the base's. `notes` are sentences for the user.
+    the result that differ from the base's. `rows` are those of its tokens, None if rows are not
+    matched by token. `notes` are sentences for the user.
     """
 
     base: Checkpoint
     experts: tuple[Checkpoint, ...]
     size: int | None = None
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    rows: Mapping[str, int] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
 
@@ -100,6 +102,7 @@ def align_tokens(
         tuple(views),
         size if size != old_size else None,
         extended_tokenizer(base.folder, entries) if entries else {},
+        all_rows,
         tuple(_notes(vocabulary, own, experts, mode, new)),
     )
 
