@@ -6,11 +6,12 @@ import torch
 
 from hubmerge.choosing.candidates import OpenedPool
 from hubmerge.models.class_model import HeadedBase, put_under_head
-from hubmerge.models.loading import Model, load_model
+from hubmerge.models.loading import Model, load_classifier
 from hubmerge.selection.task_split import LoadedModel, TaskSplit
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import load_split
-from hubmerge.weights.kept_heads import kept_head
+from hubmerge.weights.kept_heads import kept_head, kept_head_over
+from hubmerge.weights.vocabulary import read_vocabulary
 
 
 def load_task_splits(
@@ -28,7 +29,7 @@ def load_task_splits(
     for number, task in enumerate(pool.tasks):
         split, kind = load_split(task, split_name), task.spec.kind
         if kind not in models:
-            models[kind] = load_model(opened_pool.base.folder, kind)
+            models[kind] = load_classifier(opened_pool.base.folder, kind)
         classifier = _classifier(opened_pool, number)
         if classifier is not None:
             splits.append(TaskSplit(LoadedModel(models[kind], device, classifier), split))
@@ -45,5 +46,8 @@ def _classifier(opened_pool: OpenedPool, number: int) -> HeadedBase | None:
     if pool.options.heads != "keep" or pool.tasks[number].spec.head != "trained":
         return None
     vector = pool.task_vector(pool.candidates[number][-1])
-    head = kept_head(vector)
+    if pool.options.vocabulary is None:
+        head = kept_head(vector)
+    else:
+        head = kept_head_over(vector, read_vocabulary(opened_pool.base.folder).rows)
     return put_under_head(opened_pool.base.folder, head) if head.tensors else None

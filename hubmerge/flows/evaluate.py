@@ -18,7 +18,7 @@ from hubmerge.learners.learner import Learner, without_network
 from hubmerge.manifest import Manifest
 from hubmerge.models.adapter import apply_adapter
 from hubmerge.models.class_model import put_under_head
-from hubmerge.models.loading import Model, load_model
+from hubmerge.models.loading import Model, load_classifier
 from hubmerge.moerging.moe_model import read_moe
 from hubmerge.opening.bases import open_base
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
@@ -131,7 +131,7 @@ class ModelEvaluator:
             base = open_base(self._hub, model)
             classifier = _open_own_head(base, model) if base else None
             if base and classifier is not None:
-                opened = load_model(base.folder, kind)
+                opened = load_classifier(base.folder, kind)
                 return opened, class_model(opened, classifier, classes, model.revision.label)
         opened = self._open(model, kind)
         return opened, self._heads.load(model, opened, task, classes)
@@ -182,10 +182,10 @@ def open_expert(hub: Hub, model: OpenedModel, kind: Kind) -> Model:
     Raises UsageError if that base is not known.
     """
     if model.checkpoint.kind == "full":
-        return load_model(model.folder, kind)
+        return load_classifier(model.folder, kind)
     base = open_base(hub, model)
     assert base is not None  # `open_base` raises for an adapter or a mixture without a base
-    opened = load_model(base.folder, kind)
+    opened = load_classifier(base.folder, kind)
     if model.checkpoint.is_moe:
         return read_moe(opened, base.checkpoint, model.folder).model
     return apply_adapter(opened, model.folder).model

@@ -9,7 +9,7 @@ from torch import nn
 
 from hubmerge.errors import UsageError
 from hubmerge.learners.classification import TEXT_INPUTS, Classifier, ImageLearner, TextLearner
-from hubmerge.learners.heads import head_path, label_head, load_head, new_head
+from hubmerge.learners.heads import head_path, label_head, load_head, missing_head, new_head
 from hubmerge.learners.learner import Learner
 from hubmerge.learners.ranking import LanguageLearner, TargetScorer
 from hubmerge.models.class_model import (
@@ -21,6 +21,7 @@ from hubmerge.models.class_model import (
 )
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
+from hubmerge.models.text_decoder import PaddedClassifier, TextDecoder
 from hubmerge.models.text_encoder import TextEncoder
 from hubmerge.models.vision_encoder import VisionEncoder
 from hubmerge.tasks.task import Task
@@ -39,8 +40,8 @@ def make_learner(model: Model, task: Task, head: nn.Module | None, augment: bool
             max_tokens, positions = min(max_tokens, positions), None
         return LanguageLearner(scorer, model.tokenizer, model.is_seq2seq, max_tokens, positions)
     assert head is not None
-    network = head if isinstance(head, ClassModel) else Classifier(model.encoder, head)
-    if isinstance(model, TextEncoder):
+    network = head if isinstance(head, ClassModel) else Classifier(_encoder(model), head)
+    if isinstance(model, TextEncoder | TextDecoder):
         return TextLearner(network, model.tokenizer, min(max_tokens, model.max_tokens))
     augmented = model.transform(augment=True) if augment else None
     return ImageLearner(network, model.transform(augment=False), augmented)
@@ -49,10 +50,16 @@ def make_learner(model: Model, task: Task, head: nn.Module | None, augment: bool
 def initial_head(model: Model, task: Task, classes: tuple[str, ...]) -> nn.Module | None:
     """The head that training starts with, made from the base model; None if the task has none.
 
-    Raises UsageError if the task needs a head of labels and the model cannot encode text.
+    Raises UsageError if the task needs a head of labels and the model cannot encode text, and for a
+    decoder, which has no features that a head could take.
     """
     if isinstance(model, LanguageModel):
         return None
+    if isinstance(model, TextDecoder):
+        raise UsageError(
+            f"This {model.name} is a decoder, which classifies texts only under a head of its own.",
+            "Use experts with such heads and --heads keep, or a task of `kind: rank`.",
+        )
     if task.spec.head == "trained":
         return new_head(model.width, len(classes))
     if isinstance(model, VisionEncoder):
@@ -78,6 +85,8 @@ def load_trained_head(
         return class_model(model, load_class_model(folder, file), classes, str(file))
     if not file.is_file() and is_class_model(model.module):
         return class_model(model, model.module, classes, str(folder))
+    if isinstance(model, TextDecoder):
+        raise missing_head(folder, task)
     return load_head(folder, task, model.width, classes)
 
 
@@ -86,8 +95,16 @@ def class_model(model: Model, module: Any, classes: tuple[str, ...], where: str)
 
     Raises CheckpointError naming `where` if its head is for another number of classes.
     """
-    names = TEXT_INPUTS if isinstance(model, TextEncoder) else ("pixel_values",)
-    return ClassModel(module, names, class_order(module.config, classes, where))
+    order = class_order(module.config, classes, where)
+    if isinstance(model, TextDecoder):
+        module = PaddedClassifier(module)
+    names = TEXT_INPUTS if isinstance(model, TextEncoder | TextDecoder) else ("pixel_values",)
+    return ClassModel(module, names, order)
+
+
+def _encoder(model: Model) -> nn.Module:
+    assert not isinstance(model, LanguageModel | TextDecoder)  # neither takes a head of features
+    return model.encoder
 
 
 def _max_positions(model: LanguageModel) -> int | None:

@@ -48,6 +48,16 @@ def save_head(head: nn.Linear, folder: Path, task: Task, classes: Sequence[str])
     save_file(tensors, head_path(folder, task), metadata=metadata)
 
 
+def missing_head(folder: Path, task: Task) -> UsageError:
+    """The error for a folder without the head of a task; it names the heads that are there."""
+    names = [path.stem.removeprefix("head-") for path in folder.glob("head-*.safetensors")]
+    others = f", but for {', '.join(sorted(map(safe_name, names)))}" if names else ""
+    return UsageError(
+        f"{folder} has no trained head for task {task.name}{others}.",
+        "Evaluate an expert that was trained on the task, or a merge of such experts.",
+    )
+
+
 def load_head(folder: Path, task: Task, width: int, classes: Sequence[str]) -> nn.Linear:
     """Read a trained head.
 
@@ -55,12 +65,7 @@ def load_head(folder: Path, task: Task, width: int, classes: Sequence[str]) -> n
     """
     file = head_path(folder, task)
     if not file.is_file():
-        names = [path.stem.removeprefix("head-") for path in folder.glob("head-*.safetensors")]
-        others = f", but for {', '.join(sorted(map(safe_name, names)))}" if names else ""
-        raise UsageError(
-            f"{folder} has no trained head for task {task.name}{others}.",
-            "Evaluate an expert that was trained on the task, or a merge of such experts.",
-        )
+        raise missing_head(folder, task)
     read_header(file)  # raises for a malformed file
     head, saved = new_head(width, len(classes)), load_file(file)
     if {name: tensor.shape for name, tensor in saved.items()} != {

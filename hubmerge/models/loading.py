@@ -19,13 +19,14 @@ from hubmerge.models.config import check_configs, read_config
 from hubmerge.models.language_model import LanguageModel, load_language_model
 from hubmerge.models.load_errors import load_errors_name
 from hubmerge.models.open_clip_folder import OpenClip, load_open_clip
+from hubmerge.models.text_decoder import TextDecoder, load_text_decoder
 from hubmerge.models.text_encoder import TextEncoder, load_text_encoder
 from hubmerge.models.vision_encoder import VisionEncoder, load_vision_encoder
 from hubmerge.specs import Kind
 from hubmerge.weights.checkpoint import open_checkpoint
 
 ImageModel = OpenClip | TransformersClip | VisionEncoder
-Model = ImageModel | TextEncoder | LanguageModel
+Model = ImageModel | TextEncoder | TextDecoder | LanguageModel
 Family = Literal["clip", "image", "text", "language", "none"]
 Loader = Callable[[Path, dict[str, Any]], Model]
 
@@ -85,6 +86,17 @@ def load_model(folder: Path, kind: Kind = "image") -> Model:
     return _load(_LOADERS[family], folder, config)
 
 
+def load_classifier(folder: Path, kind: Kind) -> Model:
+    """As `load_model`, but texts may also be classified by a decoder, which is a `TextDecoder`."""
+    if kind == "text" and _is_decoder(folder):
+        _check_no_adapter(folder)
+        check_configs(folder)
+        config = read_config(folder / "config.json")
+        _check_not_quantised(folder, config)
+        return _load(load_text_decoder, folder, config)
+    return load_model(folder, kind)
+
+
 def default_kind(folder: Path) -> Kind:
     """The first kind of task that the model of a folder supports; raises CheckpointError."""
     if (folder / "open_clip_config.json").is_file():
@@ -94,6 +106,13 @@ def default_kind(folder: Path) -> Kind:
     if not kinds:
         raise CheckpointError(f"{folder} supports no kind of task.")
     return kinds[0]
+
+
+def _is_decoder(folder: Path) -> bool:
+    if not (folder / "config.json").is_file():
+        return False
+    config = read_config(folder / "config.json")
+    return _family(config) == "language" and not config.get("is_encoder_decoder")
 
 
 def _family(config: dict[str, Any]) -> Family:

@@ -73,7 +73,7 @@ def load_text_encoder(folder: Path, config: dict[str, Any]) -> TextEncoder:
     tokenizer = load_tokenizer(folder)
     encoder = TextFeatures(module.base_model).eval()
     _freeze_pooler(module.base_model)
-    max_tokens = min(tokenizer.model_max_length, _max_positions(module))
+    max_tokens = min(tokenizer.model_max_length, count_positions(module))
     with torch.no_grad():
         width = int(encoder(torch.zeros(1, 1).long(), torch.ones(1, 1).long()).shape[1])
     return TextEncoder(module, names, encoder, tokenizer, max_tokens, width, type(module).__name__)
@@ -86,7 +86,7 @@ def _freeze_pooler(body: nn.Module) -> None:
         pooler.requires_grad_(False)
 
 
-def _max_positions(module: Any) -> int:
+def count_positions(module: Any) -> int:
     """The number of token positions; RoBERTa and similar models start after the padding index."""
     table = getattr(getattr(module.base_model, "embeddings", None), "position_embeddings", None)
     padding_index = getattr(table, "padding_idx", None)

@@ -22,6 +22,7 @@ from hubmerge.learners.learner import without_network
 from hubmerge.models.class_model import HeadedBase
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
+from hubmerge.models.text_decoder import TextDecoder
 from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.tasks.data import Split
 from hubmerge.weights.kept_heads import KeptHead
@@ -45,7 +46,7 @@ class LoadedModel:
         self._state: Mapping[str, Tensor] = module.state_dict()
         self._module_names = model.names.module_names if classifier is None else classifier.names
         self._base_tensors: dict[str, Tensor] = {}
-        encoder = None if isinstance(model, LanguageModel) else model.encoder
+        encoder = None if isinstance(model, LanguageModel | TextDecoder) else model.encoder
         self._encoder_pointers = {p.data_ptr() for p in encoder.parameters()} if encoder else set()
         self.changes_outside_encoder = False
 

@@ -208,6 +208,10 @@ def class_heads(folder: Path) -> Callable[[Path], None]:
     _, model = bert(folder)
     with_noise(model)
     model.save_pretrained(folder / "expert")
+    return check_kept_head(model)
+
+
+def check_kept_head(model: PreTrainedModel) -> Callable[[Path], None]:
     with torch.no_grad():
         expected = logits(model)
 
@@ -217,6 +221,18 @@ def class_heads(folder: Path) -> Callable[[Path], None]:
             torch.testing.assert_close(logits(kept), expected, atol=1e-5, rtol=0)
 
     return check
+
+
+@case("decoders that classify")
+def decoder_heads(folder: Path) -> Callable[[Path], None]:
+    base = llama()
+    base.save_pretrained(folder / "base")
+    config = transformers.LlamaConfig(**TEXT, num_labels=3)
+    model = transformers.LlamaForSequenceClassification(config).eval()
+    model.model.load_state_dict(base.model.state_dict())
+    with_noise(model)
+    model.save_pretrained(folder / "expert")
+    return check_kept_head(model)
 
 
 @case("more tokens than the base")
