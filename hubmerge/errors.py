@@ -21,6 +21,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class HubmergeError(Exception):
@@ -118,18 +121,41 @@ def raise_together(error: type[HubmergeError], problems: Sequence[str], hint: st
         raise failure
 
 
-def check_all(*checks: Callable[[], object]) -> None:
-    """Run every check and raise all failures as one error, with the class of the first."""
-    failures = []
-    for check in checks:
+class Failures:
+    """The failures of several steps, raised as one error, so that all can be fixed at once."""
+
+    def __init__(self, errors: Iterable[HubmergeError] = ()) -> None:
+        self.errors = list(errors)
+
+    def run(self, step: Callable[[], T]) -> T | None:
+        """Return the value of a step, None if it fails.
+
+        Raises Busy and HubUnreachable at once: the next step would wait for the same.
+        """
         try:
-            check()
+            return step()
+        except (Busy, HubUnreachable):
+            raise
         except HubmergeError as error:
-            failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        hints = dict.fromkeys(failure.hint for failure in failures if failure.hint)
-        problems = [problem for failure in failures for problem in failure.problems]
-        first = type(failures[0])
-        raise_together(UsageError if first is UnknownName else first, problems, " ".join(hints))
+            self.errors.append(error)
+            return None
+
+    def raise_all(self) -> None:
+        """Raise all failures as one error, with the class of the first; no error if none."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            hints = dict.fromkeys(error.hint for error in self.errors if error.hint)
+            # One file may fail several steps in the same way.
+            problems = dict.fromkeys(text for error in self.errors for text in error.problems)
+            first = type(self.errors[0])
+            error = UsageError if first is UnknownName else first
+            raise_together(error, list(problems), " ".join(hints))
+
+
+def check_all(*checks: Callable[[], object]) -> None:
+    """Run every check and raise all failures as one error, as `Failures` does."""
+    failures = Failures()
+    for check in checks:
+        failures.run(check)
+    failures.raise_all()

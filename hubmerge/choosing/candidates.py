@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
-from hubmerge.errors import DataError, UsageError
+from hubmerge.errors import DataError, Failures, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
 from hubmerge.manifest import Source
@@ -52,12 +52,14 @@ def open_pool(
     manifests name, or the task at the same position. Raises UsageError, NotOnHub, IntegrityError
     or DataError.
     """
+    failures = Failures()
     pinned_by_ref: dict[ModelRef, list[PinnedModel]] = {}
     for done, ref in enumerate(refs):
         progress(f"steps of {ref}", done, len(refs))
-        pinned_by_ref[ref] = _pin_steps(hub, ref, progress)
+        pinned_by_ref[ref] = failures.run(partial(_pin_steps, hub, ref, progress)) or []
     all_pinned = [step for steps in pinned_by_ref.values() for step in steps]
-    check_no_moe(all_pinned)
+    failures.run(lambda: check_no_moe(all_pinned))
+    failures.raise_all()
     opened_base = open_pinned(hub, pin(hub, base or common_base(hub, all_pinned)))
     check_bases(all_pinned, opened_base)
     by_task: dict[str, list[Candidate]] = {}
@@ -124,17 +126,13 @@ def _assign_tasks(
     hub: Hub, pinned_by_ref: Mapping[ModelRef, Sequence[PinnedModel]], tasks: Sequence[Task]
 ) -> dict[ModelRef, Task]:
     """Find the task of each repository: the one its manifests name, or the one at its position."""
-    if not tasks:
-        return {ref: find_trained_tasks(hub, steps[-1])[0] for ref, steps in pinned_by_ref.items()}
-    task_of_ref = {}
+    failures, task_of_ref = Failures(), dict[ModelRef, Task]()
     for index, (ref, steps) in enumerate(pinned_by_ref.items()):
-        matching = [task for task in tasks if task.id in _manifest_tasks(ref, steps)]
-        if not matching and len(tasks) != len(pinned_by_ref):
-            raise UsageError(
-                f"{ref} does not name which of the {len(tasks)} tasks it was trained for.",
-                "Write --tasks with one task for each repository, in the same order.",
-            )
-        task_of_ref[ref] = matching[0] if matching else tasks[index]
+        by_position = tasks[index] if len(tasks) == len(pinned_by_ref) else None
+        task = failures.run(partial(_assign_task, hub, ref, steps, tasks, by_position))
+        if task is not None:
+            task_of_ref[ref] = task
+    failures.raise_all()
     assigned = {task.id for task in task_of_ref.values()}
     if unassigned := [task.name for task in tasks if task.id not in assigned]:
         raise UsageError(
@@ -142,6 +140,25 @@ def _assign_tasks(
             "Write --tasks in the order of the repositories.",
         )
     return task_of_ref
+
+
+def _assign_task(
+    hub: Hub,
+    ref: ModelRef,
+    steps: Sequence[PinnedModel],
+    tasks: Sequence[Task],
+    by_position: Task | None,
+) -> Task:
+    if not tasks:
+        return find_trained_tasks(hub, steps[-1])[0]
+    named = _manifest_tasks(ref, steps)
+    task = next((task for task in tasks if task.id in named), by_position)
+    if task is None:
+        raise UsageError(
+            f"{ref} does not name which of the {len(tasks)} tasks it was trained for.",
+            "Write --tasks with one task for each repository, in the same order.",
+        )
+    return task
 
 
 def _manifest_tasks(ref: ModelRef, pinned: Sequence[PinnedModel]) -> set[str | None]:

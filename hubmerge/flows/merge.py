@@ -13,14 +13,14 @@ from pathlib import Path
 
 from hubmerge import lock
 from hubmerge.durable import hash_file
-from hubmerge.errors import IntegrityError, UsageError
+from hubmerge.errors import Failures, IntegrityError, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_request
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
-from hubmerge.merging.plan import Expert, MergePlan, check_plan
+from hubmerge.merging.plan import Expert, MergePlan, check_checkpoints, check_plan
 from hubmerge.opening.expert_heads import (
     common_task_kind,
     expert_notes,
@@ -152,7 +152,9 @@ def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerg
     else:
         inputs = open_locked_merge(hub, request.lock, request.policy, request.locked, request.base)
         request = replace(request, options=inputs.options)
-    check_licences((inputs.base, *inputs.experts), request.licence)
+    failures = Failures(inputs.failures)
+    failures.run(lambda: check_licences((inputs.base, *inputs.experts), request.licence))
+    inputs = replace(inputs, failures=tuple(failures.errors))
     return prepare_inputs(hub, request, inputs, merges)
 
 
@@ -160,23 +162,7 @@ def prepare_inputs(
     hub: Hub, request: MergeRequest, inputs: MergeInputs, merges: Path
 ) -> PreparedMerge:
     """Check that the opened models can be merged, and that the result can be written and pushed."""
-    matched = match_inputs(inputs, request.options)
-    plan = MergePlan(
-        base=matched.base,
-        experts=tuple(
-            Expert(expert, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
-            for expert, s in zip(matched.experts, inputs.sources, strict=True)
-        ),
-        method=inputs.method,
-        params=inputs.params,
-        dtype=request.dtype,
-        allow_nonfinite=request.allow_nonfinite,
-        separate_head=matched.separated is not None,
-        options=request.options,
-        vocabulary_size=matched.tokens.size,
-        tokenizer_files=matched.tokens.files,
-    )
-    check_plan(plan)
+    matched, plan = _make_plan(request, inputs)
     heads = _find_all_heads(inputs, plan, matched.tokens)
     notes = tuple(_merge_notes(hub, inputs, plan, matched, heads))
     manifest = _make_manifest(request, inputs, notes)
@@ -198,6 +184,35 @@ def prepare_inputs(
     return prepared
 
 
+def _make_plan(request: MergeRequest, inputs: MergeInputs) -> tuple[MatchedInputs, MergePlan]:
+    """The matched inputs and the checked plan; raises all that is wrong with any of the experts."""
+    failures = Failures(inputs.failures)
+    matched = failures.run(lambda: match_inputs(inputs, request.options))
+    if matched is None:
+        failures.raise_all()
+    assert matched is not None
+    plan = MergePlan(
+        base=matched.base,
+        experts=tuple(
+            Expert(expert, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
+            for expert, s in zip(matched.experts, inputs.sources, strict=True)
+        ),
+        method=inputs.method,
+        params=inputs.params,
+        dtype=request.dtype,
+        allow_nonfinite=request.allow_nonfinite,
+        separate_head=matched.separated is not None,
+        options=request.options,
+        vocabulary_size=matched.tokens.size,
+        tokenizer_files=matched.tokens.files,
+    )
+    # Without the experts that were left out, their weights do not sum up as they would.
+    check = check_checkpoints if inputs.failures else check_plan
+    failures.run(lambda: check(plan))
+    failures.raise_all()
+    return matched, plan
+
+
 def _find_all_heads(
     inputs: MergeInputs, plan: MergePlan, tokens: AlignedTokens
 ) -> dict[str, Path | KeptHead]:
@@ -205,8 +220,9 @@ def _find_all_heads(
     heads: dict[str, Path | KeptHead] = {**find_heads(inputs.experts)}
     if plan.options.heads == "keep":
         kept = find_kept_heads(inputs.experts, plan.vectors, tokens)
-        if twice := sorted(heads.keys() & kept.keys()):
-            raise UsageError(f"Two experts would have the head {twice[0]}.", "Rename a folder.")
+        twice = sorted(heads.keys() & kept.keys())
+        problems = [f"Two experts would have the head {name}." for name in twice]
+        raise_together(UsageError, problems, "Rename a folder.")
         heads |= kept
     return heads
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hubmerge.errors import CheckpointError, UnknownName, UsageError, raise_together
+from hubmerge.errors import CheckpointError, UnknownName, UsageError, check_all, raise_together
 from hubmerge.merging.registry import Method
 from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_match import match_adapter
@@ -95,8 +95,15 @@ def check_plan(plan: MergePlan) -> None:
     to the base is not known exactly. (Whether integer tensors are the same in all models requires
     reading them; `merge` checks that before it writes.)
     """
-    raise_together(UsageError, list(_find_usage_problems(plan)))
-    problems = list(find_checkpoint_problems(plan))
+    check_all(
+        lambda: raise_together(UsageError, list(_find_usage_problems(plan))),
+        lambda: check_checkpoints(plan),
+    )
+
+
+def check_checkpoints(plan: MergePlan) -> None:
+    """Raise CheckpointError for everything that is wrong with base and experts, from headers."""
+    problems = dict.fromkeys(find_checkpoint_problems(plan))
     hints = dict.fromkeys(hint for _, hint in problems)
     raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
 
@@ -138,17 +145,23 @@ def find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:
         return  # no base to compare with
     yield from ((problem, FULL_EXPERT_HINT) for problem in _find_quantised("The base", plan.base))
     for expert in plan.experts:
-        if expert.checkpoint.kind == "lora":
-            yield from match_adapter(
-                plan.base, expert.checkpoint, f"Adapter {expert.name}", plan.options
-            ).problems
-        elif expert.checkpoint.is_moe:
-            yield not_an_expert(expert.checkpoint), SINGLE_EXPERT_HINT
-        else:
+        try:
             yield from _find_expert_problems(plan, expert)
+        except CheckpointError as error:  # a configuration that cannot be read
+            yield from ((problem, error.hint) for problem in error.problems)
 
 
 def _find_expert_problems(plan: MergePlan, expert: Expert) -> Iterator[Problem]:
+    if expert.checkpoint.kind == "lora":
+        label = f"Adapter {expert.name}"
+        yield from match_adapter(plan.base, expert.checkpoint, label, plan.options).problems
+    elif expert.checkpoint.is_moe:
+        yield not_an_expert(expert.name), SINGLE_EXPERT_HINT
+    else:
+        yield from _find_full_problems(plan, expert)
+
+
+def _find_full_problems(plan: MergePlan, expert: Expert) -> Iterator[Problem]:
     label = f"Expert {expert.name}"
     yield from match_full(plan.base, expert.checkpoint, label, plan.options).problems
     for problem in _find_quantised(label, expert.checkpoint):

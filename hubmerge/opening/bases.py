@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from hubmerge.errors import IntegrityError, UsageError, raise_together
+from hubmerge.errors import Failures, IntegrityError, UsageError, raise_together
 from hubmerge.front_matter import card_data
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import resolve
@@ -49,20 +50,18 @@ class NamedBase:
 def common_base(hub: Hub, pinned: Sequence[PinnedModel]) -> ModelRef:
     """The base of all experts: from their manifests, or from their configs if they have none.
 
-    No weights are fetched. Raises UsageError if an expert names no base, IntegrityError if two name
-    different ones.
+    No weights are fetched. Raises UsageError for all experts that name no base or one that cannot
+    be used, IntegrityError if two name different ones.
     """
     from_manifests = [(m.revision.label, m.manifest.base) for m in pinned if m.manifest]
-    from_configs = {m.revision.label: _named_base(hub, m) for m in pinned if m.manifest is None}
-    unnamed = [label for label, base in from_configs.items() if base is None]
-    if unnamed:
-        raise UsageError(
-            f"{', '.join(unnamed)} does not name the base it was fine-tuned from.",
-            "Name it with --base owner/name.",
-        )
-    _check_not_quantised(base for base in from_configs.values() if base is not None)
+    failures = Failures()
+    named = [
+        failures.run(partial(_named_base, hub, model)) for model in pinned if model.manifest is None
+    ]
+    bases = [base for base in named if base is not None]
+    failures.run(lambda: _check_not_quantised(bases))
+    failures.raise_all()
     _check_same_digest(from_manifests)
-    bases = [base for base in from_configs.values() if base is not None]
     if from_manifests:
         label, source = from_manifests[0]
         bases.append(NamedBase(label, _base_ref(source)))
@@ -145,11 +144,14 @@ def _raise_different_bases(bases: Iterable[tuple[str, str]]) -> None:
     raise IntegrityError(f"The experts were fine-tuned from different bases: {listed}.", _HINT)
 
 
-def _named_base(hub: Hub, pinned: PinnedModel) -> NamedBase | None:
-    """The base that a model's configuration names; None without a configuration or a base in it."""
+def _named_base(hub: Hub, pinned: PinnedModel) -> NamedBase:
+    """The base that a model's configuration names; raises UsageError if it names none."""
     label, (name, revision) = pinned.revision.label, _base_in_config(hub, pinned)
     if name is None:
-        return None
+        raise UsageError(
+            f"{label} does not name the base it was fine-tuned from.",
+            "Name it with --base owner/name.",
+        )
     try:
         if pinned.revision.ref.is_local:
             base = parse_ref(name)

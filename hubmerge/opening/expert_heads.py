@@ -20,19 +20,24 @@ from hubmerge.weights.token_rows import AlignedTokens
 def find_heads(experts: Sequence[OpenedModel]) -> dict[str, Path]:
     """The trained heads of all experts, file name -> file; a merge contains the heads of all.
 
-    Raises CheckpointError if two experts have different heads for one task.
+    Raises CheckpointError for every task for which two experts have different heads.
     """
     heads: dict[str, Path] = {}
+    different: set[str] = set()
     for expert in experts:
         for path in sorted(expert.folder.glob("head-*.safetensors")):
             file = regular_file(expert.folder, path.name)
             first = heads.setdefault(path.name, file)
             if hash_file(first) != hash_file(file):
-                task = path.name.removeprefix("head-").removesuffix(".safetensors")
-                raise CheckpointError(
-                    f"Two experts have different trained heads for task {safe_name(task)}.",
-                    "Merge one expert of each task, or train with `head: label`.",
-                )
+                different.add(path.name.removeprefix("head-").removesuffix(".safetensors"))
+    raise_together(
+        CheckpointError,
+        [
+            f"Two experts have different trained heads for task {safe_name(task)}."
+            for task in sorted(different)
+        ],
+        "Merge one expert of each task, or train with `head: label`.",
+    )
     return heads
 
 

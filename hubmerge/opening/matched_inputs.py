@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
+from hubmerge.errors import CheckpointError, Failures
 from hubmerge.opening.merge_inputs import MergeInputs
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
@@ -42,11 +44,11 @@ class MatchedInputs:
 def match_inputs(inputs: MergeInputs, options: MatchOptions) -> MatchedInputs:
     """Bring the vocabularies together as the options say, and separate a tied head if needed.
 
-    Raises CheckpointError for a tokenizer that cannot be read, and UsageError for an option that
-    decides nothing.
+    Raises CheckpointError for tokenizers and configurations that cannot be read, and UsageError for
+    an option that decides nothing.
     """
     base, labels = inputs.base.checkpoint, tuple(source.label for source in inputs.sources)
-    experts = tuple(restack(base, expert.checkpoint) for expert in inputs.experts)
+    experts = tuple(_restacked(base, expert.checkpoint) for expert in inputs.experts)
     if base.kind != "full":
         return MatchedInputs(base, experts, None, AlignedTokens(base, experts), labels)
     separated = separate_head(base, experts, untie=options.tied == "untie")
@@ -56,11 +58,13 @@ def match_inputs(inputs: MergeInputs, options: MatchOptions) -> MatchedInputs:
         notes = tuple(_notes_on_tokens(base, experts, labels))
         tokens = AlignedTokens(base, experts, notes=notes)
     else:
+        failures = Failures()
         named = [
-            _token_expert(base, expert, label, options)
+            failures.run(partial(_token_expert, base, expert, label, options))
             for expert, label in zip(experts, labels, strict=True)
         ]
-        tokens = align_tokens(base, named, options.vocabulary)
+        failures.raise_all()
+        tokens = align_tokens(base, [e for e in named if e is not None], options.vocabulary)
     return MatchedInputs(tokens.base, tokens.experts, separated, tokens, labels)
 
 
@@ -75,6 +79,13 @@ def match_alone(
     if options.vocabulary is None:
         return expert
     return align_tokens(base, [_token_expert(base, expert, label, options)], "base").experts[0]
+
+
+def _restacked(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
+    try:
+        return restack(base, expert)
+    except CheckpointError:  # reported when the expert is matched, which reads the same files
+        return expert
 
 
 def _token_expert(

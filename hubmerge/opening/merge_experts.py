@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hubmerge.errors import UsageError, raise_together
+from hubmerge.errors import Failures, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.merging.plan import EXPERT_OPTIONS
@@ -14,7 +14,9 @@ from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases, check_no_moe
-from hubmerge.opening.references import open_pinned, pin, source_of
+from hubmerge.opening.named_models import open_all, pin_all
+from hubmerge.opening.opened_model import OpenedModel, PinnedModel
+from hubmerge.opening.references import pin, source_of
 from hubmerge.refs import ModelRef, Revision
 
 
@@ -28,40 +30,68 @@ def open_merge_inputs(
 ) -> MergeInputs:
     """Open the inputs of a merge: method and parameters are checked first, weights fetched last.
 
-    Without `hashed`, the sources of models without a manifest have no digest. Raises UsageError,
-    NotOnHub, IntegrityError (experts of different bases) or CheckpointError.
+    Without `hashed`, the sources of models without a manifest have no digest. Experts that cannot
+    be merged are left out with their failures, as long as another one can be compared with the
+    base. Raises UsageError, NotOnHub, IntegrityError (experts of different bases) or
+    CheckpointError, with all that is wrong.
     """
     method = find_method(method_name)
     expert_options, settings = _expert_options(settings, len(experts))
     params = parse_params(method, settings)
-    pinned = [pin(hub, ref) for ref in experts]
-    check_no_moe(pinned)
-    opened_base = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
-    check_bases(pinned, opened_base)
-    opened = [open_pinned(hub, model) for model in pinned]
-    notes = check_origin(opened_base, opened, is_named=base is not None)
-    sources = tuple(
-        dataclasses.replace(
-            source_of(model, last=last_step(hub, model.revision), hashed=hashed), **options
-        )
-        for model, options in zip(opened, expert_options, strict=True)
-    )
-    revisions = [model.revision for model in opened]
+    failures = Failures()
+    pinned = _pin_experts(hub, experts, failures)
+    opened_base = _open_base(hub, base, [model for model in pinned if model], failures)
+    opened = open_all(hub, pinned, failures)
+    if opened_base is None or not any(opened):
+        failures.raise_all()
+    assert opened_base is not None
+    models = [model for model in opened if model]
+    notes = failures.run(lambda: check_origin(opened_base, models, is_named=base is not None))
+    # The digest of a merge that cannot be made is not worth reading all bytes.
+    hashed = hashed and not failures.errors
     return MergeInputs(
         method=method,
         params=params,
         base=opened_base,
         base_source=source_of(opened_base, hashed=hashed),
-        experts=tuple(opened),
+        experts=tuple(models),
         sources=tuple(
-            dataclasses.replace(source, **options)
-            for source, options in zip(sources, expert_options, strict=True)
+            dataclasses.replace(
+                source_of(model, last=last_step(hub, model.revision), hashed=hashed), **options
+            )
+            for model, options in zip(opened, expert_options, strict=True)
+            if model
         ),
-        notes=(
-            *(f"{revision.label}: {revision.note}." for revision in revisions if revision.note),
-            *notes,
-        ),
+        notes=(*_revision_notes(models), *(notes or ())),
+        failures=tuple(failures.errors),
     )
+
+
+def _pin_experts(
+    hub: Hub, refs: Sequence[ModelRef], failures: Failures
+) -> list[PinnedModel | None]:
+    """Pin every expert; None for one that fails, and for a mixture of experts."""
+    pinned = pin_all(hub, refs, failures)
+    failures.run(lambda: check_no_moe([model for model in pinned if model]))
+    return [model if model and not model.is_moe else None for model in pinned]
+
+
+def _open_base(
+    hub: Hub, ref: ModelRef | None, experts: Sequence[PinnedModel], failures: Failures
+) -> OpenedModel | None:
+    """Open the base, by default the one of all experts, and compare it with their manifests."""
+    if ref is None and not experts:
+        return None
+    pinned = failures.run(lambda: pin(hub, ref or common_base(hub, experts)))
+    (base,) = open_all(hub, [pinned], failures)
+    if base is not None:
+        failures.run(lambda: check_bases(experts, base))
+    return base
+
+
+def _revision_notes(models: Sequence[OpenedModel]) -> Iterator[str]:
+    revisions = [model.revision for model in models]
+    yield from (f"{revision.label}: {revision.note}." for revision in revisions if revision.note)
 
 
 def _expert_options(

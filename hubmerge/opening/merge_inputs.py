@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from hubmerge.cards.licence import licence_conflicts
-from hubmerge.errors import IntegrityError, UsageError, join_with_or, raise_together
+from hubmerge.errors import (
+    HubmergeError,
+    IntegrityError,
+    UsageError,
+    join_with_or,
+    raise_together,
+)
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import Method
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
@@ -25,7 +31,8 @@ class MergeInputs:
 
     `base_source` and `sources` describe base and experts for the manifest, with the options of each
     expert. `lock` is the lock that they come from, if any, and `options` what it decides; `notes`
-    are sentences for the user.
+    are sentences for the user. `failures` are those of experts that are left out here, to be raised
+    with what is wrong with the others.
     """
 
     method: Method
@@ -37,6 +44,7 @@ class MergeInputs:
     lock: bytes | None = None
     options: MatchOptions = DEFAULT_OPTIONS
     notes: tuple[str, ...] = ()
+    failures: tuple[HubmergeError, ...] = ()
 
 
 def check_no_moe(pinned: Sequence[PinnedModel]) -> None:
@@ -45,7 +53,7 @@ def check_no_moe(pinned: Sequence[PinnedModel]) -> None:
         f"{model.revision.label} is a mixture of experts, not an expert: name "
         f"{join_with_or(_expert_refs_in(model))}."
         for model in pinned
-        if model.manifest and model.manifest.is_moe
+        if model.is_moe
     ]
     raise_together(UsageError, problems, "The experts in a mixture are LoRA adapters.")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hubmerge.errors import CheckpointError, UsageError, check_all, raise_together
+from hubmerge.errors import CheckpointError, Failures, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import read_file
 from hubmerge.hub.headers import read_shapes
@@ -18,6 +18,7 @@ from hubmerge.opening.bases import common_base
 from hubmerge.opening.extracted_adapters import extract_adapters
 from hubmerge.opening.merge_experts import last_step
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
+from hubmerge.opening.named_models import open_all, pin_all
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import fetch_adapter_config, open_pinned, pin, source_of
 from hubmerge.refs import ModelRef
@@ -56,19 +57,21 @@ def open_experts(
     model that is not an adapter, IntegrityError for different bases, CheckpointError for adapters
     that do not fit the base or each other; all problems at once.
     """
-    pinned = [pin(hub, ref) for ref in refs]
-    _check_distinct(pinned)
+    failures = Failures()
+    pinned = [model for model in pin_all(hub, refs, failures) if model]
     adapters = [model for model in pinned if fetch_adapter_config(hub, model) is not None]
-    moes = [model for model in pinned if model.manifest and model.manifest.is_moe]
+    moes = [model for model in pinned if model.is_moe]
     full = [] if rank else [model for model in pinned if model not in (*adapters, *moes)]
-    check_all(
-        lambda: check_no_moe(moes),
-        lambda: _reject_full_models(full),
-        lambda: _check_headers(hub, adapters, base),
-    )
+    failures.run(lambda: _check_distinct(pinned))
+    failures.run(lambda: check_no_moe(moes))
+    failures.run(lambda: _reject_full_models(full))
+    failures.run(lambda: _check_headers(hub, adapters, base))
+    failures.raise_all()
     opened_base = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
     check_bases(pinned, opened_base)
-    models, notes = tuple(open_pinned(hub, model) for model in pinned), tuple[str, ...]()
+    opened, notes = open_all(hub, pinned, failures), tuple[str, ...]()
+    failures.raise_all()
+    models = tuple(model for model in opened if model)
     if rank is not None:
         models, notes = extract_adapters(models, opened_base, rank, extracted)
     matched = _match_adapters(

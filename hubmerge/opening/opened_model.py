@@ -34,6 +34,11 @@ class PinnedModel:
     revision: Revision
     manifest: Manifest | None
 
+    @property
+    def is_moe(self) -> bool:
+        """Whether its manifest is that of a mixture of experts."""
+        return self.manifest is not None and self.manifest.is_moe
+
 
 @dataclass(frozen=True)
 class OpenedModel:

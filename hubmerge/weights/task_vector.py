@@ -40,7 +40,7 @@ class TaskVector:
         if self.base.kind != "full":
             raise CheckpointError(not_a_base(self.base), FULL_BASE_HINT)
         if self.expert.is_moe:
-            raise CheckpointError(not_an_expert(self.expert), SINGLE_EXPERT_HINT)
+            raise CheckpointError(not_an_expert(str(self.expert.folder)), SINGLE_EXPERT_HINT)
 
     @cached_property
     def adapter(self) -> Adapter | None:
@@ -120,6 +120,6 @@ def not_a_base(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.folder} is {kind}, and a base must be a full model."
 
 
-def not_an_expert(checkpoint: Checkpoint) -> str:
+def not_an_expert(name: str) -> str:
     """The message for a mixture of experts that is used as an expert."""
-    return f"{checkpoint.folder} is a mixture of experts, which is not one change of weights."
+    return f"{name} is a mixture of experts, which is not one change of weights."

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
-from hubmerge.errors import CheckpointError, raise_together
+from hubmerge.errors import CheckpointError, Failures, raise_together
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, cast
 from hubmerge.weights.header import TensorInfo, summarize_names
@@ -74,12 +75,14 @@ def align_tokens(
 
     Rows of the base's tokens that an expert lacks do not change. With "base", other tokens are left
     out. With "union", they get rows after the base's, whose values are the mean of the experts that
-    have them. Only tokenizers and headers are read here. Raises CheckpointError for a tokenizer
-    that cannot be read.
+    have them. Only tokenizers and headers are read here. Raises CheckpointError for tokenizers that
+    cannot be read.
     """
-    vocabulary = read_vocabulary(base.folder)
-    tensors = _token_tensors(base)
-    own = [_read_tokens(expert, tensors) for expert in experts]
+    tensors, failures = _token_tensors(base), Failures()
+    vocabulary = failures.run(partial(read_vocabulary, base.folder)) or Vocabulary({})
+    read = [failures.run(partial(_read_tokens, expert, tensors)) for expert in experts]
+    failures.raise_all()
+    own = [tokens for tokens in read if tokens is not None]
     if not tensors:
         raise CheckpointError(
             f"{base.folder} has no embedding of tokens.", "Leave --vocabulary out."

@@ -85,9 +85,7 @@ def test_adapter_is_not_a_base(save_models: SaveModels, tmp_path: Path) -> None:
 def test_moe_is_neither_expert_nor_base(save_models: SaveModels, tmp_path: Path) -> None:
     plan = save_models({"q.weight": A}, {"q.weight": A})("average")
     moe = open_checkpoint(write_moe(tmp_path / "moe"))
-    with pytest.raises(
-        CheckpointError, match="moe is a mixture of experts, which is not"
-    ) as caught:
+    with pytest.raises(CheckpointError, match="e0 is a mixture of experts, which is not") as caught:
         check_plan(replace(plan, experts=(replace(plan.experts[0], checkpoint=moe),)))
     assert "experts/" in caught.value.hint
     with pytest.raises(
