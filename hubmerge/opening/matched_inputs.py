@@ -15,7 +15,8 @@ from hubmerge.weights.full_match import match_full
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.match_options import MatchOptions
 from hubmerge.weights.ties import Separated, separate_head
-from hubmerge.weights.token_rows import AlignedTokens, TokenExpert, align_tokens, other_tokens
+from hubmerge.weights.token_rows import AlignedTokens, align_tokens, other_tokens
+from hubmerge.weights.token_views import TokenExpert
 
 
 @dataclass(frozen=True)

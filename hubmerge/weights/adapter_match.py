@@ -9,19 +9,17 @@ from typing import NamedTuple
 
 from hubmerge.errors import CheckpointError, raise_together
 from hubmerge.weights.adapter import Adapter, is_embedding
-from hubmerge.weights.adapter_changes import (
+from hubmerge.weights.adapter_changes import module_changes
+from hubmerge.weights.adapter_config import AdapterConfig, read_adapter_config
+from hubmerge.weights.adapter_config_fields import MERGE_WITH_PEFT_HINT, Problem
+from hubmerge.weights.adapter_misfits import (
     CHANGED_TWICE,
     FETCH_AGAIN_HINT,
     MATCHING_BASE_HINT,
     WRONG_SHAPE,
-    MatchContext,
     MisfitError,
     MisfitKind,
-    build_context,
-    module_changes,
 )
-from hubmerge.weights.adapter_config import AdapterConfig, read_adapter_config
-from hubmerge.weights.adapter_config_fields import MERGE_WITH_PEFT_HINT, Problem
 from hubmerge.weights.adapter_names import (
     LORA_A,
     LORA_B,
@@ -32,6 +30,7 @@ from hubmerge.weights.adapter_names import (
     find_missing,
     find_renames,
 )
+from hubmerge.weights.adapter_orientation import MatchContext, build_context
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.class_heads import is_class_head
 from hubmerge.weights.conversions import conversions_of, stacks_of
