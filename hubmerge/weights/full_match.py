@@ -12,6 +12,7 @@ from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.class_heads import is_class_head, own_head
 from hubmerge.weights.conversions import memory_names
+from hubmerge.weights.full_misfits import find_misfits
 from hubmerge.weights.full_names import (
     PARTS,
     Prefix,
@@ -28,16 +29,10 @@ from hubmerge.weights.match_options import (
     HEADS_HINT,
     PART_HINT,
     TWICE_HINT,
-    VOCABULARY_HINT,
     MatchOptions,
 )
 from hubmerge.weights.model_config import read_model_config
 from hubmerge.weights.ties import find_copies, find_tie
-
-_EMBEDDINGS = (
-    "embed_tokens", "wte", "word_embeddings", "embed_in", "shared", "lm_head", "embed_out",
-    "proj_out",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ def _match_by_name(
         left_out=left_out,
         copies={} if options.tied else copies,
         base_copies=copies if options.tied != "untie" else {},
-        problems=tuple(_misfits(base, expert, names, label)),
+        problems=tuple(find_misfits(base, expert, names, label)),
     )
 
 
@@ -236,7 +231,7 @@ class _Matcher:
             if listed:
                 described = summarize_names(listed)
                 yield f"{self.label} has {described} that the base does not have.", hint
-        yield from _misfits(self.base, self.expert, names, self.label)
+        yield from find_misfits(self.base, self.expert, names, self.label)
 
 
 def _memory_names(index: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
@@ -255,33 +250,6 @@ def _by_plain_names(checkpoint: Checkpoint, plain: Mapping[str, str]) -> Checkpo
 
 def _weights(index: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     return {name: tensor for name, tensor in index.items() if not is_buffer(name, tensor)}
-
-
-def _misfits(
-    base: Checkpoint, expert: Checkpoint, names: Mapping[str, str], label: str
-) -> Iterator[Problem]:
-    """The tensors of another shape or kind, with a hint on heads and on vocabularies."""
-    by_hint: dict[str, list[str]] = {}
-    for name, own in names.items():
-        ours, theirs = base.index[name], expert.index[own]
-        if not theirs.fits(ours):
-            text = f"{safe_name(name)} ({_describe(theirs)}, in the base {_describe(ours)})"
-            by_hint.setdefault(_misfit_hint(name, ours, theirs), []).append(text)
-    for hint, misfits in by_hint.items():
-        yield f"{label} does not fit the base in {summarize_names(misfits, 'tensor')}.", hint
-
-
-def _misfit_hint(name: str, ours: TensorInfo, theirs: TensorInfo) -> str:
-    if is_class_head(name):
-        return HEADS_HINT
-    parts = set(name.split("."))
-    if parts & set(_EMBEDDINGS) and ours.shape[1:] == theirs.shape[1:]:
-        return VOCABULARY_HINT
-    return FULL_EXPERT_HINT
-
-
-def _describe(tensor: TensorInfo) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def _repeated(plain: Mapping[str, str]) -> list[str]:

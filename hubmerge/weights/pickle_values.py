@@ -2,8 +2,8 @@
 
 A pickle is a program whose instructions may call any function. This reader knows only instructions
 that make numbers, strings, lists, dicts and tuples, and a fixed list of names, such as those of the
-functions by which torch rebuilds a tensor. It calls none of them: it notes what the tensor would
-be. Anything else is refused by its name. Source: Python's pickletools, and torch/serialization.py.
+functions by which torch rebuilds a tensor (`pickle_objects`). It calls none of them: it notes what
+the tensor would be. Anything else is refused by its name. Source: Python's pickletools.
 """
 
 from __future__ import annotations
@@ -15,58 +15,24 @@ from io import BytesIO
 from typing import Any, BinaryIO
 
 from hubmerge.errors import CheckpointError
-from hubmerge.weights.header import safe_name
+from hubmerge.weights.pickle_objects import (
+    RefusedError,
+    find_storage,
+    make_dict,
+    named,
+    result_of_call,
+)
 
 MAX_BYTES = 64 << 20
 _MAX_INSTRUCTIONS = 4_000_000
 _IMPORT_HINT = "Save its state dict alone: torch.save(model.state_dict(), FILE)."
 
-# torch's classes of storages: their dtype as safetensors calls it.
-_STORAGES = {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
-    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
-    "ByteStorage": "U8", "BoolStorage": "BOOL",
-}  # fmt: skip
-_DTYPES = {
-    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
-}  # fmt: skip
-_REBUILD = {
-    "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_parameter",
-}  # fmt: skip
-_CONTAINERS = {"collections.OrderedDict", "torch.Size", "torch.device"}
 _SIMPLE = {
     "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "BINFLOAT", "FLOAT", "UNICODE",
     "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING", "STRING",
     "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
 }  # fmt: skip
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-
-
-@dataclass(frozen=True)
-class Name:
-    """A class or function that the pickle names; it is not imported."""
-
-    path: str
-
-
-@dataclass(frozen=True)
-class Storage:
-    """The bytes that a tensor is a view of: a key in the file, a safetensors dtype, a count."""
-
-    key: str
-    dtype: str
-    count: int
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as a view of a storage: offset and strides are counted in values."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
 
 
 class _Mark:
@@ -113,6 +79,8 @@ def read_pickle(source: BinaryIO | bytes, where: str) -> Any:
             if opcode.name == "STOP":
                 return machine.pop()
             _run(machine, opcode.name, argument)
+    except RefusedError as error:
+        raise machine.error(str(error)) from error
     except (ValueError, IndexError, TypeError, KeyError, OverflowError) as error:
         raise machine.error("it is damaged") from error
     raise machine.error("it is damaged")
@@ -152,7 +120,7 @@ def _list(machine: _Machine, _: Any) -> None:
 
 
 def _dict(machine: _Machine, _: Any) -> None:
-    machine.stack.append(_pairs(machine, machine.pop_to_mark()))
+    machine.stack.append(make_dict(machine.pop_to_mark()))
 
 
 def _append(machine: _Machine, _: Any) -> None:
@@ -167,18 +135,12 @@ def _appends(machine: _Machine, _: Any) -> None:
 
 def _set_item(machine: _Machine, _: Any) -> None:
     value, key = machine.pop(), machine.pop()
-    _top(machine, dict).update(_pairs(machine, [key, value]))
+    _top(machine, dict).update(make_dict([key, value]))
 
 
 def _set_items(machine: _Machine, _: Any) -> None:
     items = machine.pop_to_mark()
-    _top(machine, dict).update(_pairs(machine, items))
-
-
-def _pairs(machine: _Machine, items: list[Any]) -> dict[Any, Any]:
-    if len(items) % 2 or not all(isinstance(key, str | int | float) for key in items[::2]):
-        raise machine.error("it has a dict whose keys are neither strings nor numbers")
-    return dict(zip(items[::2], items[1::2], strict=True))
+    _top(machine, dict).update(make_dict(items))
 
 
 def _top(machine: _Machine, kind: type) -> Any:
@@ -207,71 +169,21 @@ def _pop_mark(machine: _Machine, _: Any) -> None:
 
 
 def _global(machine: _Machine, argument: Any) -> None:
-    machine.stack.append(_allowed(machine, ".".join(str(argument).split(" ", 1))))
+    machine.stack.append(named(".".join(str(argument).split(" ", 1))))
 
 
 def _stack_global(machine: _Machine, _: Any) -> None:
     name, module = machine.pop(), machine.pop()
-    machine.stack.append(_allowed(machine, f"{module}.{name}"))
-
-
-def _allowed(machine: _Machine, path: str) -> Name:
-    module, _, name = path.rpartition(".")
-    is_torch = module == "torch" and (name in _STORAGES or name in _DTYPES)
-    if is_torch or path in _REBUILD or path in _CONTAINERS:
-        return Name(path)
-    if ".nn." in f"{path}." or name.endswith(("Model", "Module", "Net", "Network")):
-        raise machine.error(f"it is a whole pickled module ({safe_name(path)[:80]})")
-    raise machine.error(f"its pickle needs {safe_name(path)[:80]}, which would run code")
+    machine.stack.append(named(f"{module}.{name}"))
 
 
 def _reduce(machine: _Machine, _: Any) -> None:
     arguments, called = machine.pop(), machine.pop()
-    if not isinstance(called, Name) or not isinstance(arguments, tuple):
-        raise machine.error("it is damaged")
-    machine.stack.append(_rebuild(machine, called.path, arguments))
-
-
-def _rebuild(machine: _Machine, path: str, arguments: tuple[Any, ...]) -> Any:
-    """What a function of the list would return, without calling it."""
-    if path.startswith("torch._utils._rebuild_tensor"):
-        storage, offset, shape, strides = arguments[:4]
-        if not isinstance(storage, Storage):
-            raise machine.error("it has a tensor without a storage")
-        return StoredTensor(storage, *_checked_view(machine, offset, shape, strides))
-    if path == "torch._utils._rebuild_parameter" and isinstance(arguments[0], StoredTensor):
-        return arguments[0]
-    if path == "collections.OrderedDict":
-        pairs = arguments[0] if arguments else ()
-        return _pairs(machine, [item for key, value in pairs for item in (key, value)])
-    if path == "torch.Size":
-        return tuple(arguments[0])
-    if path == "torch.device":
-        return ":".join(map(str, arguments))
-    raise machine.error(f"its pickle calls {safe_name(path)}")
-
-
-def _checked_view(
-    machine: _Machine, offset: Any, shape: Any, strides: Any
-) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    numbers = [offset, *shape, *strides]
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(numbers) > 65:
-        raise machine.error("it has a tensor of an impossible shape")
-    if len(shape) != len(strides):
-        raise machine.error("it has a tensor of an impossible shape")
-    return offset, tuple(shape), tuple(strides)
+    machine.stack.append(result_of_call(called, arguments))
 
 
 def _persistent_id(machine: _Machine, _: Any) -> None:
-    value = machine.pop()
-    if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
-        raise machine.error("it refers to something outside of the file")
-    _, kind, key, _, count = value[:5]
-    name = kind.path.rpartition(".")[2] if isinstance(kind, Name) else ""
-    is_valid = isinstance(key, str) and key.isdigit() and type(count) is int and count >= 0
-    if name not in _STORAGES or not is_valid or any(value[5:]):
-        raise machine.error("it refers to something outside of the file")
-    machine.stack.append(Storage(key, _STORAGES[name], count))
+    machine.stack.append(find_storage(machine.pop()))
 
 
 def _build(machine: _Machine, _: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.weights.dtypes import DTYPES
 from hubmerge.weights.header import safe_name, summarize_names
-from hubmerge.weights.pickle_values import StoredTensor
+from hubmerge.weights.pickle_objects import StoredTensor
 from hubmerge.weights.torch_file import TorchFile
 from hubmerge.weights.writer import check_free_space, create_files, write_tensor
 

@@ -21,7 +21,8 @@ import numpy as np
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.dtypes import DTYPES, Array
 from hubmerge.weights.header import safe_name
-from hubmerge.weights.pickle_values import MAX_BYTES, Storage, StoredTensor, read_pickle
+from hubmerge.weights.pickle_objects import Storage, StoredTensor
+from hubmerge.weights.pickle_values import MAX_BYTES, read_pickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_ENTRIES = 200_000
