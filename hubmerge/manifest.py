@@ -139,6 +139,11 @@ class Manifest:
         return self.kind == MOE
 
     @property
+    def extracted_from(self) -> Source | None:
+        """The whole expert that an adapter was extracted from, None for any other model."""
+        return self.experts[0] if self.is_expert and self.experts else None
+
+    @property
     def noun(self) -> str:
         """Its kind in prose: expert, merge or mixture."""
         return "mixture" if self.is_moe else self.kind

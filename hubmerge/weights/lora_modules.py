@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,16 +115,15 @@ def _prefix_change(module: LoraModule) -> tuple[str, str] | None:
     return None
 
 
-def ambiguous_paths(modules: Sequence[LoraModule], tensors: Mapping[str, object]) -> bool:
-    """Whether the path of a module ends the path of another one that is not among `modules`.
+def ends_other_path(paths: Collection[str], others: Collection[str]) -> bool:
+    """Whether one of `paths` is the end of a path in `others` that is not among them.
 
-    peft takes a name in target_modules as the end of a path. `tensors` are those of the base.
+    peft takes a name in target_modules as the end of a path.
     """
-    paths, adapted = {module.path for module in modules}, {module.tensor for module in modules}
-    others = (module_path(name) for name in tensors if name not in adapted)
-    return any(_proper_ends(path) & paths for path in others)
+    return any(_ends(path) & set(paths) for path in {*others} - {*paths})
 
 
-def _proper_ends(path: str) -> set[str]:
+def _ends(path: str) -> set[str]:
+    """The path without its first parts."""
     parts = path.split(".")
     return {".".join(parts[start:]) for start in range(1, len(parts))}

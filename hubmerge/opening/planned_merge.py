@@ -1,0 +1,80 @@
+"""From the opened inputs of a merge to a checked plan, with the heads beside it and its notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hubmerge.errors import UsageError
+from hubmerge.merging.plan import Expert, MergePlan, check_plan
+from hubmerge.opening.expert_heads import expert_notes, find_heads, find_kept_heads
+from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
+from hubmerge.opening.merge_inputs import MergeInputs
+from hubmerge.weights.header import safe_name, summarize_names
+from hubmerge.weights.kept_heads import KeptHead
+from hubmerge.weights.match_options import MatchOptions
+
+Heads = Mapping[str, Path | KeptHead]
+
+
+@dataclass(frozen=True)
+class PlannedMerge:
+    """A plan that was checked, what was changed in its inputs, and the heads beside the merge."""
+
+    plan: MergePlan
+    matched: MatchedInputs
+    heads: Heads = field(default_factory=dict)
+
+    def notes(self, inputs: MergeInputs) -> Iterator[str]:
+        """What differs between the experts and the base, in sentences."""
+        yield from expert_notes(inputs.experts)
+        for expert, vector in zip(self.plan.experts, self.plan.vectors, strict=True):
+            if vector.adapter is None:
+                yield from vector.full.notes(expert.name)
+            elif vector.adapter.head:
+                names = summarize_names(vector.adapter.head)
+                yield f"{expert.name} has a head of its own, {names}: it is not merged."
+        if kept := [name for name, head in self.heads.items() if isinstance(head, KeptHead)]:
+            yield f"Beside the merge: {', '.join(map(safe_name, kept))}."
+
+
+def plan_merge(
+    inputs: MergeInputs,
+    options: MatchOptions,
+    dtype: str | None = None,
+    allow_nonfinite: bool = False,
+) -> PlannedMerge:
+    """Match the experts with the base, and check everything that headers show.
+
+    Raises UsageError or CheckpointError.
+    """
+    matched = match_inputs(inputs, options)
+    plan = MergePlan(
+        base=matched.base,
+        experts=tuple(
+            Expert(expert, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
+            for expert, s in zip(matched.experts, inputs.sources, strict=True)
+        ),
+        method=inputs.method,
+        params=inputs.params,
+        dtype=dtype,
+        allow_nonfinite=allow_nonfinite,
+        separate_head=matched.separated is not None,
+        options=options,
+        vocabulary_size=matched.tokens.size,
+        tokenizer_files=matched.tokens.files,
+    )
+    check_plan(plan)
+    return PlannedMerge(plan, matched, _find_all_heads(inputs, plan))
+
+
+def _find_all_heads(inputs: MergeInputs, plan: MergePlan) -> Heads:
+    """The heads beside the merge: those of trained experts, and those that are not merged."""
+    heads: dict[str, Path | KeptHead] = {**find_heads(inputs.experts)}
+    if plan.options.heads == "keep":
+        kept = find_kept_heads(inputs.experts, plan.vectors)
+        if twice := sorted(heads.keys() & kept.keys()):
+            raise UsageError(f"Two experts would have the head {twice[0]}.", "Rename a folder.")
+        heads |= kept
+    return heads
