@@ -34,7 +34,7 @@ def describe_left_out(shares: KeptShares) -> Iterator[str]:
     more = f" and {len(rest)} more ({_share(sum(s for _, s in rest))} together)" if rest else ""
     yield (
         f"Changed, but not in the adapter, with shares of the squared change: {listed}{more}. "
-        "They are no matrices of modules that a LoRA can change."
+        "A LoRA changes only matrices of layers."
     )
 
 

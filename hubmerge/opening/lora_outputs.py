@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hubmerge.errors import UsageError, raise_together
+from hubmerge.errors import UsageError, join_with_or, raise_together
 from hubmerge.manifest import Manifest
 from hubmerge.merging.lora_writer import LoraOutput
 from hubmerge.merging.merged_factors import largest_rank
@@ -44,7 +44,7 @@ def _find_problems(
     if dtype is not None and float_dtype_name(dtype) not in _DTYPES:
         yield (
             f"--dtype {dtype}: peft does not read adapters in this format.",
-            f"Write --dtype {' or '.join(_DTYPES)}.",
+            f"Write --dtype {join_with_or(_DTYPES)}.",
         )
     if options.tied == "untie":
         yield (

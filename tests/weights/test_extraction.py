@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.extraction import Extraction, extract
-from hubmerge.weights.factorization import Factors, factorize
+from hubmerge.weights.factorization import Factors
 from hubmerge.weights.layout import ADAPTER_WEIGHTS
 from hubmerge.weights.lora_file import AdapterFields, write_adapter
 from hubmerge.weights.lora_modules import LoraModule, module_path
@@ -58,38 +56,6 @@ def test_by_hand(tmp_path: Path) -> None:
     assert (shares.kept, shares.attainable) == (pytest.approx(16 / 21), pytest.approx(17 / 21))
     assert shares.modules == {"fc": pytest.approx(16 / 17)}
     assert shares.left_out == {"fc.bias": pytest.approx(4 / 21)}
-
-
-@given(
-    shape=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    rank=st.integers(1, 8),
-    seed=st.integers(0, 2**16),
-)
-@settings(max_examples=40)
-def test_factors_are_the_best_of_their_rank(shape: tuple[int, int], rank: int, seed: int) -> None:
-    matrix = np.random.default_rng(seed).normal(size=shape)
-    a, b, values = factorize(matrix, rank)
-    all_values = np.linalg.svd(matrix, compute_uv=False)
-    residual = np.linalg.norm(matrix - b.astype(np.float64) @ a) ** 2
-    np.testing.assert_allclose(values, all_values[:rank])
-    np.testing.assert_allclose(residual, np.sum(all_values[rank:] ** 2), atol=1e-5)
-    assert (a.shape, b.shape) == ((rank, shape[1]), (shape[0], rank))
-    # The root of each singular value is in both factors.
-    np.testing.assert_allclose(
-        np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=0), rtol=1e-4, atol=1e-6
-    )
-    peaks = a[np.arange(rank), np.abs(a).argmax(axis=1)]
-    assert (peaks >= 0).all()
-
-
-def test_directions_beyond_the_true_rank_are_trainable() -> None:
-    a, b, _ = factorize(np.outer([1.0, 2.0, 2.0], [3.0, 0.0, 4.0]), 3)
-    np.testing.assert_allclose(b @ a, np.outer([1, 2, 2], [3, 0, 4]), atol=1e-5)
-    assert not b[:, 1:].any()
-    np.testing.assert_allclose(a[1:] @ a[1:].T, np.eye(2), atol=1e-6)
-    a, b, _ = factorize(np.zeros((2, 3)), 2)
-    assert not b.any()
-    np.testing.assert_allclose(a @ a.T, np.eye(2), atol=1e-6)
 
 
 def test_unchanged_expert_is_kept_completely(tmp_path: Path) -> None:
