@@ -119,7 +119,10 @@ def test_only_the_command_line_and_hub_read_the_environment() -> None:
     assert readers <= {"cli", "hub"}
 
 
-MATHS = ("methods", "ties", "trim", "bracket", "deltas", "params", "softening")
+MATHS = (
+    "methods", "ties", "trim", "bracket", "deltas", "params", "softening", "gram", "spherical",
+    "sparse", "spectral", "tensor_ranks",
+)  # fmt: skip
 # None of these can open a file or a connection.
 MAY_IMPORT = {
     "__future__",

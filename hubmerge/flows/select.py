@@ -21,7 +21,7 @@ from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
 from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
-from hubmerge.merging.registry import METHODS, Method, parse_params
+from hubmerge.merging.registry import METHODS, Method, check_count, parse_params
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import pick_device
 from hubmerge.selection import report
@@ -74,6 +74,7 @@ def prepare_selection(hub: Hub, request: SelectRequest, progress: Progress) -> P
             "There is only one task, so there is nothing to merge.",
             "Name experts of several tasks.",
         )
+    check_count(method, len(pool.tasks))
     _check_headers(opened_pool, method)
     locked = choice_from_lock(pool, method, request.against) if request.against else None
     prepared = PreparedSelection(

@@ -17,6 +17,7 @@ import numpy as np
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
+from hubmerge.merging.tensor_merge import make_deltas
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.difference import subtract
 from hubmerge.weights.dtypes import Array, cast, compute_dtype, is_float
@@ -29,16 +30,31 @@ _MAX_ITEM_BYTES = 8
 
 @dataclass(frozen=True)
 class Span:
-    """Entries `start` to `stop` of a tensor: the work of one thread at a time."""
+    """Entries `start` to `stop` of a tensor, in parts of `step`: one thread's work at a time."""
 
     name: str
     start: int
     stop: int
+    step: int = BLOCK_SIZE
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """The first and last entry of each part; a tensor without entries has one empty part."""
-        for start in range(self.start, max(self.stop, self.start + 1), BLOCK_SIZE):
-            yield start, min(start + BLOCK_SIZE, self.stop)
+        for start in range(self.start, max(self.stop, self.start + 1), self.step):
+            yield start, min(start + self.step, self.stop)
+
+
+def part_size(plan: MergePlan, name: str) -> int:
+    """The number of entries in a part of a tensor: whole rows, if the method needs them."""
+    row = row_length(plan, name)
+    return max(BLOCK_SIZE // row, 1) * row if row else BLOCK_SIZE
+
+
+def row_length(plan: MergePlan, name: str) -> int | None:
+    """The length of a tensor's last axis, if the method merges rows; None if any entries."""
+    if plan.method.parts(plan.params) != "rows":
+        return None
+    shape = plan.base.index[name].shape
+    return max(shape[-1], 1) if shape else 1
 
 
 def spans(plan: MergePlan, softenings: Sequence[Softening]) -> list[Span]:
@@ -47,14 +63,15 @@ def spans(plan: MergePlan, softenings: Sequence[Softening]) -> list[Span]:
     for name, tensor in plan.base.index.items():
         if not is_float(tensor.dtype):
             continue
-        step = BLOCK_SIZE * _TASK_BLOCKS
+        part = part_size(plan, name)
+        step = part * _TASK_BLOCKS
         if name in plan.base.views or not all(
             can_stream(plan, number, softenings[number], name)
             for number in range(len(plan.experts))
         ):
             step = max(tensor.size, 1)
         found += [
-            Span(name, start, min(start + step, tensor.size))
+            Span(name, start, min(start + step, tensor.size), part)
             for start in range(0, max(tensor.size, 1), step)
         ]
     return found
@@ -91,10 +108,10 @@ class PartReader:
     def __init__(self, plan: MergePlan, softenings: Sequence[Softening]) -> None:
         self._plan, self._softenings = plan, softenings
         self.files = TensorRanges()
-        self._base_bytes = _new_buffer()
-        self._expert_bytes = [_new_buffer() for _ in plan.experts]
-        self._weights = tuple(expert.weight for expert in plan.experts)
-        self._shas = tuple(expert.sha for expert in plan.experts)
+        sizes = [part_size(plan, name) for name in plan.base.index]
+        size = max(BLOCK_SIZE, *sizes) * _MAX_ITEM_BYTES
+        self._base_bytes = np.empty(size, np.uint8)
+        self._expert_bytes = [np.empty(size, np.uint8) for _ in plan.experts]
         self._sources: tuple[str, list[_Source]] = ("", [])
         self._whole: tuple[str, Array, list[Array | None]] | None = None
 
@@ -121,7 +138,10 @@ class PartReader:
             if source.softening is not None:
                 delta = source.softening.soften(name, delta)
             values.append(delta)
-        return base, Deltas(name, values, self._weights, self._shas, start)
+        row = row_length(self._plan, name)
+        if row is not None:
+            values = [array.reshape(-1, row) for array in values]
+        return base, make_deltas(self._plan, name, values, base, start)
 
     def _find_sources(self, name: str) -> list[_Source]:
         """Where the changes of each expert to a tensor come from."""
@@ -164,10 +184,6 @@ class PartReader:
             ]
             self._whole = name, base.reshape(-1), deltas
         return self._whole[1:]
-
-
-def _new_buffer() -> Array:
-    return np.empty(BLOCK_SIZE * _MAX_ITEM_BYTES, np.uint8)
 
 
 def default_threads() -> int:

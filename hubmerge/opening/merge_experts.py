@@ -10,8 +10,8 @@ from hubmerge.errors import UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.merging.plan import EXPERT_OPTIONS
+from hubmerge.merging.registry import check_count, parse_params
 from hubmerge.merging.registry import method as find_method
-from hubmerge.merging.registry import parse_params
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases, check_no_moe
 from hubmerge.opening.references import open_pinned, pin, source_of
@@ -32,6 +32,7 @@ def open_merge_inputs(
     NotOnHub, IntegrityError (experts of different bases) or CheckpointError.
     """
     method = find_method(method_name)
+    check_count(method, len(experts))
     expert_options, settings = _expert_options(settings, len(experts))
     params = parse_params(method, settings)
     pinned = [pin(hub, ref) for ref in experts]

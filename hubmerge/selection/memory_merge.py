@@ -128,6 +128,7 @@ class MemoryMerger:
                 ],
                 weights=tuple(weight for _, weight, _, _ in ordered),
                 shas=tuple(candidate.source.key for candidate, _, _, _ in ordered),
+                base=self._base(name),
             )
 
     def _soften(self, name: str, candidate: Candidate, keep: float, intruders: float) -> Array:

@@ -34,12 +34,24 @@ METHODS = [
     ("ties", {}),
     ("ties", {"scope": "all", "density": 0.7, "sign": "weighted"}),
     ("ties", {"trim": "tensor"}),
+    ("ties_mergekit", {"density": 0.3}),
+    ("breadcrumbs", {"density": 0.3, "gamma": 0.1}),
+    ("breadcrumbs_ties", {"density": 0.3}),
+    ("dare_ties", {"normalize": True}),
+    ("della", {"density": 0.4, "epsilon": 0.1}),
+    ("della_linear", {"density": 0.4, "rescale": "l1"}),
+    ("sce", {"density": 0.2}),
+    ("multislerp", {}),
+    ("multislerp", {"space": "changes"}),
+    ("karcher", {}),
+    ("model_stock", {}),
+    ("model_stock", {"per": "row"}),
 ]
 
 
 def by_tensor(plan: MergePlan) -> MergePlan:
     """The same merge with a method that gets whole tensors."""
-    return replace(plan, method=replace(plan.method, by_parts=lambda params: False))
+    return replace(plan, method=replace(plan.method, parts=lambda params: "tensors"))
 
 
 def models(dtype: np.dtype[np.generic], count: int = 3) -> list[dict[str, Array]]:

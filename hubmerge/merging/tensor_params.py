@@ -1,0 +1,150 @@
+"""Parameters and weights that differ between tensors, experts or layers.
+
+`density[self_attn]=0.3` sets a parameter for the tensors whose name has this text in it; of several
+that match, the first given counts. A list of numbers is spread over the layers: the first number is
+for the first layer, the last for the last, and those between are interpolated, as mergekit does.
+Tensors before the layers (embeddings) count as the first layer, those after them as the last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from hubmerge.errors import UsageError, raise_together
+
+_SETTING = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<filter>[^\[\]]+)\])?")
+_LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
+_BEFORE_LAYERS = re.compile(r"emb|wte|wpe|class_token|cls_token|patch|conv_proj|shared")
+
+Value = Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value of the parameter `name` for tensors with `filter` in their names ("" for all)."""
+
+    name: str
+    filter: str
+    value: Value
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}[{self.filter}]" if self.filter else self.name
+
+
+@dataclass(frozen=True)
+class TensorSettings:
+    """What differs between tensors: `shared` for all experts, `own` for each expert, in order.
+
+    An expert's own setting counts more than a shared one. `layers` is how many layers each part of
+    the model has, by the text before the layer's number.
+    """
+
+    shared: tuple[Setting, ...] = ()
+    own: tuple[tuple[Setting, ...], ...] = ()
+    layers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_uniform(self) -> bool:
+        return not self.shared and not any(self.own)
+
+    def params(self, params: BaseModel, tensor: str) -> BaseModel:
+        """The parameters for a tensor."""
+        return _updated(params, self._values(self.shared, tensor))
+
+    def expert_params(self, params: BaseModel, tensor: str) -> tuple[BaseModel, ...]:
+        """The parameters for each expert's change to a tensor; () if they do not differ."""
+        if not any(self.own):
+            return ()
+        of_tensor = self.params(params, tensor)
+        return tuple(_updated(of_tensor, self._values(own, tensor)) for own in self.own)
+
+    def weights(self, weights: Sequence[float], tensor: str) -> tuple[float, ...]:
+        """The weights of the experts for a tensor."""
+        shared = self._values(self.shared, tensor)
+        own = self.own or ((),) * len(weights)
+        return tuple(
+            float({"weight": weight, **shared, **self._values(settings, tensor)}["weight"])
+            for settings, weight in zip(own, weights, strict=True)
+        )
+
+    def reordered(self, order: Sequence[int]) -> TensorSettings:
+        """The same for experts in another order."""
+        own = tuple(self.own[index] for index in order) if self.own else ()
+        return TensorSettings(self.shared, own, self.layers)
+
+    def _values(self, settings: Iterable[Setting], tensor: str) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for setting in settings:
+            if setting.name not in found and setting.filter in tensor:
+                found[setting.name] = interpolate(setting.value, self.depth(tensor))
+        return found
+
+    def depth(self, tensor: str) -> float:
+        """Where in the model a tensor is: 0 for the first layer, 1 for the last."""
+        match = _LAYER.search(tensor)
+        if match is None:
+            return 0.0 if _BEFORE_LAYERS.search(tensor) else 1.0
+        count = self.layers.get(tensor[: match.start()], 1)
+        return int(match.group(1)) / (count - 1) if count > 1 else 0.0
+
+
+def interpolate(value: Value, depth: float) -> Value:
+    """The value at a depth from 0 to 1, if it is a list that is spread over the layers."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    place = depth * (len(value) - 1)
+    first = min(int(place), len(value) - 1)
+    second = min(first + 1, len(value) - 1)
+    share = place - first
+    return (1 - share) * value[first] + share * value[second]
+
+
+def count_layers(tensors: Iterable[str]) -> dict[str, int]:
+    """How many layers there are, by the text before the layer's number."""
+    layers: dict[str, int] = {}
+    for name in tensors:
+        match = _LAYER.search(name)
+        if match is not None:
+            before = name[: match.start()]
+            layers[before] = max(layers.get(before, 0), int(match.group(1)) + 1)
+    return layers
+
+
+def parse_setting(key: str, value: Value) -> Setting:
+    """A setting from `name` or `name[filter]`; raises UsageError for another key."""
+    match = _SETTING.fullmatch(key)
+    if match is None:
+        raise UsageError(f"{key!r} is not the name of a parameter.", "Type name or name[filter].")
+    return Setting(match["name"], match["filter"] or "", value)
+
+
+def is_uniform(setting: Setting) -> bool:
+    """Whether a setting has one value for all tensors."""
+    return not setting.filter and not isinstance(setting.value, (list, tuple))
+
+
+def check_settings(
+    params: BaseModel, settings: TensorSettings, model_wide: Iterable[str], tensors: Iterable[str]
+) -> None:
+    """Raise UsageError for values out of range, wide parameters that differ, and unused filters."""
+    names, problems = list(tensors), []
+    wide = set(model_wide)
+    for setting in (*settings.shared, *(s for own in settings.own for s in own)):
+        if setting.name in wide:
+            problems.append(f"{setting.key}: {setting.name} must be the same in all tensors.")
+        if not any(setting.filter in name for name in names):
+            problems.append(f"{setting.key}: no tensor has {setting.filter!r} in its name.")
+    raise_together(UsageError, list(dict.fromkeys(problems)))
+
+
+def _updated(params: BaseModel, values: Mapping[str, Value]) -> BaseModel:
+    changes = {name: value for name, value in values.items() if name != "weight"}
+    if not changes:
+        return params
+    return type(params).model_validate({**params.model_dump(), **changes})
