@@ -12,6 +12,7 @@ from hubmerge.cards.number_format import HALF, interval, percent, points
 from hubmerge.cards.plain_merge import find_plain_merges
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
+from hubmerge.merging.settings import format_settings
 from hubmerge.scores import Score, UpcyclingScore, upcycling
 from hubmerge.weights.match_options import split_options
 
@@ -139,7 +140,8 @@ def _last_steps_commands(card_input: CardInput) -> tuple[str, ...]:
 
 def _merge_options(manifest: Manifest) -> list[str]:
     options, params = split_options(manifest.params)
-    settings = {name: str(value) for name, value in params.items() if name != "dtype"}
+    own = [expert.settings for expert in manifest.experts]
+    settings = format_settings({k: v for k, v in params.items() if k != "dtype"}, own)
     for option in _PER_EXPERT_OPTIONS:
         numbers = [getattr(expert, option) for expert in manifest.experts]
         if set(numbers) != {1.0}:

@@ -21,6 +21,7 @@ from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
+from hubmerge.merging.settings import for_tensors, record_params
 from hubmerge.opening.expert_heads import (
     common_task_kind,
     expert_notes,
@@ -174,6 +175,7 @@ def prepare_inputs(
         options=request.options,
         vocabulary_size=matched.tokens.size,
         tokenizer_files=matched.tokens.files,
+        settings=for_tensors(inputs.settings, matched.base.index),
     )
     check_plan(plan)
     heads = _find_all_heads(inputs, plan)
@@ -275,7 +277,7 @@ def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str,
         experts=inputs.sources,
         method=inputs.method.name,
         params={
-            **inputs.params.model_dump(),
+            **record_params(inputs.params, inputs.settings),
             **({"dtype": request.dtype} if request.dtype else {}),
             **request.options.chosen,
         },

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from hubmerge.errors import CheckpointError, UnknownName, UsageError, raise_together
 from hubmerge.merging.registry import Method
-from hubmerge.merging.tensor_params import TensorSettings
+from hubmerge.merging.settings import filter_problems
+from hubmerge.merging.tensor_params import UNIFORM, TensorSettings
 from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
@@ -80,7 +81,7 @@ class MergePlan:
     options: MatchOptions = DEFAULT_OPTIONS
     vocabulary_size: int | None = None
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    settings: TensorSettings = field(default=TensorSettings(), repr=False)
+    settings: TensorSettings = field(default=UNIFORM, repr=False)
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:
@@ -110,7 +111,10 @@ def canonical(plan: MergePlan) -> MergePlan:
     def sort_key(expert: Expert) -> tuple[Any, ...]:
         return expert.sha, *(getattr(expert, option) for option in EXPERT_OPTIONS)
 
-    order = sorted(range(len(plan.experts)), key=lambda index: sort_key(plan.experts[index]))
+    own = plan.settings.own or ((),) * len(plan.experts)
+    order = sorted(
+        range(len(plan.experts)), key=lambda i: (*sort_key(plan.experts[i]), repr(own[i]))
+    )
     experts = tuple(plan.experts[index] for index in order)
     return replace(plan, experts=experts, settings=plan.settings.reordered(order))
 
@@ -133,6 +137,7 @@ def _find_usage_problems(plan: MergePlan) -> Iterator[str]:
         invalid = [expert.name for expert in plan.experts if not is_valid(getattr(expert, option))]
         if invalid:
             yield f"The {option} of {', '.join(invalid)} is not {expected}."
+    yield from filter_problems(plan.settings, plan.base.index)
     weights = [expert.weight for expert in plan.experts]
     wrong = plan.method.weight_problem and plan.method.weight_problem(weights)
     if wrong and all(map(math.isfinite, weights)):

@@ -137,12 +137,13 @@ def parse_params(method: Method, values: Mapping[str, object]) -> BaseModel:
     try:
         return method.params.model_validate(dict(values))
     except ValidationError as error:
-        problems = [_describe_problem(method, problem) for problem in error.errors()]
+        problems = [describe_problem(method, problem) for problem in error.errors()]
     raise_together(UsageError, problems, f"`hubmerge methods {method.name}` lists its parameters.")
     raise AssertionError("pydantic refused without a reason")
 
 
-def _describe_problem(method: Method, problem: Mapping[str, Any]) -> str:
+def describe_problem(method: Method, problem: Mapping[str, Any]) -> str:
+    """A sentence for one of pydantic's errors on a method's parameters."""
     name = ".".join(str(part) for part in problem["loc"])
     if not name:  # of several parameters together
         return f"{method.name}: {str(problem['msg']).removeprefix('Value error, ')}."

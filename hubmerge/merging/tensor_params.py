@@ -4,6 +4,7 @@
 that match, the first given counts. A list of numbers is spread over the layers: the first number is
 for the first layer, the last for the last, and those between are interpolated, as mergekit does.
 Tensors before the layers (embeddings) count as the first layer, those after them as the last.
+`settings.py` reads these from what a user types.
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hubmerge.errors import UsageError, raise_together
-
-_SETTING = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<filter>[^\[\]]+)\])?")
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
 _BEFORE_LAYERS = re.compile(r"emb|wte|wpe|class_token|cls_token|patch|conv_proj|shared")
 
@@ -94,6 +92,9 @@ class TensorSettings:
         return int(match.group(1)) / (count - 1) if count > 1 else 0.0
 
 
+UNIFORM = TensorSettings()
+
+
 def interpolate(value: Value, depth: float) -> Value:
     """The value at a depth from 0 to 1, if it is a list that is spread over the layers."""
     if not isinstance(value, (list, tuple)):
@@ -114,33 +115,6 @@ def count_layers(tensors: Iterable[str]) -> dict[str, int]:
             before = name[: match.start()]
             layers[before] = max(layers.get(before, 0), int(match.group(1)) + 1)
     return layers
-
-
-def parse_setting(key: str, value: Value) -> Setting:
-    """A setting from `name` or `name[filter]`; raises UsageError for another key."""
-    match = _SETTING.fullmatch(key)
-    if match is None:
-        raise UsageError(f"{key!r} is not the name of a parameter.", "Type name or name[filter].")
-    return Setting(match["name"], match["filter"] or "", value)
-
-
-def is_uniform(setting: Setting) -> bool:
-    """Whether a setting has one value for all tensors."""
-    return not setting.filter and not isinstance(setting.value, (list, tuple))
-
-
-def check_settings(
-    params: BaseModel, settings: TensorSettings, model_wide: Iterable[str], tensors: Iterable[str]
-) -> None:
-    """Raise UsageError for values out of range, wide parameters that differ, and unused filters."""
-    names, problems = list(tensors), []
-    wide = set(model_wide)
-    for setting in (*settings.shared, *(s for own in settings.own for s in own)):
-        if setting.name in wide:
-            problems.append(f"{setting.key}: {setting.name} must be the same in all tensors.")
-        if not any(setting.filter in name for name in names):
-            problems.append(f"{setting.key}: no tensor has {setting.filter!r} in its name.")
-    raise_together(UsageError, list(dict.fromkeys(problems)))
 
 
 def _updated(params: BaseModel, values: Mapping[str, Value]) -> BaseModel:
