@@ -56,7 +56,7 @@ BUILT_IN = (
         summary="Drop changes at random, rescale the rest, and add them up.",
         params=parameters.DareParams,
         combine=dare,
-        parts=lambda params: "entries" if params.rescale == "expected" else "tensors",
+        parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
     ),
     Method(
         name="dare_ties",
@@ -65,7 +65,7 @@ BUILT_IN = (
         summary="Drop changes at random, rescale, and add up those that have the elected sign.",
         params=parameters.DareTiesParams,
         combine=sparse.dare_ties,
-        parts=lambda params: "entries" if params.rescale == "expected" else "tensors",
+        parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
     ),
     Method(
         name="ties_mergekit",
@@ -75,7 +75,7 @@ BUILT_IN = (
         params=parameters.MergekitTiesParams,
         combine=sparse.ties_mergekit,
         survey=sparse.survey_ties_mergekit,
-        parts=lambda params: "entries" if params.rescale == "none" else "tensors",
+        parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
     ),
     Method(
         name="breadcrumbs",
@@ -85,7 +85,7 @@ BUILT_IN = (
         params=parameters.BreadcrumbsParams,
         combine=sparse.breadcrumbs,
         survey=sparse.survey_breadcrumbs,
-        parts=lambda params: "entries" if params.rescale == "none" else "tensors",
+        parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
     ),
     Method(
         name="breadcrumbs_ties",
@@ -95,7 +95,7 @@ BUILT_IN = (
         params=parameters.BreadcrumbsParams,
         combine=sparse.breadcrumbs_ties,
         survey=sparse.survey_breadcrumbs,
-        parts=lambda params: "entries" if params.rescale == "none" else "tensors",
+        parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
     ),
     Method(
         name="della",
@@ -104,7 +104,7 @@ BUILT_IN = (
         summary="Drop small changes of a row more often, then average the elected sign.",
         params=parameters.DellaParams,
         combine=sparse.della,
-        parts=lambda params: "rows" if params.rescale == "expected" else "tensors",
+        parts=lambda params: "tensors" if params.rescale == "l1" else "rows",
     ),
     Method(
         name="della_linear",
@@ -113,7 +113,7 @@ BUILT_IN = (
         summary="Drop small changes of a row more often, and merge the rest.",
         params=parameters.DellaParams,
         combine=sparse.della_linear,
-        parts=lambda params: "rows" if params.rescale == "expected" else "tensors",
+        parts=lambda params: "tensors" if params.rescale == "l1" else "rows",
     ),
     Method(
         name="sce",

@@ -84,7 +84,9 @@ def random_bits(seed: int, tensor: str, sha: str, start: int, size: int) -> NDAr
 
 
 def rescale(delta: Array, kept: Array, density: float, how: str) -> Array:
-    """`kept` scaled up to replace the whole delta: by 1/density, or to the L1 norm of delta."""
+    """`kept` scaled up to replace all of delta: by 1/density, to the L1 norm of delta, or not."""
+    if how == "none":
+        return kept
     if how == "expected":
         return kept / density
     before = float(np.abs(delta).sum(dtype=np.float64))

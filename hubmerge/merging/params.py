@@ -13,8 +13,10 @@ Density = Annotated[
     float, Field(gt=0, le=1, description="fraction of each expert's changes that is kept")
 ]
 Rescale = Annotated[
-    Literal["expected", "l1"],
-    Field(description="make up for dropped changes by their chance (the paper), or by L1 norm"),
+    Literal["expected", "l1", "none"],
+    Field(
+        description="make up for dropped changes by their chance (the paper), by L1 norm, or not"
+    ),
 ]
 NoRescale = Annotated[
     Literal["none", "l1"], Field(description="scale what is kept to the L1 norm of all changes")

@@ -114,12 +114,12 @@ def _checked(
     shared: Sequence[Setting],
     own: Sequence[Sequence[Setting]],
 ) -> tuple[BaseModel, TensorSettings]:
-    """Validate every value; settings with a filter are first."""
+    """Validate every value; settings with the longest filter are first."""
     params = parse_params(method, uniform)
     problems: list[str] = []
 
     def checked(settings: Iterable[Setting]) -> tuple[Setting, ...]:
-        ordered = sorted(settings, key=lambda setting: not setting.filter)
+        ordered = sorted(settings, key=lambda setting: (-len(setting.filter), setting.filter))
         return tuple(_validate(method, params, setting, problems) for setting in ordered)
 
     result = TensorSettings(checked(shared), tuple(map(checked, own)) if any(own) else ())

@@ -67,7 +67,7 @@ def ties_mergekit(deltas: Deltas, params: MergekitTiesParams, survey: Ranks) -> 
     The max(1, int(density n)) largest of n changes are kept, and all that tie with the last.
     """
     kept = [
-        _rescaled(delta, delta * (magnitudes(delta) >= smallest), params.rescale)
+        rescale(delta, delta * (magnitudes(delta) >= smallest), 1.0, params.rescale)
         for delta, (smallest,) in zip(deltas.values, survey[deltas.tensor], strict=True)
     ]
     return fuse(kept, deltas.weights, True, params.normalize, params.scale)
@@ -115,7 +115,7 @@ def _fuse_crumbs(deltas: Deltas, params: BreadcrumbsParams, survey: Ranks, elect
     ):
         size = magnitudes(delta)
         crumbs = delta * (((size >= smallest) & (size <= largest)) | (own.density == 1))
-        kept.append(_rescaled(delta, crumbs, params.rescale))
+        kept.append(rescale(delta, crumbs, 1.0, params.rescale))
     return fuse(kept, deltas.weights, elect, params.normalize, params.scale)
 
 
@@ -150,13 +150,10 @@ def _kept_by_rank(deltas: Deltas, params: DellaParams) -> Iterator[Array]:
         likely = ((own.density - own.epsilon) + ranks * (2 * own.epsilon)).reshape(delta.shape)
         bits = random_bits(own.seed, deltas.tensor, sha, deltas.start, delta.size)
         kept = delta * (bits.reshape(delta.shape) < likely.astype(np.float64) * 2**32)
-        yield (
-            kept / likely if own.rescale == "expected" else rescale(delta, kept, own.density, "l1")
-        )
-
-
-def _rescaled(delta: Array, kept: Array, how: str) -> Array:
-    return kept if how == "none" else rescale(delta, kept, 1.0, how)
+        if own.rescale == "expected":
+            yield kept / likely
+        else:
+            yield rescale(delta, kept, own.density, own.rescale)
 
 
 @dataclass(frozen=True)

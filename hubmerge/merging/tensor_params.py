@@ -1,9 +1,10 @@
 """Parameters and weights that differ between tensors, experts or layers.
 
-`density[self_attn]=0.3` sets a parameter for the tensors whose name has this text in it; of several
-that match, the first given counts. A list of numbers is spread over the layers: the first number is
-for the first layer, the last for the last, and those between are interpolated, as mergekit does.
-Tensors before the layers (embeddings) count as the first layer, those after them as the last.
+`density[self_attn]=0.3` sets a parameter for the tensors with this text in their names; of several
+that match, the one with the longest text counts. A list of numbers is spread over the layers: the
+first number is for the first layer, the last for the last, and those between are interpolated, as
+mergekit does. Tensors before the layers (embeddings) count as the first layer, those after them as
+the last.
 `settings.py` reads these from what a user types.
 """
 
