@@ -60,7 +60,8 @@ class Source:
     intruder dimensions) are applied to its task vector. `licence` is the one on its card at that
     commit, as the Hub spells it, or None. `folder` is its folder in the repository, None for the
     root: one commit may hold many checkpoint-N folders. `settings` are parameters of the method for
-    this expert alone, or for some of its tensors.
+    this expert alone, or for some of its tensors. `weights` is the digest of its weight files
+    alone; see `Checkpoint.digest`.
     """
 
     label: str
@@ -76,6 +77,15 @@ class Source:
     licence: str | None = None
     folder: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    weights: str | None = None
+
+    @property
+    def content_key(self) -> str:
+        """What seeds its masks and orders the sums: the same for the same weights, wherever.
+
+        Results of versions that did not record it were seeded by commits.
+        """
+        return self.weights or self.key
 
     @property
     def key(self) -> str:

@@ -150,7 +150,9 @@ def _make_pin(model: OpenedModel, pool: Pool) -> Pin:
     source_by_key = {c.source.key: c.source for steps in pool.candidates for c in steps}
     opened = source_of(model)
     source = source_by_key.get(opened.key, opened)
-    source = dataclasses.replace(source, digest=opened.digest, licence=opened.licence)
+    source = dataclasses.replace(
+        source, digest=opened.digest, licence=opened.licence, weights=opened.weights
+    )
     return Pin(str(model.revision.ref), source, model.files)
 
 

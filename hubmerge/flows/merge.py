@@ -112,7 +112,9 @@ class PreparedMerge:
         if existing is None or not existing.is_merge:
             return False
         expected = self.manifest.recipe, self.manifest.licence
-        is_same = (existing.recipe, existing.licence) == expected
+        is_same = (existing.recipe, existing.licence) == expected and _seeds(existing) == _seeds(
+            self.manifest
+        )
         return is_same and matches_manifest(self.folder, existing) and self._has_lock(existing)
 
     def _has_lock(self, existing: Manifest) -> bool:
@@ -120,6 +122,10 @@ class PreparedMerge:
         if expected is None:
             return True
         return existing.lock == expected and copy.is_file() and hash_file(copy) == expected
+
+
+def _seeds(manifest: Manifest) -> list[str]:
+    return [source.content_key for source in manifest.experts]
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,7 @@ def prepare_inputs(
     plan = MergePlan(
         base=matched.base,
         experts=tuple(
-            Expert(expert, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
+            Expert(expert, s.content_key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
             for expert, s in zip(matched.experts, inputs.sources, strict=True)
         ),
         method=inputs.method,

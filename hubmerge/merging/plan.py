@@ -41,10 +41,10 @@ EXPERT_OPTIONS: Mapping[str, tuple[Callable[[float], bool], str]] = {
 class Expert:
     """A checkpoint to merge: `sha` pins its weights, `weight` is its share, `label` its name.
 
-    `sha` is the commit, or `Checkpoint.digest()` of a local folder: DARE's masks and the order of
-    summation depend on it. Applied before the method: `keep` is the fraction of its largest changes
-    that is kept (0 < keep <= 1), `intruders` the factor on its intruder dimensions (0 to 1); see
-    `softening`.
+    `sha` is `Checkpoint.digest()`, or for results of earlier versions the commit: DARE's masks and
+    the order of summation depend on it. Applied before the method: `keep` is the fraction of its
+    largest changes that is kept (0 < keep <= 1), `intruders` the factor on its intruder dimensions
+    (0 to 1); see `softening`.
     """
 
     checkpoint: Checkpoint

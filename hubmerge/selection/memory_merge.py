@@ -119,7 +119,7 @@ class MemoryMerger:
         parts = zip(
             self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
         )
-        ordered = sorted(parts, key=lambda part: (part[0].source.key, part[1]))
+        ordered = sorted(parts, key=lambda part: (self._pool.content_key(part[0]), part[1]))
         for name in self._names:
             yield Deltas(
                 tensor=name,
@@ -127,7 +127,7 @@ class MemoryMerger:
                     self._soften(name, candidate, keep, out) for candidate, _, keep, out in ordered
                 ],
                 weights=tuple(weight for _, weight, _, _ in ordered),
-                shas=tuple(candidate.source.key for candidate, _, _, _ in ordered),
+                shas=tuple(self._pool.content_key(candidate) for candidate, _, _, _ in ordered),
                 base=self._base(name),
             )
 

@@ -88,3 +88,20 @@ def test_parameters_of_some_tensors_reach_the_plan_the_manifest_and_the_bytes(
     assert tensor.tolist() == [[1.75] * 2] * 2  # "w" is not in a layer: (1 * 1 + 3 * 2) / 4
     again = merged.folder / MANIFEST_JSON
     assert parse_manifest(again.read_bytes(), "").experts == prepared.manifest.experts
+
+
+def test_the_same_weights_get_the_same_masks(tmp_path: Path) -> None:
+    """Whatever else is in their folders."""
+    random = np.random.default_rng(0)
+    tensors = [{"w": random.normal(size=(9, 9)).astype(np.float32)} for _ in range(2)]
+    base = write_base(tmp_path / "base", tensors[0]).folder
+    hub = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
+    merges = []
+    for name in ("a", "b"):
+        folder = write_base(tmp_path / name, tensors[1]).folder
+        (folder / "config.json").write_text(f'{{"note": "{name}"}}')
+        request = MergeRequest((parse_ref(str(folder)),), "dare", {}, parse_ref(str(base)))
+        prepared = prepare_merge(hub, request, tmp_path / f"merges-{name}")
+        merges.append(merge_and_publish(hub, prepared, lambda *_: None).folder)
+    first, second = (open_checkpoint(folder).read("w") for folder in merges)
+    assert first.tobytes() == second.tobytes()
