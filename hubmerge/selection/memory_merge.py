@@ -10,14 +10,18 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.part_reader import default_threads
 from hubmerge.merging.registry import Method, parse_params
 from hubmerge.merging.softening import Softening, survey_softening
+from hubmerge.selection.memory_passes import MemoryPasses
 from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.task_vector import TaskVector
@@ -39,6 +43,7 @@ class MemoryMerger:
         self._softenings: dict[tuple[str, float, float], Softening] = {}
         self._directions: OrderedDict[Choice, dict[str, Array]] = OrderedDict()
         base = pool.base_checkpoint
+        self._threads = default_threads()
         self._names = [name for name, tensor in base.index.items() if is_float(tensor.dtype)]
 
     def merged_tensors(self, choice: Choice) -> Iterator[tuple[str, Array]]:
@@ -105,31 +110,56 @@ class MemoryMerger:
 
     def _compute_direction(self, choice: Choice) -> dict[str, Array]:
         params: Any = parse_params(self.method, dict(choice.params))
-        survey = self.method.survey
-        with np.errstate(over="ignore", invalid="ignore"):  # checked in `_add_to_base`
-            surveyed = survey(lambda: self._deltas(choice), params) if survey else None
-            return {
-                deltas.tensor: self.method.combine(deltas, params, surveyed)
-                for deltas in self._deltas(choice)
-                if deltas.changed()
-            }
+        parts = self.method.parts(params)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
+            changed = [name for name in self._names if self._deltas(choice, name).changed()]
+            passes = MemoryPasses(
+                changed, partial(self._deltas, choice), parts, pool, self._threads
+            )
+            with np.errstate(over="ignore", invalid="ignore"):  # checked in `_add_to_base`
+                if parts == "tensors":
+                    return self._combine_tensors(passes, params)
+                return self._combine_parts(passes, params)
 
-    def _deltas(self, choice: Choice) -> Iterator[Deltas]:
-        """Yield the deltas of every tensor, experts in the order in which the engine sums them."""
+    def _combine_tensors(self, passes: MemoryPasses, params: Any) -> dict[str, Array]:
+        survey = self.method.survey
+        surveyed = survey(lambda: passes(), params) if survey else None
+        return {deltas.tensor: self.method.combine(deltas, params, surveyed) for deltas in passes()}
+
+    def _combine_parts(self, passes: MemoryPasses, params: Any) -> dict[str, Array]:
+        survey = self.method.survey(passes, params) if self.method.survey else None
+        direction: dict[str, Array] = {}
+        for name in passes.names:
+            values = passes.load(name).values[0]
+            direction[name] = np.empty(values.shape, values.dtype)
+
+        def combine(part: Deltas, surveyed: Any = survey) -> None:
+            merged = self.method.combine(part, params, surveyed).reshape(-1)
+            direction[part.tensor].reshape(-1)[part.start : part.start + merged.size] = merged
+
+        for _ in passes.map(combine):
+            pass
+        if self.method.settle is not None:
+            settled, again = self.method.settle(survey)
+            for name, start in again:
+                combine(passes.part(name, start), settled)
+        return direction
+
+    def _deltas(self, choice: Choice, name: str) -> Deltas:
+        """The deltas of a tensor, experts in the order in which the engine sums them."""
         parts = zip(
             self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
         )
         ordered = sorted(parts, key=lambda part: (self._pool.content_key(part[0]), part[1]))
-        for name in self._names:
-            yield Deltas(
-                tensor=name,
-                values=[
-                    self._soften(name, candidate, keep, out) for candidate, _, keep, out in ordered
-                ],
-                weights=tuple(weight for _, weight, _, _ in ordered),
-                shas=tuple(self._pool.content_key(candidate) for candidate, _, _, _ in ordered),
-                base=self._base(name),
-            )
+        return Deltas(
+            tensor=name,
+            values=[
+                self._soften(name, candidate, keep, out) for candidate, _, keep, out in ordered
+            ],
+            weights=tuple(weight for _, weight, _, _ in ordered),
+            shas=tuple(self._pool.content_key(candidate) for candidate, _, _, _ in ordered),
+            base=self._base(name),
+        )
 
     def _soften(self, name: str, candidate: Candidate, keep: float, intruders: float) -> Array:
         delta = self.delta(candidate, name)
