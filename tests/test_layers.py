@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 LAYERS = [
     {"errors", "durable", "progress", "kinds", "front_matter", "model_files", "typed_json"},
+    {"byte_sizes"},
     {"refs", "specs", "server", "file_digests"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
     {"merging", "manifest", "results"},
@@ -35,6 +36,7 @@ LIGHT = (
     "front_matter",
     "model_files",
     "typed_json",
+    "byte_sizes",
     "file_digests",
     "refs",
     "specs",

@@ -108,7 +108,7 @@ def select(prepared: PreparedSelection, log: TrialLog, progress: Progress) -> Se
     budget ends before the requested policy has run.
     """
     request, pool, method = prepared.request, prepared.pool, prepared.method
-    merger = MemoryMerger(pool, method)
+    merger = MemoryMerger(pool, method, request.memory)
     evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT)
     budget = Budget(request.merges, request.seconds)
     budget.reserve(2 * len(pool.tasks))

@@ -113,7 +113,7 @@ def test_the_result_does_not_depend_on_the_cache(tmp_path: Path) -> None:
     choice = starting_choice("ties", (0, 1, 2))
     cached, uncached = (
         merge_in_memory(pool, choice, "ties"),
-        merge_in_memory(pool, choice, "ties", cache_bytes=1),
+        merge_in_memory(pool, choice, "ties", memory=1),
     )
     assert all(np.array_equal(cached[n], uncached[n]) for n in SHAPES)
 
