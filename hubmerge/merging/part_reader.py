@@ -22,6 +22,7 @@ from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.difference import subtract
 from hubmerge.weights.dtypes import Array, cast, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo
+from hubmerge.weights.lora import Factors
 from hubmerge.weights.tensor_ranges import TensorRanges
 
 _TASK_BLOCKS = 16  # blocks that a thread does in one go
@@ -80,20 +81,24 @@ def spans(plan: MergePlan, softenings: Sequence[Softening]) -> list[Span]:
 def can_stream(plan: MergePlan, number: int, softening: Softening, name: str) -> bool:
     """Whether parts of an expert's change to a tensor can be computed from parts of files."""
     vector = plan.vectors[number]
-    if vector.adapter is not None or softening.needs_whole(name):
+    if softening.needs_whole(name) or name in vector.base.views:
         return False
+    if vector.adapter is not None:
+        return vector.adapter.keeps(name) or vector.adapter.has_factors(name)
     own = vector.full.names.get(name, name)
-    return name not in vector.base.views and own not in vector.expert.views
+    return own not in vector.expert.views
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor of an expert on disk, with what softens its change if anything does.
+    """Where an expert's change to a tensor comes from, with what softens it if anything does.
 
-    Without a tensor the change is computed as a whole, or zero where the base's values are kept.
+    A tensor on disk, the factors of an adapter, or nothing where the base's values are kept. Else
+    the change is computed as a whole.
     """
 
     tensor: TensorInfo | None = None
+    factors: Factors | None = None
     name: str = ""
     softening: Softening | None = None
     is_kept: bool = False
@@ -124,6 +129,11 @@ class PartReader:
         start_values = cast(base, dtype)
         values = []
         for number, source in enumerate(self._sources[1]):
+            if source.factors is not None:
+                delta = _low_rank_part(source.factors, start, stop)
+                soft = source.softening
+                values.append(delta if soft is None else soft.soften(name, delta))
+                continue
             if source.tensor is None:
                 whole = None if source.is_kept else self._read_whole(name)[1][number]
                 values.append(np.zeros(stop - start, dtype) if whole is None else whole[start:stop])
@@ -151,12 +161,16 @@ class PartReader:
         ):
             if not can_stream(self._plan, number, softening, name):
                 found.append(_Source())
-            elif name in vector.full.kept:
+            elif vector.keeps(name):
                 found.append(_Source(is_kept=True))
             else:
-                own = vector.full.names.get(name, name)
                 softens = softening if softening.threshold > 0 else None
-                found.append(_Source(vector.expert.tensor(own), own, softens))
+                if vector.adapter is not None:
+                    factors = vector.adapter.factors(name)
+                    found.append(_Source(factors=factors, softening=softens))
+                    continue
+                own = vector.full.names.get(name, name)
+                found.append(_Source(vector.expert.tensor(own), name=own, softening=softens))
         return found
 
     def close(self) -> None:
@@ -184,6 +198,14 @@ class PartReader:
             ]
             self._whole = name, base.reshape(-1), deltas
         return self._whole[1:]
+
+
+def _low_rank_part(factors: Factors, start: int, stop: int) -> Array:
+    """Entries `start` to `stop` of a product, in a row."""
+    columns = factors.right.shape[1]
+    first, last = start // max(columns, 1), -(-stop // max(columns, 1))
+    rows = factors.rows(first, last).reshape(-1)
+    return rows[start - first * columns : stop - first * columns]
 
 
 def default_threads() -> int:
