@@ -12,6 +12,7 @@ from hubmerge.cards.number_format import HALF, interval, percent, points
 from hubmerge.cards.plain_merge import find_plain_merges
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
+from hubmerge.merging.settings import format_settings
 from hubmerge.scores import Score, UpcyclingScore, upcycling
 from hubmerge.weights.match_options import split_options
 
@@ -140,7 +141,7 @@ def _last_steps_commands(card_input: CardInput) -> tuple[str, ...]:
 def _merge_options(manifest: Manifest) -> list[str]:
     options, params = split_options(manifest.params)
     forms = {name: params.pop(name) for name in ("dtype", "as_lora") if name in params}
-    settings = {name: str(value) for name, value in params.items()}
+    settings = format_settings(params, [expert.settings for expert in manifest.experts])
     for option in _PER_EXPERT_OPTIONS:
         numbers = [getattr(expert, option) for expert in manifest.experts]
         if set(numbers) != {1.0}:

@@ -21,6 +21,7 @@ from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
 from hubmerge.merging.lora_writer import LoraOutput, check_lora_out, merge_to_lora
 from hubmerge.merging.plan import MergePlan
+from hubmerge.merging.settings import record_params
 from hubmerge.opening.expert_heads import common_task_kind, write_heads
 from hubmerge.opening.finished_folder import read_finished
 from hubmerge.opening.locked_experts import open_locked_merge
@@ -256,7 +257,7 @@ def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str,
         experts=inputs.sources,
         method=inputs.method.name,
         params={
-            **inputs.params.model_dump(),
+            **record_params(inputs.params, inputs.settings),
             **({"dtype": request.dtype} if request.dtype else {}),
             **({"as_lora": request.as_lora} if is_adapter else {}),
             **request.options.chosen,

@@ -17,6 +17,7 @@ from hubmerge.lock import LOCK_FILE, Lock, Pick, parse_lock, read_lock_bytes
 from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, recipe_id
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
+from hubmerge.merging.settings import restore_settings
 from hubmerge.opening.drift import check_pin
 from hubmerge.opening.integrity import weight_files_in
 from hubmerge.opening.locked_experts import open_source
@@ -248,9 +249,12 @@ def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
     if type(as_lora) not in (int, type(None)):
         raise IntegrityError(f"{MANIFEST_JSON} has a rank that is not a number: as_lora.")
     method = find_method(manifest.method or "")
+    own = [source.settings for source in manifest.experts]
+    parsed, settings = restore_settings(method, params, own)
     inputs = MergeInputs(
         method=method,
-        params=parse_params(method, params),
+        params=parsed,
+        settings=settings,
         base=open_source(hub, _source_ref(manifest.base), manifest.base),
         base_source=manifest.base,
         experts=tuple(open_source(hub, _source_ref(source), source) for source in manifest.experts),

@@ -77,7 +77,7 @@ def merge(
                 ),
             },
         )
-        if plan.method.by_parts(plan.params):
+        if plan.method.parts(plan.params) != "tensors":
             with open_stream(plan, softenings, threads or default_threads()) as stream:
                 merge_by_parts(stream, targets, progress)
         else:

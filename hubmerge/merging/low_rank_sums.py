@@ -6,13 +6,13 @@ so is the merge, and neither a change nor a weight of the base has to be formed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from hubmerge.errors import CheckpointError
-from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import EXPERT_OPTIONS, Expert, MergePlan
+from hubmerge.merging.tensor_merge import make_deltas
 from hubmerge.weights.adapter import Adapter, is_embedding
 from hubmerge.weights.dtypes import Array
 from hubmerge.weights.factorization import Factors
@@ -54,10 +54,9 @@ class Term:
 
 @dataclass(frozen=True)
 class LowRankSums:
-    """A plan with the coefficient of each expert's change in the merge."""
+    """A plan whose method is linear in the experts' changes."""
 
     plan: MergePlan
-    coefficients: tuple[float, ...] = field(repr=False)
 
     def terms(self, tensor: str) -> list[Term] | None:
         """The products whose sum is the merged change of a tensor.
@@ -66,7 +65,7 @@ class LowRankSums:
         """
         terms = []
         for expert, vector, coefficient in zip(
-            self.plan.experts, self.plan.vectors, self.coefficients, strict=True
+            self.plan.experts, self.plan.vectors, self._coefficients(tensor), strict=True
         ):
             adapter = vector.adapter
             if adapter is None or tensor in adapter.replacements:
@@ -78,21 +77,21 @@ class LowRankSums:
                 return None
         return terms
 
+    def _coefficients(self, tensor: str) -> list[float]:
+        """The factors of the experts' changes: what the method makes of a change of 1 by one."""
+        units = np.eye(len(self.plan.experts))
+        deltas = make_deltas(self.plan, tensor, list(units), np.zeros(len(units)))
+        params = deltas.of_tensor(self.plan.params)
+        coefficients: list[float] = self.plan.method.combine(deltas, params, None).tolist()
+        return coefficients
+
 
 def find_low_rank_sums(plan: MergePlan) -> LowRankSums | None:
-    """The coefficients of a plan whose method is linear; None for any other plan."""
+    """The sums of a plan whose method is linear; None for any other plan."""
     softened = any(getattr(expert, option) != 1 for expert in plan.experts for option in _SOFTENING)
     if plan.method.name not in _LINEAR or softened:
         return None
-    # The method itself gives its coefficients: what it makes of a change of 1 by one expert.
-    units = list(np.eye(len(plan.experts)))
-    deltas = Deltas(
-        "",
-        units,
-        tuple(expert.weight for expert in plan.experts),
-        tuple(expert.sha for expert in plan.experts),
-    )
-    return LowRankSums(plan, tuple(plan.method.combine(deltas, plan.params, None).tolist()))
+    return LowRankSums(plan)
 
 
 def _may_be_copy(adapter: Adapter, tensor: str) -> bool:

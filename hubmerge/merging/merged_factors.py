@@ -118,10 +118,10 @@ class _MergedChanges:
         plan = self.plan
         softenings, survey = self._survey
         deltas = tensor_deltas(plan, name, plan.base.read(name), softenings)
-        if not deltas.changed():
+        if not plan.method.is_changed(deltas, survey):
             return np.zeros_like(deltas.values[0])
         with np.errstate(over="ignore", invalid="ignore"):
-            change = np.asarray(plan.method.combine(deltas, plan.params, survey))
+            change = np.asarray(plan.method.combine(deltas, deltas.of_tensor(plan.params), survey))
         if not np.isfinite(change).all():
             raise CheckpointError(
                 f"The merged change has values that are not finite in tensor {safe_name(name)!r}.",

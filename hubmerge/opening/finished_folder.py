@@ -22,4 +22,7 @@ def read_finished(folder: Path, expected: Manifest) -> Manifest | None:
     if existing is None or existing.kind != expected.kind:
         return None
     is_same = (existing.recipe, existing.licence) == (expected.recipe, expected.licence)
+    is_same &= [e.content_key for e in existing.experts] == [
+        e.content_key for e in expected.experts
+    ]
     return existing if is_same and matches_manifest(folder, existing) else None

@@ -10,8 +10,9 @@ from hubmerge.errors import UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.merging.plan import EXPERT_OPTIONS
+from hubmerge.merging.registry import check_count
 from hubmerge.merging.registry import method as find_method
-from hubmerge.merging.registry import parse_params
+from hubmerge.merging.settings import parse_settings, record_own
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases, check_no_moe
 from hubmerge.opening.references import open_pinned, pin, source_of
@@ -32,19 +33,23 @@ def open_merge_inputs(
     NotOnHub, IntegrityError (experts of different bases) or CheckpointError.
     """
     method = find_method(method_name)
+    check_count(method, len(experts))
     expert_options, settings = _expert_options(settings, len(experts))
-    params = parse_params(method, settings)
+    params, tensor_settings = parse_settings(method, settings, len(experts))
     pinned = [pin(hub, ref) for ref in experts]
     check_no_moe(pinned)
     opened_base = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
     check_bases(pinned, opened_base)
     opened = [open_pinned(hub, model) for model in pinned]
     notes = check_origin(opened_base, opened, is_named=base is not None)
+    own_settings = tensor_settings.own or ((),) * len(experts)
     sources = tuple(
         dataclasses.replace(
-            source_of(model, last=last_step(hub, model.revision), hashed=hashed), **options
+            source_of(model, last=last_step(hub, model.revision), hashed=hashed),
+            settings=record_own(own),
+            **options,
         )
-        for model, options in zip(opened, expert_options, strict=True)
+        for model, options, own in zip(opened, expert_options, own_settings, strict=True)
     )
     revisions = [model.revision for model in opened]
     return MergeInputs(
@@ -53,10 +58,8 @@ def open_merge_inputs(
         base=opened_base,
         base_source=source_of(opened_base, hashed=hashed),
         experts=tuple(opened),
-        sources=tuple(
-            dataclasses.replace(source, **options)
-            for source, options in zip(sources, expert_options, strict=True)
-        ),
+        sources=sources,
+        settings=tensor_settings,
         notes=(
             *(f"{revision.label}: {revision.note}." for revision in revisions if revision.note),
             *notes,
@@ -69,11 +72,12 @@ def _expert_options(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Split the settings into EXPERT_OPTIONS, one dict per expert, and those of the method.
 
-    `weight=1,0.5` gives a number for each expert, `weight=1` one for all.
+    `weight=1,0.5` gives a number for each expert, `weight=1` one for all. Weights that differ
+    between tensors or layers stay with the method's settings.
     """
     settings, columns, problems = dict(settings), {}, []
     for name, (is_valid, expected) in EXPERT_OPTIONS.items():
-        value = settings.pop(name, "1")
+        value = "1" if "[" in settings.get(name, "") else settings.pop(name, "1")
         try:
             numbers = [float(part) for part in value.split(",")]
         except ValueError:

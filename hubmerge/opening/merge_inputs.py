@@ -12,6 +12,7 @@ from hubmerge.cards.licence import licence_conflicts
 from hubmerge.errors import IntegrityError, UsageError, join_with_or, raise_together
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import Method
+from hubmerge.merging.tensor_params import UNIFORM, TensorSettings
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.refs import ModelRef
 from hubmerge.weights.header import safe_name
@@ -25,7 +26,7 @@ class MergeInputs:
 
     `base_source` and `sources` describe base and experts for the manifest, with the options of each
     expert. `lock` is the lock that they come from, if any, and `options` what it decides; `notes`
-    are sentences for the user.
+    are sentences for the user. `settings` are parameters that differ between tensors or experts.
     """
 
     method: Method
@@ -37,6 +38,7 @@ class MergeInputs:
     lock: bytes | None = None
     options: MatchOptions = DEFAULT_OPTIONS
     notes: tuple[str, ...] = ()
+    settings: TensorSettings = UNIFORM
 
 
 def check_no_moe(pinned: Sequence[PinnedModel]) -> None:

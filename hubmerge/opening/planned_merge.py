@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hubmerge.errors import UsageError
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
+from hubmerge.merging.settings import for_tensors
 from hubmerge.opening.expert_heads import expert_notes, find_heads, find_kept_heads
 from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_inputs import MergeInputs
@@ -53,7 +54,7 @@ def plan_merge(
     plan = MergePlan(
         base=matched.base,
         experts=tuple(
-            Expert(expert, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
+            Expert(expert, s.content_key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
             for expert, s in zip(matched.experts, inputs.sources, strict=True)
         ),
         method=inputs.method,
@@ -64,6 +65,7 @@ def plan_merge(
         options=options,
         vocabulary_size=matched.tokens.size,
         tokenizer_files=matched.tokens.files,
+        settings=for_tensors(inputs.settings, matched.base.index),
     )
     check_plan(plan)
     return PlannedMerge(plan, matched, _find_all_heads(inputs, plan))

@@ -196,7 +196,8 @@ def source_of(
     NOT_HASHED.
     """
     revision, manifest = model.revision, model.manifest
-    digest = model.digest if hashed or manifest else NOT_HASHED
+    is_known = hashed or manifest is not None
+    digest = model.digest if is_known else NOT_HASHED
     return Source(
         label=revision.label,
         sha=revision.sha or digest,
@@ -208,6 +209,7 @@ def source_of(
         last_sha=last.sha if last else None,
         licence=model.licence,
         folder=revision.ref.subfolder,
+        weights=model.weights_digest if is_known else None,
     )
 
 
