@@ -59,7 +59,9 @@ class Source:
     `keep` (the fraction of its largest changes that is kept) and `intruders` (the factor on its
     intruder dimensions) are applied to its task vector. `licence` is the one on its card at that
     commit, as the Hub spells it, or None. `folder` is its folder in the repository, None for the
-    root: one commit may hold many checkpoint-N folders.
+    root: one commit may hold many checkpoint-N folders. `settings` are parameters of the method for
+    this expert alone, or for some of its tensors. `weights` is the digest of its weight files
+    alone; see `Checkpoint.digest`.
     """
 
     label: str
@@ -74,6 +76,16 @@ class Source:
     intruders: float = 1.0
     licence: str | None = None
     folder: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    weights: str | None = None
+
+    @property
+    def content_key(self) -> str:
+        """What seeds its masks and orders the sums: the same for the same weights, wherever.
+
+        Results of versions that did not record it were seeded by commits.
+        """
+        return self.weights or self.key
 
     @property
     def key(self) -> str:
@@ -139,6 +151,11 @@ class Manifest:
         return self.kind == MOE
 
     @property
+    def extracted_from(self) -> Source | None:
+        """The whole expert that an adapter was extracted from, None for any other model."""
+        return self.experts[0] if self.is_expert and self.experts else None
+
+    @property
     def noun(self) -> str:
         """Its kind in prose: expert, merge or mixture."""
         return "mixture" if self.is_moe else self.kind
@@ -193,7 +210,9 @@ def recipe_id(
 def _recipe_part(expert: Source) -> list[Any]:
     """The fields of an expert that decide the merge; defaults of later fields are left out."""
     default = (expert.keep, expert.intruders) == (1.0, 1.0)
-    return [expert.key, expert.weight, *(() if default else (expert.keep, expert.intruders))]
+    parts = [expert.key, expert.weight, *(() if default else (expert.keep, expert.intruders))]
+    own = [json.dumps(dict(expert.settings), sort_keys=True)] if expert.settings else []
+    return [*parts, *own]
 
 
 def recipe_of_last_steps(manifest: Manifest) -> str | None:

@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 LAYERS = [
     {"errors", "durable", "progress", "kinds", "front_matter", "model_files", "typed_json"},
+    {"byte_sizes"},
     {"refs", "specs", "server", "file_digests"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
     {"merging", "manifest", "results"},
@@ -35,6 +36,7 @@ LIGHT = (
     "front_matter",
     "model_files",
     "typed_json",
+    "byte_sizes",
     "file_digests",
     "refs",
     "specs",
@@ -119,7 +121,10 @@ def test_only_the_command_line_and_hub_read_the_environment() -> None:
     assert readers <= {"cli", "hub"}
 
 
-MATHS = ("methods", "ties", "trim", "bracket", "deltas", "params", "softening")
+MATHS = (
+    "methods", "ties", "trim", "bracket", "deltas", "params", "softening", "gram", "spherical",
+    "sparse", "spectral", "tensor_ranks",
+)  # fmt: skip
 # None of these can open a file or a connection.
 MAY_IMPORT = {
     "__future__",

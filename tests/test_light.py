@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hubmerge.manifest import MANIFEST_JSON, Manifest, Source
+from tests.weights.adapters import save_adapter, write_base
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate")
 PROGRAM = """
@@ -29,6 +31,7 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules], "CODE", code
         ["--help"],
         ["train", "--help"],
         ["merge", "--help"],
+        ["extract", "--help"],
         ["card", "--help"],
         ["verify", "--help"],
         ["verify", "hubmerge/tiny-clip", "--hub", "local"],
@@ -59,6 +62,22 @@ def test_rendering_a_card_imports_nothing_heavy(tmp_path: Path) -> None:
     output = run_command(["card", str(tmp_path), "--hub", "local"])
     assert "HEAVY [] CODE 0" in output, output
     assert (tmp_path / "README.md").is_file()
+
+
+def test_merging_adapters_into_an_adapter_imports_nothing_heavy(tmp_path: Path) -> None:
+    write_base(tmp_path / "base", {"q.weight": np.zeros((2, 2), np.float32)})
+    factors = {
+        "q.lora_A.weight": np.ones((1, 2), np.float32),
+        "q.lora_B.weight": np.ones((2, 1), np.float32),
+    }
+    for name in ("one", "two"):
+        save_adapter(tmp_path / name, factors)
+    words = ["merge", *(str(tmp_path / name) for name in ("one", "two")), "--base",
+             str(tmp_path / "base"), "--method", "average", "--as-lora", "1", "--out",
+             str(tmp_path / "out"), "--hub", "local"]  # fmt: skip
+    output = run_command(words)
+    assert "HEAVY [] CODE 0" in output, output
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
 def run_command(words: list[str]) -> str:

@@ -12,6 +12,7 @@ from hubmerge.cards.number_format import HALF, interval, percent, points
 from hubmerge.cards.plain_merge import find_plain_merges
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
+from hubmerge.merging.settings import format_settings
 from hubmerge.scores import Score, UpcyclingScore, upcycling
 from hubmerge.weights.match_options import split_options
 
@@ -139,7 +140,8 @@ def _last_steps_commands(card_input: CardInput) -> tuple[str, ...]:
 
 def _merge_options(manifest: Manifest) -> list[str]:
     options, params = split_options(manifest.params)
-    settings = {name: str(value) for name, value in params.items() if name != "dtype"}
+    forms = {name: params.pop(name) for name in ("dtype", "as_lora") if name in params}
+    settings = format_settings(params, [expert.settings for expert in manifest.experts])
     for option in _PER_EXPERT_OPTIONS:
         numbers = [getattr(expert, option) for expert in manifest.experts]
         if set(numbers) != {1.0}:
@@ -147,8 +149,8 @@ def _merge_options(manifest: Manifest) -> list[str]:
     arguments = ["--method", str(manifest.method)]
     for name, value in sorted(settings.items()):
         arguments += ["--set", f"{name}={value}"]
-    if dtype := manifest.params.get("dtype"):
-        arguments += ["--dtype", str(dtype)]
+    for name, value in forms.items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
     for name, value in options.chosen.items():
         arguments += [f"--{name}", value]
     return arguments
@@ -175,8 +177,12 @@ def _commands_with_experts(card_input: CardInput, labels: Sequence[str]) -> tupl
 
 
 def _policy_commands(card_input: CardInput, policy: str) -> tuple[str, ...]:
-    command = "moerge" if card_input.manifest.is_moe else "merge"
-    return _build_commands(card_input, command, ["--lock", LOCK, "--policy", policy], policy)
+    manifest = card_input.manifest
+    command = "moerge" if manifest.is_moe else "merge"
+    rank = manifest.params.get("as_lora")
+    form = [] if rank is None else ["--as-lora", str(rank)]
+    arguments = ["--lock", LOCK, "--policy", policy, *form]
+    return _build_commands(card_input, command, arguments, policy)
 
 
 def _build_commands(

@@ -66,7 +66,7 @@ def _licence_lines(manifest: Manifest) -> Iterator[str]:
     conflicts = [escape_markdown(conflict) for conflict in licence_conflicts(sources)]
     if manifest.licence:
         yield f"{escape_markdown(manifest.licence)}, as stated by the author."
-    elif named and manifest.is_expert:
+    elif named and manifest.is_expert and not manifest.experts:
         yield f"{escape_markdown(named)}, that of its base."
     elif named:
         yield f"{escape_markdown(named)}, the most restrictive of the sources' licences."

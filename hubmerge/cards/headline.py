@@ -17,6 +17,8 @@ from hubmerge.scores import Score, display_names, upcycling
 
 def title(manifest: Manifest) -> str:
     """The kind of model and its tasks, not escaped."""
+    if whole := manifest.extracted_from:
+        return f"LoRA of {whole.name}{'' if whole.step is None else f' at step {whole.step}'}"
     if manifest.is_expert:
         return f"Expert for {manifest.task_name or 'one task'} at step {manifest.step}"
     names = display_names(expert.task for expert in manifest.experts if expert.task)
@@ -47,6 +49,11 @@ def headline(card_input: CardInput) -> str:
 def expert_headline(manifest: Manifest) -> str:
     """The step of an expert, the number of steps of its run, and its base, as Markdown."""
     base = escape_markdown(manifest.base.label)
+    if whole := manifest.extracted_from:
+        return (
+            f"The change from {base} to {escape_markdown(whole.label)}, as an adapter on the "
+            "former: the closest one of its rank, extracted without training."
+        )
     adapter = adapter_name(manifest)
     an_adapter = f"an adapter ({escape_markdown(adapter)}) on" if adapter else "an adapter on"
     kind = an_adapter if manifest.layout == "peft" else "fine-tuned from"

@@ -115,7 +115,8 @@ def _kind_tags(manifest: Manifest) -> list[str]:
     if manifest.is_moe:
         return ["moe", "mixture-of-experts", "lora"]
     adapter = [str(manifest.training.get("tune") or "lora")] if manifest.layout == "peft" else []
-    return ["expert", f"step-{manifest.step}", *adapter]
+    step = [] if manifest.step is None else [f"step-{manifest.step}"]
+    return ["expert", *step, *adapter]
 
 
 def _hub_names(names: Iterable[str]) -> list[str]:

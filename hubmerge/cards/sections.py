@@ -12,6 +12,7 @@ from hubmerge.cards.cost import cost_rows, describe_trained_parameters
 from hubmerge.cards.curve import CSV, PICTURE, curve_rows, curve_tasks, describe_curve, thin_curve
 from hubmerge.cards.forgotten import forgotten_section
 from hubmerge.cards.headline import expert_headline, headline
+from hubmerge.cards.lora import lora_section
 from hubmerge.cards.markdown import escape_code, escape_markdown, escape_rows, format_commit
 from hubmerge.cards.metadata import hub_datasets
 from hubmerge.cards.number_format import MISSING, percent
@@ -61,6 +62,7 @@ def _upcycled_variables(card_input: CardInput) -> dict[str, Any]:
         "notes": [escape_markdown(note) for note in notes(manifest)],
         "locked": manifest.lock is not None,
         "forgotten": forgotten_section(card_input.forgotten) if card_input.forgotten else None,
+        "lora": lora_section(manifest),
     }
 
 
@@ -82,6 +84,8 @@ def _expert_variables(card_input: CardInput) -> dict[str, Any]:
     merges = [escape_markdown(name) for name in card_input.used_by]
     return {
         "headline": expert_headline(manifest),
+        "lora": lora_section(manifest),
+        "notes": [escape_markdown(note) for note in notes(manifest)],
         "rows": escape_rows(expert_score_rows(card_input)),
         **_curve_variables(manifest),
         "steps": [_step_row(step) for step in card_input.steps],

@@ -52,7 +52,7 @@ _SETTING_NAMES: Mapping[str, Mapping[str, str]] = {
     "seed": {"seed": ""},
 }  # fmt: skip
 _ADAPTER_SETTINGS = {*_SETTING_NAMES["tuned"]} - {"tune"}
-_NOT_SETTINGS = {"notes", "base_layout"}
+_NOT_SETTINGS = {"notes", "base_layout", "lora"}
 
 
 def adapter_name(manifest: Manifest) -> str:
@@ -81,7 +81,7 @@ def provenance(manifest: Manifest) -> Iterator[str]:
     """A line for each source, the method, each group of settings and the versions; not escaped."""
     yield f"base: {pinned_label(manifest.base)}"
     for expert in manifest.experts:
-        weight = f", weight {expert.weight:g}" if not manifest.is_moe else ""
+        weight = f", weight {expert.weight:g}" if manifest.is_merge else ""
         yield f"expert: {pinned_label(expert)}{weight}"
     if manifest.method and not manifest.is_moe:
         params = ", ".join(f"{key} = {value}" for key, value in sorted(manifest.params.items()))

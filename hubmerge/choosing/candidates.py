@@ -94,6 +94,7 @@ def open_pool(
         tasks=tuple(task_by_id.values()),
         candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
         open=lambda candidate: matched(candidate.source.key),
+        content_key=lambda candidate: opened(candidate.source.key).weights_digest,
         options=options,
     )
     return OpenedPool(pool, opened_base, opened)

@@ -35,10 +35,10 @@ class SelectRequest:
 
     `policy` names the policy whose choice the lock builds, None for the best. `against` is an
     earlier lock whose choice is the one to beat, instead of the last steps. `merges` and `seconds`
-    are the budget. Two choices within `band` standard errors of each other count as equal.
-    `exhaustive` evaluates every point of the grid on every row. `options` decide where experts and
-    base differ. `options_as_typed` are the command line options that cannot be derived from the
-    other fields.
+    are the budget, and `memory` is what merges may take, in bytes. Two choices within `band`
+    standard errors of each other count as equal. `exhaustive` evaluates every point of the grid on
+    every row. `options` decide where experts and base differ. `options_as_typed` are the command
+    line options that cannot be derived from the other fields.
     """
 
     repos: tuple[ModelRef, ...]
@@ -49,6 +49,7 @@ class SelectRequest:
     against: Lock | None = None
     merges: int | None = None
     seconds: float | None = None
+    memory: int | None = None
     seed: int = 0
     band: float = report.BAND
     exhaustive: bool = False
@@ -150,7 +151,9 @@ def _make_pin(model: OpenedModel, pool: Pool) -> Pin:
     source_by_key = {c.source.key: c.source for steps in pool.candidates for c in steps}
     opened = source_of(model)
     source = source_by_key.get(opened.key, opened)
-    source = dataclasses.replace(source, digest=opened.digest, licence=opened.licence)
+    source = dataclasses.replace(
+        source, digest=opened.digest, licence=opened.licence, weights=opened.weights
+    )
     return Pin(str(model.revision.ref), source, model.files)
 
 

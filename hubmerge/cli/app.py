@@ -24,6 +24,7 @@ _PANELS: dict[str, dict[str, str]] = {
         "select": "select.select",
         "merge": "merge.merge",
         "moerge": "moerge.moerge_command",
+        "extract": "extract.extract",
         "export": "export.export",
     },
     "Measure and explain": {

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubmerge.cards.lora import describe_adapter, describe_left_out
 from hubmerge.cli.options import (
     Base,
+    Dtype,
     Heads,
     LockOptions,
     Option,
     ResultOptions,
     StepPattern,
+    Tied,
+    Vocabulary,
     parse_licence,
     parse_settings,
 )
@@ -21,6 +25,7 @@ from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
 from hubmerge.errors import UsageError
 from hubmerge.refs import parse_ref
+from hubmerge.weights.kept_shares import parse_shares
 
 if TYPE_CHECKING:
     from hubmerge.flows.merge import MergeRequest, MergeResult, PreparedMerge
@@ -38,16 +43,16 @@ class MergeOptions:
     settings: Annotated[
         list[str] | None, Option("--set", help="Parameter of the method: name=value.")
     ] = None
-    dtype: Annotated[str | None, Option(help="Number format of the result, such as BF16.")] = None
+    as_lora: Annotated[
+        int | None,
+        Option(
+            "--as-lora", help="Write a LoRA of the base, of this rank, instead of whole weights."
+        ),
+    ] = None
+    dtype: Dtype = None
     heads: Heads = None
-    tied: Annotated[
-        Literal["untie", "base"] | None,
-        Option(help="If an expert has its own output head and the base ties it to the embedding."),
-    ] = None
-    vocabulary: Annotated[
-        Literal["base", "union"] | None,
-        Option(help="If tokens differ: merge those of the base, or those of all."),
-    ] = None
+    tied: Tied = None
+    vocabulary: Vocabulary = None
     allow_nonfinite: Annotated[
         bool, Option("--allow-nonfinite", help="Merge even NaN and infinity.")
     ] = False
@@ -117,6 +122,7 @@ def _make_request(
         dtype=options.dtype,
         replace=result_options.replace,
         allow_nonfinite=options.allow_nonfinite,
+        as_lora=options.as_lora,
         licence=parse_licence(result_options.licence),
         dry_run=result_options.dry_run,
         threads=options.threads,
@@ -134,6 +140,11 @@ def _check_options(
     lock_options.check(experts)
     if lock_options.lock is not None:
         _check_lock_alone(experts, options)
+    if options.as_lora is not None and options.allow_nonfinite:
+        raise UsageError(
+            "--allow-nonfinite: a matrix with NaN or infinity has no factors for --as-lora.",
+            "Leave one of the two out.",
+        )
     if options.pull_request:
         _check_pull_request(result_options.target, result_options.private)
 
@@ -174,10 +185,13 @@ def _check_pull_request(target: ModelRef | None, private: bool) -> None:
 def _print_plan(session: Session, prepared: PreparedMerge) -> None:
     data = {**_to_json(prepared), "notes": prepared.notes}
     title = f"would merge into {prepared.folder}"
+    if prepared.lora is not None:
+        count = len(prepared.lora.modules)
+        title += f" as a LoRA of rank {prepared.lora.rank} of at most {count} modules"
     if not prepared.is_hashed:
         data["recipe"] = None  # the bytes of local folders decide it, and they are not read
         if prepared.request.out is None:
-            data["folder"], title = None, "would merge"
+            data["folder"], title = None, title.replace(f" into {prepared.folder}", "")
     session.print_result(_experts_table(prepared.manifest, title), data)
 
 
@@ -185,6 +199,11 @@ def _print_merge(
     session: Session, prepared: PreparedMerge, merged: MergeResult, push: str | None
 ) -> None:
     title = f"merged into {merged.folder}{_describe_push(merged, push)}"
+    shares = parse_shares(merged.manifest.training.get("lora"))
+    if shares is not None:
+        title = f"{title}, {describe_adapter(shares)}"
+        for line in describe_left_out(shares):
+            session.print_message(line)
     session.print_result(
         _experts_table(merged.manifest, title),
         {
@@ -193,6 +212,7 @@ def _print_merge(
             "commit": merged.commit,
             "pull_request": merged.pull_request,
             "digest": merged.manifest.digest,
+            **({"lora": shares.to_json()} if shares else {}),
         },
     )
 

@@ -32,6 +32,15 @@ Heads = Annotated[
     Literal["keep", "drop", "merge"] | None,
     Option(help="Task heads of full experts: keep each beside the merge, drop or merge them."),
 ]
+Tied = Annotated[
+    Literal["untie", "base"] | None,
+    Option(help="If an expert has its own output head and the base ties it to the embedding."),
+]
+Vocabulary = Annotated[
+    Literal["base", "union"] | None,
+    Option(help="If tokens differ: merge those of the base, or those of all."),
+]
+Dtype = Annotated[str | None, Option(help="Number format of the result, such as BF16.")]
 StepPattern = Annotated[
     str | None,
     Option(help="Regular expression for steps in names of revisions: 'epoch-(\\d+)'."),

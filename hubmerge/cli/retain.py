@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
+from hubmerge.byte_sizes import format_bytes
 from hubmerge.cli.options import Option, Private
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table, text_line
@@ -125,7 +126,7 @@ def _make_plan(session: Session, repo_ids: list[str], options: PlanOptions) -> N
     session.print_result(_plan_table(draft.plan), json.loads(draft.plan.to_bytes()))
     if draft.excess:
         raise HubmergeError(
-            f"The revisions that must stay take {_format_size(draft.excess)} more than --budget "
+            f"The revisions that must stay take {format_bytes(draft.excess)} more than --budget "
             f"{options.budget}; no plan was written.",
             "Raise the budget, leave it out to keep only these revisions, or remove an old lock.",
         )
@@ -151,7 +152,7 @@ def _apply_plan(
         _confirm(session, _describe_deletions(checked, purge), ask=deletes and not options.yes)
         with session.progress() as progress:
             result = apply_plan(hub, checked, purge, progress)
-    freed = f"{_format_size(result.freed)} of large files deleted" if purge else "no bytes freed"
+    freed = f"{format_bytes(result.freed)} of large files deleted" if purge else "no bytes freed"
     summary = f"names deleted: {len(result.deleted)}; {freed}."
     session.print_result(
         "\n".join([*(f"deleted {label}" for label in result.deleted), summary]),
@@ -177,7 +178,7 @@ def _describe_deletions(checked: CheckedPlan, purge: bool) -> str:
     if checked.deletable:
         lines = ["These names will be deleted:"]
         lines += [f"  {item.kind} {item.label} ({item.sha[:12]})" for item in checked.deletable]
-    size = _format_size(checked.unreferenced_bytes)
+    size = format_bytes(checked.unreferenced_bytes)
     if purge:
         lines.append(
             f"{size} of large files that no other revision uses will be deleted permanently. The "
@@ -218,15 +219,15 @@ def _plan_table(plan: RetentionPlan) -> Group:
     rows = [
         (
             "keep" if verdict.keep else "drop", verdict.repo, verdict.name, verdict.sha[:12],
-            _format_size(verdict.size), ", ".join(verdict.reasons),
+            format_bytes(verdict.size), ", ".join(verdict.reasons),
         )
         for verdict in plan.verdicts
     ]  # fmt: skip
     columns = ("", "repository", "revision", "commit", "size>", "why")
     totals = plan.totals
     sizes = (
-        f"kept: {len(plan.kept)}, {_format_size(totals['bytes_kept'])}; dropped: "
-        f"{len(plan.dropped)}, {_format_size(totals['bytes_dropped'])} that no kept revision uses"
+        f"kept: {len(plan.kept)}, {format_bytes(totals['bytes_kept'])}; dropped: "
+        f"{len(plan.dropped)}, {format_bytes(totals['bytes_dropped'])} that no kept revision uses"
     )
     cost = (
         f"${totals['usd_per_month_kept']:.2f} a month for what stays, "
@@ -254,7 +255,7 @@ def _describe_regret(regret: Regret) -> str:
 def _deltas_table(stored: list[StoredDelta]) -> object:
     rows = [
         (
-            delta.label, delta.commit[:12], _format_size(delta.before), _format_size(delta.after),
+            delta.label, delta.commit[:12], format_bytes(delta.before), format_bytes(delta.after),
             "exact" if delta.rounding.exact else f"{delta.rounding.absolute:.2g}",
             f"{100 * delta.rounding.relative:.2f}",
         )
@@ -262,14 +263,3 @@ def _deltas_table(stored: list[StoredDelta]) -> object:
     ]  # fmt: skip
     columns = ("revision", "commit", "weights>", "as delta>", "largest error>", "% of change>")
     return make_table(columns, rows)
-
-
-def _format_size(size: float) -> str:
-    """A number of bytes with its unit, in powers of 1000."""
-    if size < 1000:
-        return f"{size:.0f} bytes"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 999.95:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:,.1f} TB"

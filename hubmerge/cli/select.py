@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from hubmerge.byte_sizes import parse_bytes
 from hubmerge.cards.figures import heat_map_png, selection_png
 from hubmerge.cards.selection import CSV, CURVES, HEAT_MAP, selection_csv
 from hubmerge.cli.options import (
@@ -80,6 +81,9 @@ class SelectOptions:
             help="Most merges to measure, 200, or with --target moe training steps; or time, 30m "
             "or 2h. [no limit]"
         ),
+    ] = None
+    memory: Annotated[
+        str | None, Option(help="Most memory for merges, such as 8GB. [half of what is free]")
     ] = None
     against: Annotated[
         Path | None, Option(help="An earlier lock; the new choice must beat its choice.")
@@ -198,6 +202,7 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
         against=_read_lock_file(options.against) if options.against else None,
         merges=merges,
         seconds=seconds,
+        memory=parse_bytes(options.memory, "--memory") if options.memory else None,
         seed=options.seed,
         band=options.band,
         exhaustive=options.exhaustive,

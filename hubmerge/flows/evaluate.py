@@ -14,10 +14,11 @@ from torch import nn
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.hub.client import Hub
 from hubmerge.learners.factory import class_model, make_learner
+from hubmerge.learners.heads import head_path
 from hubmerge.learners.learner import Learner, without_network
 from hubmerge.manifest import Manifest
 from hubmerge.models.adapter import apply_adapter
-from hubmerge.models.class_model import put_under_head
+from hubmerge.models.class_model import has_config, put_under_head, read_head_file
 from hubmerge.models.loading import Model, load_classifier
 from hubmerge.moerging.moe_model import read_moe
 from hubmerge.opening.bases import open_base
@@ -129,7 +130,7 @@ class ModelEvaluator:
         kind = task.spec.kind
         if model.checkpoint.kind == "lora" and task.spec.head == "trained":
             base = open_base(self._hub, model)
-            classifier = _open_own_head(base, model) if base else None
+            classifier = _open_own_head(base, model, task) if base else None
             if base and classifier is not None:
                 opened = load_classifier(base.folder, kind)
                 return opened, class_model(opened, classifier, classes, model.revision.label)
@@ -191,17 +192,21 @@ def open_expert(hub: Hub, model: OpenedModel, kind: Kind) -> Model:
     return apply_adapter(opened, model.folder).model
 
 
-def _open_own_head(base: OpenedModel, model: OpenedModel) -> Any:
-    """The base with an adapter's changes under the head that the adapter saved.
+def _open_own_head(base: OpenedModel, model: OpenedModel, task: Task) -> Any:
+    """The base with an adapter's changes under the head that was kept beside it or saved in it.
 
-    None if the base has the tensors of that head, or if it saved none.
+    None if there is neither, or if the base has the tensors of the head that it saved.
     """
     expert, options = restack(base.checkpoint, model.checkpoint), MatchOptions(heads="keep")
-    matched = match_adapter(base.checkpoint, expert, model.revision.label, options)
-    if matched.adapter.head.keys() <= base.checkpoint.index.keys():
-        return None
-    vector = TaskVector(base.checkpoint, expert, options)
-    classifier = put_under_head(base.folder, kept_head(vector))
+    vector, file = TaskVector(base.checkpoint, expert, options), head_path(model.folder, task)
+    if file.is_file() and has_config(file):
+        head = read_head_file(file)
+    else:
+        matched = match_adapter(base.checkpoint, expert, model.revision.label, options)
+        if matched.adapter.head.keys() <= base.checkpoint.index.keys():
+            return None
+        head = kept_head(vector)
+    classifier = put_under_head(base.folder, head)
     state = classifier.module.state_dict()
     # Copies of a tied tensor are one parameter, which changes once.
     for module_name, name in {module: name for name, module in classifier.names.items()}.items():

@@ -13,29 +13,27 @@ from pathlib import Path
 
 from hubmerge import lock
 from hubmerge.durable import hash_file
-from hubmerge.errors import Failures, IntegrityError, UsageError, raise_together
+from hubmerge.errors import Failures
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_request
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
-from hubmerge.merging.plan import Expert, MergePlan, check_checkpoints, check_plan
-from hubmerge.opening.expert_heads import (
-    common_task_kind,
-    expert_notes,
-    find_heads,
-    find_kept_heads,
-    write_heads,
-)
-from hubmerge.opening.integrity import matches_manifest
+from hubmerge.merging.lora_writer import LoraOutput, check_lora_out, merge_to_lora
+from hubmerge.merging.plan import MergePlan
+from hubmerge.merging.settings import record_params
+from hubmerge.opening.expert_heads import common_task_kind, write_heads
+from hubmerge.opening.finished_folder import read_finished
 from hubmerge.opening.locked_experts import open_locked_merge
-from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
+from hubmerge.opening.lora_outputs import check_lora_options, plan_lora, with_shares
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
+from hubmerge.opening.planned_merge import PlannedMerge, plan_merge
 from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
 from hubmerge.opening.references import (
     NOT_HASHED,
+    base_layout,
     left_out_files,
     read_local_manifest,
     versions,
@@ -43,10 +41,11 @@ from hubmerge.opening.references import (
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.weights.dtypes import float_dtype_name
-from hubmerge.weights.header import safe_name, summarize_names
-from hubmerge.weights.kept_heads import KeptHead
+from hubmerge.weights.header import summarize_names
+from hubmerge.weights.kept_shares import KeptShares
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
-from hubmerge.weights.token_rows import AlignedTokens
+
+AS_LORA = "--as-lora"
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,9 @@ class MergeRequest:
     A `lock` replaces the first three: `policy` names the pick to merge, and with `locked` every
     name must still point to its pinned commit. With `pull_request`, the result is proposed to
     `push`. `licence` replaces the one that follows from the experts' licences. `options` decide
-    where experts and base differ. For a `dry_run` local folders are not hashed. `threads` has no
-    effect on the result.
+    where experts and base differ. With `as_lora` the result is an adapter of that rank, or of a
+    lower one that suffices. For a `dry_run` local folders are not hashed. `threads` has no effect
+    on the result.
     """
 
     experts: tuple[ModelRef, ...] = ()
@@ -76,6 +76,7 @@ class MergeRequest:
     allow_nonfinite: bool = False
     licence: str | None = None
     options: MatchOptions = DEFAULT_OPTIONS
+    as_lora: int | None = None
     dry_run: bool = False
     threads: int | None = None
 
@@ -84,17 +85,22 @@ class MergeRequest:
 class PreparedMerge:
     """A merge that was checked and can run; nothing has been written yet.
 
-    `heads` are the experts' trained heads; they and `lock` are written next to the merge. `notes`
-    are sentences on differences between experts and on what has changed since they were pinned.
+    `lock` is written next to the merge, as are the heads of `planned`. `notes` are sentences on
+    differences between experts and on what has changed since they were pinned. `lora` is the
+    adapter that is written instead of whole weights, if it was asked for.
     """
 
     request: MergeRequest
-    plan: MergePlan
+    planned: PlannedMerge
     manifest: Manifest
     folder: Path
-    heads: Mapping[str, Path | KeptHead] = field(default_factory=dict)
     lock: bytes | None = None
     notes: tuple[str, ...] = ()
+    lora: LoraOutput | None = None
+
+    @property
+    def plan(self) -> MergePlan:
+        return self.planned.plan
 
     @property
     def is_hashed(self) -> bool:
@@ -105,15 +111,8 @@ class PreparedMerge:
     @property
     def is_done(self) -> bool:
         """Whether the folder already has exactly this merge, complete."""
-        try:
-            existing = read_local_manifest(self.folder)
-        except IntegrityError:
-            return False
-        if existing is None or not existing.is_merge:
-            return False
-        expected = self.manifest.recipe, self.manifest.licence
-        is_same = (existing.recipe, existing.licence) == expected
-        return is_same and matches_manifest(self.folder, existing) and self._has_lock(existing)
+        existing = read_finished(self.folder, self.manifest)
+        return existing is not None and self._has_lock(existing)
 
     def _has_lock(self, existing: Manifest) -> bool:
         expected, copy = self.manifest.lock, self.folder / lock.LOCK_FILE
@@ -138,6 +137,8 @@ def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerg
     Raises UsageError, NotOnHub, IntegrityError (experts of different bases, a lock that does not
     match) or CheckpointError.
     """
+    if request.as_lora is not None:
+        check_lora_options(request.as_lora, AS_LORA, request.options, request.dtype)
     if request.dtype:
         request = replace(request, dtype=float_dtype_name(request.dtype))
     if request.lock is None:
@@ -162,69 +163,34 @@ def prepare_inputs(
     hub: Hub, request: MergeRequest, inputs: MergeInputs, merges: Path
 ) -> PreparedMerge:
     """Check that the opened models can be merged, and that the result can be written and pushed."""
-    matched, plan = _make_plan(request, inputs)
-    heads = _find_all_heads(inputs, plan, matched.tokens)
-    notes = tuple(_merge_notes(hub, inputs, plan, matched, heads))
+    if request.as_lora is not None:
+        check_lora_options(request.as_lora, AS_LORA, request.options, request.dtype)
+    planned = plan_merge(inputs, request.options, request.dtype, request.allow_nonfinite)
+    lora, lora_notes = None, tuple[str, ...]()
+    if request.as_lora is not None:
+        lora, lora_notes = plan_lora(planned.plan, inputs.base, request.as_lora, request.dtype)
+    notes = (*_merge_notes(hub, inputs, planned, lora is not None), *lora_notes)
     manifest = _make_manifest(request, inputs, notes)
     # Several locks may have the same pick: each lock gets its own folder.
     names = [digest[:12] for digest in (manifest.recipe, manifest.lock) if digest]
     prepared = PreparedMerge(
         request,
-        plan,
+        planned,
         manifest,
         folder=request.out or merges / "-".join(names),
-        heads=heads,
         lock=inputs.lock,
         notes=(*inputs.notes, *notes),
+        lora=lora,
     )
-    if not prepared.is_done:
-        check_out(plan, prepared.folder, request.replace)
+    if prepared.is_done:
+        pass
+    elif lora is not None:
+        check_lora_out(planned.plan, lora, prepared.folder, request.replace)
+    else:
+        check_out(planned.plan, prepared.folder, request.replace)
     if request.push is not None:
         _check_push(hub, request)
     return prepared
-
-
-def _make_plan(request: MergeRequest, inputs: MergeInputs) -> tuple[MatchedInputs, MergePlan]:
-    """The matched inputs and the checked plan; raises all that is wrong with any of the experts."""
-    failures = Failures(inputs.failures)
-    matched = failures.run(lambda: match_inputs(inputs, request.options))
-    if matched is None:
-        failures.raise_all()
-    assert matched is not None
-    plan = MergePlan(
-        base=matched.base,
-        experts=tuple(
-            Expert(expert, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
-            for expert, s in zip(matched.experts, inputs.sources, strict=True)
-        ),
-        method=inputs.method,
-        params=inputs.params,
-        dtype=request.dtype,
-        allow_nonfinite=request.allow_nonfinite,
-        separate_head=matched.separated is not None,
-        options=request.options,
-        vocabulary_size=matched.tokens.size,
-        tokenizer_files=matched.tokens.files,
-    )
-    # Without the experts that were left out, their weights do not sum up as they would.
-    check = check_checkpoints if inputs.failures else check_plan
-    failures.run(lambda: check(plan))
-    failures.raise_all()
-    return matched, plan
-
-
-def _find_all_heads(
-    inputs: MergeInputs, plan: MergePlan, tokens: AlignedTokens
-) -> dict[str, Path | KeptHead]:
-    """The heads beside the merge: those of trained experts, and those that are not merged."""
-    heads: dict[str, Path | KeptHead] = {**find_heads(inputs.experts)}
-    if plan.options.heads == "keep":
-        kept = find_kept_heads(inputs.experts, plan.vectors, tokens)
-        twice = sorted(heads.keys() & kept.keys())
-        problems = [f"Two experts would have the head {name}." for name in twice]
-        raise_together(UsageError, problems, "Rename a folder.")
-        heads |= kept
-    return heads
 
 
 def _check_push(hub: Hub, request: MergeRequest) -> None:
@@ -240,14 +206,7 @@ def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> 
     if request.push is not None and not request.pull_request:
         ensure_repo(hub, str(request.push.repo_id), request.private)
     if not prepared.is_done:
-        merge(
-            prepared.plan,
-            out,
-            replace=request.replace,
-            progress=progress,
-            threads=request.threads,
-            finish=lambda folder: _finish(folder, prepared),
-        )
+        _write(prepared, progress)
     manifest = read_local_manifest(out)
     assert manifest is not None  # written above
     if request.push is None:
@@ -259,50 +218,61 @@ def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> 
     return MergeResult(out, manifest, publish(hub, publication))
 
 
-def _finish(folder: Path, prepared: PreparedMerge) -> None:
-    write_heads(prepared.heads, folder)
-    finalize_folder(folder, prepared.manifest, prepared.lock)
+def _write(prepared: PreparedMerge, progress: Progress) -> None:
+    """Write the merge to its folder, with heads, manifest, lock and card."""
+    request, plan, lora = prepared.request, prepared.plan, prepared.lora
+
+    def finish(folder: Path, shares: KeptShares | None = None) -> None:
+        write_heads(prepared.planned.heads, folder)
+        finalize_folder(folder, with_shares(prepared.manifest, shares), prepared.lock)
+
+    if lora is not None:
+        merge_to_lora(plan, lora, prepared.folder, finish, request.replace, progress)
+    else:
+        merge(
+            plan,
+            prepared.folder,
+            replace=request.replace,
+            progress=progress,
+            threads=request.threads,
+            finish=finish,
+        )
 
 
 def _merge_notes(
-    hub: Hub,
-    inputs: MergeInputs,
-    plan: MergePlan,
-    matched: MatchedInputs,
-    heads: Mapping[str, Path | KeptHead],
+    hub: Hub, inputs: MergeInputs, planned: PlannedMerge, is_adapter: bool
 ) -> Iterator[str]:
     """Notes for the plan and the card."""
-    yield from expert_notes(inputs.experts)
-    for expert, vector in zip(plan.experts, plan.vectors, strict=True):
-        if vector.adapter is None:
-            yield from vector.full.notes(expert.name)
-        elif vector.adapter.head:
-            names = summarize_names(vector.adapter.head)
-            yield f"{expert.name} has a head of its own, {names}: it is not merged."
-    if kept := [name for name, head in heads.items() if isinstance(head, KeptHead)]:
-        yield f"Beside the merge: {', '.join(map(safe_name, kept))}."
-    yield from matched.notes()
+    yield from planned.notes(inputs)
+    if is_adapter:
+        return  # it has the base's head and tokens, and no copy of its files
+    yield from planned.matched.notes()
     if left_out := left_out_files(hub, inputs.base):
         yield f"Left out of {inputs.base.revision.label}: {summarize_names(left_out, 'file')}."
 
 
 def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str, ...]) -> Manifest:
-    open_clip = (inputs.base.folder / "open_clip_config.json").is_file()
+    layout = base_layout(inputs.base)
+    is_adapter = request.as_lora is not None
     return Manifest(
         kind=MERGE,
         base=inputs.base_source,
         experts=inputs.sources,
         method=inputs.method.name,
         params={
-            **inputs.params.model_dump(),
+            **record_params(inputs.params, inputs.settings),
             **({"dtype": request.dtype} if request.dtype else {}),
+            **({"as_lora": request.as_lora} if is_adapter else {}),
             **request.options.chosen,
         },
         task_kind=common_task_kind(inputs.experts),
-        training={"notes": notes} if notes else {},
+        training={
+            **({"notes": notes} if notes else {}),
+            **({"base_layout": layout} if is_adapter and layout == "open_clip" else {}),
+        },
         licence=request.licence,
         lock=hashlib.sha256(inputs.lock).hexdigest() if inputs.lock is not None else None,
-        layout="open_clip" if open_clip else "transformers",
+        layout="peft" if is_adapter else layout,
         command=_format_command(request, inputs),
         versions=versions(),
     )
@@ -324,6 +294,8 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
         words += ["--base", inputs.base_source.name if inputs.lock else str(request.base)]
     if request.dtype:
         words += ["--dtype", request.dtype]
+    if request.as_lora is not None:
+        words += [AS_LORA, str(request.as_lora)]
     if request.allow_nonfinite:
         words.append("--allow-nonfinite")
     if request.licence:

@@ -21,7 +21,7 @@ from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
 from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
-from hubmerge.merging.registry import METHODS, Method, parse_params
+from hubmerge.merging.registry import METHODS, Method, check_count, parse_params
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import pick_device
 from hubmerge.selection import report
@@ -74,6 +74,7 @@ def prepare_selection(hub: Hub, request: SelectRequest, progress: Progress) -> P
             "There is only one task, so there is nothing to merge.",
             "Name experts of several tasks.",
         )
+    check_count(method, len(pool.tasks))
     _check_headers(opened_pool, method)
     locked = choice_from_lock(pool, method, request.against) if request.against else None
     prepared = PreparedSelection(
@@ -107,7 +108,7 @@ def select(prepared: PreparedSelection, log: TrialLog, progress: Progress) -> Se
     budget ends before the requested policy has run.
     """
     request, pool, method = prepared.request, prepared.pool, prepared.method
-    merger = MemoryMerger(pool, method)
+    merger = MemoryMerger(pool, method, request.memory)
     evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT)
     budget = Budget(request.merges, request.seconds)
     budget.reserve(2 * len(pool.tasks))

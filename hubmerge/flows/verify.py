@@ -17,6 +17,7 @@ from hubmerge.lock import LOCK_FILE, Lock, Pick, parse_lock, read_lock_bytes
 from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, recipe_id
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
+from hubmerge.merging.settings import restore_settings
 from hubmerge.opening.drift import check_pin
 from hubmerge.opening.integrity import weight_files_in
 from hubmerge.opening.locked_experts import open_source
@@ -62,7 +63,7 @@ def verify(
         raise UsageError(
             f"{pinned.revision.label} is {article} {manifest.noun}: it has no lock and is not "
             "merged.",
-            f"Train it again with `{manifest.command}` to compare." if scratch else "",
+            _way_to_compare(manifest) if scratch else "",
         )
     checks = list(_check_files(hub, pinned, manifest))
     lock_of_merge, lock_checks = _check_lock(hub, pinned, manifest, lock_file)
@@ -71,6 +72,11 @@ def verify(
     if scratch is not None:
         checks += _check_rebuild(hub, manifest, scratch, progress)
     return checks
+
+
+def _way_to_compare(manifest: Manifest) -> str:
+    verb = "Extract" if manifest.extracted_from else "Train"
+    return f"{verb} it again with `{manifest.command}` to compare."
 
 
 def _check_files(hub: Hub, pinned: PinnedModel, manifest: Manifest) -> Iterator[Check]:
@@ -157,7 +163,7 @@ def _check_lock_digest(name: str, data: bytes, manifest: Manifest) -> Check:
 
 def _find_pick(lock: Lock, manifest: Manifest) -> Pick | None:
     for pick in lock.picks:
-        params = _full_params(lock, pick)
+        params = {**_full_params(lock, pick), **_form(manifest)}
         if recipe_id(lock.base.source, pick.experts, lock.method, params) == manifest.recipe:
             return pick
     return None
@@ -169,6 +175,11 @@ def _full_params(lock: Lock, pick: Pick) -> dict[str, Any]:
         return dict(pick.params)
     params = parse_params(find_method(lock.method), pick.params).model_dump()
     return {**params, **lock.options.chosen}
+
+
+def _form(manifest: Manifest) -> dict[str, Any]:
+    """Return the parameter of a merge that its lock does not decide: that it is an adapter."""
+    return {name: value for name, value in manifest.params.items() if name == "as_lora"}
 
 
 def _check_recipe(lock: Lock, pick: Pick | None, manifest: Manifest) -> Check:
@@ -234,11 +245,16 @@ def _check_rebuild(
 
 def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress) -> Manifest:
     options, params = split_options(manifest.params)
-    dtype = params.pop("dtype", None)
+    dtype, as_lora = params.pop("dtype", None), params.pop("as_lora", None)
+    if type(as_lora) not in (int, type(None)):
+        raise IntegrityError(f"{MANIFEST_JSON} has a rank that is not a number: as_lora.")
     method = find_method(manifest.method or "")
+    own = [source.settings for source in manifest.experts]
+    parsed, settings = restore_settings(method, params, own)
     inputs = MergeInputs(
         method=method,
-        params=parse_params(method, params),
+        params=parsed,
+        settings=settings,
         base=open_source(hub, _source_ref(manifest.base), manifest.base),
         base_source=manifest.base,
         experts=tuple(open_source(hub, _source_ref(source), source) for source in manifest.experts),
@@ -246,6 +262,10 @@ def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
     )
     # A merge that was made with --allow-nonfinite may be made again.
     request = MergeRequest(
-        out=scratch / "again", dtype=dtype, allow_nonfinite=True, options=options
+        out=scratch / "again",
+        dtype=dtype,
+        as_lora=as_lora,
+        allow_nonfinite=True,
+        options=options,
     )
     return merge_and_publish(hub, prepare_inputs(hub, request, inputs, scratch), progress).manifest

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from hubmerge.merging.deltas import Deltas, ParallelPasses
 from hubmerge.merging.trim import magnitudes
+from hubmerge.weights.array_blocks import scratch
+from hubmerge.weights.dtypes import Array
 
 Bits = NDArray[np.uint32]
 
+_BOOL = np.dtype(np.bool_)
 _SAMPLE = 400_000
 _MARGIN = 6  # standard deviations of the sampled rank
 _MOST_COLLECTED = 1 << 22
@@ -95,9 +98,11 @@ def find_thresholds(
     def count(deltas: Deltas) -> tuple[str, int, bool, list[tuple[int, Bits]]]:
         found = []
         for values, (low, high) in zip(deltas.values, limits, strict=True):
-            bits = magnitudes(values).view(np.uint32)
-            inside = (bits >= low) & (bits <= high)
-            found.append((int(np.count_nonzero(bits > high)), bits[inside]))
+            bits = _bits(values)
+            above = np.greater(bits, high, out=scratch("above", bits.size, _BOOL))
+            inside = np.greater_equal(bits, low, out=scratch("inside", bits.size, _BOOL))
+            np.not_equal(inside, above, out=inside)  # what is above is in both
+            found.append((int(np.count_nonzero(above)), bits[inside]))
         return deltas.tensor, deltas.values[0].size, deltas.changed(), found
 
     sizes: dict[str, int] = {}
@@ -117,6 +122,14 @@ def find_thresholds(
     if any(found is None for found in bits):
         return None
     return tuple(np.array(bits, np.uint32).view(np.float32))
+
+
+def _bits(values: Array) -> Bits:
+    """The bits of the magnitudes of a part, in memory that the next one reuses."""
+    if values.dtype != np.float32:
+        return magnitudes(values).view(np.uint32)
+    sizes = np.abs(values, out=scratch("magnitudes", values.size, values.dtype))
+    return sizes.view(np.uint32)
 
 
 def _sample_brackets(

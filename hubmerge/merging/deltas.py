@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from hubmerge.weights.array_blocks import BLOCK_SIZE
-from hubmerge.weights.dtypes import Array
+from hubmerge.weights.dtypes import Array, cast
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,9 @@ class Deltas:
 
     `values` are float32 (float64 where the base has F64), all of the tensor's shape, or for a part
     of one its entries from `start` on in a row. `weights` and `shas` are in the same order. The
-    engine orders experts by SHA, so the order of the user's arguments has no effect.
+    engine orders experts by SHA, so the order of the user's arguments has no effect. `base` are the
+    base's entries, for methods that need them. Where parameters differ between tensors or experts,
+    `tensor_params` and `expert_params` are those of this tensor; see `tensor_params.py`.
     """
 
     tensor: str
@@ -26,6 +29,23 @@ class Deltas:
     weights: tuple[float, ...]
     shas: tuple[str, ...]
     start: int = 0
+    base: Array | None = field(default=None, repr=False)
+    tensor_params: Any = None
+    expert_params: tuple[Any, ...] = ()
+
+    def of_tensor(self, params: P) -> P:
+        """The method's parameters for this tensor; `params` are those of the model."""
+        return params if self.tensor_params is None else self.tensor_params
+
+    def of_experts(self, params: P) -> tuple[P, ...]:
+        """The method's parameters for the changes of each expert to this tensor."""
+        return self.expert_params or (self.of_tensor(params),) * len(self.values)
+
+    @property
+    def base_values(self) -> Array:
+        """The base's entries, in the dtype of the changes."""
+        assert self.base is not None, "the engine always gives the base"
+        return cast(self.base, self.values[0].dtype)
 
     def changed(self) -> bool:
         """Whether training moved these entries in at least one expert."""
@@ -34,9 +54,15 @@ class Deltas:
     def parts(self) -> Iterator[Deltas]:
         """Parts that stay in the processor's cache, in order; a small tensor is one part."""
         flat = [values.reshape(-1) for values in self.values]
+        base = None if self.base is None else self.base.reshape(-1)
         for start in range(0, max(flat[0].size, 1), BLOCK_SIZE):
-            part = [values[start : start + BLOCK_SIZE] for values in flat]
-            yield replace(self, values=part, start=self.start + start)
+            stop = start + BLOCK_SIZE
+            yield replace(
+                self,
+                values=[values[start:stop] for values in flat],
+                start=self.start + start,
+                base=None if base is None else base[start:stop],
+            )
 
 
 # Each call is one pass over all floating-point tensors of the model.

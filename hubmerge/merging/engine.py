@@ -61,11 +61,11 @@ def merge(
     """
     check_plan(plan)
     check_out(plan, out, replace)
-    plan, progress = canonical(plan), progress or _ignore_progress
+    plan, progress = canonical(plan), progress or ignore_progress
     with atomic_folder(out, replace) as folder:
-        _check_integer_tensors(plan)
+        check_integer_tensors(plan)
         check_copies(plan)
-        softenings = _survey_softenings(plan, progress)
+        softenings = survey_softenings(plan, progress)
         targets = create_files_like(plan.base, folder, plan.dtype)
         copy_side_files(
             plan.base.folder,
@@ -77,7 +77,7 @@ def merge(
                 ),
             },
         )
-        if plan.method.by_parts(plan.params):
+        if plan.method.parts(plan.params) != "tensors":
             with open_stream(plan, softenings, threads or default_threads()) as stream:
                 merge_by_parts(stream, targets, progress)
         else:
@@ -94,17 +94,17 @@ def check_out(plan: MergePlan, out: Path, replace: bool = False) -> None:
     little disk space, or if the base's other files cannot be copied. Nothing is written, and no
     value is read.
     """
-    _check_no_input_replaced(plan, out)
+    check_no_input_replaced(plan, out)
     check_target(out, replace)
     check_space_for_copy(plan.base, out, plan.dtype)
     side_files(plan.base.folder)
 
 
-def _ignore_progress(stage: str, done: int, total: int) -> None:
+def ignore_progress(stage: str, done: int, total: int) -> None:
     return None
 
 
-def _check_no_input_replaced(plan: MergePlan, out: Path) -> None:
+def check_no_input_replaced(plan: MergePlan, out: Path) -> None:
     """Replacing a folder that is or contains an input would delete what is being read."""
     target = out.resolve()
     for checkpoint in (plan.base, *(expert.checkpoint for expert in plan.experts)):
@@ -113,7 +113,7 @@ def _check_no_input_replaced(plan: MergePlan, out: Path) -> None:
             raise UsageError(f"{out} is or contains {folder}, which is to be merged.")
 
 
-def _check_integer_tensors(plan: MergePlan) -> None:
+def check_integer_tensors(plan: MergePlan) -> None:
     """Positions, counters and masks are not weights: they must be the same in all models."""
     integer_tensors = [
         name for name, tensor in plan.base.index.items() if not is_float(tensor.dtype)
@@ -146,7 +146,7 @@ def check_copies(plan: MergePlan) -> None:
     raise_together(CheckpointError, list(dict.fromkeys(problems)), " ".join(dict.fromkeys(hints)))
 
 
-def _survey_softenings(plan: MergePlan, progress: Progress) -> tuple[Softening, ...]:
+def survey_softenings(plan: MergePlan, progress: Progress) -> tuple[Softening, ...]:
     """How the changes of each expert are softened, in the experts' order."""
     stages = (f"soften {number}" for number in count(1))
 
@@ -161,7 +161,7 @@ def _survey_softenings(plan: MergePlan, progress: Progress) -> tuple[Softening, 
     return tuple(survey_expert(*pair) for pair in zip(plan.experts, plan.vectors, strict=True))
 
 
-def _run_survey(plan: MergePlan, softenings: tuple[Softening, ...], progress: Progress) -> Any:
+def run_survey(plan: MergePlan, softenings: tuple[Softening, ...], progress: Progress) -> Any:
     if plan.method.survey is None:
         return None
     stages = (f"survey {number}" for number in count(1))
@@ -189,7 +189,7 @@ def _merge_by_tensors(
     softenings: tuple[Softening, ...],
     progress: Progress,
 ) -> None:
-    survey = _run_survey(plan, softenings, progress)
+    survey = run_survey(plan, softenings, progress)
     counted = ByteProgress(progress, "merge", sum(target.nbytes for target in targets.values()))
     for name, target in targets.items():
         write_tensor(target, merge_tensor(plan, name, target, softenings, survey))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams
@@ -40,12 +41,14 @@ def dare(deltas: Deltas, params: DareParams, survey: None = None) -> Array:
 
     Source: https://arxiv.org/abs/2311.03099, equations of section 3.2.
     """
-    start = deltas.start
-    kept = (
-        rescale(delta, drop(delta, params.density, params.seed, deltas.tensor, sha, start), params)
-        for delta, sha in zip(deltas.values, deltas.shas, strict=True)
-    )
-    return params.scale * weighted_sum(kept, deltas.weights)
+    return params.scale * weighted_sum(drop_changes(deltas, params), deltas.weights)
+
+
+def drop_changes(deltas: Deltas, params: DareParams) -> Iterator[Array]:
+    """What DARE leaves of each expert's change, rescaled."""
+    for delta, sha, own in zip(deltas.values, deltas.shas, deltas.of_experts(params), strict=True):
+        kept = drop(delta, own.density, own.seed, deltas.tensor, sha, deltas.start)
+        yield rescale(delta, kept, own.density, own.rescale)
 
 
 def weighted_sum(values: Iterable[Array], weights: Sequence[float]) -> Array:
@@ -59,25 +62,33 @@ def weighted_sum(values: Iterable[Array], weights: Sequence[float]) -> Array:
 
 
 def drop(delta: Array, density: float, seed: int, tensor: str, sha: str, start: int = 0) -> Array:
-    """delta, where each entry is kept with probability `density` and is zero otherwise.
+    """delta, where each entry is kept with probability `density` and is zero otherwise."""
+    bits = random_bits(seed, tensor, sha, start, delta.size).reshape(delta.shape)
+    return np.asarray(delta * (bits < round(density * 2**32)))
 
-    The mask depends only on the seed, the tensor's name, the expert's SHA and the entry's place in
-    the tensor, which begins at `start`, a multiple of 8; not on other experts or tensors. It is
-    drawn from the raw bits of Philox, which numpy promises never to change, 32 bits per entry.
+
+def random_bits(seed: int, tensor: str, sha: str, start: int, size: int) -> NDArray[np.uint32]:
+    """32 random bits for each of `size` entries of a tensor, from entry `start` on.
+
+    They depend only on the seed, the tensor's name, the expert's SHA and the entry's place in the
+    tensor; not on other experts or tensors. They are the raw bits of Philox, which numpy promises
+    never to change.
     """
     seed_text = json.dumps([seed, tensor, sha]).encode()
     sequence = np.random.SeedSequence(int.from_bytes(hashlib.sha256(seed_text).digest(), "big"))
     generator = np.random.Philox(sequence)
+    skipped = start % _ENTRIES_PER_STEP
     generator.advance(start // _ENTRIES_PER_STEP)
-    raw = generator.random_raw((delta.size + 1) // 2)
-    bits = raw.astype("<u8", copy=False).view("<u4")[: delta.size].reshape(delta.shape)
-    return np.asarray(delta * (bits < round(density * 2**32)))
+    raw = generator.random_raw((skipped + size + 1) // 2)
+    return raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + size]
 
 
-def rescale(delta: Array, kept: Array, params: DareParams) -> Array:
-    """`kept` scaled up to replace the whole delta: by 1/density, or to the L1 norm of delta."""
-    if params.rescale == "expected":
-        return kept / params.density
+def rescale(delta: Array, kept: Array, density: float, how: str) -> Array:
+    """`kept` scaled up to replace all of delta: by 1/density, to the L1 norm of delta, or not."""
+    if how == "none":
+        return kept
+    if how == "expected":
+        return kept / density
     before = float(np.abs(delta).sum(dtype=np.float64))
     after = float(np.abs(kept).sum(dtype=np.float64))
     return kept * (before / after) if after else kept

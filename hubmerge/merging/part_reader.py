@@ -17,10 +17,12 @@ import numpy as np
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
+from hubmerge.merging.tensor_merge import make_deltas
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.difference import subtract
 from hubmerge.weights.dtypes import Array, cast, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo
+from hubmerge.weights.lora import LowRankMatrix
 from hubmerge.weights.tensor_ranges import TensorRanges
 
 _TASK_BLOCKS = 16  # blocks that a thread does in one go
@@ -29,16 +31,31 @@ _MAX_ITEM_BYTES = 8
 
 @dataclass(frozen=True)
 class Span:
-    """Entries `start` to `stop` of a tensor: the work of one thread at a time."""
+    """Entries `start` to `stop` of a tensor, in parts of `step`: one thread's work at a time."""
 
     name: str
     start: int
     stop: int
+    step: int = BLOCK_SIZE
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """The first and last entry of each part; a tensor without entries has one empty part."""
-        for start in range(self.start, max(self.stop, self.start + 1), BLOCK_SIZE):
-            yield start, min(start + BLOCK_SIZE, self.stop)
+        for start in range(self.start, max(self.stop, self.start + 1), self.step):
+            yield start, min(start + self.step, self.stop)
+
+
+def part_size(plan: MergePlan, name: str) -> int:
+    """The number of entries in a part of a tensor: whole rows, if the method needs them."""
+    row = row_length(plan, name)
+    return max(BLOCK_SIZE // row, 1) * row if row else BLOCK_SIZE
+
+
+def row_length(plan: MergePlan, name: str) -> int | None:
+    """The length of a tensor's last axis, if the method merges rows; None if any entries."""
+    if plan.method.parts(plan.params) != "rows":
+        return None
+    shape = plan.base.index[name].shape
+    return max(shape[-1], 1) if shape else 1
 
 
 def spans(plan: MergePlan, softenings: Sequence[Softening]) -> list[Span]:
@@ -47,14 +64,15 @@ def spans(plan: MergePlan, softenings: Sequence[Softening]) -> list[Span]:
     for name, tensor in plan.base.index.items():
         if not is_float(tensor.dtype):
             continue
-        step = BLOCK_SIZE * _TASK_BLOCKS
+        part = part_size(plan, name)
+        step = part * _TASK_BLOCKS
         if name in plan.base.views or not all(
             can_stream(plan, number, softenings[number], name)
             for number in range(len(plan.experts))
         ):
             step = max(tensor.size, 1)
         found += [
-            Span(name, start, min(start + step, tensor.size))
+            Span(name, start, min(start + step, tensor.size), part)
             for start in range(0, max(tensor.size, 1), step)
         ]
     return found
@@ -63,20 +81,24 @@ def spans(plan: MergePlan, softenings: Sequence[Softening]) -> list[Span]:
 def can_stream(plan: MergePlan, number: int, softening: Softening, name: str) -> bool:
     """Whether parts of an expert's change to a tensor can be computed from parts of files."""
     vector = plan.vectors[number]
-    if vector.adapter is not None or softening.needs_whole(name):
+    if softening.needs_whole(name) or name in vector.base.views:
         return False
+    if vector.adapter is not None:
+        return vector.adapter.keeps(name) or vector.adapter.is_low_rank(name)
     own = vector.full.names.get(name, name)
-    return name not in vector.base.views and own not in vector.expert.views
+    return own not in vector.expert.views
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor of an expert on disk, with what softens its change if anything does.
+    """Where an expert's change to a tensor comes from, with what softens it if anything does.
 
-    Without a tensor the change is computed as a whole, or zero where the base's values are kept.
+    A tensor on disk, a product of an adapter, or nothing where the base's values are kept. Else
+    the change is computed as a whole.
     """
 
     tensor: TensorInfo | None = None
+    matrix: LowRankMatrix | None = None
     name: str = ""
     softening: Softening | None = None
     is_kept: bool = False
@@ -91,10 +113,10 @@ class PartReader:
     def __init__(self, plan: MergePlan, softenings: Sequence[Softening]) -> None:
         self._plan, self._softenings = plan, softenings
         self.files = TensorRanges()
-        self._base_bytes = _new_buffer()
-        self._expert_bytes = [_new_buffer() for _ in plan.experts]
-        self._weights = tuple(expert.weight for expert in plan.experts)
-        self._shas = tuple(expert.sha for expert in plan.experts)
+        sizes = [part_size(plan, name) for name in plan.base.index]
+        size = max(BLOCK_SIZE, *sizes) * _MAX_ITEM_BYTES
+        self._base_bytes = np.empty(size, np.uint8)
+        self._expert_bytes = [np.empty(size, np.uint8) for _ in plan.experts]
         self._sources: tuple[str, list[_Source]] = ("", [])
         self._whole: tuple[str, Array, list[Array | None]] | None = None
 
@@ -107,6 +129,11 @@ class PartReader:
         start_values = cast(base, dtype)
         values = []
         for number, source in enumerate(self._sources[1]):
+            if source.matrix is not None:
+                delta = _low_rank_part(source.matrix, start, stop)
+                soft = source.softening
+                values.append(delta if soft is None else soft.soften(name, delta))
+                continue
             if source.tensor is None:
                 whole = None if source.is_kept else self._read_whole(name)[1][number]
                 values.append(np.zeros(stop - start, dtype) if whole is None else whole[start:stop])
@@ -121,7 +148,10 @@ class PartReader:
             if source.softening is not None:
                 delta = source.softening.soften(name, delta)
             values.append(delta)
-        return base, Deltas(name, values, self._weights, self._shas, start)
+        row = row_length(self._plan, name)
+        if row is not None:
+            values = [array.reshape(-1, row) for array in values]
+        return base, make_deltas(self._plan, name, values, base, start)
 
     def _find_sources(self, name: str) -> list[_Source]:
         """Where the changes of each expert to a tensor come from."""
@@ -131,12 +161,16 @@ class PartReader:
         ):
             if not can_stream(self._plan, number, softening, name):
                 found.append(_Source())
-            elif name in vector.full.kept:
+            elif vector.keeps(name):
                 found.append(_Source(is_kept=True))
             else:
-                own = vector.full.names.get(name, name)
                 softens = softening if softening.threshold > 0 else None
-                found.append(_Source(vector.expert.tensor(own), own, softens))
+                if vector.adapter is not None:
+                    matrix = vector.adapter.low_rank(name)
+                    found.append(_Source(matrix=matrix, softening=softens))
+                    continue
+                own = vector.full.names.get(name, name)
+                found.append(_Source(vector.expert.tensor(own), name=own, softening=softens))
         return found
 
     def close(self) -> None:
@@ -166,8 +200,12 @@ class PartReader:
         return self._whole[1:]
 
 
-def _new_buffer() -> Array:
-    return np.empty(BLOCK_SIZE * _MAX_ITEM_BYTES, np.uint8)
+def _low_rank_part(matrix: LowRankMatrix, start: int, stop: int) -> Array:
+    """Entries `start` to `stop` of a product, in a row."""
+    columns = matrix.right.shape[1]
+    first, last = start // max(columns, 1), -(-stop // max(columns, 1))
+    rows = matrix.rows(first, last).reshape(-1)
+    return rows[start - first * columns : stop - first * columns]
 
 
 def default_threads() -> int:

@@ -92,8 +92,8 @@ class _PartWriter:
 
     def _write_part(self, base: Array, deltas: Deltas) -> tuple[Deltas, str]:
         """Write one part; returns where it is, and what happened to it."""
-        place = dataclasses.replace(deltas, values=[])  # its arrays are about to be reused
-        if deltas.changed():
+        place = dataclasses.replace(deltas, values=[], base=None)  # they are about to be reused
+        if self._stream.plan.method.is_changed(deltas, self.survey):
             return place, "changed" if self._write_merged(base, deltas) else "not finite"
         values = cast(base, DTYPES[self._targets[deltas.tensor].dtype])
         if not np.isfinite(values).all():
@@ -103,8 +103,9 @@ class _PartWriter:
 
     def _write_merged(self, base: Array, deltas: Deltas) -> bool:
         plan, target = self._stream.plan, self._targets[deltas.tensor]
-        change = plan.method.combine(deltas, plan.params, self.survey)
-        total = cast(base, compute_dtype(plan.base.index[deltas.tensor].dtype)) + change
+        change = plan.method.combine(deltas, deltas.of_tensor(plan.params), self.survey)
+        compute = compute_dtype(plan.base.index[deltas.tensor].dtype)
+        total = cast(base, compute) + change.reshape(base.shape)
         values = cast(np.asarray(total), DTYPES[target.dtype])
         if not np.isfinite(values).all():
             return False

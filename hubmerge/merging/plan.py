@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from hubmerge.errors import CheckpointError, UnknownName, UsageError, check_all, raise_together
 from hubmerge.merging.registry import Method
+from hubmerge.merging.settings import filter_problems
+from hubmerge.merging.tensor_params import UNIFORM, TensorSettings
 from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
@@ -39,10 +41,10 @@ EXPERT_OPTIONS: Mapping[str, tuple[Callable[[float], bool], str]] = {
 class Expert:
     """A checkpoint to merge: `sha` pins its weights, `weight` is its share, `label` its name.
 
-    `sha` is the commit, or `Checkpoint.digest()` of a local folder: DARE's masks and the order of
-    summation depend on it. Applied before the method: `keep` is the fraction of its largest changes
-    that is kept (0 < keep <= 1), `intruders` the factor on its intruder dimensions (0 to 1); see
-    `softening`.
+    `sha` is `Checkpoint.digest()`, or for results of earlier versions the commit: DARE's masks and
+    the order of summation depend on it. Applied before the method: `keep` is the fraction of its
+    largest changes that is kept (0 < keep <= 1), `intruders` the factor on its intruder dimensions
+    (0 to 1); see `softening`.
     """
 
     checkpoint: Checkpoint
@@ -66,6 +68,7 @@ class MergePlan:
     configuration of the result says that its output head is not tied to its embedding; see
     `weights.ties`. `options` decide where full experts and base differ. With more tokens than the
     base, `vocabulary_size` and `tokenizer_files`, by name, replace those of the base.
+    `settings` are parameters and weights that differ between tensors or experts.
     """
 
     base: Checkpoint
@@ -78,6 +81,7 @@ class MergePlan:
     options: MatchOptions = DEFAULT_OPTIONS
     vocabulary_size: int | None = None
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    settings: TensorSettings = field(default=UNIFORM, repr=False)
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:
@@ -114,7 +118,12 @@ def canonical(plan: MergePlan) -> MergePlan:
     def sort_key(expert: Expert) -> tuple[Any, ...]:
         return expert.sha, *(getattr(expert, option) for option in EXPERT_OPTIONS)
 
-    return replace(plan, experts=tuple(sorted(plan.experts, key=sort_key)))
+    own = plan.settings.own or ((),) * len(plan.experts)
+    order = sorted(
+        range(len(plan.experts)), key=lambda i: (*sort_key(plan.experts[i]), repr(own[i]))
+    )
+    experts = tuple(plan.experts[index] for index in order)
+    return replace(plan, experts=experts, settings=plan.settings.reordered(order))
 
 
 def _find_usage_problems(plan: MergePlan) -> Iterator[str]:
@@ -128,14 +137,18 @@ def _find_usage_problems(plan: MergePlan) -> Iterator[str]:
     if not plan.experts:
         yield "There is no expert to merge."
         return
+    if problem := plan.method.count_problem(len(plan.experts)):
+        yield problem
+        return
     for option, (is_valid, expected) in EXPERT_OPTIONS.items():
         invalid = [expert.name for expert in plan.experts if not is_valid(getattr(expert, option))]
         if invalid:
             yield f"The {option} of {', '.join(invalid)} is not {expected}."
+    yield from filter_problems(plan.settings, plan.base.index)
     weights = [expert.weight for expert in plan.experts]
-    problem = plan.method.weight_problem and plan.method.weight_problem(weights)
-    if problem and all(map(math.isfinite, weights)):
-        yield f"Weights {weights} are not valid for {plan.method.name}: {problem}."
+    wrong = plan.method.weight_problem and plan.method.weight_problem(weights)
+    if wrong and all(map(math.isfinite, weights)):
+        yield f"Weights {weights} are not valid for {plan.method.name}: {wrong}."
 
 
 def find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:

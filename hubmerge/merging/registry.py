@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -12,93 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from hubmerge.errors import UnknownName, UsageError, raise_together
 from hubmerge.kinds import MOE
-from hubmerge.merging.deltas import DeltaPasses, Deltas
-from hubmerge.merging.methods import average, dare, task_arithmetic
-from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams, TiesParams
-from hubmerge.merging.ties import settle_ties, survey_ties, ties
+from hubmerge.merging.built_in import BUILT_IN
+from hubmerge.merging.method import Method as Method
 from hubmerge.refs import printable
-from hubmerge.weights.dtypes import Array
 
 ENTRY_POINT_GROUP = "hubmerge.methods"
-
-
-def require_positive_sum(weights: Sequence[float]) -> str:
-    """The problem with weights that are normalised: their sum must be positive."""
-    return "" if sum(weights) > 0 else "the weights are normalised, so their sum must be positive"
-
-
-def require_all_positive(weights: Sequence[float]) -> str:
-    """The problem with weights of a mean over some of the experts: each must be positive."""
-    return "" if min(weights) > 0 else "every weight must be positive, as it counts in a mean"
-
-
-@dataclass(frozen=True)
-class Method:
-    """A merge method: `combine(deltas, params, survey)` merges the deltas of one tensor.
-
-    `survey(passes, params)`, if there is one, makes passes over the whole model first; its result
-    is the third argument of every `combine` (None otherwise). `by_parts(params)` is whether
-    `combine` may be called with parts of a tensor, by several threads. After a merge by parts,
-    `settle(survey)` returns the final survey and the parts, by tensor and first entry, that must be
-    merged again with it. `weight_problem` returns half a
-    sentence about what is wrong with the experts' weights, or ""; without it any weights are valid.
-    `arxiv` is the paper's id.
-    """
-
-    name: str
-    title: str
-    arxiv: str
-    summary: str
-    params: type[BaseModel]
-    combine: Callable[[Deltas, Any, Any], Array]
-    survey: Callable[[DeltaPasses, Any], Any] | None = None
-    by_parts: Callable[[Any], bool] = lambda params: False
-    settle: Callable[[Any], tuple[Any, list[tuple[str, int]]]] | None = None
-    weight_problem: Callable[[Sequence[float]], str] | None = None
-
-
-_BUILT_IN = (
-    Method(
-        name="average",
-        title="Weight averaging",
-        arxiv="2203.05482",
-        summary="The weighted mean of the experts.",
-        params=NoParams,
-        combine=average,
-        by_parts=lambda params: True,
-        weight_problem=require_positive_sum,
-    ),
-    Method(
-        name="task_arithmetic",
-        title="Task arithmetic",
-        arxiv="2212.04089",
-        summary="The base plus the scaled sum of what each expert changed.",
-        params=TaskArithmeticParams,
-        combine=task_arithmetic,
-        by_parts=lambda params: True,
-    ),
-    Method(
-        name="ties",
-        title="TIES-Merging",
-        arxiv="2306.01708",
-        summary="Keep the largest changes, elect a sign for each entry, average those who agree.",
-        params=TiesParams,
-        combine=ties,
-        survey=survey_ties,
-        by_parts=lambda params: params.trim == "model",
-        settle=settle_ties,
-        weight_problem=require_all_positive,
-    ),
-    Method(
-        name="dare",
-        title="DARE",
-        arxiv="2311.03099",
-        summary="Drop changes at random, rescale the rest, and add them up.",
-        params=DareParams,
-        combine=dare,
-        by_parts=lambda params: params.rescale == "expected",
-    ),
-)
 
 
 class MethodRegistry(Mapping[str, Method]):
@@ -195,7 +112,7 @@ def _distribution(entry: EntryPoint) -> str:
     return printable(name or entry.value)
 
 
-METHODS = MethodRegistry(_BUILT_IN)
+METHODS = MethodRegistry(BUILT_IN)
 
 
 def method(name: str) -> Method:
@@ -203,6 +120,12 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise UnknownName("merge method", name, METHODS)
     return METHODS[name]
+
+
+def check_count(method: Method, count: int) -> None:
+    """Raise UsageError if the method cannot merge this number of experts."""
+    if problem := method.count_problem(count):
+        raise UsageError(problem, "`hubmerge methods` lists the others; nuslerp takes two experts.")
 
 
 def parse_params(method: Method, values: Mapping[str, object]) -> BaseModel:
@@ -214,13 +137,16 @@ def parse_params(method: Method, values: Mapping[str, object]) -> BaseModel:
     try:
         return method.params.model_validate(dict(values))
     except ValidationError as error:
-        problems = [_describe_problem(method, problem) for problem in error.errors()]
+        problems = [describe_problem(method, problem) for problem in error.errors()]
     raise_together(UsageError, problems, f"`hubmerge methods {method.name}` lists its parameters.")
     raise AssertionError("pydantic refused without a reason")
 
 
-def _describe_problem(method: Method, problem: Mapping[str, Any]) -> str:
+def describe_problem(method: Method, problem: Mapping[str, Any]) -> str:
+    """A sentence for one of pydantic's errors on a method's parameters."""
     name = ".".join(str(part) for part in problem["loc"])
+    if not name:  # of several parameters together
+        return f"{method.name}: {str(problem['msg']).removeprefix('Value error, ')}."
     if problem["type"] != "extra_forbidden":
         text = str(problem["msg"])
         return f"{name}={problem['input']!r}: {text[0].lower()}{text[1:]}."

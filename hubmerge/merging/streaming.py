@@ -7,18 +7,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
 from hubmerge.merging.deltas import Deltas
-from hubmerge.merging.part_reader import PartReader, Span, spans
+from hubmerge.merging.part_reader import PartReader, Span, part_size, spans
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
 from hubmerge.merging.tensor_merge import tensor_deltas
 from hubmerge.progress import Progress
-from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import DTYPES, Array, is_float
 from hubmerge.weights.tensor_ranges import TensorRanges
 
@@ -71,7 +70,8 @@ class PartStream:
 
     def part_span(self, name: str, start: int) -> Span:
         """The part of a tensor that begins at an entry."""
-        return Span(name, start, min(start + BLOCK_SIZE, self.plan.base.index[name].size))
+        step = part_size(self.plan, name)
+        return Span(name, start, min(start + step, self.plan.base.index[name].size), step)
 
     def files(self) -> TensorRanges:
         """The open files of this thread."""
@@ -90,13 +90,7 @@ class PartStream:
                 for start in range(first, size, every):
                     stop = min(start + _SAMPLE, size)
                     _, deltas = reader.read(span.name, span.start + start, span.start + stop)
-                    yield Deltas(
-                        deltas.tensor,
-                        [values.copy() for values in deltas.values],
-                        deltas.weights,
-                        deltas.shas,
-                        deltas.start,
-                    )
+                    yield replace(deltas, values=[v.copy() for v in deltas.values], base=None)
                 position += size
         finally:
             reader.close()

@@ -25,12 +25,12 @@ def merge_tensor(
     if not is_float(target.dtype):
         return base
     deltas = tensor_deltas(plan, name, base, softenings)
-    if not deltas.changed():
+    if not plan.method.is_changed(deltas, survey):
         return _require_finite(
             plan, cast(base, dtype), name, "The base"
         )  # bit for bit if the dtypes are equal
     with np.errstate(over="ignore", invalid="ignore"):
-        change = plan.method.combine(deltas, plan.params, survey)
+        change = plan.method.combine(deltas, deltas.of_tensor(plan.params), survey)
         total = np.asarray(cast(base, compute_dtype(plan.base.index[name].dtype)) + change)
     return _require_finite(plan, cast(total, dtype), name, "The result")
 
@@ -39,16 +39,37 @@ def tensor_deltas(
     plan: MergePlan, name: str, base: Array, softenings: Sequence[Softening]
 ) -> Deltas:
     """The changes of all experts to a tensor; raises as `tensor_delta` does."""
-    return Deltas(
-        tensor=name,
+    return make_deltas(
+        plan,
+        name,
         values=[
             softening.soften(name, tensor_delta(plan, expert, vector, name, base))
             for softening, expert, vector in zip(
                 softenings, plan.experts, plan.vectors, strict=True
             )
         ],
-        weights=tuple(expert.weight for expert in plan.experts),
-        shas=tuple(expert.sha for expert in plan.experts),
+        base=base,
+    )
+
+
+def make_deltas(
+    plan: MergePlan, name: str, values: list[Array], base: Array, start: int = 0
+) -> Deltas:
+    """Changes to a tensor, or to a part of one, with the weights and parameters for it."""
+    settings = plan.settings
+    weights = tuple(expert.weight for expert in plan.experts)
+    shas = tuple(expert.sha for expert in plan.experts)
+    if settings.is_uniform:
+        return Deltas(name, values, weights, shas, start, base)
+    return Deltas(
+        name,
+        values,
+        settings.weights(weights, name),
+        shas,
+        start,
+        base,
+        settings.params(plan.params, name),
+        settings.expert_params(plan.params, name),
     )
 
 

@@ -17,6 +17,7 @@ from hubmerge.merging.bracket import find_thresholds
 from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
+from hubmerge.merging.tensor_ranks import Ranks, tensor_ranks
 from hubmerge.merging.trim import kth_magnitudes, magnitudes
 from hubmerge.weights.array_blocks import BLOCK_SIZE, blocks, scratch
 from hubmerge.weights.dtypes import Array
@@ -29,16 +30,22 @@ _MOST_COUNTED = 256
 class TiesSurvey:
     """What TIES needs from the whole model before it can merge one tensor.
 
-    `thresholds`: per expert, the smallest magnitude that is kept, or None if each tensor has its
-    own. `majority`: the sign (-1, 0 or 1) that most entries of the model elect. It decides only
-    where kept changes cancel, so a merge by several threads begins without it (None): parts with
-    such entries are in `undecided`, and are merged again once `balance` is complete.
+    `thresholds`: per expert, the smallest magnitude that is kept, or those of each tensor.
+    `majority`: the sign (-1, 0 or 1) that most entries of the model elect. It decides only where
+    kept changes cancel, so a merge by several threads begins without it (None): parts with such
+    entries are in `undecided`, and are merged again once `balance` is complete.
     """
 
-    thresholds: tuple[np.float32, ...] | None
+    thresholds: tuple[np.float32, ...] | Ranks
     majority: int | None
     balance: list[int] = field(default_factory=list, compare=False)
     undecided: list[tuple[str, int]] = field(default_factory=list, compare=False)
+
+    def of_tensor(self, tensor: str) -> Sequence[np.float32]:
+        """Per expert, the smallest magnitude of this tensor that is kept."""
+        if isinstance(self.thresholds, tuple):
+            return self.thresholds
+        return [smallest for (smallest,) in self.thresholds[tensor]]
 
     def count(self, deltas: Deltas, sums: Array, mean: Array) -> None:
         """Count the signs of a part, and note whether the majority matters in it.
@@ -58,7 +65,7 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
     experts whose change has that sign. In the election they count only with sign=weighted. All must
     be > 0.
     """
-    thresholds = tensor_thresholds(deltas, params, survey.thresholds)
+    thresholds = survey.of_tensor(deltas.tensor)
     merged = np.empty_like(deltas.values[0])
     for out_block, *values in blocks(merged, *deltas.values):
         trimmed = trim(values, thresholds)
@@ -104,20 +111,31 @@ def _plain_mean_of_agreeing(trimmed: Sequence[Array], positive: Array) -> Array:
 def survey_ties(passes: DeltaPasses, params: TiesParams) -> TiesSurvey:
     """Find the trim thresholds and the majority sign.
 
-    One pass if it can be made by several threads, and the majority is counted while the model is
-    merged; else two for the thresholds and one for the majority.
+    If passes can be made by several threads, the majority is counted while the model is merged;
+    else in one more pass.
     """
     by_model = params.trim == "model"
-    of_model = model_thresholds(passes, params) if by_model else None
-    if by_model and isinstance(passes, ParallelPasses):
-        return TiesSurvey(of_model, None)
+    thresholds = model_thresholds(passes, params) if by_model else _ranks(passes, params)
+    survey = TiesSurvey(thresholds, None)
+    if isinstance(passes, ParallelPasses):
+        return survey
     balance = 0
     for deltas in passes():
-        limits = tensor_thresholds(deltas, params, of_model)
+        limits = survey.of_tensor(deltas.tensor)
         for values in blocks(*deltas.values):
             sums = elected_sums(trim(values, limits), deltas.weights, params)
             balance += int(np.count_nonzero(sums > 0)) - int(np.count_nonzero(sums < 0))
-    return TiesSurvey(of_model, (balance > 0) - (balance < 0))
+    return TiesSurvey(thresholds, (balance > 0) - (balance < 0))
+
+
+def _ranks(passes: DeltaPasses, params: TiesParams) -> Ranks:
+    """By tensor and expert, the smallest magnitude that is kept."""
+
+    def kept_of(deltas: Deltas, column: int, size: int) -> tuple[int]:
+        density = deltas.of_experts(params)[column].density
+        return (size - threshold_rank(size, density) + 1,)
+
+    return tensor_ranks(passes, lambda deltas: deltas.values, kept_of)
 
 
 def settle_ties(survey: TiesSurvey) -> tuple[TiesSurvey, list[tuple[str, int]]]:
@@ -128,15 +146,6 @@ def settle_ties(survey: TiesSurvey) -> tuple[TiesSurvey, list[tuple[str, int]]]:
     majority = (balance > 0) - (balance < 0)
     again = [] if majority > 0 else sorted(survey.undecided)
     return TiesSurvey(survey.thresholds, majority), again
-
-
-def tensor_thresholds(
-    deltas: Deltas, params: TiesParams, of_model: Sequence[np.float32] | None
-) -> Sequence[np.float32]:
-    """Per expert, the smallest magnitude of this tensor that is kept."""
-    if of_model is not None:
-        return of_model
-    return [tensor_threshold(delta, params.density) for delta in deltas.values]
 
 
 def trim(values: Sequence[Array], thresholds: Sequence[np.float32]) -> list[Array]:
@@ -172,13 +181,6 @@ def threshold_rank(count: int, density: float) -> int:
     and all that tie with the last of them.
     """
     return count - int(count * density)
-
-
-def tensor_threshold(delta: Array, density: float) -> np.float32:
-    """The smallest magnitude that is kept when a tensor is ranked by itself."""
-    rank = threshold_rank(delta.size, density)
-    ordered = magnitudes(delta).reshape(-1)
-    return np.float32(np.partition(ordered, rank - 1)[rank - 1] if rank else 0)
 
 
 def model_thresholds(passes: DeltaPasses, params: TiesParams) -> tuple[np.float32, ...]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hubmerge.weights.array_blocks import blocks
 from hubmerge.weights.dtypes import Array, cast
 
-_BINS = 1 << 16
+BINS = 1 << 16  # values of the high or the low 16 bits
 
 
 def kth_magnitudes(
@@ -30,10 +30,10 @@ def kth_magnitudes(
     result is 0.0. Magnitudes are compared as float32.
     """
     coarse = _histograms(passes(), lambda _, bits: bits >> 16)
-    coarse_bins = [_locate(counts, rank_of(int(counts.sum()))) for counts in coarse]
+    coarse_bins = [locate(counts, rank_of(int(counts.sum()))) for counts in coarse]
     highs = [high for high, _ in coarse_bins]
     fine = _histograms(passes(), lambda column, bits: bits[bits >> 16 == highs[column]] & 0xFFFF)
-    lows = [_locate(counts, rest)[0] for counts, (_, rest) in zip(fine, coarse_bins, strict=True)]
+    lows = [locate(counts, rest)[0] for counts, (_, rest) in zip(fine, coarse_bins, strict=True)]
     bits = [(high << 16) | low for high, low in zip(highs, lows, strict=True)]
     return tuple(np.array(bits, np.uint32).view(np.float32))
 
@@ -50,15 +50,15 @@ def _histograms(
     """Per column, how many entries have each of the 65,536 keys."""
     counts: list[NDArray[np.int64]] = []
     for arrays in stream:
-        counts = counts or [np.zeros(_BINS, np.int64) for _ in arrays]
+        counts = counts or [np.zeros(BINS, np.int64) for _ in arrays]
         for column, array in enumerate(arrays):
             for (values,) in blocks(array):
                 bits = magnitudes(values).view(np.uint32)
-                counts[column] += np.bincount(key(column, bits), minlength=_BINS)
+                counts[column] += np.bincount(key(column, bits), minlength=BINS)
     return counts
 
 
-def _locate(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
+def locate(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
     """The bin that holds the entry of a rank, and its rank within the bin, counted from 1."""
     if rank <= 0:
         return 0, 0

@@ -24,7 +24,7 @@ from hubmerge.models.config import parse_config
 from hubmerge.models.load_errors import load_errors_name
 from hubmerge.models.tensor_names import find_module_names
 from hubmerge.models.transformers_folder import without_warnings
-from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.class_heads import is_class_head
 from hubmerge.weights.full_names import plain_names
 from hubmerge.weights.header import read_header
@@ -103,13 +103,19 @@ def _class_name(fields: dict[str, Any]) -> str:
     return names if isinstance(names, str) else str(names[0])
 
 
-def load_class_model(folder: Path, file: Path) -> Any:
-    """The model of a folder under the head in a file, as `build_class_model`."""
-    read_header(file)  # raises for a malformed file
+def read_head_file(file: Path) -> KeptHead:
+    """The head in a file that was kept beside a merge; raises CheckpointError."""
+    index = read_header(file)
     with safe_open(file, framework="pt") as opened:
         fields = parse_config((opened.metadata() or {})[CONFIG_KEY], f"The config in {file}")
-        head = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
-    return build_class_model(folder, fields, head, file)
+    return KeptHead(Checkpoint(file.parent, "full", index), {name: name for name in index}, fields)
+
+
+def load_class_model(folder: Path, file: Path) -> Any:
+    """The model of a folder under the head in a file, as `build_class_model`."""
+    head = read_head_file(file)
+    values = {name: torch.from_numpy(array) for name, array in head.read().items()}
+    return build_class_model(folder, dict(head.config), values, file)
 
 
 def build_class_model(

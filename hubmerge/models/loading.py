@@ -80,7 +80,7 @@ def load_model(folder: Path, kind: Kind = "image") -> Model:
             f"{folder} is not a model folder: it has no open_clip_config.json and no config.json."
         )
     config = read_config(folder / "config.json")
-    family = _family(config)
+    family = family_of(config)
     _check_family(folder, f"a {config.get('model_type', 'unnamed')!r} model", family, kind)
     _check_not_quantised(folder, config)
     return _load(_LOADERS[family], folder, config)
@@ -101,7 +101,7 @@ def default_kind(folder: Path) -> Kind:
     """The first kind of task that the model of a folder supports; raises CheckpointError."""
     if (folder / "open_clip_config.json").is_file():
         return "image"
-    family = _family(read_config(folder / "config.json"))
+    family = family_of(read_config(folder / "config.json"))
     kinds = [kind for kind, families in _FAMILIES_OF_KIND.items() if family in families]
     if not kinds:
         raise CheckpointError(f"{folder} supports no kind of task.")
@@ -112,10 +112,10 @@ def _is_decoder(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     config = read_config(folder / "config.json")
-    return _family(config) == "language" and not config.get("is_encoder_decoder")
+    return family_of(config) == "language" and not config.get("is_encoder_decoder")
 
 
-def _family(config: dict[str, Any]) -> Family:
+def family_of(config: dict[str, Any]) -> Family:
     """The family of a model, by transformers' own lists of what each model type can do."""
     model_type = config.get("model_type")
     if model_type == "clip":

@@ -55,9 +55,9 @@ def load_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
 
     Raises ValueError for a config that takes parts from elsewhere.
     """
-    _check_self_contained(config["model_cfg"])
+    check_self_contained(config["model_cfg"])
     # Weights are loaded separately, because open_clip's own search also accepts a pickle.
-    with _without_warnings():
+    with without_warnings():
         model = open_clip.create_model(
             f"local-dir:{folder}", load_weights=False, pretrained_text=False
         )
@@ -71,7 +71,7 @@ def load_open_clip(folder: Path, config: dict[str, Any]) -> OpenClip:
     return OpenClip(model, names, model.visual, _tokenizer(folder, config), preprocess, width)
 
 
-def _check_self_contained(model_cfg: dict[str, Any]) -> None:
+def check_self_contained(model_cfg: dict[str, Any]) -> None:
     """Refuse towers that open_clip would look up on the Hub; timm's own model names are local.
 
     `hf_tokenizer_name` is allowed: open_clip reads the tokenizer in the folder instead.
@@ -92,7 +92,7 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Silence open_clip's warning on the root logger that no weights were loaded."""
     root = logging.getLogger()
     level = root.level

@@ -62,22 +62,32 @@ def find_module_names(names: Iterable[str], module: nn.Module) -> dict[str, str]
 
     Raises ValueError with the name of a tensor that the module combines with others.
     """
+    module_names = {}
+    for name, module_name in _match_names(names, module):
+        if module_name is None:
+            raise ValueError(f"tensor {safe_name(name)!r} is rebuilt when it is loaded")
+        module_names[name] = module_name
+    return module_names
+
+
+def find_unchanged_names(names: Iterable[str], module: nn.Module) -> dict[str, str]:
+    """Same as `find_module_names`, without the tensors that the module combines with others."""
+    return {name: found for name, found in _match_names(names, module) if found is not None}
+
+
+def _match_names(names: Iterable[str], module: nn.Module) -> Iterator[tuple[str, str | None]]:
+    """Each tensor that the module uses, with its name in the state; None if it is rebuilt."""
     state = module.state_dict(keep_vars=True)
     first_names: dict[int, str] = {}  # tied names are one parameter; use the first name
     for name, tensor in state.items():
         first_names.setdefault(id(tensor), name)
     library_state = _library_names(module, state)
     prefix = str(getattr(module, "base_model_prefix", ""))
-    module_names = {}
     for name in names:
         variants = _name_variants(name, prefix)
         library_name = next((variant for variant in variants if variant in library_state), None)
-        if library_name is None:
-            continue
-        if id(library_state[library_name]) not in first_names:
-            raise ValueError(f"tensor {safe_name(name)!r} is rebuilt when it is loaded")
-        module_names[name] = first_names[id(library_state[library_name])]
-    return module_names
+        if library_name is not None:
+            yield name, first_names.get(id(library_state[library_name]))
 
 
 def _library_names(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -18,8 +18,10 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import Kind
 from hubmerge.weights.atomic_folder import atomic_folder
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.extraction import Extraction, extract, module_path, write_adapter
+from hubmerge.weights.extraction import extract
 from hubmerge.weights.full_match import match_full
+from hubmerge.weights.lora_file import AdapterFields, write_adapter
+from hubmerge.weights.lora_modules import LoraModule, module_path
 from hubmerge.weights.match_options import MatchOptions
 from hubmerge.weights.task_vector import TaskVector
 
@@ -76,41 +78,39 @@ def _task_vector(expert: OpenedModel, base: OpenedModel) -> TaskVector:
 def _extract_adapter(
     expert: OpenedModel, base: OpenedModel, model: Model, rank: int, extracted: Path
 ) -> tuple[Path, str]:
-    layers = linear_layers(model)
-    vector = _task_vector(expert, base)
-    transposed = isinstance(model.module.get_submodule(layers[0]), Conv1D)
-    extraction = extract(vector, _matrix_names(model, layers), rank, transposed)
+    extraction = extract(_task_vector(expert, base), _lora_modules(model, base), rank)
     folder = extracted / f"{base.digest[:16]}-{expert.digest[:16]}-rank{rank}"
     while not folder.exists():
         try:
             with atomic_folder(folder) as partial:
-                name = base.revision.ref.repo_id or str(base.folder)
-                write_adapter(
-                    partial, _rename_to_model(extraction, model), name, base.revision.sha or None
+                fields = AdapterFields(
+                    base.revision.ref.repo_id or str(base.folder), base.revision.sha or None
                 )
+                write_adapter(partial, extraction.factors, rank, fields)
                 write_heads(find_heads([expert]), partial)
         except Busy:
             time.sleep(0.1)  # another process of this run is writing it
     # The note is part of the manifest of a mixture of experts.
-    kept, attainable = 100 * extraction.kept, 100 * extraction.attainable
+    kept, attainable = 100 * extraction.shares.kept, 100 * extraction.shares.attainable
     return folder, (
         f"{expert.revision.label} as a LoRA of rank {rank} keeps {kept:.1f} % of its "
         f"squared change; without a limit on the rank it were {attainable:.1f} %."
     )
 
 
-def _rename_to_model(extraction: Extraction, model: Model) -> Extraction:
-    """Rename the layers to their names in the loaded model, by which peft finds them."""
-    renames = {
-        module_path(file_name): module_path(module_name)
-        for file_name, module_name in model.names.module_names.items()
-    }
-    factors = {renames[path]: pair for path, pair in extraction.factors.items()}
-    return dataclasses.replace(extraction, factors=factors)
-
-
-def _matrix_names(model: Model, layers: Sequence[str]) -> list[str]:
-    """The names of the matrices of these layers in the files of the base."""
+def _lora_modules(model: Model, base: OpenedModel) -> list[LoraModule]:
+    """The matrices of the model's linear layers, by the names by which peft finds the layers."""
+    layers = linear_layers(model)
+    transposed = isinstance(model.module.get_submodule(layers[0]), Conv1D)
     file_names = {module: file for file, module in model.names.module_names.items()}
     matrices = [f"{layer}.{suffix}" for layer in layers for suffix in _MATRIX_SUFFIXES]
-    return [file_names[name] for name in matrices if name in file_names]
+    return [
+        LoraModule(
+            module_path(name),
+            file_names[name],
+            base.checkpoint.tensor(file_names[name]).shape,
+            inputs_first=transposed,
+        )
+        for name in matrices
+        if name in file_names
+    ]

@@ -10,8 +10,10 @@ from hubmerge.errors import Failures, UsageError, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.merging.plan import EXPERT_OPTIONS
+from hubmerge.merging.registry import check_count
 from hubmerge.merging.registry import method as find_method
-from hubmerge.merging.registry import parse_params
+from hubmerge.merging.settings import parse_settings, record_own
+from hubmerge.merging.tensor_params import UNIFORM
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases, check_no_moe
 from hubmerge.opening.named_models import open_all, pin_all
@@ -36,8 +38,9 @@ def open_merge_inputs(
     CheckpointError, with all that is wrong.
     """
     method = find_method(method_name)
+    check_count(method, len(experts))
     expert_options, settings = _expert_options(settings, len(experts))
-    params = parse_params(method, settings)
+    params, tensor_settings = parse_settings(method, settings, len(experts))
     failures = Failures()
     pinned = _pin_experts(hub, experts, failures)
     opened_base = _open_base(hub, base, [model for model in pinned if model], failures)
@@ -49,6 +52,7 @@ def open_merge_inputs(
     notes = failures.run(lambda: check_origin(opened_base, models, is_named=base is not None))
     # The digest of a merge that cannot be made is not worth reading all bytes.
     hashed = hashed and not failures.errors
+    own_settings = tensor_settings.own or ((),) * len(experts)
     return MergeInputs(
         method=method,
         params=params,
@@ -57,13 +61,16 @@ def open_merge_inputs(
         experts=tuple(models),
         sources=tuple(
             dataclasses.replace(
-                source_of(model, last=last_step(hub, model.revision), hashed=hashed), **options
+                source_of(model, last=last_step(hub, model.revision), hashed=hashed),
+                settings=record_own(own),
+                **options,
             )
-            for model, options in zip(opened, expert_options, strict=True)
+            for model, options, own in zip(opened, expert_options, own_settings, strict=True)
             if model
         ),
         notes=(*_revision_notes(models), *(notes or ())),
         failures=tuple(failures.errors),
+        settings=UNIFORM if failures.errors else tensor_settings,
     )
 
 
@@ -99,11 +106,12 @@ def _expert_options(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Split the settings into EXPERT_OPTIONS, one dict per expert, and those of the method.
 
-    `weight=1,0.5` gives a number for each expert, `weight=1` one for all.
+    `weight=1,0.5` gives a number for each expert, `weight=1` one for all. Weights that differ
+    between tensors or layers stay with the method's settings.
     """
     settings, columns, problems = dict(settings), {}, []
     for name, (is_valid, expected) in EXPERT_OPTIONS.items():
-        value = settings.pop(name, "1")
+        value = "1" if "[" in settings.get(name, "") else settings.pop(name, "1")
         try:
             numbers = [float(part) for part in value.split(",")]
         except ValueError:

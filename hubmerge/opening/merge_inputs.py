@@ -18,6 +18,7 @@ from hubmerge.errors import (
 )
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import Method
+from hubmerge.merging.tensor_params import UNIFORM, TensorSettings
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.refs import ModelRef
 from hubmerge.weights.header import safe_name
@@ -32,7 +33,8 @@ class MergeInputs:
     `base_source` and `sources` describe base and experts for the manifest, with the options of each
     expert. `lock` is the lock that they come from, if any, and `options` what it decides; `notes`
     are sentences for the user. `failures` are those of experts that are left out here, to be raised
-    with what is wrong with the others.
+    with what is wrong with the others. `settings` are parameters that differ between tensors or
+    experts.
     """
 
     method: Method
@@ -45,6 +47,7 @@ class MergeInputs:
     options: MatchOptions = DEFAULT_OPTIONS
     notes: tuple[str, ...] = ()
     failures: tuple[HubmergeError, ...] = ()
+    settings: TensorSettings = UNIFORM
 
 
 def check_no_moe(pinned: Sequence[PinnedModel]) -> None:

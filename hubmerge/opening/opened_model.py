@@ -70,6 +70,12 @@ class OpenedModel:
         """The digest that identifies the model wherever it is stored."""
         return files_digest(self.files)
 
+    @property
+    def weights_digest(self) -> str:
+        """The digest of the weight files alone."""
+        names = self.checkpoint.weight_file_names()
+        return files_digest({n: self.files.get(n) or file_digest(self.folder / n) for n in names})
+
 
 def _config_files(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The configuration files that the weights need, such as that of an adapter."""

@@ -181,8 +181,8 @@ def folder_publication(folder: Path, manifest: Manifest, to: ModelRef) -> Public
     Missing figures are added: they are not needed to load a model, and older versions drew none.
     """
     add_figures(folder, manifest)
-    title = _moe_title(manifest) or f"Step {manifest.step}"
-    origin = {"recipe": manifest.recipe} if manifest.is_merge else {"run": str(manifest.run)}
+    is_trained = not manifest.is_merge and manifest.extracted_from is None
+    origin = {"run": str(manifest.run)} if is_trained else {"recipe": manifest.recipe}
     digests = {
         "manifest": manifest_digest((folder / MANIFEST_JSON).read_bytes()),
         "card": hash_file(folder / CARD),
@@ -190,10 +190,19 @@ def folder_publication(folder: Path, manifest: Manifest, to: ModelRef) -> Public
     return Publication(
         repo_id=str(to.repo_id),
         folder=folder,
-        title=f"Merge by {manifest.method}" if manifest.is_merge else title,
+        title=_folder_title(manifest),
         trailer=origin | digests,
         tag=to.revision,
     )
+
+
+def _folder_title(manifest: Manifest) -> str:
+    """The title of the commit of a folder."""
+    if manifest.is_merge:
+        return f"Merge by {manifest.method}"
+    if whole := manifest.extracted_from:
+        return f"LoRA of {whole.label}"
+    return _moe_title(manifest) or f"Step {manifest.step}"
 
 
 def _moe_title(manifest: Manifest) -> str | None:

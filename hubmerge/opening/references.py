@@ -84,6 +84,12 @@ def open_pinned(hub: Hub, pinned: PinnedModel) -> OpenedModel:
     return OpenedModel(pinned.revision, open_checkpoint(folder), pinned.manifest, licence)
 
 
+def base_layout(base: OpenedModel) -> str:
+    """The library whose layout a full model has: open_clip or transformers."""
+    is_open_clip = (base.folder / "open_clip_config.json").is_file()
+    return "open_clip" if is_open_clip else "transformers"
+
+
 def left_out_files(hub: Hub, model: OpenedModel) -> tuple[str, ...]:
     """The files of a model's folder that a merge of it does not get, by path, sorted.
 
@@ -190,7 +196,8 @@ def source_of(
     NOT_HASHED.
     """
     revision, manifest = model.revision, model.manifest
-    digest = model.digest if hashed or manifest else NOT_HASHED
+    is_known = hashed or manifest is not None
+    digest = model.digest if is_known else NOT_HASHED
     return Source(
         label=revision.label,
         sha=revision.sha or digest,
@@ -202,6 +209,7 @@ def source_of(
         last_sha=last.sha if last else None,
         licence=model.licence,
         folder=revision.ref.subfolder,
+        weights=model.weights_digest if is_known else None,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hubmerge.byte_sizes import parse_bytes
 from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.refs import check_repo_id, check_revision, is_sha, printable, step_of
 from hubmerge.retention.choice import Verdict, stored_bytes
@@ -25,7 +26,6 @@ USD_PER_GB_MONTH = 0.012
 
 _MAX_BYTES = 200_000_000
 _BUDGET_PATTERN = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(%|usd|[kmgt]?i?b)", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _CONTENT_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -123,9 +123,7 @@ def parse_budget(text: str, total: int, usd_per_gb_month: float) -> int:
         return int(total * amount / 100)
     if unit == "usd":
         return int(amount / usd_per_gb_month * 10**9)
-    prefix = unit.removesuffix("b")
-    step = 1024 if prefix.endswith("i") else 1000
-    return int(amount * step ** _POWERS[prefix.removesuffix("i")])
+    return parse_bytes(match[0], "--budget")
 
 
 def _to_canonical_json(fields: dict[str, Any]) -> bytes:

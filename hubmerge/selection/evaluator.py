@@ -16,7 +16,7 @@ from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import Method
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Candidate, Choice, Pool
-from hubmerge.selection.task_split import TaskSplit
+from hubmerge.selection.task_split import TaskSplit, load_merge
 from hubmerge.trials import SINGLE_EXPERT, Part, RowResults, Trial, TrialLog
 from hubmerge.weights.dtypes import Array
 from hubmerge.weights.kept_heads import KeptHead, kept_head
@@ -106,7 +106,7 @@ class Evaluator:
         wanted = {split.task.id: split.row_count(share) for split, _ in splits}
         if any(len(trial.rows[task].bits) < count for task, count in wanted.items()):
             if self._loaded_recipe != trial.recipe:
-                self._load_merge(trial.recipe, dict(merged()))
+                self._load_merge(trial.recipe, merged())
             rows = dict(trial.rows)
             for split, candidate in splits:
                 known = rows[split.task.id]
@@ -128,11 +128,10 @@ class Evaluator:
             return folder, None
         return folder, kept_head(self.pool.task_vector(candidate))
 
-    def _load_merge(self, recipe: str, merged: Mapping[str, Array]) -> None:
+    def _load_merge(self, recipe: str, merged: Iterable[tuple[str, Array]]) -> None:
         """Load a merge into every open model; only the changed tensors are written."""
         self._loaded_recipe = None
-        for model in dict.fromkeys(split.loaded_model for split in self._splits):
-            model.load_merge(merged)
+        load_merge((split.loaded_model for split in self._splits), merged)
         self._loaded_recipe = recipe
 
     def _start_trial(

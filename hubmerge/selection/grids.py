@@ -54,6 +54,23 @@ GRIDS: Mapping[str, Grid] = {
     "task_arithmetic": Grid({"scale": _range(5, 100, 5)}),
     "ties": Grid({"scale": _range(10, 150, 10), "density": _DENSITIES}, scale=1.0),
     "dare": Grid({"scale": _range(5, 55, 5), "density": _DENSITIES}),
+    # The sum of several changes is best at a fraction of it, a mean of those that agree near 1.
+    "dare_ties": Grid({"scale": _range(5, 100, 5), "density": _DENSITIES}),
+    "ties_mergekit": Grid({"scale": _range(10, 150, 10), "density": _DENSITIES}, scale=1.0),
+    "breadcrumbs": Grid({"scale": _range(5, 100, 5), "density": (0.3, 0.6, 0.9)}),
+    "breadcrumbs_ties": Grid({"scale": _range(5, 100, 5), "density": (0.3, 0.6, 0.9)}),
+    "della": Grid({"scale": _range(10, 150, 10), "density": (0.2, 0.5, 0.8)}, scale=1.0),
+    "della_linear": Grid({"scale": _range(5, 100, 5), "density": (0.2, 0.5, 0.8)}),
+    "sce": Grid({"scale": _range(10, 150, 10), "density": (0.1, 0.5, 1.0)}, scale=1.0),
+    "slerp": Grid({"t": _range(10, 100, 10)}),
+    "nuslerp": Grid({}),
+    "multislerp": Grid({}),
+    "karcher": Grid({}),
+    "model_stock": Grid({}),
+    "tsv": Grid({"scale": _range(10, 150, 10)}, scale=1.0),
+    "iso_c": Grid({"scale": _range(10, 150, 10)}, scale=1.0),
+    "knots": Grid({"scale": _range(10, 150, 10), "density": _DENSITIES}, scale=1.0),
+    "core_space": Grid({"scale": _range(10, 150, 10)}, scale=1.0),
 }
 
 

@@ -8,38 +8,49 @@ order: a sum that is updated in place drifts, and then the measured model is not
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.part_reader import default_threads
 from hubmerge.merging.registry import Method, parse_params
 from hubmerge.merging.softening import Softening, survey_softening
+from hubmerge.selection.memory_passes import MemoryPasses
 from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.task_vector import TaskVector
 
-CACHE_BYTES = 4 << 30
-_MAX_DIRECTIONS = 4
+T = TypeVar("T")
+_SHARE = 0.75  # of the memory, for changes; the rest is for merged changes
 
 
 class MemoryMerger:
     """Merges choices of a pool by one method.
 
-    Task vectors are cached up to `cache_bytes`; beyond that they are read again.
+    Changes of experts and merged changes are kept in up to `memory` bytes, by default half of what
+    is free; what does not fit is read again. One merged change is always kept.
     """
 
-    def __init__(self, pool: Pool, method: Method, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, pool: Pool, method: Method, memory: int | None = None) -> None:
+        memory = psutil.virtual_memory().available // 2 if memory is None else memory
         self._pool, self.method = pool, method
         self._task_vectors: dict[str, TaskVector] = {}
-        self._cache, self._unchanged = ArrayCache(cache_bytes), set[tuple[str, str]]()
+        self._cache, self._unchanged = ArrayCache(int(_SHARE * memory)), set[tuple[str, str]]()
         self._softenings: dict[tuple[str, float, float], Softening] = {}
         self._directions: OrderedDict[Choice, dict[str, Array]] = OrderedDict()
         base = pool.base_checkpoint
+        self._threads = default_threads()
         self._names = [name for name, tensor in base.index.items() if is_float(tensor.dtype)]
+        size = sum(base.index[n].size * compute_dtype(self._dtype(n)).itemsize for n in self._names)
+        self._most_directions = max(int((1 - _SHARE) * memory) // max(size, 1), 1)
 
     def merged_tensors(self, choice: Choice) -> Iterator[tuple[str, Array]]:
         """Yield name and values of every tensor that the merge changes, in the base's dtype.
@@ -47,8 +58,14 @@ class MemoryMerger:
         Raises CheckpointError for values that are not finite.
         """
         scale = dict(choice.params).get("scale")
-        for name, change in self.direction(choice).items():
-            yield name, self._add_to_base(name, change if scale is None else scale * change)
+        direction = self.direction(choice)
+
+        def merge(name: str) -> tuple[str, Array]:
+            change = direction[name]
+            return name, self._add_to_base(name, change if scale is None else scale * change)
+
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
+            yield from _in_order(pool, merge, direction, 2 * self._threads)
 
     def expert_tensors(self, candidate: Candidate) -> Iterator[tuple[str, Array]]:
         """Yield name and values of every tensor that one expert changes, in the base's dtype."""
@@ -69,9 +86,9 @@ class MemoryMerger:
         """Return the merged change at scale 1 of every tensor that any expert changed."""
         key = choice.with_params(scale=1.0) if "scale" in dict(choice.params) else choice
         if key not in self._directions:
-            self._directions[key] = self._compute_direction(key)
-            if len(self._directions) > _MAX_DIRECTIONS:
+            while len(self._directions) >= self._most_directions:
                 self._directions.popitem(last=False)
+            self._directions[key] = self._compute_direction(key)
         self._directions.move_to_end(key)
         return self._directions[key]
 
@@ -105,30 +122,56 @@ class MemoryMerger:
 
     def _compute_direction(self, choice: Choice) -> dict[str, Array]:
         params: Any = parse_params(self.method, dict(choice.params))
-        survey = self.method.survey
-        with np.errstate(over="ignore", invalid="ignore"):  # checked in `_add_to_base`
-            surveyed = survey(lambda: self._deltas(choice), params) if survey else None
-            return {
-                deltas.tensor: self.method.combine(deltas, params, surveyed)
-                for deltas in self._deltas(choice)
-                if deltas.changed()
-            }
+        parts = self.method.parts(params)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
+            changed = [name for name in self._names if self._deltas(choice, name).changed()]
+            passes = MemoryPasses(
+                changed, partial(self._deltas, choice), parts, pool, self._threads
+            )
+            with np.errstate(over="ignore", invalid="ignore"):  # checked in `_add_to_base`
+                if parts == "tensors":
+                    return self._combine_tensors(passes, params)
+                return self._combine_parts(passes, params)
 
-    def _deltas(self, choice: Choice) -> Iterator[Deltas]:
-        """Yield the deltas of every tensor, experts in the order in which the engine sums them."""
+    def _combine_tensors(self, passes: MemoryPasses, params: Any) -> dict[str, Array]:
+        survey = self.method.survey
+        surveyed = survey(lambda: passes(), params) if survey else None
+        return {deltas.tensor: self.method.combine(deltas, params, surveyed) for deltas in passes()}
+
+    def _combine_parts(self, passes: MemoryPasses, params: Any) -> dict[str, Array]:
+        survey = self.method.survey(passes, params) if self.method.survey else None
+        direction: dict[str, Array] = {}
+        for name in passes.names:
+            values = passes.load(name).values[0]
+            direction[name] = np.empty(values.shape, values.dtype)
+
+        def combine(part: Deltas, surveyed: Any = survey) -> None:
+            merged = self.method.combine(part, params, surveyed).reshape(-1)
+            direction[part.tensor].reshape(-1)[part.start : part.start + merged.size] = merged
+
+        for _ in passes.map(combine):
+            pass
+        if self.method.settle is not None:
+            settled, again = self.method.settle(survey)
+            for name, start in again:
+                combine(passes.part(name, start), settled)
+        return direction
+
+    def _deltas(self, choice: Choice, name: str) -> Deltas:
+        """The deltas of a tensor, experts in the order in which the engine sums them."""
         parts = zip(
             self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
         )
-        ordered = sorted(parts, key=lambda part: (part[0].source.key, part[1]))
-        for name in self._names:
-            yield Deltas(
-                tensor=name,
-                values=[
-                    self._soften(name, candidate, keep, out) for candidate, _, keep, out in ordered
-                ],
-                weights=tuple(weight for _, weight, _, _ in ordered),
-                shas=tuple(candidate.source.key for candidate, _, _, _ in ordered),
-            )
+        ordered = sorted(parts, key=lambda part: (self._pool.content_key(part[0]), part[1]))
+        return Deltas(
+            tensor=name,
+            values=[
+                self._soften(name, candidate, keep, out) for candidate, _, keep, out in ordered
+            ],
+            weights=tuple(weight for _, weight, _, _ in ordered),
+            shas=tuple(self._pool.content_key(candidate) for candidate, _, _, _ in ordered),
+            base=self._base(name),
+        )
 
     def _soften(self, name: str, candidate: Candidate, keep: float, intruders: float) -> Array:
         delta = self.delta(candidate, name)
@@ -161,24 +204,40 @@ class MemoryMerger:
         return array
 
 
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[str], T], names: Iterable[str], ahead: int
+) -> Iterator[T]:
+    """The function of each name, in order, with at most so many computed ahead."""
+    waiting: deque[Future[T]] = deque()
+    for name in names:
+        waiting.append(pool.submit(function, name))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 def _norm(arrays: Iterable[Array]) -> float:
     return math.sqrt(math.fsum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
 
 
 class ArrayCache:
-    """Arrays by key, up to `max_bytes`; the least recently used are dropped first."""
+    """Arrays by key, up to `max_bytes`, for several threads; the oldest use is dropped first."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes = max_bytes, 0
+        self._max_bytes, self._bytes, self._lock = max_bytes, 0, threading.Lock()
         self._arrays: OrderedDict[tuple[str, str], Array] = OrderedDict()
 
     def get(self, key: tuple[str, str]) -> Array | None:
-        if key in self._arrays:
-            self._arrays.move_to_end(key)
-        return self._arrays.get(key)
+        with self._lock:
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+            return self._arrays.get(key)
 
     def put(self, key: tuple[str, str], array: Array) -> None:
-        self._arrays[key] = array
-        self._bytes += array.nbytes
-        while self._bytes > self._max_bytes and len(self._arrays) > 1:
-            self._bytes -= self._arrays.popitem(last=False)[1].nbytes
+        with self._lock:
+            known = self._arrays.pop(key, None)
+            self._bytes += array.nbytes - (0 if known is None else known.nbytes)
+            self._arrays[key] = array
+            while self._bytes > self._max_bytes and len(self._arrays) > 1:
+                self._bytes -= self._arrays.popitem(last=False)[1].nbytes

@@ -38,8 +38,8 @@ class Candidate:
 class Pool:
     """The base, the tasks, and for each task its candidates by rising step.
 
-    `open` returns the checkpoint of a candidate, which is fetched on first use. `options` decide
-    where candidates and base differ.
+    `open` returns the checkpoint of a candidate, which is fetched on first use, and `content_key`
+    what seeds its masks. `options` decide where candidates and base differ.
     """
 
     base: Source
@@ -48,6 +48,9 @@ class Pool:
     candidates: tuple[tuple[Candidate, ...], ...]
     open: Callable[[Candidate], Checkpoint] = field(repr=False)
     options: MatchOptions = DEFAULT_OPTIONS
+    content_key: Callable[[Candidate], str] = field(
+        default=lambda candidate: candidate.source.content_key, repr=False
+    )
 
     def experts(self, choice: Choice) -> list[Candidate]:
         """Return the chosen candidate of each task."""

@@ -67,7 +67,9 @@ def with_opened_experts(pick: Pick, pins: Mapping[str, Pin]) -> Pick:
 
 
 def _with_digest(source: Source, known: Source) -> Source:
-    return dataclasses.replace(source, digest=known.digest, licence=known.licence)
+    return dataclasses.replace(
+        source, digest=known.digest, licence=known.licence, weights=known.weights
+    )
 
 
 def make_swaps(

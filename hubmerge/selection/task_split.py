@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,19 @@ class LoadedModel:
         self._encoder_pointers = {p.data_ptr() for p in encoder.parameters()} if encoder else set()
         self.changes_outside_encoder = False
 
-    def load_merge(self, merged: Mapping[str, Any]) -> None:
-        """Load these tensors, by their names in the base's files, and the base's own elsewhere."""
-        parameter_names = self._module_names
-        tensors = {name: values for name, values in merged.items() if name in parameter_names}
-        for name in self._base_tensors.keys() - tensors.keys():
-            self._state[parameter_names[name]].copy_(self._base_tensors[name])
-        for name, values in tensors.items():
-            parameter = self._state[parameter_names[name]]
+    def load_tensor(self, name: str, values: Any) -> None:
+        """Load a tensor of a merge, by its name in the base's files, if the model has it."""
+        if name in self._module_names:
+            parameter = self._state[self._module_names[name]]
             self._base_tensors.setdefault(name, parameter.clone())
             parameter.copy_(torch.from_numpy(np.asarray(values, np.float32)))
-        pointers = {self._state[parameter_names[name]].data_ptr() for name in tensors}
+
+    def finish_merge(self, loaded: Collection[str]) -> None:
+        """Load the base's own tensors in place of those that are not `loaded`."""
+        parameters = {name: self._state[self._module_names[name]] for name in self._base_tensors}
+        for name in self._base_tensors.keys() - loaded:
+            parameters[name].copy_(self._base_tensors[name])
+        pointers = {parameters[name].data_ptr() for name in parameters.keys() & loaded}
         self.changes_outside_encoder = not pointers <= self._encoder_pointers
 
     def load_head(self, head: KeptHead) -> None:
@@ -68,6 +70,17 @@ class LoadedModel:
         assert self.classifier is not None
         for name, values in head.read().items():
             self._state[self.classifier.head_names[name]].copy_(torch.from_numpy(values))
+
+
+def load_merge(models: Iterable[LoadedModel], merged: Iterable[tuple[str, Any]]) -> None:
+    """Load the tensors of a merge into open models one by one, and the base's own elsewhere."""
+    opened, loaded = list(dict.fromkeys(models)), set()
+    for name, values in merged:
+        loaded.add(name)
+        for model in opened:
+            model.load_tensor(name, values)
+    for model in opened:
+        model.finish_merge(loaded)
 
 
 class TaskSplit:

@@ -10,7 +10,7 @@ import numpy as np
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.difference import difference, same_bytes
 from hubmerge.weights.dtypes import Array, cast, compute_dtype
-from hubmerge.weights.lora import Change
+from hubmerge.weights.lora import Change, LowRank, LowRankMatrix
 
 # The modules that hold a token embedding or the output head that may be tied to it.
 _EMBEDDING_MODULES = {
@@ -54,6 +54,22 @@ class Adapter:
                 start = base if replacement is None else replacement
                 delta = change.delta(start, lambda tensor: self._read(tensor, dtype))
             return delta if replacement is None else delta + difference(replacement, base, dtype)
+
+    def keeps(self, name: str) -> bool:
+        """Whether it certainly does not change a tensor; an embedding may be a copy of another."""
+        return not (name in self.changes or name in self.replacements or is_embedding(name))
+
+    def low_rank(self, name: str) -> LowRankMatrix | None:
+        """Its change to a tensor, if that is nothing but a product of two factors."""
+        change = self.changes.get(name)
+        if not isinstance(change, LowRank) or name in self.replacements:
+            return None
+        dtype = compute_dtype(self.base.tensor(name).dtype)
+        return change.matrix(lambda tensor: self._read(tensor, dtype))
+
+    def is_low_rank(self, name: str) -> bool:
+        """Whether `low_rank` gives it; nothing is read."""
+        return name not in self.replacements and isinstance(self.changes.get(name), LowRank)
 
     def matches_base(self, base: Array, name: str) -> bool:
         """Whether a tensor that cannot be merged has the same values in adapter and base."""

@@ -15,6 +15,8 @@ import numpy as np
 
 from hubmerge.weights.dtypes import Array, cast
 
+_BLOCK = 8192  # entries
+_SERIAL = 1 << 18  # multiplications below which OpenBLAS does not start threads
 ReadTensor = Callable[[str], Array]
 
 
@@ -24,6 +26,33 @@ class Change(Protocol):
     def delta(self, weight: Array, read: ReadTensor) -> Array:
         """expert - base, as a new array."""
         ...
+
+
+@dataclass(frozen=True)
+class LowRankMatrix:
+    """The matrix scale * left @ right, of which some rows are computed at a time.
+
+    They are computed in blocks that depend on the matrix alone, so that rows have the same bits
+    whichever are asked for. A block is so small that BLAS multiplies it in one thread: several
+    threads may compute rows at the same time.
+    """
+
+    left: Array
+    right: Array
+    scale: float
+
+    def rows(self, start: int, stop: int) -> Array:
+        """The rows from `start` to `stop`, as a new array."""
+        rank, columns = self.right.shape
+        step = max(min(_BLOCK // max(columns, 1), _SERIAL // max(columns * rank, 1)), 1)
+        first = start - start % step
+        last = min(stop + -stop % step, len(self.left))
+        product = np.empty((last - first, columns), self.left.dtype)
+        for row in range(first, last, step):
+            until = min(row + step, last)
+            np.matmul(self.left[row:until], self.right, out=product[row - first : until - first])
+        product *= self.scale
+        return product[start - first : stop - first]
 
 
 @dataclass(frozen=True)
@@ -39,10 +68,14 @@ class LowRank:
     inputs_first: bool = False
 
     def delta(self, weight: Array, read: ReadTensor) -> Array:
+        matrix = self.matrix(read)
+        return matrix.rows(0, len(matrix.left))
+
+    def matrix(self, read: ReadTensor) -> LowRankMatrix:
+        """Its factors as the base stores them: rows by rank, and rank by columns."""
         a, b = read(self.a), read(self.b)
-        product: Array = a.T @ b.T if self.inputs_first else b @ a
-        product *= self.scale
-        return product
+        left, right = (a.T, b.T) if self.inputs_first else (b, a)
+        return LowRankMatrix(np.ascontiguousarray(left), np.ascontiguousarray(right), self.scale)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,10 @@ class TaskVector:
             )
         return difference(self.expert.read(own), base, compute_dtype(ours.dtype))
 
+    def keeps(self, name: str) -> bool:
+        """Whether the expert certainly does not change a tensor."""
+        return name in self.full.kept if self.adapter is None else self.adapter.keeps(name)
+
     def matches_base(self, name: str) -> bool:
         """Whether an integer tensor, which cannot be merged, is the same in both."""
         base = self.base.read(name)

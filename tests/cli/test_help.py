@@ -16,7 +16,7 @@ from tests.command_line import run_command
 ROOT: Any = get_command(make_app())
 PANELS = {
     "Train and publish": ["tasks", "train", "publish", "steps", "import"],
-    "Choose and combine": ["methods", "select", "merge", "moerge", "export"],
+    "Choose and combine": ["methods", "select", "merge", "moerge", "extract", "export"],
     "Measure and explain": ["eval", "card", "report", "difficulty", "explain", "verify"],
     "The Hub and recipes": ["retain", "run", "hub"],
 }

@@ -236,6 +236,58 @@ def test_an_adapter_is_evaluated_with_its_own_head(bert: Path, tmp_path: Path) -
     assert score["count"] > 50
 
 
+def test_an_adapter_is_evaluated_with_the_head_beside_it(bert: Path, tmp_path: Path) -> None:
+    """With the answers of the expert it was extracted from, which changed only matrices."""
+    torch.manual_seed(3)
+    classes = CLASSES["news"]
+    config = transformers.BertConfig(**TEXT, **labels(classes))
+    model = transformers.BertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    model.bert.save_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        for parameter in model.bert.encoder.parameters():
+            if parameter.ndim == 2:
+                parameter += 0.3 * torch.randn_like(parameter)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bert / "base")
+    texts = [f"w{n} w{n * 7 % 50} w{n * 3 % 41}" for n in range(60)]
+    with torch.no_grad():
+        inputs = tokenizer(texts, return_tensors="pt", padding=True)
+        model.classifier.bias -= model(**inputs).logits.mean(0)  # so that it gives every answer
+        answers = model(**inputs).logits.argmax(1).tolist()
+    assert len(set(answers)) == 3
+    model.save_pretrained(tmp_path / "news")
+    for folder in ("base", "news"):
+        tokenizer.save_pretrained(tmp_path / folder)
+    rows = [f"{text},{classes[answer]}" for text, answer in zip(texts, answers, strict=True)]
+    task = json.loads((bert / "news.yaml").read_text()) | {"data": {"path": "own.csv"}}
+    (tmp_path / "own.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "news.yaml").write_text(json.dumps(task))
+    for words in (
+        ("extract", "--rank"),
+        ("merge", "--method", "average", "--heads", "keep", "--as-lora"),
+    ):
+        out = tmp_path / words[0]
+        made = run(
+            words[0],
+            tmp_path / "news",
+            *words[1:],
+            32,
+            "--base",
+            tmp_path / "base",
+            *(("--method", "average") if words[0] == "merge" else ()),
+            "--out",
+            out,
+        )
+        assert made.exit_code == 0, made.stderr
+        done = run("eval", out, "--tasks", tmp_path / "news.yaml", "--split", "train", "--json")
+        assert done.exit_code == 0, done.stderr
+        (score,) = json.loads(done.stdout)
+        assert score["value"] == 1
+        assert score["count"] > 50
+
+
 def test_an_image_classifier_with_fewer_classes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.ViTConfig(**IMAGE, num_labels=10)

@@ -12,7 +12,9 @@ import pytest
 from safetensors.torch import save_file
 
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.extraction import extract, write_adapter
+from hubmerge.weights.extraction import extract
+from hubmerge.weights.lora_file import AdapterFields, write_adapter
+from hubmerge.weights.lora_modules import LoraModule, module_path
 from hubmerge.weights.task_vector import TaskVector
 
 torch = pytest.importorskip("torch")
@@ -53,8 +55,13 @@ def test_peft_merges_the_extracted_change(
         plain = {name: values.clone().contiguous() for name, values in state.items()}
         save_file(plain, tmp_path / folder / "model.safetensors")
         folders.append(open_checkpoint(tmp_path / folder))
-    extraction = extract(TaskVector(*folders), names, rank, inputs_first=make_model is gpt2)
-    write_adapter(tmp_path / "adapter", extraction, "o/base", "a" * 40)
+    modules = [
+        LoraModule(module_path(name), name, before[name].shape, inputs_first=make_model is gpt2)
+        for name in names
+    ]
+    extraction = extract(TaskVector(*folders), modules, rank)
+    fields = AdapterFields("o/base", "a" * 40)
+    write_adapter(tmp_path / "adapter", extraction.factors, rank, fields)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
@@ -64,4 +71,4 @@ def test_peft_merges_the_extracted_change(
             best_approximation(after[name] - values, rank) if name in changes else torch.zeros(())
         )
         assert torch.allclose(merged[name], values + change, atol=1e-5), name
-    assert (extraction.kept > 0.999999) == (rank >= TRUE_RANK)
+    assert (extraction.shares.kept > 0.999999) == (rank >= TRUE_RANK)

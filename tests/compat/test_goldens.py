@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,25 @@ NAMES = [key.removeprefix("base|") for key in INPUTS if key.startswith("base|")]
 EXPERTS = ("e0", "e1", "e2")
 
 
-def merged(folder: Path, name: str, weights: Any = 1.0, **params: object) -> Checkpoint:
-    for model in ("base", *EXPERTS):
+def merged(
+    folder: Path,
+    name: str,
+    weights: Any = 1.0,
+    experts: Sequence[str] = EXPERTS,
+    **params: object,
+) -> Checkpoint:
+    for model in ("base", *experts):
         (folder / model).mkdir()
         tensors = {tensor: INPUTS[f"{model}|{tensor}"] for tensor in NAMES}
         save_file(tensors, folder / model / "model.safetensors")
-    each = weights if isinstance(weights, list) else [weights] * len(EXPERTS)
-    experts = tuple(
+    each = weights if isinstance(weights, list) else [weights] * len(experts)
+    opened = tuple(
         # The SHAs keep e0, e1, e2 in order: float32 sums are compared bit for bit.
         Expert(open_checkpoint(folder / model), sha=f"{i:040d}", weight=weight)
-        for i, (model, weight) in enumerate(zip(EXPERTS, each, strict=True))
+        for i, (model, weight) in enumerate(zip(experts, each, strict=True))
     )
     chosen = method(name)
-    plan = MergePlan(
-        open_checkpoint(folder / "base"), experts, chosen, parse_params(chosen, params)
-    )
+    plan = MergePlan(open_checkpoint(folder / "base"), opened, chosen, parse_params(chosen, params))
     return merge(plan, folder / "out")
 
 
@@ -89,25 +94,56 @@ def test_official_ties_keeps_the_same_number(case: str) -> None:
     assert kept.tolist() == case_params["kept"]
 
 
-@pytest.mark.parametrize(
-    ("case", "name"),
-    [
-        ("linear-w", "average"),
-        ("linear-w-norm", "average"),
-        ("ta-1", "task_arithmetic"),
-        ("ta-w", "task_arithmetic"),
-        ("dare_linear-d1", "dare"),
-        ("ties-d1", "ties"),
-    ],
-)
-def test_mergekit(case: str, name: str, tmp_path: Path) -> None:
-    case_params = CASES[f"mergekit/{case}"]["parameters"]
-    params = {"scale": case_params["lambda"]} if "lambda" in case_params else {}
-    params |= {"density": case_params["density"]} if "density" in case_params else {}
-    merge_result = merged(tmp_path, name, case_params["weight"], **params)
+# mergekit's methods: ours of the same formula, and parameters that mergekit fixes or defaults.
+METHODS: dict[str, tuple[str, dict[str, object]]] = {
+    "linear": ("average", {}),
+    "task_arithmetic": ("task_arithmetic", {}),
+    "ties": ("ties_mergekit", {}),
+    "dare_linear": ("dare", {"rescale": "l1"}),
+    "dare_ties": ("dare_ties", {"rescale": "l1"}),
+    "breadcrumbs": ("breadcrumbs", {}),
+    "breadcrumbs_ties": ("breadcrumbs_ties", {}),
+    "slerp": ("slerp", {}),
+    "nuslerp": ("nuslerp", {}),
+    "multislerp": ("multislerp", {}),
+    "model_stock": ("model_stock", {}),
+    "sce": ("sce", {}),
+    "karcher": ("karcher", {}),
+}
+NAMES_OF_PARAMS = {"lambda": "scale", "select_topk": "density"}
+# Not a merge of changes: `linear` whose weights do not add up to 1; task_arithmetic with normalize
+# is our average. The others are not offered.
+LEFT_OUT = {"linear-w-nonorm", "ta-w-norm", "arcee_fusion", "nearswap", "ram", "ramplus_tl"}
+MERGEKIT = [case.removeprefix("mergekit/") for case in CASES if case.startswith("mergekit/")]
+
+
+def our_params(case: str) -> tuple[str, dict[str, object]]:
+    """Our method, and parameters for those of a mergekit case."""
+    name, fixed = METHODS[CASES[f"mergekit/{case}"]["method"]]
+    params = dict(fixed)
+    for key, value in CASES[f"mergekit/{case}"]["parameters"].items():
+        if key == "rescale":
+            params["rescale"] = "l1" if value else "none"
+        elif key == "nuslerp_flatten":
+            params["per"] = "tensor" if value else "row"
+        elif key == "filter_wise":
+            params["per"] = "row" if value else "tensor"
+        elif key not in ("weight", *(("normalize",) if name == "average" else ())):
+            params[NAMES_OF_PARAMS.get(key, key)] = value
+    if name in ("nuslerp", "multislerp") and CASES[f"mergekit/{case}"]["base"]:
+        params["space"] = "changes"
+    return name, params
+
+
+@pytest.mark.parametrize("case", [case for case in MERGEKIT if case not in LEFT_OUT])
+def test_mergekit(case: str, tmp_path: Path) -> None:
+    experts = [name for name in CASES[f"mergekit/{case}"]["inputs"] if name != "base"]
+    name, params = our_params(case)
+    weights = CASES[f"mergekit/{case}"]["parameters"].get("weight", 1.0)
+    result = merged(tmp_path, name, weights, experts=experts, **params)
     for tensor in NAMES:
         expected = RESULTS[f"mergekit/{case}|{tensor}"]
-        np.testing.assert_allclose(merge_result.read(tensor), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(result.read(tensor), expected, rtol=0, atol=1e-6)
 
 
 def test_mergekit_weighted_ties_equals_our_weighted_sign(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hubmerge.models.loading import load_model
 from hubmerge.opening.references import open_ref, pin_task
 from hubmerge.predictions import Predictions
 from hubmerge.refs import parse_ref
-from hubmerge.selection.task_split import LoadedModel, TaskSplit
+from hubmerge.selection.task_split import LoadedModel, TaskSplit, load_merge
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.lookup import find_task
 from tests.end_to_end.conftest import TRAIN, WEIGHTS, Command, LocalHub, run_hubmerge
@@ -94,7 +94,7 @@ def test_a_merge_in_memory_predicts_as_from_its_folder(hub: Hub, merged: Path) -
     split = load_split(task, "validation")
     base = open_ref(hub, parse_ref("hubmerge/tiny-clip"))
     task_split = TaskSplit(LoadedModel(load_model(base.folder), CPU), split)
-    task_split.loaded_model.load_merge(load_file(merged / WEIGHTS))
+    load_merge([task_split.loaded_model], load_file(merged / WEIGHTS).items())
     in_memory = task_split.predict(range(ROWS), merged)
     from_folder = predict(hub, str(merged))
     np.testing.assert_allclose(in_memory.el2n, from_folder.el2n, atol=1e-5)

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, snapshot_download
@@ -74,6 +75,32 @@ def test_a_merge_by_hand_gives_the_same_model(
     assert LOCK not in read(tmp_path / "lock").files
     weights = [(tmp_path / name / WEIGHTS).read_bytes() for name in ("lock", "hand")]
     assert weights[0] == weights[1]
+
+
+def test_a_lock_of_an_earlier_version_seeds_by_commits(
+    hubmerge: Command, hub: Hub, tmp_path: Path
+) -> None:
+    """Its masks were drawn by commits, so its bytes are those that were published then."""
+    new = locks.make_lock(hub, REPOS, "dare", {})
+    fields = json.loads(new.to_bytes())
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: strip(v) for k, v in value.items() if k not in ("weights", "settings")}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    old = tmp_path / "old" / LOCK
+    old.parent.mkdir()
+    old.write_text(json.dumps(strip(fields)))
+    for lock, name in ((old, "by-commit"), (locks.write_lock(new, tmp_path / "n" / LOCK), "new")):
+        assert hubmerge("merge", "--lock", lock, "--out", tmp_path / name).code == 0
+    commits = [expert.sha for expert in new.pick().experts]
+    weights = [str(expert.weights) for expert in new.pick().experts]
+    assert [e.content_key for e in read(tmp_path / "by-commit").experts] == commits
+    assert [e.content_key for e in read(tmp_path / "new").experts] == weights
+    merges = [(tmp_path / name / WEIGHTS).read_bytes() for name in ("by-commit", "new")]
+    assert merges[0] != merges[1]
+    assert hubmerge("verify", tmp_path / "by-commit", "--rebuild").code == 0
 
 
 def test_the_other_picks_can_be_built_too(hubmerge: Command, lock: Path, tmp_path: Path) -> None:

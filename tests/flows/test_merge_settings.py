@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from hubmerge.errors import UsageError
-from hubmerge.flows.merge import MergeRequest, PreparedMerge, prepare_merge
+from hubmerge.flows.merge import MergeRequest, PreparedMerge, merge_and_publish, prepare_merge
 from hubmerge.hub.client import Hub
+from hubmerge.manifest import MANIFEST_JSON, parse_manifest
 from hubmerge.refs import parse_ref
+from hubmerge.weights.checkpoint import open_checkpoint
 from tests.weights.adapters import write_base
 
 Prepare = Callable[..., PreparedMerge]
@@ -67,3 +69,39 @@ def test_all_problems_are_reported_together(prepare: Prepare) -> None:
 def test_a_value_out_of_range_is_refused(settings: dict[str, str], prepare: Prepare) -> None:
     with pytest.raises(UsageError, match="is not "):
         prepare(**settings)
+
+
+def test_parameters_of_some_tensors_reach_the_plan_the_manifest_and_the_bytes(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    settings = {"weight[w]": "1,[0,3]"}
+    prepared = prepare(**settings)
+    assert prepared.manifest.recipe != prepare().manifest.recipe
+    assert [source.settings for source in prepared.manifest.experts] == [
+        {"weight[w]": 1.0},
+        {"weight[w]": [0.0, 3.0]},
+    ]
+    assert "'weight[w]=1,[0,3]'" in prepared.manifest.command
+    hub = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
+    merged = merge_and_publish(hub, prepared, lambda *_: None)
+    tensor = open_checkpoint(merged.folder).read("w")
+    assert tensor.tolist() == [[1.75] * 2] * 2  # "w" is not in a layer: (1 * 1 + 3 * 2) / 4
+    again = merged.folder / MANIFEST_JSON
+    assert parse_manifest(again.read_bytes(), "").experts == prepared.manifest.experts
+
+
+def test_the_same_weights_get_the_same_masks(tmp_path: Path) -> None:
+    """Whatever else is in their folders."""
+    random = np.random.default_rng(0)
+    tensors = [{"w": random.normal(size=(9, 9)).astype(np.float32)} for _ in range(2)]
+    base = write_base(tmp_path / "base", tensors[0]).folder
+    hub = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
+    merges = []
+    for name in ("a", "b"):
+        folder = write_base(tmp_path / name, tensors[1]).folder
+        (folder / "config.json").write_text(f'{{"note": "{name}"}}')
+        request = MergeRequest((parse_ref(str(folder)),), "dare", {}, parse_ref(str(base)))
+        prepared = prepare_merge(hub, request, tmp_path / f"merges-{name}")
+        merges.append(merge_and_publish(hub, prepared, lambda *_: None).folder)
+    first, second = (open_checkpoint(folder).read("w") for folder in merges)
+    assert first.tobytes() == second.tobytes()

@@ -17,12 +17,14 @@ from hubmerge.errors import CheckpointError
 from hubmerge.merging import bracket
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.engine import merge
-from hubmerge.merging.plan import MergePlan
+from hubmerge.merging.plan import Expert, MergePlan
+from hubmerge.merging.registry import method, parse_params
 from hubmerge.merging.ties import threshold_rank
 from hubmerge.merging.trim import kth_magnitudes
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import Array
 from tests.merging.builders import write_models
+from tests.weights.adapters import PEFT, save_adapter, write_base
 
 T = TypeVar("T")
 SIZE = 3 * BLOCK_SIZE + 5
@@ -34,12 +36,24 @@ METHODS = [
     ("ties", {}),
     ("ties", {"scope": "all", "density": 0.7, "sign": "weighted"}),
     ("ties", {"trim": "tensor"}),
+    ("ties_mergekit", {"density": 0.3}),
+    ("breadcrumbs", {"density": 0.3, "gamma": 0.1}),
+    ("breadcrumbs_ties", {"density": 0.3}),
+    ("dare_ties", {"normalize": True}),
+    ("della", {"density": 0.4, "epsilon": 0.1}),
+    ("della_linear", {"density": 0.4, "rescale": "l1"}),
+    ("sce", {"density": 0.2}),
+    ("multislerp", {}),
+    ("multislerp", {"space": "changes"}),
+    ("karcher", {}),
+    ("model_stock", {}),
+    ("model_stock", {"per": "row"}),
 ]
 
 
 def by_tensor(plan: MergePlan) -> MergePlan:
     """The same merge with a method that gets whole tensors."""
-    return replace(plan, method=replace(plan.method, by_parts=lambda params: False))
+    return replace(plan, method=replace(plan.method, parts=lambda params: "tensors"))
 
 
 def models(dtype: np.dtype[np.generic], count: int = 3) -> list[dict[str, Array]]:
@@ -85,6 +99,38 @@ def test_softened_experts(name: str, params: dict[str, object], tmp_path: Path) 
     plan = replace(plan, experts=experts)
     expected = merge(by_tensor(plan), tmp_path / "whole").digest()
     assert merge(plan, tmp_path / "parts", threads=2).digest() == expected
+
+
+@pytest.mark.parametrize("inputs_first", [False, True])
+@pytest.mark.parametrize(("name", "params"), [("average", {}), ("ties", {}), ("model_stock", {})])
+def test_adapters(name: str, params: dict[str, object], inputs_first: bool, tmp_path: Path) -> None:
+    """Rows of their products have the same bits whichever part they are in."""
+    random = np.random.default_rng(2)
+
+    def draw(*shape: int) -> Array:
+        return random.normal(size=shape).astype(np.float32)
+
+    base = write_base(tmp_path / "base", {"x.weight": draw(300, 700), "y.weight": draw(9)})
+    inputs, outputs = (300, 700) if inputs_first else (700, 300)
+    experts = tuple(
+        Expert(
+            save_adapter(
+                tmp_path / f"e{number}",
+                {"x.lora_A.weight": draw(3, inputs), "x.lora_B.weight": draw(outputs, 3)},
+                r=3, lora_alpha=6, fan_in_fan_out=inputs_first,
+            ),
+            sha=str(number),
+        )
+        for number in range(2)
+    )  # fmt: skip
+    plan = MergePlan(base, experts, method(name), parse_params(method(name), params))
+    expected = merge(by_tensor(plan), tmp_path / "whole").digest()
+    for threads in (1, 3):
+        assert merge(plan, tmp_path / f"{threads}", threads=threads).digest() == expected
+    whole = plan.vectors[0].delta("x.weight")
+    dense = 2 * (plan.vectors[0].expert.read(f"{PEFT}x.lora_B.weight").astype(np.float64)
+                 @ plan.vectors[0].expert.read(f"{PEFT}x.lora_A.weight"))  # fmt: skip
+    np.testing.assert_allclose(whole, dense.T if inputs_first else dense, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("negative", [False, True], ids=["few", "most"])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hubmerge.errors import CheckpointError
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.extraction import extract, factorize, write_adapter
+from hubmerge.weights.extraction import Extraction, extract
+from hubmerge.weights.factorization import Factors
 from hubmerge.weights.layout import ADAPTER_WEIGHTS
+from hubmerge.weights.lora_file import AdapterFields, write_adapter
+from hubmerge.weights.lora_modules import LoraModule, module_path
 from hubmerge.weights.task_vector import TaskVector
 from tests.weights.adapters import write_base
 
@@ -27,67 +29,48 @@ def write_vector(folder: Path, changes: dict[str, np.ndarray]) -> TaskVector:
     return TaskVector(base, write_base(folder / "expert", changes))
 
 
+def modules_of(
+    vector: TaskVector, names: Sequence[str], inputs_first: bool = False
+) -> list[LoraModule]:
+    """These tensors as modules of the same names."""
+    shapes = {name: vector.base.index[name].shape for name in vector.base.index}
+    return [
+        LoraModule(module_path(name), name, shapes.get(name, ()), inputs_first=inputs_first)
+        for name in names
+    ]
+
+
+def factors_of(extraction: Extraction, path: str) -> Factors:
+    return next(pair for module, pair in extraction.factors.items() if module.path == path)
+
+
 def test_by_hand(tmp_path: Path) -> None:
     # Singular values 4 and 1: 16 of 17 are kept, and of all, with the bias, 16 of 21.
     matrix = np.array([[0, -4], [1, 0], [0, 0]], np.float32)
-    extraction = extract(
-        write_vector(tmp_path, {"fc.weight": matrix, "fc.bias": np.array([2, 0, 0], np.float32)}),
-        ["fc.weight"],
-        rank=1,
-    )
-    a, b = extraction.factors["fc"]
+    full = write_vector(tmp_path, {"fc.weight": matrix, "fc.bias": np.array([2, 0, 0], np.float32)})
+    extraction = extract(full, modules_of(full, ["fc.weight"]), rank=1)
+    a, b = factors_of(extraction, "fc")
     np.testing.assert_allclose(a, [[0, 2]], atol=1e-6)
     np.testing.assert_allclose(b, [[-2], [0], [0]], atol=1e-6)
-    assert extraction.kept == pytest.approx(16 / 21)
-    assert extraction.attainable == pytest.approx(17 / 21)
-
-
-@given(
-    shape=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    rank=st.integers(1, 8),
-    seed=st.integers(0, 2**16),
-)
-@settings(max_examples=40)
-def test_factors_are_the_best_of_their_rank(shape: tuple[int, int], rank: int, seed: int) -> None:
-    matrix = np.random.default_rng(seed).normal(size=shape)
-    a, b, values = factorize(matrix, rank)
-    all_values = np.linalg.svd(matrix, compute_uv=False)
-    residual = np.linalg.norm(matrix - b.astype(np.float64) @ a) ** 2
-    np.testing.assert_allclose(values, all_values[:rank])
-    np.testing.assert_allclose(residual, np.sum(all_values[rank:] ** 2), atol=1e-5)
-    assert (a.shape, b.shape) == ((rank, shape[1]), (shape[0], rank))
-    # The root of each singular value is in both factors.
-    np.testing.assert_allclose(
-        np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=0), rtol=1e-4, atol=1e-6
-    )
-    peaks = a[np.arange(rank), np.abs(a).argmax(axis=1)]
-    assert (peaks >= 0).all()
-
-
-def test_directions_beyond_the_true_rank_are_trainable() -> None:
-    a, b, _ = factorize(np.outer([1.0, 2.0, 2.0], [3.0, 0.0, 4.0]), 3)
-    np.testing.assert_allclose(b @ a, np.outer([1, 2, 2], [3, 0, 4]), atol=1e-5)
-    assert not b[:, 1:].any()
-    np.testing.assert_allclose(a[1:] @ a[1:].T, np.eye(2), atol=1e-6)
-    a, b, _ = factorize(np.zeros((2, 3)), 2)
-    assert not b.any()
-    np.testing.assert_allclose(a @ a.T, np.eye(2), atol=1e-6)
+    shares = extraction.shares
+    assert (shares.kept, shares.attainable) == (pytest.approx(16 / 21), pytest.approx(17 / 21))
+    assert shares.modules == {"fc": pytest.approx(16 / 17)}
+    assert shares.left_out == {"fc.bias": pytest.approx(4 / 21)}
 
 
 def test_unchanged_expert_is_kept_completely(tmp_path: Path) -> None:
-    extraction = extract(
-        write_vector(tmp_path, {"fc.weight": np.zeros((3, 2), np.float32)}), ["fc.weight"], 1
-    )
-    assert (extraction.kept, extraction.attainable) == (1.0, 1.0)
+    full = write_vector(tmp_path, {"fc.weight": np.zeros((3, 2), np.float32)})
+    shares = extract(full, modules_of(full, ["fc.weight"]), 1).shares
+    assert (shares.kept, shares.attainable, shares.modules) == (1.0, 1.0, {"fc": 1.0})
 
 
 @pytest.mark.parametrize("inputs_first", [False, True])
 def test_written_adapter_has_the_extracted_change(inputs_first: bool, tmp_path: Path) -> None:
     matrix = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     full = write_vector(tmp_path, {"fc.weight": matrix, "fc.bias": np.zeros(3, np.float32)})
-    extraction = extract(full, ["fc.weight"], 3, inputs_first)
+    extraction = extract(full, modules_of(full, ["fc.weight"], inputs_first), 3)
     for name in ("once", "again"):
-        write_adapter(tmp_path / name, extraction, "o/base", "a" * 40)
+        write_adapter(tmp_path / name, extraction.factors, 3, AdapterFields("o/base", "a" * 40))
     adapter = TaskVector(full.base, open_checkpoint(tmp_path / "once"))
     np.testing.assert_allclose(adapter.delta("fc.weight"), matrix, atol=1e-6)
     once, again = ((tmp_path / name / ADAPTER_WEIGHTS).read_bytes() for name in ("once", "again"))
@@ -101,10 +84,10 @@ def test_out_proj_of_a_fused_attention_counts_twice_in_peft(tmp_path: Path) -> N
         "attn.out_proj.weight": rng.normal(size=(2, 2)).astype(np.float32),
     }
     full = write_vector(tmp_path, changes)
-    extraction = extract(full, list(changes), 2)
-    a, b = extraction.factors["attn.out_proj"]
+    extraction = extract(full, modules_of(full, list(changes)), 2)
+    a, b = factors_of(extraction, "attn.out_proj")
     np.testing.assert_allclose(b @ a, changes["attn.out_proj.weight"], atol=1e-6)
-    write_adapter(tmp_path / "adapter", extraction, "o/base", None)
+    write_adapter(tmp_path / "adapter", extraction.factors, 2, AdapterFields("o/base"))
     adapter = TaskVector(full.base, open_checkpoint(tmp_path / "adapter"))
     for name, change in changes.items():
         np.testing.assert_allclose(adapter.delta(name), change, atol=1e-6)
@@ -115,7 +98,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         tmp_path, {"attn.in_proj_weight": EYE, "norm.weight": EYE[0], "fc.weight": EYE}
     )
     with pytest.raises(CheckpointError, match="3 problems") as caught:
-        extract(full, ["attn.in_proj_weight", "norm.weight", "none.weight"], 0)
+        extract(full, modules_of(full, ["attn.in_proj_weight", "norm.weight", "none.weight"]), 0)
     for part in ("must be at least 1", "2 tensors (none.weight, norm.weight)", "adapted together"):
         assert part in caught.value.message
 
@@ -123,4 +106,4 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 def test_non_finite_changes_are_rejected(tmp_path: Path) -> None:
     full = write_vector(tmp_path, {"fc.weight": np.full((3, 2), np.inf, np.float32)})
     with pytest.raises(CheckpointError, match=r"fc\.weight is not finite"):
-        extract(full, ["fc.weight"], 1)
+        extract(full, modules_of(full, ["fc.weight"]), 1)

@@ -18,6 +18,7 @@ from hubmerge.reproduce.units.merges import load_splits, prepare_by_digest
 from hubmerge.reproduce.units.work import UnitJob, no_progress, step_ref
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import plain_choice
+from hubmerge.selection.task_split import load_merge
 
 SPLIT = "train"
 
@@ -73,10 +74,9 @@ def _correct_under_merge(work: UnitJob) -> dict[str, Bools]:
     refs = [step_ref(run, work.params["step"]) for run in work.experts.values()]
     prepared = prepare_by_digest(work, work.unit.needs["merge"].params["method"], refs)
     choice = plain_choice((0,) * len(refs), work.inputs["merge"]["params"])
-    merged = dict(MemoryMerger(prepared.pool, prepared.method).merged_tensors(choice))
     task_splits = load_splits(prepared, SPLIT)
-    for model in dict.fromkeys(task_split.loaded_model for task_split in task_splits):
-        model.load_merge(merged)
+    merged = MemoryMerger(prepared.pool, prepared.method).merged_tensors(choice)
+    load_merge((task_split.loaded_model for task_split in task_splits), merged)
     experts = prepared.pool.experts(choice)
     return {
         name: task_split.predict(

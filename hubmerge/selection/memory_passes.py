@@ -1,0 +1,102 @@
+"""Passes over changes in memory, part by part and by several threads, as the engine makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.method import Parts
+from hubmerge.weights.array_blocks import BLOCK_SIZE
+
+T = TypeVar("T")
+_PARTS = 16  # parts that a thread does in one go
+_QUEUED = 4  # tasks that wait for each thread
+_SAMPLE = 512  # entries of one sample
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPasses:
+    """Passes over the tensors `names`, whose changes `load` returns; see `ParallelPasses`."""
+
+    names: Sequence[str]
+    load: Callable[[str], Deltas]
+    parts: Parts
+    pool: ThreadPoolExecutor
+    threads: int
+
+    def __call__(self) -> Iterator[Deltas]:
+        return map(self.load, self.names)
+
+    def map(self, function: Callable[[Deltas], T]) -> Iterator[T]:
+        """The function of every part of the model, in order."""
+
+        def work(deltas: Deltas, start: int, stop: int, step: int) -> list[T]:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return [
+                    function(self._part(deltas, first, min(first + step, stop)))
+                    for first in range(start, max(stop, start + 1), step)
+                ]
+
+        waiting: deque[Future[list[T]]] = deque()
+        try:
+            for deltas in self():
+                size, step = deltas.values[0].size, self._step(deltas)
+                for start in range(0, max(size, 1), step * _PARTS):
+                    stop = min(start + step * _PARTS, size)
+                    waiting.append(self.pool.submit(work, deltas, start, stop, step))
+                    if len(waiting) > _QUEUED * self.threads:
+                        yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def sample(self, count: int) -> Iterator[Deltas]:
+        """About `count` entries of the model, evenly spaced."""
+        sizes = [self.load(name).values[0].size for name in self.names]
+        total, position = sum(sizes), 0
+        every = _SAMPLE if total <= count else max(total // max(count // _SAMPLE, 1), _SAMPLE)
+        for name, size in zip(self.names, sizes, strict=True):
+            first = ((every - _SAMPLE) // 2 - position) % every
+            position += size
+            if first < size:
+                deltas = self.load(name)
+                for start in range(first, size, every):
+                    yield _cut(deltas, start, min(start + _SAMPLE, size))
+
+    def part(self, name: str, start: int) -> Deltas:
+        """The part of a tensor that begins at an entry."""
+        deltas = self.load(name)
+        stop = min(start + self._step(deltas), deltas.values[0].size)
+        return self._part(deltas, start, stop)
+
+    def _step(self, deltas: Deltas) -> int:
+        """The number of entries of a part."""
+        row = self._row(deltas)
+        return max(BLOCK_SIZE // row, 1) * row if row else BLOCK_SIZE
+
+    def _row(self, deltas: Deltas) -> int:
+        shape = deltas.values[0].shape
+        return max(shape[-1] if shape else 1, 1) if self.parts == "rows" else 0
+
+    def _part(self, deltas: Deltas, start: int, stop: int) -> Deltas:
+        part, row = _cut(deltas, start, stop), self._row(deltas)
+        if not row:
+            return part
+        return dataclasses.replace(part, values=[v.reshape(-1, row) for v in part.values])
+
+
+def _cut(deltas: Deltas, start: int, stop: int) -> Deltas:
+    return dataclasses.replace(
+        deltas,
+        values=[values.reshape(-1)[start:stop] for values in deltas.values],
+        start=start,
+        base=None if deltas.base is None else deltas.base.reshape(-1)[start:stop],
+    )

@@ -1,0 +1,89 @@
+"""Factors of matrices and of sums of products: the best of their rank, with fixed signs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubmerge.weights.factorization import Factors, factorize, factorize_sum
+
+
+def test_a_sum_by_hand() -> None:
+    # (2, 0)^T (1, 0) + (0, 1)^T (0, -1) has the singular values 2 and 1.
+    terms = [
+        (np.array([[1.0, 0.0]]), np.array([[2.0], [0.0]])),
+        (np.array([[0.0, -1.0]]), np.array([[0.0], [1.0]])),
+    ]
+    a, b, values = factorize_sum(terms, 1)
+    np.testing.assert_allclose(values, [2, 1])
+    np.testing.assert_allclose(a, [[2**0.5, 0]], atol=1e-7)
+    np.testing.assert_allclose(b, [[2**0.5], [0]], atol=1e-7)
+    a, b, _ = factorize_sum(terms, 2)
+    np.testing.assert_allclose(b @ a, [[2, 0], [0, -1]], atol=1e-6)
+    assert a[1, 1] > 0 > b[1, 1]
+
+
+@given(
+    shape=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    ranks=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    rank=st.integers(1, 9),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=60)
+def test_a_sum_has_the_factors_of_its_matrix(
+    shape: tuple[int, int], ranks: list[int], rank: int, seed: int
+) -> None:
+    rng, (outputs, inputs) = np.random.default_rng(seed), shape
+    terms: list[Factors] = [
+        (rng.normal(size=(r, inputs)), rng.normal(size=(outputs, r))) for r in ranks
+    ]
+    dense = sum((b @ a for a, b in terms), np.zeros(shape))
+    a, b, values = factorize_sum(terms, rank)
+    expected_a, expected_b, expected = factorize(dense, rank)
+    assert (a.shape, b.shape) == ((rank, inputs), (outputs, rank))
+    count = min(len(values), len(expected))
+    np.testing.assert_allclose(values[:count], expected[:count], atol=1e-12 * values[0] + 1e-9)
+    scale = np.abs(dense).max()
+    np.testing.assert_allclose(b @ a, expected_b @ expected_a, atol=1e-5 * scale)
+
+
+def test_ranks_beyond_the_sum_are_zero() -> None:
+    a, b, values = factorize_sum([(np.ones((1, 3)), np.ones((2, 1)))], 4)
+    assert values.shape == (1,)
+    assert not a[1:].any()
+    assert not b[:, 1:].any()
+    assert values[0] == pytest.approx(6**0.5)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    rank=st.integers(1, 8),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=40)
+def test_factors_are_the_best_of_their_rank(shape: tuple[int, int], rank: int, seed: int) -> None:
+    matrix = np.random.default_rng(seed).normal(size=shape)
+    a, b, values = factorize(matrix, rank)
+    all_values = np.linalg.svd(matrix, compute_uv=False)
+    residual = np.linalg.norm(matrix - b.astype(np.float64) @ a) ** 2
+    np.testing.assert_allclose(values, all_values[:rank])
+    np.testing.assert_allclose(residual, np.sum(all_values[rank:] ** 2), atol=1e-5)
+    assert (a.shape, b.shape) == ((rank, shape[1]), (shape[0], rank))
+    # The root of each singular value is in both factors.
+    np.testing.assert_allclose(
+        np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=0), rtol=1e-4, atol=1e-6
+    )
+    peaks = a[np.arange(rank), np.abs(a).argmax(axis=1)]
+    assert (peaks >= 0).all()
+
+
+def test_directions_beyond_the_true_rank_are_trainable() -> None:
+    a, b, _ = factorize(np.outer([1.0, 2.0, 2.0], [3.0, 0.0, 4.0]), 3)
+    np.testing.assert_allclose(b @ a, np.outer([1, 2, 2], [3, 0, 4]), atol=1e-5)
+    assert not b[:, 1:].any()
+    np.testing.assert_allclose(a[1:] @ a[1:].T, np.eye(2), atol=1e-6)
+    a, b, _ = factorize(np.zeros((2, 3)), 2)
+    assert not b.any()
+    np.testing.assert_allclose(a @ a.T, np.eye(2), atol=1e-6)
