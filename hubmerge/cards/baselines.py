@@ -140,7 +140,9 @@ def _last_steps_commands(card_input: CardInput) -> tuple[str, ...]:
 
 def _merge_options(manifest: Manifest) -> list[str]:
     options, params = split_options(manifest.params)
-    forms = {name: params.pop(name) for name in ("dtype", "as_lora") if name in params}
+    forms = {
+        name: params.pop(name) for name in ("dtype", "as_lora", "shard_size") if name in params
+    }
     settings = format_settings(params, [expert.settings for expert in manifest.experts])
     for option in _PER_EXPERT_OPTIONS:
         numbers = [getattr(expert, option) for expert in manifest.experts]
@@ -150,7 +152,8 @@ def _merge_options(manifest: Manifest) -> list[str]:
     for name, value in sorted(settings.items()):
         arguments += ["--set", f"{name}={value}"]
     for name, value in forms.items():
-        arguments += [f"--{name.replace('_', '-')}", str(value)]
+        unit = "B" if name == "shard_size" else ""
+        arguments += [f"--{name.replace('_', '-')}", f"{value}{unit}"]
     for name, value in options.chosen.items():
         arguments += [f"--{name}", value]
     return arguments

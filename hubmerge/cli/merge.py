@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubmerge.byte_sizes import format_bytes, parse_bytes
 from hubmerge.cards.lora import describe_adapter, describe_left_out
 from hubmerge.cli.options import (
     Base,
@@ -30,6 +31,7 @@ from hubmerge.weights.kept_shares import parse_shares
 if TYPE_CHECKING:
     from hubmerge.flows.merge import MergeRequest, MergeResult, PreparedMerge
     from hubmerge.manifest import Manifest
+    from hubmerge.merging.estimate import MergeEstimate
     from hubmerge.refs import ModelRef
 
 
@@ -53,6 +55,9 @@ class MergeOptions:
     heads: Heads = None
     tied: Tied = None
     vocabulary: Vocabulary = None
+    shard_size: Annotated[
+        str | None, Option(help="Most bytes in a file of the result: 5GB. [files like the base's]")
+    ] = None
     allow_nonfinite: Annotated[
         bool, Option("--allow-nonfinite", help="Merge even NaN and infinity.")
     ] = False
@@ -123,11 +128,20 @@ def _make_request(
         replace=result_options.replace,
         allow_nonfinite=options.allow_nonfinite,
         as_lora=options.as_lora,
+        shard_size=_parse_shard_size(options.shard_size),
         licence=parse_licence(result_options.licence),
         dry_run=result_options.dry_run,
         threads=options.threads,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
     )
+
+
+def _parse_shard_size(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (size := parse_bytes(text, "--shard-size")):
+        raise UsageError("--shard-size 0 has no room for a tensor.", "Write 5GB.")
+    return size
 
 
 def _check_options(
@@ -144,6 +158,11 @@ def _check_options(
         raise UsageError(
             "--allow-nonfinite: a matrix with NaN or infinity has no factors for --as-lora.",
             "Leave one of the two out.",
+        )
+    if options.as_lora is not None and options.shard_size is not None:
+        raise UsageError(
+            "An adapter has one file: --shard-size is for whole weights.",
+            "Leave one of --as-lora and --shard-size out.",
         )
     if options.pull_request:
         _check_pull_request(result_options.target, result_options.private)
@@ -183,6 +202,8 @@ def _check_pull_request(target: ModelRef | None, private: bool) -> None:
 
 
 def _print_plan(session: Session, prepared: PreparedMerge) -> None:
+    from hubmerge.flows.merge import estimate_merge
+
     data = {**_to_json(prepared), "notes": prepared.notes}
     title = f"would merge into {prepared.folder}"
     if prepared.lora is not None:
@@ -192,7 +213,19 @@ def _print_plan(session: Session, prepared: PreparedMerge) -> None:
         data["recipe"] = None  # the bytes of local folders decide it, and they are not read
         if prepared.request.out is None:
             data["folder"], title = None, title.replace(f" into {prepared.folder}", "")
+    found = estimate_merge(prepared)
+    data["estimate"] = asdict(found) if found else None
     session.print_result(_experts_table(prepared.manifest, title), data)
+    if found is not None:
+        session.print_message(_describe_estimate(found))
+
+
+def _describe_estimate(found: MergeEstimate) -> str:
+    seconds = "" if found.seconds is None else f", in about {max(found.seconds, 1):.0f} s"
+    return (
+        f"It reads {format_bytes(found.read_bytes)}, writes {format_bytes(found.write_bytes)} and "
+        f"takes about {format_bytes(found.memory_bytes)} of memory{seconds}."
+    )
 
 
 def _print_merge(

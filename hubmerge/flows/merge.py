@@ -20,6 +20,7 @@ from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_req
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
+from hubmerge.merging.estimate import MergeEstimate, estimate
 from hubmerge.merging.lora_writer import LoraOutput, check_lora_out, merge_to_lora
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.settings import record_params
@@ -56,8 +57,8 @@ class MergeRequest:
     name must still point to its pinned commit. With `pull_request`, the result is proposed to
     `push`. `licence` replaces the one that follows from the experts' licences. `options` decide
     where experts and base differ. With `as_lora` the result is an adapter of that rank, or of a
-    lower one that suffices. For a `dry_run` local folders are not hashed. `threads` has no effect
-    on the result.
+    lower one that suffices; with `shard_size` files have at most so many bytes. For a `dry_run`
+    local folders are not hashed. `threads` has no effect on the result.
     """
 
     experts: tuple[ModelRef, ...] = ()
@@ -77,6 +78,7 @@ class MergeRequest:
     licence: str | None = None
     options: MatchOptions = DEFAULT_OPTIONS
     as_lora: int | None = None
+    shard_size: int | None = None
     dry_run: bool = False
     threads: int | None = None
 
@@ -165,7 +167,9 @@ def prepare_inputs(
     """Check that the opened models can be merged, and that the result can be written and pushed."""
     if request.as_lora is not None:
         check_lora_options(request.as_lora, AS_LORA, request.options, request.dtype)
-    planned = plan_merge(inputs, request.options, request.dtype, request.allow_nonfinite)
+    planned = plan_merge(
+        inputs, request.options, request.dtype, request.allow_nonfinite, request.shard_size
+    )
     lora, lora_notes = None, tuple[str, ...]()
     if request.as_lora is not None:
         lora, lora_notes = plan_lora(planned.plan, inputs.base, request.as_lora, request.dtype)
@@ -198,6 +202,13 @@ def _check_push(hub: Hub, request: MergeRequest) -> None:
     if request.pull_request:
         check_can_open_pull_request(hub, repo_id)
     check_repository_kind(hub, repo_id, "merge")
+
+
+def estimate_merge(prepared: PreparedMerge) -> MergeEstimate | None:
+    """What the merge will take; None if it is there already, or is written as an adapter."""
+    if prepared.lora is not None or prepared.is_done:
+        return None
+    return estimate(prepared.plan, prepared.request.threads)
 
 
 def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> MergeResult:
@@ -263,6 +274,7 @@ def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str,
             **record_params(inputs.params, inputs.settings),
             **({"dtype": request.dtype} if request.dtype else {}),
             **({"as_lora": request.as_lora} if is_adapter else {}),
+            **({"shard_size": request.shard_size} if request.shard_size else {}),
             **request.options.chosen,
         },
         task_kind=common_task_kind(inputs.experts),
@@ -294,6 +306,8 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
         words += ["--base", inputs.base_source.name if inputs.lock else str(request.base)]
     if request.dtype:
         words += ["--dtype", request.dtype]
+    if request.shard_size:
+        words += ["--shard-size", f"{request.shard_size}B"]
     if request.as_lora is not None:
         words += [AS_LORA, str(request.as_lora)]
     if request.allow_nonfinite:

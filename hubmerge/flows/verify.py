@@ -246,8 +246,11 @@ def _check_rebuild(
 def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress) -> Manifest:
     options, params = split_options(manifest.params)
     dtype, as_lora = params.pop("dtype", None), params.pop("as_lora", None)
+    shard_size = params.pop("shard_size", None)
     if type(as_lora) not in (int, type(None)):
         raise IntegrityError(f"{MANIFEST_JSON} has a rank that is not a number: as_lora.")
+    if type(shard_size) not in (int, type(None)) or shard_size == 0:
+        raise IntegrityError(f"{MANIFEST_JSON} has a size that is not a number: shard_size.")
     method = find_method(manifest.method or "")
     own = [source.settings for source in manifest.experts]
     parsed, settings = restore_settings(method, params, own)
@@ -265,6 +268,7 @@ def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
         out=scratch / "again",
         dtype=dtype,
         as_lora=as_lora,
+        shard_size=shard_size,
         allow_nonfinite=True,
         options=options,
     )

@@ -66,7 +66,7 @@ def merge(
         check_integer_tensors(plan)
         check_copies(plan)
         softenings = survey_softenings(plan, progress)
-        targets = create_files_like(plan.base, folder, plan.dtype)
+        targets = create_files_like(plan.base, folder, plan.dtype, plan.shard_size)
         copy_side_files(
             plan.base.folder,
             folder,

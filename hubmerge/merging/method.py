@@ -47,6 +47,7 @@ class Method:
     merged again with it. `weight_problem` returns half a
     sentence about what is wrong with the experts' weights, or ""; without it any weights are valid.
     `fewest` and `most` are the numbers of experts that it takes; None is any number.
+    `reads(params)` is how often a merge reads its inputs, with those of the survey.
     `is_changed(deltas, survey)` is whether it changes a part; by default it keeps entries that no
     expert changed. `model_wide(params)` names the parameters that must be the same in all tensors
     and experts. `arxiv` is the paper's id, or "" for what has none.
@@ -64,6 +65,7 @@ class Method:
     weight_problem: Callable[[Sequence[float]], str] | None = None
     fewest: int = 1
     most: int | None = None
+    reads: Callable[[Any], int] = lambda params: 1
     is_changed: Callable[[Deltas, Any], bool] = is_changed
     model_wide: Callable[[Any], Collection[str]] = lambda params: ()
 

@@ -29,6 +29,7 @@ from hubmerge.weights.task_vector import (
     not_an_expert,
 )
 
+_OPEN_CLIP = "open_clip_model.safetensors"
 # The options of every expert, whatever the method: whether a value is valid, and which are.
 EXPERT_OPTIONS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "weight": (math.isfinite, "a finite number"),
@@ -68,7 +69,8 @@ class MergePlan:
     configuration of the result says that its output head is not tied to its embedding; see
     `weights.ties`. `options` decide where full experts and base differ. With more tokens than the
     base, `vocabulary_size` and `tokenizer_files`, by name, replace those of the base.
-    `settings` are parameters and weights that differ between tensors or experts.
+    `settings` are parameters and weights that differ between tensors or experts. With `shard_size`
+    the weights are written to files of at most so many bytes, not to files like the base's.
     """
 
     base: Checkpoint
@@ -82,6 +84,7 @@ class MergePlan:
     vocabulary_size: int | None = None
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     settings: TensorSettings = field(default=UNIFORM, repr=False)
+    shard_size: int | None = None
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:
@@ -134,6 +137,8 @@ def _find_usage_problems(plan: MergePlan) -> Iterator[str]:
             float_dtype(plan.dtype)
         except UnknownName as error:
             yield f"{error.message} {error.hint}"
+    if plan.shard_size is not None and _OPEN_CLIP in plan.base.weight_file_names():
+        yield f"{plan.base.folder} is in open_clip's layout, which has one file and no shards."
     if not plan.experts:
         yield "There is no expert to merge."
         return

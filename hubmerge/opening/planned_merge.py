@@ -46,6 +46,7 @@ def plan_merge(
     options: MatchOptions,
     dtype: str | None = None,
     allow_nonfinite: bool = False,
+    shard_size: int | None = None,
 ) -> PlannedMerge:
     """Match the experts with the base, and check everything that headers show.
 
@@ -71,6 +72,7 @@ def plan_merge(
         vocabulary_size=matched.tokens.size,
         tokenizer_files=matched.tokens.files,
         settings=for_tensors(inputs.settings, matched.base.index),
+        shard_size=shard_size,
     )
     # Without the experts that were left out, their weights do not sum up as they would.
     check = check_checkpoints if inputs.failures else check_plan

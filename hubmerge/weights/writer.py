@@ -21,19 +21,26 @@ from hubmerge.weights.atomic_folder import disk_errors_name, nearest_existing
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import DTYPES, Array, is_float
 from hubmerge.weights.header import TensorInfo
-from hubmerge.weights.layout import find_layout
+from hubmerge.weights.layout import SHARD_INDEX_SUFFIX, find_layout
 
+SINGLE_FILE = "model.safetensors"
 TensorSpec = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
 
 def create_files_like(
-    base: Checkpoint, folder: Path, dtype: str | None = None
+    base: Checkpoint, folder: Path, dtype: str | None = None, shard_size: int | None = None
 ) -> dict[str, TensorInfo]:
     """Create files like the base's in another folder, without values yet.
 
     File names, index and order are the base's; floating-point tensors get `dtype` if one is given.
-    Returns name -> location, for `write_tensor`. Raises CheckpointError if the disk is full.
+    With `shard_size` the tensors are in files of at most so many bytes, named as transformers does;
+    a larger tensor has a file of its own. Returns name -> location, for `write_tensor`. Raises
+    CheckpointError if the disk is full.
     """
+    if shard_size is not None:
+        check_space_for_copy(base, folder, dtype)
+        specs = [_tensor_spec(base, name, dtype) for name in base.names()]
+        return _create_shards(folder, specs, shard_size)
     layout = find_layout(base.folder)
     files = {
         folder / name: [
@@ -64,6 +71,27 @@ def create_files(
     if index is not None:
         _write_index(index, tensors)
     return tensors
+
+
+def _create_shards(
+    folder: Path, specs: Iterable[TensorSpec], shard_size: int
+) -> dict[str, TensorInfo]:
+    shards: list[list[TensorSpec]] = [[]]
+    size = 0
+    for spec in specs:
+        if shards[-1] and size + _nbytes(spec) > shard_size:
+            shards.append([])
+            size = 0
+        shards[-1].append(spec)
+        size += _nbytes(spec)
+    if len(shards) == 1:
+        return create_files({folder / SINGLE_FILE: shards[0]})
+    count = len(shards)
+    files = {
+        folder / f"model-{number:05}-of-{count:05}.safetensors": shard
+        for number, shard in enumerate(shards, 1)
+    }
+    return create_files(files, folder / f"model{SHARD_INDEX_SUFFIX}")
 
 
 def check_space_for_copy(base: Checkpoint, folder: Path, dtype: str | None = None) -> None:
