@@ -59,7 +59,7 @@ PLAIN = words_of(
     plan points port precision predicted price private provenance pull purge push q quiet
     ray rebuild recompute ref replace report repos request requested results resume retries
     rounding row rows rslora sampling schedule scored search seconds seed series serve set
-    setting sha share source spec spent state statement status stderr stream tables taken
+    setting sha share size source spec spent state statement status stderr stream tables taken
     target targets temperature threshold tied title to token top track train trained
     training tune usd validation value values verdict verdicts verify version versions
     weight where work workers x y yes
