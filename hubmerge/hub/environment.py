@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -61,15 +62,14 @@ def _open_embedded(server: ServerState) -> Hub:
     )
     from hubmerge.hub.client import Hub
 
-    return Hub(server.url, server.token, cache, "the embedded Hub")
+    return Hub(server.url, lambda: server.token, cache, "the embedded Hub")
 
 
 def _open_configured() -> Hub:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import constants
 
     from hubmerge.hub.client import Hub
-    from hubmerge.hub.client_errors import to_hubmerge_error
 
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     address = urlsplit(endpoint)
@@ -77,8 +77,17 @@ def _open_configured() -> Hub:
         raise UsageError(
             "HF_ENDPOINT is not the address of a Hub.", "Write https://host, without a password."
         )
+    sign_in = partial(_sign_in, address.netloc)
+    return Hub(endpoint, sign_in, Path(constants.HF_HUB_CACHE), address.netloc)
+
+
+def _sign_in(hub_name: str) -> str | None:
+    """The user's token, which a trusted CI job exchanges for its OIDC token."""
+    from huggingface_hub import get_token
+
+    from hubmerge.hub.client_errors import to_hubmerge_error
+
     try:
-        token = get_token()  # in a trusted CI job, exchanged for its OIDC token
+        return get_token()
     except Exception as error:
-        raise to_hubmerge_error(error, "signing in", address.netloc, None) from error
-    return Hub(endpoint, token, Path(constants.HF_HUB_CACHE), address.netloc)
+        raise to_hubmerge_error(error, "signing in", hub_name, None) from error

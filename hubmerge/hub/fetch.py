@@ -10,7 +10,7 @@ from glob import escape
 from itertools import islice
 from pathlib import Path
 
-from huggingface_hub import RepoFile, hf_hub_download, snapshot_download
+import huggingface_hub
 
 from hubmerge.errors import HubError, IntegrityError, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
@@ -51,7 +51,7 @@ def list_files(hub: Hub, revision: Revision) -> dict[str, HubFile]:
     return {
         entry.path: _to_hub_file(entry, revision.label)
         for entry in entries
-        if isinstance(entry, RepoFile)
+        if isinstance(entry, huggingface_hub.RepoFile)
     }
 
 
@@ -92,7 +92,7 @@ def _download(hub: Hub, revision: Revision, listed: Mapping[str, HubFile]) -> Pa
     """Download files of a revision and check them; returns the folder of the snapshot."""
     root = hub.call(
         f"downloading {revision.label}",
-        lambda api: snapshot_download(
+        lambda api: huggingface_hub.snapshot_download(
             str(revision.ref.repo_id),
             revision=revision.sha,
             allow_patterns=[escape(path) for path in listed],
@@ -176,7 +176,7 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
     path = f"{folder}/{name}" if folder else name
     action = f"reading {path} of {revision.label}"
     entries = hub.call(action, lambda api: api.get_paths_info(repo_id, path, revision=sha))
-    if not entries or not isinstance(entries[0], RepoFile):
+    if not entries or not isinstance(entries[0], huggingface_hub.RepoFile):
         return None
     file = _to_hub_file(entries[0], revision.label)
     if file.path != path or file.size > _MAX_READ_BYTES:
@@ -185,7 +185,7 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
         )
     local_path = hub.call(
         action,
-        lambda api: hf_hub_download(
+        lambda api: huggingface_hub.hf_hub_download(
             repo_id,
             path,
             revision=sha,
@@ -232,7 +232,7 @@ def _is_intact(path: Path, file: HubFile) -> bool:
     return path.is_file() and same_bytes(path, file)
 
 
-def _to_hub_file(entry: RepoFile, label: str) -> HubFile:
+def _to_hub_file(entry: huggingface_hub.RepoFile, label: str) -> HubFile:
     try:
         path = check_inner_path(entry.path)
     except UsageError as error:

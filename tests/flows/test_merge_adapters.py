@@ -66,7 +66,9 @@ def write_adapter(folder: Path, **config: Any) -> Path:
 
 @pytest.fixture
 def hub(server: ServerState, tmp_path: Path) -> Hub:
-    return Hub(server.url, server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
+    return Hub(
+        server.url, lambda: server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0
+    )
 
 
 @pytest.fixture

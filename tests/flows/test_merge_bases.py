@@ -59,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerState]:
 
 @pytest.fixture
 def prepare(server: ServerState, tmp_path: Path) -> Prepare:
-    hub = Hub(server.url, server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
+    hub = Hub(server.url, lambda: server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
 
     def prepare(*experts: str, base: str | None = None) -> PreparedMerge:
         refs = tuple(map(parse_ref, experts))

@@ -28,7 +28,9 @@ def prepare(tmp_path: Path) -> Prepare:
 
     def prepare_average(**settings: str) -> PreparedMerge:
         request = MergeRequest(tuple(experts), "average", settings, base)
-        unreachable = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
+        unreachable = Hub(
+            "http://127.0.0.1:9", lambda: None, tmp_path / "cache", "no Hub", deadline_s=1.0
+        )
         return prepare_merge(unreachable, request, tmp_path / "merges")
 
     return prepare_average
