@@ -23,7 +23,7 @@ from hubmerge.errors import UsageError
 from hubmerge.refs import parse_ref
 
 if TYPE_CHECKING:
-    from hubmerge.flows.merge import MergeRequest, MergeResult, PreparedMerge
+    from hubmerge.flows.prepared_merge import MergeRequest, MergeResult, PreparedMerge
     from hubmerge.manifest import Manifest
     from hubmerge.refs import ModelRef
 
@@ -99,7 +99,7 @@ def _make_request(
     lock_options: LockOptions,
     result_options: ResultOptions,
 ) -> MergeRequest:
-    from hubmerge.flows.merge import MergeRequest
+    from hubmerge.flows.prepared_merge import MergeRequest
     from hubmerge.weights.match_options import MatchOptions
 
     return MergeRequest(

@@ -8,127 +8,30 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from hubmerge import lock
-from hubmerge.durable import hash_file
-from hubmerge.errors import IntegrityError, UsageError
+from hubmerge.errors import UsageError
+from hubmerge.flows.prepared_merge import MergeRequest, MergeResult, PreparedMerge
 from hubmerge.hub.client import Hub
-from hubmerge.hub.publish import ensure_repo, publish
-from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_request
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
-from hubmerge.merging.engine import check_out, merge
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.opening.expert_heads import (
     common_task_kind,
     expert_notes,
     find_heads,
     find_kept_heads,
-    write_heads,
 )
-from hubmerge.opening.integrity import matches_manifest
-from hubmerge.opening.locked_experts import open_locked_merge
 from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
-from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
-from hubmerge.opening.references import (
-    NOT_HASHED,
-    left_out_files,
-    read_local_manifest,
-    versions,
-)
+from hubmerge.opening.references import left_out_files, versions
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef
 from hubmerge.weights.dtypes import float_dtype_name
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.kept_heads import KeptHead
-from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
-
-
-@dataclass(frozen=True)
-class MergeRequest:
-    """The experts, method and parameters (as typed) of a merge, and where the result goes.
-
-    A `lock` replaces the first three: `policy` names the pick to merge, and with `locked` every
-    name must still point to its pinned commit. With `pull_request`, the result is proposed to
-    `push`. `licence` replaces the one that follows from the experts' licences. `options` decide
-    where experts and base differ. For a `dry_run` local folders are not hashed. `threads` has no
-    effect on the result.
-    """
-
-    experts: tuple[ModelRef, ...] = ()
-    method: str = "ties"
-    settings: Mapping[str, str] = field(default_factory=dict)
-    base: ModelRef | None = None
-    lock: Path | None = None
-    policy: str | None = None
-    locked: bool = False
-    out: Path | None = None
-    push: ModelRef | None = None
-    private: bool = False
-    pull_request: bool = False
-    dtype: str | None = None
-    replace: bool = False
-    allow_nonfinite: bool = False
-    licence: str | None = None
-    options: MatchOptions = DEFAULT_OPTIONS
-    dry_run: bool = False
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
-class PreparedMerge:
-    """A merge that was checked and can run; nothing has been written yet.
-
-    `heads` are the experts' trained heads; they and `lock` are written next to the merge. `notes`
-    are sentences on differences between experts and on what has changed since they were pinned.
-    """
-
-    request: MergeRequest
-    plan: MergePlan
-    manifest: Manifest
-    folder: Path
-    heads: Mapping[str, Path | KeptHead] = field(default_factory=dict)
-    lock: bytes | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_hashed(self) -> bool:
-        """Whether the recipe, and the folder that is named after it, are known."""
-        sources = (self.manifest.base, *self.manifest.experts)
-        return all(source.sha != NOT_HASHED for source in sources)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the folder already has exactly this merge, complete."""
-        try:
-            existing = read_local_manifest(self.folder)
-        except IntegrityError:
-            return False
-        if existing is None or not existing.is_merge:
-            return False
-        expected = self.manifest.recipe, self.manifest.licence
-        is_same = (existing.recipe, existing.licence) == expected
-        return is_same and matches_manifest(self.folder, existing) and self._has_lock(existing)
-
-    def _has_lock(self, existing: Manifest) -> bool:
-        expected, copy = self.manifest.lock, self.folder / lock.LOCK_FILE
-        if expected is None:
-            return True
-        return existing.lock == expected and copy.is_file() and hash_file(copy) == expected
-
-
-@dataclass(frozen=True)
-class MergeResult:
-    """The folder and manifest of a merge, and its commit or pull request if it was pushed."""
-
-    folder: Path
-    manifest: Manifest
-    commit: str | None = None
-    pull_request: str | None = None
 
 
 def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerge:
@@ -149,6 +52,8 @@ def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerg
             hashed=not request.dry_run,
         )
     else:
+        from hubmerge.opening.locked_experts import open_locked_merge
+
         inputs = open_locked_merge(hub, request.lock, request.policy, request.locked, request.base)
         request = replace(request, options=inputs.options)
     check_licences((inputs.base, *inputs.experts), request.licence)
@@ -190,10 +95,12 @@ def prepare_inputs(
         lock=inputs.lock,
         notes=(*inputs.notes, *notes),
     )
-    if not prepared.is_done:
-        check_out(plan, prepared.folder, request.replace)
-    if request.push is not None:
-        _check_push(hub, request)
+    if prepared.existing is None or request.push is not None:
+        # A merge that is there needs no engine, no card and no client of the Hub: to import these
+        # takes longer than to find it.
+        from hubmerge.flows.merge_result import check_result
+
+        check_result(hub, prepared)
     return prepared
 
 
@@ -208,41 +115,14 @@ def _find_all_heads(inputs: MergeInputs, plan: MergePlan) -> dict[str, Path | Ke
     return heads
 
 
-def _check_push(hub: Hub, request: MergeRequest) -> None:
-    repo_id = str(request.push.repo_id) if request.push else ""
-    if request.pull_request:
-        check_can_open_pull_request(hub, repo_id)
-    check_repository_kind(hub, repo_id, "merge")
-
-
 def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> MergeResult:
     """Merge into the folder, unless it already has this merge; push or propose the result."""
-    request, out = prepared.request, prepared.folder
-    if request.push is not None and not request.pull_request:
-        ensure_repo(hub, str(request.push.repo_id), request.private)
-    if not prepared.is_done:
-        merge(
-            prepared.plan,
-            out,
-            replace=request.replace,
-            progress=progress,
-            threads=request.threads,
-            finish=lambda folder: _finish(folder, prepared),
-        )
-    manifest = read_local_manifest(out)
-    assert manifest is not None  # written above
-    if request.push is None:
-        return MergeResult(out, manifest)
-    publication = folder_publication(out, manifest, request.push)
-    if request.pull_request:
-        proposal = open_pull_request(hub, publication)
-        return MergeResult(out, manifest, proposal.commit, proposal.url)
-    return MergeResult(out, manifest, publish(hub, publication))
+    existing = prepared.existing
+    if existing is not None and prepared.request.push is None:
+        return MergeResult(prepared.folder, existing)
+    from hubmerge.flows.merge_result import write_and_push
 
-
-def _finish(folder: Path, prepared: PreparedMerge) -> None:
-    write_heads(prepared.heads, folder)
-    finalize_folder(folder, prepared.manifest, prepared.lock)
+    return write_and_push(hub, prepared, existing, progress)
 
 
 def _merge_notes(

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hubmerge.errors import UsageError
-from hubmerge.server.leases import lease
-from hubmerge.server.state import ServerState
 
 if TYPE_CHECKING:
     from hubmerge.hub.client import Hub
+    from hubmerge.server.state import ServerState
 
 
 def home() -> Path:
@@ -36,6 +35,9 @@ def connect(choice: str | None = None) -> Iterator[Hub]:
     """
     choice = choice or os.environ.get("HUBMERGE_HUB") or "default"
     if choice == "local":
+        # Nobody else needs the server's asyncio and http.client.
+        from hubmerge.server.leases import lease
+
         with lease(hub_folder()) as server:
             yield _open_embedded(server)
     elif choice == "default":

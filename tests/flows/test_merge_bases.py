@@ -11,7 +11,8 @@ from huggingface_hub import HfApi
 from safetensors.numpy import save_file
 
 from hubmerge.errors import IntegrityError, UsageError
-from hubmerge.flows.merge import MergeRequest, PreparedMerge, prepare_merge
+from hubmerge.flows.merge import prepare_merge
+from hubmerge.flows.prepared_merge import MergeRequest, PreparedMerge
 from hubmerge.hub.client import Hub
 from hubmerge.refs import parse_ref
 from hubmerge.server import ServerState, lease

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hubmerge.errors import UsageError
-from hubmerge.flows.merge import MergeRequest, PreparedMerge, prepare_merge
+from hubmerge.flows.merge import prepare_merge
+from hubmerge.flows.prepared_merge import MergeRequest, PreparedMerge
 from hubmerge.hub.client import Hub
 from hubmerge.refs import parse_ref
 from tests.weights.adapters import write_base
