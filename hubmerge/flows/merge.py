@@ -27,7 +27,7 @@ from hubmerge.opening.expert_heads import (
 from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
-from hubmerge.opening.references import left_out_files, versions
+from hubmerge.opening.references import left_out_files
 from hubmerge.progress import Progress
 from hubmerge.weights.dtypes import float_dtype_name
 from hubmerge.weights.header import safe_name, summarize_names
@@ -165,7 +165,6 @@ def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str,
         lock=hashlib.sha256(inputs.lock).hexdigest() if inputs.lock is not None else None,
         layout="open_clip" if open_clip else "transformers",
         command=_format_command(request, inputs),
-        versions=versions(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hubmerge.flows.prepared_merge import MergeRequest, MergeResult, PreparedMerge
@@ -12,7 +13,7 @@ from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
 from hubmerge.opening.expert_heads import write_heads
 from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
-from hubmerge.opening.references import read_local_manifest
+from hubmerge.opening.references import read_local_manifest, versions
 from hubmerge.progress import Progress
 
 
@@ -60,4 +61,4 @@ def write_and_push(
 
 def _finish(folder: Path, prepared: PreparedMerge) -> None:
     write_heads(prepared.heads, folder)
-    finalize_folder(folder, prepared.manifest, prepared.lock)
+    finalize_folder(folder, replace(prepared.manifest, versions=versions()), prepared.lock)

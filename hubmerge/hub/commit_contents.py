@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import huggingface_hub.utils
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hubmerge.durable import append_lines
 from hubmerge.hub.client import Hub
@@ -63,7 +63,7 @@ class FolderListing:
 CommitPath = tuple[str, str]
 T = TypeVar("T")
 _CACHE_LINE: TypeAdapter[tuple[str, FolderListing | int | None]] = TypeAdapter(
-    tuple[str, FolderListing | int | None]
+    tuple[str, FolderListing | int | None], config=ConfigDict(defer_build=True)
 )
 
 
