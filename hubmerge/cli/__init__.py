@@ -5,11 +5,14 @@ from __future__ import annotations
 
 def main() -> None:
     """The entry point of `hubmerge`."""
+    import os
     import signal
     import sys
 
     from hubmerge.cli.app import make_app
 
+    # pydantic would read the metadata of every installed package to find plugins.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # SIGTERM ends the process as Ctrl-C does, through the same cleanup.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):

@@ -81,7 +81,7 @@ def merge(
         from hubmerge.flows.merge import merge_and_publish, prepare_merge
 
         request = _make_request(experts, options, lock_options, result_options)
-        prepared = prepare_merge(hub, request, session.home / "merges")
+        prepared = prepare_merge(hub, request, session.home / "merges", progress)
         for note in prepared.notes:
             session.print_message(note)
         if result_options.dry_run:

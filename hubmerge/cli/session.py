@@ -22,7 +22,7 @@ import typer
 from hubmerge.errors import HubmergeError
 from hubmerge.file_digests import remember_in
 from hubmerge.hub.environment import connect, home
-from hubmerge.progress import MOST_COUNTED
+from hubmerge.progress import MOST_COUNTED, no_progress
 from hubmerge.refs import parse_step_pattern, printable
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Session:
         It is hidden with --quiet and where standard error is not a terminal.
         """
         if self.quiet or not sys.stderr.isatty():
-            yield lambda description, done, total: None
+            yield no_progress
             return
         from rich.console import Console
         from rich.filesize import decimal

@@ -28,13 +28,15 @@ from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
 from hubmerge.opening.references import left_out_files
-from hubmerge.progress import Progress
+from hubmerge.progress import Progress, no_progress
 from hubmerge.weights.dtypes import float_dtype_name
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.kept_heads import KeptHead
 
 
-def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerge:
+def prepare_merge(
+    hub: Hub, request: MergeRequest, merges: Path, progress: Progress = no_progress
+) -> PreparedMerge:
     """Check and pin everything: method and parameters, then names and bases, and last weights.
 
     Raises UsageError, NotOnHub, IntegrityError (experts of different bases, a lock that does not
@@ -50,6 +52,7 @@ def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerg
             request.settings,
             request.base,
             hashed=not request.dry_run,
+            progress=progress,
         )
     else:
         from hubmerge.opening.locked_experts import open_locked_merge

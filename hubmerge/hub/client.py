@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import huggingface_hub.utils
 
 from hubmerge.errors import HubUnreachable
+from hubmerge.hub.client_errors import to_hubmerge_error, wait_before_retry
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -80,8 +81,6 @@ class Hub:
             try:
                 return self._call_before(action, request, deadline)
             except HubUnreachable as error:
-                from hubmerge.hub.client_errors import wait_before_retry
-
                 wait_before_retry(error, delay_s, max_delay_s=deadline - time.monotonic())
         return self._call_before(action, request, deadline)
 
@@ -99,8 +98,6 @@ class Hub:
         try:
             return _run_with_timeout(deadline - time.monotonic(), lambda: request(api))
         except Exception as error:
-            from hubmerge.hub.client_errors import to_hubmerge_error
-
             raise to_hubmerge_error(error, action, self.name, self.token) from error
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import huggingface_hub
 
 from hubmerge.errors import HubError, IntegrityError, NotOnHub, UsageError, raise_together
+from hubmerge.file_digests import file_digest, hash_ahead
 from hubmerge.hub.client import Hub
 from hubmerge.model_files import PICKLE_SUFFIXES, side_files
 from hubmerge.refs import ModelRef, Revision, check_inner_path
@@ -201,6 +202,7 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
 
 def verify_files(root: Path, listed: Mapping[str, HubFile], label: str) -> None:
     """Check every listed file under `root`; remove those that differ and raise IntegrityError."""
+    hash_ahead(root / path for path, file in listed.items() if file.sha256)
     wrong = [path for path, file in listed.items() if not _is_intact(root / path, file)]
     for path in wrong:
         _remove(root, path)
@@ -216,8 +218,10 @@ def same_bytes(path: Path, file: HubFile) -> bool:
     if path.stat().st_size != file.size:
         return False
     if file.sha256:
-        return _digest(path, hashlib.sha256()) == file.sha256
-    return _digest(path, hashlib.sha1(f"blob {file.size}\0".encode())) == file.blob_id
+        return file_digest(path) == file.sha256
+    blob = hashlib.sha1(f"blob {file.size}\0".encode())
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, lambda: blob).hexdigest() == file.blob_id
 
 
 def _remove(root: Path, path: str) -> None:
@@ -238,8 +242,3 @@ def _to_hub_file(entry: huggingface_hub.RepoFile, label: str) -> HubFile:
     except UsageError as error:
         raise IntegrityError(f"{label} lists an unsafe file path: {error}") from error
     return HubFile(path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-
-
-def _digest(path: Path, hash_: hashlib._Hash) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hash_).hexdigest()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from hubmerge.errors import UsageError, raise_together
+from hubmerge.file_digests import hash_ahead
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.merging.plan import EXPERT_OPTIONS
@@ -14,7 +17,9 @@ from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases, check_no_moe
+from hubmerge.opening.opened_model import PinnedModel
 from hubmerge.opening.references import open_pinned, pin, source_of
+from hubmerge.progress import Progress, no_progress
 from hubmerge.refs import ModelRef, Revision
 
 
@@ -25,20 +30,27 @@ def open_merge_inputs(
     settings: Mapping[str, str],
     base: ModelRef | None,
     hashed: bool = True,
+    progress: Progress = no_progress,
 ) -> MergeInputs:
     """Open the inputs of a merge: method and parameters are checked first, weights fetched last.
 
-    Without `hashed`, the sources of models without a manifest have no digest. Raises UsageError,
-    NotOnHub, IntegrityError (experts of different bases) or CheckpointError.
+    Without `hashed`, the sources of models without a manifest have no digest. The progress is that
+    of hashing. Raises UsageError, NotOnHub, IntegrityError (experts of different bases) or
+    CheckpointError.
     """
     method = find_method(method_name)
     expert_options, settings = _expert_options(settings, len(experts))
     params = parse_params(method, settings)
     pinned = [pin(hub, ref) for ref in experts]
     check_no_moe(pinned)
-    opened_base = open_pinned(hub, pin(hub, base or common_base(hub, pinned)))
+    pinned_base = pin(hub, base or common_base(hub, pinned))
+    hash_ahead(chain.from_iterable(map(_listed_files, (pinned_base, *pinned))), progress)
+    opened_base = open_pinned(hub, pinned_base)
     check_bases(pinned, opened_base)
     opened = [open_pinned(hub, model) for model in pinned]
+    if hashed:
+        unlisted = (model for model in (opened_base, *opened) if model.manifest is None)
+        hash_ahead((file for m in unlisted for file in m.identifying_files.values()), progress)
     notes = check_origin(opened_base, opened, is_named=base is not None)
     sources = tuple(
         dataclasses.replace(
@@ -62,6 +74,12 @@ def open_merge_inputs(
             *notes,
         ),
     )
+
+
+def _listed_files(model: PinnedModel) -> Iterator[Path]:
+    """The files in a local folder that its manifest lists."""
+    if model.manifest and model.revision.ref.path:
+        yield from (model.revision.ref.path / name for name in model.manifest.files)
 
 
 def _expert_options(
