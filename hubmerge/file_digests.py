@@ -49,10 +49,18 @@ class DigestCache:
         is_old = _is_old(key)
         digest = hash_file(path, on_read)
         if is_old and _key(path) == key:
-            with self._lock:
-                self._known[key] = digest
-                self._append(key, digest)
+            self._remember(key, digest)
         return digest
+
+    def add(self, path: Path, digest: str) -> None:
+        """Remember the digest of a file that this process wrote, computed after its last write.
+
+        That the file is young does not matter, unless the disk counts in seconds: nobody else
+        writes it, and the next process that does comes later.
+        """
+        key = _key(path)
+        if any(time_ns % 1_000_000_000 for time_ns in key[3:]):
+            self._remember(key, digest)
 
     def would_remember(self, path: Path) -> bool:
         """Whether the digest of this file is not known, and can be remembered."""
@@ -78,6 +86,11 @@ class DigestCache:
             if is_key and isinstance(digest, str) and len(digest) == 64:
                 known[tuple(key)] = digest
         return known
+
+    def _remember(self, key: _Key, digest: str) -> None:
+        with self._lock:
+            self._known[key] = digest
+            self._append(key, digest)
 
     def _append(self, key: _Key, digest: str) -> None:
         line = json.dumps([*key, digest]) + "\n"
@@ -140,6 +153,15 @@ def file_digests(paths: Iterable[Path], progress: Progress = no_progress) -> dic
         finally:
             stop.set()  # Ctrl-C does not wait for the rest of a large file
     return {path: futures[path].result() for path in sizes}
+
+
+def hash_written(paths: Iterable[Path]) -> dict[Path, str]:
+    """The digest of each file that this process wrote and has closed, remembered at once."""
+    digests = file_digests(paths)
+    if _cache is not None:
+        for path, digest in digests.items():
+            _cache.add(path, digest)
+    return digests
 
 
 def hash_ahead(paths: Iterable[Path], progress: Progress = no_progress) -> None:

@@ -167,3 +167,22 @@ def test_hashing_ends_when_it_is_interrupted(
 def test_a_file_that_cannot_be_read_is_an_error(files: list[Path]) -> None:
     with pytest.raises(OSError, match="missing"):
         file_digests.file_digests([*files, files[0].with_name("missing")])
+
+
+def test_a_file_that_was_written_here_is_remembered_at_once(
+    files: list[Path], remembering: None, hashed: list[Path]
+) -> None:
+    assert file_digests.hash_written(files) == {path: sha256(path) for path in files}
+    assert file_digests.file_digests(files) == {path: sha256(path) for path in files}
+    assert sorted(hashed) == files
+
+
+def test_a_file_on_a_disk_that_counts_in_seconds_is_not_remembered_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, cache = tmp_path / "weights", DigestCache(tmp_path / FILE)
+    file.write_bytes(b"abc")
+    seconds = (1, 2, 3, 1_000_000_000, 2_000_000_000)
+    monkeypatch.setattr(file_digests, "_key", lambda path: seconds)
+    cache.add(file, sha256(file))
+    assert not (tmp_path / FILE).exists()
