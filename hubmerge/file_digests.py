@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from threading import Event, Lock
 
-from hubmerge.durable import hash_file, write_atomic
+from hubmerge.durable import flush_to_disk, hash_file, write_atomic
 from hubmerge.progress import Progress, no_progress
 
 FILE = "digests.jsonl"
@@ -156,12 +156,25 @@ def file_digests(paths: Iterable[Path], progress: Progress = no_progress) -> dic
 
 
 def hash_written(paths: Iterable[Path]) -> dict[Path, str]:
-    """The digest of each file that this process wrote and has closed, remembered at once."""
-    digests = file_digests(paths)
+    """The digest of each file that this process wrote and has closed, remembered at once.
+
+    While they are hashed, the disk writes them.
+    """
+    paths = tuple(paths)
+    with ThreadPoolExecutor(1) as pool:
+        flushed = pool.submit(_flush, paths)
+        digests = file_digests(paths)
+        flushed.result()
     if _cache is not None:
         for path, digest in digests.items():
             _cache.add(path, digest)
     return digests
+
+
+def _flush(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with path.open("rb") as file:
+            flush_to_disk(file)
 
 
 def hash_ahead(paths: Iterable[Path], progress: Progress = no_progress) -> None:
