@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
@@ -89,8 +89,9 @@ class DigestCache:
 
     def _remember(self, key: _Key, digest: str) -> None:
         with self._lock:
-            self._known[key] = digest
-            self._append(key, digest)
+            if key not in self._known:
+                self._known[key] = digest
+                self._append(key, digest)
 
     def _append(self, key: _Key, digest: str) -> None:
         line = json.dumps([*key, digest]) + "\n"
@@ -165,10 +166,15 @@ def hash_written(paths: Iterable[Path]) -> dict[Path, str]:
         flushed = pool.submit(_flush, paths)
         digests = file_digests(paths)
         flushed.result()
+    remember(digests)
+    return digests
+
+
+def remember(digests: Mapping[Path, str]) -> None:
+    """Remember digests of files that only this process writes, and has written and closed."""
     if _cache is not None:
         for path, digest in digests.items():
             _cache.add(path, digest)
-    return digests
 
 
 def _flush(paths: Iterable[Path]) -> None:

@@ -11,8 +11,8 @@ def main() -> None:
 
     from hubmerge.cli.app import make_app
 
-    # What libraries do at their import and hubmerge does not need: pydantic reads the metadata of all
-    # installed packages to find plugins, and numpy's threads spin for a while before they sleep.
+    # Done at the import of libraries, and not needed here: pydantic reads the metadata of every
+    # installed package to find plugins, and the threads of numpy spin before they sleep.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # SIGTERM ends the process as Ctrl-C does, through the same cleanup.

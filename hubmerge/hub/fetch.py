@@ -13,7 +13,7 @@ from pathlib import Path
 import huggingface_hub
 
 from hubmerge.errors import HubError, IntegrityError, NotOnHub, UsageError, raise_together
-from hubmerge.file_digests import file_digest, hash_ahead
+from hubmerge.file_digests import file_digest, file_digests, remember
 from hubmerge.hub.client import Hub
 from hubmerge.model_files import PICKLE_SUFFIXES, side_files
 from hubmerge.refs import ModelRef, Revision, check_inner_path
@@ -202,8 +202,12 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
 
 def verify_files(root: Path, listed: Mapping[str, HubFile], label: str) -> None:
     """Check every listed file under `root`; remove those that differ and raise IntegrityError."""
-    hash_ahead(root / path for path, file in listed.items() if file.sha256)
-    wrong = [path for path, file in listed.items() if not _is_intact(root / path, file)]
+    files = {path: root / path for path, file in listed.items() if _has_size(root / path, file)}
+    digests = file_digests(files[path] for path in files if listed[path].sha256)
+    remember(digests)
+    ids = {path: digests.get(file) or _blob_id(file) for path, file in files.items()}
+    expected = {path: file.sha256 or file.blob_id for path, file in listed.items()}
+    wrong = [path for path in listed if ids.get(path) != expected[path]]
     for path in wrong:
         _remove(root, path)
     raise_together(
@@ -217,11 +221,14 @@ def same_bytes(path: Path, file: HubFile) -> bool:
     """Whether the file at `path` has the bytes of the listed one."""
     if path.stat().st_size != file.size:
         return False
-    if file.sha256:
-        return file_digest(path) == file.sha256
-    blob = hashlib.sha1(f"blob {file.size}\0".encode())
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, lambda: blob).hexdigest() == file.blob_id
+    return file_digest(path) == file.sha256 if file.sha256 else _blob_id(path) == file.blob_id
+
+
+def _blob_id(path: Path) -> str:
+    """The id that git gives to a file of these bytes."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _remove(root: Path, path: str) -> None:
@@ -232,8 +239,8 @@ def _remove(root: Path, path: str) -> None:
     (root / path).unlink(missing_ok=True)
 
 
-def _is_intact(path: Path, file: HubFile) -> bool:
-    return path.is_file() and same_bytes(path, file)
+def _has_size(path: Path, file: HubFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
 
 
 def _to_hub_file(entry: huggingface_hub.RepoFile, label: str) -> HubFile:
