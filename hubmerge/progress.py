@@ -10,6 +10,10 @@ Progress = Callable[[str, int, int], None]
 MOST_COUNTED = 1_000_000
 
 
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
 class ByteProgress:
     """Reports bytes that are done, of a total."""
 

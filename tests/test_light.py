@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hubmerge.manifest import MANIFEST_JSON, Manifest, Source
+from tests.merging.builders import write_models
 from tests.weights.adapters import save_adapter, write_base
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate")
+# Parts of huggingface_hub, its HTTP client, and what writes a merge.
+CLIENT = ("huggingface_hub.hf_api", "huggingface_hub.errors", "httpx2", "asyncio")
+WRITING = (
+    "hubmerge.merging.engine", "hubmerge.merging.lora_writer", "hubmerge.merging.estimate",
+    "hubmerge.cards.card", "jinja2",
+)  # fmt: skip
 PROGRAM = """
 import sys
 sys.argv = ["hubmerge", *{words!r}]
@@ -80,8 +88,26 @@ def test_merging_adapters_into_an_adapter_imports_nothing_heavy(tmp_path: Path) 
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
-def run_command(words: list[str]) -> str:
+def test_a_merge_of_folders_imports_no_client_and_a_merge_that_is_there_no_engine(
+    tmp_path: Path,
+) -> None:
+    ones = np.ones((2, 2), np.float32)
+    write_models(tmp_path, {"w": ones}, {"w": 2 * ones}, {"w": 3 * ones})
+    base, *experts, out = (str(tmp_path / name) for name in ("base", "e0", "e1", "out"))
+    words = ["merge", *experts, "--base", base, "--out", out]
+    first = run_command(words, (*HEAVY, *CLIENT))
+    assert "HEAVY [] CODE 0" in first, first
+    again = run_command(words, (*HEAVY, *CLIENT, *WRITING))
+    assert "HEAVY [] CODE 0" in again, again
+
+
+def test_help_imports_no_table() -> None:
+    output = run_command(["merge", "--help"], ("rich.table", "yaml", "numpy", *CLIENT))
+    assert "HEAVY [] CODE 0" in output, output
+
+
+def run_command(words: list[str], heavy: Sequence[str] = HEAVY) -> str:
     """What a command prints, followed by the heavy packages it imported and its exit code."""
-    program = PROGRAM.format(words=words, heavy=HEAVY)
+    program = PROGRAM.format(words=words, heavy=heavy)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     return done.stdout + done.stderr

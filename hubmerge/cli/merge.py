@@ -29,7 +29,7 @@ from hubmerge.refs import parse_ref
 from hubmerge.weights.kept_shares import parse_shares
 
 if TYPE_CHECKING:
-    from hubmerge.flows.merge import MergeRequest, MergeResult, PreparedMerge
+    from hubmerge.flows.prepared_merge import MergeRequest, MergeResult, PreparedMerge
     from hubmerge.manifest import Manifest
     from hubmerge.merging.estimate import MergeEstimate
     from hubmerge.refs import ModelRef
@@ -91,7 +91,7 @@ def merge(
         from hubmerge.flows.merge import merge_and_publish, prepare_merge
 
         request = _make_request(experts, options, lock_options, result_options)
-        prepared = prepare_merge(hub, request, session.home / "merges")
+        prepared = prepare_merge(hub, request, session.home / "merges", progress)
         for note in prepared.notes:
             session.print_message(note)
         if result_options.dry_run:
@@ -109,7 +109,7 @@ def _make_request(
     lock_options: LockOptions,
     result_options: ResultOptions,
 ) -> MergeRequest:
-    from hubmerge.flows.merge import MergeRequest
+    from hubmerge.flows.prepared_merge import MergeRequest
     from hubmerge.weights.match_options import MatchOptions
 
     return MergeRequest(

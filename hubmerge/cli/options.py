@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hubmerge.cards.licence import licence_id
 from hubmerge.errors import UsageError
 from hubmerge.refs import ModelRef, parse_ref
 
@@ -135,6 +134,8 @@ def parse_licence(text: str | None) -> str | None:
     """A licence as the Hub spells it; raises UsageError if the Hub has no such licence."""
     if text is None:
         return None
+    from hubmerge.cards.licence import licence_id
+
     if (licence := licence_id(text)) is None:
         raise UsageError(f"--license {text!r} is not a known licence.", "Write apache-2.0 or mit.")
     return licence

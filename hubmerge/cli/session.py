@@ -18,20 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hubmerge.errors import HubmergeError
 from hubmerge.file_digests import remember_in
 from hubmerge.hub.environment import connect, home
-from hubmerge.progress import MOST_COUNTED
+from hubmerge.progress import MOST_COUNTED, no_progress
 from hubmerge.refs import parse_step_pattern, printable
-from hubmerge.scores import ScoreLog
-from hubmerge.trials import TrialLog
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hubmerge.hub.client import Hub
+    from hubmerge.scores import ScoreLog
+    from hubmerge.trials import TrialLog
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
@@ -56,17 +55,23 @@ class Session:
     @property
     def console(self) -> Console:
         """Standard output; plain text, 120 columns wide, when it is not a terminal."""
+        from rich.console import Console
+
         width = None if sys.stdout.isatty() else 120
         return Console(width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
 
     @property
     def score_log(self) -> ScoreLog:
         """Every score that was measured with this hubmerge home."""
+        from hubmerge.scores import ScoreLog
+
         return ScoreLog(home() / "scores.jsonl")
 
     @property
     def trial_log(self) -> TrialLog:
         """Every merge that a selection measured in memory."""
+        from hubmerge.trials import TrialLog
+
         return TrialLog(home() / "trials.jsonl")
 
     @property
@@ -91,13 +96,24 @@ class Session:
 
         It is hidden with --quiet and where standard error is not a terminal.
         """
+        if self.quiet or not sys.stderr.isatty():
+            yield no_progress
+            return
+        from rich.console import Console
+        from rich.filesize import decimal
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        def format_amount(done: int, total: int) -> str:
+            if total <= MOST_COUNTED:
+                return f"{done}/{total}"
+            return f"{decimal(done)} of {decimal(total)}"
+
         with Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[amount]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=self.quiet or not sys.stderr.isatty(),
             transient=True,
         ) as bar:
             task = bar.add_task("", total=None, amount="")
@@ -106,7 +122,7 @@ class Session:
                 description=description,
                 completed=done,
                 total=total,
-                amount=_format_amount(done, total),
+                amount=format_amount(done, total),
             )
 
     def print_message(self, text: str) -> None:
@@ -231,10 +247,3 @@ def _redact_tokens(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Text with every control character but the newline escaped."""
     return "\n".join(printable(line) for line in text.split("\n"))
-
-
-def _format_amount(done: int, total: int) -> str:
-    """`3/8`, or the sizes of bytes."""
-    if total <= MOST_COUNTED:
-        return f"{done}/{total}"
-    return f"{decimal(done)} of {decimal(total)}"

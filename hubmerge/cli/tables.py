@@ -1,16 +1,19 @@
-"""Tables, and the formats of numbers in them."""
+"""Tables, and the formats of numbers in them.
+
+rich is imported when a table is made: --help needs none.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Protocol
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Protocol
 
 from hubmerge.refs import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MAX_BARS = 40
@@ -30,6 +33,10 @@ def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None
 ) -> Table:
     """A table; a column whose name ends with `>` is aligned to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         right = column.endswith(">")
@@ -57,6 +64,8 @@ def format_score(score: ScoreLike | None) -> str:
 
 def text_line(text: str) -> Text:
     """A line of text to print below a table."""
+    from rich.text import Text
+
     return Text(printable(text))
 
 

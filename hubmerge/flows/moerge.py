@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError, UsageError
-from hubmerge.flows.merge import MergeRequest, PreparedMerge, merge_and_publish, prepare_merge
+from hubmerge.flows.merge import merge_and_publish, prepare_merge
+from hubmerge.flows.prepared_merge import MergeRequest, PreparedMerge
 from hubmerge.flows.train import TrainResult, train
 from hubmerge.hub.client import Hub
 from hubmerge.lock import LOCK_FILE as LOCK

@@ -10,7 +10,8 @@ from typing import Any
 
 from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, HubError, HubUnreachable, IntegrityError, UsageError
-from hubmerge.flows.merge import MergeRequest, merge_and_publish, prepare_inputs
+from hubmerge.flows.merge import merge_and_publish, prepare_inputs
+from hubmerge.flows.prepared_merge import MergeRequest
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.lock import LOCK_FILE, Lock, Pick, parse_lock, read_lock_bytes

@@ -1,25 +1,29 @@
-"""Calls to a Hub: a deadline on every call, retries where they are safe."""
+"""Calls to a Hub: a deadline on every call, retries where they are safe.
+
+A part of the client library is imported when it is first used, as `huggingface_hub.NAME`. All that
+a call needs takes a quarter of a second to import, so a file that a merge of local folders imports
+takes no names from the library at its top level.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx2
-from huggingface_hub import HfApi, constants, set_client_factory
-from huggingface_hub.utils import logging
-from huggingface_hub.utils._http import default_client_factory
-from huggingface_hub.utils.tqdm import disable_progress_bars
+import huggingface_hub.utils
 
 from hubmerge.errors import HubUnreachable
 from hubmerge.hub.client_errors import to_hubmerge_error, wait_before_retry
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
@@ -28,45 +32,43 @@ _RETRY_DELAYS_S = (0.5, 1.0, 2.0)
 _MIN_BYTES_PER_S = 100_000
 
 
-def _make_http_client() -> httpx2.Client:
-    """An HTTP client with timeouts; huggingface_hub's own client waits for ever.
-
-    All threads share one client, and huggingface_hub closes it after a refused connection in any
-    of them, which would cut off the responses of the others. So `close` does nothing: the client is
-    freed with its last user.
-    """
-    client = default_client_factory()
-    client.timeout = httpx2.Timeout(30.0, connect=10.0)
-    client.close = lambda: None  # type: ignore[method-assign]
-    return client
-
-
-set_client_factory(_make_http_client)
-disable_progress_bars()
-logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-# A Hub without a Xet write side makes huggingface_hub fail instead of falling back to LFS.
-constants.HF_HUB_DISABLE_XET = True
-
-
 @dataclass(frozen=True)
 class Hub:
     """One Hub: its endpoint, the user's token, the folder of its cache, and its name in messages.
 
+    `sign_in` returns the token, None without one, or raises HubmergeError; the first call needs it.
     `deadline_s` is the longest that one call may take, retries included. Transfers get more time,
     by their size. `step_pattern` finds the step in the names of revisions and folders, in its first
     group, where the usual names do not fit.
     """
 
     endpoint: str
-    token: str | None = field(repr=False)
+    sign_in: Callable[[], str | None] = field(repr=False)
     cache: Path
     name: str
     deadline_s: float = 60.0
     step_pattern: re.Pattern[str] | None = None
 
     @cached_property
+    def token(self) -> str | None:
+        return self.sign_in()
+
+    @cached_property
     def api(self) -> HfApi:
-        return HfApi(endpoint=self.endpoint, token=self.token or False)
+        from hubmerge.hub.http_client import make_api
+
+        return make_api(self.endpoint, self.token)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a request that is not made by `api`."""
+        build = huggingface_hub.utils.build_hf_headers  # type: ignore[attr-defined]
+        return dict(build(token=self.token or False))
+
+    def list_pages(self, path: str, params: Mapping[str, Any]) -> Iterator[Any]:
+        """The items of a list below /api; a page is requested when its first item is read."""
+        paginate = huggingface_hub.utils.paginate  # type: ignore[attr-defined]
+        return iter(paginate(f"{self.endpoint}/api/{path}", dict(params), self.headers))
 
     def call(self, action: str, request: Callable[[HfApi], T], *, size: int = 0) -> T:
         """Make a call that is safe to repeat: transient failures are retried.
@@ -92,8 +94,9 @@ class Hub:
         return time.monotonic() + self.deadline_s + size / _MIN_BYTES_PER_S
 
     def _call_before(self, action: str, request: Callable[[HfApi], T], deadline: float) -> T:
+        api = self.api
         try:
-            return _run_with_timeout(deadline - time.monotonic(), lambda: request(self.api))
+            return _run_with_timeout(deadline - time.monotonic(), lambda: request(api))
         except Exception as error:
             raise to_hubmerge_error(error, action, self.name, self.token) from error
 

@@ -1,41 +1,25 @@
-"""Errors of the client library as errors of hubmerge, and how long to wait before a retry."""
+"""Errors of the client library as errors of hubmerge, and how long to wait before a retry.
+
+The library's classes of errors come with its HTTP client, so they are imported when there is one.
+"""
 
 from __future__ import annotations
 
 import json
 import random
 from time import sleep
-
-import httpx2
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    FileMetadataError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OIDCError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING
 
 from hubmerge.errors import HubError, HubmergeError, HubUnreachable, NoAccess, NotOnHub
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 # A Hub that is busy or restarts; 409: another commit is under way; 412: the branch has moved since
 # it was read.
 _TRANSIENT_STATUSES = {408, 409, 412, 425, 429, 500, 502, 503, 504}
-# No response, or not one from a Hub, such as the HTML page of a gateway or of a login portal.
-_NO_RESPONSE_ERRORS = (
-    httpx2.TransportError,
-    TimeoutError,
-    ConnectionError,
-    LocalEntryNotFoundError,
-    FileMetadataError,
-    json.JSONDecodeError,
-)
-# The same as a plain OSError or RuntimeError: a body that was cut short, and a connection pool that
-# another thread closed because its own connection failed.
+# No response, as a plain OSError or RuntimeError: a body that was cut short, and a connection pool
+# that another thread closed because its own connection failed.
 _NO_RESPONSE_MESSAGES = ("Consistency check failed", "the client has been closed")
 
 _LOG_IN_HINT = "Run `hf auth login` with a token that may write there, or set HF_TOKEN."
@@ -49,7 +33,9 @@ def to_hubmerge_error(error: Exception, action: str, hub_name: str, token: str |
 
     The token never appears in a message, even if the Hub repeats it.
     """
-    wrapped = (LocalEntryNotFoundError, RuntimeError)
+    from huggingface_hub import errors
+
+    wrapped = (errors.LocalEntryNotFoundError, RuntimeError)
     while isinstance(error, wrapped) and isinstance(error.__cause__, Exception):
         # Downloads wrap any error as "not in the cache", uploads as a plain RuntimeError.
         error = error.__cause__
@@ -57,19 +43,19 @@ def to_hubmerge_error(error: Exception, action: str, hub_name: str, token: str |
         return HubUnreachable(
             f"{hub_name} does not answer ({type(error).__name__}), {action}.", _RETRY_HINT
         )
-    if isinstance(error, OIDCError):
+    if isinstance(error, errors.OIDCError):
         return NoAccess(f"{hub_name} was given no proof of identity, {action}: {error}", _OIDC_HINT)
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return NoAccess(f"The repository is gated, {action}.", _ACCESS_HINT)
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         hint = "Check the name" + ("." if token else f"; if it is private: {_LOG_IN_HINT}")
         return NotOnHub(f"{hub_name} has no such repository, {action}.", hint)
-    if isinstance(error, (RevisionNotFoundError, EntryNotFoundError)):
+    if isinstance(error, (errors.RevisionNotFoundError, errors.EntryNotFoundError)):
         return NotOnHub(f"{hub_name} has no such revision or file, {action}.")
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return _http_error(error, action, hub_name, token)
     # The client itself checks names and cards before it sends them.
-    is_invalid = isinstance(error, HFValidationError) or "Invalid metadata" in str(error)
+    is_invalid = isinstance(error, errors.HFValidationError) or "Invalid metadata" in str(error)
     return HubError(f"{hub_name} would refuse it, {action}: {error}") if is_invalid else error
 
 
@@ -81,6 +67,9 @@ def no_token_error(action: str) -> NoAccess:
 def retry_after_s(error: BaseException) -> float | None:
     """The seconds that the Hub asks to wait after this error; None if it does not."""
     cause = error.__cause__ if isinstance(error, HubmergeError) else error
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+
     if not isinstance(cause, HfHubHTTPError):
         return None
     limit = parse_ratelimit_headers(cause.response.headers)
@@ -113,7 +102,19 @@ def _http_error(error: HfHubHTTPError, action: str, hub_name: str, token: str | 
 
 
 def _is_no_response(error: Exception) -> bool:
+    """Whether nothing answered, or not a Hub but the HTML page of a gateway or a login portal."""
+    import httpx2
+    from huggingface_hub.errors import FileMetadataError, LocalEntryNotFoundError
+
+    no_response = (
+        httpx2.TransportError,
+        TimeoutError,
+        ConnectionError,
+        LocalEntryNotFoundError,
+        FileMetadataError,
+        json.JSONDecodeError,
+    )
     has_message = isinstance(error, (OSError, RuntimeError)) and any(
         message in str(error) for message in _NO_RESPONSE_MESSAGES
     )
-    return has_message or isinstance(error, _NO_RESPONSE_ERRORS)
+    return has_message or isinstance(error, no_response)

@@ -15,12 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, RepoFile, RepoFolder, get_session, hf_hub_url
-from huggingface_hub.utils import (  # type: ignore[attr-defined]
-    build_hf_headers,
-    hf_raise_for_status,
-)
-from pydantic import TypeAdapter, ValidationError
+import huggingface_hub.utils
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hubmerge.durable import append_lines
 from hubmerge.hub.client import Hub
@@ -67,7 +63,7 @@ class FolderListing:
 CommitPath = tuple[str, str]
 T = TypeVar("T")
 _CACHE_LINE: TypeAdapter[tuple[str, FolderListing | int | None]] = TypeAdapter(
-    tuple[str, FolderListing | int | None]
+    tuple[str, FolderListing | int | None], config=ConfigDict(defer_build=True)
 )
 
 
@@ -105,7 +101,7 @@ def list_folder(hub: Hub, repo_id: str, sha: str, folder: str) -> FolderListing:
     files = {
         entry.path.rpartition("/")[2]: entry.lfs.sha256 if entry.lfs else entry.blob_id
         for entry in entries
-        if isinstance(entry, RepoFile)
+        if isinstance(entry, huggingface_hub.RepoFile)
     }
     safe = {name: id for name, id in files.items() if name.endswith(".safetensors")}
     pickled = {
@@ -118,7 +114,7 @@ def list_folder(hub: Hub, repo_id: str, sha: str, folder: str) -> FolderListing:
         folders={
             entry.path: entry.tree_id
             for entry in entries
-            if isinstance(entry, RepoFolder) and is_checkpoint_folder(entry.path)
+            if isinstance(entry, huggingface_hub.RepoFolder) and is_checkpoint_folder(entry.path)
         },
     )
 
@@ -194,17 +190,17 @@ def _read_steps(
 
 def _fetch_global_step(hub: Hub, repo_id: str, sha: str, path: str) -> int | None:
     """The step in a trainer_state.json, None if it has none; only the start of the file is read."""
-    url = hf_hub_url(repo_id, path, revision=sha, endpoint=hub.endpoint)
+    url = huggingface_hub.hf_hub_url(repo_id, path, revision=sha, endpoint=hub.endpoint)
     headers = {
-        **build_hf_headers(token=hub.token or False),
+        **hub.headers,
         "Range": f"bytes=0-{TRAINER_STATE_BYTES - 1}",
         "Accept-Encoding": "identity",
     }
 
-    def read(_: HfApi) -> bytes:
+    def read(_: huggingface_hub.HfApi) -> bytes:
         text = b""
-        with get_session().stream("GET", url, headers=headers) as response:
-            hf_raise_for_status(response)
+        with huggingface_hub.get_session().stream("GET", url, headers=headers) as response:
+            huggingface_hub.utils.hf_raise_for_status(response)  # type: ignore[attr-defined]
             for chunk in response.iter_bytes():
                 text += chunk
                 if len(text) >= TRAINER_STATE_BYTES:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hubmerge.errors import UsageError
-from hubmerge.server.leases import lease
-from hubmerge.server.state import ServerState
 
 if TYPE_CHECKING:
     from hubmerge.hub.client import Hub
+    from hubmerge.server.state import ServerState
 
 
 def home() -> Path:
@@ -35,6 +35,9 @@ def connect(choice: str | None = None) -> Iterator[Hub]:
     """
     choice = choice or os.environ.get("HUBMERGE_HUB") or "default"
     if choice == "local":
+        # Nobody else needs the server's asyncio and http.client.
+        from hubmerge.server.leases import lease
+
         with lease(hub_folder()) as server:
             yield _open_embedded(server)
     elif choice == "default":
@@ -61,15 +64,14 @@ def _open_embedded(server: ServerState) -> Hub:
     )
     from hubmerge.hub.client import Hub
 
-    return Hub(server.url, server.token, cache, "the embedded Hub")
+    return Hub(server.url, lambda: server.token, cache, "the embedded Hub")
 
 
 def _open_configured() -> Hub:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import constants
 
     from hubmerge.hub.client import Hub
-    from hubmerge.hub.client_errors import to_hubmerge_error
 
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     address = urlsplit(endpoint)
@@ -77,8 +79,17 @@ def _open_configured() -> Hub:
         raise UsageError(
             "HF_ENDPOINT is not the address of a Hub.", "Write https://host, without a password."
         )
+    sign_in = partial(_sign_in, address.netloc)
+    return Hub(endpoint, sign_in, Path(constants.HF_HUB_CACHE), address.netloc)
+
+
+def _sign_in(hub_name: str) -> str | None:
+    """The user's token, which a trusted CI job exchanges for its OIDC token."""
+    from huggingface_hub import get_token
+
+    from hubmerge.hub.client_errors import to_hubmerge_error
+
     try:
-        token = get_token()  # in a trusted CI job, exchanged for its OIDC token
+        return get_token()
     except Exception as error:
-        raise to_hubmerge_error(error, "signing in", address.netloc, None) from error
-    return Hub(endpoint, token, Path(constants.HF_HUB_CACHE), address.netloc)
+        raise to_hubmerge_error(error, "signing in", hub_name, None) from error

@@ -10,9 +10,10 @@ from glob import escape
 from itertools import islice
 from pathlib import Path
 
-from huggingface_hub import RepoFile, hf_hub_download, snapshot_download
+import huggingface_hub
 
 from hubmerge.errors import HubError, IntegrityError, NotOnHub, UsageError, raise_together
+from hubmerge.file_digests import file_digest, file_digests, remember
 from hubmerge.hub.client import Hub
 from hubmerge.model_files import PICKLE_SUFFIXES, side_files
 from hubmerge.refs import ModelRef, Revision, check_inner_path
@@ -51,7 +52,7 @@ def list_files(hub: Hub, revision: Revision) -> dict[str, HubFile]:
     return {
         entry.path: _to_hub_file(entry, revision.label)
         for entry in entries
-        if isinstance(entry, RepoFile)
+        if isinstance(entry, huggingface_hub.RepoFile)
     }
 
 
@@ -92,7 +93,7 @@ def _download(hub: Hub, revision: Revision, listed: Mapping[str, HubFile]) -> Pa
     """Download files of a revision and check them; returns the folder of the snapshot."""
     root = hub.call(
         f"downloading {revision.label}",
-        lambda api: snapshot_download(
+        lambda api: huggingface_hub.snapshot_download(
             str(revision.ref.repo_id),
             revision=revision.sha,
             allow_patterns=[escape(path) for path in listed],
@@ -176,7 +177,7 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
     path = f"{folder}/{name}" if folder else name
     action = f"reading {path} of {revision.label}"
     entries = hub.call(action, lambda api: api.get_paths_info(repo_id, path, revision=sha))
-    if not entries or not isinstance(entries[0], RepoFile):
+    if not entries or not isinstance(entries[0], huggingface_hub.RepoFile):
         return None
     file = _to_hub_file(entries[0], revision.label)
     if file.path != path or file.size > _MAX_READ_BYTES:
@@ -185,7 +186,7 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
         )
     local_path = hub.call(
         action,
-        lambda api: hf_hub_download(
+        lambda api: huggingface_hub.hf_hub_download(
             repo_id,
             path,
             revision=sha,
@@ -201,7 +202,12 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
 
 def verify_files(root: Path, listed: Mapping[str, HubFile], label: str) -> None:
     """Check every listed file under `root`; remove those that differ and raise IntegrityError."""
-    wrong = [path for path, file in listed.items() if not _is_intact(root / path, file)]
+    files = {path: root / path for path, file in listed.items() if _has_size(root / path, file)}
+    digests = file_digests(files[path] for path in files if listed[path].sha256)
+    remember(digests)
+    ids = {path: digests.get(file) or _blob_id(file) for path, file in files.items()}
+    expected = {path: file.sha256 or file.blob_id for path, file in listed.items()}
+    wrong = [path for path in listed if ids.get(path) != expected[path]]
     for path in wrong:
         _remove(root, path)
     raise_together(
@@ -215,9 +221,14 @@ def same_bytes(path: Path, file: HubFile) -> bool:
     """Whether the file at `path` has the bytes of the listed one."""
     if path.stat().st_size != file.size:
         return False
-    if file.sha256:
-        return _digest(path, hashlib.sha256()) == file.sha256
-    return _digest(path, hashlib.sha1(f"blob {file.size}\0".encode())) == file.blob_id
+    return file_digest(path) == file.sha256 if file.sha256 else _blob_id(path) == file.blob_id
+
+
+def _blob_id(path: Path) -> str:
+    """The id that git gives to a file of these bytes."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _remove(root: Path, path: str) -> None:
@@ -228,18 +239,13 @@ def _remove(root: Path, path: str) -> None:
     (root / path).unlink(missing_ok=True)
 
 
-def _is_intact(path: Path, file: HubFile) -> bool:
-    return path.is_file() and same_bytes(path, file)
+def _has_size(path: Path, file: HubFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
 
 
-def _to_hub_file(entry: RepoFile, label: str) -> HubFile:
+def _to_hub_file(entry: huggingface_hub.RepoFile, label: str) -> HubFile:
     try:
         path = check_inner_path(entry.path)
     except UsageError as error:
         raise IntegrityError(f"{label} lists an unsafe file path: {error}") from error
     return HubFile(path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-
-
-def _digest(path: Path, hash_: hashlib._Hash) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hash_).hexdigest()

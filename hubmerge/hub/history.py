@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.utils import build_hf_headers, paginate  # type: ignore[attr-defined]
-
 from hubmerge.durable import write_atomic
 from hubmerge.errors import IntegrityError
 from hubmerge.hub.client import Hub
@@ -80,9 +78,7 @@ def _continues_with(page: Sequence[Commit], known: Sequence[Commit]) -> bool:
 
 def _read_pages(hub: Hub, repo_id: str, head: str, is_update: bool) -> Iterator[list[Commit]]:
     size = _UPDATE_PAGE_SIZE if is_update else _MAX_PAGE_SIZE
-    address = f"{hub.endpoint}/api/models/{repo_id}/commits/{head}"
-    headers = build_hf_headers(token=hub.token or False)
-    items = paginate(address, {"limit": size}, headers)
+    items = hub.list_pages(f"models/{repo_id}/commits/{head}", {"limit": size})
     while page := hub.call_once(
         f"reading the commits of {repo_id}", lambda api: list(islice(items, size))
     ):

@@ -15,14 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from huggingface_hub import (
-    CommitInfo,
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    hf_hub_url,
-)
-from huggingface_hub.utils import build_hf_headers, paginate  # type: ignore[attr-defined]
+import huggingface_hub
 
 from hubmerge.errors import HubUnreachable, IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
@@ -194,9 +187,12 @@ def _is_stored(hub: Hub, publication: Publication, commit: str) -> bool:
     """Whether all large files of a commit still exist: they may have been deleted for good."""
     repo_id, listed = publication.repo_id, list_files(hub, _revision_of(publication, commit))
     large = [path for path, file in listed.items() if file.sha256]
-    urls = [hf_hub_url(repo_id, path, revision=commit, endpoint=hub.endpoint) for path in large]
+    urls = [
+        huggingface_hub.hf_hub_url(repo_id, path, revision=commit, endpoint=hub.endpoint)
+        for path in large
+    ]
 
-    def exist(api: HfApi) -> bool:
+    def exist(api: huggingface_hub.HfApi) -> bool:
         return all(api.get_hf_file_metadata(url=url).size is not None for url in urls)
 
     try:
@@ -207,12 +203,10 @@ def _is_stored(hub: Hub, publication: Publication, commit: str) -> bool:
 
 def newest_commits(hub: Hub, repo_id: str, revision: str, count: int) -> list[tuple[str, str]]:
     """The newest commits of a revision, each with its message below the title."""
-    address = f"{hub.endpoint}/api/models/{repo_id}/commits/{quote(revision, safe='')}"
-    headers = build_hf_headers(token=hub.token or False)
     # HfApi.list_repo_commits reads all pages, however long the history.
+    listed = hub.list_pages(f"models/{repo_id}/commits/{quote(revision, safe='')}", {})
     commits = hub.call_once(
-        f"reading the commits of {repo_id}",
-        lambda api: list(islice(paginate(address, {}, headers), count)),
+        f"reading the commits of {repo_id}", lambda api: list(islice(listed, count))
     )
     return [(str(commit["id"]), str(commit["message"]).strip()) for commit in commits]
 
@@ -244,12 +238,17 @@ def send_commit(
     listed: Mapping[str, HubFile],
     revision: str = "main",
     create_pr: bool = False,
-) -> CommitInfo:
+) -> huggingface_hub.CommitInfo:
     """Replace the `listed` files of `head`, the newest commit of a revision, by the folder's."""
     repo_id, files = publication.repo_id, publication.files
     # New for each attempt: an addition stores the state of main at its upload.
-    additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-    deletions = [CommitOperationDelete(name) for name in listed.keys() - {_GITATTRIBUTES, *files}]
+    additions = [
+        huggingface_hub.CommitOperationAdd(name, str(path)) for name, path in files.items()
+    ]
+    deletions = [
+        huggingface_hub.CommitOperationDelete(name)
+        for name in listed.keys() - {_GITATTRIBUTES, *files}
+    ]
     size = sum(path.stat().st_size for path in files.values())
     # Uploaded first: an upload may be repeated by the client, a commit may not.
     hub.call_once(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from huggingface_hub import Discussion
+import huggingface_hub
 
 from hubmerge.hub.client import Hub
 from hubmerge.hub.client_errors import no_token_error
@@ -83,7 +83,7 @@ def _open_or_update(hub: Hub, publication: Publication) -> PullRequest:
     return PullRequest(check_commit(hub, publication, str(info.oid)), info.pr_url)
 
 
-def _list_open(hub: Hub, repo_id: str) -> list[tuple[Discussion, str]]:
+def _list_open(hub: Hub, repo_id: str) -> list[tuple[huggingface_hub.Discussion, str]]:
     """The open pull requests, newest first, each with its newest commit."""
     action = f"reading the pull requests of {repo_id}"
     refs = hub.call(action, lambda api: api.list_repo_refs(repo_id, include_pull_requests=True))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from huggingface_hub import ModelInfo
+import huggingface_hub
 
 from hubmerge.errors import NotOnHub, UnknownName, UsageError
 from hubmerge.hub.client import Hub
@@ -87,7 +87,7 @@ def search(hub: Hub, query: Query, limit: int) -> list[ListedModel]:
     """
     filters = [*([f"{_BASE_TAG}{query.base.name}"] if query.base else []), *query.tags]
     if query.collection:
-        infos: Iterable[ModelInfo] = _models_of_collection(hub, query.collection)
+        infos: Iterable[huggingface_hub.ModelInfo] = _models_of_collection(hub, query.collection)
     else:
         infos = hub.call_once(
             "searching models",
@@ -107,7 +107,7 @@ def search(hub: Hub, query: Query, limit: int) -> list[ListedModel]:
     return models[:limit]
 
 
-def _models_of_collection(hub: Hub, slug: str) -> list[ModelInfo]:
+def _models_of_collection(hub: Hub, slug: str) -> list[huggingface_hub.ModelInfo]:
     action = f"reading the collection {slug}"
     try:
         items = hub.call(action, lambda api: api.get_collection(slug)).items
@@ -121,7 +121,7 @@ def _models_of_collection(hub: Hub, slug: str) -> list[ModelInfo]:
         return list(pool.map(lambda name: _fetch_info(hub, name), names))
 
 
-def _fetch_info(hub: Hub, name: str) -> ModelInfo:
+def _fetch_info(hub: Hub, name: str) -> huggingface_hub.ModelInfo:
     repo_id = check_repo_id(name)
     return hub.call(f"reading {repo_id}", lambda api: api.model_info(repo_id))
 
@@ -133,7 +133,7 @@ def _matches(model: ListedModel, query: Query, filters: Sequence[str]) -> bool:
     return matches and not (query.base and query.base.repo_id == model.repo_id)
 
 
-def _parse_info(info: ModelInfo) -> ListedModel | None:
+def _parse_info(info: huggingface_hub.ModelInfo) -> ListedModel | None:
     """The model of a Hub's answer; None if its name or commit is invalid."""
     tags = tuple(str(tag) for tag in info.tags or ())
     bases = [tag.removeprefix(_BASE_TAG) for tag in tags if tag.startswith(_BASE_TAG)]

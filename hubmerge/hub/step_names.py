@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from huggingface_hub import RepoFolder
+import huggingface_hub
 
 from hubmerge.errors import UsageError
 from hubmerge.hub.client import Hub
@@ -85,7 +85,7 @@ def step_folders(hub: Hub, repo_id: str, refs: Refs) -> list[Revision]:
     entries = hub.call_once(
         f"listing {repo_id}", lambda api: list(api.list_repo_tree(repo_id, revision=sha))
     )
-    folders = [entry.path for entry in entries if isinstance(entry, RepoFolder)]
+    folders = [entry.path for entry in entries if isinstance(entry, huggingface_hub.RepoFolder)]
     return [
         Revision(ModelRef(repo_id, subfolder=name), sha, step, "folder", 0.9)
         for name in folders

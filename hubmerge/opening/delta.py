@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hubmerge.errors import IntegrityError, UsageError, raise_together
-from hubmerge.file_digests import file_digest
+from hubmerge.file_digests import file_digests
 from hubmerge.hub.environment import home
 from hubmerge.manifest import Manifest, Source, files_digest
 from hubmerge.opening.opened_model import OpenedModel
@@ -146,10 +146,8 @@ def write_checkpoint(out: Path, folder: Path, delta: DeltaManifest, base: Checkp
 
 
 def _files_match(folder: Path, files: Mapping[str, str]) -> bool:
-    return all(
-        (folder / name).is_file() and file_digest(folder / name) == digest
-        for name, digest in files.items()
-    )
+    expected = {folder / name: digest for name, digest in files.items()}
+    return all(map(Path.is_file, expected)) and file_digests(expected) == expected
 
 
 def _problems(delta: DeltaManifest, manifest: Manifest) -> Iterator[str]:

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hubmerge.durable import hash_file
 from hubmerge.errors import CheckpointError, UsageError, raise_together
+from hubmerge.file_digests import file_digest
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import check_label
 from hubmerge.weights.header import safe_name
@@ -28,7 +28,7 @@ def find_heads(experts: Sequence[OpenedModel]) -> dict[str, Path]:
         for path in sorted(expert.folder.glob("head-*.safetensors")):
             file = regular_file(expert.folder, path.name)
             first = heads.setdefault(path.name, file)
-            if hash_file(first) != hash_file(file):
+            if first != file and file_digest(first) != file_digest(file):
                 different.add(path.name.removeprefix("head-").removesuffix(".safetensors"))
     raise_together(
         CheckpointError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError
-from hubmerge.file_digests import file_digest
+from hubmerge.file_digests import file_digests
 from hubmerge.manifest import MANIFEST_JSON, Manifest
 
 
@@ -26,11 +26,9 @@ def weight_files_in(folder: Path, manifest: Manifest) -> set[str]:
 
 def matches_manifest(folder: Path, manifest: Manifest) -> bool:
     """Whether the folder holds every file that its manifest lists, and no other weights."""
-    weights = weight_files_in(folder, manifest)
-    return weights <= manifest.files.keys() and all(
-        (folder / name).is_file() and file_digest(folder / name) == digest
-        for name, digest in manifest.files.items()
-    )
+    files = {folder / name: digest for name, digest in manifest.files.items()}
+    is_complete = weight_files_in(folder, manifest) <= manifest.files.keys()
+    return is_complete and all(map(Path.is_file, files)) and file_digests(files) == files
 
 
 def check_manifest(folder: Path, manifest: Manifest, label: str) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from hubmerge.errors import Failures, UsageError, raise_together
+from hubmerge.file_digests import hash_ahead
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.merging.plan import EXPERT_OPTIONS
@@ -19,6 +22,7 @@ from hubmerge.opening.merge_inputs import MergeInputs, check_bases, check_no_moe
 from hubmerge.opening.named_models import open_all, pin_all
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import pin, source_of
+from hubmerge.progress import Progress, no_progress
 from hubmerge.refs import ModelRef, Revision
 
 
@@ -29,13 +33,14 @@ def open_merge_inputs(
     settings: Mapping[str, str],
     base: ModelRef | None,
     hashed: bool = True,
+    progress: Progress = no_progress,
 ) -> MergeInputs:
     """Open the inputs of a merge: method and parameters are checked first, weights fetched last.
 
     Without `hashed`, the sources of models without a manifest have no digest. Experts that cannot
     be merged are left out with their failures, as long as another one can be compared with the
-    base. Raises UsageError, NotOnHub, IntegrityError (experts of different bases) or
-    CheckpointError, with all that is wrong.
+    base. The progress is that of hashing. Raises UsageError, NotOnHub, IntegrityError (experts of
+    different bases) or CheckpointError, with all that is wrong.
     """
     method = find_method(method_name)
     check_count(method, len(experts))
@@ -43,7 +48,7 @@ def open_merge_inputs(
     params, tensor_settings = parse_settings(method, settings, len(experts))
     failures = Failures()
     pinned = _pin_experts(hub, experts, failures)
-    opened_base = _open_base(hub, base, [model for model in pinned if model], failures)
+    opened_base = _open_base(hub, base, [model for model in pinned if model], failures, progress)
     opened = open_all(hub, pinned, failures)
     if opened_base is None or not any(opened):
         failures.raise_all()
@@ -52,6 +57,9 @@ def open_merge_inputs(
     notes = failures.run(lambda: check_origin(opened_base, models, is_named=base is not None))
     # The digest of a merge that cannot be made is not worth reading all bytes.
     hashed = hashed and not failures.errors
+    if hashed:
+        unlisted = (model for model in (opened_base, *models) if model.manifest is None)
+        hash_ahead((file for m in unlisted for file in m.identifying_files.values()), progress)
     own_settings = tensor_settings.own or ((),) * len(experts)
     return MergeInputs(
         method=method,
@@ -84,12 +92,21 @@ def _pin_experts(
 
 
 def _open_base(
-    hub: Hub, ref: ModelRef | None, experts: Sequence[PinnedModel], failures: Failures
+    hub: Hub,
+    ref: ModelRef | None,
+    experts: Sequence[PinnedModel],
+    failures: Failures,
+    progress: Progress,
 ) -> OpenedModel | None:
-    """Open the base, by default the one of all experts, and compare it with their manifests."""
+    """Open the base, by default the one of all experts, and compare it with their manifests.
+
+    The files of local experts, which are compared with their manifests later, are hashed with its.
+    """
     if ref is None and not experts:
         return None
     pinned = failures.run(lambda: pin(hub, ref or common_base(hub, experts)))
+    known = [pinned, *experts] if pinned else []
+    hash_ahead(chain.from_iterable(map(_listed_files, known)), progress)
     (base,) = open_all(hub, [pinned], failures)
     if base is not None:
         failures.run(lambda: check_bases(experts, base))
@@ -99,6 +116,12 @@ def _open_base(
 def _revision_notes(models: Sequence[OpenedModel]) -> Iterator[str]:
     revisions = [model.revision for model in models]
     yield from (f"{revision.label}: {revision.note}." for revision in revisions if revision.note)
+
+
+def _listed_files(model: PinnedModel) -> Iterator[Path]:
+    """The files in a local folder that its manifest lists."""
+    if model.manifest and model.revision.ref.path:
+        yield from (model.revision.ref.path / name for name in model.manifest.files)
 
 
 def _expert_options(

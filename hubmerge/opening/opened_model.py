@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from hubmerge.file_digests import file_digest
+from hubmerge.file_digests import file_digest, file_digests
 from hubmerge.manifest import Manifest, files_digest
 from hubmerge.model_files import PICKLE_SUFFIXES
 from hubmerge.refs import Revision
@@ -56,14 +56,21 @@ class OpenedModel:
     def folder(self) -> Path:
         return self.checkpoint.folder
 
+    @property
+    def identifying_files(self) -> Mapping[str, Path]:
+        """Without a manifest, the files whose bytes identify the model, by their path in it."""
+        weights, configs = self.checkpoint.weight_file_names(), _config_files(self.checkpoint)
+        names = {*weights, *configs, *_identifying_files(self.folder)}
+        return {name: self.folder / name for name in sorted(names)}
+
     @cached_property
     def files(self) -> Mapping[str, str]:
         """File name -> SHA-256 of each file of the model; computed once from all bytes."""
         if self.manifest:
             return self.manifest.files  # checked when the model was opened
-        weights, configs = self.checkpoint.weight_file_names(), _config_files(self.checkpoint)
-        names = {*weights, *configs, *_identifying_files(self.folder)}
-        return {name: file_digest(self.folder / name) for name in sorted(names)}
+        files = self.identifying_files
+        digests = file_digests(files.values())
+        return {name: digests[path] for name, path in files.items()}
 
     @property
     def digest(self) -> str:

@@ -15,6 +15,7 @@ from hubmerge.cards.forgotten_bars import forgotten_bars_png
 from hubmerge.cards.routing_map import routing_map_png
 from hubmerge.durable import hash_file, write_atomic
 from hubmerge.errors import IntegrityError, NotOnHub
+from hubmerge.file_digests import hash_written
 from hubmerge.forgetting import Forgetting, read_forgetting
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import list_files
@@ -43,7 +44,8 @@ def finalize_folder(folder: Path, manifest: Manifest, lock: bytes | None = None)
     files, measured = files_in(folder), _read_routing(folder, manifest)
     if measured is not None:
         del files[ROUTING]
-    complete = manifest.with_files({name: hash_file(path) for name, path in files.items()})
+    digests = hash_written(files.values())
+    complete = manifest.with_files({name: digests[path] for name, path in files.items()})
     (folder / MANIFEST_JSON).write_bytes(complete.to_bytes())
     if lock is not None:
         (folder / LOCK).write_bytes(lock)

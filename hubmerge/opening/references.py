@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hubmerge
 from hubmerge import model_files
@@ -18,7 +19,6 @@ from hubmerge.opening.delta import DELTA_JSON, DeltaManifest, is_delta, read_del
 from hubmerge.opening.integrity import check_manifest
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.refs import ModelRef, Revision
-from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_config import read_config_bytes
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.checkpoint import open_checkpoint
@@ -31,6 +31,9 @@ from hubmerge.weights.moe_config import (
     read_moe_config,
 )
 from hubmerge.weights.side_files import other_files
+
+if TYPE_CHECKING:
+    from hubmerge.tasks.task import Task
 
 CARD = "README.md"
 NOT_HASHED = "not-hashed"

@@ -323,7 +323,7 @@ def test_a_merge_with_kept_heads_is_verified_and_made_again(
     with lease(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", server.token)
-        api = Hub(server.url, server.token, tmp_path / "cache", "the test Hub").api
+        api = Hub(server.url, lambda: server.token, tmp_path / "cache", "the test Hub").api
         for name in ("base", *CLASSES):
             api.create_repo(f"me/{name}")
             api.upload_folder(repo_id=f"me/{name}", folder_path=bert / name)
@@ -346,7 +346,7 @@ def published(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     with lease(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", server.token)
-        api = Hub(server.url, server.token, tmp_path / "cache", "the test Hub").api
+        api = Hub(server.url, lambda: server.token, tmp_path / "cache", "the test Hub").api
         api.create_repo("me/base")
         api.upload_folder(repo_id="me/base", folder_path=bert / "base")
         for name in CLASSES:

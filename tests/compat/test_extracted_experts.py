@@ -23,7 +23,7 @@ RANK = 4
 
 
 def opened(folder: Path) -> OpenedModel:
-    unused: Any = Hub("http://127.0.0.1:9", None, folder, "no Hub")
+    unused: Any = Hub("http://127.0.0.1:9", lambda: None, folder, "no Hub")
     return open_ref(unused, parse_ref(f"./{folder.name}" if folder.is_dir() else str(folder)))
 
 

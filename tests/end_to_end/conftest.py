@@ -86,7 +86,7 @@ def hub(local_hub: LocalHub) -> Hub:
     """That Hub, as hubmerge uses it."""
     return Hub(
         local_hub.server.url,
-        local_hub.server.token,
+        lambda: local_hub.server.token,
         local_hub.home / "hub/cache",
         "the embedded Hub",
     )

@@ -34,7 +34,7 @@ def api(local_hub: LocalHub) -> HfApi:
 def locked(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Lock:
     """A lock of both experts, as `hubmerge select` would write it."""
     cache = tmp_path_factory.mktemp("cache")
-    hub = Hub(local_hub.server.url, local_hub.server.token, cache, "the test Hub")
+    hub = Hub(local_hub.server.url, lambda: local_hub.server.token, cache, "the test Hub")
     pins = {
         (t, s): pin_revision(hub, f"demo/{t}@step{s}") for t in ("mnist", "hebrew") for s in STEPS
     }

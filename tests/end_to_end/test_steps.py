@@ -37,7 +37,9 @@ def api(local_hub: LocalHub) -> HfApi:
 
 @pytest.fixture
 def hub(local_hub: LocalHub, tmp_path: Path) -> Hub:
-    return Hub(local_hub.server.url, local_hub.server.token, tmp_path / "cache", "the test Hub")
+    return Hub(
+        local_hub.server.url, lambda: local_hub.server.token, tmp_path / "cache", "the test Hub"
+    )
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_a_repository_and_the_converter_bot(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", server.token)
-    api = Hub(server.url, server.token, tmp_path / "cache", "the test Hub").api
+    api = Hub(server.url, lambda: server.token, tmp_path / "cache", "the test Hub").api
     api.create_repo("me/old")
     api.upload_folder(repo_id="me/old", folder_path=model / "bin")
     refused = run("merge", "me/old", "--base", model / "safe", "--out", tmp_path / "m", hub="")

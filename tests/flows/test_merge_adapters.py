@@ -13,7 +13,8 @@ from huggingface_hub import HfApi
 from safetensors.numpy import load_file
 
 from hubmerge.errors import CheckpointError, IntegrityError, UsageError
-from hubmerge.flows.merge import MergeRequest, PreparedMerge, merge_and_publish, prepare_merge
+from hubmerge.flows.merge import merge_and_publish, prepare_merge
+from hubmerge.flows.prepared_merge import MergeRequest, PreparedMerge
 from hubmerge.hub.client import Hub
 from hubmerge.manifest import Manifest
 from hubmerge.opening.publication import finalize_folder
@@ -66,7 +67,9 @@ def write_adapter(folder: Path, **config: Any) -> Path:
 
 @pytest.fixture
 def hub(server: ServerState, tmp_path: Path) -> Hub:
-    return Hub(server.url, server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
+    return Hub(
+        server.url, lambda: server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0
+    )
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from huggingface_hub import HfApi
 from safetensors.numpy import save_file
 
 from hubmerge.errors import IntegrityError, UsageError
-from hubmerge.flows.merge import MergeRequest, PreparedMerge, prepare_merge
+from hubmerge.flows.merge import prepare_merge
+from hubmerge.flows.prepared_merge import MergeRequest, PreparedMerge
 from hubmerge.hub.client import Hub
 from hubmerge.refs import parse_ref
 from hubmerge.server import ServerState, lease
@@ -59,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerState]:
 
 @pytest.fixture
 def prepare(server: ServerState, tmp_path: Path) -> Prepare:
-    hub = Hub(server.url, server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
+    hub = Hub(server.url, lambda: server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
 
     def prepare(*experts: str, base: str | None = None) -> PreparedMerge:
         refs = tuple(map(parse_ref, experts))

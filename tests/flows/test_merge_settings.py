@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hubmerge.errors import UsageError
-from hubmerge.flows.merge import MergeRequest, PreparedMerge, merge_and_publish, prepare_merge
+from hubmerge.flows.merge import merge_and_publish, prepare_merge
+from hubmerge.flows.prepared_merge import MergeRequest, PreparedMerge
 from hubmerge.hub.client import Hub
 from hubmerge.manifest import MANIFEST_JSON, parse_manifest
 from hubmerge.refs import parse_ref
@@ -30,7 +31,9 @@ def prepare(tmp_path: Path) -> Prepare:
 
     def prepare_average(**settings: str) -> PreparedMerge:
         request = MergeRequest(tuple(experts), "average", settings, base)
-        unreachable = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
+        unreachable = Hub(
+            "http://127.0.0.1:9", lambda: None, tmp_path / "cache", "no Hub", deadline_s=1.0
+        )
         return prepare_merge(unreachable, request, tmp_path / "merges")
 
     return prepare_average

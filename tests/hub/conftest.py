@@ -56,7 +56,7 @@ def proxy(server: ServerState) -> Iterator[Proxy]:
 
 @pytest.fixture
 def hub(proxy: Proxy, server: ServerState, tmp_path: Path) -> Hub:
-    return Hub(proxy.url, server.token, tmp_path / "cache", "the test Hub")
+    return Hub(proxy.url, lambda: server.token, tmp_path / "cache", "the test Hub")
 
 
 @pytest.fixture

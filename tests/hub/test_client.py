@@ -177,7 +177,7 @@ def test_a_lost_response_creates_the_repository_once(
 def test_a_read_only_token_is_refused(
     hub: Hub, repo: str, server: ServerState, exists: bool, api: HfApi
 ) -> None:
-    reader = replace(hub, token=Tokens(server.data).create("reader", "read"))
+    reader = replace(hub, sign_in=lambda: Tokens(server.data).create("reader", "read"))
     repo_id = repo if exists else f"{repo}-new"
     with pytest.raises(NoAccess, match="does not allow it") as caught:
         ensure_repo(reader, repo_id)
@@ -187,7 +187,7 @@ def test_a_read_only_token_is_refused(
 
 
 def test_an_unknown_token_is_refused_at_once(hub: Hub, repo: str, proxy: Proxy) -> None:
-    stranger = replace(hub, token="hf_" + "x" * 34)
+    stranger = replace(hub, sign_in=lambda: "hf_" + "x" * 34)
     with pytest.raises(NoAccess, match="Invalid credentials") as caught:
         ensure_repo(stranger, repo)
     assert "xxx" not in caught.value.message
@@ -196,7 +196,7 @@ def test_an_unknown_token_is_refused_at_once(hub: Hub, repo: str, proxy: Proxy) 
 
 def test_a_missing_token_is_refused_without_a_request(hub: Hub, repo: str, proxy: Proxy) -> None:
     with pytest.raises(NoAccess, match="no token") as caught:
-        ensure_repo(replace(hub, token=None), repo)
+        ensure_repo(replace(hub, sign_in=lambda: None), repo)
     assert "hf auth login" in caught.value.hint
     assert not proxy.requests
 
@@ -204,7 +204,7 @@ def test_a_missing_token_is_refused_without_a_request(hub: Hub, repo: str, proxy
 def test_a_private_repository_is_hidden_from_strangers(hub: Hub, repo: str) -> None:
     ensure_repo(hub, f"{repo}-private", private=True)
     with pytest.raises(NotOnHub, match="no such repository") as caught:
-        list_refs(replace(hub, token=None), f"{repo}-private")
+        list_refs(replace(hub, sign_in=lambda: None), f"{repo}-private")
     assert "if it is private: Run `hf auth login`" in caught.value.hint
 
 

@@ -10,6 +10,7 @@ import pytest
 from hubmerge.errors import NoAccess, UsageError
 from hubmerge.hub.environment import connect, hub_folder
 from hubmerge.hub.publish import ensure_repo
+from hubmerge.hub.step_names import list_refs
 from hubmerge.server import read_state
 
 _SET = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")
@@ -49,8 +50,8 @@ def test_a_ci_job_without_an_oidc_token_is_refused(monkeypatch: pytest.MonkeyPat
     for name in ("GITHUB_ACTIONS", "HF_OIDC_ID_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_OIDC_RESOURCE", "o/merged")
-    with pytest.raises(NoAccess, match="signing in") as refused, connect():
-        pass
+    with connect() as hub, pytest.raises(NoAccess, match="signing in") as refused:
+        list_refs(hub, "o/merged")
     assert "id-token: write" in refused.value.hint
 
 

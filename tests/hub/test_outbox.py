@@ -108,7 +108,9 @@ def test_a_refusal_is_raised_by_close_and_not_before(
     revoked = tokens.create("revoked", "write")
     tokens.file.write_text(text)
     save_steps(outbox, 1)
-    publisher = Publisher(replace(hub, token=revoked), outbox, publications_of(outbox, repo))
+    publisher = Publisher(
+        replace(hub, sign_in=lambda: revoked), outbox, publications_of(outbox, repo)
+    )
     wait_until(lambda: proxy.requests)
     save_steps(outbox, 2)
     publisher.notify()
@@ -147,7 +149,7 @@ def test_an_outage_only_delays_publishing(tmp_path: Path, outbox: Outbox) -> Non
                 count = len(proxy.requests)
                 wait_until(lambda: len(proxy.requests) > count)
 
-            hub = Hub(proxy.url, state.token, tmp_path / "cache", "the test Hub")
+            hub = Hub(proxy.url, lambda: state.token, tmp_path / "cache", "the test Hub")
             save_steps(outbox, 1)
             publisher = Publisher(hub, outbox, publications_of(outbox, "hub-tests/outage"))
             wait_until(lambda: not publisher.unpublished)

@@ -206,7 +206,7 @@ def test_a_kill_between_commit_and_tag_is_repaired(
         "import os, sys; from pathlib import Path",
         "from hubmerge.hub.client import Hub; from tests.hub.conftest import step_publication",
         "from hubmerge.hub.publish import publish",
-        "hub = Hub(sys.argv[1], os.environ['TOKEN'], Path(sys.argv[2]), 'the test Hub')",
+        "hub = Hub(sys.argv[1], lambda: os.environ['TOKEN'], Path(sys.argv[2]), 'the test Hub')",
         "publish(hub, step_publication(sys.argv[3], Path(sys.argv[4]), 4))",
     ]
     command = [sys.executable, "-c", "\n".join(words), hub.endpoint, hub.cache, repo, step.folder]

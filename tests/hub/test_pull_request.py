@@ -79,7 +79,7 @@ def test_it_is_checked_beforehand_that_one_can_be_opened(hub: Hub, repo: str) ->
     with pytest.raises(NotOnHub, match="no such repository"):
         check_can_open_pull_request(hub, "hub-tests/nowhere")
     with pytest.raises(NoAccess, match="no token"):
-        check_can_open_pull_request(replace(hub, token=None), repo)
+        check_can_open_pull_request(replace(hub, sign_in=lambda: None), repo)
 
 
 def test_another_lock_of_the_same_recipe_updates_the_pull_request(

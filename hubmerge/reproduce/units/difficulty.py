@@ -13,9 +13,10 @@ from hubmerge.difficulty.bins import BINS, assign_bins, bin_shares, bin_sums
 from hubmerge.flows.difficulty import measure_difficulty
 from hubmerge.flows.evaluate import ModelEvaluator
 from hubmerge.predictions import Bools
+from hubmerge.progress import no_progress
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.merges import load_splits, prepare_by_digest
-from hubmerge.reproduce.units.work import UnitJob, no_progress, step_ref
+from hubmerge.reproduce.units.work import UnitJob, step_ref
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.task_split import load_merge

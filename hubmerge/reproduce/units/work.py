@@ -87,7 +87,3 @@ def step_ref(run: Result, step: int) -> ModelRef:
 def step_number(run: Result, step: int) -> int:
     """The number of a step; -1 is the last step of the run."""
     return max(map(int, run["commits"])) if step == -1 else step
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Ignore progress: the runner reports units only."""
