@@ -61,7 +61,8 @@ def import_everything() -> None:
     import hubmerge.models.adapter
     import hubmerge.models.loading
     import hubmerge.tasks.custom_task
-    import hubmerge.training.loop  # noqa: F401
+    import hubmerge.training.loop
+    import matplotlib.backends.backend_agg  # noqa: F401
     from hubmerge.cli.app import make_app
 
     make_app()  # imports all commands
