@@ -50,6 +50,8 @@ def serve_warm_python(folder: Path) -> Iterator[Path]:
 
 def import_everything() -> None:
     """Import hubmerge with all libraries that it uses."""
+    import matplotlib.backends.backend_agg  # noqa: F401
+
     import hubmerge.flows.card
     import hubmerge.flows.evaluate
     import hubmerge.flows.explain
@@ -61,8 +63,7 @@ def import_everything() -> None:
     import hubmerge.models.adapter
     import hubmerge.models.loading
     import hubmerge.tasks.custom_task
-    import hubmerge.training.loop
-    import matplotlib.backends.backend_agg  # noqa: F401
+    import hubmerge.training.loop  # noqa: F401
     from hubmerge.cli.app import make_app
 
     make_app()  # imports all commands

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +25,34 @@ from tests.models.builders import write_open_clip, write_transformers
 from tests.moerging.small_moes import FAMILIES, IMAGES
 
 NETWORKS = ("open_clip", *FAMILIES)
+_models: dict[Path, Any] = {}
+
+
+@dataclass(frozen=True)
+class NetworkFolders:
+    """Folders with bases and with experts for them, each written once; no test changes them."""
+
+    root: Path
+
+    def base(self, name: str) -> Path:
+        """The base of a family."""
+        folder = self.root / name / "base"
+        return folder if folder.exists() else write_base(name, folder)
+
+    def lora(self, name: str, expert: str, seed: int = 0, **options: Any) -> Path:
+        """An expert of a family, in a folder of that name; the options are those of write_lora."""
+        settings = "-".join(f"{key}={value}" for key, value in sorted(options.items()))
+        folder = self.root / name / f"{seed}-{settings}" / expert
+        return (
+            folder
+            if folder.exists()
+            else write_lora(name, self.base(name), folder, seed, **options)
+        )
 
 
 def write_base(name: str, folder: Path) -> Path:
     """Write the base of a family into a folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if name != "open_clip":
         FAMILIES[name].write_base(folder)
         return folder
@@ -40,7 +66,11 @@ def kind_of(name: str) -> Kind:
 
 
 def open_base(name: str, base: Path) -> Any:
-    return load_model(base, kind_of(name))
+    """The base in a folder that no test changes: loaded once and copied."""
+    if base not in _models:
+        _models[base] = load_model(base, kind_of(name))
+    tokenizer = getattr(_models[base], "tokenizer", None)
+    return copy.deepcopy(_models[base], {id(tokenizer): tokenizer})
 
 
 def run_network(name: str, module: nn.Module) -> Tensor:
