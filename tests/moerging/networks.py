@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,16 @@ from transformers.pytorch_utils import Conv1D
 
 from hubmerge.models.adapter import AdaptedModel
 from hubmerge.models.layers import linear_layers, target_modules
-from hubmerge.models.loading import Model, load_model
+from hubmerge.models.loading import Model
 from hubmerge.moerging.moe_model import MoeModel, build_moe
 from hubmerge.specs import Kind
 from hubmerge.weights.adapter_match import open_adapter
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.moe_config import MoeConfig, MoeExpert, RouterConfig
-from tests.models.builders import write_open_clip, write_transformers
+from tests.models.builders import load_copy, write_open_clip, write_transformers
 from tests.moerging.small_moes import FAMILIES, IMAGES
 
 NETWORKS = ("open_clip", *FAMILIES)
-_models: dict[Path, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,7 @@ def kind_of(name: str) -> Kind:
 
 
 def open_base(name: str, base: Path) -> Any:
-    """The base in a folder that no test changes: loaded once and copied."""
-    if base not in _models:
-        _models[base] = load_model(base, kind_of(name))
-    tokenizer = getattr(_models[base], "tokenizer", None)
-    return copy.deepcopy(_models[base], {id(tokenizer): tokenizer})
+    return load_copy(base, kind_of(name))
 
 
 def run_network(name: str, module: nn.Module) -> Tensor:

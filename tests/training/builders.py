@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from safetensors.torch import save
-from torch import nn
 
 import hubmerge
 from hubmerge.evaluation import Examples
@@ -17,19 +15,17 @@ from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Learner
 from hubmerge.manifest import ValidationPoint
 from hubmerge.models.adapter import add_adapter
-from hubmerge.models.loading import load_model
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
-from hubmerge.tasks.task import Task
 from hubmerge.training.events import CheckpointEvent
 from hubmerge.training.fit import Fit, make_fit
 from hubmerge.training.inputs import TrainingCallbacks, TrainingData, ValidationTask
 from hubmerge.training.loop import train
 from hubmerge.training.position import Position
 from hubmerge.training.schedule import push_steps
+from tests.models.builders import load_copy
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
-_loaded: dict[tuple[Path, str], tuple[Any, nn.Module | None]] = {}
 
 
 def make_spec(**values: Any) -> TrainSpec:
@@ -40,20 +36,11 @@ def make_spec(**values: Any) -> TrainSpec:
 
 def make_learner_of(spec: TrainSpec, split: Split, folder: Path = MINI) -> Learner:
     """The learner for the split's task from the base in `folder`, set up for this spec."""
-    model, head = _load(folder, split.task, split.classes)
+    model: Any = load_copy(folder, split.task.spec.kind)
+    head = initial_head(model, split.task, split.classes)
     if spec.tune != "full":
         model = add_adapter(model, spec, "hubmerge/tiny", "0" * 40).model
     return make_learner(model, split.task, head, spec.augment)
-
-
-def _load(folder: Path, task: Task, classes: tuple[str, ...]) -> tuple[Any, nn.Module | None]:
-    """The model and its initial head, loaded once and copied; they share the tokenizer."""
-    if (folder, task.id) not in _loaded:
-        model: Any = load_model(folder, task.spec.kind)
-        _loaded[folder, task.id] = model, initial_head(model, task, classes)
-    loaded = _loaded[folder, task.id]
-    tokenizer = loaded[0].tokenizer
-    return copy.deepcopy(loaded, {id(tokenizer): tokenizer})
 
 
 def make_tiny_fit(spec: TrainSpec, split: Split, learner: Learner | None = None) -> Fit:

@@ -18,7 +18,6 @@ from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Learner
 from hubmerge.manifest import ValidationPoint
 from hubmerge.models.adapter import add_adapter
-from hubmerge.models.loading import load_model
 from hubmerge.models.recompute import enable_recompute
 from hubmerge.specs import DataSpec, TaskSpec, TrainSpec
 from hubmerge.tasks.data import Split, load_split
@@ -27,6 +26,7 @@ from hubmerge.training.batches import Batches
 from hubmerge.training.fit import make_fit
 from hubmerge.training.inputs import TrainingCallbacks
 from tests.models import builders
+from tests.models.builders import load_copy
 from tests.training.builders import curve, iterate_training, make_spec, weight_bytes
 
 ROWS, FILMS = 32, ("dull films are bad, bad, bad", "fun fun fun good films")
@@ -96,7 +96,7 @@ def reset_accelerate() -> Iterator[None]:
 
 def learner(case: Case, spec: TrainSpec) -> Learner:
     folder, training, _ = case
-    model: Any = load_model(folder, training.task.spec.kind)
+    model: Any = load_copy(folder, training.task.spec.kind)
     head = initial_head(model, training.task, training.classes)
     adapted = add_adapter(model, spec, "me/tiny", "0" * 40).model if spec.tune != "full" else model
     result = make_learner(adapted, training.task, head, spec.augment)
