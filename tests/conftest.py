@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -43,15 +44,29 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Names of new home folders. Most tests write nothing there, so they are not made."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder for hubmerge and for the client of the Hub."""
-    folder = tmp_path_factory.mktemp("home")
+def home_path(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own for every test, for hubmerge and for the client of the Hub."""
+    folder = next(homes)
     for name in _UNSET:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("HUBMERGE_HOME", str(folder / "hubmerge"))
     return folder
+
+
+@pytest.fixture
+def home(home_path: Path) -> Path:
+    """The home folder, which is empty."""
+    home_path.mkdir()
+    return home_path
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +78,7 @@ def running_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def running_hub(running_home: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def running_hub(running_home: Path, home_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use one Hub for many tests that publish nothing: a command alone starts one, in a second."""
     monkeypatch.setenv("HUBMERGE_HOME", str(running_home))
 

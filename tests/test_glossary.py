@@ -84,17 +84,17 @@ def identifiers(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_private_words_are_no_identifiers(path: Path) -> None:
-    used = {name for name in identifiers(path) if PRIVATE & words_of(name)}
-    assert not used
+    # Most files have none of the words, not even in prose: only the others are parsed.
+    if PRIVATE & words_of(path.read_text(encoding="utf-8")):
+        assert not {name for name in set(identifiers(path)) if PRIVATE & words_of(name)}
     assert not PRIVATE & words_of(path.stem)
 
 
 def test_no_class_name_means_two_things() -> None:
     names = Counter(
-        node.name
+        name
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef)
+        for name in re.findall(r"(?m)^\s*class (\w+)", path.read_text(encoding="utf-8"))
     )
     assert [name for name, count in names.items() if count > 1] == []
 

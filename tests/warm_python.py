@@ -50,6 +50,8 @@ def serve_warm_python(folder: Path) -> Iterator[Path]:
 
 def import_everything() -> None:
     """Import hubmerge with all libraries that it uses."""
+    import matplotlib.backends.backend_agg  # noqa: F401
+
     import hubmerge.flows.card
     import hubmerge.flows.evaluate
     import hubmerge.flows.explain

@@ -166,7 +166,7 @@ def _train_line(
     from hubmerge.training.loop import train as train_line
     from hubmerge.training.position import write_position
 
-    inputs = run.job.build()
+    inputs = run.open_job()
     learner = inputs.learner
     if accelerator.num_processes > 1:
         freeze_unused(learner, learner.collate([learner.for_training(inputs.sample, 0)]))

@@ -167,11 +167,12 @@ def _prune(spec: TrainSpec, task: Task) -> PrunedRows | None:
     return prune(read_difficulty(Path(str(spec.difficulty))), spec.drop_hardest, task.id)
 
 
-def _check_data(job: ExpertJob) -> tuple[str, ...]:
-    """Open model and data once before anything is written; returns notes for the user."""
+def _check_data(job: ExpertJob) -> tuple[ReadyJob, tuple[str, ...]]:
+    """Open model and data before anything is written; returns them with notes for the user."""
     from hubmerge.runs.expert_model import data_notes
     from hubmerge.tasks.data import Split
 
     ready = job.build()
     training = ready.training if isinstance(ready.training, Split) else None
-    return tuple(data_notes(ready.learner, training, ready.validation_tasks[0].examples.split))
+    validation = ready.validation_tasks[0].examples.split
+    return ready, tuple(data_notes(ready.learner, training, validation))

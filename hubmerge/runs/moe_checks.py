@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from hubmerge.errors import UsageError, raise_together
+from hubmerge.runs.job import ReadyJob
 from hubmerge.runs.machine import Machine
 from hubmerge.runs.moe_job import MoeJob
 from hubmerge.runs.moe_plan import MoePlan
@@ -55,15 +56,15 @@ def check_router_start(plan: MoePlan) -> None:
     raise_together(UsageError, problems, "Write --router arrow, or --router centroid.")
 
 
-def check_data(job: MoeJob) -> tuple[str, ...]:
-    """Open model and data once before anything is written; returns notes for the user."""
+def check_data(job: MoeJob) -> tuple[ReadyJob, tuple[str, ...]]:
+    """Open model and data before anything is written; returns them with notes for the user."""
     ready = job.build()
     training = cast(MultiTaskData, ready.training)
     splits = [*training.splits, *(task.examples.split for task in ready.validation_tasks)]
     for split in splits:
         for row in range(0, len(split), max(1, len(split) // _SAMPLED_ROWS)):
             split.example(row)
-    return (*job.plan.experts.notes, *_notes(job.plan.moe_spec))
+    return ready, (*job.plan.experts.notes, *_notes(job.plan.moe_spec))
 
 
 def _notes(moe_spec: MoeSpec) -> Iterator[str]:

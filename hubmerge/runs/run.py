@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError, NotOnHub
@@ -19,7 +19,7 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.publication import check_repository_kind
 from hubmerge.opening.references import pin_revision, read_local_manifest
 from hubmerge.refs import step_tag
-from hubmerge.runs.job import Job
+from hubmerge.runs.job import Job, ReadyJob
 from hubmerge.runs.machine import Machine
 from hubmerge.specs import TrainSpec
 
@@ -32,7 +32,8 @@ class Run:
 
     `to` is None for a run that is not published. `id` is 64 hex digits, a hash of all that decides
     the weights and which steps are saved: the same command is the same run. `notes` are sentences
-    for the user before the run starts.
+    for the user before the run starts. `opened` holds the job as the checks opened it, until it is
+    trained.
     """
 
     job: Job
@@ -41,6 +42,7 @@ class Run:
     id: str
     machine: Machine
     notes: tuple[str, ...] = ()
+    opened: list[ReadyJob] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def spec(self) -> TrainSpec:
@@ -83,6 +85,10 @@ class Run:
             )
         return manifest
 
+    def open_job(self) -> ReadyJob:
+        """Model and data in the state before the first step: those that were checked, then new."""
+        return self.opened.pop() if self.opened else self.job.build()
+
     def _stopped_at(self) -> int | None:
         saved = self.outbox.saved_steps() if self.spec.early_stop != "off" else ()
         stopped = (s for s in saved if self.manifest(s).training.get("stopped") == "early")
@@ -95,11 +101,12 @@ def prepare_run(
     to: str | None,
     machine: Machine,
     folder: Callable[[str], Path],
-    check_data: Callable[[], tuple[str, ...]],
+    check_data: Callable[[], tuple[ReadyJob, tuple[str, ...]]],
 ) -> Run:
     """Make the run of a job and check its saved steps; `folder` maps the id to the run's folder.
 
-    `check_data` opens model and data once and returns notes; it is skipped if no step is missing.
+    `check_data` opens model and data and returns them with notes; it is skipped if no step is
+    missing.
     Writes nothing. Raises IntegrityError if the folder or the repository holds another run.
     """
     identity = json.dumps([*job.identity, machine.world_size], sort_keys=True)
@@ -108,7 +115,10 @@ def prepare_run(
     check_repository(hub, run)
     for step in run.outbox.saved_steps():
         _check_saved(run, step)
-    return replace(run, notes=check_data()) if run.missing else run
+    if not run.missing:
+        return run
+    ready, notes = check_data()
+    return replace(run, notes=notes, opened=[ready])
 
 
 def discard_position(run: Run) -> None:

@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from posixpath import join
 
 from dulwich.errors import NotTreeError, RefFormatError
 from dulwich.file import FileLocked
-from dulwich.object_store import tree_lookup_path
-from dulwich.objects import Blob, Commit, ObjectID, Tag, Tree
-from dulwich.refs import Ref, check_ref_format
+from dulwich.object_store import DiskObjectStore, tree_lookup_path
+from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
+from dulwich.refs import DiskRefsContainer, Ref, check_ref_format
 from dulwich.repo import Repo
 
 from hubmerge.server.http_errors import Conflict
@@ -23,6 +24,7 @@ from hubmerge.server.trees import FOLDER_MODE, TreeEditor, read_tree
 Edit = tuple[str, str | None]
 
 _HEX = re.compile(r"[0-9a-f]{4,40}")
+_SHA_CHARS = 40
 
 
 @dataclass(frozen=True)
@@ -58,46 +60,44 @@ class Git:
     """A bare repository on disk; the caller closes it (`with Git(folder) as git`)."""
 
     def __init__(self, folder: Path) -> None:
-        self._repo = Repo(str(folder), bare=True)
-        self._objects = self._repo.object_store
+        # Opened at each request, so without dulwich's Repo, which reads the configuration first.
+        self._folder = folder
+        self._objects = DiskObjectStore(str(folder / "objects"), fsync_object_files=True)
+        self._refs = DiskRefsContainer(str(folder))
 
     def __enter__(self) -> Git:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._repo.close()
+        self._objects.close()
 
     def refs(self, prefix: str) -> dict[str, str]:
         """The names below a prefix ("refs/heads/") and their commits."""
-        names = self._repo.refs.subkeys(Ref(prefix.encode()))
-        commits = {name.decode(): self.ref(prefix + name.decode()) for name in sorted(names)}
+        names = self._refs.subkeys(Ref(prefix.encode()))
+        commits = {name.decode(): self._read_ref(prefix + name.decode()) for name in sorted(names)}
         return {name: sha for name, sha in commits.items() if sha}
 
     def ref(self, name: str) -> str | None:
         """The commit of a full ref name; tag objects are resolved to their commit."""
-        if not check_ref_format(Ref(name.encode())):
-            return None
-        oid = self._repo.refs.read_loose_ref(Ref(name.encode()))
-        return self._peel_tag(ObjectID(oid)) if oid else None
+        return self._read_ref(name) if check_ref_format(Ref(name.encode())) else None
 
     def add_ref(self, name: str, sha: str) -> bool:
         """Create a ref; False if it exists already."""
         try:
-            return self._repo.refs.add_if_new(Ref(name.encode()), ObjectID(sha.encode()))
+            return self._refs.add_if_new(Ref(name.encode()), ObjectID(sha.encode()))
         except (FileLocked, NotADirectoryError, IsADirectoryError, RefFormatError) as error:
             raise Conflict(f"Reference {name} collides with another one") from error
 
     def move_ref(self, name: str, old: str, new: str) -> bool:
         """Move a ref if it still points to `old` (compare and swap); False if it does not."""
-        refs = self._repo.refs
         try:
-            return refs.set_if_equals(Ref(name.encode()), ObjectID(old.encode()), _to_oid(new))
+            return self._refs.set_if_equals(Ref(name.encode()), _to_oid(old), _to_oid(new))
         except FileLocked:
             return False
 
     def delete_ref(self, name: str) -> None:
         """Delete a ref; the objects stay."""
-        self._repo.refs.remove_if_equals(Ref(name.encode()), None)
+        self._refs.remove_if_equals(Ref(name.encode()), None)
 
     def write_tag(self, sha: str, name: str, message: str, author: str) -> str:
         """Write a tag object with a message, and return its id."""
@@ -112,11 +112,13 @@ class Git:
         """The commit whose id starts with the prefix, if there is exactly one."""
         if not _HEX.fullmatch(prefix):
             return None
-        ids = [oid for oid in self._objects.iter_prefix(prefix.encode()) if self._is_commit(oid)]
+        is_complete = len(prefix) == _SHA_CHARS  # then nothing is searched
+        oids = [_to_oid(prefix)] if is_complete else self._objects.iter_prefix(prefix.encode())
+        ids = [oid for oid in oids if self._is_commit(oid)]
         return ids[0].decode() if len(ids) == 1 else None
 
     def read_commit(self, sha: str) -> GitCommit:
-        commit = self._repo[_to_oid(sha)]
+        commit = self._objects[_to_oid(sha)]
         assert isinstance(commit, Commit)
         return GitCommit(
             id=sha,
@@ -197,14 +199,18 @@ class Git:
         self._objects.add_object(commit)
         return commit.id.decode()
 
-    def _peel_tag(self, oid: ObjectID) -> str | None:
-        target = self._repo[oid] if oid in self._objects else None
-        while isinstance(target, Tag):
-            target = self._repo[target.object[1]]
-        return target.id.decode() if isinstance(target, Commit) else None
+    def _read_ref(self, name: str) -> str | None:
+        oid = self._refs.read_loose_ref(Ref(name.encode()))
+        return _peel_tag(self._folder, ObjectID(oid)) if oid else None
 
     def _is_commit(self, oid: ObjectID) -> bool:
-        return isinstance(self._objects[oid], Commit)
+        return isinstance(self._object(oid), Commit)
+
+    def _object(self, oid: ObjectID) -> ShaFile | None:
+        try:
+            return self._objects[oid]
+        except KeyError:
+            return None
 
 
 def init_git(folder: Path) -> None:
@@ -214,6 +220,16 @@ def init_git(folder: Path) -> None:
         config.set((b"core",), b"fsyncObjectFiles", True)
         config.set((b"core",), b"logAllRefUpdates", False)
         config.write_to_path()
+
+
+@lru_cache(maxsize=16384)  # a list of refs reads every tag, and an object never changes
+def _peel_tag(folder: Path, oid: ObjectID) -> str | None:
+    with Git(folder) as git:
+        target = git._object(oid)
+        while isinstance(target, Tag):
+            oid = target.object[1]
+            target = git._object(oid)
+        return oid.decode() if isinstance(target, Commit) else None
 
 
 def _to_oid(sha: str) -> ObjectID:

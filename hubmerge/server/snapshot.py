@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -41,31 +42,23 @@ class Snapshot:
 
     @property
     def commit(self) -> GitCommit:
-        with Git(self.folder) as git:
-            return git.read_commit(self.sha)
+        return _read_commit(self.folder, self.sha)
 
     def history(self, limit: int) -> list[GitCommit]:
         """Up to `limit` commits, this one and its ancestors."""
-        with Git(self.folder) as git:
-            return list(islice(git.history(self.sha), limit))
+        return list(islice(self._ancestors(), limit))
 
     def list_folder(self, path: str = "", recursive: bool = False) -> list[File]:
         """The files and folders in a folder; raises EntryMissing if there is no such folder."""
-        with Git(self.folder) as git:
-            folder = git.find(git.read_commit(self.sha).tree, path)
-            if folder is None or not folder.is_folder:
-                raise EntryMissing(f'"{path}" does not exist on "{self.sha}"', commit=self.sha)
-            return [_to_file(git, entry) for entry in git.walk(folder, recursive)]
+        return list(_list_folder(self.folder, self.sha, path, recursive))
 
     def files(self) -> list[File]:
         return [file for file in self.list_folder(recursive=True) if not file.is_folder]
 
     def find_files(self, paths: Iterable[str]) -> list[File]:
         """The files at the given paths; paths that do not exist are left out."""
-        with Git(self.folder) as git:
-            tree = git.read_commit(self.sha).tree
-            entries = [git.find(tree, path.strip("/")) for path in paths]
-            return [_to_file(git, entry) for entry in entries if entry and entry.path]
+        found = (_find_file(self.folder, self.sha, path.strip("/")) for path in paths)
+        return [file for file in found if file]
 
     def file(self, path: str) -> File:
         """The file at a path; raises EntryMissing."""
@@ -91,6 +84,13 @@ class Snapshot:
                     return content.read()
         return b""
 
+    def _ancestors(self) -> Iterator[GitCommit]:
+        sha: str | None = self.sha
+        while sha:
+            commit = _read_commit(self.folder, sha)
+            yield commit
+            sha = commit.parent
+
     def _has_content(self, file: File) -> bool:
         """Whether the content exists: a large file may have been deleted for good."""
         return file.lfs is None or self.blobs.has(file.lfs.oid)
@@ -107,6 +107,31 @@ class Snapshot:
                 if not remaining:
                     break
         return changes
+
+
+# A commit never changes, so what was read of one stays true.
+@lru_cache(maxsize=4096)
+def _read_commit(folder: Path, sha: str) -> GitCommit:
+    with Git(folder) as git:
+        return git.read_commit(sha)
+
+
+@lru_cache(maxsize=64)
+def _list_folder(folder: Path, sha: str, path: str, recursive: bool) -> tuple[File, ...]:
+    commit = _read_commit(folder, sha)
+    with Git(folder) as git:
+        root = git.find(commit.tree, path)
+        if root is None or not root.is_folder:
+            raise EntryMissing(f'"{path}" does not exist on "{sha}"', commit=sha)
+        return tuple(_to_file(git, entry) for entry in git.walk(root, recursive))
+
+
+@lru_cache(maxsize=4096)
+def _find_file(folder: Path, sha: str, path: str) -> File | None:
+    commit = _read_commit(folder, sha)
+    with Git(folder) as git:
+        entry = git.find(commit.tree, path) if path else None
+        return _to_file(git, entry) if entry else None
 
 
 def _to_file(git: Git, entry: TreeEntry) -> File:

@@ -24,13 +24,13 @@ from transformers import (
 
 from hubmerge.models.adapter import AdaptedModel, add_adapter, apply_adapter
 from hubmerge.models.layers import linear_layers
-from hubmerge.models.loading import load_model
 from hubmerge.models.recompute import enable_recompute
 from hubmerge.specs import Kind, TrainSpec
 from tests.models.builders import (
     LAYERS,
     SIZE,
     WIDTH,
+    load_copy,
     tiny_bert,
     tiny_gpt2,
     tiny_llama,
@@ -173,7 +173,7 @@ def test_adapter_trains_and_peft_gets_the_same_outputs(
     bases: dict[str, Path], tmp_path: Path, name: str, tune: str
 ) -> None:
     family, base = FAMILIES[name], bases[name]
-    adapted = add_adapter(load_model(base, family.kind), spec(tune), BASE, SHA)
+    adapted = add_adapter(load_copy(base, family.kind), spec(tune), BASE, SHA)
     plain = family.run(*[family.load(base)] * 2).detach()
     randomize(adapted)
     predict(adapted, name).square().mean().backward()
@@ -192,7 +192,7 @@ def test_adapter_trains_and_peft_gets_the_same_outputs(
     with torch.no_grad():
         fresh = family.load(base).eval()
         peft_output = family.run(fresh, PeftModel.from_pretrained(fresh, str(folder)))
-        reloaded = predict(apply_adapter(load_model(base, family.kind), folder), name)
+        reloaded = predict(apply_adapter(load_copy(base, family.kind), folder), name)
     torch.testing.assert_close(peft_output, output, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(reloaded, output, atol=1e-5, rtol=1e-5)
 
@@ -204,7 +204,7 @@ def test_the_same_seed_gives_the_same_bytes(
     def make_adapted(where: str, **options: Any) -> AdaptedModel:
         torch.manual_seed(len(where))  # any state of the generator
         return add_adapter(
-            load_model(bases[name], FAMILIES[name].kind), spec(tune, **options), BASE, SHA
+            load_copy(bases[name], FAMILIES[name].kind), spec(tune, **options), BASE, SHA
         )
 
     one, two = make_adapted("one"), make_adapted("other")
@@ -222,7 +222,7 @@ def test_the_same_seed_gives_the_same_bytes(
 def test_the_config_names_base_and_layers(
     bases: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    model = load_model(bases[name], FAMILIES[name].kind)
+    model = load_copy(bases[name], FAMILIES[name].kind)
     layers = linear_layers(model)
     adapted = add_adapter(model, spec("lora"), BASE, SHA)
     config = json.loads((save_adapter(adapted, tmp_path / "a") / "adapter_config.json").read_text())
@@ -243,7 +243,7 @@ def test_trainable_weights_counted_by_hand(bases: dict[str, Path]) -> None:
         "open_clip": LAYERS * (rank * (WIDTH + 3 * WIDTH) + square + 2 * up),
     }
     for name, count in counts.items():
-        adapted = add_adapter(load_model(bases[name]), spec("lora"), BASE, SHA)
+        adapted = add_adapter(load_copy(bases[name]), spec("lora"), BASE, SHA)
         assert sum(p.numel() for p in trained_parameters(adapted).values()) == count
 
 
@@ -253,13 +253,13 @@ def test_trainable_weights_counted_by_hand(bases: dict[str, Path]) -> None:
 def test_scaling_by_rank_equals_the_papers(
     bases: dict[str, Path], tmp_path: Path, rank: int, alpha: int
 ) -> None:
-    adapted = add_adapter(load_model(bases["vit"]), spec("lora", rank=rank), BASE, SHA)
+    adapted = add_adapter(load_copy(bases["vit"]), spec("lora", rank=rank), BASE, SHA)
     text = (save_adapter(adapted, tmp_path / "a") / "adapter_config.json").read_text()
     assert f'"lora_alpha": {alpha},' in text
     layer = adapted.peft_model.base_model.model.layers[0].mlp.fc1
     assert layer.scaling["default"] == alpha / rank
     rank_stable = add_adapter(
-        load_model(bases["vit"]), spec("lora", rank=rank, rslora=True), BASE, SHA
+        load_copy(bases["vit"]), spec("lora", rank=rank, rslora=True), BASE, SHA
     )
     layer = rank_stable.peft_model.base_model.model.layers[0].mlp.fc1
     assert layer.scaling["default"] == pytest.approx(alpha / rank**0.5)
@@ -267,7 +267,7 @@ def test_scaling_by_rank_equals_the_papers(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_does_not_change_the_base(bases: dict[str, Path], name: str) -> None:
-    adapted = add_adapter(load_model(bases[name], FAMILIES[name].kind), spec("lora"), BASE, SHA)
+    adapted = add_adapter(load_copy(bases[name], FAMILIES[name].kind), spec("lora"), BASE, SHA)
     before = {n: t.clone() for n, t in adapted.module.state_dict().items()}
     optimizer = torch.optim.AdamW(trained_parameters(adapted).values(), lr=0.1)
     for _ in range(5):
@@ -300,7 +300,7 @@ def count_calls(adapted: AdaptedModel) -> list[None]:
 def test_recomputing_changes_no_gradient(bases: dict[str, Path], name: str) -> None:
     kind = FAMILIES[name].kind
     stored, recomputed = (
-        add_adapter(load_model(bases[name], kind), spec("lora"), BASE, SHA) for _ in "ab"
+        add_adapter(load_copy(bases[name], kind), spec("lora"), BASE, SHA) for _ in "ab"
     )
     enable_recompute(recomputed.model)
     once, twice = (count_calls(adapted) for adapted in (stored, recomputed))

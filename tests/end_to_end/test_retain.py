@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,28 +22,22 @@ from safetensors.numpy import save_file
 from hubmerge.errors import HubUnreachable, IntegrityError
 from hubmerge.flows import retain as flow
 from hubmerge.hub.client import Hub
-from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.hub.resolve import resolve
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost
 from hubmerge.manifest import Manifest, Source, ValidationPoint, files_digest
 from hubmerge.opening.publication import finalize_folder
-from hubmerge.opening.references import read_local_manifest
 from hubmerge.refs import ModelRef
 from hubmerge.retention.plan import parse_plan
 from hubmerge.trials import Part, RowResults, Trial, TrialLog
 from tests.end_to_end.conftest import Command, LocalHub
 from tests.hub.conftest import tags
 from tests.hub.proxy import lose_response, run_proxy, status
+from tests.locks import commit_and_tag
 
 ACCURACIES = {2: 0.5, 4: 0.7, 8: 0.9, 16: 0.8, 32: 0.8, 64: 0.8}
 BASE = Source("hubmerge/tiny-clip@" + "b" * 12, "b" * 40, "d" * 64)
 WEIGHTS = 400_000  # bytes of the weights of a step, about
 _numbers, _contents = itertools.count(1), itertools.count(1)
-
-
-@pytest.fixture
-def api(local_hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
 @pytest.fixture
@@ -53,12 +48,22 @@ def hub(local_hub: LocalHub, tmp_path: Path) -> Hub:
 
 
 @pytest.fixture
-def run(hub: Hub, tmp_path: Path) -> str:
+def run(api: HfApi, tmp_path: Path) -> str:
     """The id of a new repository with six steps; early stopping ended the run at step 64."""
+    return publish_run(api, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def fixed_run(api: HfApi, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Such a repository for all tests that do not change it."""
+    return publish_run(api, tmp_path_factory.mktemp("fixed"))
+
+
+def publish_run(api: HfApi, scratch: Path) -> str:
     repo = f"keep/run{next(_numbers)}"
-    ensure_repo(hub, repo)
+    api.create_repo(repo)
     for step in ACCURACIES:
-        folder = tmp_path / f"{repo.replace('/', '-')}-{step}"
+        folder = scratch / f"{repo.replace('/', '-')}-{step}"
         folder.mkdir()
         values = np.full(100_000, next(_contents), np.float32)
         save_file({"w": values}, folder / "model.safetensors")
@@ -73,9 +78,7 @@ def run(hub: Hub, tmp_path: Path) -> str:
                 training=stopped, validation=curve, run="r" * 64,
             ),
         )  # fmt: skip
-        manifest = read_local_manifest(folder)
-        assert manifest is not None
-        publish(hub, Publication(repo, folder, f"Step {step}", {"step": str(step)}, f"step{step}"))
+        commit_and_tag(api, repo, step, folder)
     return repo
 
 
@@ -123,8 +126,8 @@ def write_plan(hubmerge: Command, folder: Path, *words: str) -> Path:
     return path
 
 
-def test_without_a_budget_only_needed_steps_stay(run: str, hubmerge: Command) -> None:
-    plan = hubmerge("retain", run, "--json").data
+def test_without_a_budget_only_needed_steps_stay(fixed_run: str, hubmerge: Command) -> None:
+    plan = hubmerge("retain", fixed_run, "--json").data
     assert kept_reasons(plan) == {
         "main": ["no step"], "step8": ["best expert"], "step64": ["early stop", "last"],
     }  # fmt: skip
@@ -133,8 +136,8 @@ def test_without_a_budget_only_needed_steps_stay(run: str, hubmerge: Command) ->
     assert plan["regrets"] == []
 
 
-def test_the_table_shows_reasons(run: str, hubmerge: Command) -> None:
-    result = hubmerge("retain", run)
+def test_the_table_shows_reasons(fixed_run: str, hubmerge: Command) -> None:
+    result = hubmerge("retain", fixed_run)
     assert result.code == 0
     assert "best expert" in result.out
     assert "in no measured merge" in result.out
@@ -161,20 +164,22 @@ def test_the_budget_keeps_the_steps_of_least_regret(
 
 
 def test_a_budget_below_what_must_stay_writes_no_plan(
-    run: str, hubmerge: Command, tmp_path: Path
+    fixed_run: str, hubmerge: Command, tmp_path: Path
 ) -> None:
     path = tmp_path / "plan.json"
-    result = hubmerge("retain", run, "--budget", "500kB", "--plan", path)
+    result = hubmerge("retain", fixed_run, "--budget", "500kB", "--plan", path)
     assert result.code == 1
     assert "more than --budget 500kB" in result.err
     assert "best expert" in result.out
     assert not path.exists()
 
 
-def test_experts_of_a_lock_stay(run: str, hubmerge: Command, hub: Hub, tmp_path: Path) -> None:
+def test_experts_of_a_lock_stay(
+    fixed_run: str, hubmerge: Command, hub: Hub, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.lock"
-    path.write_bytes(lock_of(hub, run, 2, 16).to_bytes())
-    plan = hubmerge("retain", run, "--lock", path, "--json").data
+    path.write_bytes(lock_of(hub, fixed_run, 2, 16).to_bytes())
+    plan = hubmerge("retain", fixed_run, "--lock", path, "--json").data
     name = f"lock {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     assert kept_reasons(plan)["step2"] == [f"choice of {name}"]
     assert kept_reasons(plan)["step16"] == [f"pick last of {name}"]
@@ -199,20 +204,20 @@ def test_applying_deletes_the_dropped_names_and_nothing_else(
     assert (again.code, again.data["deleted"]) == (0, [])
 
 
-def test_the_same_plan_is_the_same_bytes(run: str, hubmerge: Command, tmp_path: Path) -> None:
-    data = write_plan(hubmerge, tmp_path, run).read_bytes()
-    assert write_plan(hubmerge, tmp_path, run, run).read_bytes() == data
+def test_the_same_plan_is_the_same_bytes(fixed_run: str, hubmerge: Command, tmp_path: Path) -> None:
+    data = write_plan(hubmerge, tmp_path, fixed_run).read_bytes()
+    assert write_plan(hubmerge, tmp_path, fixed_run, fixed_run).read_bytes() == data
     assert parse_plan(data, "it").to_bytes() == data
 
 
 def test_without_a_terminal_nothing_is_deleted(
-    run: str, hubmerge: Command, api: HfApi, tmp_path: Path
+    fixed_run: str, hubmerge: Command, api: HfApi, tmp_path: Path
 ) -> None:
-    plan = write_plan(hubmerge, tmp_path, run)
+    plan = write_plan(hubmerge, tmp_path, fixed_run)
     result = hubmerge("retain", "--apply", plan)
     assert result.code == 2
     assert "--yes" in result.err
-    assert len(tags(api, run)) == len(ACCURACIES)
+    assert len(tags(api, fixed_run)) == len(ACCURACIES)
 
 
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", 6), (b"y\n", 2)])
@@ -221,7 +226,6 @@ def test_a_terminal_asks_before_deleting(
     hubmerge: Command,
     api: HfApi,
     local_hub: LocalHub,
-    python: Path,
     tmp_path: Path,
     answer: bytes,
     left: int,
@@ -231,7 +235,7 @@ def test_a_terminal_asks_before_deleting(
     os.write(ours, answer)
     environment = {**os.environ, "HUBMERGE_HOME": str(local_hub.home), "HUBMERGE_HUB": "local"}
     done = subprocess.run(
-        [python, "-m", "hubmerge", "retain", "--apply", str(plan), "--quiet"],
+        [Path(sys.executable).with_name("hubmerge"), "retain", "--apply", str(plan), "--quiet"],
         stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=environment,
     )  # fmt: skip
     assert done.returncode == (1 if left == 6 else 0)
@@ -266,17 +270,19 @@ def test_a_kept_tag_that_is_gone_is_refused(
 
 
 def test_a_lock_written_after_the_plan_is_followed(
-    run: str, hubmerge: Command, hub: Hub, api: HfApi, local_hub: LocalHub, tmp_path: Path
+    fixed_run: str, hubmerge: Command, hub: Hub, api: HfApi, local_hub: LocalHub, tmp_path: Path
 ) -> None:
-    plan = write_plan(hubmerge, tmp_path, run)
-    path = register_lock(local_hub, lock_of(hub, run, 4))
+    plan = write_plan(hubmerge, tmp_path, fixed_run)
+    path = register_lock(local_hub, lock_of(hub, fixed_run, 4))
     try:
         result = hubmerge("retain", "--apply", plan, "--yes")
     finally:
         path.unlink()
     assert result.code == 3
-    assert f"{run}@step4 ({tags(api, run)['step4']}) is the choice of lock" in result.err
-    assert len(tags(api, run)) == len(ACCURACIES)
+    assert (
+        f"{fixed_run}@step4 ({tags(api, fixed_run)['step4']}) is the choice of lock" in result.err
+    )
+    assert len(tags(api, fixed_run)) == len(ACCURACIES)
 
 
 def test_applying_needs_the_locks_of_the_plan(
@@ -292,13 +298,13 @@ def test_applying_needs_the_locks_of_the_plan(
 
 
 def test_an_unreadable_lock_stops_everything(
-    run: str, hubmerge: Command, local_hub: LocalHub
+    fixed_run: str, hubmerge: Command, local_hub: LocalHub
 ) -> None:
     path = local_hub.home / "locks" / "broken.lock"
     path.parent.mkdir(exist_ok=True)
     path.write_text("{}")
     try:
-        assert hubmerge("retain", run).code == 3
+        assert hubmerge("retain", fixed_run).code == 3
     finally:
         path.unlink()
 
@@ -314,25 +320,27 @@ def edit_plan(path: Path, change: Mapping[str, Any], with_digest: bool) -> None:
         path.write_text(json.dumps({**fields, "verdicts": list(map(dataclasses.asdict, verdicts))}))
 
 
-def test_an_edited_plan_is_refused(run: str, hubmerge: Command, api: HfApi, tmp_path: Path) -> None:
-    plan = write_plan(hubmerge, tmp_path, run)
+def test_an_edited_plan_is_refused(
+    fixed_run: str, hubmerge: Command, api: HfApi, tmp_path: Path
+) -> None:
+    plan = write_plan(hubmerge, tmp_path, fixed_run)
     edit_plan(plan, {"keep": False}, with_digest=False)
     result = hubmerge("retain", "--apply", plan, "--yes")
     assert result.code == 3
     assert "digest" in result.err
-    edit_plan(write_plan(hubmerge, tmp_path, run), {"keep": False}, with_digest=True)
+    edit_plan(write_plan(hubmerge, tmp_path, fixed_run), {"keep": False}, with_digest=True)
     result = hubmerge("retain", "--apply", plan, "--yes")
     assert result.code == 3
     assert "main is not a step" in result.err
-    assert len(tags(api, run)) == len(ACCURACIES)
+    assert len(tags(api, fixed_run)) == len(ACCURACIES)
 
 
 def test_a_forged_plan_cannot_delete_what_a_lock_needs(
-    run: str, hubmerge: Command, hub: Hub, api: HfApi, local_hub: LocalHub, tmp_path: Path
+    fixed_run: str, hubmerge: Command, hub: Hub, api: HfApi, local_hub: LocalHub, tmp_path: Path
 ) -> None:
-    path = register_lock(local_hub, lock_of(hub, run, 4, 16))
+    path = register_lock(local_hub, lock_of(hub, fixed_run, 4, 16))
     try:
-        path_of_plan = write_plan(hubmerge, tmp_path, run)
+        path_of_plan = write_plan(hubmerge, tmp_path, fixed_run)
         plan = parse_plan(path_of_plan.read_bytes(), "it")
         forged = tuple(dataclasses.replace(v, keep=v.name == "main") for v in plan.verdicts)
         path_of_plan.write_bytes(dataclasses.replace(plan, verdicts=forged, locks=()).to_bytes())
@@ -340,7 +348,7 @@ def test_a_forged_plan_cannot_delete_what_a_lock_needs(
     finally:
         path.unlink()
     assert result.code == 3
-    assert len(tags(api, run)) == len(ACCURACIES)
+    assert len(tags(api, fixed_run)) == len(ACCURACIES)
 
 
 def fetch_weights(api: HfApi, repo: str, revision: str) -> bool:

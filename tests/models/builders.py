@@ -5,8 +5,10 @@ A CLIP in both layouts (transformers, open_clip), and encoders and language mode
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -31,6 +33,9 @@ from transformers import (
     ViTModel,
 )
 
+from hubmerge.models.loading import load_model
+from hubmerge.specs import Kind
+
 WORDS = ["a", "photo", "of", "the", "zero", "one", "two", "three", "digit", "."]
 SIZE, LAYERS, WIDTH, LENGTH = 16, 2, 32, 12
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -41,6 +46,18 @@ SENTENCES = [
     "the cat sat on the mat and the dog did not",
     "question: which of the two? answer: the first",
 ]
+
+
+_models: dict[tuple[Path, Kind], Any] = {}
+
+
+def load_copy(folder: Path, kind: Kind = "image") -> Any:
+    """The model in a folder that no test changes: loaded once, copied without its tokenizer."""
+    if (folder, kind) not in _models:
+        _models[folder, kind] = load_model(folder, kind)
+    model = _models[folder, kind]
+    tokenizer = getattr(model, "tokenizer", None)
+    return copy.deepcopy(model, {id(tokenizer): tokenizer})
 
 
 def write_transformers(folder: Path, activation: str = "quick_gelu", seed: int = 0) -> CLIPModel:

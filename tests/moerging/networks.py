@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,20 +14,43 @@ from transformers.pytorch_utils import Conv1D
 
 from hubmerge.models.adapter import AdaptedModel
 from hubmerge.models.layers import linear_layers, target_modules
-from hubmerge.models.loading import Model, load_model
+from hubmerge.models.loading import Model
 from hubmerge.moerging.moe_model import MoeModel, build_moe
 from hubmerge.specs import Kind
 from hubmerge.weights.adapter_match import open_adapter
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.moe_config import MoeConfig, MoeExpert, RouterConfig
-from tests.models.builders import write_open_clip, write_transformers
+from tests.models.builders import load_copy, write_open_clip, write_transformers
 from tests.moerging.small_moes import FAMILIES, IMAGES
 
 NETWORKS = ("open_clip", *FAMILIES)
 
 
+@dataclass(frozen=True)
+class NetworkFolders:
+    """Folders with bases and with experts for them, each written once; no test changes them."""
+
+    root: Path
+
+    def base(self, name: str) -> Path:
+        """The base of a family."""
+        folder = self.root / name / "base"
+        return folder if folder.exists() else write_base(name, folder)
+
+    def lora(self, name: str, expert: str, seed: int = 0, **options: Any) -> Path:
+        """An expert of a family, in a folder of that name; the options are those of write_lora."""
+        settings = "-".join(f"{key}={value}" for key, value in sorted(options.items()))
+        folder = self.root / name / f"{seed}-{settings}" / expert
+        return (
+            folder
+            if folder.exists()
+            else write_lora(name, self.base(name), folder, seed, **options)
+        )
+
+
 def write_base(name: str, folder: Path) -> Path:
     """Write the base of a family into a folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if name != "open_clip":
         FAMILIES[name].write_base(folder)
         return folder
@@ -40,7 +64,7 @@ def kind_of(name: str) -> Kind:
 
 
 def open_base(name: str, base: Path) -> Any:
-    return load_model(base, kind_of(name))
+    return load_copy(base, kind_of(name))
 
 
 def run_network(name: str, module: nn.Module) -> Tensor:

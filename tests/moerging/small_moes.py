@@ -24,7 +24,6 @@ from transformers import (
 )
 
 from hubmerge.models.adapter import add_adapter
-from hubmerge.models.loading import load_model
 from hubmerge.moerging.moe_model import MoeModel, build_moe
 from hubmerge.specs import Kind, TrainSpec
 from hubmerge.weights.adapter_match import open_adapter
@@ -32,6 +31,7 @@ from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.moe_config import MoeConfig, MoeExpert, RouterConfig
 from tests.models.builders import (
     SIZE,
+    load_copy,
     tiny_bert,
     tiny_gpt2,
     tiny_llama,
@@ -122,7 +122,7 @@ def make_moe(
     def make_router(path: str, lora_A: Tensor, lora_B: Tensor) -> Tensor:
         return torch.randn(len(EXPERTS), lora_A.shape[2], generator=generator) / 4
 
-    moe = build_moe(load_model(base, family.kind), adapters, config, make_router)
+    moe = build_moe(load_copy(base, family.kind), adapters, config, make_router)
     moe.model.module.eval()
     return moe
 
@@ -133,7 +133,7 @@ def _write_expert(name: str, base: Path, parent: Path, expert: str) -> Path:
     spec = TrainSpec(
         base="someone/base", task="t", to="me/t", tune="lora", rank=rank, alpha=scale * rank
     )
-    adapted = add_adapter(load_model(base, FAMILIES[name].kind), spec, "someone/base", "0" * 40)
+    adapted = add_adapter(load_copy(base, FAMILIES[name].kind), spec, "someone/base", "0" * 40)
     generator = torch.Generator().manual_seed(rank + len(expert))
     with torch.no_grad():
         for weight in adapted.peft_model.parameters():

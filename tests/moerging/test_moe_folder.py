@@ -24,13 +24,12 @@ from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGH
 from tests.models.builders import change_json
 from tests.moerging.networks import (
     NETWORKS,
+    NetworkFolders,
     make_moe,
     open_base,
     predict,
     read_files,
     train_steps,
-    write_base,
-    write_lora,
 )
 
 FIRST = "layers.0.attention.k_proj"  # of a ViT, by name of its module
@@ -49,11 +48,13 @@ def read_again(name: str, base: Path, folder: Path) -> MoeModel:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_trained_moe_is_the_same_after_a_round_trip(name: str, tmp_path: Path) -> None:
-    base = write_base(name, tmp_path / "base")
+def test_trained_moe_is_the_same_after_a_round_trip(
+    networks: NetworkFolders, name: str, tmp_path: Path
+) -> None:
+    base = networks.base(name)
     experts = [
-        write_lora(name, base, tmp_path / "mnist", 1),
-        write_lora(name, base, tmp_path / "svhn", 2, r=3, use_rslora=True),
+        networks.lora(name, "mnist", 1),
+        networks.lora(name, "svhn", 2, r=3, use_rslora=True),
     ]
     moe = make_moe(name, base, experts, 2, RouterConfig(signed=True, temperature=2.0))
     train_steps(name, moe)
@@ -77,20 +78,17 @@ def check_expert_alone(name: str, base: Path, expert: Path) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("trained", [True, False])
 def test_expert_that_was_not_trained_equals_the_source(
-    name: str, trained: bool, tmp_path: Path
+    networks: NetworkFolders, name: str, trained: bool, tmp_path: Path
 ) -> None:
-    base = write_base(name, tmp_path / "base")
-    sources = [write_lora(name, base, tmp_path / f"e{n}", n, trained, r=n + 2) for n in range(3)]
-    folder = save_moe(make_moe(name, base, sources, 2), tmp_path / "moe")
+    sources = [networks.lora(name, f"e{n}", n, trained=trained, r=n + 2) for n in range(3)]
+    folder = save_moe(make_moe(name, networks.base(name), sources, 2), tmp_path / "moe")
     for source in sources:
         assert read_files(folder / EXPERTS_FOLDER / source.name) == read_files(source)
 
 
-def test_files_and_names(tmp_path: Path) -> None:
-    base = write_base("vit", tmp_path / "base")
-    folder = save_moe(
-        make_moe("vit", base, [write_lora("vit", base, tmp_path / "a")]), tmp_path / "moe"
-    )
+def test_files_and_names(networks: NetworkFolders, tmp_path: Path) -> None:
+    moe = make_moe("vit", networks.base("vit"), [networks.lora("vit", "a")])
+    folder = save_moe(moe, tmp_path / "moe")
     assert read_files(folder).keys() == {
         *(MOE_CONFIG, ROUTER_WEIGHTS),
         *(f"{EXPERTS_FOLDER}/a/{name}" for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)),
@@ -102,10 +100,9 @@ def test_files_and_names(tmp_path: Path) -> None:
     assert router[f"{FIRST}.router.weight"].shape == (1, 32)
 
 
-def test_split_parameters_are_gathered(tmp_path: Path) -> None:
+def test_split_parameters_are_gathered(networks: NetworkFolders, tmp_path: Path) -> None:
     """`gather` is called for every parameter, as FSDP needs it."""
-    base = write_base("vit", tmp_path / "base")
-    moe = make_moe("vit", base, [write_lora("vit", base, tmp_path / "a")])
+    moe = make_moe("vit", networks.base("vit"), [networks.lora("vit", "a")])
     values = {id(w): w.detach().clone() for w in moe.model.module.parameters()}
     plain = save_moe(moe, tmp_path / "plain")
     with torch.no_grad():
@@ -118,12 +115,18 @@ def test_split_parameters_are_gathered(tmp_path: Path) -> None:
     assert read_files(folder) == read_files(plain)
 
 
+@pytest.fixture(scope="module")
+def saved(networks: NetworkFolders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of two experts for a ViT."""
+    experts = [networks.lora("vit", name, n) for n, name in enumerate(("one", "two"))]
+    moe = make_moe("vit", networks.base("vit"), experts, 2)
+    return save_moe(moe, tmp_path_factory.mktemp("saved") / "moe")
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A mixture of two experts for a ViT, which is written to `base`."""
-    base = write_base("vit", tmp_path / "base")
-    experts = [write_lora("vit", base, tmp_path / name, n) for n, name in enumerate(("one", "two"))]
-    return save_moe(make_moe("vit", base, experts, 2), tmp_path / "moe")
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of that mixture."""
+    return shutil.copytree(saved, tmp_path / "moe")
 
 
 def change_tensors(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -150,11 +153,14 @@ A = f"base_model.model.{FIRST}.lora_A.weight"
     ids=["lacking", "rows", "turned", "nan", "infinite", "more", "strange"],
 )
 def test_routers_that_do_not_fit(
-    folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], sentence: str
+    networks: NetworkFolders,
+    folder: Path,
+    change: Callable[[dict[str, Any]], None],
+    sentence: str,
 ) -> None:
     change_tensors(folder / ROUTER_WEIGHTS, change)
     with pytest.raises(CheckpointError, match=sentence):
-        read_again("vit", tmp_path / "base", folder)
+        read_again("vit", networks.base("vit"), folder)
 
 
 @pytest.mark.parametrize(
@@ -171,35 +177,37 @@ def test_routers_that_do_not_fit(
     ids=["lacking", "narrow", "nan", "more"],
 )
 def test_experts_that_do_not_fit(
-    folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], sentence: str
+    networks: NetworkFolders,
+    folder: Path,
+    change: Callable[[dict[str, Any]], None],
+    sentence: str,
 ) -> None:
     change_tensors(folder / EXPERTS_FOLDER / "two" / ADAPTER_WEIGHTS, change)
     with pytest.raises(CheckpointError, match=sentence) as caught:
-        read_again("vit", tmp_path / "base", folder)
+        read_again("vit", networks.base("vit"), folder)
     assert "two" in str(caught.value.message)
 
 
-def test_expert_that_lacks_layers_of_another(folder: Path, tmp_path: Path) -> None:
+def test_expert_that_lacks_layers_of_another(networks: NetworkFolders, folder: Path) -> None:
     def lose(tensors: dict[str, Any]) -> None:
         for part in "AB":
             del tensors[f"base_model.model.{FIRST}.lora_{part}.weight"]
 
     change_tensors(folder / EXPERTS_FOLDER / "two" / ADAPTER_WEIGHTS, lose)
     with pytest.raises(CheckpointError, match="two does not change") as caught:
-        read_again("vit", tmp_path / "base", folder)
+        read_again("vit", networks.base("vit"), folder)
     assert "another expert does" in caught.value.message
 
 
-def test_configuration_with_other_layers(folder: Path, tmp_path: Path) -> None:
+def test_configuration_with_other_layers(networks: NetworkFolders, folder: Path) -> None:
     change_json(folder / MOE_CONFIG, "modules", value=["layers.0.attention.k_proj"])
     with pytest.raises(CheckpointError, match="do not name the same layers"):
-        read_again("vit", tmp_path / "base", folder)
+        read_again("vit", networks.base("vit"), folder)
 
 
-def test_moe_with_another_base(folder: Path, tmp_path: Path) -> None:
-    other = write_base("bert", tmp_path / "other")
+def test_moe_with_another_base(networks: NetworkFolders, folder: Path) -> None:
     with pytest.raises(CheckpointError):
-        read_again("bert", other, folder)
+        read_again("bert", networks.base("bert"), folder)
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ from hubmerge.weights.moe_config import RouterConfig
 from tests.moerging.builders import equation_2
 from tests.moerging.networks import (
     NETWORKS,
+    NetworkFolders,
     kind_of,
     make_moe,
     open_base,
     predict,
     run_network,
     train_steps,
-    write_base,
     write_lora,
 )
 from tests.moerging.small_moes import is_close
@@ -38,24 +38,18 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def base(name: str, tmp_path: Path) -> Path:
-    return write_base(name, tmp_path / "base")
+def base(networks: NetworkFolders, name: str) -> Path:
+    return networks.base(name)
 
 
 @pytest.fixture
-def experts(name: str, base: Path, tmp_path: Path) -> list[Path]:
+def experts(networks: NetworkFolders, name: str) -> list[Path]:
     """Three experts of two ranks and three scales: 3, 2 and, over the root of its rank, 5."""
     return [
-        write_lora(name, base, tmp_path / "mnist", 1),
-        write_lora(name, base, tmp_path / "svhn", 2, r=3, lora_alpha=6),
-        write_lora(name, base, tmp_path / "cars", 3, r=4, lora_alpha=10, use_rslora=True),
+        networks.lora(name, "mnist", 1),
+        networks.lora(name, "svhn", 2, r=3, lora_alpha=6),
+        networks.lora(name, "cars", 3, r=4, lora_alpha=10, use_rslora=True),
     ]
-
-
-def write_base_and_lora(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write the base of a family, and an expert for it."""
-    base = write_base(name, folder / "base")
-    return base, write_lora(name, base, folder / "expert")
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
@@ -166,24 +160,25 @@ def test_ranks_and_scales_may_differ_by_layer(name: str, base: Path, tmp_path: P
     assert (shapes["q_proj"], shapes["k_proj"]) == ((2, 5, 32), (2, 2, 32))
 
 
-def test_only_attention_with_experts_is_unfused(tmp_path: Path) -> None:
-    base, expert = write_base_and_lora("open_clip", tmp_path)
-    module = make_moe("open_clip", base, [expert]).model.module
+def test_only_attention_with_experts_is_unfused(networks: NetworkFolders) -> None:
+    expert = networks.lora("open_clip", "expert")
+    module = make_moe("open_clip", networks.base("open_clip"), [expert]).model.module
     explicit = [n for n, m in module.named_modules() if isinstance(m, ExplicitAttention)]
     fused = [n for n, m in module.named_modules() if isinstance(m, nn.MultiheadAttention)]
     assert explicit == [f"visual.transformer.resblocks.{n}.attn" for n in (0, 1)]
     assert fused == [f"transformer.resblocks.{n}.attn" for n in (0, 1)]
 
 
-def test_unfused_attention_keeps_evaluation_mode(tmp_path: Path) -> None:
-    base, expert = write_base_and_lora("open_clip", tmp_path)
-    module = make_moe("open_clip", base, [expert]).model.module
+def test_unfused_attention_keeps_evaluation_mode(networks: NetworkFolders) -> None:
+    expert = networks.lora("open_clip", "expert")
+    module = make_moe("open_clip", networks.base("open_clip"), [expert]).model.module
     assert not any(part.training for part in module.modules())
 
 
-def test_experts_on_other_than_linear_layers_are_rejected(tmp_path: Path) -> None:
-    base = write_base("bert", tmp_path / "base")
-    expert = write_lora("bert", base, tmp_path / "expert")
+def test_experts_on_other_than_linear_layers_are_rejected(
+    networks: NetworkFolders, tmp_path: Path
+) -> None:
+    base, expert = networks.base("bert"), networks.lora("bert", "expert")
     embedding_expert = write_embedding_lora(base, tmp_path / "words", ["word_embeddings"])
     assert kind_of("bert") == "text"
     with pytest.raises(CheckpointError, match="embeddings"):

@@ -57,6 +57,18 @@ def test_a_revision_may_hold_a_slash(api: HfApi, repo: str) -> None:
     assert api.list_repo_files(repo, revision="runs/a/step1") == [".gitattributes", "a.txt"]
 
 
+def test_a_repository_that_is_created_again_has_none_of_the_old_commits(
+    api: HfApi, repo: str
+) -> None:
+    old = commit(api, repo, "1")
+    assert api.list_repo_files(repo, revision=old) == [".gitattributes", "a.txt"]
+    api.delete_repo(repo)
+    api.create_repo(repo)
+    with pytest.raises(RevisionNotFoundError):
+        api.list_repo_files(repo, revision=old)
+    assert api.list_repo_files(repo) == [".gitattributes"]
+
+
 def test_branches_diverge_and_are_deleted(api: HfApi, repo: str) -> None:
     start = commit(api, repo, "1")
     main = commit(api, repo, "2")

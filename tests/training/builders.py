@@ -15,7 +15,6 @@ from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Learner
 from hubmerge.manifest import ValidationPoint
 from hubmerge.models.adapter import add_adapter
-from hubmerge.models.loading import load_model
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 from hubmerge.training.events import CheckpointEvent
@@ -24,6 +23,7 @@ from hubmerge.training.inputs import TrainingCallbacks, TrainingData, Validation
 from hubmerge.training.loop import train
 from hubmerge.training.position import Position
 from hubmerge.training.schedule import push_steps
+from tests.models.builders import load_copy
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
 
@@ -36,7 +36,7 @@ def make_spec(**values: Any) -> TrainSpec:
 
 def make_learner_of(spec: TrainSpec, split: Split, folder: Path = MINI) -> Learner:
     """The learner for the split's task from the base in `folder`, set up for this spec."""
-    model: Any = load_model(folder, split.task.spec.kind)
+    model: Any = load_copy(folder, split.task.spec.kind)
     head = initial_head(model, split.task, split.classes)
     if spec.tune != "full":
         model = add_adapter(model, spec, "hubmerge/tiny", "0" * 40).model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Learner
 from hubmerge.manifest import ValidationPoint
 from hubmerge.models.adapter import add_adapter
-from hubmerge.models.loading import load_model
 from hubmerge.models.recompute import enable_recompute
 from hubmerge.specs import DataSpec, TaskSpec, TrainSpec
 from hubmerge.tasks.data import Split, load_split
@@ -27,6 +27,7 @@ from hubmerge.training.batches import Batches
 from hubmerge.training.fit import make_fit
 from hubmerge.training.inputs import TrainingCallbacks
 from tests.models import builders
+from tests.models.builders import load_copy
 from tests.training.builders import curve, iterate_training, make_spec, weight_bytes
 
 ROWS, FILMS = 32, ("dull films are bad, bad, bad", "fun fun fun good films")
@@ -81,7 +82,8 @@ def case_of(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Cases:
             data = DataSpec(path=rows, files=files)
             values = {"name": "films", "data": data, "splits": splits, **fields}
             task = Task(TaskSpec(**values, **PROMPTS.get(fields["kind"], {})), rows)
-            cases[name] = folder, load_split(task, "train"), load_split(task, "validation")
+            validation = load_split(task, "validation").select(range(8))
+            cases[name] = folder, load_split(task, "train"), validation
         return cases[name]
 
     return build
@@ -96,7 +98,7 @@ def reset_accelerate() -> Iterator[None]:
 
 def learner(case: Case, spec: TrainSpec) -> Learner:
     folder, training, _ = case
-    model: Any = load_model(folder, training.task.spec.kind)
+    model: Any = load_copy(folder, training.task.spec.kind)
     head = initial_head(model, training.task, training.classes)
     adapted = add_adapter(model, spec, "me/tiny", "0" * 40).model if spec.tune != "full" else model
     result = make_learner(adapted, training.task, head, spec.augment)
@@ -133,18 +135,28 @@ def trained(case: Case, **settings: Any) -> Run:
     return Run(losses, points, weight_bytes(fit))
 
 
+@pytest.fixture(scope="module")
+def plain_run(case_of: Cases) -> Callable[[str, str], Run]:
+    """The run of a case with default options, by name and `tune`; trained once."""
+    return cache(lambda name, tune: trained(case_of(name), tune=tune))
+
+
 @pytest.mark.parametrize("tune", ["full", "lora"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_kind_learns_and_runs_repeat(case_of: Cases, name: str, tune: str) -> None:
-    run = trained(case_of(name), tune=tune)
+def test_every_kind_learns_and_runs_repeat(
+    case_of: Cases, plain_run: Callable[[str, str], Run], name: str, tune: str
+) -> None:
+    run = plain_run(name, tune)
     assert run.loss_ratio < 0.9
     torch.rand(3)
     assert trained(case_of(name), tune=tune) == run
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_kind_trains_in_bf16(case_of: Cases, name: str) -> None:
-    full, half = (trained(case_of(name), precision=each) for each in ("fp32", "bf16"))
+def test_every_kind_trains_in_bf16(
+    case_of: Cases, plain_run: Callable[[str, str], Run], name: str
+) -> None:
+    full, half = plain_run(name, "full"), trained(case_of(name), precision="bf16")
     assert half.losses == pytest.approx(full.losses, rel=0.1, abs=0.05)
     assert full.losses != half.losses
     assert len(full.weights) == len(half.weights)  # the weights themselves stay in float32
@@ -187,12 +199,14 @@ def test_prefix_tuning_learns(case_of: Cases, name: str) -> None:
     assert trained(case_of(name), tune="prefix", rank=4) == run
 
 
-def test_bucketing_groups_texts_of_similar_length(case_of: Cases) -> None:
+def test_bucketing_groups_texts_of_similar_length(
+    case_of: Cases, plain_run: Callable[[str, str], Run]
+) -> None:
     case = case_of("text")
     run = trained(case, bucket=True)
     assert run.loss_ratio < 0.9
     assert trained(case, bucket=True) == run
-    assert trained(case).losses != run.losses
+    assert plain_run("text", "full").losses != run.losses
 
     def padding(bucket: bool) -> int:
         spec = make_spec(bucket=bucket)

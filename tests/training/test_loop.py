@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
-from hashlib import sha256
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,9 +32,9 @@ from tests.training.builders import (
 )
 
 
-def test_thirty_steps_improve_accuracy(training: Split, validation: Split) -> None:
+def test_thirty_steps_improve_accuracy(training: Split, long_validation: Split) -> None:
     spec = make_spec(steps=30, batch=32, warmup_steps=5, push_every="30")
-    before, after = curve(run_training(spec, training, validation)[1])
+    before, after = curve(run_training(spec, training, long_validation)[1])
     assert after.accuracy > before.accuracy + 0.05
     assert (before.step, before.loss, before.lr) == (0, None, 0.0)
     assert (after.step, after.count, after.lr) == (30, 100, 5e-4)
@@ -54,25 +51,6 @@ def test_a_run_repeats(training: Split, validation: Split, settings: Any) -> Non
     same_weights, same_events = run_training(make_spec(steps=3, **settings), training, validation)
     assert (weights, curve(events)) == (same_weights, curve(same_events))
     assert run_training(make_spec(steps=3, seed=1, **settings), training, validation)[0] != weights
-
-
-REPEAT = """
-from hashlib import sha256
-from hubmerge.tasks.data import load_split
-from hubmerge.tasks.lookup import find_task
-from tests.training.builders import make_spec, run_training
-splits = [load_split(find_task("mini-mnist"), name) for name in ("train", "validation")]
-print(sha256(run_training(make_spec(steps=2, push_every="2"), *splits)[0]).hexdigest())
-"""
-
-
-def test_a_run_repeats_in_another_process(python: Path, training: Split, validation: Split) -> None:
-    weights, _ = run_training(make_spec(steps=2, push_every="2"), training, validation)
-    process = subprocess.run(
-        [python, "-c", REPEAT],
-        cwd=Path(__file__).resolve().parents[2], capture_output=True, check=True,
-    )  # fmt: skip
-    assert process.stdout.decode().strip() == sha256(weights).hexdigest()
 
 
 def test_accumulation_changes_only_rounding(training: Split, validation: Split) -> None:
@@ -149,11 +127,11 @@ def test_only_the_tuned_weights_change(training: Split, validation: Split, tune:
 @pytest.mark.parametrize(
     "settings",
     [{}, {"anneal": "branch", "push_every": "2^k"}, {"tune": "lora"},
-     {"early_stop": "noise", "evaluate_every": 2, "push_every": "3"}],
+     {"early_stop": "noise", "evaluate_every": 2, "push_every": "5"}],
     ids=str,
 )  # fmt: skip
 def test_a_run_resumes_from_any_position(training: Split, validation: Split, settings: Any) -> None:
-    spec = make_spec(**{"steps": 8, "push_every": "4", **settings})
+    spec = make_spec(**{"steps": 6, "push_every": "3", **settings})
     positions: list[Position] = []
     callbacks = TrainingCallbacks(save_position=lambda step, position: positions.append(position()))
     weights, events = run_training(spec, training, validation, callbacks=callbacks)
@@ -267,9 +245,12 @@ def test_a_base_with_nan_is_a_checkpoint_error(training: Split, validation: Spli
 
 
 def test_an_exploding_loss_raises(training: Split, validation: Split) -> None:
-    spec = make_spec(steps=400, push_every="400", lr=30.0, clip=1e6, warmup=0.0, weight_decay=0.0)
-    with pytest.raises(TrainingDiverged, match=r"exploded: above .* up to step|is not finite"):
-        run_training(spec, training, validation)
+    spec = make_spec(steps=20, push_every="20", lr=30.0, clip=1e6, warmup=0.0, weight_decay=0.0)
+    network = Classifier(FailingEncoder("loss", good_calls=99), nn.Linear(2, 10))
+    learner = ImageLearner(network, load_model(MINI).transform(augment=False))
+    fit = make_tiny_fit(spec, validation, learner)
+    with pytest.raises(TrainingDiverged, match=r"exploded: above .* up to step 11, "):
+        list(iterate_training(fit, training, validation))
 
 
 def test_out_of_memory_suggests_smaller_batches(training: Split, validation: Split) -> None:

@@ -1,10 +1,11 @@
-"""Training with two processes gives the same losses and weights, and publishes only once."""
+"""Training in another process, and with two that publish only once: same losses and weights."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from hubmerge.server import lease
 from hubmerge.tasks.data import Split
 from hubmerge.training.batches import Batches
-from tests.training.builders import make_spec, make_tiny_fit
+from tests.training.builders import make_spec, make_tiny_fit, run_training
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (
@@ -44,6 +45,25 @@ def run(python: Path, home: Path, *words: object) -> str:
 def curve(output: str) -> tuple[list[float], list[float]]:
     points: list[Any] = json.loads(output)["validation"]
     return [p["accuracy"] for p in points], [p["loss"] for p in points[1:]]
+
+
+REPEAT = """
+from hashlib import sha256
+from hubmerge.tasks.data import load_split
+from hubmerge.tasks.lookup import find_task
+from tests.training.builders import make_spec, run_training
+splits = [load_split(find_task("mini-mnist"), name) for name in ("train", "validation")]
+print(sha256(run_training(make_spec(steps=2, push_every="2"), *splits)[0]).hexdigest())
+"""
+
+
+def test_a_run_repeats_in_another_process(python: Path, training: Split, validation: Split) -> None:
+    weights, _ = run_training(make_spec(steps=2, push_every="2"), training, validation)
+    process = subprocess.run(
+        [python, "-c", REPEAT],
+        cwd=ROOT, capture_output=True, check=True,
+    )  # fmt: skip
+    assert process.stdout.decode().strip() == sha256(weights).hexdigest()
 
 
 @pytest.mark.parametrize(
