@@ -11,7 +11,8 @@ from hubmerge.merging.method import (
     require_no_weights,
     require_positive_sum,
 )
-from hubmerge.merging.methods import average, dare, task_arithmetic
+from hubmerge.merging.methods import average, dare, passthrough, task_arithmetic
+from hubmerge.merging.methods import is_changed as is_scaled_or_changed
 from hubmerge.merging.ties import settle_ties, survey_ties, ties
 
 BUILT_IN = (
@@ -57,6 +58,7 @@ BUILT_IN = (
         params=parameters.DareParams,
         combine=dare,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="dare_ties",
@@ -66,6 +68,7 @@ BUILT_IN = (
         params=parameters.DareTiesParams,
         combine=sparse.dare_ties,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="ties_mergekit",
@@ -76,6 +79,7 @@ BUILT_IN = (
         combine=sparse.ties_mergekit,
         survey=sparse.survey_ties_mergekit,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="breadcrumbs",
@@ -86,6 +90,7 @@ BUILT_IN = (
         combine=sparse.breadcrumbs,
         survey=sparse.survey_breadcrumbs,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="breadcrumbs_ties",
@@ -96,6 +101,7 @@ BUILT_IN = (
         combine=sparse.breadcrumbs_ties,
         survey=sparse.survey_breadcrumbs,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="della",
@@ -105,6 +111,7 @@ BUILT_IN = (
         params=parameters.DellaParams,
         combine=sparse.della,
         parts=lambda params: "tensors" if params.rescale == "l1" else "rows",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="della_linear",
@@ -114,6 +121,7 @@ BUILT_IN = (
         params=parameters.DellaParams,
         combine=sparse.della_linear,
         parts=lambda params: "tensors" if params.rescale == "l1" else "rows",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="sce",
@@ -148,6 +156,7 @@ BUILT_IN = (
         combine=spherical.nuslerp,
         survey=survey_gram_of_tensors,
         parts=lambda params: "entries" if params.per == "tensor" else "rows",
+        model_wide=lambda params: {"per"},
         fewest=2,
         most=2,
         is_changed=spherical.is_changed,
@@ -185,8 +194,22 @@ BUILT_IN = (
         combine=spherical.model_stock,
         survey=survey_gram_of_tensors,
         parts=lambda params: "entries" if params.per == "tensor" else "rows",
+        model_wide=lambda params: {"per"},
         weight_problem=require_no_weights,
         fewest=2,
+    ),
+    Method(
+        name="passthrough",
+        title="Passthrough",
+        arxiv="",
+        summary="One expert as it is, or times a factor; see `hubmerge merge --config` for layers.",
+        params=parameters.PassthroughParams,
+        combine=passthrough,
+        survey=lambda passes, params: params,
+        parts=lambda params: "entries",
+        weight_problem=require_no_weights,
+        most=1,
+        is_changed=is_scaled_or_changed,
     ),
     Method(
         name="tsv",

@@ -160,6 +160,14 @@ class ModelStockParams(NoParams):
     per: Per = "tensor"
 
 
+class PassthroughParams(NoParams):
+    """Parameters of passthrough."""
+
+    scale: float = Field(
+        1.0, allow_inf_nan=False, description="factor on the weights of the expert themselves"
+    )
+
+
 class SpectralParams(NoParams):
     """Parameters of methods on singular values."""
 
