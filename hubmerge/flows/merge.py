@@ -20,6 +20,7 @@ from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_req
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
+from hubmerge.merging.mergekit_merge import MergekitMerge
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.settings import for_tensors, record_params
 from hubmerge.opening.expert_heads import (
@@ -34,6 +35,7 @@ from hubmerge.opening.locked_experts import open_locked_merge
 from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
+from hubmerge.opening.mergekit_inputs import open_mergekit_merge
 from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
 from hubmerge.opening.references import (
     NOT_HASHED,
@@ -41,6 +43,7 @@ from hubmerge.opening.references import (
     read_local_manifest,
     versions,
 )
+from hubmerge.opening.stacked_inputs import record_layers, stack_inputs
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.weights.dtypes import float_dtype_name
@@ -48,22 +51,25 @@ from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.kept_heads import KeptHead
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
+CONFIG_FILE = "mergekit_config.yml"
+
 
 @dataclass(frozen=True)
 class MergeRequest:
     """The experts, method and parameters (as typed) of a merge, and where the result goes.
 
-    A `lock` replaces the first three: `policy` names the pick to merge, and with `locked` every
-    name must still point to its pinned commit. With `pull_request`, the result is proposed to
-    `push`. `licence` replaces the one that follows from the experts' licences. `options` decide
-    where experts and base differ. For a `dry_run` local folders are not hashed. `threads` has no
-    effect on the result.
+    A `config` of mergekit or a `lock` replaces the first three: `policy` names the pick of a lock,
+    and with `locked` every name must still point to its pinned commit. With `pull_request`, the
+    result is proposed to `push`. `licence` replaces the one that follows from the experts'
+    licences. `options` decide where experts and base differ. For a `dry_run` local folders are not
+    hashed. `threads` has no effect on the result.
     """
 
     experts: tuple[ModelRef, ...] = ()
     method: str = "ties"
     settings: Mapping[str, str] = field(default_factory=dict)
     base: ModelRef | None = None
+    config: MergekitMerge | None = None
     lock: Path | None = None
     policy: str | None = None
     locked: bool = False
@@ -140,7 +146,11 @@ def prepare_merge(hub: Hub, request: MergeRequest, merges: Path) -> PreparedMerg
     """
     if request.dtype:
         request = replace(request, dtype=float_dtype_name(request.dtype))
-    if request.lock is None:
+    if request.config is not None:
+        inputs = open_mergekit_merge(hub, request.config, hashed=not request.dry_run)
+        options = replace(request.options, vocabulary=request.config.vocabulary)
+        request = replace(request, dtype=request.config.dtype, options=options)
+    elif request.lock is None:
         inputs = open_merge_inputs(
             hub,
             request.experts,
@@ -161,11 +171,12 @@ def prepare_inputs(
 ) -> PreparedMerge:
     """Check that the opened models can be merged, and that the result can be written and pushed."""
     matched = match_inputs(inputs, request.options)
+    stacked = stack_inputs(matched, inputs)
     plan = MergePlan(
-        base=matched.base,
+        base=stacked.base,
         experts=tuple(
             Expert(expert, s.key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
-            for expert, s in zip(matched.experts, inputs.sources, strict=True)
+            for expert, s in zip(stacked.experts, stacked.sources, strict=True)
         ),
         method=inputs.method,
         params=inputs.params,
@@ -175,7 +186,8 @@ def prepare_inputs(
         options=request.options,
         vocabulary_size=matched.tokens.size,
         tokenizer_files=matched.tokens.files,
-        settings=for_tensors(inputs.settings, matched.base.index),
+        settings=for_tensors(inputs.settings, stacked.base.index),
+        config=stacked.config,
     )
     check_plan(plan)
     heads = _find_all_heads(inputs, plan)
@@ -203,6 +215,10 @@ def _find_all_heads(inputs: MergeInputs, plan: MergePlan) -> dict[str, Path | Ke
     """The heads beside the merge: those of trained experts, and those that are not merged."""
     heads: dict[str, Path | KeptHead] = {**find_heads(inputs.experts)}
     if plan.options.heads == "keep":
+        if plan.config is not None:
+            raise UsageError(
+                "--heads keep needs whole models, and here layers are merged.", "Give --heads drop."
+            )
         kept = find_kept_heads(inputs.experts, plan.vectors)
         if twice := sorted(heads.keys() & kept.keys()):
             raise UsageError(f"Two experts would have the head {twice[0]}.", "Rename a folder.")
@@ -245,6 +261,8 @@ def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> 
 def _finish(folder: Path, prepared: PreparedMerge) -> None:
     write_heads(prepared.heads, folder)
     finalize_folder(folder, prepared.manifest, prepared.lock)
+    if prepared.request.config is not None:  # as mergekit does; the manifest does not list it
+        (folder / CONFIG_FILE).write_bytes(prepared.request.config.text)
 
 
 def _merge_notes(
@@ -278,6 +296,7 @@ def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str,
         method=inputs.method.name,
         params={
             **record_params(inputs.params, inputs.settings),
+            **record_layers(inputs.layers, inputs.sources)[0],
             **({"dtype": request.dtype} if request.dtype else {}),
             **request.options.chosen,
         },
@@ -297,6 +316,8 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
     if inputs.lock is not None:
         words += ["--lock", lock.LOCK_FILE]
         words += ["--policy", request.policy] if request.policy else []
+    elif request.config is not None:
+        words += ["--config", CONFIG_FILE]
     else:
         words += [*(source.label for source in inputs.sources), "--method", request.method]
         for name, value in request.options.chosen.items():
@@ -305,7 +326,7 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
         words += ["--set", f"{name}={value}"]
     if request.base:
         words += ["--base", inputs.base_source.name if inputs.lock else str(request.base)]
-    if request.dtype:
+    if request.dtype and request.config is None:
         words += ["--dtype", request.dtype]
     if request.allow_nonfinite:
         words.append("--allow-nonfinite")

@@ -33,6 +33,7 @@ from hubmerge.weights.header import TensorInfo, safe_name
 from hubmerge.weights.match_options import BASE_TIE_HINT, TIED_HINT
 from hubmerge.weights.model_config import changed_config
 from hubmerge.weights.side_files import copy_side_files, side_files
+from hubmerge.weights.stack_files import create_stack_files
 from hubmerge.weights.task_vector import TaskVector
 from hubmerge.weights.writer import (
     check_space_for_copy,
@@ -66,14 +67,19 @@ def merge(
         _check_integer_tensors(plan)
         check_copies(plan)
         softenings = _survey_softenings(plan, progress)
-        targets = create_files_like(plan.base, folder, plan.dtype)
+        create = create_files_like if plan.config is None else create_stack_files
+        targets = create(plan.base, folder, plan.dtype)
         copy_side_files(
             plan.base.folder,
             folder,
             {
                 **plan.tokenizer_files,
                 **changed_config(
-                    plan.base.folder, plan.dtype, plan.separate_head, plan.vocabulary_size
+                    plan.base.folder,
+                    plan.dtype,
+                    plan.separate_head,
+                    plan.vocabulary_size,
+                    plan.config,
                 ),
             },
         )
@@ -107,8 +113,11 @@ def _ignore_progress(stage: str, done: int, total: int) -> None:
 def _check_no_input_replaced(plan: MergePlan, out: Path) -> None:
     """Replacing a folder that is or contains an input would delete what is being read."""
     target = out.resolve()
-    for checkpoint in (plan.base, *(expert.checkpoint for expert in plan.experts)):
-        folder = checkpoint.folder.resolve()
+    checkpoints = (plan.base, *(expert.checkpoint for expert in plan.experts))
+    folders = [checkpoint.folder for checkpoint in checkpoints]
+    if plan.config is not None:  # layers of other folders
+        folders += {t.file.parent for checkpoint in checkpoints for t in checkpoint.index.values()}
+    for folder in map(Path.resolve, folders):
         if target == folder or target in folder.parents:
             raise UsageError(f"{out} is or contains {folder}, which is to be merged.")
 

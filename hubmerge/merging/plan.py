@@ -68,7 +68,9 @@ class MergePlan:
     configuration of the result says that its output head is not tied to its embedding; see
     `weights.ties`. `options` decide where full experts and base differ. With more tokens than the
     base, `vocabulary_size` and `tokenizer_files`, by name, replace those of the base.
-    `settings` are parameters and weights that differ between tensors or experts.
+    `settings` are parameters and weights that differ between tensors or experts. With a `config`,
+    which replaces the base's, the base is not one folder but a stack of layers: see
+    `weights.layer_stack`.
     """
 
     base: Checkpoint
@@ -82,6 +84,7 @@ class MergePlan:
     vocabulary_size: int | None = None
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     settings: TensorSettings = field(default=UNIFORM, repr=False)
+    config: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:

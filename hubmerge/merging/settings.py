@@ -18,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 from hubmerge.errors import UnknownName, UsageError, raise_together
 from hubmerge.merging.method import Method, require_positive_sum
 from hubmerge.merging.registry import describe_problem, parse_params
-from hubmerge.merging.tensor_filter import count_layers, parse_filter
+from hubmerge.merging.tensor_filter import parse_filter
 from hubmerge.merging.tensor_params import Setting, TensorSettings, Value
+from hubmerge.weights.layer_names import count_layers
 
 _KEY = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<filter>[^\[\]]+)\])?")
 _PART = re.compile(r"\[[^\[\]]*\]|[^\[\]]*")
@@ -56,7 +57,7 @@ def parse_settings(
             problems.append(f"{key}={text} gives {len(values)} values for {count} experts.")
     hint = "Write name=value, name=a,b for each expert, name[text]=value or name=[first,last]."
     raise_together(UsageError, problems, hint)
-    return _checked(method, uniform, shared, own)
+    return check_settings(method, uniform, shared, own)
 
 
 def restore_settings(
@@ -71,7 +72,7 @@ def restore_settings(
     }
     shared = [replace(_parse_key(k), value=v) for k, v in params.items() if k not in uniform]
     mine = [[replace(_parse_key(k), value=v) for k, v in settings.items()] for settings in own]
-    return _checked(method, uniform, shared, mine)
+    return check_settings(method, uniform, shared, mine)
 
 
 def record_params(params: BaseModel, settings: TensorSettings) -> dict[str, Value]:
@@ -109,13 +110,16 @@ def filter_problems(settings: TensorSettings, tensors: Iterable[str]) -> Iterato
             yield f"{setting.key}: no {setting.tensors.describe()}."
 
 
-def _checked(
+def check_settings(
     method: Method,
     uniform: Mapping[str, Value],
     shared: Sequence[Setting],
     own: Sequence[Sequence[Setting]],
 ) -> tuple[BaseModel, TensorSettings]:
-    """Validate every value; settings for some layers are first, then the longest filters."""
+    """Validate every value; settings for some layers are first, then the longest filters.
+
+    Raises UsageError with every problem at once.
+    """
     params = parse_params(method, uniform)
     problems: list[str] = []
 

@@ -8,18 +8,13 @@ layers: embeddings, and the last norm and the head.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from hubmerge.errors import UsageError
+from hubmerge.weights.layer_names import layer_of, part_of_rest
 
-_LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
-# The head of GPT-NeoX, embed_out, comes after the layers.
-_BEFORE_LAYERS = re.compile(r"emb(?!ed_out)|wte|wpe|class_token|cls_token|patch|conv_proj|shared")
 _FILTER = re.compile(r"(?P<text>[^@]*)(?:@(?P<part>before|after|(?P<start>\d+):(?P<stop>\d+)))?")
-
-BEFORE, AFTER = "before", "after"
 
 
 @dataclass(frozen=True)
@@ -74,30 +69,3 @@ def parse_filter(text: str) -> TensorFilter:
     if match["start"]:
         return TensorFilter(match["text"], "layers", int(match["start"]), int(match["stop"]))
     return TensorFilter(match["text"], match["part"] or "")
-
-
-def layer_of(tensor: str) -> int | None:
-    """The number of the layer that a tensor is in, None outside of the layers."""
-    match = _LAYER.search(tensor)
-    return int(match[1]) if match else None
-
-
-def split_at_layer(tensor: str) -> tuple[str, int, str] | None:
-    """The name before the layer's number, the number, and the rest; None outside of the layers."""
-    match = _LAYER.search(tensor)
-    return (tensor[: match.start(1)], int(match[1]), tensor[match.end(1) :]) if match else None
-
-
-def part_of_rest(tensor: str) -> str:
-    """Whether a tensor outside of the layers is BEFORE or AFTER them."""
-    return BEFORE if _BEFORE_LAYERS.search(tensor) else AFTER
-
-
-def count_layers(tensors: Iterable[str]) -> dict[str, int]:
-    """How many layers there are, by the text before the layer's number."""
-    layers: dict[str, int] = {}
-    for name in tensors:
-        if parts := split_at_layer(name):
-            before, number, _ = parts
-            layers[before] = max(layers.get(before, 0), number + 1)
-    return layers

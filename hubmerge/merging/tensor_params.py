@@ -17,13 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hubmerge.merging.tensor_filter import (
-    BEFORE,
-    TensorFilter,
-    parse_filter,
-    part_of_rest,
-    split_at_layer,
-)
+from hubmerge.merging.tensor_filter import TensorFilter, parse_filter
+from hubmerge.weights.layer_names import BEFORE, part_of_rest, split_at_layer
 
 Value = Any
 

@@ -16,6 +16,7 @@ from hubmerge.merging.tensor_params import UNIFORM, TensorSettings
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.refs import ModelRef
 from hubmerge.weights.header import safe_name
+from hubmerge.weights.layer_stack import LayerPieces
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 from hubmerge.weights.moe_config import EXPERTS_FOLDER
 
@@ -27,6 +28,7 @@ class MergeInputs:
     `base_source` and `sources` describe base and experts for the manifest, with the options of each
     expert. `lock` is the lock that they come from, if any, and `options` what it decides; `notes`
     are sentences for the user. `settings` are parameters that differ between tensors or experts.
+    `layers` are those that base and experts give, if they do not give all, in order.
     """
 
     method: Method
@@ -39,6 +41,7 @@ class MergeInputs:
     options: MatchOptions = DEFAULT_OPTIONS
     notes: tuple[str, ...] = ()
     settings: TensorSettings = UNIFORM
+    layers: LayerPieces | None = None
 
 
 def check_no_moe(pinned: Sequence[PinnedModel]) -> None:
