@@ -248,6 +248,6 @@ def _lengthen(text: str, length: int, names: Sequence[str], mine: set[str]) -> s
         else:
             return text
         longer, ends = name[start:stop], (name[start - 1 : start], name[stop : stop + 1])
-        if len(longer) > length and set(ends) <= {"", "."}:
-            if {n for n in names if longer in n} == mine:
-                return longer
+        is_same = {n for n in names if longer in n} == mine
+        if is_same and len(longer) > length and set(ends) <= {"", "."}:
+            return longer

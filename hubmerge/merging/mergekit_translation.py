@@ -157,8 +157,8 @@ class _Translation:
         first, last = (len(merge.slices[n].sources) for n in (0, -1))
         if first < last:
             self.problems.append(
-                f"slices: the first has {first} sources and the last {last}, of which mergekit 0.1.5 "
-                f"would use only the first {first} for tensors after the layers."
+                f"slices: the first has {first} sources and the last {last}, of which mergekit "
+                f"0.1.5 would use only the first {first} for tensors after the layers."
             )
         same = {frozenset(part.experts) for part in merge.slices}
         if len(same) > 1 and not merge.is_joint and merge.method.name not in _BY_WEIGHT:
