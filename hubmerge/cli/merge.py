@@ -131,6 +131,7 @@ def _make_request(
         dry_run=result_options.dry_run,
         threads=options.threads,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
+        export=options.export_mergekit,
     )
 
 

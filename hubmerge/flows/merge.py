@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hubmerge import lock
-from hubmerge.durable import hash_file
+from hubmerge.durable import hash_file, write_atomic
 from hubmerge.errors import IntegrityError, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
@@ -20,6 +20,7 @@ from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_req
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
 from hubmerge.merging.engine import check_out, merge
+from hubmerge.merging.mergekit_export import export_config
 from hubmerge.merging.mergekit_merge import MergekitMerge
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.settings import for_tensors, record_params
@@ -36,6 +37,7 @@ from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
 from hubmerge.opening.mergekit_inputs import open_mergekit_merge
+from hubmerge.opening.mergekit_names import mergekit_names
 from hubmerge.opening.publication import check_repository_kind, finalize_folder, folder_publication
 from hubmerge.opening.references import (
     NOT_HASHED,
@@ -61,8 +63,9 @@ class MergeRequest:
     A `config` of mergekit or a `lock` replaces the first three: `policy` names the pick of a lock,
     and with `locked` every name must still point to its pinned commit. With `pull_request`, the
     result is proposed to `push`. `licence` replaces the one that follows from the experts'
-    licences. `options` decide where experts and base differ. For a `dry_run` local folders are not
-    hashed. `threads` has no effect on the result.
+    licences. `options` decide where experts and base differ. The configuration for mergekit is
+    written to `export`. For a `dry_run` local folders are not hashed. `threads` has no effect on
+    the result.
     """
 
     experts: tuple[ModelRef, ...] = ()
@@ -82,6 +85,7 @@ class MergeRequest:
     allow_nonfinite: bool = False
     licence: str | None = None
     options: MatchOptions = DEFAULT_OPTIONS
+    export: Path | None = None
     dry_run: bool = False
     threads: int | None = None
 
@@ -92,6 +96,7 @@ class PreparedMerge:
 
     `heads` are the experts' trained heads; they and `lock` are written next to the merge. `notes`
     are sentences on differences between experts and on what has changed since they were pinned.
+    `export` is the merge as a configuration of mergekit, if that is to be written.
     """
 
     request: MergeRequest
@@ -101,6 +106,7 @@ class PreparedMerge:
     heads: Mapping[str, Path | KeptHead] = field(default_factory=dict)
     lock: bytes | None = None
     notes: tuple[str, ...] = ()
+    export: str | None = None
 
     @property
     def is_hashed(self) -> bool:
@@ -203,12 +209,19 @@ def prepare_inputs(
         heads=heads,
         lock=inputs.lock,
         notes=(*inputs.notes, *notes),
+        export=_export(request, plan, inputs) if request.export else None,
     )
     if not prepared.is_done:
         check_out(plan, prepared.folder, request.replace)
     if request.push is not None:
         _check_push(hub, request)
     return prepared
+
+
+def _export(request: MergeRequest, plan: MergePlan, inputs: MergeInputs) -> str:
+    if request.export and request.export.exists() and not request.replace:
+        raise UsageError(f"{request.export} exists.", "Give --replace, or another name.")
+    return export_config(plan, *mergekit_names(inputs))
 
 
 def _find_all_heads(inputs: MergeInputs, plan: MergePlan) -> dict[str, Path | KeptHead]:
@@ -236,6 +249,8 @@ def _check_push(hub: Hub, request: MergeRequest) -> None:
 def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> MergeResult:
     """Merge into the folder, unless it already has this merge; push or propose the result."""
     request, out = prepared.request, prepared.folder
+    if request.export is not None and prepared.export is not None:
+        write_atomic(request.export, prepared.export.encode(), mode=0o644)
     if request.push is not None and not request.pull_request:
         ensure_repo(hub, str(request.push.repo_id), request.private)
     if not prepared.is_done:

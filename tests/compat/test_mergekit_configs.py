@@ -1,9 +1,9 @@
 """Configurations of mergekit as they are published, run with tiny models of the same tensors.
 
-The shapes are those of mergekit's examples and of model cards; every one is merged and compared with
-a reference in numpy, and with what mergekit 0.1.5 itself wrote. `mergekit_configs.safetensors` has
-its results, one vector for each configuration: all tensors in the order of their names, float32.
-Methods that draw random numbers are not in it.
+The shapes are those of mergekit's examples and of model cards; every one is merged and compared
+with a reference in numpy, and with what mergekit 0.1.5 itself wrote: `mergekit_configs.safetensors`
+has one vector for each configuration, all tensors in the order of their names, in float32. Methods
+that draw random numbers are not in it.
 """
 
 from __future__ import annotations
