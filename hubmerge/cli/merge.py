@@ -156,7 +156,7 @@ def _read_config(path: Path) -> MergekitMerge:
     from hubmerge.merging.mergekit_translation import translate_config
     from hubmerge.specs.mergekit_config import read_mergekit_config
 
-    return translate_config(*read_mergekit_config(path))
+    return translate_config(read_mergekit_config(path))
 
 
 def _check_config_alone(

@@ -14,7 +14,7 @@ from hubmerge.merging.mergekit_settings import MergekitSettings, find_settings
 from hubmerge.merging.mergekit_translation import translate_config
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.tensor_params import Setting
-from hubmerge.specs.mergekit_config import MergekitConfig
+from hubmerge.specs.mergekit_config import MergekitConfig, MergekitFile
 from hubmerge.specs.mergekit_methods import MERGEKIT_METHODS, MergekitMethod
 from hubmerge.specs.parsing import validate_spec
 from hubmerge.weights.dtypes import is_float, torch_dtype_name
@@ -170,7 +170,8 @@ class _Export:
 
     def _check(self, values: Mapping[str, Any]) -> None:
         """Read it again: every tensor must have the same values."""
-        merge = translate_config(validate_spec(MergekitConfig, values, "the configuration"))
+        config = validate_spec(MergekitConfig, values, "the configuration")
+        merge = translate_config(MergekitFile(config))
         again = find_settings(merge, self.plan.base.index)
         for tensor in self.plan.base.index:
             if _of_plan(self.plan, tensor) != _of_settings(again, tensor):

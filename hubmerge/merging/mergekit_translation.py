@@ -14,7 +14,7 @@ from hubmerge.merging.mergekit_merge import MergekitMerge, MergekitSlice, Mergek
 from hubmerge.merging.mergekit_parameters import ParameterCheck
 from hubmerge.merging.registry import method as find_method
 from hubmerge.refs import ModelRef
-from hubmerge.specs.mergekit_config import MergekitConfig, ModelEntry, SourceEntry
+from hubmerge.specs.mergekit_config import MergekitConfig, MergekitFile, ModelEntry, SourceEntry
 from hubmerge.specs.mergekit_methods import MERGEKIT_METHODS, NOT_OFFERED, MergekitMethod
 from hubmerge.specs.mergekit_ref import MergekitRef, parse_mergekit_ref
 from hubmerge.weights.dtypes import FLOATS, float_dtype_name
@@ -27,11 +27,14 @@ _BY_WEIGHT = {
 }  # fmt: skip
 
 
-def translate_config(config: MergekitConfig, text: bytes = b"") -> MergekitMerge:
-    """Translate a configuration whose bytes are `text`; raises UsageError with every problem."""
+def translate_config(file: MergekitFile) -> MergekitMerge:
+    """Translate a configuration; raises UsageError with every problem, also those of the file."""
+    config, problems = file.config, list(file.problems)
     if config.merge_method not in MERGEKIT_METHODS:
-        raise _unknown_method(config.merge_method)
-    return _Translation(config, MERGEKIT_METHODS[config.merge_method]).translate(text)
+        unknown = _unknown_method(config.merge_method)
+        raise_together(UsageError, [*problems, unknown.message], unknown.hint)
+    mergekit = MERGEKIT_METHODS[config.merge_method]
+    return _Translation(config, mergekit, problems).translate(file.text)
 
 
 def _unknown_method(name: str) -> UsageError:

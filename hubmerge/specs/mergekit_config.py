@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from hubmerge.errors import UsageError, raise_together
 from hubmerge.specs.mergekit_methods import PARAMETERS
 from hubmerge.specs.mergekit_ref import MergekitRef, parse_mergekit_ref
 from hubmerge.specs.mergekit_values import Conditions, parse_parameters
-from hubmerge.specs.parsing import Spec, parse_yaml, read_yaml_text, try_spec
+from hubmerge.specs.parsing import Spec, describe_problem, parse_yaml, read_yaml_text
 
 Parameters = Annotated[Mapping[str, Conditions], PlainValidator(parse_parameters)]
 Model = Annotated[MergekitRef, PlainValidator(parse_mergekit_ref)]
+
+
+class NotTakenError(ValueError):
+    """A key of mergekit that hubmerge does not take."""
 
 
 def _refuse(reason: str) -> PlainValidator:
@@ -24,7 +29,7 @@ def _refuse(reason: str) -> PlainValidator:
 
     def refuse(value: object) -> None:
         if value not in (None, "", [], {}):
-            raise ValueError(reason)
+            raise NotTakenError(reason)
 
     return PlainValidator(refuse)
 
@@ -75,7 +80,7 @@ class TokenizerEntry(Spec):
 
 
 class MergekitConfig(Spec):
-    """A configuration of mergekit-yaml: `text` are the bytes of the file, `name` its name."""
+    """A configuration of mergekit-yaml."""
 
     merge_method: str
     base_model: Model | None = None
@@ -110,10 +115,19 @@ class MergekitConfig(Spec):
         return self
 
 
-def read_mergekit_config(path: Path) -> tuple[MergekitConfig, bytes]:
-    """Read a configuration of mergekit-yaml, and the bytes of its file.
+@dataclass(frozen=True)
+class MergekitFile:
+    """A configuration, the bytes of its file, and what is wrong with keys that it leaves out."""
 
-    Raises UsageError with every unknown key, with similar ones, and all that is not supported.
+    config: MergekitConfig
+    text: bytes = b""
+    problems: tuple[str, ...] = ()
+
+
+def read_mergekit_config(path: Path) -> MergekitFile:
+    """Read a configuration of mergekit-yaml.
+
+    Raises UsageError with every problem, if what is left without unknown keys is no configuration.
     """
     text = read_yaml_text(path)
     if _count_documents(text) > 1:
@@ -122,13 +136,44 @@ def read_mergekit_config(path: Path) -> tuple[MergekitConfig, bytes]:
             "Write one file for each merge, and name the result of one as a model of the next.",
         )
     values = parse_yaml(text, path)
-    misplaced = list(_take_misplaced(values))
-    config, problems = try_spec(MergekitConfig, values)
-    if _is_something_else(values):  # a kind of file that has none of these keys
-        problems = [problem for problem in problems if "merge_method" not in problem]
-    raise_together(UsageError, [f"{path}: {problem}" for problem in (*misplaced, *problems)])
-    assert config is not None  # there is no problem
-    return config, text.encode()
+    is_something_else = any(values.get(key) for key in ("gate_mode", "experts", "genome"))
+    problems = list(_take_misplaced(values))
+    config = _validate(values, problems)
+    if config is None and not is_something_else:
+        config = _validate(values, problems)
+    problems = [f"{path}: {problem}" for problem in dict.fromkeys(problems)]
+    if config is None:
+        raise_together(UsageError, problems)
+        raise AssertionError("no configuration, and no problem")
+    return MergekitFile(config, text.encode(), tuple(problems))
+
+
+def _validate(values: dict[str, Any], problems: list[str]) -> MergekitConfig | None:
+    """The configuration, or None; then unknown keys, and those not taken, are gone from `values`.
+
+    Problems are appended; without these keys the others can be found, too.
+    """
+    try:
+        return MergekitConfig.model_validate(values)
+    except ValidationError as error:
+        found: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
+    is_left_out = [
+        problem["type"] == "extra_forbidden"
+        or isinstance(problem.get("ctx", {}).get("error"), NotTakenError)
+        for problem in found
+    ]
+    if not any(is_left_out):
+        problems += [describe_problem(MergekitConfig, problem) for problem in found]
+        return None
+    for problem, leaves in zip(found, is_left_out, strict=True):
+        if leaves:
+            problems.append(describe_problem(MergekitConfig, problem))
+            *place, key = problem["loc"]
+            inner: Any = values
+            for step in place:
+                inner = inner[step]
+            del inner[key]
+    return None
 
 
 def _count_documents(text: str) -> int:
@@ -136,10 +181,6 @@ def _count_documents(text: str) -> int:
         return sum(node is not None for node in yaml.compose_all(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError):
         return 1  # parse_yaml says what is wrong
-
-
-def _is_something_else(values: Mapping[str, Any]) -> bool:
-    return any(values.get(key) for key in ("gate_mode", "experts", "genome"))
 
 
 def _take_misplaced(values: dict[str, Any]) -> Iterator[str]:

@@ -28,18 +28,12 @@ SpecT = TypeVar("SpecT", bound=BaseModel)
 
 def validate_spec(model: type[SpecT], values: Mapping[str, Any], source: str) -> SpecT:
     """Build a spec from plain values, or raise UsageError with all problems and similar keys."""
-    spec, problems = try_spec(model, values)
-    raise_together(UsageError, [f"{source}: {problem}" for problem in problems])
-    assert spec is not None  # there is no problem
-    return spec
-
-
-def try_spec(model: type[SpecT], values: Mapping[str, Any]) -> tuple[SpecT | None, list[str]]:
-    """A spec from plain values and no problems, or None and all problems, with similar keys."""
     try:
-        return model.model_validate(values), []
+        return model.model_validate(values)
     except ValidationError as error:
-        return None, [_describe_problem(model, dict(problem)) for problem in error.errors()]
+        problems = [describe_problem(model, dict(problem)) for problem in error.errors()]
+        raise_together(UsageError, [f"{source}: {problem}" for problem in problems])
+        raise
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -101,7 +95,8 @@ def as_value_error(check: Callable[..., str], *values: str) -> str:
         raise ValueError(f"{error.message} {error.hint}".strip()) from error
 
 
-def _describe_problem(model: type[BaseModel], problem: dict[str, Any]) -> str:
+def describe_problem(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    """A sentence for one of pydantic's errors on a spec, with a similar key for an unknown one."""
     location = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(problem["loc"][-1]), _field_names(model), n=1)

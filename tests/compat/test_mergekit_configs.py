@@ -48,7 +48,7 @@ def run(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     hub = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
 
     def run_config(path: Path) -> MergeResult:
-        merge = translate_config(*read_mergekit_config(path))
+        merge = translate_config(read_mergekit_config(path))
         request = MergeRequest(config=merge, out=tmp_path / "out" / path.stem)
         return merge_and_publish(hub, prepare_merge(hub, request, tmp_path), lambda *_: None)
 

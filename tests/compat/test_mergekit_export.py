@@ -73,7 +73,7 @@ def test_it_gives_the_same_bytes_when_it_is_read_again(
 ) -> None:
     export = tmp_path / "config.yml"
     merged = merge(request_of(method, settings, names, export=export), "one")
-    config = translate_config(*read_mergekit_config(export))
+    config = translate_config(read_mergekit_config(export))
     again = merge(MergeRequest(config=config), "two")
     assert open_checkpoint(again.folder).digest() == open_checkpoint(merged.folder).digest()
 
@@ -92,7 +92,7 @@ def test_without_a_base_in_mergekit_it_is_the_same_up_to_rounding(
     """The difference is taken to the first expert."""
     export = tmp_path / "config.yml"
     first = open_checkpoint(merge(request_of(method, settings, names, export=export), "one").folder)
-    config = translate_config(*read_mergekit_config(export))
+    config = translate_config(read_mergekit_config(export))
     second = open_checkpoint(merge(MergeRequest(config=config), "two").folder)
     for name in first.names():
         np.testing.assert_allclose(second.read(name), first.read(name), rtol=0, atol=2e-6)

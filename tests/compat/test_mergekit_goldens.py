@@ -58,7 +58,7 @@ def run(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(yaml.safe_dump(config_of(case)))
     monkeypatch.chdir(folder)
     hub = Hub("http://127.0.0.1:9", "", folder / "cache", "no Hub", deadline_s=1.0)
-    request = MergeRequest(config=translate_config(*read_mergekit_config(path)), out=folder / "out")
+    request = MergeRequest(config=translate_config(read_mergekit_config(path)), out=folder / "out")
     return merge_and_publish(hub, prepare_merge(hub, request, folder), lambda *_: None).folder
 
 

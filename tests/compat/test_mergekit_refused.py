@@ -22,7 +22,7 @@ LINEAR = f"merge_method: linear\n{TWO}"
 def translate(text: str, folder: Path) -> MergekitMerge:
     path = folder / "config.yml"
     path.write_text(text)
-    return translate_config(*read_mergekit_config(path))
+    return translate_config(read_mergekit_config(path))
 
 
 @pytest.mark.parametrize(("text", "problem"), [
@@ -121,10 +121,13 @@ def test_it_is_refused_before_anything_is_opened(text: str, problem: str, tmp_pa
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
-    text = TIES + "dtype: x\nparameters: {densty: 1, density: 2}\ntokenizer_source: o/a"
+    text = TIES + (
+        "dtipe: float16\nnormalize: true\nchat_template: auto\ndtype: x\n"
+        "parameters: {densty: 1, density: 2}\ntokenizer_source: o/a"
+    )
     with pytest.raises(UsageError) as caught:
         translate(text, tmp_path)
-    assert len(caught.value.problems) == 4
+    assert len(caught.value.problems) == 7
 
 
 BASE = "merge_method: task_arithmetic\nbase_model: ./base\nmodels: [{model: ./alpha}]\n"
