@@ -20,6 +20,10 @@ from hubmerge.specs.mergekit_ref import MergekitRef, parse_mergekit_ref
 from hubmerge.weights.dtypes import FLOATS, float_dtype_name
 
 _HINT = "docs/mergekit.md lists what is supported, and what to do instead."
+_ROWS = (
+    "Embeddings keep the rows that have no token, which mergekit leaves out, and a token that none "
+    "of the merged models has keeps the base's row, for which mergekit leaves zeros."
+)
 # With these, a model whose weight is 0 does not count at all.
 _BY_WEIGHT = {
     "average", "task_arithmetic", "ties_mergekit", "dare", "dare_ties", "breadcrumbs",
@@ -201,12 +205,25 @@ class _Translation:
                 "that it lacks; mergekit takes what its models happen to be ordered by."
             )
         elif source == "union":
+            self._check_union(key)
             return "union"
         elif not is_base:
             self.problems.append(
                 f"{key}: {source} is not the base_model; write base or union, or leave it out."
             )
+        self.notes.append(_ROWS)
         return "base"
+
+    def _check_union(self, key: str) -> None:
+        self.notes.append(_ROWS)
+        models = {
+            frozenset(str(source.model) for source in entry.sources) for entry in self.config.slices
+        }
+        if len(models) > 1:
+            self.problems.append(
+                f"{key}: union needs the same models in all slices: mergekit leaves zeros for "
+                "tokens that those of the first or last slice lack; write base."
+            )
 
 
 def _list(numbers: Sequence[int]) -> str:

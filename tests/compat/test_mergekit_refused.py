@@ -74,6 +74,9 @@ def translate(text: str, folder: Path) -> MergekitMerge:
     (TIES + "tokenizer_source: o/a", "tokenizer_source: o/a is not the base_model"),
     (TIES + "tokenizer_source: base\ntokenizer: {source: base}", "give either tokenizer or"),
     (LINEAR + "tokenizer_source: union", "tokenizer_source: name a base_model"),
+    ("merge_method: passthrough\nbase_model: o/a\ntokenizer_source: union\nslices: [{sources: "
+     "[{model: o/a, layer_range: [0, 8]}]}, {sources: [{model: o/b, layer_range: [4, 9]}]}]",
+     "tokenizer_source: union needs the same models in all slices"),
     (f"{TIES}---\n{LINEAR}", "has several documents: merges of merges are not supported"),
     (TIES + "name: first", "name: merges of merges are not supported"),
     (TIES + "out_path: ./x", "out_path: merges of merges are not supported"),
