@@ -78,6 +78,7 @@ class MergekitMerge:
 
 _OURS = {
     "lambda": "scale",
+    "scale": "factor",
     "select_topk": "density",
     "filter_wise": "per",
     "nuslerp_flatten": "per",

@@ -50,17 +50,17 @@ def dare(deltas: Deltas, params: DareParams, survey: None = None) -> Array:
 
 
 def passthrough(deltas: Deltas, params: PassthroughParams, survey: PassthroughParams) -> Array:
-    """What makes the base the one expert, times `scale`, which is a factor on the weights."""
+    """What makes the base the one expert, times `factor`, which is for the weights themselves."""
     (delta,), (own,) = deltas.values, deltas.of_experts(params)
-    if own.scale == 1:
+    if own.factor == 1:
         return delta
     base = deltas.base_values.reshape(delta.shape)
-    return np.asarray(own.scale * (base + delta) - base)
+    return np.asarray(own.factor * (base + delta) - base)
 
 
 def is_changed(deltas: Deltas, survey: PassthroughParams) -> bool:
     """Whether passthrough changes a part: if the expert does, or a factor; `survey` has it."""
-    return deltas.of_experts(survey)[0].scale != 1 or deltas.changed()
+    return deltas.of_experts(survey)[0].factor != 1 or deltas.changed()
 
 
 def drop_changes(deltas: Deltas, params: DareParams) -> Iterator[Array]:

@@ -163,7 +163,8 @@ class ModelStockParams(NoParams):
 class PassthroughParams(NoParams):
     """Parameters of passthrough."""
 
-    scale: float = Field(
+    # Not `scale`, in which the merged change is linear.
+    factor: float = Field(
         1.0, allow_inf_nan=False, description="factor on the weights of the expert themselves"
     )
 

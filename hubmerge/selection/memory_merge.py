@@ -66,7 +66,7 @@ class MemoryMerger:
         return _norm(self.direction(choice).values())
 
     def direction(self, choice: Choice) -> Mapping[str, Array]:
-        """Return the merged change at scale 1 of every tensor that any expert changed."""
+        """Return the merged change at scale 1 of every tensor that is changed."""
         key = choice.with_params(scale=1.0) if "scale" in dict(choice.params) else choice
         if key not in self._directions:
             self._directions[key] = self._compute_direction(key)
@@ -111,7 +111,7 @@ class MemoryMerger:
             return {
                 deltas.tensor: self.method.combine(deltas, params, surveyed)
                 for deltas in self._deltas(choice)
-                if deltas.changed()
+                if self.method.is_changed(deltas, surveyed)
             }
 
     def _deltas(self, choice: Choice) -> Iterator[Deltas]:

@@ -83,7 +83,7 @@ def test_it_gives_the_same_bytes_when_it_is_read_again(
     ("nuslerp", {"weight": "1,3"}, ("alpha", "beta")),
     ("multislerp", {"weight": "1,3,2"}, THREE),
     ("karcher", {"iterations": "20"}, THREE),
-    ("passthrough", {"scale[o_proj]": "[0,2]"}, ("alpha",)),
+    ("passthrough", {"factor[o_proj]": "[0,2]"}, ("alpha",)),
     ("average", {}, ("adapter-one", "adapter-two")),
 ])  # fmt: skip
 def test_without_a_base_in_mergekit_it_is_the_same_up_to_rounding(

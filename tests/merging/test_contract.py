@@ -31,7 +31,7 @@ NEUTRAL: dict[str, dict[str, Any] | None] = {
 }  # fmt: skip
 
 
-SOME_ZEROS = TensorSettings((Setting("scale", "matrix", 0.0),))
+SOME_ZEROS = TensorSettings((Setting("factor", "matrix", 0.0),))
 
 
 def models(dtype: Any = np.float32, count: int = 2) -> list[dict[str, Array]]:
@@ -113,11 +113,7 @@ def test_the_same_plan_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     assert merge(plan, tmp_path / "a").digest() == merge(plan, tmp_path / "b").digest()
 
 
-# The scale of passthrough is a factor on the weights themselves.
-SCALED = [n for n in NAMES if "scale" in method(n).params.model_fields and n != "passthrough"]
-
-
-@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("name", [n for n in NAMES if "scale" in method(n).params.model_fields])
 def test_the_change_is_linear_in_the_scale(name: str, tmp_path: Path) -> None:
     base, *experts = models(count=number_of_experts(name))
     plan = write_models(tmp_path, base, *experts)
@@ -132,7 +128,7 @@ def test_the_change_is_linear_in_the_scale(name: str, tmp_path: Path) -> None:
 def test_passthrough_scales_the_weights_of_the_expert(tmp_path: Path) -> None:
     """Also where the base is the expert itself, and where a setting has the factor."""
     base, expert = models(count=1)
-    plan = write_models(tmp_path, base, expert)("passthrough", scale=3.0)
+    plan = write_models(tmp_path, base, expert)("passthrough", factor=3.0)
     own = replace(plan, experts=(replace(plan.experts[0], checkpoint=plan.base),))
     some = replace(own, params=parse_params(plan.method, {}), settings=SOME_ZEROS)
     for number, (chosen, factors) in enumerate(((plan, {}), (own, {}), (some, {"matrix": 0.0}))):
