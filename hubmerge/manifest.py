@@ -156,6 +156,11 @@ class Manifest:
         return self.experts[0] if self.is_expert and self.experts else None
 
     @property
+    def has_other_layers(self) -> bool:
+        """Whether a merge has layers from several places, which its command alone does not say."""
+        return any("layers" in expert.settings for expert in self.experts)
+
+    @property
     def noun(self) -> str:
         """Its kind in prose: expert, merge or mixture."""
         return "mixture" if self.is_moe else self.kind

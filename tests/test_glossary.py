@@ -49,7 +49,7 @@ PRIVATE = words_of(
 PLAIN = words_of(
     """
     accumulate accuracy address after against allow alpha any apply as augment batch before
-    bits bucket by charts check chosen classes clip code columns command conclusive cost
+    bits bucket by c charts check chosen classes clip code columns command conclusive config cost
     count counts cut data debug decay device drop dropout dry dtype emit env error eval
     evaluate evaluations every examples exhaustive explain explanation export extract factor
     figures files flops folder for format gb group hardest hubmerge id index json k keep

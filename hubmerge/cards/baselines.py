@@ -132,6 +132,8 @@ def _last_steps_commands(card_input: CardInput) -> tuple[str, ...]:
     if card_input.pick_of_policy(LAST):
         return _policy_commands(card_input, LAST)
     manifest = card_input.manifest
+    if manifest.has_other_layers:
+        return ()
     labels = [f"{expert.name}@{(expert.last_sha or '')[:12]}" for expert in manifest.experts]
     if manifest.is_moe:
         return _commands_with_experts(card_input, labels)

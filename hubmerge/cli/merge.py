@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hubmerge.flows.prepared_merge import MergeRequest, MergeResult, PreparedMerge
     from hubmerge.manifest import Manifest
     from hubmerge.merging.estimate import MergeEstimate
+    from hubmerge.merging.mergekit_merge import MergekitMerge
     from hubmerge.refs import ModelRef
 
 
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
 class MergeOptions:
     """How the experts are merged."""
 
+    config: Annotated[
+        Path | None, Option("--config", "-c", help="Merge what a configuration of mergekit says.")
+    ] = None
+    export_mergekit: Annotated[
+        Path | None,
+        Option("--export-mergekit", help="Also write the merge as a configuration of mergekit."),
+    ] = None
     method: Annotated[str | None, Option(help="Name from `hubmerge methods`. [ties]")] = None
     base: Base = None
     step_pattern: StepPattern = None
@@ -113,6 +122,7 @@ def _make_request(
     from hubmerge.weights.match_options import MatchOptions
 
     return MergeRequest(
+        config=_read_config(options.config) if options.config else None,
         experts=tuple(parse_ref(text) for text in experts or ()),
         method=options.method or "ties",
         settings=parse_settings(options.settings or [], "density=0.2"),
@@ -133,6 +143,7 @@ def _make_request(
         dry_run=result_options.dry_run,
         threads=options.threads,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
+        export=options.export_mergekit,
     )
 
 
@@ -151,7 +162,10 @@ def _check_options(
     result_options: ResultOptions,
 ) -> None:
     """Raises UsageError for options that exclude or need each other."""
-    lock_options.check(experts)
+    if options.config is not None:
+        _check_config_alone(experts, options, lock_options)
+    else:
+        lock_options.check(experts)
     if lock_options.lock is not None:
         _check_lock_alone(experts, options)
     if options.as_lora is not None and options.allow_nonfinite:
@@ -166,6 +180,36 @@ def _check_options(
         )
     if options.pull_request:
         _check_pull_request(result_options.target, result_options.private)
+
+
+def _read_config(path: Path) -> MergekitMerge:
+    from hubmerge.merging.mergekit_translation import translate_config
+    from hubmerge.specs.mergekit_config import read_mergekit_config
+
+    return translate_config(read_mergekit_config(path))
+
+
+def _check_config_alone(
+    experts: list[str] | None, options: MergeOptions, lock_options: LockOptions
+) -> None:
+    """A configuration decides everything but what hubmerge asks where models differ."""
+    values = {
+        "experts": experts,
+        "--lock": lock_options.lock,
+        "--policy": lock_options.policy,
+        "--locked": lock_options.locked,
+        "--method": options.method,
+        "--base": options.base,
+        "--set": options.settings,
+        "--dtype": options.dtype,
+        "--vocabulary": options.vocabulary,
+        "--export-mergekit": options.export_mergekit,
+    }
+    if given := [name for name, value in values.items() if value]:
+        raise UsageError(
+            f"--config decides what is merged and how: {', '.join(given)} cannot be given as well.",
+            "Write it into the file, or leave --config out.",
+        )
 
 
 def _check_lock_alone(experts: list[str] | None, options: MergeOptions) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubmerge import lock
-from hubmerge.errors import Failures
-from hubmerge.flows.prepared_merge import MergeRequest, MergeResult, PreparedMerge
+from hubmerge.durable import write_atomic
+from hubmerge.errors import Failures, UsageError
+from hubmerge.flows.prepared_merge import CONFIG_FILE, MergeRequest, MergeResult, PreparedMerge
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
@@ -24,6 +25,7 @@ from hubmerge.opening.merge_experts import open_merge_inputs
 from hubmerge.opening.merge_inputs import MergeInputs, check_licences
 from hubmerge.opening.planned_merge import PlannedMerge, plan_merge
 from hubmerge.opening.references import base_layout, left_out_files
+from hubmerge.opening.stacked_inputs import record_layers
 from hubmerge.progress import Progress, no_progress
 from hubmerge.weights.dtypes import float_dtype_name
 from hubmerge.weights.header import summarize_names
@@ -31,6 +33,7 @@ from hubmerge.weights.header import summarize_names
 if TYPE_CHECKING:
     from hubmerge.merging.estimate import MergeEstimate
     from hubmerge.merging.lora_writer import LoraOutput
+    from hubmerge.merging.plan import MergePlan
 
 AS_LORA = "--as-lora"
 
@@ -46,7 +49,13 @@ def prepare_merge(
     _check_lora_options(request)
     if request.dtype:
         request = replace(request, dtype=float_dtype_name(request.dtype))
-    if request.lock is None:
+    if request.config is not None:
+        from hubmerge.opening.mergekit_inputs import open_mergekit_merge
+
+        inputs = open_mergekit_merge(hub, request.config, hashed=not request.dry_run)
+        options = replace(request.options, vocabulary=request.config.vocabulary)
+        request = replace(request, dtype=request.config.dtype, options=options)
+    elif request.lock is None:
         inputs = open_merge_inputs(
             hub,
             request.experts,
@@ -88,6 +97,7 @@ def prepare_inputs(
         lock=inputs.lock,
         notes=(*inputs.notes, *notes),
         lora=lora,
+        export=_export(request, planned.plan, inputs),
     )
     if prepared.existing is None or request.push is not None:
         # A merge that is there needs no engine, no card and no client of the Hub: to import these
@@ -104,6 +114,18 @@ def _check_lora_options(request: MergeRequest) -> None:
         from hubmerge.opening.lora_outputs import check_lora_options
 
         check_lora_options(request.as_lora, AS_LORA, request.options, request.dtype)
+
+
+def _export(request: MergeRequest, plan: MergePlan, inputs: MergeInputs) -> str | None:
+    """The merge as a configuration of mergekit, if that is to be written."""
+    if request.export is None:
+        return None
+    from hubmerge.merging.mergekit_export import export_config
+    from hubmerge.opening.mergekit_names import mergekit_names
+
+    if request.export.exists() and not request.replace:
+        raise UsageError(f"{request.export} exists.", "Give --replace, or another name.")
+    return export_config(plan, *mergekit_names(inputs))
 
 
 def _plan_lora(
@@ -128,6 +150,8 @@ def estimate_merge(prepared: PreparedMerge) -> MergeEstimate | None:
 
 def merge_and_publish(hub: Hub, prepared: PreparedMerge, progress: Progress) -> MergeResult:
     """Merge into the folder, unless it already has this merge; push or propose the result."""
+    if prepared.request.export is not None and prepared.export is not None:
+        write_atomic(prepared.request.export, prepared.export.encode(), mode=0o644)
     existing = prepared.existing
     if existing is not None and prepared.request.push is None:
         return MergeResult(prepared.folder, existing)
@@ -158,6 +182,7 @@ def _make_manifest(request: MergeRequest, inputs: MergeInputs, notes: tuple[str,
         method=inputs.method.name,
         params={
             **record_params(inputs.params, inputs.settings),
+            **record_layers(inputs.layers, inputs.sources)[0],
             **({"dtype": request.dtype} if request.dtype else {}),
             **({"as_lora": request.as_lora} if is_adapter else {}),
             **({"shard_size": request.shard_size} if request.shard_size else {}),
@@ -181,6 +206,8 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
     if inputs.lock is not None:
         words += ["--lock", lock.LOCK_FILE]
         words += ["--policy", request.policy] if request.policy else []
+    elif request.config is not None:
+        words += ["--config", CONFIG_FILE]
     else:
         words += [*(source.label for source in inputs.sources), "--method", request.method]
         for name, value in request.options.chosen.items():
@@ -189,7 +216,7 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
         words += ["--set", f"{name}={value}"]
     if request.base:
         words += ["--base", inputs.base_source.name if inputs.lock else str(request.base)]
-    if request.dtype:
+    if request.dtype and request.config is None:
         words += ["--dtype", request.dtype]
     if request.shard_size:
         words += ["--shard-size", f"{request.shard_size}B"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hubmerge.flows.prepared_merge import MergeRequest, MergeResult, PreparedMerge
+from hubmerge.flows.prepared_merge import CONFIG_FILE, MergeRequest, MergeResult, PreparedMerge
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
 from hubmerge.hub.pull_request import check_can_open_pull_request, open_pull_request
@@ -67,6 +67,8 @@ def _write(prepared: PreparedMerge, progress: Progress) -> None:
         write_heads(prepared.planned.heads, folder)
         manifest = replace(with_shares(prepared.manifest, shares), versions=versions())
         finalize_folder(folder, manifest, prepared.lock)
+        if request.config is not None:  # as mergekit does; the manifest does not list it
+            (folder / CONFIG_FILE).write_bytes(request.config.text)
 
     if lora is not None:
         merge_to_lora(plan, lora, prepared.folder, finish, request.replace, progress)

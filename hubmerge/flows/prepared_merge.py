@@ -19,15 +19,19 @@ from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 if TYPE_CHECKING:
     from hubmerge.merging.lora_writer import LoraOutput
+    from hubmerge.merging.mergekit_merge import MergekitMerge
+
+CONFIG_FILE = "mergekit_config.yml"  # beside the merge, as mergekit names it
 
 
 @dataclass(frozen=True)
 class MergeRequest:
     """The experts, method and parameters (as typed) of a merge, and where the result goes.
 
-    A `lock` replaces the first three: `policy` names the pick to merge, and with `locked` every
-    name must still point to its pinned commit. With `pull_request`, the result is proposed to
-    `push`. `licence` replaces the one that follows from the experts' licences. `options` decide
+    A `config` of mergekit or a `lock` replaces the first three: `policy` names the pick of a lock,
+    and with `locked` every name must still point to its pinned commit. With `pull_request`, the
+    result is proposed to `push`; `export` is the file that gets the merge as a configuration of
+    mergekit. `licence` replaces the one that follows from the experts' licences. `options` decide
     where experts and base differ. With `as_lora` the result is an adapter of that rank, or of a
     lower one that suffices; with `shard_size` files have at most so many bytes. For a `dry_run`
     local folders are not hashed. `threads` has no effect on the result.
@@ -37,6 +41,7 @@ class MergeRequest:
     method: str = "ties"
     settings: Mapping[str, str] = field(default_factory=dict)
     base: ModelRef | None = None
+    config: MergekitMerge | None = None
     lock: Path | None = None
     policy: str | None = None
     locked: bool = False
@@ -51,6 +56,7 @@ class MergeRequest:
     options: MatchOptions = DEFAULT_OPTIONS
     as_lora: int | None = None
     shard_size: int | None = None
+    export: Path | None = None
     dry_run: bool = False
     threads: int | None = None
 
@@ -61,7 +67,8 @@ class PreparedMerge:
 
     `lock` is written next to the merge, as are the heads of `planned`. `notes` are sentences on
     differences between experts and on what has changed since they were pinned. `lora` is the
-    adapter that is written instead of whole weights, if it was asked for.
+    adapter that is written instead of whole weights, if it was asked for, and `export` the merge as
+    a configuration of mergekit, likewise.
     """
 
     request: MergeRequest
@@ -71,6 +78,7 @@ class PreparedMerge:
     lock: bytes | None = None
     notes: tuple[str, ...] = ()
     lora: LoraOutput | None = None
+    export: str | None = None
 
     @property
     def plan(self) -> MergePlan:

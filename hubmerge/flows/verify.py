@@ -25,6 +25,7 @@ from hubmerge.opening.locked_experts import open_source
 from hubmerge.opening.merge_inputs import MergeInputs
 from hubmerge.opening.opened_model import PinnedModel
 from hubmerge.opening.references import pin, versions
+from hubmerge.opening.stacked_inputs import restore_layers
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, check_inner_path, check_repo_id, check_revision
 from hubmerge.weights.checkpoint import open_checkpoint
@@ -253,8 +254,9 @@ def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
     if type(shard_size) not in (int, type(None)) or shard_size == 0:
         raise IntegrityError(f"{MANIFEST_JSON} has a size that is not a number: shard_size.")
     method = find_method(manifest.method or "")
-    own = [source.settings for source in manifest.experts]
-    parsed, settings = restore_settings(method, params, own)
+    layers, params, own = restore_layers(params, manifest.experts)
+    # Layers of several models are one expert for a method that takes one.
+    parsed, settings = restore_settings(method, params, own[: method.most])
     inputs = MergeInputs(
         method=method,
         params=parsed,
@@ -263,6 +265,7 @@ def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
         base_source=manifest.base,
         experts=tuple(open_source(hub, _source_ref(source), source) for source in manifest.experts),
         sources=manifest.experts,
+        layers=layers,
     )
     # A merge that was made with --allow-nonfinite may be made again.
     request = MergeRequest(

@@ -11,7 +11,8 @@ from hubmerge.merging.method import (
     require_no_weights,
     require_positive_sum,
 )
-from hubmerge.merging.methods import average, dare, task_arithmetic
+from hubmerge.merging.methods import average, dare, passthrough, task_arithmetic
+from hubmerge.merging.methods import is_changed as is_scaled_or_changed
 from hubmerge.merging.ties import settle_ties, survey_ties, ties
 
 BUILT_IN = (
@@ -58,6 +59,7 @@ BUILT_IN = (
         params=parameters.DareParams,
         combine=dare,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="dare_ties",
@@ -67,6 +69,7 @@ BUILT_IN = (
         params=parameters.DareTiesParams,
         combine=sparse.dare_ties,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="ties_mergekit",
@@ -78,6 +81,7 @@ BUILT_IN = (
         survey=sparse.survey_ties_mergekit,
         reads=lambda params: 3,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="breadcrumbs",
@@ -89,6 +93,7 @@ BUILT_IN = (
         survey=sparse.survey_breadcrumbs,
         reads=lambda params: 3,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="breadcrumbs_ties",
@@ -100,6 +105,7 @@ BUILT_IN = (
         survey=sparse.survey_breadcrumbs,
         reads=lambda params: 3,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="della",
@@ -109,6 +115,7 @@ BUILT_IN = (
         params=parameters.DellaParams,
         combine=sparse.della,
         parts=lambda params: "tensors" if params.rescale == "l1" else "rows",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="della_linear",
@@ -118,6 +125,7 @@ BUILT_IN = (
         params=parameters.DellaParams,
         combine=sparse.della_linear,
         parts=lambda params: "tensors" if params.rescale == "l1" else "rows",
+        model_wide=lambda params: {"rescale"},
     ),
     Method(
         name="sce",
@@ -155,6 +163,7 @@ BUILT_IN = (
         survey=survey_gram_of_tensors,
         reads=lambda params: 2 if params.per == "tensor" else 1,
         parts=lambda params: "entries" if params.per == "tensor" else "rows",
+        model_wide=lambda params: {"per"},
         fewest=2,
         most=2,
         is_changed=spherical.is_changed,
@@ -195,8 +204,22 @@ BUILT_IN = (
         survey=survey_gram_of_tensors,
         reads=lambda params: 2 if params.per == "tensor" else 1,
         parts=lambda params: "entries" if params.per == "tensor" else "rows",
+        model_wide=lambda params: {"per"},
         weight_problem=require_no_weights,
         fewest=2,
+    ),
+    Method(
+        name="passthrough",
+        title="Passthrough",
+        arxiv="",
+        summary="One expert as it is, or times a factor; see `hubmerge merge --config` for layers.",
+        params=parameters.PassthroughParams,
+        combine=passthrough,
+        survey=lambda passes, params: params,
+        parts=lambda params: "entries",
+        weight_problem=require_no_weights,
+        most=1,
+        is_changed=is_scaled_or_changed,
     ),
     Method(
         name="tsv",

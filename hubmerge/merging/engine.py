@@ -33,6 +33,7 @@ from hubmerge.weights.header import TensorInfo, safe_name
 from hubmerge.weights.match_options import BASE_TIE_HINT, TIED_HINT
 from hubmerge.weights.model_config import changed_config
 from hubmerge.weights.side_files import copy_side_files, side_files
+from hubmerge.weights.stack_files import create_stack_files
 from hubmerge.weights.task_vector import TaskVector
 from hubmerge.weights.writer import (
     check_space_for_copy,
@@ -66,14 +67,21 @@ def merge(
         check_integer_tensors(plan)
         check_copies(plan)
         softenings = survey_softenings(plan, progress)
-        targets = create_files_like(plan.base, folder, plan.dtype, plan.shard_size)
+        if plan.config is None or plan.shard_size is not None:
+            targets = create_files_like(plan.base, folder, plan.dtype, plan.shard_size)
+        else:
+            targets = create_stack_files(plan.base, folder, plan.dtype)
         copy_side_files(
             plan.base.folder,
             folder,
             {
                 **plan.tokenizer_files,
                 **changed_config(
-                    plan.base.folder, plan.dtype, plan.separate_head, plan.vocabulary_size
+                    plan.base.folder,
+                    plan.dtype,
+                    plan.separate_head,
+                    plan.vocabulary_size,
+                    plan.config,
                 ),
             },
         )
@@ -107,8 +115,11 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 def check_no_input_replaced(plan: MergePlan, out: Path) -> None:
     """Replacing a folder that is or contains an input would delete what is being read."""
     target = out.resolve()
-    for checkpoint in (plan.base, *(expert.checkpoint for expert in plan.experts)):
-        folder = checkpoint.folder.resolve()
+    checkpoints = (plan.base, *(expert.checkpoint for expert in plan.experts))
+    folders = [checkpoint.folder for checkpoint in checkpoints]
+    if plan.config is not None:  # layers of other folders
+        folders += {t.file.parent for checkpoint in checkpoints for t in checkpoint.index.values()}
+    for folder in map(Path.resolve, folders):
         if target == folder or target in folder.parents:
             raise UsageError(f"{out} is or contains {folder}, which is to be merged.")
 

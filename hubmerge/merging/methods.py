@@ -16,7 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubmerge.merging.deltas import Deltas
-from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams
+from hubmerge.merging.params import (
+    DareParams,
+    NoParams,
+    PassthroughParams,
+    TaskArithmeticParams,
+)
 from hubmerge.weights.dtypes import Array
 
 _ENTRIES_PER_STEP = 8  # Philox makes four numbers of 64 bits at a time
@@ -42,6 +47,20 @@ def dare(deltas: Deltas, params: DareParams, survey: None = None) -> Array:
     Source: https://arxiv.org/abs/2311.03099, equations of section 3.2.
     """
     return params.scale * weighted_sum(drop_changes(deltas, params), deltas.weights)
+
+
+def passthrough(deltas: Deltas, params: PassthroughParams, survey: PassthroughParams) -> Array:
+    """What makes the base the one expert, times `factor`, which is for the weights themselves."""
+    (delta,), (own,) = deltas.values, deltas.of_experts(params)
+    if own.factor == 1:
+        return delta
+    base = deltas.base_values.reshape(delta.shape)
+    return np.asarray(own.factor * (base + delta) - base)
+
+
+def is_changed(deltas: Deltas, survey: PassthroughParams) -> bool:
+    """Whether passthrough changes a part: if the expert does, or a factor; `survey` has it."""
+    return deltas.of_experts(survey)[0].factor != 1 or deltas.changed()
 
 
 def drop_changes(deltas: Deltas, params: DareParams) -> Iterator[Array]:

@@ -160,6 +160,15 @@ class ModelStockParams(NoParams):
     per: Per = "tensor"
 
 
+class PassthroughParams(NoParams):
+    """Parameters of passthrough."""
+
+    # Not `scale`, in which the merged change is linear.
+    factor: float = Field(
+        1.0, allow_inf_nan=False, description="factor on the weights of the expert themselves"
+    )
+
+
 class SpectralParams(NoParams):
     """Parameters of methods on singular values."""
 

@@ -19,7 +19,7 @@ from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import float_dtype
 from hubmerge.weights.full_match import match_full
-from hubmerge.weights.header import summarize_names
+from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, FULL_EXPERT_HINT, MatchOptions
 from hubmerge.weights.task_vector import (
     FULL_BASE_HINT,
@@ -70,7 +70,9 @@ class MergePlan:
     `weights.ties`. `options` decide where full experts and base differ. With more tokens than the
     base, `vocabulary_size` and `tokenizer_files`, by name, replace those of the base.
     `settings` are parameters and weights that differ between tensors or experts. With `shard_size`
-    the weights are written to files of at most so many bytes, not to files like the base's.
+    the weights are written to files of at most so many bytes, not to files like the base's. With a
+    `config`, which replaces the base's, the base is not one folder but a stack of layers: see
+    `weights.layer_stack`.
     """
 
     base: Checkpoint
@@ -85,6 +87,7 @@ class MergePlan:
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     settings: TensorSettings = field(default=UNIFORM, repr=False)
     shard_size: int | None = None
+    config: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:
@@ -154,6 +157,22 @@ def _find_usage_problems(plan: MergePlan) -> Iterator[str]:
     wrong = plan.method.weight_problem and plan.method.weight_problem(weights)
     if wrong and all(map(math.isfinite, weights)):
         yield f"Weights {weights} are not valid for {plan.method.name}: {wrong}."
+    elif plan.method.weight_problem and not plan.settings.is_uniform:
+        yield from _find_tensor_weight_problems(plan, weights)
+
+
+def _find_tensor_weight_problems(plan: MergePlan, weights: list[float]) -> Iterator[str]:
+    """Weights of some tensors that are not valid, once for all tensors with the same."""
+    assert plan.method.weight_problem is not None
+    tensors: dict[tuple[float, ...], str] = {}
+    for name in plan.base.index:
+        tensors.setdefault(plan.settings.weights(weights, name), name)
+    for values, name in tensors.items():
+        if wrong := plan.method.weight_problem(values):
+            yield (
+                f"Weights {list(values)} of {safe_name(name)} are not valid for "
+                f"{plan.method.name}: {wrong}."
+            )
 
 
 def find_checkpoint_problems(plan: MergePlan) -> Iterator[Problem]:

@@ -1,8 +1,8 @@
 """Settings of a merge, as typed or recorded: parameters of the whole model and of some tensors.
 
 `density=0.3` is for all, `density=0.3,0.5` gives each expert its own (`density=,0.5` only the
-second), `density[mlp]=0.3` is for the tensors with that text in their names, and
-`density=[0.1,0.5]` is spread over the layers.
+second), `density[mlp]=0.3` is for the tensors with that text in their names, `density[mlp@0:8]=0.3`
+for those of them in the first eight layers, and `density=[0.1,0.5]` is spread over the layers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hubmerge.errors import UnknownName, UsageError, raise_together
-from hubmerge.merging.method import Method
+from hubmerge.merging.method import Method, require_positive_sum
 from hubmerge.merging.registry import describe_problem, parse_params
-from hubmerge.merging.tensor_params import Setting, TensorSettings, Value, count_layers
+from hubmerge.merging.tensor_filter import parse_filter
+from hubmerge.merging.tensor_params import Setting, TensorSettings, Value
+from hubmerge.weights.layer_names import count_layers
 
 _KEY = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<filter>[^\[\]]+)\])?")
 _PART = re.compile(r"\[[^\[\]]*\]|[^\[\]]*")
@@ -55,7 +57,7 @@ def parse_settings(
             problems.append(f"{key}={text} gives {len(values)} values for {count} experts.")
     hint = "Write name=value, name=a,b for each expert, name[text]=value or name=[first,last]."
     raise_together(UsageError, problems, hint)
-    return _checked(method, uniform, shared, own)
+    return check_settings(method, uniform, shared, own)
 
 
 def restore_settings(
@@ -70,7 +72,7 @@ def restore_settings(
     }
     shared = [replace(_parse_key(k), value=v) for k, v in params.items() if k not in uniform]
     mine = [[replace(_parse_key(k), value=v) for k, v in settings.items()] for settings in own]
-    return _checked(method, uniform, shared, mine)
+    return check_settings(method, uniform, shared, mine)
 
 
 def record_params(params: BaseModel, settings: TensorSettings) -> dict[str, Value]:
@@ -104,22 +106,25 @@ def filter_problems(settings: TensorSettings, tensors: Iterable[str]) -> Iterato
     """A sentence for each setting that is for no tensor of the model."""
     names = list(tensors)
     for setting in dict.fromkeys(_all(settings.shared, settings.own)):
-        if not any(setting.filter in name for name in names):
-            yield f"{setting.key}: no tensor has {setting.filter!r} in its name."
+        if not any(setting.tensors.matches(name) for name in names):
+            yield f"{setting.key}: no {setting.tensors.describe()}."
 
 
-def _checked(
+def check_settings(
     method: Method,
     uniform: Mapping[str, Value],
     shared: Sequence[Setting],
     own: Sequence[Sequence[Setting]],
 ) -> tuple[BaseModel, TensorSettings]:
-    """Validate every value; settings with the longest filter are first."""
+    """Validate every value; settings for some layers are first, then the longest filters.
+
+    Raises UsageError with every problem at once.
+    """
     params = parse_params(method, uniform)
     problems: list[str] = []
 
     def checked(settings: Iterable[Setting]) -> tuple[Setting, ...]:
-        ordered = sorted(settings, key=lambda setting: (-len(setting.filter), setting.filter))
+        ordered = sorted(settings, key=_order)
         return tuple(_validate(method, params, setting, problems) for setting in ordered)
 
     result = TensorSettings(checked(shared), tuple(map(checked, own)) if any(own) else ())
@@ -132,6 +137,10 @@ def _checked(
     return params, result
 
 
+def _order(setting: Setting) -> tuple[bool, int, str]:
+    return not setting.tensors.part, -len(setting.tensors.text), setting.filter
+
+
 def _validate(method: Method, params: BaseModel, setting: Setting, problems: list[str]) -> Setting:
     """The setting with values of the right type; appends what is wrong with it."""
     known = method.params.model_fields
@@ -142,7 +151,9 @@ def _validate(method: Method, params: BaseModel, setting: Setting, problems: lis
         except ValueError:
             problems.append(f"{setting.key}={setting.value}: weights are numbers.")
             return setting
-        if method.weight_problem and (wrong := method.weight_problem(found)):
+        # A sum is over all experts: `check_plan` looks at it.
+        check = None if method.weight_problem is require_positive_sum else method.weight_problem
+        if check and (wrong := check(found)):
             problems.append(f"{setting.key}={setting.value}: {wrong}.")
     elif setting.name not in known:
         unknown = UnknownName(f"parameter of {method.name}", setting.name, [WEIGHT, *known])
@@ -167,7 +178,9 @@ def _parse_key(key: str) -> Setting:
     match = _KEY.fullmatch(key)
     if match is None:
         raise UsageError(f"{key!r} is not name or name[text].")
-    return Setting(match["name"].strip(), match["filter"] or "", None)
+    text = match["filter"] or ""
+    parse_filter(text)
+    return Setting(match["name"].strip(), text, None)
 
 
 def _split_values(text: str) -> list[Value]:

@@ -1,31 +1,31 @@
 """Parameters and weights that differ between tensors, experts or layers.
 
 `density[self_attn]=0.3` sets a parameter for the tensors with this text in their names; of several
-that match, the one with the longest text counts. A list of numbers is spread over the layers: the
-first number is for the first layer, the last for the last, and those between are interpolated, as
-mergekit does. Tensors before the layers (embeddings) count as the first layer, those after them as
-the last.
+that match, the one with the longest text counts, and before these those with layers, such as
+`density[mlp@0:8]`; see `tensor_filter`. A list of numbers is spread over the layers, or over those
+of the filter: the first number is for the first layer, the last for the last, and those between are
+interpolated, as mergekit does. Tensors before the layers (embeddings) count as the first layer,
+those after them as the last.
 `settings.py` reads these from what a user types.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
-_LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
-_BEFORE_LAYERS = re.compile(r"emb|wte|wpe|class_token|cls_token|patch|conv_proj|shared")
+from hubmerge.merging.tensor_filter import TensorFilter, parse_filter
+from hubmerge.weights.layer_names import BEFORE, part_of_rest, split_at_layer
 
 Value = Any
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A value of the parameter `name` for tensors with `filter` in their names ("" for all)."""
+    """A value of the parameter `name` for the tensors of `filter` ("" for all)."""
 
     name: str
     filter: str
@@ -34,6 +34,11 @@ class Setting:
     @property
     def key(self) -> str:
         return f"{self.name}[{self.filter}]" if self.filter else self.name
+
+    @property
+    def tensors(self) -> TensorFilter:
+        """The filter, parsed."""
+        return parse_filter(self.filter)
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,19 @@ class TensorSettings:
     def _values(self, settings: Iterable[Setting], tensor: str) -> dict[str, Value]:
         found: dict[str, Value] = {}
         for setting in settings:
-            if setting.name not in found and setting.filter in tensor:
-                found[setting.name] = interpolate(setting.value, self.depth(tensor))
+            if setting.name not in found and setting.tensors.matches(tensor):
+                depth = setting.tensors.depth(tensor, self.depth(tensor))
+                found[setting.name] = interpolate(setting.value, depth)
         return found
 
     def depth(self, tensor: str) -> float:
         """Where in the model a tensor is: 0 for the first layer, 1 for the last."""
-        match = _LAYER.search(tensor)
-        if match is None:
-            return 0.0 if _BEFORE_LAYERS.search(tensor) else 1.0
-        count = self.layers.get(tensor[: match.start()], 1)
-        return int(match.group(1)) / (count - 1) if count > 1 else 0.0
+        parts = split_at_layer(tensor)
+        if parts is None:
+            return 0.0 if part_of_rest(tensor) == BEFORE else 1.0
+        before, layer, _ = parts
+        count = self.layers.get(before, 1)
+        return layer / (count - 1) if count > 1 else 0.0
 
 
 UNIFORM = TensorSettings()
@@ -105,17 +112,6 @@ def interpolate(value: Value, depth: float) -> Value:
     second = min(first + 1, len(value) - 1)
     share = place - first
     return (1 - share) * value[first] + share * value[second]
-
-
-def count_layers(tensors: Iterable[str]) -> dict[str, int]:
-    """How many layers there are, by the text before the layer's number."""
-    layers: dict[str, int] = {}
-    for name in tensors:
-        match = _LAYER.search(name)
-        if match is not None:
-            before = name[: match.start()]
-            layers[before] = max(layers.get(before, 0), int(match.group(1)) + 1)
-    return layers
 
 
 def _updated(params: BaseModel, values: Mapping[str, Value]) -> BaseModel:

@@ -22,6 +22,7 @@ from hubmerge.merging.tensor_params import UNIFORM, TensorSettings
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.refs import ModelRef
 from hubmerge.weights.header import safe_name
+from hubmerge.weights.layer_stack import LayerPieces
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 from hubmerge.weights.moe_config import EXPERTS_FOLDER
 
@@ -34,7 +35,7 @@ class MergeInputs:
     expert. `lock` is the lock that they come from, if any, and `options` what it decides; `notes`
     are sentences for the user. `failures` are those of experts that are left out here, to be raised
     with what is wrong with the others. `settings` are parameters that differ between tensors or
-    experts.
+    experts. `layers` are those that base and experts give, if they do not give all, in order.
     """
 
     method: Method
@@ -48,6 +49,7 @@ class MergeInputs:
     notes: tuple[str, ...] = ()
     failures: tuple[HubmergeError, ...] = ()
     settings: TensorSettings = UNIFORM
+    layers: LayerPieces | None = None
 
 
 def check_no_moe(pinned: Sequence[PinnedModel]) -> None:

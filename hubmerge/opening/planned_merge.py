@@ -12,6 +12,7 @@ from hubmerge.merging.settings import for_tensors
 from hubmerge.opening.expert_heads import expert_notes, find_heads, find_kept_heads
 from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_inputs import MergeInputs
+from hubmerge.opening.stacked_inputs import stack_inputs
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.kept_heads import KeptHead
 from hubmerge.weights.match_options import MatchOptions
@@ -57,11 +58,12 @@ def plan_merge(
     if matched is None:
         failures.raise_all()
     assert matched is not None
+    stacked = stack_inputs(matched, inputs)
     plan = MergePlan(
-        base=matched.base,
+        base=stacked.base,
         experts=tuple(
             Expert(expert, s.content_key, s.weight, s.label, keep=s.keep, intruders=s.intruders)
-            for expert, s in zip(matched.experts, inputs.sources, strict=True)
+            for expert, s in zip(stacked.experts, stacked.sources, strict=True)
         ),
         method=inputs.method,
         params=inputs.params,
@@ -71,7 +73,8 @@ def plan_merge(
         options=options,
         vocabulary_size=matched.tokens.size,
         tokenizer_files=matched.tokens.files,
-        settings=for_tensors(inputs.settings, matched.base.index),
+        settings=for_tensors(inputs.settings, stacked.base.index),
+        config=stacked.config,
         shard_size=shard_size,
     )
     # Without the experts that were left out, their weights do not sum up as they would.
@@ -85,6 +88,10 @@ def _find_all_heads(inputs: MergeInputs, plan: MergePlan, tokens: AlignedTokens)
     """The heads beside the merge: those of trained experts, and those that are not merged."""
     heads: dict[str, Path | KeptHead] = {**find_heads(inputs.experts)}
     if plan.options.heads == "keep":
+        if plan.config is not None:
+            raise UsageError(
+                "--heads keep needs whole models, and here layers are merged.", "Give --heads drop."
+            )
         kept = find_kept_heads(inputs.experts, plan.vectors, tokens)
         twice = sorted(heads.keys() & kept.keys())
         problems = [f"Two experts would have the head {name}." for name in twice]

@@ -83,7 +83,7 @@ class MemoryMerger:
         return _norm(self.direction(choice).values())
 
     def direction(self, choice: Choice) -> Mapping[str, Array]:
-        """Return the merged change at scale 1 of every tensor that any expert changed."""
+        """Return the merged change at scale 1 of every tensor that is changed."""
         key = choice.with_params(scale=1.0) if "scale" in dict(choice.params) else choice
         if key not in self._directions:
             while len(self._directions) >= self._most_directions:
@@ -124,7 +124,11 @@ class MemoryMerger:
         params: Any = parse_params(self.method, dict(choice.params))
         parts = self.method.parts(params)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
-            changed = [name for name in self._names if self._deltas(choice, name).changed()]
+            changed = [
+                name
+                for name in self._names
+                if self.method.is_changed(self._deltas(choice, name), None)
+            ]
             passes = MemoryPasses(
                 changed, partial(self._deltas, choice), parts, pool, self._threads
             )

@@ -27,21 +27,24 @@ def changed_config(
     dtype: str | None = None,
     separate_head: bool = False,
     vocabulary_size: int | None = None,
+    stacked: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """The changed config.json of a folder, by name, for the weights that are written next to it.
 
     Its `dtype` or `torch_dtype`, at any depth, names the new safetensors dtype: loaders convert the
     weights to what the configuration names. With `separate_head` it says that the output head is
-    not tied to the embedding. A new `vocabulary_size` replaces the old one, at any depth. Empty if
-    nothing changes. Raises CheckpointError if the file is not a JSON object.
+    not tied to the embedding. A new `vocabulary_size` replaces the old one, at any depth. `stacked`
+    is the configuration of other layers, which is changed in the folder's place. Empty if nothing
+    changes. Raises CheckpointError if the file is not a JSON object.
     """
-    config = read_model_config(folder)
+    old = read_model_config(folder)
+    config = old if stacked is None else stacked
     changed = _with_dtype(config, torch_dtype_name(dtype)) if dtype else dict(config)
     if separate_head and config:
         changed = {**_untied(changed), TIE_KEY: False}
     if vocabulary_size is not None:
         changed = _with_vocabulary_size(changed, config.get(_SIZE_KEY), vocabulary_size)
-    if changed == config:
+    if changed == old:
         return {}
     return {CONFIG_JSON: (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()}
 

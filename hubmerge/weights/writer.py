@@ -39,12 +39,12 @@ def create_files_like(
     """
     if shard_size is not None:
         check_space_for_copy(base, folder, dtype)
-        specs = [_tensor_spec(base, name, dtype) for name in base.names()]
+        specs = [tensor_spec(base, name, dtype) for name in base.names()]
         return _create_shards(folder, specs, shard_size)
     layout = find_layout(base.folder)
     files = {
         folder / name: [
-            _tensor_spec(base, tensor, dtype)
+            tensor_spec(base, tensor, dtype)
             for tensor in base.names()
             if base.index[tensor].file.name == name
         ]
@@ -79,11 +79,11 @@ def _create_shards(
     shards: list[list[TensorSpec]] = [[]]
     size = 0
     for spec in specs:
-        if shards[-1] and size + _nbytes(spec) > shard_size:
+        if shards[-1] and size + spec_nbytes(spec) > shard_size:
             shards.append([])
             size = 0
         shards[-1].append(spec)
-        size += _nbytes(spec)
+        size += spec_nbytes(spec)
     if len(shards) == 1:
         return create_files({folder / SINGLE_FILE: shards[0]})
     count = len(shards)
@@ -99,8 +99,8 @@ def check_space_for_copy(base: Checkpoint, folder: Path, dtype: str | None = Non
 
     The folder need not exist. The small headers are not counted.
     """
-    specs = (_tensor_spec(base, name, dtype) for name in base.names())
-    check_free_space(folder, sum(_nbytes(spec) for spec in specs))
+    specs = (tensor_spec(base, name, dtype) for name in base.names())
+    check_free_space(folder, sum(spec_nbytes(spec) for spec in specs))
 
 
 def check_free_space(folder: Path, needed: int) -> None:
@@ -119,12 +119,12 @@ def write_tensor(target: TensorInfo, values: Array) -> None:
     _write_at(target.file, raw.data, target.start)
 
 
-def _tensor_spec(base: Checkpoint, name: str, dtype: str | None) -> TensorSpec:
+def tensor_spec(base: Checkpoint, name: str, dtype: str | None) -> TensorSpec:
     tensor = base.index[name]
     return name, dtype if dtype and is_float(tensor.dtype) else tensor.dtype, tensor.shape
 
 
-def _nbytes(spec: TensorSpec) -> int:
+def spec_nbytes(spec: TensorSpec) -> int:
     _, dtype, shape = spec
     return prod(shape) * DTYPES[dtype].itemsize
 
@@ -146,7 +146,7 @@ def _offsets_in_order(file: Path, specs: Iterable[TensorSpec]) -> dict[str, Tens
     tensors: dict[str, TensorInfo] = {}
     position = 0
     for name, dtype, shape in specs:
-        end = position + _nbytes((name, dtype, shape))
+        end = position + spec_nbytes((name, dtype, shape))
         tensors[name] = TensorInfo(file, dtype, shape, position, end)
         position = end
     return tensors

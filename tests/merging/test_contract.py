@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hubmerge.errors import UsageError
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.engine import merge
-from hubmerge.merging.plan import MergePlan
-from hubmerge.merging.registry import METHODS, method
+from hubmerge.merging.plan import MergePlan, check_plan
+from hubmerge.merging.registry import METHODS, method, parse_params
+from hubmerge.merging.tensor_params import Setting, TensorSettings
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.dtypes import Array
 from tests.merging.builders import write_models
@@ -29,8 +31,11 @@ NEUTRAL: dict[str, dict[str, Any] | None] = {
     "breadcrumbs_ties": {"density": 1, "gamma": 0}, "della": {"density": 1},
     "della_linear": {"density": 1}, "sce": {}, "slerp": {"t": 1}, "nuslerp": None,
     "multislerp": {}, "karcher": {}, "model_stock": None, "tsv": {}, "iso_c": None,
-    "knots": {"density": 1}, "core_space": {},
+    "knots": {"density": 1}, "core_space": {}, "passthrough": {},
 }  # fmt: skip
+
+
+SOME_ZEROS = TensorSettings((Setting("factor", "matrix", 0.0),))
 
 
 def models(dtype: Any = np.float32, count: int = 2) -> list[dict[str, Array]]:
@@ -122,6 +127,22 @@ def test_the_change_is_linear_in_the_scale(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(
             twice[tensor] - values, -2 * (once[tensor] - values), rtol=0, atol=2e-6
         )
+
+
+def test_passthrough_scales_the_weights_of_the_expert(tmp_path: Path) -> None:
+    """Also where the base is the expert itself, and where a setting has the factor."""
+    base, expert = models(count=1)
+    plan = write_models(tmp_path, base, expert)("passthrough", factor=3.0)
+    own = replace(plan, experts=(replace(plan.experts[0], checkpoint=plan.base),))
+    some = replace(own, params=parse_params(plan.method, {}), settings=SOME_ZEROS)
+    for number, (chosen, factors) in enumerate(((plan, {}), (own, {}), (some, {"matrix": 0.0}))):
+        values = expert if chosen is plan else base
+        default = 1.0 if chosen is some else 3.0
+        for tensor, found in result(chosen, tmp_path / f"out{number}").items():
+            wanted = values[tensor] * np.float32(factors.get(tensor, default))
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6, err_msg=tensor)
+    with pytest.raises(UsageError, match="takes exactly 1 expert, and there are 2"):
+        check_plan(write_models(tmp_path / "two", base, expert, expert)("passthrough"))
 
 
 @pytest.mark.parametrize("name", NAMES)

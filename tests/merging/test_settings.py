@@ -62,6 +62,26 @@ def test_a_list_is_spread_over_the_layers(tmp_path: Path) -> None:
     assert found == pytest.approx(dict(zip(NAMES, expected, strict=True)))
 
 
+def test_a_filter_may_name_layers(tmp_path: Path) -> None:
+    """They count before others; a list is spread over the layers of the filter."""
+    settings = {
+        "scale": "0", "scale[mlp]": "3", "scale[@1:3]": "[1,2]", "scale[attn@0:1]": "[5,4]",
+        "scale[@before]": "6", "scale[@after]": "7",
+    }  # fmt: skip
+    found = merged(tmp_path, "task_arithmetic", settings)
+    expected = [66, 33, 44, 11, 22, 77]
+    assert found == pytest.approx(dict(zip(NAMES, expected, strict=True)))
+
+
+def test_weights_may_be_zero_for_some_tensors_but_not_all_of_them(tmp_path: Path) -> None:
+    found = merged(tmp_path, "average", {"weight[mlp]": "1,0", "weight[attn]": "0,1"})
+    expected = [5.5, 1, 10, 1, 10, 5.5]
+    assert found == pytest.approx(dict(zip(NAMES, expected, strict=True)))
+    plan = make_plan(tmp_path / "none", "average", {"weight[mlp]": "0,0"})
+    with pytest.raises(UsageError, match=r"of layers\.0\.mlp\.weight are not valid"):
+        check_plan(plan)
+
+
 def test_each_expert_has_its_own_weights(tmp_path: Path) -> None:
     """The configuration on the front page of mergekit, in our words."""
     settings = {"weight": "1,[0,1,2]", "weight[mlp]": "1,0.5"}
@@ -89,6 +109,10 @@ def test_the_order_of_experts_does_not_matter(tmp_path: Path) -> None:
     ("dare", {"density[mlp]": "2"}, "less than or equal to 1"),
     ("dare", {"densty[mlp]": "0.2"}, "densty"),
     ("dare", {"rescale": "[1,2]"}, "rescale"),
+    ("dare_ties", {"rescale[mlp]": "l1"}, "rescale must be the same for all tensors"),
+    ("nuslerp", {"per": "row,tensor"}, "per must be the same for all tensors"),
+    ("dare", {"density[mlp@2:2]": "0.5"}, "'mlp@2:2' is not a filter"),
+    ("dare", {"density[@middle]": "0.5"}, "'@middle' is not a filter"),
     ("dare", {"density": "0.1,0.2,0.3"}, "gives 3 values for 2 experts"),
     ("dare", {"density[mlp": "0.1"}, "is not name or name[text]"),
     ("dare", {"density": "[0.1"}, "is not a value"),
@@ -109,14 +133,24 @@ def test_all_problems_are_reported_at_once() -> None:
 
 
 def test_a_filter_without_tensors_is_an_error(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, "dare", {"density[self_atn]": "0.3"})
-    with pytest.raises(UsageError, match="no tensor has 'self_atn' in its name"):
-        check_plan(plan)
+    settings = {
+        "density[self_atn]": "0.3", "density[mlp@1:9]": "0.3", "density[mlp@8:9]": "0.3",
+        "density[mlp@after]": "0.3", "density[@7:9]": "0.3",
+    }  # fmt: skip
+    with pytest.raises(UsageError) as caught:
+        check_plan(make_plan(tmp_path, "dare", settings))
+    assert caught.value.problems == (
+        "density[mlp@8:9]: no tensor of layers 8 to 8 has 'mlp' in its name.",
+        "density[mlp@after]: no tensor after the layers has 'mlp' in its name.",
+        "density[@7:9]: no tensor of layers 7 to 8 exists.",
+        "density[self_atn]: no tensor has 'self_atn' in its name.",
+    )
 
 
 @pytest.mark.parametrize("settings", [
     {"density": "0.3"}, {"density[mlp]": "0.3", "scale": "[1,0.5]"},
     {"density": "0.3,0.4", "weight[mlp]": "1,[0,2]"}, {"density": ",0.4"},
+    {"density[mlp@0:2]": "0.3", "weight[@1:2]": "1,[0,2]"},
 ])  # fmt: skip
 def test_a_manifest_restores_them(settings: Mapping[str, str]) -> None:
     chosen = method("dare")

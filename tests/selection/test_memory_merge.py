@@ -73,6 +73,8 @@ def test_a_measured_merge_has_the_bytes_of_the_written_one(
             choice = choice.with_weight(number, weight)
     if "scale" in chosen.params.model_fields:
         choice = choice.with_params(scale=0.35)
+    if "factor" in chosen.params.model_fields:
+        choice = choice.with_params(factor=0.35)
     in_memory, on_disk = (
         merge_in_memory(pool, choice, name),
         merge_on_disk(pool, choice, name, tmp_path / "out"),
