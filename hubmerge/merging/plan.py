@@ -36,6 +36,7 @@ EXPERT_OPTIONS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "keep": (lambda keep: 0 < keep <= 1, "above 0 and at most 1"),
     "intruders": (lambda factor: 0 <= factor <= 1, "from 0 to 1"),
 }
+TensorValues = tuple[tuple[float, ...], BaseModel, tuple[BaseModel, ...]]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,21 @@ class MergePlan:
         return tuple(
             TaskVector(self.base, expert.checkpoint, self.options) for expert in self.experts
         )
+
+    def settings_of(self, name: str) -> TensorValues:
+        """The weights, the parameters, and those of each expert for a tensor."""
+        if name not in self._tensor_values:
+            weights = [expert.weight for expert in self.experts]
+            self._tensor_values[name] = (
+                self.settings.weights(weights, name),
+                self.settings.params(self.params, name),
+                self.settings.expert_params(self.params, name),
+            )
+        return self._tensor_values[name]
+
+    @cached_property
+    def _tensor_values(self) -> dict[str, TensorValues]:
+        return {}  # a large tensor has thousands of parts
 
 
 def check_plan(plan: MergePlan) -> None:

@@ -56,21 +56,12 @@ def make_deltas(
     plan: MergePlan, name: str, values: list[Array], base: Array, start: int = 0
 ) -> Deltas:
     """Changes to a tensor, or to a part of one, with the weights and parameters for it."""
-    settings = plan.settings
-    weights = tuple(expert.weight for expert in plan.experts)
     shas = tuple(expert.sha for expert in plan.experts)
-    if settings.is_uniform:
+    if plan.settings.is_uniform:
+        weights = tuple(expert.weight for expert in plan.experts)
         return Deltas(name, values, weights, shas, start, base)
-    return Deltas(
-        name,
-        values,
-        settings.weights(weights, name),
-        shas,
-        start,
-        base,
-        settings.params(plan.params, name),
-        settings.expert_params(plan.params, name),
-    )
+    own_weights, params, expert_params = plan.settings_of(name)
+    return Deltas(name, values, own_weights, shas, start, base, params, expert_params)
 
 
 def tensor_delta(
