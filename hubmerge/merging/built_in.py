@@ -50,6 +50,7 @@ BUILT_IN = (
         model_wide=lambda params: (
             {"trim", "scope", "sign"} | ({"density"} if params.trim == "model" else set())
         ),
+        expert_wise=("density",),
     ),
     Method(
         name="dare",
@@ -60,6 +61,7 @@ BUILT_IN = (
         combine=dare,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
         model_wide=lambda params: {"rescale"},
+        expert_wise=("density", "seed"),
     ),
     Method(
         name="dare_ties",
@@ -70,6 +72,7 @@ BUILT_IN = (
         combine=sparse.dare_ties,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
         model_wide=lambda params: {"rescale"},
+        expert_wise=("density", "seed"),
     ),
     Method(
         name="ties_mergekit",
@@ -82,6 +85,7 @@ BUILT_IN = (
         reads=lambda params: 3,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
         model_wide=lambda params: {"rescale"},
+        expert_wise=("density",),
     ),
     Method(
         name="breadcrumbs",
@@ -94,6 +98,7 @@ BUILT_IN = (
         reads=lambda params: 3,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
         model_wide=lambda params: {"rescale"},
+        expert_wise=("density", "gamma"),
     ),
     Method(
         name="breadcrumbs_ties",
@@ -106,6 +111,7 @@ BUILT_IN = (
         reads=lambda params: 3,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
         model_wide=lambda params: {"rescale"},
+        expert_wise=("density", "gamma"),
     ),
     Method(
         name="della",
@@ -116,6 +122,7 @@ BUILT_IN = (
         combine=sparse.della,
         parts=lambda params: "tensors" if params.rescale == "l1" else "rows",
         model_wide=lambda params: {"rescale"},
+        expert_wise=("density", "epsilon", "seed"),
     ),
     Method(
         name="della_linear",
@@ -126,6 +133,7 @@ BUILT_IN = (
         combine=sparse.della_linear,
         parts=lambda params: "tensors" if params.rescale == "l1" else "rows",
         model_wide=lambda params: {"rescale"},
+        expert_wise=("density", "epsilon", "seed"),
     ),
     Method(
         name="sce",
@@ -215,11 +223,11 @@ BUILT_IN = (
         summary="One expert as it is, or times a factor; see `hubmerge merge --config` for layers.",
         params=parameters.PassthroughParams,
         combine=passthrough,
-        survey=lambda passes, params: params,
         parts=lambda params: "entries",
         weight_problem=require_no_weights,
         most=1,
         is_changed=is_scaled_or_changed,
+        expert_wise=("factor",),
     ),
     Method(
         name="tsv",

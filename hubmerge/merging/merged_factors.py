@@ -118,7 +118,7 @@ class _MergedChanges:
         plan = self.plan
         softenings, survey = self._survey
         deltas = tensor_deltas(plan, name, plan.base.read(name), softenings)
-        if not plan.method.is_changed(deltas, survey):
+        if not plan.method.is_changed(deltas, plan.params, survey):
             return np.zeros_like(deltas.values[0])
         with np.errstate(over="ignore", invalid="ignore"):
             change = np.asarray(plan.method.combine(deltas, deltas.of_tensor(plan.params), survey))

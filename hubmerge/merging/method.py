@@ -31,7 +31,7 @@ def require_no_weights(weights: Sequence[float]) -> str:
     return "" if set(weights) == {1.0} else "the method does not use weights"
 
 
-def is_changed(deltas: Deltas, survey: Any) -> bool:
+def is_changed(deltas: Deltas, params: Any, survey: Any) -> bool:
     """Whether training moved these entries in at least one expert."""
     return deltas.changed()
 
@@ -48,9 +48,10 @@ class Method:
     sentence about what is wrong with the experts' weights, or ""; without it any weights are valid.
     `fewest` and `most` are the numbers of experts that it takes; None is any number.
     `reads(params)` is how often a merge reads its inputs, with those of the survey.
-    `is_changed(deltas, survey)` is whether it changes a part; by default it keeps entries that no
+    `is_changed(deltas, params, survey)` is whether it changes a part; by default it keeps entries that no
     expert changed. `model_wide(params)` names the parameters that must be the same in all tensors
-    and experts. `arxiv` is the paper's id, or "" for what has none.
+    and experts. `expert_wise` names those that may differ between experts. `arxiv` is the paper's
+    id, or "" for what has none.
     """
 
     name: str
@@ -66,8 +67,9 @@ class Method:
     fewest: int = 1
     most: int | None = None
     reads: Callable[[Any], int] = lambda params: 1
-    is_changed: Callable[[Deltas, Any], bool] = is_changed
+    is_changed: Callable[[Deltas, Any, Any], bool] = is_changed
     model_wide: Callable[[Any], Collection[str]] = lambda params: ()
+    expert_wise: Collection[str] = ()
 
     def count_problem(self, count: int) -> str:
         """A sentence if the method cannot merge this number of experts, or ""."""

@@ -49,7 +49,7 @@ def dare(deltas: Deltas, params: DareParams, survey: None = None) -> Array:
     return params.scale * weighted_sum(drop_changes(deltas, params), deltas.weights)
 
 
-def passthrough(deltas: Deltas, params: PassthroughParams, survey: PassthroughParams) -> Array:
+def passthrough(deltas: Deltas, params: PassthroughParams, survey: None = None) -> Array:
     """What makes the base the one expert, times `factor`, which is for the weights themselves."""
     (delta,), (own,) = deltas.values, deltas.of_experts(params)
     if own.factor == 1:
@@ -58,9 +58,9 @@ def passthrough(deltas: Deltas, params: PassthroughParams, survey: PassthroughPa
     return np.asarray(own.factor * (base + delta) - base)
 
 
-def is_changed(deltas: Deltas, survey: PassthroughParams) -> bool:
-    """Whether passthrough changes a part: if the expert does, or a factor; `survey` has it."""
-    return deltas.of_experts(survey)[0].factor != 1 or deltas.changed()
+def is_changed(deltas: Deltas, params: PassthroughParams, survey: None) -> bool:
+    """Whether passthrough changes a part: if the expert does, or a factor."""
+    return deltas.of_experts(params)[0].factor != 1 or deltas.changed()
 
 
 def drop_changes(deltas: Deltas, params: DareParams) -> Iterator[Array]:

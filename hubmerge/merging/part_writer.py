@@ -93,7 +93,8 @@ class _PartWriter:
     def _write_part(self, base: Array, deltas: Deltas) -> tuple[Deltas, str]:
         """Write one part; returns where it is, and what happened to it."""
         place = dataclasses.replace(deltas, values=[], base=None)  # they are about to be reused
-        if self._stream.plan.method.is_changed(deltas, self.survey):
+        plan = self._stream.plan
+        if plan.method.is_changed(deltas, plan.params, self.survey):
             return place, "changed" if self._write_merged(base, deltas) else "not finite"
         values = cast(base, DTYPES[self._targets[deltas.tensor].dtype])
         if not np.isfinite(values).all():

@@ -132,9 +132,17 @@ def check_settings(
     for setting in dict.fromkeys(_all(result.shared, result.own)):
         if setting.name in wide:
             problems.append(f"{setting.key}: {setting.name} must be the same for all tensors.")
+    for setting in dict.fromkeys(_all((), result.own)):
+        if setting.name not in {WEIGHT, *wide, *method.expert_wise, *_unknown(method, setting)}:
+            problems.append(f"{setting.key}: {setting.name} must be the same for all experts.")
     hint = f"`hubmerge methods {method.name}` lists its parameters."
     raise_together(UsageError, list(dict.fromkeys(problems)), hint)
     return params, result
+
+
+def _unknown(method: Method, setting: Setting) -> tuple[str, ...]:
+    """The name of a setting if the method has no such parameter, which is reported as that."""
+    return () if setting.name in method.params.model_fields else (setting.name,)
 
 
 def _order(setting: Setting) -> tuple[bool, int, str]:

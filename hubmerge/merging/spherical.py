@@ -133,7 +133,7 @@ def model_stock(deltas: Deltas, params: ModelStockParams, survey: GramSurvey | N
     return _by_rows(deltas, compute)
 
 
-def is_changed(deltas: Deltas, survey: GramSurvey | None) -> bool:
+def is_changed(deltas: Deltas, params: Any, survey: GramSurvey | None) -> bool:
     """Whether any expert changed the tensor: then entries move that no expert changed."""
     return deltas.changed() if survey is None else survey.is_changed(deltas.tensor)
 
@@ -152,9 +152,9 @@ def _mean_direction(cosines: Float64, weights: Float64, params: KarcherParams) -
         along = np.clip(cosines @ mean, -1, 1)
         angles = np.arccos(along)
         sines = np.sin(angles)
-        scales = np.where(
-            angles < params.tolerance, 0, weights * angles / np.where(sines, sines, 1)
-        )
+        # The same direction is there already, and the opposite one is as far on every side.
+        is_usable = (angles >= params.tolerance) & (sines > 1e-6)
+        scales = np.where(is_usable, weights * angles / np.where(is_usable, sines, 1), 0)
         step = scales - (scales @ along) * mean
         length = _length(step, cosines)
         if length < params.tolerance:

@@ -25,7 +25,7 @@ def merge_tensor(
     if not is_float(target.dtype):
         return base
     deltas = tensor_deltas(plan, name, base, softenings)
-    if not plan.method.is_changed(deltas, survey):
+    if not plan.method.is_changed(deltas, plan.params, survey):
         return _require_finite(
             plan, cast(base, dtype), name, "The base"
         )  # bit for bit if the dtypes are equal

@@ -62,6 +62,7 @@ GRIDS: Mapping[str, Grid] = {
     "della": Grid({"scale": _range(10, 150, 10), "density": (0.2, 0.5, 0.8)}, scale=1.0),
     "della_linear": Grid({"scale": _range(5, 100, 5), "density": (0.2, 0.5, 0.8)}),
     "sce": Grid({"scale": _range(10, 150, 10), "density": (0.1, 0.5, 1.0)}, scale=1.0),
+    "passthrough": Grid({}),
     "slerp": Grid({"t": _range(10, 100, 10)}),
     "nuslerp": Grid({}),
     "multislerp": Grid({}),

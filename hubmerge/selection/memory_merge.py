@@ -127,7 +127,7 @@ class MemoryMerger:
             changed = [
                 name
                 for name in self._names
-                if self.method.is_changed(self._deltas(choice, name), None)
+                if self.method.is_changed(self._deltas(choice, name), params, None)
             ]
             passes = MemoryPasses(
                 changed, partial(self._deltas, choice), parts, pool, self._threads

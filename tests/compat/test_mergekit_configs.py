@@ -89,14 +89,14 @@ def plain_config(path: Path) -> dict[str, object]:
 def test_a_published_configuration_merges_as_mergekit_does(path: Path, run: Run) -> None:
     merged = run(path)
     result = open_checkpoint(merged.folder)
-    shas = {f"{source.label}": source.sha for source in merged.manifest.experts}
+    shas = {f"{source.label}": source.content_key for source in merged.manifest.experts}
     expected = reference(plain_config(path), all_models(), shas)
     assert result.index.keys() == expected.keys()
     for name, values in expected.items():
         found = result.read(name)
         rounding = {"F32": 0.0, "F16": 2**-11, "BF16": 2**-8}[result.index[name].dtype]
         np.testing.assert_allclose(
-            found.astype(np.float64), values, rtol=rounding, atol=1e-6, err_msg=name
+            found.astype(np.float64), values, rtol=rounding, atol=2e-6, err_msg=name
         )
     config = json.loads((merged.folder / "config.json").read_text())
     layers = {int(name.split(".")[2]) for name in expected if ".layers." in name}

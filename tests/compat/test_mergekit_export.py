@@ -141,7 +141,6 @@ def test_a_configuration(merge: Merge, tmp_path: Path) -> None:
     ("average", {"weight[@0:2]": "1,2,3"}, {}, "weight[@0:2]: a filter of mergekit has no layers"),
     ("karcher", {"weight": "1,2,3"}, {}, "mergekit's karcher has no weights"),
     ("average", {}, {"heads": "drop"}, "mergekit does not have --heads"),
-    ("task_arithmetic", {"scale": "1,2,3"}, {}, "mergekit's lambda is the same for all models"),
 ])  # fmt: skip
 def test_what_mergekit_cannot_do_is_refused(
     method: str,

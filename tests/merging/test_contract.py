@@ -172,7 +172,7 @@ def drawn_deltas(draw: st.DrawFn, fewest: int, most: int) -> list[Deltas]:
         # Whole numbers tie and cancel; zeros and unchanged tensors are frequent.
         drawn = [np.round(source.normal(size=shape) * 2) / 4 for _ in range(count)]
         values = [np.asarray(array, dtype) for array in drawn]
-        base = np.asarray(source.normal(size=shape), dtype)
+        base = np.asarray(6 + source.normal(size=shape), dtype)  # no two models are opposite
         shas = tuple(f"{number}" for number in range(count))
         found.append(Deltas(str(number), values, (1.0,) * count, shas, base=base))
     return found

@@ -115,6 +115,7 @@ def test_the_order_of_experts_does_not_matter(tmp_path: Path) -> None:
     ("dare", {"density[@middle]": "0.5"}, "'@middle' is not a filter"),
     ("dare", {"density": "0.1,0.2,0.3"}, "gives 3 values for 2 experts"),
     ("dare", {"density[mlp": "0.1"}, "is not name or name[text]"),
+    ("dare", {"scale": "1,5"}, "scale: scale must be the same for all experts"),
     ("dare", {"density": "[0.1"}, "is not a value"),
     ("dare", {"density": "[a]"}, "is not a list of numbers"),
     ("dare", {"density": "[]"}, "no numbers"),

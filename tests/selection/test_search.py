@@ -43,8 +43,13 @@ class FakeModel:
     def __init__(self, base: np.ndarray) -> None:
         self.base = self.now = base
 
-    def load_merge(self, merged: dict[str, np.ndarray]) -> None:
-        self.now = merged.get("x", self.base)
+    def load_tensor(self, name: str, values: np.ndarray) -> None:
+        if name == "x":
+            self.now = values
+
+    def finish_merge(self, loaded: set[str]) -> None:
+        if "x" not in loaded:
+            self.now = self.base
 
 
 class FakeSplit:
