@@ -32,13 +32,12 @@ PNG = b"\x89PNG"
 
 @pytest.fixture(scope="module")
 def difficulty_file(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The difficulty of the train split of mini-mnist, from two steps of its expert."""
+    """The difficulty of the train split of mini-mnist, from the last step of its expert."""
     path = tmp_path_factory.mktemp("scored") / "difficulty.json"
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("HUBMERGE_HOME", str(local_hub.home))
         result = run_hubmerge(
-            "difficulty", "demo/mnist@step2", "demo/mnist@step8", "--task", "mini-mnist",
-            "--out", str(path), "--json",
+            "difficulty", "demo/mnist@step8", "--task", "mini-mnist", "--out", str(path), "--json",
         )  # fmt: skip
     assert result.code == 0, result.err
     return path

@@ -189,13 +189,14 @@ def test_a_commit_without_response_is_retried(
 
 
 def test_a_hub_that_stays_down_is_an_error(
-    hub: Hub, repo: str, folder: Folder, api: HfApi, proxy: Proxy
+    hub: Hub, repo: str, folder: Folder, api: HfApi, proxy: Proxy, waits: list[float]
 ) -> None:
     proxy.fail("POST .*/commit/", status(500), times=99)
     with pytest.raises(HubUnreachable, match=r"HTTP 500.*committing 'Step 4'") as caught:
         publish(hub, step_publication(repo, folder(4), 4))
     assert caught.value.exit_code == 75
     assert tags(api, repo) == {}
+    assert len(waits) == 12
 
 
 def test_a_kill_between_commit_and_tag_is_repaired(

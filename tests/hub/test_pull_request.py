@@ -68,10 +68,13 @@ def test_a_broken_connection_opens_no_second_pull_request(
     assert api.model_info(repo, revision="refs/pr/1").sha == pull.commit
 
 
-def test_an_outage_is_an_error(hub: Hub, repo: str, folder: Folder, proxy: Proxy) -> None:
+def test_an_outage_is_an_error(
+    hub: Hub, repo: str, folder: Folder, proxy: Proxy, waits: list[float]
+) -> None:
     proxy.fail("POST .*/commit/", status(500), times=99)
     with pytest.raises(HubUnreachable, match="HTTP 500"):
         open_pull_request(hub, merge_of(repo, folder, 4))
+    assert waits
 
 
 def test_it_is_checked_beforehand_that_one_can_be_opened(hub: Hub, repo: str) -> None:

@@ -64,12 +64,17 @@ def client(tmp_path: Path) -> Iterator[Callable[[], LeaseHolder]]:
         holder.release()
 
 
-def test_a_lease_starts_a_server_that_ends_with_it(tmp_path: Path) -> None:
-    with lease(tmp_path) as state:
-        assert read_state(tmp_path) == state
-        assert is_alive(state.pid)
-    wait_until(lambda: not is_alive(state.pid))
-    assert not (tmp_path / "state.json").exists()
+def test_a_lease_starts_a_server_that_ends_with_it_and_the_next_client_gets_a_new_one(
+    tmp_path: Path,
+) -> None:
+    with lease(tmp_path) as first:
+        assert read_state(tmp_path) == first
+        assert is_alive(first.pid)
+    wait_until(lambda: not (tmp_path / "state.json").exists())
+    with lease(tmp_path) as second:  # while the old server ends
+        assert read_state(tmp_path) == second != first
+        assert second.token == first.token
+    wait_until(lambda: not is_alive(first.pid))
 
 
 def test_a_server_that_nobody_leases_is_not_in_use(
@@ -93,7 +98,7 @@ def test_a_server_that_ends_is_not_in_use(tmp_path: Path, monkeypatch: pytest.Mo
         assert server_in_use(tmp_path) is None
 
 
-def test_two_clients_share_one_server_until_the_last_has_ended(
+def test_two_clients_share_one_server_until_the_last_was_killed(
     tmp_path: Path, client: Callable[[], LeaseHolder]
 ) -> None:
     first, second = client(), client()
@@ -101,8 +106,9 @@ def test_two_clients_share_one_server_until_the_last_has_ended(
     assert second.server_pid() == pid
     first.release()
     assert is_alive(pid)
-    second.release()
+    second.process.kill()
     wait_until(lambda: not is_alive(pid))
+    assert not (tmp_path / "state.json").exists()
 
 
 def test_a_server_stops_only_when_nobody_holds_the_lease(
@@ -139,25 +145,6 @@ def test_four_clients_at_once_start_one_server(
         holder.release()
     wait_until(lambda: not is_alive(pid))
     assert "Another Hub" not in (tmp_path / "server.log").read_text()
-
-
-def test_a_killed_client_does_not_keep_the_server(
-    tmp_path: Path, client: Callable[[], LeaseHolder]
-) -> None:
-    holder = client()
-    pid = holder.server_pid()
-    holder.process.kill()
-    wait_until(lambda: not is_alive(pid))
-    assert not (tmp_path / "state.json").exists()
-
-
-def test_a_client_gets_a_new_server_while_the_old_one_ends(tmp_path: Path) -> None:
-    with lease(tmp_path) as first:
-        pass
-    wait_until(lambda: not (tmp_path / "state.json").exists())
-    with lease(tmp_path) as second:
-        assert read_state(tmp_path) == second != first
-        assert second.token == first.token
 
 
 def test_a_server_of_the_user_waits_for_a_leased_one_to_end(
