@@ -48,10 +48,10 @@ class Method:
     sentence about what is wrong with the experts' weights, or ""; without it any weights are valid.
     `fewest` and `most` are the numbers of experts that it takes; None is any number.
     `reads(params)` is how often a merge reads its inputs, with those of the survey.
-    `is_changed(deltas, params, survey)` is whether it changes a part; by default it keeps entries that no
-    expert changed. `model_wide(params)` names the parameters that must be the same in all tensors
-    and experts. `expert_wise` names those that may differ between experts. `arxiv` is the
-    paper's id, or "" for what has none.
+    `is_changed(deltas, params, survey)` is whether it changes a part; by default it keeps entries
+    that no expert changed. `model_wide(params)` names the parameters that must be the same in all
+    tensors and experts, `expert_wise` those that may differ between experts. `arxiv` is the paper's
+    id, or "" for what has none.
     """
 
     name: str
