@@ -140,11 +140,11 @@ class PartReader:
                 continue
             buffer = self._expert_bytes[number]
             expert = self.files.read(source.tensor, source.name, start, stop, buffer)
-            if expert.dtype == dtype:
-                np.subtract(expert, start_values, out=expert)
-                delta = expert
+            if np.float64 in (expert.dtype, base.dtype) and dtype != np.float64:
+                delta = subtract(expert, base, dtype)  # in float64, then rounded
             else:
-                delta = subtract(expert, base, dtype)
+                delta = cast(expert, dtype)  # the same memory if it has the dtype
+                np.subtract(delta, start_values, out=delta)
             if source.softening is not None:
                 delta = source.softening.soften(name, delta)
             values.append(delta)

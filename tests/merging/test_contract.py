@@ -9,7 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
+from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.registry import METHODS, method
@@ -133,3 +137,50 @@ def test_a_tensor_does_not_depend_on_others(name: str, tmp_path: Path) -> None:
     merged = result(plan, tmp_path / "all-out")
     for tensor, values in expected.items():
         assert values.tobytes() == merged[tensor].tobytes()
+
+
+@st.composite
+def drawn_deltas(draw: st.DrawFn, fewest: int, most: int) -> list[Deltas]:
+    """The changes of some experts to tensors of any shape and dtype of arithmetic."""
+    count = draw(st.integers(fewest, most))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    source = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shapes = draw(st.lists(hnp.array_shapes(min_dims=0, max_dims=4, max_side=7), max_size=3))
+    found = []
+    for number, shape in enumerate([(5, 4), *shapes]):
+        # Whole numbers tie and cancel; zeros and unchanged tensors are frequent.
+        drawn = [np.round(source.normal(size=shape) * 2) / 4 for _ in range(count)]
+        values = [np.asarray(array, dtype) for array in drawn]
+        base = np.asarray(source.normal(size=shape), dtype)
+        shas = tuple(f"{number}" for number in range(count))
+        found.append(Deltas(str(number), values, (1.0,) * count, shas, base=base))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_shape_and_number_of_experts(name: str, data: st.DataObject) -> None:
+    """Results are finite, of the same shape, and do not depend on the order of the experts."""
+    chosen = method(name)
+    params: Any = chosen.params()
+    tensors = data.draw(drawn_deltas(chosen.fewest, chosen.most or 5))
+    order = data.draw(st.permutations(range(len(tensors[0].values))))
+
+    def merged(all_deltas: list[Deltas]) -> list[Array]:
+        survey = chosen.survey(lambda: all_deltas, params) if chosen.survey else None
+        return [np.asarray(chosen.combine(deltas, params, survey)) for deltas in all_deltas]
+
+    turned = [
+        replace(
+            deltas,
+            values=[deltas.values[i] for i in order],
+            shas=tuple(deltas.shas[i] for i in order),
+        )
+        for deltas in tensors
+    ]
+    for deltas, first, second in zip(tensors, merged(tensors), merged(turned), strict=True):
+        assert first.shape == deltas.values[0].shape
+        assert first.dtype == deltas.values[0].dtype
+        assert np.isfinite(first).all()
+        np.testing.assert_allclose(first, second, rtol=0, atol=2e-5)
