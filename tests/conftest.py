@@ -22,6 +22,7 @@ settings.load_profile("hubmerge")
 # Two workers on two cores: more threads would only wait. Set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # the embedded Hub has no Xet write side
 # The libraries read it once, at import: one cache for all tests, and not the user's.
 _cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
 os.environ["HF_HOME"] = _cache.name

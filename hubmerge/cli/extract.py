@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubmerge.cards.lora import describe_adapter, describe_left_out
 from hubmerge.cli.options import (
     Dtype,
     Heads,
@@ -115,6 +114,8 @@ def _print_extracted(
         title += f", {push} at {extracted.commit[:12]}"
     shares = parse_shares(manifest.training.get("lora"))
     if shares is not None:
+        from hubmerge.cards.lora import describe_adapter, describe_left_out
+
         title += f", {describe_adapter(shares)}"
         for line in describe_left_out(shares):
             session.print_message(line)

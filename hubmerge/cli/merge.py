@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hubmerge.byte_sizes import format_bytes, parse_bytes
-from hubmerge.cards.lora import describe_adapter, describe_left_out
 from hubmerge.cli.options import (
     Base,
     Dtype,
@@ -278,6 +277,8 @@ def _print_merge(
     title = f"merged into {merged.folder}{_describe_push(merged, push)}"
     shares = parse_shares(merged.manifest.training.get("lora"))
     if shares is not None:
+        from hubmerge.cards.lora import describe_adapter, describe_left_out
+
         title = f"{title}, {describe_adapter(shares)}"
         for line in describe_left_out(shares):
             session.print_message(line)

@@ -253,7 +253,7 @@ def test_a_selection_measures_decoders_with_their_own_heads(
     with lease(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", server.token)
-        api = Hub(server.url, server.token, tmp_path / "cache", "the test Hub").api
+        api = Hub(server.url, lambda: server.token, tmp_path / "cache", "the test Hub").api
         for name in ("base", *CLASSES):
             api.create_repo(f"me/{name}")
         api.upload_folder(repo_id="me/base", folder_path=tmp_path / "base")

@@ -85,7 +85,7 @@ def test_parameters_of_some_tensors_reach_the_plan_the_manifest_and_the_bytes(
         {"weight[w]": [0.0, 3.0]},
     ]
     assert "'weight[w]=1,[0,3]'" in prepared.manifest.command
-    hub = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
+    hub = Hub("http://127.0.0.1:9", lambda: None, tmp_path / "cache", "no Hub", deadline_s=1.0)
     merged = merge_and_publish(hub, prepared, lambda *_: None)
     tensor = open_checkpoint(merged.folder).read("w")
     assert tensor.tolist() == [[1.75] * 2] * 2  # "w" is not in a layer: (1 * 1 + 3 * 2) / 4
@@ -98,7 +98,7 @@ def test_the_same_weights_get_the_same_masks(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     tensors = [{"w": random.normal(size=(9, 9)).astype(np.float32)} for _ in range(2)]
     base = write_base(tmp_path / "base", tensors[0]).folder
-    hub = Hub("http://127.0.0.1:9", "", tmp_path / "cache", "no Hub", deadline_s=1.0)
+    hub = Hub("http://127.0.0.1:9", lambda: None, tmp_path / "cache", "no Hub", deadline_s=1.0)
     merges = []
     for name in ("a", "b"):
         folder = write_base(tmp_path / name, tensors[1]).folder

@@ -43,7 +43,9 @@ def add_manifest(folder: Path, base: Path, hub: Hub, kind: str) -> Path:
 
 @pytest.fixture
 def hub(server: ServerState, tmp_path: Path) -> Hub:
-    return Hub(server.url, server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0)
+    return Hub(
+        server.url, lambda: server.token, tmp_path / "cache", "the test Hub", deadline_s=20.0
+    )
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerState]:
     root = tmp_path_factory.mktemp("hub")
     with lease(root / "hub") as state:
         api = HfApi(endpoint=state.url, token=state.token)
-        hub = Hub(state.url, state.token, root / "cache", "the test Hub")
+        hub = Hub(state.url, lambda: state.token, root / "cache", "the test Hub")
         base, factors = write_model(root / "base"), [np.ones((1, 2), f32), np.ones((3, 1), f32)]
         expert = add_manifest(write_model(root / "expert"), base, hub, "expert")
         moe = add_manifest(write_moe(root / "moe", base="o/base"), base, hub, "moe")
