@@ -454,7 +454,7 @@ def no_progress(what: str, done: int, total: int) -> None:
         ((), "Name repositories to make a plan"),
         (("--apply", "no-plan.json"), "no plan no-plan.json"),
         (("demo/mnist", "--budget", "much"), "--budget 'much'"),
-        (("demo/mnist", "--target", "tis"), "Did you mean ties?"),
+        (("demo/mnist", "--target", "tis"), "Did you mean ties"),
         (("demo/mnist", "--lock", "no.lock"), "no lock no.lock"),
     ],
 )

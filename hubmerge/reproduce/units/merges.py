@@ -56,8 +56,8 @@ def merge(work: UnitJob) -> Result:
 def prepare_by_digest(work: UnitJob, method: str, refs: Sequence[ModelRef]) -> PreparedSelection:
     """A selection among these steps of the experts, with content digests instead of commits.
 
-    DARE masks and the order of sums depend on the expert's id. A commit SHA contains a date and so
-    differs between Hubs; the content digest does not.
+    Results of units are kept by these ids, which seed DARE's masks and order the sums as well. A
+    commit SHA contains a date and so differs between Hubs; the content digest does not.
     """
     request = SelectRequest(tuple(refs), method, tasks=work.tasks, device=work.context.device)
     prepared = prepare_selection(work.hub, request, no_progress)
@@ -74,6 +74,7 @@ def prepare_by_digest(work: UnitJob, method: str, refs: Sequence[ModelRef]) -> P
         pool,
         candidates=candidates,
         open=lambda candidate: pool.open(originals[candidate.source.digest]),
+        content_key=lambda candidate: candidate.source.digest,
     )
     return replace(prepared, opened_pool=replace(prepared.opened_pool, pool=by_digest))
 
