@@ -10,14 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from hubmerge.server import lease
 from tests.warm_python import import_everything, serve_warm_python
-
-# A slow machine must not fail a test.
-settings.register_profile("hubmerge", deadline=None)
-settings.load_profile("hubmerge")
 
 # Two workers on two cores: more threads would only wait. Set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -30,6 +25,16 @@ os.environ["HF_HOME"] = _cache.name
 # A worker runs whole files: if the slowest came last, the other worker would have no work.
 _SLOWEST = ("test_kinds.py", "test_moerge.py", "test_recipe_units.py", "test_locked.py")
 _UNSET = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up Hypothesis where tests run: the process that only starts workers starts sooner."""
+    if not config.getoption("numprocesses", None):
+        from hypothesis import settings
+
+        # A slow machine must not fail a test.
+        settings.register_profile("hubmerge", deadline=None)
+        settings.load_profile("hubmerge")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
