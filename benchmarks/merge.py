@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--mergekit", help="path of mergekit-yaml, in an environment of its own")
     parser.add_argument("--inputs", type=Path, help="folder with base, expert0, expert1 ...")
+    parser.add_argument("--out", type=Path, help="file for seconds and MiB of every run, as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if options.inputs:
@@ -187,6 +188,7 @@ def _measure_all(
     print(f"{options.preset}, base and {len(experts)} experts; median of {options.runs} runs")
     print(f"{'method':16} {'hubmerge':>18} {'floor':>8} {'x floor':>8} {'again':>8} "
           f"{'in memory':>18} {'mergekit':>18} {'faster':>7}")  # fmt: skip
+    results: dict[str, object] = {}
     for method in options.methods:
         rows: dict[str, list[tuple[float, float]]] = {}
         for _ in range(options.runs):
@@ -206,7 +208,9 @@ def _measure_all(
                 command = mergekits(options.mergekit, method, out, base, experts)
                 rows.setdefault("mergekit", []).append(measure(command, out, env))
         print(_row(method, rows), flush=True)
-        (scratch / "rows.json").write_text(json.dumps(rows))
+        results[method] = rows
+        if options.out:
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _row(method: str, rows: dict[str, list[tuple[float, float]]]) -> str:
