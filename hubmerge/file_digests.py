@@ -9,7 +9,6 @@ within the resolution of these times.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
@@ -17,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from threading import Event, Lock
 
+from hubmerge.cores import core_count
 from hubmerge.durable import flush_to_disk, hash_file, write_atomic
 from hubmerge.progress import Progress, no_progress
 
@@ -145,7 +145,7 @@ def file_digests(paths: Iterable[Path], progress: Progress = no_progress) -> dic
         done[path] = sizes[path]  # also if it was known
         return digest
 
-    with ThreadPoolExecutor(_count_cores()) as pool:
+    with ThreadPoolExecutor(core_count()) as pool:
         futures = {path: pool.submit(hash_one, path) for path in largest_first}
         try:
             while wait(futures.values(), _REPORT_EVERY_S).not_done:
@@ -190,7 +190,3 @@ def hash_ahead(paths: Iterable[Path], progress: Progress = no_progress) -> None:
     """
     if _cache is not None:
         file_digests(filter(_cache.would_remember, filter(Path.is_file, paths)), progress)
-
-
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,11 +12,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 LAYERS = [
     {"errors", "durable", "progress", "kinds", "front_matter", "model_files", "typed_json"},
-    {"byte_sizes"},
+    {"byte_sizes", "cores"},
     {"refs", "specs", "server", "file_digests"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
     {"merging", "manifest", "results"},
-    {"lock"},
+    {"lock", "mergekit"},
     {"models", "cards", "retention"},
     {"learners", "moerging", "reports"},
     {"evaluation", "predictions"},
@@ -38,6 +38,7 @@ LIGHT = (
     "model_files",
     "typed_json",
     "byte_sizes",
+    "cores",
     "file_digests",
     "refs",
     "specs",

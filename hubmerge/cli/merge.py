@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,8 +32,8 @@ from hubmerge.weights.kept_shares import parse_shares
 if TYPE_CHECKING:
     from hubmerge.flows.prepared_merge import MergeRequest, MergeResult, PreparedMerge
     from hubmerge.manifest import Manifest
+    from hubmerge.mergekit.merge import MergekitMerge
     from hubmerge.merging.estimate import MergeEstimate
-    from hubmerge.merging.mergekit_merge import MergekitMerge
     from hubmerge.refs import ModelRef
 
 
@@ -182,8 +183,8 @@ def _check_options(
 
 
 def _read_config(path: Path) -> MergekitMerge:
-    from hubmerge.merging.mergekit_translation import translate_config
-    from hubmerge.specs.mergekit_config import read_mergekit_config
+    from hubmerge.mergekit.config import read_mergekit_config
+    from hubmerge.mergekit.translation import translate_config
 
     return translate_config(read_mergekit_config(path))
 
@@ -204,11 +205,7 @@ def _check_config_alone(
         "--vocabulary": options.vocabulary,
         "--export-mergekit": options.export_mergekit,
     }
-    if given := [name for name, value in values.items() if value]:
-        raise UsageError(
-            f"--config decides what is merged and how: {', '.join(given)} cannot be given as well.",
-            "Write it into the file, or leave --config out.",
-        )
+    _check_alone("--config", values, "Write it into the file, or leave --config out.")
 
 
 def _check_lock_alone(experts: list[str] | None, options: MergeOptions) -> None:
@@ -222,10 +219,15 @@ def _check_lock_alone(experts: list[str] | None, options: MergeOptions) -> None:
         "--tied": options.tied,
         "--vocabulary": options.vocabulary,
     }
-    if given := [name for name, value in values.items() if value]:
+    _check_alone("--lock", values, "Leave them out, or make another lock with `hubmerge select`.")
+
+
+def _check_alone(option: str, others: Mapping[str, object], hint: str) -> None:
+    """Raise UsageError if another option is given that this one already decides."""
+    if given := [name for name, value in others.items() if value]:
         raise UsageError(
-            f"--lock decides what is merged and how: {', '.join(given)} cannot be given as well.",
-            "Leave them out, or make another lock with `hubmerge select`.",
+            f"{option} decides what is merged and how: {', '.join(given)} cannot be given as well.",
+            hint,
         )
 
 

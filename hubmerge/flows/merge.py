@@ -120,7 +120,7 @@ def _export(request: MergeRequest, plan: MergePlan, inputs: MergeInputs) -> str 
     """The merge as a configuration of mergekit, if that is to be written."""
     if request.export is None:
         return None
-    from hubmerge.merging.mergekit_export import export_config
+    from hubmerge.mergekit.export import export_config
     from hubmerge.opening.mergekit_names import mergekit_names
 
     if request.export.exists() and not request.replace:
@@ -134,6 +134,11 @@ def _plan_lora(
     """The adapter that the merge is written as, with notes, if one was asked for."""
     if request.as_lora is None:
         return None, ()
+    if planned.plan.config is not None:
+        raise UsageError(
+            f"{AS_LORA}: layers are taken from several places, and an adapter cannot do that.",
+            f"Leave {AS_LORA} out.",
+        )
     from hubmerge.opening.lora_outputs import plan_lora
 
     return plan_lora(planned.plan, inputs.base, request.as_lora, request.dtype)

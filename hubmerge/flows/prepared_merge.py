@@ -18,8 +18,8 @@ from hubmerge.refs import ModelRef
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 if TYPE_CHECKING:
+    from hubmerge.mergekit.merge import MergekitMerge
     from hubmerge.merging.lora_writer import LoraOutput
-    from hubmerge.merging.mergekit_merge import MergekitMerge
 
 CONFIG_FILE = "mergekit_config.yml"  # beside the merge, as mergekit names it
 

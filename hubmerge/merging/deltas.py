@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import Array, cast
 
+_SAMPLE = 512  # entries of one range
 T = TypeVar("T")
 P = TypeVar("P")
 
@@ -91,6 +92,20 @@ def map_parts(passes: DeltaPasses | ParallelPasses, function: Callable[[Deltas],
         return
     for deltas in passes():
         yield from map(function, deltas.parts())
+
+
+def sample_ranges(sizes: Sequence[int], count: int) -> Iterator[tuple[int, int, int]]:
+    """Evenly spaced ranges of about `count` entries: the number of an array, and where in it.
+
+    Each range is in the middle of its stretch of all arrays in a row.
+    """
+    total, position = sum(sizes), 0
+    every = _SAMPLE if total <= count else max(total // max(count // _SAMPLE, 1), _SAMPLE)
+    for number, size in enumerate(sizes):
+        first = ((every - _SAMPLE) // 2 - position) % every
+        for start in range(first, size, every):
+            yield number, start, min(start + _SAMPLE, size)
+        position += size
 
 
 def sample_parts(passes: DeltaPasses | ParallelPasses, count: int) -> Iterator[Deltas]:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from hubmerge.cores import core_count
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.merging.deltas import Deltas
-from hubmerge.merging.part_reader import default_threads
 from hubmerge.merging.part_writer import merge_by_parts
 from hubmerge.merging.plan import Expert, MergePlan, canonical, check_plan
 from hubmerge.merging.softening import Softening, survey_softening
@@ -86,7 +86,7 @@ def merge(
             },
         )
         if plan.method.parts(plan.params) != "tensors":
-            with open_stream(plan, softenings, threads or default_threads()) as stream:
+            with open_stream(plan, softenings, threads or core_count()) as stream:
                 merge_by_parts(stream, targets, progress)
         else:
             _merge_by_tensors(plan, targets, softenings, progress)

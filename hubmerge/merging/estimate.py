@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hubmerge.merging.part_reader import PartReader, can_stream, default_threads, part_size
+from hubmerge.cores import core_count
+from hubmerge.merging.part_reader import PartReader, can_stream, part_size
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
 from hubmerge.weights.array_blocks import BLOCK_SIZE
@@ -36,7 +37,7 @@ class MergeEstimate:
 
 def estimate(plan: MergePlan, threads: int | None = None) -> MergeEstimate:
     """Estimate a merge that was checked; reads a few parts of its inputs at most."""
-    count, index = threads or default_threads(), plan.base.index
+    count, index = threads or core_count(), plan.base.index
     models = [plan.base, *(expert.checkpoint for expert in plan.experts)]
     stored = sum(tensor.nbytes for model in models for tensor in model.index.values())
     reads = plan.method.reads(plan.params)

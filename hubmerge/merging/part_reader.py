@@ -8,7 +8,6 @@ dimensions are softened. They are computed once for a tensor, and one thread doe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -206,8 +205,3 @@ def _low_rank_part(matrix: LowRankMatrix, start: int, stop: int) -> Array:
     first, last = start // max(columns, 1), -(-stop // max(columns, 1))
     rows = matrix.rows(first, last).reshape(-1)
     return rows[start - first * columns : stop - first * columns]
-
-
-def default_threads() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

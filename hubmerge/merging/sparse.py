@@ -103,7 +103,7 @@ def survey_breadcrumbs(passes: DeltaPasses, params: BreadcrumbsParams) -> Ranks:
         own = deltas.of_experts(params)[column]
         kept = int(own.density * size)
         left_out = min(int(own.gamma * size), size - kept)
-        return max(left_out + kept, 1), max(min(left_out + 1, size), 1)
+        return (left_out + kept if kept else 0), left_out + 1
 
     return tensor_ranks(passes, lambda deltas: deltas.values, kept_of)
 
@@ -190,7 +190,7 @@ def survey_sce(passes: DeltaPasses, params: SceParams) -> SceSurvey:
         return [variance[variance > 0]]
 
     def kept_of(deltas: Deltas, column: int, size: int) -> tuple[int]:
-        return (max(int(deltas.of_tensor(params).density * size), 1),)
+        return (int(deltas.of_tensor(params).density * size),)
 
     ranks = tensor_ranks(passes, variances, kept_of)
     smallest = {name: columns[0][0] for name, columns in ranks.items()}

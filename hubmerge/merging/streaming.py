@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
-from hubmerge.merging.deltas import Deltas
+from hubmerge.cores import in_order
+from hubmerge.merging.deltas import Deltas, sample_ranges
 from hubmerge.merging.part_reader import PartReader, Span, part_size, spans
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
@@ -23,7 +23,6 @@ from hubmerge.weights.tensor_ranges import TensorRanges
 
 T = TypeVar("T")
 _QUEUED = 4  # spans that wait for each thread
-_SAMPLE = 512  # entries of one sample
 
 
 @dataclass
@@ -51,17 +50,11 @@ class PartStream:
             with np.errstate(over="ignore", invalid="ignore"):
                 return [function(*reader.read(span.name, *block)) for block in span.blocks()]
 
-        waiting: deque[tuple[Span, Future[list[T]]]] = deque()
-        try:
-            for span in self.spans if chosen is None else chosen:
-                waiting.append((span, self.pool.submit(work, span)))
-                if len(waiting) > _QUEUED * self.threads:
-                    yield from _finish(*waiting.popleft(), on_span)
-            while waiting:
-                yield from _finish(*waiting.popleft(), on_span)
-        finally:
-            for _, future in waiting:
-                future.cancel()
+        spans = self.spans if chosen is None else chosen
+        for span, results in in_order(self.pool, work, spans, _QUEUED * self.threads):
+            if on_span is not None:
+                on_span(span)
+            yield from results
 
     def run_all(self, function: Callable[[Array, Deltas], T], chosen: Sequence[Span]) -> None:
         """Call `function(base, deltas)` for every part of these spans."""
@@ -79,19 +72,13 @@ class PartStream:
 
     def sample(self, count: int) -> Iterator[Deltas]:
         """About `count` entries, evenly spaced; copies, which stay valid."""
-        total = sum(span.stop - span.start for span in self.spans)
-        every = _SAMPLE if total <= count else max(total // max(count // _SAMPLE, 1), _SAMPLE)
-        offset = (every - _SAMPLE) // 2  # each sample is in the middle of its stretch
-        reader, position = PartReader(self.plan, self.softenings), 0
+        reader = PartReader(self.plan, self.softenings)
+        sizes = [span.stop - span.start for span in self.spans]
         try:
-            for span in self.spans:
-                size = span.stop - span.start
-                first = (offset - position) % every
-                for start in range(first, size, every):
-                    stop = min(start + _SAMPLE, size)
-                    _, deltas = reader.read(span.name, span.start + start, span.start + stop)
-                    yield replace(deltas, values=[v.copy() for v in deltas.values], base=None)
-                position += size
+            for number, start, stop in sample_ranges(sizes, count):
+                span = self.spans[number]
+                _, deltas = reader.read(span.name, span.start + start, span.start + stop)
+                yield replace(deltas, values=[v.copy() for v in deltas.values], base=None)
         finally:
             reader.close()
 
@@ -148,10 +135,3 @@ class StreamPasses:
 
     def sample(self, count: int) -> Iterator[Deltas]:
         return self.stream.sample(count)
-
-
-def _finish(span: Span, future: Future[list[T]], on_span: Callable[[Span], None] | None) -> list[T]:
-    results = future.result()
-    if on_span is not None:
-        on_span(span)
-    return results

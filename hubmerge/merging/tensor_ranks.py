@@ -23,7 +23,9 @@ from hubmerge.weights.dtypes import Array
 Ranks = Mapping[str, tuple[tuple[np.float32, ...], ...]]
 _Columns = Callable[[Deltas], Sequence[Array]]
 _Bits = NDArray[np.uint32]
-_Located = list[list[tuple[int, int] | None]]
+# The bin that holds the k-th and its rank there, or the magnitude itself if it needs no counting.
+_Place = tuple[int, int] | np.float32
+_Located = list[list[_Place]]
 
 
 @dataclass
@@ -50,27 +52,24 @@ def tensor_ranks(
     columns: _Columns,
     kept_of: Callable[[Deltas, int, int], Sequence[int]],
 ) -> Ranks:
-    """By tensor, for each column the k-th largest magnitudes, for several k >= 1.
+    """By tensor, for each column the k-th largest magnitudes, for several k.
 
     `columns(deltas)` are the arrays of a part to be ranked, such as the changes themselves.
     `kept_of(deltas, column, size)` returns the numbers k of a column with `size` entries, given any
-    part of the tensor. Where a column has fewer than k entries the result is 0. Magnitudes are
-    compared as float32.
+    part of the tensor. For k = 0 the result is infinite, and where a column has fewer than k
+    entries it is 0. Magnitudes are compared as float32.
     """
     found: dict[str, _Located] = {}
     for deltas, counts in _count(passes, columns, lambda *_: [16]):
         found[deltas.tensor] = [
-            [
-                locate(bins[0], size - kept + 1) if kept <= size else None
-                for kept in kept_of(deltas, column, size)
-            ]
+            [_place(bins[0], size, kept) for kept in kept_of(deltas, column, size)]
             for column, (bins, size) in enumerate(zip(counts.bins, counts.sizes, strict=True))
         ]
     fine = _count(passes, columns, lambda tensor, column: found[tensor][column])
     return {
         deltas.tensor: tuple(
             tuple(
-                np.float32(0) if place is None else _value(place[0], locate(low, place[1])[0])
+                place if isinstance(place, np.float32) else _value(place, low)
                 for place, low in zip(places, bins, strict=True)
             )
             for places, bins in zip(found[deltas.tensor], counts.bins, strict=True)
@@ -85,7 +84,7 @@ def _count(
     """One pass: a part of every tensor, and the tensor's complete counts.
 
     `wanted(tensor, column)` lists what is counted: 16 for the high bits of all entries, (high, _)
-    for the low bits of those with these high bits, None for nothing.
+    for the low bits of those with these high bits, a magnitude for nothing.
     """
     unfinished: dict[str, _Counts] = {}
 
@@ -109,12 +108,20 @@ def _count(
 
 
 def _histogram(bits: _Bits, what: Any) -> NDArray[np.int64]:
-    if what is None:
+    if isinstance(what, np.float32):
         return np.zeros(BINS, np.int64)
     high = bits >> 16
     keys = high if what == 16 else bits[high == what[0]] & 0xFFFF
     return np.bincount(keys, minlength=BINS)
 
 
-def _value(high: int, low: int) -> np.float32:
-    return np.float32(np.array((high << 16) | low, np.uint32).view(np.float32))
+def _place(counts: NDArray[np.int64], size: int, kept: int) -> _Place:
+    """Where the `kept`-th largest of `size` magnitudes is."""
+    if kept == 0:
+        return np.float32(np.inf)
+    return locate(counts, size - kept + 1) if kept <= size else np.float32(0)
+
+
+def _value(place: tuple[int, int], low_counts: NDArray[np.int64]) -> np.float32:
+    low, _ = locate(low_counts, place[1])
+    return np.float32(np.array((place[0] << 16) | low, np.uint32).view(np.float32))

@@ -8,9 +8,9 @@ from typing import Any
 
 from hubmerge.errors import UsageError, raise_together
 from hubmerge.hub.client import Hub
-from hubmerge.merging.mergekit_layout import LayerSpan, find_spans
-from hubmerge.merging.mergekit_merge import MergekitMerge
-from hubmerge.merging.mergekit_settings import MergekitSettings, find_settings
+from hubmerge.mergekit.layout import LayerSpan, find_spans
+from hubmerge.mergekit.merge import MergekitMerge
+from hubmerge.mergekit.settings import MergekitSettings, find_settings
 from hubmerge.merging.settings import record_own
 from hubmerge.opening.bases import check_origin
 from hubmerge.opening.merge_experts import last_step

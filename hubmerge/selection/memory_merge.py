@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 
+from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.deltas import Deltas
-from hubmerge.merging.part_reader import default_threads
 from hubmerge.merging.registry import Method, parse_params
 from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.selection.memory_passes import MemoryPasses
@@ -47,7 +47,7 @@ class MemoryMerger:
         self._softenings: dict[tuple[str, float, float], Softening] = {}
         self._directions: OrderedDict[Choice, dict[str, Array]] = OrderedDict()
         base = pool.base_checkpoint
-        self._threads = default_threads()
+        self._threads = core_count()
         self._names = [name for name, tensor in base.index.items() if is_float(tensor.dtype)]
         size = sum(base.index[n].size * compute_dtype(self._dtype(n)).itemsize for n in self._names)
         self._most_directions = max(int((1 - _SHARE) * memory) // max(size, 1), 1)
@@ -60,12 +60,12 @@ class MemoryMerger:
         scale = dict(choice.params).get("scale")
         direction = self.direction(choice)
 
-        def merge(name: str) -> tuple[str, Array]:
+        def merge(name: str) -> Array:
             change = direction[name]
-            return name, self._add_to_base(name, change if scale is None else scale * change)
+            return self._add_to_base(name, change if scale is None else scale * change)
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
-            yield from _in_order(pool, merge, direction, 2 * self._threads)
+            yield from in_order(pool, merge, direction, 2 * self._threads)
 
     def expert_tensors(self, candidate: Candidate) -> Iterator[tuple[str, Array]]:
         """Yield name and values of every tensor that one expert changes, in the base's dtype."""
@@ -206,19 +206,6 @@ class MemoryMerger:
             array = self._pool.base_checkpoint.read(name)
             self._cache.put(key, array)
         return array
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[str], T], names: Iterable[str], ahead: int
-) -> Iterator[T]:
-    """The function of each name, in order, with at most so many computed ahead."""
-    waiting: deque[Future[T]] = deque()
-    for name in names:
-        waiting.append(pool.submit(function, name))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _norm(arrays: Iterable[Array]) -> float:

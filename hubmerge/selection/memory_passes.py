@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
-from hubmerge.merging.deltas import Deltas
+from hubmerge.cores import in_order
+from hubmerge.merging.deltas import Deltas, sample_ranges
 from hubmerge.merging.method import Parts
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 
 T = TypeVar("T")
 _PARTS = 16  # parts that a thread does in one go
 _QUEUED = 4  # tasks that wait for each thread
-_SAMPLE = 512  # entries of one sample
+_Span = tuple[Deltas, int, int, int]  # a tensor, from where to where, and the size of a part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,40 +36,28 @@ class MemoryPasses:
     def map(self, function: Callable[[Deltas], T]) -> Iterator[T]:
         """The function of every part of the model, in order."""
 
-        def work(deltas: Deltas, start: int, stop: int, step: int) -> list[T]:
+        def work(span: _Span) -> list[T]:
+            deltas, start, stop, step = span
             with np.errstate(over="ignore", invalid="ignore"):
                 return [
                     function(self._part(deltas, first, min(first + step, stop)))
                     for first in range(start, max(stop, start + 1), step)
                 ]
 
-        waiting: deque[Future[list[T]]] = deque()
-        try:
-            for deltas in self():
-                size, step = deltas.values[0].size, self._step(deltas)
-                for start in range(0, max(size, 1), step * _PARTS):
-                    stop = min(start + step * _PARTS, size)
-                    waiting.append(self.pool.submit(work, deltas, start, stop, step))
-                    if len(waiting) > _QUEUED * self.threads:
-                        yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        for _, results in in_order(self.pool, work, self._spans(), _QUEUED * self.threads):
+            yield from results
+
+    def _spans(self) -> Iterator[_Span]:
+        for deltas in self():
+            size, step = deltas.values[0].size, self._step(deltas)
+            for start in range(0, max(size, 1), step * _PARTS):
+                yield deltas, start, min(start + step * _PARTS, size), step
 
     def sample(self, count: int) -> Iterator[Deltas]:
         """About `count` entries of the model, evenly spaced."""
         sizes = [self.load(name).values[0].size for name in self.names]
-        total, position = sum(sizes), 0
-        every = _SAMPLE if total <= count else max(total // max(count // _SAMPLE, 1), _SAMPLE)
-        for name, size in zip(self.names, sizes, strict=True):
-            first = ((every - _SAMPLE) // 2 - position) % every
-            position += size
-            if first < size:
-                deltas = self.load(name)
-                for start in range(first, size, every):
-                    yield _cut(deltas, start, min(start + _SAMPLE, size))
+        for number, start, stop in sample_ranges(sizes, count):
+            yield _cut(self.load(self.names[number]), start, stop)
 
     def part(self, name: str, start: int) -> Deltas:
         """The part of a tensor that begins at an entry."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
+import open_clip
+import torch
 
 import hubmerge
+from hubmerge.evaluation import Examples
+from hubmerge.learners.factory import initial_head, make_learner
+from hubmerge.models.loading import load_model
+from hubmerge.predictions import read_predictions
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.lookup import find_task
-
-torch = pytest.importorskip("torch")
-open_clip = pytest.importorskip("open_clip")
-
-from hubmerge.evaluation import Examples  # noqa: E402
-from hubmerge.learners.factory import initial_head, make_learner  # noqa: E402
-from hubmerge.models.loading import load_model  # noqa: E402
-from hubmerge.predictions import read_predictions  # noqa: E402
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from hubmerge.weights.checkpoint import open_checkpoint
@@ -16,11 +18,7 @@ from hubmerge.weights.extraction import extract
 from hubmerge.weights.lora_file import AdapterFields, write_adapter
 from hubmerge.weights.lora_modules import LoraModule, module_path
 from hubmerge.weights.task_vector import TaskVector
-
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-
-from tests.compat.test_lora_peft import clip, gpt2, open_clip  # noqa: E402
+from tests.compat.test_lora_peft import clip, gpt2, open_clip
 
 TRUE_RANK = 2
 MATRICES = {

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
+import torch
+from peft.tuners.lora import intruders
 from safetensors.torch import save_file
 
 from hubmerge.merging.softening import MAX_COSINE, TOP_VECTORS, survey_softening
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.task_vector import TaskVector
-
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-intruders = pytest.importorskip("peft.tuners.lora.intruders")
 
 RANK = 4
 

@@ -8,23 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
+import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from hubmerge.merging.engine import merge
 from hubmerge.merging.lora_writer import LoraOutput, merge_to_lora
+from hubmerge.models.structure import read_structure
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.lora_file import AdapterFields
 from hubmerge.weights.lora_modules import LoraModule, common_modules
 from hubmerge.weights.task_vector import TaskVector
-from tests.merging.test_merged_factors import make_plan
-
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
-
-from hubmerge.models.structure import read_structure  # noqa: E402
-from tests.compat.test_lora_peft import (  # noqa: E402
+from tests.compat.test_lora_peft import (
     MINI,
     TOWER,
     bert,
@@ -36,6 +33,7 @@ from tests.compat.test_lora_peft import (  # noqa: E402
     save_random_base,
     train_adapter,
 )
+from tests.merging.test_merged_factors import make_plan
 
 WEIGHTS = [1.5, -0.25, 1.0]
 # The models, and the layers that each of three adapters changes.

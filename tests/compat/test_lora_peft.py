@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from open_clip import CLIP
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import hubmerge
 from hubmerge.errors import CheckpointError
@@ -21,15 +26,8 @@ from hubmerge.merging.registry import method, parse_params
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.task_vector import TaskVector
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-
-from open_clip import CLIP  # noqa: E402
-from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model  # noqa: E402
-from torch import nn  # noqa: E402
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"
 Make = Callable[[], nn.Module]

@@ -14,9 +14,9 @@ import yaml
 from hubmerge.errors import HubmergeError, UsageError
 from hubmerge.flows.merge import MergeRequest, MergeResult, merge_and_publish, prepare_merge
 from hubmerge.hub.client import Hub
-from hubmerge.merging.mergekit_translation import translate_config
+from hubmerge.mergekit.config import read_mergekit_config
+from hubmerge.mergekit.translation import translate_config
 from hubmerge.refs import parse_ref
-from hubmerge.specs.mergekit_config import read_mergekit_config
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.match_options import MatchOptions
 from tests.compat.mergekit_models import write_models

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from hubmerge.errors import UsageError
 from hubmerge.flows.merge import MergeRequest, merge_and_publish, prepare_merge
 from hubmerge.hub.client import Hub
-from hubmerge.merging.mergekit_translation import translate_config
-from hubmerge.specs.mergekit_config import read_mergekit_config
+from hubmerge.mergekit.config import read_mergekit_config
+from hubmerge.mergekit.translation import translate_config
 from hubmerge.weights.checkpoint import open_checkpoint
 from tests.compat.test_goldens import CASES, INPUTS, MERGEKIT, NAMES, RESULTS
 

@@ -9,9 +9,9 @@ import pytest
 from hubmerge.errors import HubmergeError, UsageError
 from hubmerge.flows.merge import MergeRequest, prepare_merge
 from hubmerge.hub.client import Hub
-from hubmerge.merging.mergekit_merge import MergekitMerge
-from hubmerge.merging.mergekit_translation import translate_config
-from hubmerge.specs.mergekit_config import read_mergekit_config
+from hubmerge.mergekit.config import read_mergekit_config
+from hubmerge.mergekit.merge import MergekitMerge
+from hubmerge.mergekit.translation import translate_config
 from tests.compat.mergekit_models import write_models
 
 TWO = "models: [{model: o/a, parameters: {weight: 1}}, {model: o/b, parameters: {weight: 1}}]\n"

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
-
-torch = pytest.importorskip("torch")
 
 SHAPES = {"embed.weight": (37, 8), "layer.weight": (8, 16), "layer.bias": (8,), "logit_scale": ()}
 EXPERTS = 4

@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from hubmerge.errors import UnknownName
-from hubmerge.merging.mergekit_merge import MergekitMerge, our_parameter, our_value
+from hubmerge.mergekit.merge import MergekitMerge, our_parameter, our_value
+from hubmerge.mergekit.methods import PARAMETERS, WITHOUT_EFFECT, MergekitParameter
+from hubmerge.mergekit.values import Condition, Conditions, Scalar
 from hubmerge.merging.registry import describe_problem
 from hubmerge.merging.registry import method as find_method
-from hubmerge.specs.mergekit_methods import PARAMETERS, WITHOUT_EFFECT, MergekitParameter
-from hubmerge.specs.mergekit_values import Condition, Conditions, Scalar
 
 # Of the others, one value counts for all tensors: they decide how a model is cut, or more.
 _MAY_VARY = {

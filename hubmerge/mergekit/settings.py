@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hubmerge.errors import UsageError, raise_together
-from hubmerge.merging.mergekit_layout import TensorPlace
-from hubmerge.merging.mergekit_merge import MergekitMerge, our_parameter, our_value
-from hubmerge.merging.mergekit_rules import MergekitRules, Rule
+from hubmerge.mergekit.layout import TensorPlace
+from hubmerge.mergekit.merge import MergekitMerge, our_parameter, our_value
+from hubmerge.mergekit.rules import MergekitRules, Rule
+from hubmerge.mergekit.values import Scalar
 from hubmerge.merging.settings import check_settings, for_tensors
 from hubmerge.merging.tensor_params import Setting, TensorSettings
-from hubmerge.specs.mergekit_values import Scalar
 from hubmerge.weights.header import safe_name
 
 _EQUAL = 1e-9

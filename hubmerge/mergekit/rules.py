@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from hubmerge.merging.mergekit_layout import (
+from hubmerge.mergekit.layout import (
     LayerSpan,
     TensorPlace,
     find_places,
     find_spans,
     input_name,
 )
-from hubmerge.merging.mergekit_merge import MergekitMerge
-from hubmerge.specs.mergekit_methods import MergekitParameter
-from hubmerge.specs.mergekit_values import Condition, Scalar
+from hubmerge.mergekit.merge import MergekitMerge
+from hubmerge.mergekit.methods import MergekitParameter
+from hubmerge.mergekit.values import Condition, Scalar
 
 
 @dataclass(frozen=True)

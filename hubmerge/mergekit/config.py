@@ -11,9 +11,9 @@ import yaml
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from hubmerge.errors import UsageError, raise_together
-from hubmerge.specs.mergekit_methods import PARAMETERS
-from hubmerge.specs.mergekit_ref import MergekitRef, parse_mergekit_ref
-from hubmerge.specs.mergekit_values import Conditions, parse_parameters
+from hubmerge.mergekit.methods import PARAMETERS
+from hubmerge.mergekit.model_ref import MergekitRef, parse_mergekit_ref
+from hubmerge.mergekit.values import Conditions, parse_parameters
 from hubmerge.specs.parsing import Spec, describe_problem, parse_yaml, read_yaml_text
 
 Parameters = Annotated[Mapping[str, Conditions], PlainValidator(parse_parameters)]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hubmerge.mergekit.methods import MergekitMethod
+from hubmerge.mergekit.model_ref import MergekitRef
+from hubmerge.mergekit.values import Conditions
 from hubmerge.merging.method import Method
 from hubmerge.refs import ModelRef
-from hubmerge.specs.mergekit_methods import MergekitMethod
-from hubmerge.specs.mergekit_ref import MergekitRef
-from hubmerge.specs.mergekit_values import Conditions
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 
 from hubmerge.errors import UsageError, raise_together
-from hubmerge.merging.mergekit_merge import our_parameter
-from hubmerge.merging.mergekit_settings import MergekitSettings, find_settings
-from hubmerge.merging.mergekit_translation import translate_config
+from hubmerge.mergekit.config import MergekitConfig, MergekitFile
+from hubmerge.mergekit.merge import our_parameter
+from hubmerge.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
+from hubmerge.mergekit.settings import MergekitSettings, find_settings
+from hubmerge.mergekit.translation import translate_config
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.tensor_params import Setting
-from hubmerge.specs.mergekit_config import MergekitConfig, MergekitFile
-from hubmerge.specs.mergekit_methods import MERGEKIT_METHODS, MergekitMethod
 from hubmerge.specs.parsing import validate_spec
 from hubmerge.weights.dtypes import is_float, torch_dtype_name
 from hubmerge.weights.header import safe_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hubmerge.merging.mergekit_merge import MergekitMerge
+from hubmerge.mergekit.merge import MergekitMerge
 from hubmerge.weights.layer_names import (
     BEFORE,
     count_layers,

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hubmerge.errors import UnknownName, UsageError, raise_together
-from hubmerge.merging.mergekit_merge import MergekitMerge, MergekitSlice, MergekitSource
-from hubmerge.merging.mergekit_parameters import ParameterCheck
+from hubmerge.mergekit.config import MergekitConfig, MergekitFile, ModelEntry, SourceEntry
+from hubmerge.mergekit.merge import MergekitMerge, MergekitSlice, MergekitSource
+from hubmerge.mergekit.methods import MERGEKIT_METHODS, NOT_OFFERED, MergekitMethod
+from hubmerge.mergekit.model_ref import MergekitRef, parse_mergekit_ref
+from hubmerge.mergekit.parameters import ParameterCheck
 from hubmerge.merging.registry import method as find_method
 from hubmerge.refs import ModelRef
-from hubmerge.specs.mergekit_config import MergekitConfig, MergekitFile, ModelEntry, SourceEntry
-from hubmerge.specs.mergekit_methods import MERGEKIT_METHODS, NOT_OFFERED, MergekitMethod
-from hubmerge.specs.mergekit_ref import MergekitRef, parse_mergekit_ref
 from hubmerge.weights.dtypes import FLOATS, float_dtype_name
 
 _HINT = "docs/mergekit.md lists what is supported, and what to do instead."

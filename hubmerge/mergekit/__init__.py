@@ -1,0 +1,1 @@
+"""Configurations of mergekit, as merges of ours and back."""
