@@ -28,7 +28,7 @@ def require_all_positive(weights: Sequence[float]) -> str:
 
 def require_no_weights(weights: Sequence[float]) -> str:
     """The problem with weights that the method does not use: they must be 1."""
-    return "" if set(weights) == {1.0} else "the method does not use weights"
+    return "" if set(weights) == {1.0} else "the method uses none, so leave them out"
 
 
 def is_changed(deltas: Deltas, params: Any, survey: Any) -> bool:

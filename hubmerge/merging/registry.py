@@ -125,7 +125,7 @@ def method(name: str) -> Method:
 def check_count(method: Method, count: int) -> None:
     """Raise UsageError if the method cannot merge this number of experts."""
     if problem := method.count_problem(count):
-        raise UsageError(problem, "`hubmerge methods` lists the others; nuslerp takes two experts.")
+        raise UsageError(problem, "`hubmerge methods` lists the others.")
 
 
 def parse_params(method: Method, values: Mapping[str, object]) -> BaseModel:
