@@ -20,7 +20,6 @@ from hubmerge.merging.method import Method, require_positive_sum
 from hubmerge.merging.registry import describe_problem, parse_params
 from hubmerge.merging.tensor_filter import parse_filter
 from hubmerge.merging.tensor_params import Setting, TensorSettings, Value
-from hubmerge.weights.header import safe_name
 from hubmerge.weights.layer_names import count_layers
 
 _KEY = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<filter>[^\[\]]+)\])?")
@@ -108,8 +107,7 @@ def filter_problems(settings: TensorSettings, tensors: Iterable[str]) -> Iterato
     names = list(tensors)
     for setting in dict.fromkeys(_all(settings.shared, settings.own)):
         if not any(setting.tensors.matches(name) for name in names):
-            example = f" One is {safe_name(names[0])!r}." if names else ""
-            yield f"{setting.key}: no {setting.tensors.describe()}.{example}"
+            yield f"{setting.key}: no {setting.tensors.describe()}."
 
 
 def check_settings(
