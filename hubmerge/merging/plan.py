@@ -156,7 +156,8 @@ def _find_usage_problems(plan: MergePlan) -> Iterator[str]:
             float_dtype(plan.dtype)
         except UnknownName as error:
             yield f"{error.message} {error.hint}"
-    if plan.shard_size is not None and _OPEN_CLIP in plan.base.weight_file_names():
+    files = {tensor.file.name for tensor in plan.base.index.values()}
+    if plan.shard_size is not None and _OPEN_CLIP in files:
         yield f"{plan.base.folder} is in open_clip's layout, which has one file and no shards."
     if not plan.experts:
         yield "There is no expert to merge."

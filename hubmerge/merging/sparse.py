@@ -168,9 +168,9 @@ def sce(deltas: Deltas, params: SceParams, survey: SceSurvey) -> Array:
     """Select, calculate, erase: the mean of the changes that vary most and have the elected sign.
 
     Of each tensor those changes are kept whose variance over the experts is among the
-    int(density n) largest of the n that vary at all. An expert's weight is the mean of its squared
-    changes, over the sum of all experts'. Signs are elected by the plain sum, and the
-    user's weights are not used. Source: https://arxiv.org/abs/2408.07990, section 3.3
+    int(density n) largest of the n that vary at all; at density 1 all are kept. An expert's weight
+    is the mean of its squared changes, over the sum of all experts'. Signs are elected by the plain
+    sum, and the user's weights are not used. Source: https://arxiv.org/abs/2408.07990, section 3.3
     """
     kept = _select(deltas, survey.smallest)
     positive = weighted_sum(kept, [1.0] * len(kept)) >= 0
@@ -190,7 +190,9 @@ def survey_sce(passes: DeltaPasses, params: SceParams) -> SceSurvey:
         return [variance[variance > 0]]
 
     def kept_of(deltas: Deltas, column: int, size: int) -> tuple[int]:
-        return (int(deltas.of_tensor(params).density * size),)
+        density = deltas.of_tensor(params).density
+        # More than there are: the smallest variance is 0, and changes that do not vary are kept.
+        return (int(density * size) if density < 1 else size + 1,)
 
     ranks = tensor_ranks(passes, variances, kept_of)
     smallest = {name: columns[0][0] for name, columns in ranks.items()}

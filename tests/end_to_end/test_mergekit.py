@@ -141,3 +141,25 @@ def test_problems_are_reported_before_anything_is_fetched(
     assert result.code == 2
     text = " ".join(result.err.split())
     assert "did you mean 'dtype'" in text
+
+
+def test_layers_from_several_places_are_no_adapter(
+    models: Path, hubmerge: Command, tmp_path: Path
+) -> None:
+    words = ("--as-lora", "4", "--out", tmp_path / "out")
+    refused = hubmerge("merge", "--config", on_the_hub("frankenmerge", tmp_path), *words)
+    assert (refused.code, "an adapter cannot do that" in refused.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+    path = on_the_hub("ties-gradient", tmp_path)
+    assert hubmerge("merge", "--config", path, *words).code == 0
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+    assert hubmerge("verify", tmp_path / "out", "--rebuild").code == 0
+
+
+def test_layers_from_several_places_are_written_in_shards(
+    models: Path, hubmerge: Command, tmp_path: Path
+) -> None:
+    path, out = on_the_hub("frankenmerge", tmp_path), tmp_path / "out"
+    assert hubmerge("merge", "-c", path, "--shard-size", "2kB", "--out", out).code == 0
+    assert len(open_checkpoint(out).weight_file_names()) > 1
+    assert hubmerge("verify", out, "--rebuild").code == 0

@@ -43,6 +43,7 @@ METHODS = [
     ("della", {"density": 0.4, "epsilon": 0.1}),
     ("della_linear", {"density": 0.4, "rescale": "l1"}),
     ("sce", {"density": 0.2}),
+    ("sce", {"density": 1}),
     ("multislerp", {}),
     ("multislerp", {"space": "changes"}),
     ("karcher", {}),
