@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import TypeVar, cast
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class HubmergeError(Exception):
@@ -151,6 +153,14 @@ class Failures:
             first = type(self.errors[0])
             error = UsageError if first is UnknownName else first
             raise_together(error, list(problems), " ".join(hints))
+
+
+def map_all(function: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
+    """Return the value for each item; all failures are raised as one error, as by `Failures`."""
+    failures = Failures()
+    values = [failures.run(partial(function, item)) for item in items]
+    failures.raise_all()
+    return cast("list[T]", values)
 
 
 def check_all(*checks: Callable[[], object]) -> None:

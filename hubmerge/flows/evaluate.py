@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from hubmerge.errors import map_all
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.hub.client import Hub
 from hubmerge.learners.factory import class_model, make_learner
@@ -54,7 +56,7 @@ def evaluate(
     Scores in the log are not measured again. All models are opened before the first is measured.
     """
     evaluator = ModelEvaluator(hub, split, pick_device(device))
-    opened = [open_pinned(hub, model) for model in models]
+    opened = map_all(partial(open_pinned, hub), models)
     pinned_tasks = [pin_task(hub, task) for task in tasks]
     pairs = [(model, pinned_tasks or find_trained_tasks(hub, model)) for model in opened]
     total, scores = sum(len(model_tasks) for _, model_tasks in pairs), list[Score]()

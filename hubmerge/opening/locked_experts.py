@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubmerge.errors import IntegrityError, NotOnHub, UsageError, raise_together
+from hubmerge.errors import IntegrityError, NotOnHub, UsageError, map_all, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.lock import Lock, Pick, Pin, parse_lock, read_lock_bytes
 from hubmerge.manifest import Source
@@ -74,8 +74,14 @@ def open_pick(
     _check_base(lock.base, base)
     pins = [lock.pin(expert) for expert in pick.experts]
     notes = check_drift(hub, pins if base else [lock.base, *pins], strict)
-    opened_base = open_ref(hub, base) if base else open_source(hub, lock.base.ref, lock.base.source)
-    experts = [open_source(hub, pin.ref, pin.source) for pin in pins]
+    opened_base, *experts = map_all(
+        lambda pin: (
+            open_ref(hub, base)
+            if base and pin is lock.base
+            else open_source(hub, pin.ref, pin.source)
+        ),
+        [lock.base, *pins],
+    )
     pairs = zip((opened_base, *experts), (lock.base, *pins), strict=True)
     raise_together(
         IntegrityError,

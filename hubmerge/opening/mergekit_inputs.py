@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from hubmerge.errors import UsageError, raise_together
+from hubmerge.errors import UsageError, map_all, raise_together
 from hubmerge.hub.client import Hub
 from hubmerge.mergekit.layout import LayerSpan, find_spans
 from hubmerge.mergekit.merge import MergekitMerge
@@ -28,11 +29,10 @@ def open_mergekit_merge(hub: Hub, merge: MergekitMerge, hashed: bool = True) -> 
     layers that a model does not have and parameters that cannot be kept, NotOnHub, IntegrityError
     and CheckpointError.
     """
-    pinned = [pin(hub, ref.expert) for ref in merge.experts]
-    pinned_base = pin(hub, merge.base)
-    check_no_moe([pinned_base, *pinned])
-    base = open_pinned(hub, pinned_base)
-    experts = [open_pinned(hub, model) for model in pinned]
+    refs = [merge.base, *(ref.expert for ref in merge.experts)]
+    pinned = map_all(partial(pin, hub), refs)
+    check_no_moe(pinned)
+    base, *experts = map_all(partial(open_pinned, hub), pinned)
     layers = _find_pieces(merge, base, experts)
     inputs = MergeInputs(
         method=merge.method,

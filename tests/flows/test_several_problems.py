@@ -138,6 +138,15 @@ def test_a_mixture_without_manifest_is_reported_with_the_others(
     assert {name in refused.stderr for name in ("wide", "short", "each folder in its")} == {True}
 
 
+def test_eval_reports_all_models_that_cannot_be_opened(base: Path, wrong: list[Path]) -> None:
+    damaged, other = wrong[2], wrong[3]
+    (other / "model.safetensors").write_bytes(b"no weights")
+    refused = run("eval", base, damaged, other, "--tasks", "mini-mnist", columns=400)
+    assert refused.exit_code == 3
+    first, second = listed(refused.stderr)
+    assert (str(damaged) in first, str(other) in second) == (True, True)
+
+
 def test_weights_are_those_of_all_experts(base: Path, wrong: list[Path], tmp_path: Path) -> None:
     """Without the one that is left out they would not sum up to anything."""
     words = ["--base", base, "--method", "average", "--set", "weight=2,-1", "--out", tmp_path / "o"]
