@@ -51,13 +51,13 @@ def initial_head(model: Model, task: Task, classes: tuple[str, ...]) -> nn.Modul
     """The head that training starts with, made from the base model; None if the task has none.
 
     Raises UsageError if the task needs a head of labels and the model cannot encode text, and for a
-    decoder, which has no features that a head could take.
+    model with a decoder, which has no features that a head could take.
     """
     if isinstance(model, LanguageModel):
         return None
     if isinstance(model, TextDecoder):
         raise UsageError(
-            f"This {model.name} is a decoder, which classifies texts only under a head of its own.",
+            f"This {model.name} has a decoder: it classifies texts only under a head of its own.",
             "Use experts with such heads and --heads keep, or a task of `kind: rank`.",
         )
     if task.spec.head == "trained":

@@ -87,8 +87,8 @@ def load_model(folder: Path, kind: Kind = "image") -> Model:
 
 
 def load_classifier(folder: Path, kind: Kind) -> Model:
-    """As `load_model`, but texts may also be classified by a decoder, which is a `TextDecoder`."""
-    if kind == "text" and _is_decoder(folder):
+    """As `load_model`, but a model with a decoder may classify texts too, as a `TextDecoder`."""
+    if kind == "text" and _is_language_model(folder):
         _check_no_adapter(folder)
         check_configs(folder)
         config = read_config(folder / "config.json")
@@ -108,11 +108,9 @@ def default_kind(folder: Path) -> Kind:
     return kinds[0]
 
 
-def _is_decoder(folder: Path) -> bool:
-    if not (folder / "config.json").is_file():
-        return False
-    config = read_config(folder / "config.json")
-    return family_of(config) == "language" and not config.get("is_encoder_decoder")
+def _is_language_model(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and family_of(read_config(config)) == "language"
 
 
 def family_of(config: dict[str, Any]) -> Family:

@@ -1,4 +1,6 @@
-"""Decoders of transformers that classify texts: GPT-2, Llama ... under a head on the last token.
+"""Models of transformers with a decoder that classify texts: GPT-2, Llama, T5, BART ...
+
+Their heads read the last token that is not padding, or the end of the text that the tokenizer adds.
 
 Shapes: B examples, L tokens, C classes.
 """
@@ -13,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from hubmerge.models.tensor_names import TensorNames
 from hubmerge.models.text_encoder import count_positions
@@ -27,7 +32,7 @@ from hubmerge.models.transformers_folder import (
 
 @dataclass(frozen=True)
 class TextDecoder:
-    """A decoder, with the heads of its folder; it classifies only under a head of transformers.
+    """A model with a decoder, and the heads of its folder; its classifiers are transformers'.
 
     Unlike a `TextEncoder` it has no features of a text that a head of hubmerge could take.
     """
@@ -44,11 +49,11 @@ class TextDecoder:
 
 
 class PaddedClassifier(nn.Module):
-    """A decoder's classifier of transformers for padded rows: tokens and mask [B, L] -> logits.
+    """A `TextDecoder`'s classifier of transformers for padded rows: tokens, mask [B, L] -> logits.
 
-    transformers takes the logits [B, C] at the last token that is not `pad_token_id` of its
-    configuration, so masked tokens become this one, whatever the tokenizer pads with. A
-    configuration without a token to pad with allows a single row at a time, without padding.
+    Of a decoder alone, transformers takes the logits [B, C] at the last token that is not
+    `pad_token_id` of its configuration, so masked tokens become this one, whatever the tokenizer
+    pads with. A configuration without a token to pad with allows one row at a time, unpadded.
     """
 
     def __init__(self, module: Any) -> None:
@@ -69,7 +74,11 @@ class PaddedClassifier(nn.Module):
 
 def load_text_decoder(folder: Path, config: dict[str, Any]) -> TextDecoder:
     """Load the folder with the class that its config names."""
-    module, names = load_module(folder, class_of_config(config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    is_seq2seq = config.get("is_encoder_decoder")
+    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if is_seq2seq:
+        classes = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    module, names = load_module(folder, class_of_config(config, classes))
     tokenizer = load_tokenizer(folder)
     max_tokens = min(tokenizer.model_max_length, count_positions(module))
     return TextDecoder(module, names, tokenizer, max_tokens, type(module).__name__)

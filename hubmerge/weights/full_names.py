@@ -26,7 +26,7 @@ PARTS = {
     "lm_head", "embed_out", "proj_out", "classifier", "score", "qa_outputs", "cls", "pooler",
     "text_model", "vision_model", "text_projection", "visual_projection", "logit_scale",
     "logit_bias", "vision_tower", "visual", "multi_modal_projector", "language_model",
-    "audio_tower",
+    "audio_tower", "final_logits_bias",
 }  # fmt: skip
 _MAX_DEPTH = 2  # parts of a prefix that a name may have more or less
 
