@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
+from hubmerge.errors import UnknownName
 from hubmerge.kinds import MOE
-from hubmerge.manifest import Count, Source, files_digest
+from hubmerge.manifest import Count, Source
 from hubmerge.refs import (
     ModelRef,
-    check_inner_path,
     check_repo_id,
     check_revision,
-    is_sha,
     parse_ref,
-    printable,
 )
-from hubmerge.typed_json import validate_json
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 LOCK_FILE = "hubmerge.lock"
 FORMAT = 1
-_MAX_BYTES = 16_000_000
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -169,7 +160,7 @@ class Lock:
 
     def pin(self, expert: Source) -> Pin:
         """The pin of an expert that a pick names."""
-        return next(pin for pin in self.experts if _identity(pin.source) == _identity(expert))
+        return next(pin for pin in self.experts if identity(pin.source) == identity(expert))
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal values give equal bytes."""
@@ -179,128 +170,6 @@ class Lock:
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def read_lock_bytes(path: Path) -> bytes:
-    """The bytes of a lock file, up to one more than the allowed size; raises UsageError."""
-    if not path.is_file():
-        raise UsageError(f"There is no lock {path}.", "Make one with `hubmerge select`.")
-    with path.open("rb") as file:
-        return file.read(_MAX_BYTES + 1)
-
-
-def parse_lock(data: bytes, where: str) -> Lock:
-    """Parse an untrusted lock; raises IntegrityError naming `where`.
-
-    Unknown keys are ignored, so a lock cannot set an endpoint or a token. A duplicate key or a
-    number that is not finite is refused, because other JSON readers may read it differently.
-    """
-    if len(data) > _MAX_BYTES:
-        raise IntegrityError(f"{where} is larger than {_MAX_BYTES} bytes: it is not a lock.")
-    try:
-        fields = json.loads(
-            data,
-            object_pairs_hook=_unique_keys,
-            parse_float=_finite_number,
-            parse_constant=_finite_number,
-        )
-        if isinstance(fields, dict) and fields.get("format", FORMAT) != FORMAT:
-            raise IntegrityError(
-                f"{where} has format {printable(str(fields['format']))[:20]}, and this hubmerge "
-                f"knows {FORMAT}.",
-                "Install a newer hubmerge.",
-            )
-        lock = validate_json(Lock, data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise IntegrityError(f"{where} is not a valid lock: {printable(reason)[:200]}.") from error
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(
-            f"{where} is not a valid lock: {printable(str(error))[:200]}."
-        ) from error
-    problems = [f"{where}: {problem}" for problem in _problems(lock)]
-    raise_together(IntegrityError, problems, "Make a new one with `hubmerge select`.")
-    return lock
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-        raise ValueError(f"the key {repeated[0]!r} is there twice")
-    return dict(pairs)
-
-
-def _finite_number(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is not a finite number")
-    return number
-
-
-def _identity(source: Source) -> tuple[str, str]:
+def identity(source: Source) -> tuple[str, str]:
+    """What two sources of the same checkpoint have in common: commit, folder and digest."""
     return source.key, source.digest
-
-
-def _problems(lock: Lock) -> Iterator[str]:
-    """A sentence for everything that points outside the repositories, or to a missing entry."""
-    for pin in lock.experts:
-        yield from _pin_problems(pin)
-    if lock.base.source.is_local:
-        yield from _file_problems(lock.base)
-    else:
-        yield from _pin_problems(lock.base)
-    yield from _duplicate_problems("task", [task.id for task in lock.tasks])
-    yield from _duplicate_problems("pick", [pick.policy for pick in lock.picks])
-    pinned = {_identity(pin.source): pin.source for pin in lock.experts}
-    for pick in lock.picks:
-        yield from _pick_problems(lock, pick, pinned)
-    for name in sorted({lock.chosen, lock.rival} - {pick.policy for pick in lock.picks}):
-        yield f"it has no pick {name[:40]!r}."
-
-
-def _pick_problems(
-    lock: Lock, pick: Pick, pinned: Mapping[tuple[str, str], Source]
-) -> Iterator[str]:
-    name = pick.policy[:40]
-    if not pick.experts or len(pick.experts) != len(lock.tasks):
-        yield f"pick {name!r} has {len(pick.experts)} experts for {len(lock.tasks)} tasks."
-    sources = [pinned.get(_identity(expert)) for expert in pick.experts]
-    if any(source is None for source in sources):
-        yield f"pick {name!r} names an expert that is not pinned."
-    pairs = zip(sources, pick.experts, strict=True)
-    if any(source and source.label != expert.label for source, expert in pairs):
-        yield f"pick {name!r} gives an expert another name than its pin."
-    if unknown := pick.tasks.keys() - {task.id for task in lock.tasks}:
-        yield f"pick {name!r} was measured on {min(unknown)[:40]!r}, which is not a task."
-
-
-def _duplicate_problems(kind: str, names: list[str]) -> Iterator[str]:
-    for name, count in Counter(names).items():
-        if count > 1:
-            yield f"{kind} {name[:40]!r} is there {count} times."
-
-
-def _pin_problems(pin: Pin) -> Iterator[str]:
-    name = pin.requested[:80]
-    try:
-        if pin.ref.repo_id != check_repo_id(pin.source.name):
-            yield f"{name!r} is not the repository of its pin."
-        if pin.source.folder is not None:
-            check_inner_path(pin.source.folder)
-    except UsageError as error:
-        yield error.message
-    if not is_sha(pin.source.sha):
-        yield f"{name!r} is not pinned to a commit."
-    if pin.source.last_sha is not None and not is_sha(pin.source.last_sha):
-        yield f"the last step of {name!r} is not a commit."
-    yield from _file_problems(pin)
-
-
-def _file_problems(pin: Pin) -> Iterator[str]:
-    name = pin.requested[:80]
-    try:
-        for file in pin.files:
-            check_inner_path(file)
-    except UsageError as error:
-        yield error.message
-    if not pin.files or not all(_SHA256.fullmatch(digest) for digest in pin.files.values()):
-        yield f"{name!r} has files without a SHA-256."
-    elif files_digest(pin.files) != pin.source.digest:
-        yield f"the files of {name!r} do not match its digest."

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from hubmerge.cards.markdown import escape_markdown
-from hubmerge.lock import Lock, parse_lock, read_lock_bytes
+from hubmerge.lock import Lock
+from hubmerge.lock_file import parse_lock, read_lock_bytes
 
 NEW_LOCK, MERGED = Path("new.lock"), Path("merged")
 INCONCLUSIVE = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hubmerge.opening.bases import common_base
 from hubmerge.opening.references import open_ref, pin_revision, source_of
 from hubmerge.refs import ModelRef, parse_ref
 
+ROWS = 1000
 ACCURACY = {"last": 0.4, "uniform": 0.45, "coordinate": 0.5}
 
 
@@ -46,7 +48,7 @@ def make_lock(
             hub, str(base or common_base(hub, [pin_revision(hub, list_steps(hub, repos[0])[0])]))
         ),
         experts=tuple(pin for pins in steps for pin in pins),
-        tasks=tuple(LockedTask(task, None, 1000) for task in tasks),
+        tasks=tuple(LockedTask(task, None, ROWS) for task in tasks),
         method=method,
         chosen="coordinate",
         picks=tuple(
@@ -56,7 +58,7 @@ def make_lock(
             for name, experts in picks.items()
         ),
         swaps={},
-        uniform=(UniformPoint(4, 0.45, 0.01),),
+        uniform=(UniformPoint(4, 0.45, stderr_of(dict.fromkeys(tasks, 0.45), ROWS)),),
         seed=0,
         spent=SelectionCost(9, 9000),
         conclusive=True,
@@ -83,9 +85,19 @@ def make_pick(
     policy: str, experts: Sequence[Source], params: Mapping[str, Any], tasks: Sequence[str]
 ) -> Pick:
     accuracy = ACCURACY[policy]
-    gain = (accuracy - ACCURACY["last"], 0.01, 0.12)
+    gain = accuracy - ACCURACY["last"]
+    half = 0.0 if policy == "last" else 0.04
     shares = dict.fromkeys(tasks, accuracy)
-    return Pick(policy, tuple(experts), params, accuracy, 0.01, shares, gain, 3)
+    return Pick(
+        policy, tuple(experts), params, accuracy, stderr_of(shares, ROWS), shares,
+        (gain, gain - half, gain + half), 3,
+    )  # fmt: skip
+
+
+def stderr_of(shares: Mapping[str, float], rows: int) -> float:
+    """The standard error of the mean accuracy of tasks with so many rows each."""
+    variances = [share * (1 - share) / rows for share in shares.values()]
+    return math.sqrt(math.fsum(variances)) / len(variances)
 
 
 def copy_steps(api: HfApi, source: str, target: str, scratch: Path) -> None:

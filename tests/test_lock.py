@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubmerge import lock as module
+from hubmerge import lock_file as module
 from hubmerge.errors import IntegrityError, UnknownName, UsageError
-from hubmerge.lock import (
-    Lock,
-    LockedTask,
-    Pick,
-    Pin,
-    SelectionCost,
-    Swap,
-    UniformPoint,
-    parse_lock,
-    read_lock_bytes,
-)
+from hubmerge.kinds import MOE
+from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost, Swap, UniformPoint
+from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.manifest import Source, files_digest
 from hubmerge.refs import ModelRef
+from tests.locks import stderr_of
 
 SHARES = st.floats(0, 1)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -71,50 +65,56 @@ PINS = st.builds(
 def locks(draw: st.DrawFn) -> Lock:
     experts = draw(st.lists(PINS, min_size=1, max_size=4, unique_by=lambda p: p.source.sha))
     tasks = [
-        LockedTask(name, draw(st.none() | WORDS), draw(COUNTS))
+        LockedTask(name, draw(st.none() | WORDS), draw(st.integers(1, 10**6)))
         for name in draw(st.lists(WORDS, min_size=1, max_size=3, unique=True))
     ]
     names = draw(st.lists(WORDS, min_size=1, max_size=3, unique=True))
-    picks = tuple(draw(pick(name, experts, [task.id for task in tasks])) for name in names)
-    swap = st.builds(
-        Swap, WORDS, WORDS, COUNTS, st.none() | SHARES, st.none() | SHARES, st.booleans()
+    picks = tuple(draw(pick(name, experts, tasks)) for name in names)
+    swap = st.builds(Swap, WORDS, WORDS, COUNTS, st.none() | SHARES, SHARES, st.booleans())
+    swaps = st.dictionaries(
+        st.sampled_from([task.id for task in tasks]), st.lists(swap, max_size=2).map(tuple)
     )
-    swaps = st.dictionaries(WORDS, st.lists(swap, max_size=2).map(tuple), max_size=2)
+    method = draw(WORDS | st.just(MOE))
     return Lock(
         base=draw(PINS),
         experts=tuple(experts),
         tasks=tuple(tasks),
-        method=draw(WORDS),
+        method=method,
         chosen=draw(st.sampled_from(names)),
         rival=draw(st.sampled_from(names)),
         picks=picks,
-        swaps=draw(swaps),
-        uniform=tuple(draw(st.lists(st.builds(UniformPoint, COUNTS, SHARES, NUMBERS), max_size=2))),
+        swaps={} if method != MOE else draw(swaps),
+        uniform=tuple(
+            UniformPoint(step, draw(SHARES), draw(NUMBERS))
+            for step in sorted(draw(st.sets(COUNTS, max_size=2)))
+        ),
         seed=draw(COUNTS),
-        spent=SelectionCost(draw(COUNTS), draw(COUNTS)),
-        conclusive=draw(st.booleans()),
+        spent=SelectionCost(10**12, draw(COUNTS)),
+        conclusive=False,
         budget=draw(st.none() | WORDS),
         versions=draw(st.dictionaries(WORDS, WORDS, max_size=2)),
     )
 
 
-def pick(policy: str, experts: list[Pin], tasks: list[str]) -> st.SearchStrategy[Pick]:
+@st.composite
+def pick(draw: st.DrawFn, policy: str, experts: list[Pin], tasks: list[LockedTask]) -> Pick:
+    """A pick whose numbers follow from its accuracies, which are shares of the rows."""
     chosen = st.sampled_from(experts).flatmap(
         lambda pin: st.builds(
             lambda w, k, i: dataclasses.replace(pin.source, weight=w, keep=k, intruders=i),
             NUMBERS, NUMBERS, NUMBERS,
         )
     )  # fmt: skip
-    return st.builds(
-        Pick,
-        policy=st.just(policy),
-        experts=st.lists(chosen, min_size=len(tasks), max_size=len(tasks)).map(tuple),
-        params=st.dictionaries(WORDS, VALUES, max_size=3),
-        accuracy=SHARES,
-        stderr=NUMBERS,
-        tasks=st.fixed_dictionaries(dict.fromkeys(tasks, SHARES)),
-        gain=st.none() | st.tuples(NUMBERS, NUMBERS, NUMBERS),
-        evaluations=COUNTS,
+    right = {task.id: draw(st.integers(0, task.rows)) / task.rows for task in tasks}
+    spread = math.fsum(right[t.id] * (1 - right[t.id]) / t.rows for t in tasks)
+    return Pick(
+        policy=policy,
+        experts=tuple(draw(st.lists(chosen, min_size=len(tasks), max_size=len(tasks)))),
+        params=draw(st.dictionaries(WORDS, VALUES, max_size=3)),
+        accuracy=math.fsum(right.values()) / len(tasks),
+        stderr=math.sqrt(spread) / len(tasks),
+        tasks=right,
+        evaluations=draw(COUNTS),
     )
 
 
@@ -129,12 +129,17 @@ def make_lock() -> Lock:
 
     def pick_of(policy: str, *experts: Pin) -> Pick:
         sources = tuple(pin.source for pin in experts)
-        return Pick(policy, sources, {"density": 0.2}, 0.375, 0.01, tasks, (0.1, 0.05, 0.2), 3)
+        gain = (0.0, 0.0, 0.0) if policy == "last" else (0.05, 0.01, 0.09)
+        shares = {task: share + gain[0] for task, share in tasks.items()}
+        return Pick(
+            policy, sources, {"density": 0.2}, 0.375 + gain[0], stderr_of(shares, 100), shares,
+            gain, 3,
+        )  # fmt: skip
 
     return Lock(
         base=pin("o/base", "b" * 40, None, None, "d" * 64),
         experts=tuple(pins),
-        tasks=tuple(LockedTask(task, None, 10) for task in tasks),
+        tasks=tuple(LockedTask(task, None, 100) for task in tasks),
         method="ties",
         chosen="coordinate",
         picks=(pick_of("last", pins[1], pins[3]), pick_of("coordinate", pins[0], pins[3])),
@@ -187,7 +192,12 @@ def test_two_folders_of_one_commit_are_two_experts() -> None:
     first, second = (pin("o/a", "a" * 40, n, None, "4" * 64, f"checkpoint-{n}") for n in (4, 8))
     pick = dataclasses.replace(make_lock().picks[0], experts=(first.source, second.source))
     lock = dataclasses.replace(
-        make_lock(), experts=(first, second), picks=(pick,), chosen="last", rival="last"
+        make_lock(),
+        experts=(first, second),
+        picks=(pick,),
+        chosen="last",
+        rival="last",
+        conclusive=False,
     )
     assert parse_lock(lock.to_bytes(), "here").pin(second.source) == second
 
@@ -253,7 +263,7 @@ def test_a_file_stays_in_its_folder(name: str) -> None:
         (lambda lock: lock["experts"][0]["files"].update(x="0" * 64), "do not match its digest"),
         (lambda lock: lock["base"]["files"].update(x="0" * 64), "do not match its digest"),
         (lambda lock: lock["picks"][1]["experts"].pop(), "1 experts for 2 tasks"),
-        (lambda lock: lock["picks"][1]["experts"][0].update(label="o/z@step4"), "another name"),
+        (lambda lock: lock["picks"][1]["experts"][0].update(label="o/z@step4"), "another label"),
         (lambda lock: lock["picks"][1]["tasks"].update(c=0.5), "'c', which is not a task"),
         (lambda lock: lock["picks"].append(lock["picks"][0]), "pick 'last' is there 2 times"),
         (lambda lock: lock["tasks"][1].update(id="a@1"), "task 'a@1' is there 2 times"),

@@ -35,7 +35,8 @@ from hubmerge.cli.tables import make_table
 from hubmerge.durable import write_atomic
 from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.kinds import MOE
-from hubmerge.lock import LOCK_FILE, Lock, parse_lock, read_lock_bytes
+from hubmerge.lock import LOCK_FILE, Lock
+from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.refs import parse_ref
 from hubmerge.specs import MoeSpec
 

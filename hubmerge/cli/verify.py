@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubmerge.cli.options import Columns, Device, Tasks, find_tasks, split_names
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
-from hubmerge.errors import IntegrityError, raise_together
+from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.refs import parse_ref
 
 if TYPE_CHECKING:
-    from hubmerge.flows.verify import Check
+    from hubmerge.flows.check import Check
 
 _HINT = "Do not use the model before you know the reason."
 
@@ -31,22 +32,49 @@ def verify(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Merge again and compare every byte.")
     ] = False,
+    evidence: Annotated[
+        bool,
+        typer.Option("--evidence", help="Measure the picks of the lock again on validation."),
+    ] = False,
+    tasks: Tasks = None,
+    columns: Columns = None,
+    device: Device = None,
 ) -> None:
-    """Check files, lock and pinned experts of a model.
+    """Check files, lock and pinned experts of a model, or a lock by itself.
 
-    Exit code 3: something does not match what the manifest records.
+    Exit code 3: something does not match what the manifest or the lock records.
 
     Example: hubmerge verify ./merged --rebuild
     """
-    ref = parse_ref(model)
+    lock_alone = Path(model) if Path(model).is_file() else None
+    if lock_alone and (lock or rebuild):
+        raise UsageError(
+            f"{model} is a lock: --lock and --rebuild are for the merge made from it.",
+            "Name the merge.",
+        )
+    if (tasks or columns or device) and not evidence:
+        raise UsageError("--tasks, --columns and --device are for --evidence.", "Leave them out.")
     session.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = tempfile.TemporaryDirectory(dir=session.home) if rebuild else nullcontext()
+    scratch = (
+        tempfile.TemporaryDirectory(dir=session.home) if rebuild or evidence else nullcontext()
+    )
     with session.open_hub() as hub, scratch as folder, session.progress() as progress:
+        from hubmerge.flows.verify import read_lock_of, verify_lock
         from hubmerge.flows.verify import verify as look
 
-        checks = look(hub, ref, lock, Path(folder) if folder else None, progress)
+        ref, checks = None if lock_alone else parse_ref(model), []
+        if ref is None:
+            checks += verify_lock(hub, Path(model))
+        else:
+            checks += look(hub, ref, lock, Path(folder) if folder and rebuild else None, progress)
+        if evidence:
+            from hubmerge.flows.evidence import check_evidence
+
+            of = read_lock_of(hub, ref, lock_alone or lock)
+            own = find_tasks(split_names(tasks), columns)
+            checks += check_evidence(hub, of, own, Path(str(folder)), progress, device)
     session.print_result(
-        _checks_table(str(ref), checks), [dataclasses.asdict(check) for check in checks]
+        _checks_table(model, checks), [dataclasses.asdict(check) for check in checks]
     )
     raise_together(IntegrityError, [check.problem for check in checks if check.problem], _HINT)
 

@@ -13,7 +13,8 @@ from hubmerge.hub.fetch import HubFile, list_files
 from hubmerge.hub.removal import delete_ref, list_all_refs, purge
 from hubmerge.hub.step_names import Refs, list_refs
 from hubmerge.kinds import MOE
-from hubmerge.lock import Lock, parse_lock, read_lock_bytes
+from hubmerge.lock import Lock
+from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.manifest import MANIFEST_JSON, Manifest
 from hubmerge.merging.registry import METHODS
 from hubmerge.opening.references import pin_revision

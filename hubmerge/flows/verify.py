@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hubmerge.durable import hash_file
-from hubmerge.errors import CheckpointError, HubError, HubUnreachable, IntegrityError, UsageError
-from hubmerge.flows.merge import merge_and_publish, prepare_inputs
-from hubmerge.flows.prepared_merge import MergeRequest
+from hubmerge.errors import CheckpointError, IntegrityError, UsageError
+from hubmerge.flows.check import Check
+from hubmerge.flows.rebuild import check_rebuild
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
-from hubmerge.lock import LOCK_FILE, Lock, Pick, parse_lock, read_lock_bytes
+from hubmerge.lock import LOCK_FILE, Lock, Pick
+from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, recipe_id
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
-from hubmerge.merging.settings import restore_settings
 from hubmerge.opening.drift import check_pin
 from hubmerge.opening.integrity import weight_files_in
-from hubmerge.opening.locked_experts import open_source
-from hubmerge.opening.merge_inputs import MergeInputs
+from hubmerge.opening.locked_experts import source_ref
 from hubmerge.opening.opened_model import PinnedModel
-from hubmerge.opening.references import pin, versions
-from hubmerge.opening.stacked_inputs import restore_layers
+from hubmerge.opening.references import pin
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef, check_inner_path, check_repo_id, check_revision
+from hubmerge.refs import ModelRef, check_inner_path
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.match_options import split_options
 from hubmerge.weights.moe_config import MOE_CONFIG, read_moe_config
-
-
-@dataclass(frozen=True)
-class Check:
-    """The result of one check: what was checked, what was found, and the problem, if any."""
-
-    what: str
-    found: str
-    problem: str | None = None
 
 
 def verify(
@@ -70,10 +57,35 @@ def verify(
     checks = list(_check_files(hub, pinned, manifest))
     lock_of_merge, lock_checks = _check_lock(hub, pinned, manifest, lock_file)
     checks += lock_checks
-    checks += _check_pins(hub, manifest, lock_of_merge)
+    checks += _check_pins(hub, (manifest.base, *manifest.experts), lock_of_merge)
     if scratch is not None:
-        checks += _check_rebuild(hub, manifest, scratch, progress)
+        checks += check_rebuild(hub, manifest, scratch, progress)
     return checks
+
+
+def verify_lock(hub: Hub, path: Path) -> list[Check]:
+    """Check a lock by itself: its numbers, and the names of its base and of all its experts.
+
+    Raises UsageError without such a file, and IntegrityError for a lock that is not valid.
+    """
+    data = read_lock_bytes(path)
+    lock = parse_lock(data, str(path))
+    found = f"{len(lock.picks)} picks, whose numbers follow from their accuracies"
+    sources = [lock.base.source, *(pinned.source for pinned in lock.experts)]
+    return [Check(path.name, found), *_check_pins(hub, sources, lock)]
+
+
+def read_lock_of(hub: Hub, ref: ModelRef | None, lock_file: Path | None) -> Lock:
+    """Return the lock in `lock_file`, or else the one next to a model.
+
+    Raises UsageError if there is none, IntegrityError for an invalid one.
+    """
+    if lock_file is not None:
+        return parse_lock(read_lock_bytes(lock_file), str(lock_file))
+    data = _read_published_lock(hub, pin(hub, ref)) if ref else None
+    if data is None:
+        raise UsageError(f"{ref} has no {LOCK_FILE}.", "Name the lock it was made from: --lock.")
+    return parse_lock(data, f"{LOCK_FILE} of {ref}")
 
 
 def _way_to_compare(manifest: Manifest) -> str:
@@ -195,85 +207,19 @@ def _check_recipe(lock: Lock, pick: Pick | None, manifest: Manifest) -> Check:
     return Check("recipe", f"pick {pick.policy!r}", None if matches else problem)
 
 
-def _check_pins(hub: Hub, manifest: Manifest, lock: Lock | None) -> Iterator[Check]:
+def _check_pins(hub: Hub, sources: Sequence[Source], lock: Lock | None) -> Iterator[Check]:
     """Check that the names of base and experts still point to the pinned commits."""
     pins = {pinned.source.label: pinned for pinned in (lock.base, *lock.experts)} if lock else {}
-    for source in dict.fromkeys((manifest.base, *manifest.experts)):
+    for source in dict.fromkeys(sources):
         if source.is_local:
             yield Check(source.label, "a local folder, not checked")
             continue
         try:
             pinned = pins.get(source.label)
-            ref = pinned.ref if pinned else _source_ref(source)
+            ref = pinned.ref if pinned else source_ref(source)
         except UsageError as error:
             yield Check(source.label, "", error.message)
             continue
         status = check_pin(hub, source.label, ref, source.sha)
         current = status.current_sha[:12] if status.current_sha else "nothing"
         yield Check(source.label, f"means {current}", status.drift)
-
-
-def _source_ref(source: Source) -> ModelRef:
-    """Parse the label of a source in a manifest, which has the form of a reference."""
-    revision = source.label.partition("@")[2].removesuffix(f"/{source.folder or ''}")
-    return ModelRef(
-        check_repo_id(source.name),
-        revision=check_revision(revision),
-        subfolder=check_inner_path(source.folder) if source.folder else None,
-    )
-
-
-def _check_rebuild(
-    hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
-) -> Iterator[Check]:
-    """Merge again and compare file by file."""
-    try:
-        rebuilt = _merge_again(hub, manifest, scratch, progress).files
-    except HubUnreachable:
-        raise
-    except (HubError, IntegrityError, CheckpointError, UsageError) as error:
-        yield Check("rebuilt", "", f"It cannot be made again: {error.message}")
-        return
-    for name in sorted(manifest.files.keys() | rebuilt.keys()):
-        expected, actual = manifest.files.get(name, "none"), rebuilt.get(name, "none")
-        problem = f"{name} has SHA-256 {actual} when made again, but had {expected}."
-        is_same = actual == expected
-        yield Check(f"rebuilt {name}", f"SHA-256 {actual[:12]}", None if is_same else problem)
-    current = versions()
-    for name, version in sorted(manifest.versions.items()):
-        if current.get(name) != version:
-            yield Check(f"version of {name}", f"{version} then, {current.get(name, 'none')} now")
-
-
-def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress) -> Manifest:
-    options, params = split_options(manifest.params)
-    dtype, as_lora = params.pop("dtype", None), params.pop("as_lora", None)
-    shard_size = params.pop("shard_size", None)
-    if type(as_lora) not in (int, type(None)):
-        raise IntegrityError(f"{MANIFEST_JSON} has a rank that is not a number: as_lora.")
-    if type(shard_size) not in (int, type(None)) or shard_size == 0:
-        raise IntegrityError(f"{MANIFEST_JSON} has a size that is not a number: shard_size.")
-    method = find_method(manifest.method or "")
-    layers, params, own = restore_layers(params, manifest.experts)
-    # Layers of several models are one expert for a method that takes one.
-    parsed, settings = restore_settings(method, params, own[: method.most])
-    inputs = MergeInputs(
-        method=method,
-        params=parsed,
-        settings=settings,
-        base=open_source(hub, _source_ref(manifest.base), manifest.base),
-        base_source=manifest.base,
-        experts=tuple(open_source(hub, _source_ref(source), source) for source in manifest.experts),
-        sources=manifest.experts,
-        layers=layers,
-    )
-    # A merge that was made with --allow-nonfinite may be made again.
-    request = MergeRequest(
-        out=scratch / "again",
-        dtype=dtype,
-        as_lora=as_lora,
-        shard_size=shard_size,
-        allow_nonfinite=True,
-        options=options,
-    )
-    return merge_and_publish(hub, prepare_inputs(hub, request, inputs, scratch), progress).manifest

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hubmerge.errors import IntegrityError, NotOnHub, UsageError, map_all, raise_together
 from hubmerge.hub.client import Hub
-from hubmerge.lock import Lock, Pick, Pin, parse_lock, read_lock_bytes
+from hubmerge.lock import Lock, Pick, Pin
+from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
@@ -17,7 +18,7 @@ from hubmerge.opening.drift import check_drift
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_pinned, open_ref, pin_revision
-from hubmerge.refs import ModelRef, Revision
+from hubmerge.refs import ModelRef, Revision, check_inner_path, check_repo_id, check_revision
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,21 @@ def open_pick(
     pairs = zip((opened_base, *experts), (lock.base, *pins), strict=True)
     raise_together(
         IntegrityError,
-        [problem for model, pin in pairs for problem in _file_differences(model, pin)],
+        [problem for model, pin in pairs for problem in _differences(model, pin)],
         "Find out who changed it, or choose again with `hubmerge select`.",
     )
     check_bases(experts, opened_base)
     return OpenedPick(pick, opened_base, tuple(experts), notes)
+
+
+def source_ref(source: Source) -> ModelRef:
+    """Parse the label of a source in a manifest, which has the form of a reference."""
+    revision = source.label.partition("@")[2].removesuffix(f"/{source.folder or ''}")
+    return ModelRef(
+        check_repo_id(source.name),
+        revision=check_revision(revision),
+        subfolder=check_inner_path(source.folder) if source.folder else None,
+    )
 
 
 def open_source(hub: Hub, ref: ModelRef, source: Source) -> OpenedModel:
@@ -117,7 +128,13 @@ def _check_base(pin: Pin, base: ModelRef | None) -> None:
         raise UsageError(f"The lock pins its base, {pin.source.label}.", "Leave out --base.")
 
 
-def _file_differences(model: OpenedModel, pin: Pin) -> Iterator[str]:
+def _differences(model: OpenedModel, pin: Pin) -> Iterator[str]:
+    manifest = model.manifest
+    if manifest and not manifest.is_merge and manifest.step != pin.source.step:
+        yield (
+            f"{pin.source.label} is step {manifest.step} by its manifest, and the lock says "
+            f"{pin.source.step}."
+        )
     for name in sorted(model.files.keys() | pin.files.keys()):
         actual, pinned = model.files.get(name), pin.files.get(name)
         if actual != pinned:

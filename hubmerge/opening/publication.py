@@ -21,7 +21,8 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import list_files
 from hubmerge.hub.publish import Publication, manifest_digest
 from hubmerge.lock import LOCK_FILE as LOCK
-from hubmerge.lock import Lock, parse_lock, read_lock_bytes
+from hubmerge.lock import Lock
+from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.manifest import MANIFEST_JSON, Manifest, ValidationPoint
 from hubmerge.opening.integrity import files_in
 from hubmerge.opening.references import CARD as CARD

@@ -9,6 +9,7 @@ from typing import Any
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost, Swap, UniformPoint
 from hubmerge.manifest import Manifest, Source, files_digest, recipe_id
 from hubmerge.scores import Score
+from tests.locks import stderr_of
 
 TASKS = ("cats@1", "dogs@1")
 DATA = {"cats@1": "o/cat-pictures@" + "c" * 40, "dogs@1": None}
@@ -42,13 +43,14 @@ BASE = Source(
 
 
 def pick(policy: str, cats: int, dogs: int, accuracy: float, gain: Any = None) -> Pick:
+    shares = {"cats@1": accuracy + 0.05, "dogs@1": accuracy - 0.05}
     return Pick(
         policy=policy,
         experts=(source("cats@1", cats), source("dogs@1", dogs)),
         params={"density": 0.2, "scale": 1.0},
         accuracy=accuracy,
-        stderr=0.02,
-        tasks={"cats@1": accuracy + 0.05, "dogs@1": accuracy - 0.05},
+        stderr=stderr_of(shares, 400),
+        tasks=shares,
         gain=gain,
         evaluations=12 if policy == "coordinate" else 3,
     )
@@ -82,7 +84,7 @@ def lock(**changes: Any) -> Lock:
         "swaps": swaps,
         "uniform": (
             UniformPoint(2, 0.62, 0.02),
-            UniformPoint(4, 0.66, 0.02),
+            UniformPoint(4, 0.66, picks[1].stderr),
             UniformPoint(8, 0.60, 0.02),
         ),
         "seed": 0,

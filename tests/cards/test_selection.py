@@ -82,8 +82,8 @@ def test_the_csv_has_every_number_of_the_figures() -> None:
     )
     assert f"candidate,cats@1,4,{cats},0.8,0.68,,1,0" in lines
     assert f"candidate,dogs@1,4,{dogs},0.75,0.675,,0,1" in lines
-    assert "uniform,,4,,,0.66,0.02,," in lines
-    assert 'policy,coordinate,"4, 2",,,0.68,0.02,1,' in lines
+    assert "uniform,,4,,,0.66,0.0166546,," in lines
+    assert 'policy,coordinate,"4, 2",,,0.68,0.0163974,1,' in lines
     assert len(lines) == 1 + 6 + 3 + 3
 
 

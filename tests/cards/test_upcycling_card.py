@@ -13,7 +13,8 @@ from markdown_it import MarkdownIt
 
 from hubmerge.cards.card import BEGIN, END, CardInput, render_card
 from hubmerge.cards.metadata import eval_results
-from hubmerge.lock import Lock, parse_lock
+from hubmerge.lock import Lock
+from hubmerge.lock_file import parse_lock
 from hubmerge.manifest import Manifest
 from hubmerge.refs import printable
 from tests.cards.builders import TASKS, lock, merge, pick, score, scores, source

@@ -19,6 +19,7 @@ from hubmerge.opening.references import open_ref, read_local_manifest, source_of
 from hubmerge.refs import parse_ref
 from hubmerge.scores import Score, ScoreLog
 from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
+from tests.locks import stderr_of
 
 FIGURES = {"heatmap.png", "curves.png", "selection.csv"}
 STEPS = (2, 4, 8)
@@ -42,14 +43,17 @@ def locked(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Loc
 
     def pick(policy: str, mnist: int, hebrew: int, accuracy: float) -> Pick:
         experts = (pins["mnist", mnist].source, pins["hebrew", hebrew].source)
-        return Pick(policy, experts, TIES, accuracy, 0.02, {str(e.task): accuracy for e in experts})
+        shares = {str(e.task): accuracy for e in experts}
+        return Pick(policy, experts, TIES, accuracy, stderr_of(shares, 400), shares)
 
     picks = (pick("last", 8, 8, 0.5), pick("uniform", 4, 4, 0.55), pick("coordinate", 4, 2, 0.6))
     chosen = dataclasses.replace(picks[2], gain=(0.1, 0.05, 0.15))
     swaps: dict[str, tuple[Swap, ...]] = {}
     for source in (pin.source for pin in pins.values()):
         step = source.step or 0
-        swap = Swap(source.sha, source.label, step, 0.7, 0.5 + step / 100)
+        is_chosen = source in picks[2].experts
+        merged = 0.6 if is_chosen else 0.5 + step / 100
+        swap = Swap(source.sha, source.label, step, 0.7, merged)
         swaps[str(source.task)] = (*swaps.get(str(source.task), ()), swap)
     return Lock(
         base=base,
@@ -59,7 +63,7 @@ def locked(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Loc
         chosen="coordinate",
         picks=(*picks[:2], chosen),
         swaps=swaps,
-        uniform=tuple(UniformPoint(step, 0.5, 0.02) for step in STEPS),
+        uniform=tuple(UniformPoint(step, 0.55, picks[1].stderr) for step in STEPS),
         seed=0,
         spent=SelectionCost(12, 4800),
         conclusive=True,

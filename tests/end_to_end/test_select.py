@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +12,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from hubmerge.lock import Lock, parse_lock
+from hubmerge.lock import Lock
+from hubmerge.lock_file import parse_lock
 from hubmerge.trials import TrialLog
 from tests.end_to_end.conftest import Command, CommandResult, LocalHub
+from tests.locks import stderr_of
 
 REPOS = ("demo/mnist", "demo/hebrew")
 Select = Callable[..., CommandResult]
@@ -70,6 +74,38 @@ def test_every_policy_has_a_pick_in_the_lock(
     assert "[" in result.out
     copies = list((local_hub.home / "locks").glob("*.lock"))
     assert (lock_folder / "a.lock").read_bytes() in [copy.read_bytes() for copy in copies]
+
+
+def test_evidence_is_measured_again(hubmerge: Command, default_lock: Path, tmp_path: Path) -> None:
+    lock = read(default_lock)
+    picks = tuple(pick for pick in lock.picks if pick.policy in (lock.chosen, lock.rival))
+    lock = dataclasses.replace(lock, picks=picks)
+    path = tmp_path / "short.lock"
+    path.write_bytes(lock.to_bytes())
+    words = ("verify", path, "--evidence", "--json")
+    honest = hubmerge(*words)
+    assert honest.code == 0, honest.err
+    assert {check["what"] for check in honest.data} >= {f"accuracy of {lock.chosen}"}
+    path.write_bytes(with_more_right(lock, lock.rival, 40).to_bytes())
+    parse_lock(path.read_bytes(), "forged")  # its numbers follow from one another
+    forged = hubmerge(*words)
+    assert forged.code == 3
+    assert f"Pick {lock.rival!r} has" in forged.err
+
+
+def with_more_right(lock: Lock, policy: str, rows: int) -> Lock:
+    """A lock in which one pick has more right rows of its first task, with all that follows."""
+    pick = lock.pick(policy)
+    task = lock.tasks[0]
+    accuracies = {**pick.tasks, task.id: pick.tasks[task.id] - rows / task.rows}
+    forged = dataclasses.replace(
+        pick,
+        tasks=accuracies,
+        accuracy=math.fsum(accuracies.values()) / len(accuracies),
+        stderr=stderr_of(accuracies, task.rows),
+    )
+    others = [dataclasses.replace(p, gain=None) for p in lock.picks if p is not pick]
+    return dataclasses.replace(lock, picks=(forged, *others), uniform=(), conclusive=False)
 
 
 def test_a_second_run_measures_nothing_and_writes_the_same_bytes(

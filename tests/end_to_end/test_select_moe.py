@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hubmerge.lock import LOCK_FILE as LOCK
-from hubmerge.lock import Lock, parse_lock
+from hubmerge.lock import Lock
+from hubmerge.lock_file import parse_lock
 from hubmerge.manifest import MANIFEST_JSON, parse_manifest
 from hubmerge.trials import TrialLog
 from tests import locks

@@ -13,7 +13,8 @@ from huggingface_hub import HfApi
 
 from hubmerge.hub.client import Hub
 from hubmerge.lock import LOCK_FILE as LOCK
-from hubmerge.lock import Lock, parse_lock
+from hubmerge.lock import Lock
+from hubmerge.lock_file import parse_lock
 from tests import locks
 from tests.end_to_end.conftest import REPOS, Command, LocalHub
 

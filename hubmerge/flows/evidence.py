@@ -1,0 +1,102 @@
+"""hubmerge verify --evidence: measure the picks of a lock again, and compare the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest
+from hubmerge.errors import UsageError
+from hubmerge.flows.check import Check
+from hubmerge.flows.select import choice_from_lock, prepare_selection
+from hubmerge.hub.client import Hub
+from hubmerge.lock import Lock, Pick
+from hubmerge.manifest import Source
+from hubmerge.progress import Progress
+from hubmerge.refs import ModelRef
+from hubmerge.selection.evaluator import Evaluator
+from hubmerge.selection.memory_merge import MemoryMerger
+from hubmerge.tasks.task import Task
+from hubmerge.trials import SELECTION_SPLIT, Trial, TrialLog
+
+# Sums are rounded in another way by another processor, which changes the answer on a few rows.
+_SHARE, _ROWS = 0.01, 2
+
+
+def check_evidence(
+    hub: Hub,
+    lock: Lock,
+    tasks: Sequence[Task],
+    scratch: Path,
+    progress: Progress,
+    device: str | None = None,
+) -> list[Check]:
+    """Measure every pick of a lock on its validation rows, and compare with its accuracies.
+
+    A difference of up to two rows, or 1 % of the rows of a task, is the processor's. Nothing is
+    read from the log of trials; `scratch` is an empty folder. Raises UsageError for a lock of a
+    mixture or of a base in a folder, and as `hubmerge select` does.
+    """
+    if lock.is_moe:
+        raise UsageError(
+            "A mixture of experts must be trained before it is measured.",
+            "Repeat the selection with the command in the lock.",
+        )
+    if lock.base.source.is_local:
+        raise UsageError(
+            f"The base of the lock was the folder {lock.base.source.name}.",
+            "Repeat the selection with the command in the lock.",
+        )
+    request = SelectRequest(
+        repos=tuple(dict.fromkeys(_ref_of(e) for pick in lock.picks for e in pick.experts)),
+        method=lock.method,
+        tasks=tuple(tasks),
+        base=_ref_of(lock.base.source),
+        device=device,
+        options=lock.options,
+    )
+    prepared = prepare_selection(hub, request, progress)
+    checks = [_check_rows(lock, prepared)]
+    if checks[0].problem is None:
+        checks += _check_picks(lock, prepared, TrialLog(scratch / "trials.jsonl"), progress)
+    return checks
+
+
+def _ref_of(source: Source) -> ModelRef:
+    return ModelRef(source.name, revision=source.sha, subfolder=source.folder)
+
+
+def _check_rows(lock: Lock, prepared: PreparedSelection) -> Check:
+    now = {split.task.id: len(split.row_order) for split in prepared.splits}
+    then = {task.id: task.rows for task in lock.tasks}
+    problem = None
+    if now != then:
+        described = ", ".join(f"{task} {now.get(task, 0)} for {then[task]}" for task in then)
+        problem = f"The tasks have other validation rows than the lock says: {described}."
+    return Check("validation rows", str(sum(now.values())), problem)
+
+
+def _check_picks(
+    lock: Lock, prepared: PreparedSelection, log: TrialLog, progress: Progress
+) -> Iterator[Check]:
+    pool, method = prepared.pool, prepared.method
+    evaluator = Evaluator(
+        pool, MemoryMerger(pool, method), method, prepared.splits, log, SELECTION_SPLIT
+    )
+    for number, pick in enumerate(lock.picks):
+        progress(f"measuring {pick.policy}", number, len(lock.picks))
+        trial = evaluator.measure(choice_from_lock(pool, method, lock, pick.policy))
+        yield _check_pick(pick, trial)
+
+
+def _check_pick(pick: Pick, trial: Trial) -> Check:
+    wrong = []
+    for task, accuracy in pick.tasks.items():
+        rows = len(trial.rows[task].bits)
+        measured = trial.accuracies[task]
+        if abs(measured - accuracy) * rows > max(_ROWS, _SHARE * rows) + 1e-6:
+            wrong.append(
+                f"{100 * measured:.2f} % on {task}, and the lock says {100 * accuracy:.2f}"
+            )
+    problem = f"Pick {pick.policy!r} has {'; '.join(wrong)}." if wrong else None
+    return Check(f"accuracy of {pick.policy}", f"{100 * trial.accuracy:.2f} %", problem)

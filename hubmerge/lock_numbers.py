@@ -1,0 +1,168 @@
+"""Numbers of a lock that follow from others: accuracies, errors, gains, and what they say.
+
+What is measured cannot be checked here: `hubmerge verify --evidence` measures it again. What
+follows from it can: a lock with an edited accuracy, gain or conclusion is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from hubmerge.kinds import MOE
+from hubmerge.lock import Lock, Pick, Swap
+from hubmerge.manifest import Source
+
+_ROUNDING = 1e-9
+_NORMAL_95 = 1.96
+# A bootstrap's interval differs from the normal one by its draws and by the skew of few rows.
+_INTERVAL = 0.35
+
+
+def find_number_problems(lock: Lock) -> Iterator[str]:
+    """Yield a sentence for each number of a lock that does not follow from the others.
+
+    `lock` must have its chosen pick and its rival, and one expert a task in every pick.
+    """
+    rows = {task.id: task.rows for task in lock.tasks}
+    for pick in lock.picks:
+        yield from _pick_problems(lock, pick, rows)
+    gain = lock.pick().gain
+    if lock.conclusive != (gain is not None and gain[1] > 0):
+        yield (
+            f"it has conclusive = {lock.conclusive}, and the gain of {lock.chosen[:40]!r} is "
+            f"{_points(gain)}."
+        )
+    for task_id in sorted(lock.swaps.keys() & rows.keys()):
+        yield from _swap_problems(lock, task_id, lock.swaps[task_id])
+    if unknown := lock.swaps.keys() - rows.keys():
+        yield f"it has swaps of {min(unknown)[:40]!r}, which is not a task."
+    yield from _curve_problems(lock)
+
+
+def _pick_problems(lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[str]:
+    name = f"pick {pick.policy[:40]!r}"
+    if missing := rows.keys() - pick.tasks.keys():
+        yield f"{name} has no accuracy on {min(missing)[:40]!r}."
+    if missing or pick.tasks.keys() - rows.keys():
+        return
+    for task, accuracy in pick.tasks.items():
+        right = accuracy * rows[task]
+        if rows[task] == 0 or abs(right - round(right)) > 1e-6:
+            yield (
+                f"{name} has accuracy {accuracy:.6g} on {task[:40]!r}, which is no share of its "
+                f"{rows[task]} rows."
+            )
+            return
+    accuracies = list(pick.tasks.values())
+    mean = math.fsum(accuracies) / len(rows)
+    spread = math.fsum(a * (1 - a) / rows[task] for task, a in pick.tasks.items())
+    yield from _difference(f"the accuracy of {name}", pick.accuracy, mean)
+    yield from _difference(
+        f"the standard error of {name}", pick.stderr, math.sqrt(spread) / len(rows)
+    )
+    if pick.gain is not None:
+        yield from _gain_problems(name, pick, lock.pick(lock.rival), rows)
+    if pick.evaluations > lock.spent.evaluations:
+        yield (
+            f"{name} was found after {pick.evaluations} merges, and the selection measured "
+            f"{lock.spent.evaluations}."
+        )
+    if lock.method != MOE and lock.swaps:
+        for locked, expert in zip(lock.tasks, pick.experts, strict=True):
+            yield from _expert_problems(name, expert, lock.swaps.get(locked.id, ()))
+
+
+def _gain_problems(name: str, pick: Pick, rival: Pick, rows: Mapping[str, int]) -> Iterator[str]:
+    assert pick.gain is not None
+    if rival.tasks.keys() != rows.keys():
+        return
+    gain, low, high = pick.gain
+    if pick.policy == rival.policy:
+        if pick.gain != (0, 0, 0):
+            yield f"{name} is the one to beat, and has a gain of {_points(pick.gain)}."
+        return
+    yield from _difference(f"the gain of {name}", gain, pick.accuracy - rival.accuracy)
+    least, most = _interval_widths(pick.tasks, rival.tasks, rows)
+    for end, width in ((low, gain - low), (high, high - gain)):
+        if not least <= width <= most:
+            yield (
+                f"the interval of {name} ends {_points((end,))}, and for a gain of "
+                f"{_points((gain,))} on so many rows it is between {100 * least:.2f} and "
+                f"{100 * most:.2f} points wide on each side."
+            )
+            return
+
+
+def _interval_widths(
+    ours: Mapping[str, float], theirs: Mapping[str, float], rows: Mapping[str, int]
+) -> tuple[float, float]:
+    """Return how wide the half of a 95 % interval of a paired difference is, at least and at most.
+
+    Of n rows with accuracies a and b, between n |a - b| and n min(a + b, 2 - a - b) have answers
+    that differ.
+    """
+    variances = [0.0, 0.0]
+    for task, count in rows.items():
+        a, b = ours[task], theirs[task]
+        for index, share in enumerate((abs(a - b), min(a + b, 2 - a - b))):
+            variances[index] += max(share - (a - b) ** 2, 0.0) / max(count - 1, 1)
+    least, most = (_NORMAL_95 * math.sqrt(variance) / len(rows) for variance in variances)
+    grain = 2 / (len(rows) * min(rows.values()))
+    return (1 - _INTERVAL) * least - grain, (1 + _INTERVAL) * most + grain
+
+
+def _expert_problems(name: str, expert: Source, swaps: tuple[Swap, ...]) -> Iterator[str]:
+    """Compare an expert of a pick with the candidates of its task."""
+    known = next(
+        (swap for swap in swaps if (swap.sha, swap.label) == (expert.sha, expert.label)), None
+    )
+    if known is None:
+        yield f"{name} has {expert.label[:80]}, which is no candidate of its task."
+        return
+    if expert.step is not None and expert.step != known.step:
+        yield f"{name} has {expert.label[:80]} at step {expert.step}, and it is step {known.step}."
+    if expert.last_step is not None and all(swap.step != expert.last_step for swap in swaps):
+        yield (
+            f"{name} says that the last step of {expert.name[:80]} is {expert.last_step}, which is "
+            "no candidate."
+        )
+    elif expert.last_sha is not None and all(swap.sha != expert.last_sha for swap in swaps):
+        yield f"{name} gives {expert.name[:80]} a last step that is no candidate."
+
+
+def _swap_problems(lock: Lock, task_id: str, swaps: tuple[Swap, ...]) -> Iterator[str]:
+    chosen = lock.pick()
+    number = [task.id for task in lock.tasks].index(task_id)
+    expert = chosen.experts[number]
+    for swap in swaps:
+        label = swap.label[:80]
+        if swap.tied and swap.merged is None:
+            yield f"{label} is tied with the choice, and was not measured."
+        is_chosen = (swap.sha, swap.label) == (expert.sha, expert.label)
+        if is_chosen and swap.merged is not None:
+            yield from _difference(f"the merge with {label}", swap.merged, chosen.accuracy)
+
+
+def _curve_problems(lock: Lock) -> Iterator[str]:
+    steps = [point.step for point in lock.uniform]
+    if steps != sorted(set(steps)):
+        yield "the steps of its curve do not rise."
+    by_step = {point.step: point for point in lock.uniform}
+    for pick in lock.picks:
+        common = {expert.step for expert in pick.experts}
+        if pick.policy != "uniform" or len(common) != 1:
+            continue
+        point = by_step.get(common.pop() or 0)
+        if point is not None:
+            yield from _difference("the curve at its best step", point.accuracy, pick.accuracy)
+            yield from _difference("the error of the curve", point.stderr, pick.stderr)
+
+
+def _difference(what: str, found: float, expected: float) -> Iterator[str]:
+    if not abs(found - expected) <= _ROUNDING:
+        yield f"{what} is {found:.6g}, and follows to be {expected:.6g}."
+
+
+def _points(values: tuple[float, ...] | None) -> str:
+    return "none" if values is None else " to ".join(f"{100 * value:+.2f}" for value in values)

@@ -1,0 +1,96 @@
+"""Numbers of a lock that follow from others: edited ones are refused, honest ones are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubmerge.errors import IntegrityError
+from hubmerge.lock_file import parse_lock
+from tests.cards.builders import lock
+
+Fields = dict[str, Any]
+MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
+
+
+def chosen(fields: Fields) -> Any:
+    return fields["picks"][2]
+
+
+def refusal(change: Callable[[Fields], object]) -> str:
+    """The message for a lock with this change."""
+    fields = json.loads(lock().to_bytes())
+    change(fields)
+    with pytest.raises(IntegrityError) as error:
+        parse_lock(json.dumps(fields).encode(), "the.lock")
+    return error.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: chosen(f).update(accuracy=0.9), "the accuracy of pick 'coordinate' is 0.9, and"),
+        (lambda f: chosen(f).update(stderr=0.001), "the standard error of pick 'coordinate'"),
+        (lambda f: chosen(f)["tasks"].update({"cats@1": 0.7311}), "is no share of its 400 rows"),
+        (lambda f: chosen(f)["tasks"].pop("cats@1"), "has no accuracy on 'cats@1'"),
+        (lambda f: chosen(f).update(gain=[0.3, 0.26, 0.34]), "the gain of pick 'coordinate'"),
+        (lambda f: chosen(f).update(gain=[0.08, 0.079, 0.081]), "the interval of pick"),
+        (lambda f: chosen(f).update(gain=[0.08, -0.4, 0.56]), "the interval of pick"),
+        (lambda f: chosen(f).update(gain=[0.08, 0.12, 0.04]), "the interval of pick"),
+        (lambda f: f["picks"][0].update(gain=[0.0, -0.1, 0.1]), "is the one to beat"),
+        (lambda f: chosen(f).update(gain=None), "conclusive = True"),
+        (lambda f: f.update(conclusive=False), "conclusive = False"),
+        (lambda f: f.update(chosen="last"), "conclusive = True"),
+        (lambda f: f.update(rival="uniform"), "the gain of pick"),
+        (lambda f: chosen(f).update(evaluations=99), "after 99 merges"),
+        (lambda f: f["spent"].update(evaluations=2), "after 12 merges"),
+        (lambda f: f["tasks"][0].update(rows=40), "the standard error of"),
+        (lambda f: f["tasks"][0].update(rows=0), "is no share of its 0 rows"),
+        (lambda f: f["swaps"]["cats@1"][1].update(merged=0.99), "the merge with"),
+        (lambda f: f["swaps"]["cats@1"][1].update(step=7), "and it is step 7"),
+        (lambda f: f["swaps"]["cats@1"].pop(1), "no candidate of its task"),
+        (lambda f: f["swaps"]["dogs@1"][1].update(merged=None), "was not measured"),
+        (lambda f: f["swaps"].update(birds=[]), "'birds', which is not a task"),
+        (lambda f: f["uniform"][1].update(accuracy=0.9), "the curve at its best step"),
+        (lambda f: f["uniform"][1].update(stderr=0.9), "the error of the curve"),
+        (lambda f: f["uniform"].reverse(), "do not rise"),
+        (lambda f: chosen(f)["experts"][0].update(step=2), "another step than its pin"),
+        (lambda f: chosen(f)["experts"][0].update(last_step=4), "another last_step than its pin"),
+        (lambda f: chosen(f)["experts"][0].update(task="cows@1"), "another task than its pin"),
+    ],
+)
+def test_an_edited_number_is_refused(change: Callable[[Fields], object], message: str) -> None:
+    assert message in refusal(change)
+
+
+@given(
+    st.sampled_from([0, 1, 2]),
+    st.sampled_from(["accuracy", "stderr", "cats@1", "dogs@1"]),
+    st.floats(-0.5, 0.5).filter(lambda change: abs(change) > 1e-6),
+)
+def test_no_number_of_a_pick_can_change_alone(number: int, name: str, change: float) -> None:
+    def edit(fields: Fields) -> None:
+        pick = fields["picks"][number]
+        where = pick["tasks"] if "@" in name else pick
+        where[name] = min(max(where[name] + change, 0.0), 1.0)
+
+    assert refusal(edit)
+
+
+def test_all_wrong_numbers_are_named_at_once() -> None:
+    def edit(fields: Fields) -> None:
+        chosen(fields)["accuracy"] = 0.9
+        fields["picks"][1]["stderr"] = 0.5
+
+    assert "problems" in refusal(edit)
+
+
+@pytest.mark.parametrize("path", sorted(MODEL_CARDS.glob("*/hubmerge.lock")), ids=str)
+def test_locks_of_earlier_versions_are_read(path: Path) -> None:
+    assert parse_lock(path.read_bytes(), "old").to_bytes()
