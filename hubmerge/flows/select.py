@@ -28,7 +28,12 @@ from hubmerge.selection import report
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.policy_results import POLICIES, PolicyResult, PolicyResults
+from hubmerge.selection.policy_results import (
+    POLICIES,
+    PolicyResult,
+    PolicyResults,
+    budget_shares,
+)
 from hubmerge.selection.pool import Choice, Pool, as_params
 from hubmerge.selection.search import Budget, MeasuredChoice, Search
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
@@ -114,9 +119,9 @@ def select(prepared: PreparedSelection, log: TrialLog, progress: Progress) -> Se
     budget.reserve(2 * len(pool.tasks))
     search = Search(evaluator, find_grid(method.name), budget, exhaustive=request.exhaustive)
     results = PolicyResults(search, prepared.locked_choice)
-    for name in prepared.policies:
+    for name, share in budget_shares(prepared.policies, request.policy).items():
         search.on_result = partial(_report_progress, progress, name, evaluator, request.merges)
-        results.run(name)
+        results.run(name, share)
     chosen = _choose(prepared, results)
     budget.release()
     results.measure_neighbours(chosen.result)

@@ -6,15 +6,16 @@ the method on validation data, as in appendix C of arXiv 2506.14126.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from hubmerge.selection.moves import all_moves, common_moves, step_moves, weight_moves
 from hubmerge.selection.pool import Candidate, plain_choice
 from hubmerge.selection.search import MeasuredChoice, Search
+from hubmerge.selection.surrogate_search import search_by_surrogate
 
-_STRIDES = (2, 1)  # in the grid, from a good starting point
-_SWEEPS = 3
-_REACH = 3  # steps to either side of the chosen one
-_FACTORS = (1.5, 1.2)  # by which weights are multiplied and divided
+_STRIDES = (2, 1)  # in the grid, from a start without data
+_NEAR_STRIDES = (1,)  # from the parameters of a neighbouring step
+_PATIENCE_AT_THE_END = 8  # of `uniform`
 _KEEP_FRACTIONS = (0.5, 0.3, 0.2, 0.1)  # of an expert's changes
 _INTRUDERS = (0.9, 0.75)  # factors on intruder dimensions; near 1, as they also hold the base
 
@@ -44,56 +45,48 @@ def early_stop(search: Search) -> MeasuredChoice | None:
 
 
 def uniform(search: Search) -> Iterator[MeasuredChoice]:
-    """Yield every common step, last first, each tuned from the previous one: the paper's policy."""
-    steps = {candidate.step for candidates in search.pool.candidates for candidate in candidates}
-    previous: MeasuredChoice | None = None
-    for step in sorted(steps, reverse=True):
-        indices = search.pool.common_step(step)
-        if indices is None:
-            continue
-        if previous is None:
-            start = search.measure_start(indices)
+    """Yield every common step, each tuned: the paper's policy.
+
+    The first is the one nearest to the best choice so far, by default the last; the others follow,
+    nearest first, from the parameters of their neighbour, at the scale that fits. At the end the
+    best of them is tuned once more, with all common steps as its neighbours.
+    """
+    common = search.pool.common_steps()
+    tuned: dict[int, MeasuredChoice] = {}
+    for number in _outward(len(common), _first_common(search)):
+        neighbours = [tuned[near] for near in (number - 1, number + 1) if near in tuned]
+        if neighbours:
+            like = neighbours[0].choice
+            choice = search.rescaled(plain_choice(common[number], dict(like.params)), like)
+            tuned[number] = search.tune(search.measure_all_rows(choice), _NEAR_STRIDES)
         else:
-            start = search.measure_all_rows(plain_choice(indices, dict(previous.choice.params)))
-        previous = search.tune(start, _STRIDES)
-        yield previous
+            tuned[number] = _tune_from(search, common[number])
+        yield tuned[number]
+    if tuned:
+        best = earliest_best(search, tuned.values())
+        better = search_by_surrogate(search, best, common_moves, _PATIENCE_AT_THE_END)
+        if better is not best:
+            yield better
+
+
+def earliest_best(search: Search, measured: Iterable[MeasuredChoice]) -> MeasuredChoice:
+    """Return the most accurate of these choices, of equals the one with the earliest steps."""
+    return max(measured, key=lambda m: (m.accuracy, -search.pool.lateness(m.choice)))
 
 
 def coordinate(search: Search, start: MeasuredChoice) -> MeasuredChoice:
-    """Choose a separate step for each task: move all together, then one at a time."""
-    best = start
-    for sweep in range(_SWEEPS):
-        previous = best
-        best = _shift_all(search, best)
-        for task in range(len(search.pool.tasks)):
-            best = _move_step(search, best, task, _REACH if sweep == 0 else 1)
-        best = search.tune(best, _STRIDES if sweep == 0 else (1,))
-        if best is previous:
-            break
-    return best
+    """Choose a separate step for each task."""
+    return search_by_surrogate(search, start, step_moves)
 
 
 def weights(search: Search, start: MeasuredChoice) -> MeasuredChoice:
     """Choose a separate weight for each task at the steps of the start: a strong baseline."""
-    best = start
-    for factor in _FACTORS:
-        for task in range(len(search.pool.tasks)):
-            best = _weigh(search, best, task, factor)
-        best = search.tune(best, (1,))
-    return best
+    return search_by_surrogate(search, start, weight_moves)
 
 
 def joint(search: Search, start: MeasuredChoice) -> MeasuredChoice:
     """Choose steps and weights together."""
-    best = start
-    for _ in range(_SWEEPS):
-        previous = best
-        best = weights(search, best)
-        for task in range(len(search.pool.tasks)):
-            best = _move_step(search, best, task, reach=1)
-        if best is previous:
-            break
-    return best
+    return search_by_surrogate(search, start, all_moves)
 
 
 def rescale(search: Search, start: MeasuredChoice) -> MeasuredChoice:
@@ -120,38 +113,23 @@ def _early_stop_index(candidates: Sequence[Candidate]) -> int | None:
     )
 
 
-def _move_step(search: Search, best: MeasuredChoice, task: int, reach: int) -> MeasuredChoice:
-    """Try other steps for one task, nearest first; `reach` starts again at every improvement."""
-    for sign in (-1, 1):
-        index, tried = best.choice.indices[task], 0
-        while tried < reach:
-            index, tried = index + sign, tried + 1
-            if not 0 <= index < len(search.pool.candidates[task]):
-                break
-            better = search.better_of(best.choice.with_candidate(task, index), best)
-            tried = 0 if better is not best else tried
-            best = better
-    return best
+def _first_common(search: Search) -> int:
+    """Return the number of the common step nearest to the best choice so far, else the last."""
+    common = search.pool.common_steps()
+    complete = [
+        MeasuredChoice(choice, trial)
+        for choice, trial in search.trials.items()
+        if trial.is_complete
+    ]
+    if not complete:
+        return len(common) - 1
+    wanted = search.pool.lateness(earliest_best(search, complete).choice)
+    distances = [
+        abs(search.pool.lateness(plain_choice(indices, {})) - wanted) for indices in common
+    ]
+    return distances.index(min(distances, default=0.0)) if distances else 0
 
 
-def _shift_all(search: Search, best: MeasuredChoice) -> MeasuredChoice:
-    """Move every task one step earlier or later, as long as accuracy improves."""
-    for sign in (-1, 1):
-        while True:
-            shifted = search.pool.shift(best.choice, sign)
-            better = search.better_of(shifted, best)
-            if better is best:
-                break
-            best = better
-    return best
-
-
-def _weigh(search: Search, best: MeasuredChoice, task: int, factor: float) -> MeasuredChoice:
-    for multiplier in (factor, 1 / factor):
-        while True:
-            weight = round(best.choice.weights[task] * multiplier, 4)
-            better = search.better_of(best.choice.with_weight(task, weight), best)
-            if better is best:
-                break
-            best = better
-    return best
+def _outward(count: int, first: int) -> list[int]:
+    """Return the numbers below `count`, those nearest to `first` first, the earlier of two."""
+    return sorted(range(count), key=lambda number: (abs(number - first), number))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from hubmerge.selection.proxy import proxy
 from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
 
 LAST, LOCKED = "last", "locked"
+_PARTS = {"coordinate": 4, "uniform": 3, "weights": 2, "joint": 2, "rescale": 2}  # others get 1
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,14 @@ class PolicyResults:
         self.uniform: list[MeasuredChoice] = []
         self.cut: list[str] = []
 
-    def run(self, name: str) -> None:
-        """Run one policy; if the budget ends, the best choice so far is its result."""
+    def run(self, name: str, share: float = 1.0) -> None:
+        """Run one policy on a share (0 to 1) of what is left of the budget.
+
+        If that ends, the best choice so far is its result. A policy that starts from the result of
+        another one is never worse than that.
+        """
         self.search.reset_best()
+        self.search.budget.allot(self.search.evaluator.merges, share)
         try:
             result = _POLICIES[name](self)
         except OutOfBudget:
@@ -67,7 +73,20 @@ class PolicyResults:
     def best(self, *names: str) -> MeasuredChoice | None:
         """Return the best result of these policies, or of all if no name is given."""
         wanted = [r.result for name, r in self.results.items() if not names or name in names]
-        return max(wanted, key=lambda measured: measured.accuracy, default=None)
+        return policies.earliest_best(self.search, wanted) if wanted else None
+
+
+def budget_shares(policies: Sequence[str], requested: str | None = None) -> dict[str, float]:
+    """Return, by policy, its share of what the policies before it have left of the budget.
+
+    What a policy does not use goes to those after it. A requested policy gets as much as all others
+    together.
+    """
+    parts = [_PARTS.get(name, 1) for name in policies]
+    if requested in policies:
+        number = policies.index(requested)
+        parts[number] = max(sum(parts) - parts[number], parts[number])
+    return {name: parts[n] / sum(parts[n:]) for n, name in enumerate(policies)}
 
 
 def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = False) -> list[str]:
@@ -110,7 +129,7 @@ def _proxy(results: PolicyResults) -> MeasuredChoice | None:
 def _uniform(results: PolicyResults) -> MeasuredChoice | None:
     for measured in policies.uniform(results.search):
         results.uniform.append(measured)
-    return max(results.uniform, key=lambda measured: measured.accuracy, default=None)
+    return policies.earliest_best(results.search, results.uniform) if results.uniform else None
 
 
 def _starting_from(
@@ -120,7 +139,10 @@ def _starting_from(
 
     def run(results: PolicyResults) -> MeasuredChoice | None:
         start = results.best(*starts) or results.best()
-        return policy(results.search, start) if start else None
+        if start is None:
+            return None
+        results.search.reset_best(start)
+        return policy(results.search, start)
 
     return run
 

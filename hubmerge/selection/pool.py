@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -84,6 +85,10 @@ class Pool:
         """Return the chosen steps."""
         return tuple(expert.step for expert in self.experts(choice))
 
+    def lateness(self, choice: Choice) -> float:
+        """Return the sum of log2 of the chosen steps, which decides between equals."""
+        return math.fsum(math.log2(max(step, 1)) for step in self.steps(choice))
+
     def shift(self, choice: Choice, by: int) -> Choice:
         """Return the choice with every candidate moved `by` positions, clipped to the ends."""
         indices = (
@@ -99,6 +104,12 @@ class Pool:
             for candidates in self.candidates
         )
         return None if -1 in indices else indices
+
+    def common_steps(self) -> tuple[tuple[int, ...], ...]:
+        """Return the indices of every step that all tasks have, earliest first."""
+        steps = {candidate.step for candidates in self.candidates for candidate in candidates}
+        found = (self.common_step(step) for step in sorted(steps))
+        return tuple(indices for indices in found if indices is not None)
 
 
 @dataclass(frozen=True)

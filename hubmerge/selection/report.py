@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 from hubmerge.lock import Pick, Pin, Swap, UniformPoint
 from hubmerge.manifest import Source
 from hubmerge.selection import noise
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import MeasuredChoice
 
 BAND = 1.0  # standard errors of a difference; two choices within it count as equal
@@ -29,11 +28,7 @@ def earliest_of_tied(policies: Sequence[PolicyResult], pool: Pool, band: float) 
     """
     best = max(policies, key=lambda policy: policy.result.accuracy)
     tied = [policy for policy in policies if is_tied(policy.result, best.result, band)]
-    return min(tied, key=lambda p: (_log2_steps(pool, p.result.choice), -p.result.accuracy))
-
-
-def _log2_steps(pool: Pool, choice: Choice) -> float:
-    return math.fsum(math.log2(max(step, 1)) for step in pool.steps(choice))
+    return min(tied, key=lambda p: (pool.lateness(p.result.choice), -p.result.accuracy))
 
 
 def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int) -> Pick:
