@@ -78,6 +78,13 @@ class MemoryMerger:
         """Return the Euclidean norm of an expert's task vector."""
         return _norm(self.delta(candidate, name) for name in self._names)
 
+    def dot(self, first: Candidate, second: Candidate) -> float:
+        """Return the inner product of two task vectors."""
+        return math.fsum(
+            float(np.vdot(self.delta(first, name), self.delta(second, name)))
+            for name in self._names
+        )
+
     def merge_norm(self, choice: Choice) -> float:
         """Return the Euclidean norm of the merged change at scale 1."""
         return _norm(self.direction(choice).values())
