@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from hubmerge.errors import IntegrityError, UnknownName, UsageError, raise_together
 from hubmerge.kinds import MOE
-from hubmerge.manifest import Count, Source, files_digest
+from hubmerge.manifest import Count, Source, files_digest, without_empty_averages
 from hubmerge.refs import (
     ModelRef,
     check_inner_path,
@@ -31,6 +31,8 @@ from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 LOCK_FILE = "hubmerge.lock"
 FORMAT = 1
+FORMAT_WITH_PARTS = 2  # of a lock that averages steps or leaves experts out
+FORMATS = (FORMAT, FORMAT_WITH_PARTS)
 _MAX_BYTES = 16_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -75,7 +77,8 @@ class Pick:
     """The choice of one policy: an expert for each task, in the order of `Lock.tasks`, and params.
 
     `accuracy` is the mean over tasks on validation, `tasks` the accuracy of each. `gain` is the
-    difference to `Lock.rival` and the ends of its 95 % interval. `evaluations` is how many merges
+    difference to `Lock.rival` and the ends of its 95 % interval. An expert of weight 0 is left out
+    of the merge. `evaluations` is how many merges
     had been evaluated when this one was found, including those of the policies before.
     """
 
@@ -87,6 +90,11 @@ class Pick:
     tasks: Mapping[str, Share]
     gain: tuple[float, float, float] | None = None
     evaluations: Count = 0
+
+    @property
+    def merged(self) -> tuple[Source, ...]:
+        """The experts that are merged: all but those that are left out."""
+        return tuple(expert for expert in self.experts if expert.weight != 0)
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,10 @@ class Lock:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal values give equal bytes."""
-        fields = dataclasses.asdict(self)
+        fields = without_empty_averages(dataclasses.asdict(self))
+        experts = [expert for pick in self.picks for expert in pick.experts]
+        if any(expert.averaged or expert.weight == 0 for expert in experts) and not self.is_moe:
+            fields["format"] = FORMAT_WITH_PARTS  # earlier versions would merge something else
         if self.options == DEFAULT_OPTIONS:
             del fields["options"]  # as in locks that were written before there were options
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
@@ -202,10 +213,10 @@ def parse_lock(data: bytes, where: str) -> Lock:
             parse_float=_finite_number,
             parse_constant=_finite_number,
         )
-        if isinstance(fields, dict) and fields.get("format", FORMAT) != FORMAT:
+        if isinstance(fields, dict) and fields.get("format", FORMAT) not in FORMATS:
             raise IntegrityError(
                 f"{where} has format {printable(str(fields['format']))[:20]}, and this hubmerge "
-                f"knows {FORMAT}.",
+                f"knows {FORMATS[-1]}.",
                 "Install a newer hubmerge.",
             )
         lock = validate_json(Lock, data)
@@ -264,11 +275,29 @@ def _pick_problems(
     sources = [pinned.get(_identity(expert)) for expert in pick.experts]
     if any(source is None for source in sources):
         yield f"pick {name!r} names an expert that is not pinned."
+    if pick.experts and not pick.merged:
+        yield f"pick {name!r} leaves every expert out."
+    for expert in pick.experts:
+        yield from _average_problems(name, expert, pinned)
     pairs = zip(sources, pick.experts, strict=True)
     if any(source and source.label != expert.label for source, expert in pairs):
         yield f"pick {name!r} gives an expert another name than its pin."
     if unknown := pick.tasks.keys() - {task.id for task in lock.tasks}:
         yield f"pick {name!r} was measured on {min(unknown)[:40]!r}, which is not a task."
+
+
+def _average_problems(
+    name: str, expert: Source, pinned: Mapping[tuple[str, str], Source]
+) -> Iterator[str]:
+    """A sentence if the steps that an expert averages are not pinned, or it is not one of them."""
+    members = expert.averaged
+    if not members:
+        return
+    if any(_identity(m) not in pinned or m.averaged for m in members):
+        yield f"pick {name!r} averages a step that is not pinned."
+    is_last = _identity(members[-1]) == _identity(expert) and len(members) > 1
+    if not is_last or len({member.name for member in members}) > 1:
+        yield f"pick {name!r} averages other steps than those up to {expert.label[:80]!r}."
 
 
 def _duplicate_problems(kind: str, names: list[str]) -> Iterator[str]:

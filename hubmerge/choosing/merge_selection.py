@@ -122,7 +122,8 @@ def make_lock(
     pool, baseline = opened_pool.pool, results[rival].result
     picks = [report.make_pick(r, baseline, pool, request.seed) for r in results.values()]
     gain = next(pick.gain for pick in picks if pick.policy == chosen.name)
-    keys = sorted({expert.key for pick in picks for expert in pick.experts})
+    experts = [expert for pick in picks for expert in pick.experts]
+    keys = sorted({member.key for expert in experts for member in (expert, *expert.averaged)})
     pins = {key: _make_pin(opened_pool.open(key), pool) for key in keys}
     return Lock(
         base=_make_pin(opened_pool.base, pool),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from hubmerge.errors import (
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
+from hubmerge.manifest import Source
 from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import METHODS, Method, check_count, parse_params
@@ -198,15 +199,28 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
             problems.append(f"{expert.label} of the lock ({expert.sha[:12]}) no longer exists.")
     raise_together(IntegrityError, problems, "Select without --against.")
     params = parse_params(method, pick.params)
-    named = tuple(
-        Expert(pool.open(candidates[index]), e.key, e.weight, e.label, e.keep, e.intruders)
-        for candidates, index, e in zip(pool.candidates, indices, experts, strict=True)
-    )
-    check_plan(MergePlan(pool.base_checkpoint, named, method, params, options=pool.options))
-    return Choice(
+    spans = tuple(len(expert.members) for expert in experts)
+    choice = Choice(
         indices=tuple(indices),
         weights=tuple(expert.weight for expert in experts),
         keep=tuple(expert.keep for expert in experts),
         intruders=tuple(expert.intruders for expert in experts),
         params=as_params(params.model_dump()),
+        spans=spans if max(spans) > 1 else (),
     )
+    if _member_keys(pool.all_sources(choice)) != _member_keys(experts):
+        raise IntegrityError(
+            "The lock averages other steps than those that are there now.",
+            "Select without --against.",
+        )
+    named = tuple(
+        Expert(pool.task_vector(candidate).expert, e.key, e.weight, e.label, e.keep, e.intruders)
+        for candidate, e in zip(pool.experts(choice), experts, strict=True)
+        if e.weight != 0
+    )
+    check_plan(MergePlan(pool.base_checkpoint, named, method, params, options=pool.options))
+    return choice
+
+
+def _member_keys(sources: Iterable[Source]) -> list[list[str]]:
+    return [[member.key for member in source.members] for source in sources]

@@ -15,19 +15,19 @@ from hubmerge.flows.prepared_merge import MergeRequest
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.lock import LOCK_FILE, Lock, Pick, parse_lock, read_lock_bytes
-from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, recipe_id
+from hubmerge.manifest import MANIFEST_JSON, Manifest, recipe_id
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.registry import parse_params
 from hubmerge.merging.settings import restore_settings
 from hubmerge.opening.drift import check_pin
 from hubmerge.opening.integrity import weight_files_in
-from hubmerge.opening.locked_experts import open_source
+from hubmerge.opening.locked_experts import open_merged_source, open_source, source_ref
 from hubmerge.opening.merge_inputs import MergeInputs
 from hubmerge.opening.opened_model import PinnedModel
 from hubmerge.opening.references import pin, versions
 from hubmerge.opening.stacked_inputs import restore_layers
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef, check_inner_path, check_repo_id, check_revision
+from hubmerge.refs import ModelRef, check_inner_path
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.match_options import split_options
 from hubmerge.weights.moe_config import MOE_CONFIG, read_moe_config
@@ -166,7 +166,7 @@ def _check_lock_digest(name: str, data: bytes, manifest: Manifest) -> Check:
 def _find_pick(lock: Lock, manifest: Manifest) -> Pick | None:
     for pick in lock.picks:
         params = {**_full_params(lock, pick), **_form(manifest)}
-        if recipe_id(lock.base.source, pick.experts, lock.method, params) == manifest.recipe:
+        if recipe_id(lock.base.source, pick.merged, lock.method, params) == manifest.recipe:
             return pick
     return None
 
@@ -188,7 +188,7 @@ def _check_recipe(lock: Lock, pick: Pick | None, manifest: Manifest) -> Check:
     if pick is None:
         problem = "No pick of the lock has the experts, method and parameters of the merge."
         return Check("recipe", manifest.recipe[:12], problem)
-    matches = (set(pick.experts), lock.base.source) == (set(manifest.experts), manifest.base)
+    matches = (set(pick.merged), lock.base.source) == (set(manifest.experts), manifest.base)
     problem = (
         f"{MANIFEST_JSON} does not describe base and experts like pick {pick.policy!r} of its lock."
     )
@@ -198,29 +198,20 @@ def _check_recipe(lock: Lock, pick: Pick | None, manifest: Manifest) -> Check:
 def _check_pins(hub: Hub, manifest: Manifest, lock: Lock | None) -> Iterator[Check]:
     """Check that the names of base and experts still point to the pinned commits."""
     pins = {pinned.source.label: pinned for pinned in (lock.base, *lock.experts)} if lock else {}
-    for source in dict.fromkeys((manifest.base, *manifest.experts)):
+    members = [member for expert in manifest.experts for member in expert.members]
+    for source in dict.fromkeys((manifest.base, *members)):
         if source.is_local:
             yield Check(source.label, "a local folder, not checked")
             continue
         try:
             pinned = pins.get(source.label)
-            ref = pinned.ref if pinned else _source_ref(source)
+            ref = pinned.ref if pinned else source_ref(source)
         except UsageError as error:
             yield Check(source.label, "", error.message)
             continue
         status = check_pin(hub, source.label, ref, source.sha)
         current = status.current_sha[:12] if status.current_sha else "nothing"
         yield Check(source.label, f"means {current}", status.drift)
-
-
-def _source_ref(source: Source) -> ModelRef:
-    """Parse the label of a source in a manifest, which has the form of a reference."""
-    revision = source.label.partition("@")[2].removesuffix(f"/{source.folder or ''}")
-    return ModelRef(
-        check_repo_id(source.name),
-        revision=check_revision(revision),
-        subfolder=check_inner_path(source.folder) if source.folder else None,
-    )
 
 
 def _check_rebuild(
@@ -257,13 +248,14 @@ def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
     layers, params, own = restore_layers(params, manifest.experts)
     # Layers of several models are one expert for a method that takes one.
     parsed, settings = restore_settings(method, params, own[: method.most])
+    base = open_source(hub, source_ref(manifest.base), manifest.base)
     inputs = MergeInputs(
         method=method,
         params=parsed,
         settings=settings,
-        base=open_source(hub, _source_ref(manifest.base), manifest.base),
+        base=base,
         base_source=manifest.base,
-        experts=tuple(open_source(hub, _source_ref(source), source) for source in manifest.experts),
+        experts=tuple(open_merged_source(hub, base, source) for source in manifest.experts),
         sources=manifest.experts,
         layers=layers,
     )

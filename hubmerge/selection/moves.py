@@ -22,7 +22,7 @@ def step_moves(pool: Pool, centre: Choice) -> Iterator[Choice]:
     """Yield the choice itself, and it with the steps of all tasks, of one or of two moved."""
     yield centre
     yield from (pool.shift(centre, by) for by in (-1, 1))
-    tasks = range(len(pool.tasks))
+    tasks = [task for task, weight in enumerate(centre.weights) if weight]
     for task in tasks:
         for by in _STRIDES:
             yield from _moved(pool, centre, {task: by})
@@ -36,7 +36,7 @@ def weight_moves(pool: Pool, centre: Choice) -> Iterator[Choice]:
     """Yield the choice itself, and it with another weight for one task."""
     yield centre
     for task, weight in enumerate(centre.weights):
-        for factor in _FACTORS:
+        for factor in _FACTORS if weight else ():
             yield centre.with_weight(task, round(weight * factor, 4))
 
 

@@ -15,6 +15,7 @@ from hubmerge.selection.surrogate_search import search_by_surrogate
 
 _STRIDES = (2, 1)  # in the grid, from a start without data
 _NEAR_STRIDES = (1,)  # from the parameters of a neighbouring step
+_SPANS = (2, 3, 4)  # steps that are averaged
 _PATIENCE_AT_THE_END = 8  # of `uniform`
 _KEEP_FRACTIONS = (0.5, 0.3, 0.2, 0.1)  # of an expert's changes
 _INTRUDERS = (0.9, 0.75)  # factors on intruder dimensions; near 1, as they also hold the base
@@ -87,6 +88,48 @@ def weights(search: Search, start: MeasuredChoice) -> MeasuredChoice:
 def joint(search: Search, start: MeasuredChoice) -> MeasuredChoice:
     """Choose steps and weights together."""
     return search_by_surrogate(search, start, all_moves)
+
+
+def average_last(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Average the last steps of each expert, or those around its chosen step, before merging.
+
+    Sources: arXiv 2507.17634, 2505.12082.
+    """
+    pool, best = search.pool, start
+    for span in _SPANS:
+        choice = plain_choice(
+            tuple(len(steps) - 1 for steps in pool.candidates), dict(start.choice.params)
+        )
+        for task, index in enumerate(choice.indices):
+            choice = choice.with_window(task, index, span)
+        best = search.better_at(choice, best)
+    for task, steps in enumerate(pool.candidates):
+        index = best.choice.indices[task]
+        for last, span in ((index, 2), (index + 1, 2), (index + 1, 3)):
+            if last < len(steps):
+                best = search.better_at(best.choice.with_window(task, last, span), best)
+    return best if best is start else search.tune(best, _NEAR_STRIDES)
+
+
+def greedy_soup(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Leave out experts, one after another, as long as the merge becomes better without one.
+
+    Each expert that was left out may join again at an earlier step. Source of the idea: greedy
+    soups, arXiv 2203.05482, which leave out what does not help.
+    """
+    best, fewest = start, max(search.evaluator.method.fewest, 1)
+    while sum(weight != 0 for weight in best.choice.weights) > fewest:
+        previous = best
+        for task, weight in enumerate(best.choice.weights):
+            if weight and sum(w != 0 for w in best.choice.weights) > fewest:
+                best = search.better_at(best.choice.with_weight(task, 0.0), best)
+        if best is previous:
+            break
+    for task, weight in enumerate(best.choice.weights):
+        for index in range(start.choice.indices[task]) if not weight else ():
+            joined = best.choice.with_candidate(task, index).with_weight(task, 1.0)
+            best = search.better_at(joined, best)
+    return best if best is start else search.tune(best, _NEAR_STRIDES)
 
 
 def rescale(search: Search, start: MeasuredChoice) -> MeasuredChoice:

@@ -11,6 +11,7 @@ from hubmerge.selection.policies import best_expert, early_stop
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.proxy import proxy
 from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
+from hubmerge.weights.match_options import DEFAULT_OPTIONS
 
 LAST, LOCKED = "last", "locked"
 _PARTS = {"coordinate": 4, "uniform": 3, "weights": 2, "joint": 2, "rescale": 2}  # others get 1
@@ -92,7 +93,8 @@ def budget_shares(policies: Sequence[str], requested: str | None = None) -> dict
 def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = False) -> list[str]:
     """Return the policies in the order to run: the baselines, then the requested one, then all.
 
-    Repositories with one checkpoint each leave no step to choose, so only weights and `rescale` are
+    Steps are averaged, and experts left out, only where no task has a head of its own. Repositories
+    with one checkpoint each leave no step to choose, so only weights and `rescale` are
     tried. If no run was stopped early, the search for separate steps starts from the best common
     step, so `uniform` runs first.
     """
@@ -103,17 +105,37 @@ def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = Fal
     starts = (
         ["early-stop", "best-expert", "proxy"] if stopped else ["best-expert", "proxy", "uniform"]
     )
-    search_order = [*starts, "coordinate", "uniform", "weights", "joint"]
+    average = ["average-last"] if can_average(pool) else []
+    soup = ["greedy-soup"] if can_leave_out(pool) else []
+    search_order = [*starts, "coordinate", "uniform", *average, *soup, "weights", "joint"]
     starting_points = {
         "coordinate": starts,
+        "average-last": starts,
+        "greedy-soup": [*starts, "coordinate"],
         "weights": ["uniform"],
         "joint": [*starts, "coordinate"],
         "rescale": [],
     }
     first: list[str] = []
-    if requested in {*search_order, *starting_points}:
+    if requested in {*search_order, "rescale"}:
         first = [*starting_points.get(requested, []), requested]
     return list(dict.fromkeys([*baselines, *first, *search_order]))
+
+
+def can_leave_out(pool: Pool) -> bool:
+    """Return whether a task can be measured without its expert: its head is not the expert's."""
+    return all(task.spec.head != "trained" for task in pool.tasks) and len(pool.tasks) > 2
+
+
+def can_average(pool: Pool) -> bool:
+    """Return whether the mean of several steps can be measured and merged.
+
+    It has no head and no vocabulary of its own, and the steps must be those of one repository.
+    """
+    if pool.options != DEFAULT_OPTIONS or any(task.spec.head == "trained" for task in pool.tasks):
+        return False
+    names = [[candidate.source.name for candidate in steps] for steps in pool.candidates]
+    return any(len(set(steps)) < len(steps) for steps in names)
 
 
 def _locked(results: PolicyResults) -> MeasuredChoice | None:
@@ -157,6 +179,8 @@ _POLICIES: Mapping[str, Callable[[PolicyResults], MeasuredChoice | None]] = {
         policies.coordinate, LAST, "early-stop", "best-expert", "proxy", "uniform"
     ),
     "uniform": _uniform,
+    "average-last": _starting_from(policies.average_last),
+    "greedy-soup": _starting_from(policies.greedy_soup),
     "weights": _starting_from(policies.weights, "uniform"),
     "joint": _starting_from(policies.joint),
     "rescale": _starting_from(policies.rescale, LAST),

@@ -11,6 +11,7 @@ from hubmerge.selection import noise
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults
 from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import MeasuredChoice
+from hubmerge.weights.averaged import averaged_key
 
 BAND = 1.0  # standard errors of a difference; two choices within it count as equal
 
@@ -37,7 +38,7 @@ def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int
     gain = noise.difference(trial, rival.trial, seed)
     return Pick(
         policy=policy.name,
-        experts=pool.sources(measured.choice),
+        experts=pool.all_sources(measured.choice),
         params=dict(measured.choice.params),
         accuracy=trial.accuracy,
         stderr=trial.stderr,
@@ -57,13 +58,16 @@ def common_curve(measured: Sequence[MeasuredChoice], pool: Pool) -> tuple[Unifor
 
 def with_opened_experts(pick: Pick, pins: Mapping[str, Pin]) -> Pick:
     """Return the pick with digest and licence of its experts, known once they are opened."""
-    experts = (_with_digest(expert, pins[expert.key].source) for expert in pick.experts)
+    experts = (_with_digest(expert, pins) for expert in pick.experts)
     return dataclasses.replace(pick, experts=tuple(experts))
 
 
-def _with_digest(source: Source, known: Source) -> Source:
+def _with_digest(source: Source, pins: Mapping[str, Pin]) -> Source:
+    known = pins[source.key].source
+    members = tuple(_with_digest(member, pins) for member in source.averaged)
+    weights = averaged_key([m.content_key for m in members]) if members else known.weights
     return dataclasses.replace(
-        source, digest=known.digest, licence=known.licence, weights=known.weights
+        source, digest=known.digest, licence=known.licence, weights=weights, averaged=members
     )
 
 

@@ -1,11 +1,11 @@
-"""The search for a better choice: races, hill climbing, a budget.
+"""The search for a better choice: races, hill climbing in the grid, a budget.
 
 A race evaluates a challenger on an eighth of the rows, a quarter, a half, and stops early when it
 is behind by two standard errors of the difference. So a challenger that is truly as good as a fixed
 rival is lost with a probability of at most 3 x 2.3 %, by the normal approximation. The rival here
 is the best of all that were measured on the same rows, which was lucky on them: against the best of
-30, 17 to 24 % of equally good challengers are lost, and rarely a better one. A choice that is kept was evaluated
-on every row. Source of the idea: Maron and Moore, Hoeffding races (NIPS 1993).
+30, 17 to 24 % of equally good challengers are lost, and rarely a better one. A choice that is kept
+was evaluated on every row. Source of the idea: Maron and Moore, Hoeffding races (NIPS 1993).
 """
 
 from __future__ import annotations

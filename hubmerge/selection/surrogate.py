@@ -1,22 +1,20 @@
 """A Gaussian process that predicts the accuracy of choices from those that were measured.
 
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1 and
-section 5.4.1 (the settings are those of the largest marginal likelihood); expected improvement:
+section 5.4.1 (the roughness is that of the largest marginal likelihood); expected improvement:
 Jones, Schonlau and Welch, Efficient Global Optimization (1998), equation 15.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-_REACHES = (0.7, 1.4)  # factors on all length scales
-_ROUGHNESS = (0.01, 0.05, 0.2)  # of the surface itself, as a fraction of its variance
+_ROUGHNESS = (0.02, 0.1)  # of the surface itself, as a fraction of its variance
 _SMALLEST = 1e-12
 
 
@@ -32,15 +30,14 @@ class Surrogate:
         self._points, self._mean = points, float(np.mean(values))
         self._residuals = values - self._mean
         self._noise = variances / max(float(np.mean(self._residuals**2)), _SMALLEST)
-        settings = list(product(_REACHES, _ROUGHNESS))
-        fits = [self._fit(*setting) for setting in settings]
+        fits = [self._fit(roughness) for roughness in _ROUGHNESS]
         self.likelihood = max(fits)
-        self._fit(*settings[fits.index(self.likelihood)])
+        self._fit(_ROUGHNESS[fits.index(self.likelihood)])
 
-    def _fit(self, reach: float, roughness: float) -> float:
-        """Factor the covariance for these settings, and return the log marginal likelihood."""
-        self._reach, size = reach, len(self._residuals)
-        covariance = _matern(self._points / reach, self._points / reach)
+    def _fit(self, roughness: float) -> float:
+        """Factor the covariance for this setting, and return the log marginal likelihood."""
+        size = len(self._residuals)
+        covariance = _matern(self._points, self._points)
         covariance[np.diag_indices(size)] += roughness + self._noise
         self._factor = np.linalg.cholesky(covariance)
         self._weights = np.linalg.solve(
@@ -52,7 +49,7 @@ class Surrogate:
 
     def predict(self, points: Matrix) -> tuple[Matrix, Matrix]:
         """Return mean and standard deviation at points [m x d]."""
-        cross = _matern(points / self._reach, self._points / self._reach)
+        cross = _matern(points, self._points)
         means = self._mean + cross @ self._weights
         explained = np.linalg.solve(self._factor, cross.T)
         left = np.maximum(1.0 - (explained**2).sum(axis=0), 1e-9)

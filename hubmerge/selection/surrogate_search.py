@@ -64,8 +64,11 @@ def propose(search: Search, best: MeasuredChoice, moves: Moves) -> Choice | None
 
 def _is_comparable(choice: Choice, other: Choice) -> bool:
     """Return whether two choices differ only in what the surrogate knows of."""
-    same = (choice.keep, choice.intruders) == (other.keep, other.intruders)
-    return same and min(choice.weights) > 0
+    return (choice.keep, choice.intruders, choice.spans) == (
+        other.keep,
+        other.intruders,
+        other.spans,
+    ) and [weight == 0 for weight in choice.weights] == [weight == 0 for weight in other.weights]
 
 
 def _neighbours(search: Search, known: Trials, best: MeasuredChoice, moves: Moves) -> list[Choice]:
@@ -135,6 +138,7 @@ def _points(
     Changes grow with training, so the best scale, parameter number `scale`, falls.
     """
     positions, weights = steps_and_weights
+    weights = np.where(weights == 0, 1, weights)  # left out, in all of them
     logs = np.log2(np.array(params, dtype=np.float64).reshape(len(positions), -1))
     if scale is not None:
         logs[:, scale] += coupling * positions.mean(axis=1)

@@ -2,13 +2,14 @@
 
     python -m recipes.studies.selection.run train four-full-seed0       # its experts
     python -m recipes.studies.selection.regret measure four-full-seed0  # one setting or several
-    python -m recipes.studies.selection.regret write                    # tables of docs/selection.md
+    python -m recipes.studies.selection.regret write                    # the tables of the page
 
 For each method a setting gives rows: `grid`, the best common step, scale and density of the whole
 grid (seeds 0 to 2); every policy of `hubmerge select` with a budget of as many merges as the climb
-of `uniform` took before there was a surrogate, and `search`, the best of those that move only
-steps; `long`, the same with ten times the budget; and every proxy that needs no data. Everything is
-stored below build/selection/regret; another run continues where the last one ended.
+of `uniform` took before there was a surrogate; `search`, the starts and `coordinate` within that
+budget; `long`, the best steps of a search with ten times the budget; and every proxy that needs no
+data. Everything is stored below build/selection/regret; another run continues where the last one
+ended.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def measure(setting: Setting, method: str) -> list[dict[str, Any]]:
 
 def _labelled(setting: Setting, method: str, rows: Any, budget: int) -> Iterator[dict[str, Any]]:
     labels = {"tune": setting.tune, "seed": setting.seed, "method": method, "budget": budget}
-    parts = [rows.proxies(), rows.select(budget), rows.long(LONGER * budget)]
+    parts = [rows.proxies(), rows.select(budget), rows.search(budget), rows.long(LONGER * budget)]
     if setting.seed < WHOLE_GRID_SEEDS:
         parts.append(rows.grid())
     for part in parts:

@@ -19,6 +19,7 @@ from hubmerge.selection.search import Budget, MeasuredChoice, OutOfBudget, Searc
 from hubmerge.selection.surrogate_search import search_by_surrogate
 
 Row = dict[str, Any]
+_STARTS = ("last", "early-stop", "best-expert", "proxy")
 
 
 class RegretRows:
@@ -30,7 +31,7 @@ class RegretRows:
     def select(self, merges: int) -> Iterator[Row]:
         """Every policy within one budget, as `hubmerge select` runs them.
 
-        `select` is its choice, and `search` the best of the policies that move only steps.
+        `select` is its choice.
         """
         results = PolicyResults(self._search(merges))
         for name, share in budget_shares(self._prepared.policies).items():
@@ -40,6 +41,13 @@ class RegretRows:
         policies = list(results.results.values())
         chosen = earliest_of_tied(policies, self._prepared.pool, BAND)
         yield self._row("select", chosen.result, results.search)
+
+    def search(self, merges: int) -> Iterator[Row]:
+        """The starts and `coordinate` within one budget: one step per task, without weights."""
+        results = PolicyResults(self._search(merges))
+        for name in self._prepared.policies:
+            if name in _STARTS or name == "coordinate":
+                results.run(name)
         yield self._row("search", _best_of_steps(results), results.search)
 
     def proxies(self) -> Iterator[Row]:
@@ -57,7 +65,7 @@ class RegretRows:
         search = self._search(merges)
         results = PolicyResults(search)
         for name in self._prepared.policies:
-            if name in ("last", "early-stop", "best-expert", "proxy", "uniform", "coordinate"):
+            if name in (*_STARTS, "uniform", "coordinate"):
                 results.run(name)
         best = _best_of_steps(results)
         search.reset_best(best)
