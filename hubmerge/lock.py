@@ -139,7 +139,10 @@ class Lock:
     `uniform` is the curve over merges with all experts at the same step. `rival` is the pick to
     beat: the one of the last steps, or `locked`, the choice of an earlier lock. `conclusive` is
     whether the chosen pick beats it beyond the noise. `cut` names the policies that the budget
-    stopped before they were finished. `options` decide where experts and base differ.
+    stopped before they were finished. `options` decide where experts and base differ. `objective`
+    is what was maximised: the mean over tasks, or the worst task; gains are always of the mean.
+    With `pareto`, the picks front-1 and so on are those that no other trial was as good as on every
+    task.
     """
 
     base: Pin
@@ -160,6 +163,7 @@ class Lock:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     options: MatchOptions = DEFAULT_OPTIONS
+    objective: str = "mean"
     format: int = FORMAT
 
     @property
@@ -187,6 +191,8 @@ class Lock:
             fields["format"] = FORMAT_WITH_PARTS  # earlier versions would merge something else
         if self.options == DEFAULT_OPTIONS:
             del fields["options"]  # as in locks that were written before there were options
+        if self.objective == "mean":
+            del fields["objective"]  # likewise
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -118,7 +118,9 @@ def select(prepared: PreparedSelection, log: TrialLog, progress: Progress) -> Se
     evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT)
     budget = Budget(request.merges, request.seconds)
     budget.reserve(2 * len(pool.tasks))
-    search = Search(evaluator, find_grid(method.name), budget, exhaustive=request.exhaustive)
+    search = Search(
+        evaluator, find_grid(method.name), budget, request.exhaustive, request.objective
+    )
     results = PolicyResults(search, prepared.locked_choice)
     for name, share in budget_shares(prepared.policies, request.policy).items():
         search.on_result = partial(_report_progress, progress, name, evaluator, request.merges)
@@ -126,6 +128,8 @@ def select(prepared: PreparedSelection, log: TrialLog, progress: Progress) -> Se
     chosen = _choose(prepared, results)
     budget.release()
     results.measure_neighbours(chosen.result)
+    if request.objective == "pareto":
+        results.add_front()
     return SelectResult(make_merge_lock(prepared, results, chosen), budget.spent_s)
 
 
@@ -143,7 +147,8 @@ def _choose(prepared: PreparedSelection, results: PolicyResults) -> PolicyResult
             raise UsageError(f"The budget does not reach policy {required}.", "Raise --budget.")
     if request.policy:
         return results.results[request.policy]
-    return report.earliest_of_tied(list(results.results.values()), prepared.pool, request.band)
+    policies = list(results.results.values())
+    return report.earliest_of_tied(policies, prepared.pool, request.band, request.objective)
 
 
 def _check_headers(opened_pool: OpenedPool, method: Method) -> None:

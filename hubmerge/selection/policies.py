@@ -71,8 +71,8 @@ def uniform(search: Search) -> Iterator[MeasuredChoice]:
 
 
 def earliest_best(search: Search, measured: Iterable[MeasuredChoice]) -> MeasuredChoice:
-    """Return the most accurate of these choices, of equals the one with the earliest steps."""
-    return max(measured, key=lambda m: (m.accuracy, -search.pool.lateness(m.choice)))
+    """Return the best of these choices, of equals the one with the earliest steps."""
+    return max(measured, key=search.rank)
 
 
 def coordinate(search: Search, start: MeasuredChoice) -> MeasuredChoice:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hubmerge.selection import policies
+from hubmerge.selection.objective import dominates
 from hubmerge.selection.policies import best_expert, early_stop
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.proxy import proxy
@@ -14,6 +15,7 @@ from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
 
 LAST, LOCKED = "last", "locked"
+FRONT, MOST_ON_FRONT = "front-", 12
 _PARTS = {"coordinate": 4, "uniform": 3, "weights": 2, "joint": 2, "rescale": 2}  # others get 1
 
 
@@ -54,6 +56,29 @@ class PolicyResults:
             self.cut.append(name)
         if result is not None:
             self.results[name] = PolicyResult(name, result, self.search.evaluator.merges)
+
+    def add_front(self) -> None:
+        """Add, as results `front-1` and so on, all trials that no other one is as good as.
+
+        That is: no other trial is better on some task and worse on none. By mean accuracy, the best
+        first, at most `MOST_ON_FRONT`; each can be built like the choice of a policy.
+        """
+        complete = [
+            MeasuredChoice(choice, trial)
+            for choice, trial in self.search.trials.items()
+            if trial.is_complete
+        ]
+        front = [
+            measured
+            for measured in complete
+            if not any(dominates(other.trial, measured.trial) for other in complete)
+        ]
+        front.sort(key=self.search.rank, reverse=True)
+        different = {tuple(sorted(m.trial.accuracies.items())): m for m in reversed(front)}
+        best_first = list(different.values())[::-1][:MOST_ON_FRONT]
+        for number, measured in enumerate(best_first, 1):
+            name = f"{FRONT}{number}"
+            self.results[name] = PolicyResult(name, measured, self.search.evaluator.merges)
 
     def measure_neighbours(self, chosen: MeasuredChoice) -> None:
         """Measure the next earlier and later step of each task, as far as the budget allows.

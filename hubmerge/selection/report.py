@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from hubmerge.lock import Pick, Pin, Swap, UniformPoint
 from hubmerge.manifest import Source
 from hubmerge.selection import noise
+from hubmerge.selection import objective as objectives
+from hubmerge.selection.objective import Objective
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults
 from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import MeasuredChoice
@@ -16,20 +18,30 @@ from hubmerge.weights.averaged import averaged_key
 BAND = 1.0  # standard errors of a difference; two choices within it count as equal
 
 
-def is_tied(measured: MeasuredChoice, best: MeasuredChoice, band: float) -> bool:
+def is_tied(
+    measured: MeasuredChoice, best: MeasuredChoice, band: float, objective: Objective = "mean"
+) -> bool:
     """Return whether the best leads by at most `band` standard errors of the difference."""
-    lead = noise.gain(best.trial, measured.trial)
-    return lead <= band * noise.stderr(best.trial, measured.trial)
+    lead, stderr = objectives.lead(best.trial, measured.trial, objective)
+    return lead <= band * stderr
 
 
-def earliest_of_tied(policies: Sequence[PolicyResult], pool: Pool, band: float) -> PolicyResult:
+def earliest_of_tied(
+    policies: Sequence[PolicyResult], pool: Pool, band: float, objective: Objective = "mean"
+) -> PolicyResult:
     """Return the policy with the earliest steps, by the sum of log2, of those tied with the best.
 
     Of policies with the same steps, return the more accurate one.
     """
-    best = max(policies, key=lambda policy: policy.result.accuracy)
-    tied = [policy for policy in policies if is_tied(policy.result, best.result, band)]
-    return min(tied, key=lambda p: (pool.lateness(p.result.choice), -p.result.accuracy))
+
+    def rank(policy: PolicyResult) -> tuple[float, float, float]:
+        measured = policy.result
+        value = objectives.value(measured.trial, objective)
+        return value, measured.accuracy, -pool.lateness(measured.choice)
+
+    best = max(policies, key=rank)
+    tied = [p for p in policies if is_tied(p.result, best.result, band, objective)]
+    return min(tied, key=lambda p: (pool.lateness(p.result.choice), *(-part for part in rank(p))))
 
 
 def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int) -> Pick:

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from hubmerge.selection import noise
+from hubmerge.selection import objective as objectives
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import Grid
+from hubmerge.selection.objective import Objective
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.proxy import data_free_choice
 from hubmerge.trials import Trial
@@ -95,7 +96,7 @@ class Search:
     """Measures choices within a budget, and finds better ones.
 
     `exhaustive` evaluates every row at every point of the grid. `on_result` is called with every
-    choice that was measured on all rows. `trials` are those of this search, in their order.
+    choice that was measured on all rows. `objective` is what is maximised. `trials` are those of this search, in their order.
     """
 
     def __init__(
@@ -104,9 +105,10 @@ class Search:
         grid: Grid,
         budget: Budget,
         exhaustive: bool = False,
+        objective: Objective = "mean",
     ) -> None:
         self.evaluator, self.grid, self.pool = evaluator, grid, evaluator.pool
-        self.budget, self._exhaustive = budget, exhaustive
+        self.budget, self._exhaustive, self.objective = budget, exhaustive, objective
         self.on_result: Callable[[MeasuredChoice], None] = _ignore_result
         self.best: MeasuredChoice | None = None
         self.trials: dict[Choice, Trial] = {}
@@ -139,9 +141,12 @@ class Search:
 
     def is_better(self, measured: MeasuredChoice, best: MeasuredChoice) -> bool:
         """Return whether a choice is more accurate, or equally accurate with earlier steps."""
-        if measured.accuracy != best.accuracy:
-            return measured.accuracy > best.accuracy
-        return self.pool.lateness(measured.choice) < self.pool.lateness(best.choice)
+        return self.rank(measured) > self.rank(best)
+
+    def rank(self, measured: MeasuredChoice) -> tuple[float, float, float]:
+        """Return what a better choice has more of: the objective, the mean, and early steps."""
+        value = objectives.value(measured.trial, self.objective)
+        return value, measured.accuracy, -self.pool.lateness(measured.choice)
 
     def better_of(self, choice: Choice, best: MeasuredChoice) -> MeasuredChoice:
         """Race a challenger against the best, and return the better of the two."""
@@ -212,8 +217,8 @@ class Search:
         """Return whether the challenger is still in the race before its last rows."""
         for share in () if self._exhaustive else _SHARES:
             trial = self._measure(choice, share)
-            behind = noise.gain(trial, best.trial) + _BEHIND * noise.stderr(trial, best.trial)
-            if behind < 0:
+            lead, stderr = objectives.lead(trial, best.trial, self.objective)
+            if lead + _BEHIND * stderr < 0:
                 return False
         return True
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hubmerge.selection import noise
 from hubmerge.selection.moves import Moves
+from hubmerge.selection.objective import estimate, value
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import MeasuredChoice, Search
 from hubmerge.selection.surrogate import Matrix, Surrogate
@@ -73,7 +73,8 @@ def _is_comparable(choice: Choice, other: Choice) -> bool:
 
 def _neighbours(search: Search, known: Trials, best: MeasuredChoice, moves: Moves) -> list[Choice]:
     complete = [choice for choice, trial in known.items() if trial.is_complete]
-    complete.sort(key=lambda choice: -known[choice].accuracy)  # stable: among equals the first
+    complete.sort(key=lambda choice: search.rank(MeasuredChoice(choice, known[choice])))
+    complete.reverse()
     centres = (best.choice, *complete[:_CENTRES])
     return list(dict.fromkeys(moved for c in centres for moved in moves(search.pool, c)))
 
@@ -87,7 +88,7 @@ def _expected_improvement(
 ) -> Matrix:
     """Return it for every neighbour with every point of the grid, the grid varying fastest."""
     names = list(search.grid.values)
-    values, variances = _estimates(known, best)
+    values, variances = _estimates(search, known, best)
     measured = [[dict(choice.params)[name] for name in names] for choice in known]
     proposed = [[point[name] for name in names] for point in grid] * len(neighbours)
     repeated = np.repeat(np.arange(len(neighbours)), len(grid))
@@ -104,23 +105,18 @@ def _expected_improvement(
         for points, others in map(points_of, _COUPLINGS if scale is not None else (0.0,))
     ]
     surrogate, points = max(fits, key=lambda fit: fit[0].likelihood)
-    return surrogate.expected_improvement(points, best.accuracy)
+    return surrogate.expected_improvement(points, value(best.trial, search.objective))
 
 
-def _estimates(known: Trials, best: MeasuredChoice) -> tuple[Matrix, Matrix]:
-    """Return accuracies and their variances.
+def _estimates(search: Search, known: Trials, best: MeasuredChoice) -> tuple[Matrix, Matrix]:
+    """Return values of the objective and their variances.
 
     A trial that was stopped early is compared with the best on the rows that it has.
     """
-    values, variances = [], []
-    for trial in known.values():
-        value, variance = trial.accuracy, 0.0
-        if not trial.is_complete:
-            value = best.accuracy + noise.gain(trial, best.trial)
-            variance = noise.stderr(trial, best.trial) ** 2
-        values.append(max(value, best.accuracy - _FLOOR))
-        variances.append(variance)
-    return np.array(values), np.array(variances)
+    floor = value(best.trial, search.objective) - _FLOOR
+    estimates = [estimate(trial, best.trial, search.objective) for trial in known.values()]
+    values = np.array([max(guess, floor) for guess, _ in estimates])
+    return values, np.array([variance for _, variance in estimates])
 
 
 def _steps_and_weights(choices: Sequence[Choice]) -> Matrix:
