@@ -37,9 +37,9 @@ class SelectRequest:
     `policy` names the policy whose choice the lock builds, None for the best. `against` is an
     earlier lock whose choice is the one to beat, instead of the last steps. `merges` and `seconds`
     are the budget, and `memory` is what merges may take, in bytes. Two choices within `band`
-    standard errors of each other count as equal. `objective` is what is maximised. `exhaustive` evaluates every point of the grid on
-    every row. `options` decide where experts and base differ. `options_as_typed` are the command
-    line options that cannot be derived from the other fields.
+    standard errors of each other count as equal. `objective` is what is maximised. `exhaustive`
+    evaluates every point of the grid on every row. `options` decide where experts and base differ.
+    `options_as_typed` are the command line options that cannot be derived from the other fields.
     """
 
     repos: tuple[ModelRef, ...]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 from hubmerge.selection.pool import Choice, Pool
 
 Moves = Callable[[Pool, Choice], Iterator[Choice]]
+Probes = Callable[[Pool], Iterator[Callable[[Choice], Choice]]]
 
 _FACTORS = (1 / 1.5, 1 / 1.2, 1.2, 1.5)  # on the weight of one task
 _STRIDES = (-2, -1, 1, 2)  # in the steps of one task
@@ -30,6 +32,22 @@ def step_moves(pool: Pool, centre: Choice) -> Iterator[Choice]:
         for by_first in (-1, 1):
             for by_second in (-1, 1):
                 yield from _moved(pool, centre, {first: by_first, second: by_second})
+
+
+def step_probes(pool: Pool) -> Iterator[Callable[[Choice], Choice]]:
+    """Yield functions that move the steps of all tasks, then of each, one earlier or later."""
+    for by in (-1, 1):
+        yield partial(pool.shift, by=by)
+    for task in range(len(pool.tasks)):
+        for by in (-1, 1):
+            yield partial(_clipped, pool, task, by)
+
+
+def weight_probes(pool: Pool) -> Iterator[Callable[[Choice], Choice]]:
+    """Yield functions that multiply or divide the weight of one task."""
+    for task in range(len(pool.tasks)):
+        for factor in (1.2, 1 / 1.2):
+            yield partial(_weighed, task, factor)
 
 
 def weight_moves(pool: Pool, centre: Choice) -> Iterator[Choice]:
@@ -50,6 +68,16 @@ def common_moves(pool: Pool, centre: Choice) -> Iterator[Choice]:
     """Yield every choice of one step for all tasks, earliest first, whatever the centre is."""
     for indices in pool.common_steps():
         yield replace(centre, indices=indices)
+
+
+def _clipped(pool: Pool, task: int, by: int, choice: Choice) -> Choice:
+    last = len(pool.candidates[task]) - 1
+    index = min(max(choice.indices[task] + by, 0), last)
+    return choice.with_candidate(task, index) if choice.weights[task] else choice
+
+
+def _weighed(task: int, factor: float, choice: Choice) -> Choice:
+    return choice.with_weight(task, round(choice.weights[task] * factor, 4))
 
 
 def _moved(pool: Pool, centre: Choice, by_task: dict[int, int]) -> Iterator[Choice]:

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from hubmerge.selection.moves import all_moves, common_moves, step_moves, weight_moves
+from hubmerge.selection.moves import (
+    all_moves,
+    common_moves,
+    step_moves,
+    step_probes,
+    weight_moves,
+    weight_probes,
+)
 from hubmerge.selection.pool import Candidate, plain_choice
 from hubmerge.selection.search import MeasuredChoice, Search
 from hubmerge.selection.surrogate_search import search_by_surrogate
@@ -49,16 +56,15 @@ def uniform(search: Search) -> Iterator[MeasuredChoice]:
     """Yield every common step, each tuned: the paper's policy.
 
     The first is the one nearest to the best choice so far, by default the last; the others follow,
-    nearest first, from the parameters of their neighbour, at the scale that fits. At the end the
-    best of them is tuned once more, with all common steps as its neighbours.
+    nearest first, from the parameters of their neighbour. At the end the best of them is tuned once
+    more, with all common steps as its neighbours.
     """
     common = search.pool.common_steps()
     tuned: dict[int, MeasuredChoice] = {}
     for number in _outward(len(common), _first_common(search)):
         neighbours = [tuned[near] for near in (number - 1, number + 1) if near in tuned]
         if neighbours:
-            like = neighbours[0].choice
-            choice = search.rescaled(plain_choice(common[number], dict(like.params)), like)
+            choice = plain_choice(common[number], dict(neighbours[0].choice.params))
             tuned[number] = search.tune(search.measure_all_rows(choice), _NEAR_STRIDES)
         else:
             tuned[number] = _tune_from(search, common[number])
@@ -77,12 +83,12 @@ def earliest_best(search: Search, measured: Iterable[MeasuredChoice]) -> Measure
 
 def coordinate(search: Search, start: MeasuredChoice) -> MeasuredChoice:
     """Choose a separate step for each task."""
-    return search_by_surrogate(search, start, step_moves)
+    return search_by_surrogate(search, start, step_moves, probes=step_probes)
 
 
 def weights(search: Search, start: MeasuredChoice) -> MeasuredChoice:
     """Choose a separate weight for each task at the steps of the start: a strong baseline."""
-    return search_by_surrogate(search, start, weight_moves)
+    return search_by_surrogate(search, start, weight_moves, probes=weight_probes)
 
 
 def joint(search: Search, start: MeasuredChoice) -> MeasuredChoice:
@@ -102,12 +108,12 @@ def average_last(search: Search, start: MeasuredChoice) -> MeasuredChoice:
         )
         for task, index in enumerate(choice.indices):
             choice = choice.with_window(task, index, span)
-        best = search.better_at(choice, best)
+        best = search.better_of(choice, best)
     for task, steps in enumerate(pool.candidates):
         index = best.choice.indices[task]
         for last, span in ((index, 2), (index + 1, 2), (index + 1, 3)):
             if last < len(steps):
-                best = search.better_at(best.choice.with_window(task, last, span), best)
+                best = search.better_of(best.choice.with_window(task, last, span), best)
     return best if best is start else search.tune(best, _NEAR_STRIDES)
 
 
@@ -122,13 +128,13 @@ def greedy_soup(search: Search, start: MeasuredChoice) -> MeasuredChoice:
         previous = best
         for task, weight in enumerate(best.choice.weights):
             if weight and sum(w != 0 for w in best.choice.weights) > fewest:
-                best = search.better_at(best.choice.with_weight(task, 0.0), best)
+                best = search.better_of(best.choice.with_weight(task, 0.0), best)
         if best is previous:
             break
     for task, weight in enumerate(best.choice.weights):
         for index in range(start.choice.indices[task]) if not weight else ():
             joined = best.choice.with_candidate(task, index).with_weight(task, 1.0)
-            best = search.better_at(joined, best)
+            best = search.better_of(joined, best)
     return best if best is start else search.tune(best, _NEAR_STRIDES)
 
 

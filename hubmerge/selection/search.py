@@ -96,7 +96,8 @@ class Search:
     """Measures choices within a budget, and finds better ones.
 
     `exhaustive` evaluates every row at every point of the grid. `on_result` is called with every
-    choice that was measured on all rows. `objective` is what is maximised. `trials` are those of this search, in their order.
+    choice that was measured on all rows. `objective` is what is maximised. `trials` are those of
+    this search, in their order.
     """
 
     def __init__(
@@ -112,7 +113,6 @@ class Search:
         self.on_result: Callable[[MeasuredChoice], None] = _ignore_result
         self.best: MeasuredChoice | None = None
         self.trials: dict[Choice, Trial] = {}
-        self._norms: dict[Choice, float] = {}
 
     def reset_best(self, start: MeasuredChoice | None = None) -> None:
         """Forget `best`: it is the best of the start, if any, and what is measured from now on."""
@@ -161,34 +161,8 @@ class Search:
             best = self.better_of(choice, best)
         return best
 
-    def better_at(self, choice: Choice, best: MeasuredChoice) -> MeasuredChoice:
-        """Race a merge of other changes, at the scale of the best and at the one that fits it.
-
-        The scale that fits gives the merged change the norm that it has in the best choice.
-        """
-        return self.best_of(dict.fromkeys((self.rescaled(choice, best.choice), choice)), best)
-
-    def rescaled(self, choice: Choice, like: Choice) -> Choice:
-        """Return a choice with the scale of the grid that gives the merge the norm of another."""
-        if "scale" not in self.grid.values:
-            return choice
-        norm, wanted = self._norm(choice), dict(like.params)["scale"] * self._norm(like)
-        return (
-            choice.with_params(scale=self.grid.nearest("scale", wanted / norm)) if norm else choice
-        )
-
-    def _norm(self, choice: Choice) -> float:
-        """Return the norm of the merged change at scale 1."""
-        key = choice.with_params(scale=1.0)
-        if key not in self._norms:
-            self._norms[key] = self.evaluator.merger.merge_norm(key)
-        return self._norms[key]
-
     def tune(self, best: MeasuredChoice, strides: Iterable[int]) -> MeasuredChoice:
-        """Climb in the grid, one parameter at a time, with one stride after another.
-
-        Where another parameter changes the size of the merge, the scale changes with it.
-        """
+        """Climb in the grid, one parameter at a time, with one stride after another."""
         if self._exhaustive:
             return self.best_of((best.choice.with_params(**p) for p in self.grid.points), best)
         for stride in strides:
@@ -198,19 +172,17 @@ class Search:
         return best
 
     def _climb(self, best: MeasuredChoice, name: str, stride: int) -> MeasuredChoice:
+        """Move a parameter up or down as long as that helps, twice as far each time."""
         for signed_stride in (stride, -stride):
             while True:
                 current = dict(best.choice.params)[name]
                 value = self.grid.neighbour(name, current, signed_stride)
                 if value is None:
                     break
-                choice = best.choice.with_params(**{name: value})
-                if name != "scale":
-                    choice = self.rescaled(choice, best.choice)
-                better = self.better_of(choice, best)
+                better = self.better_of(best.choice.with_params(**{name: value}), best)
                 if better is best:
                     break
-                best = better
+                best, signed_stride = better, 2 * signed_stride
         return best
 
     def _survives_race(self, choice: Choice, best: MeasuredChoice) -> bool:

@@ -60,7 +60,9 @@ def test_every_policy_has_a_pick_in_the_lock(
     lock = read(lock_folder / "a.lock")
     policies = [pick.policy for pick in lock.picks]
     # No run was stopped early here.
-    assert policies == ["last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint"]
+    assert policies == [
+        "last", "best-expert", "proxy", "uniform", "coordinate", "average-last", "weights", "joint",
+    ]  # fmt: skip
     assert lock.pick("last").experts[0].step == 8
     assert lock.pick().accuracy >= max(pick.accuracy for pick in lock.picks) - 0.05
     assert {pin.source.sha for pin in lock.experts} >= {e.sha for e in lock.pick().experts}

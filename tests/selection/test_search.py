@@ -176,7 +176,7 @@ def test_every_policy_has_a_result(setup: SearchSetup) -> None:
         results.run(name)
     best = {name: result.result for name, result in results.results.items()}
     assert [*best] == [
-        "last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint",
+        "last", "best-expert", "proxy", "uniform", "coordinate", "average-last", "weights", "joint",
     ]  # fmt: skip
     assert setup.pool.steps(best["last"].choice) == (8, 8)
     assert setup.pool.steps(best["best-expert"].choice) == (8, 8)
@@ -276,7 +276,7 @@ def test_tied_is_within_the_noise(setup: SearchSetup) -> None:
 def test_the_order_of_policies(setup: SearchSetup) -> None:
     pool = setup.pool
     assert policy_order(pool) == [
-        "last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint",
+        "last", "best-expert", "proxy", "uniform", "coordinate", "average-last", "weights", "joint",
     ]  # fmt: skip
     stopped = replace(
         pool,

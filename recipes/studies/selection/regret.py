@@ -62,9 +62,9 @@ def measure(setting: Setting, method: str) -> list[dict[str, Any]]:
 
 def _labelled(setting: Setting, method: str, rows: Any, budget: int) -> Iterator[dict[str, Any]]:
     labels = {"tune": setting.tune, "seed": setting.seed, "method": method, "budget": budget}
-    parts = [rows.proxies(), rows.select(budget), rows.search(budget), rows.long(LONGER * budget)]
-    if setting.seed < WHOLE_GRID_SEEDS:
-        parts.append(rows.grid())
+    parts = [rows.search(budget), rows.select(budget), rows.proxies()]
+    parts += [rows.grid()] if setting.seed < WHOLE_GRID_SEEDS else []
+    parts.append(rows.long(LONGER * budget))
     for part in parts:
         for row in part:
             print(f"{setting.name} {method} {row['policy']}: {100 * row['validation']:.2f} on "
