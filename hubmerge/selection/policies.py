@@ -53,21 +53,24 @@ def early_stop(search: Search) -> MeasuredChoice | None:
 
 
 def uniform(search: Search) -> Iterator[MeasuredChoice]:
-    """Yield every common step, each tuned: the paper's policy.
+    """Yield every common step, first as it is and then tuned: the paper's policy.
 
-    The first is the one nearest to the best choice so far, by default the last; the others follow,
-    nearest first, from the parameters of their neighbour. At the end the best of them is tuned once
-    more, with all common steps as its neighbours.
+    The first is the one nearest to the best choice so far, by default the last. It is tuned, and
+    the others are measured with its parameters, nearest first; then they are tuned, the best first.
+    At the end the best of them is tuned once more, with all common steps as its neighbours.
     """
     common = search.pool.common_steps()
     tuned: dict[int, MeasuredChoice] = {}
     for number in _outward(len(common), _first_common(search)):
-        neighbours = [tuned[near] for near in (number - 1, number + 1) if near in tuned]
-        if neighbours:
-            choice = plain_choice(common[number], dict(neighbours[0].choice.params))
-            tuned[number] = search.tune(search.measure_all_rows(choice), _NEAR_STRIDES)
+        if tuned:
+            params = dict(next(iter(tuned.values())).choice.params)
+            tuned[number] = search.measure_all_rows(plain_choice(common[number], params))
         else:
             tuned[number] = _tune_from(search, common[number])
+        yield tuned[number]
+    others = list(tuned)[1:]
+    for number in sorted(others, key=lambda number: search.rank(tuned[number]), reverse=True):
+        tuned[number] = search.tune(tuned[number], _NEAR_STRIDES)
         yield tuned[number]
     if tuned:
         best = earliest_best(search, tuned.values())

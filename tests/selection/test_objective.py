@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from hubmerge.selection import objective
-from hubmerge.trials import RowResults
 
 from .builders import make_trial
 
