@@ -45,9 +45,9 @@ def search_by_surrogate(
     """
     best, failures = start, 0
     for probe in probes(search.pool) if probes else ():
-        choice = probe(best.choice)
-        if choice != best.choice:
-            best = search.better_of(choice, best)
+        probed = probe(best.choice)
+        if probed != best.choice:
+            best = search.better_of(probed, best)
     while failures < patience:
         choice = propose(search, best, moves)
         if choice is None:

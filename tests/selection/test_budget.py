@@ -59,7 +59,7 @@ def test_an_allotment_limits_what_is_spent(setup: SearchSetup) -> None:
 
 
 @given(merges=st.integers(4, 90), requested=st.sampled_from([None, *STARTS]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_policy_is_worse_than_its_start(
     setup: SearchSetup, merges: int, requested: str | None
 ) -> None:
