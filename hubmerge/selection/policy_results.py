@@ -86,7 +86,7 @@ class PolicyResults:
         This does not change the choice; it shows how much depends on it.
         """
         for task, index in enumerate(chosen.choice.indices):
-            for neighbour in (index - 1, index + 1):
+            for neighbour in (index - 1, index + 1) if chosen.choice.weights[task] else ():
                 if 0 <= neighbour < len(self.search.pool.candidates[task]):
                     with suppress(OutOfBudget):
                         self.search.better_of(chosen.choice.with_candidate(task, neighbour), chosen)

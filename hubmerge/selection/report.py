@@ -104,7 +104,8 @@ def _make_swap(
     evaluator = results.search.evaluator
     candidate = evaluator.pool.candidates[task][index]
     choice = chosen.choice.with_candidate(task, index)
-    trial = evaluator.find_trial(choice)
+    is_merged = chosen.choice.weights[task] != 0  # else every candidate gives the same merge
+    trial = evaluator.find_trial(choice) if is_merged else None
     accuracy, is_equal = None, False
     if trial is not None:
         accuracy = min(max(chosen.accuracy + noise.gain(trial, chosen.trial), 0.0), 1.0)
