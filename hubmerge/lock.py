@@ -12,7 +12,7 @@ from pydantic import Field
 
 from hubmerge.errors import UnknownName
 from hubmerge.kinds import MOE
-from hubmerge.manifest import Count, Source
+from hubmerge.manifest import Count, Source, without_empty_averages
 from hubmerge.refs import (
     ModelRef,
     check_repo_id,
@@ -23,6 +23,8 @@ from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 LOCK_FILE = "hubmerge.lock"
 FORMAT = 1
+FORMAT_WITH_PARTS = 2  # of a lock that averages steps or leaves experts out
+FORMATS = (FORMAT, FORMAT_WITH_PARTS)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -66,7 +68,8 @@ class Pick:
     """The choice of one policy: an expert for each task, in the order of `Lock.tasks`, and params.
 
     `accuracy` is the mean over tasks on validation, `tasks` the accuracy of each. `gain` is the
-    difference to `Lock.rival` and the ends of its 95 % interval. `evaluations` is how many merges
+    difference to `Lock.rival` and the ends of its 95 % interval. An expert of weight 0 is left out
+    of the merge. `evaluations` is how many merges
     had been evaluated when this one was found, including those of the policies before.
     """
 
@@ -78,6 +81,11 @@ class Pick:
     tasks: Mapping[str, Share]
     gain: tuple[float, float, float] | None = None
     evaluations: Count = 0
+
+    @property
+    def merged(self) -> tuple[Source, ...]:
+        """The experts that are merged: all but those that are left out."""
+        return tuple(expert for expert in self.experts if expert.weight != 0)
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,10 @@ class Lock:
     `uniform` is the curve over merges with all experts at the same step. `rival` is the pick to
     beat: the one of the last steps, or `locked`, the choice of an earlier lock. `conclusive` is
     whether the chosen pick beats it beyond the noise. `cut` names the policies that the budget
-    stopped before they were finished. `options` decide where experts and base differ.
+    stopped before they were finished. `options` decide where experts and base differ. `objective`
+    is what was maximised: the mean over tasks, or the worst task; gains are always of the mean.
+    With `pareto`, the picks front-1 and so on are those that no other trial was as good as on every
+    task.
     """
 
     base: Pin
@@ -143,6 +154,7 @@ class Lock:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     options: MatchOptions = DEFAULT_OPTIONS
+    objective: str = "mean"
     format: int = FORMAT
 
     @property
@@ -164,9 +176,14 @@ class Lock:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal values give equal bytes."""
-        fields = dataclasses.asdict(self)
+        fields = without_empty_averages(dataclasses.asdict(self))
+        experts = [expert for pick in self.picks for expert in pick.experts]
+        if any(expert.averaged or expert.weight == 0 for expert in experts) and not self.is_moe:
+            fields["format"] = FORMAT_WITH_PARTS  # earlier versions would merge something else
         if self.options == DEFAULT_OPTIONS:
             del fields["options"]  # as in locks that were written before there were options
+        if self.objective == "mean":
+            del fields["objective"]  # likewise
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hubmerge.errors import IntegrityError, UsageError, raise_together
-from hubmerge.lock import FORMAT, Lock, Pick, Pin, identity
+from hubmerge.lock import FORMAT, FORMATS, Lock, Pick, Pin, identity
 from hubmerge.lock_numbers import find_number_problems
 from hubmerge.manifest import Source, files_digest
 from hubmerge.refs import check_inner_path, check_repo_id, is_sha, printable
@@ -49,10 +49,10 @@ def parse_lock(data: bytes, where: str) -> Lock:
             parse_float=_finite_number,
             parse_constant=_finite_number,
         )
-        if isinstance(fields, dict) and fields.get("format", FORMAT) != FORMAT:
+        if isinstance(fields, dict) and fields.get("format", FORMAT) not in FORMATS:
             raise IntegrityError(
                 f"{where} has format {printable(str(fields['format']))[:20]}, and this hubmerge "
-                f"knows {FORMAT}.",
+                f"knows {FORMATS[-1]}.",
                 "Install a newer hubmerge.",
             )
         lock = validate_json(Lock, data)
@@ -108,6 +108,10 @@ def _pick_problems(
     sources = [pinned.get(identity(expert)) for expert in pick.experts]
     if any(source is None for source in sources):
         yield f"pick {name!r} names an expert that is not pinned."
+    if pick.experts and not pick.merged:
+        yield f"pick {name!r} leaves every expert out."
+    for expert in pick.experts:
+        yield from _average_problems(name, expert, pinned)
     for source, expert in zip(sources, pick.experts, strict=True):
         for field_name in _PINNED if source else ():
             if getattr(source, field_name) != getattr(expert, field_name):
@@ -117,6 +121,20 @@ def _pick_problems(
                 )
     if unknown := pick.tasks.keys() - {task.id for task in lock.tasks}:
         yield f"pick {name!r} was measured on {min(unknown)[:40]!r}, which is not a task."
+
+
+def _average_problems(
+    name: str, expert: Source, pinned: Mapping[tuple[str, str], Source]
+) -> Iterator[str]:
+    """A sentence if the steps that an expert averages are not pinned, or it is not one of them."""
+    members = expert.averaged
+    if not members:
+        return
+    if any(identity(m) not in pinned or m.averaged for m in members):
+        yield f"pick {name!r} averages a step that is not pinned."
+    is_last = identity(members[-1]) == identity(expert) and len(members) > 1
+    if not is_last or len({member.name for member in members}) > 1:
+        yield f"pick {name!r} averages other steps than those up to {expert.label[:80]!r}."
 
 
 def _duplicate_problems(kind: str, names: list[str]) -> Iterator[str]:

@@ -61,7 +61,8 @@ class Source:
     commit, as the Hub spells it, or None. `folder` is its folder in the repository, None for the
     root: one commit may hold many checkpoint-N folders. `settings` are parameters of the method for
     this expert alone, or for some of its tensors. `weights` is the digest of its weight files
-    alone; see `Checkpoint.digest`.
+    alone; see `Checkpoint.digest`. With `averaged`, rising steps of one expert of which this is the
+    last, their mean is merged, not this step alone, and `weights` identifies the mean.
     """
 
     label: str
@@ -78,6 +79,17 @@ class Source:
     folder: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     weights: str | None = None
+    averaged: tuple[Source, ...] = ()
+
+    @property
+    def members(self) -> tuple[Source, ...]:
+        """The checkpoints that it stands for: itself, or those that are averaged."""
+        return self.averaged or (self,)
+
+    @property
+    def steps_text(self) -> str:
+        """Its step, or those that are averaged: 64, or 16+32+64."""
+        return "+".join(str(member.step) for member in self.members)
 
     @property
     def content_key(self) -> str:
@@ -189,9 +201,19 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal values give equal bytes."""
-        fields = dataclasses.asdict(self)
+        fields = without_empty_averages(dataclasses.asdict(self))
         fields["validation"] = [point.to_json() for point in self.validation]
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def without_empty_averages(fields: Any) -> Any:
+    """JSON values without `averaged` where nothing is, as they were before steps were averaged."""
+    if isinstance(fields, dict):
+        items = ((k, v) for k, v in fields.items() if k != "averaged" or v)
+        return {key: without_empty_averages(value) for key, value in items}
+    if isinstance(fields, list | tuple):
+        return [without_empty_averages(value) for value in fields]
+    return fields
 
 
 def files_digest(files: Mapping[str, str]) -> str:
@@ -207,7 +229,7 @@ def recipe_id(
     base: Source, experts: tuple[Source, ...], method: str, params: Mapping[str, Any]
 ) -> str:
     """64 hex digits that are equal for two merges exactly if all their inputs are equal."""
-    parts = sorted(_recipe_part(expert) for expert in experts)
+    parts = sorted((_recipe_part(expert) for expert in experts), key=_recipe_order)
     inputs = [base.sha, parts, method, dict(params)]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -217,7 +239,13 @@ def _recipe_part(expert: Source) -> list[Any]:
     default = (expert.keep, expert.intruders) == (1.0, 1.0)
     parts = [expert.key, expert.weight, *(() if default else (expert.keep, expert.intruders))]
     own = [json.dumps(dict(expert.settings), sort_keys=True)] if expert.settings else []
-    return [*parts, *own]
+    averaged = [{"averaged": [member.key for member in expert.averaged]}] if expert.averaged else []
+    return [*parts, *own, *averaged]
+
+
+def _recipe_order(part: list[Any]) -> list[Any]:
+    """The part itself, with an average, which cannot be compared, as text."""
+    return [json.dumps(value) if isinstance(value, dict) else value for value in part]
 
 
 def recipe_of_last_steps(manifest: Manifest) -> str | None:
@@ -225,7 +253,8 @@ def recipe_of_last_steps(manifest: Manifest) -> str | None:
     if any(expert.last_sha is None or expert.folder for expert in manifest.experts):
         return None
     last = tuple(
-        dataclasses.replace(expert, sha=expert.last_sha or "") for expert in manifest.experts
+        dataclasses.replace(expert, sha=expert.last_sha or "", averaged=())
+        for expert in manifest.experts
     )
     return recipe_id(manifest.base, last, manifest.method or "", manifest.params)
 

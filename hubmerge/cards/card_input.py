@@ -69,10 +69,11 @@ class CardInput:
     def task_ids(self) -> list[str | None]:
         """The task id of each expert: from the lock if it matches, else from the expert."""
         experts = self.manifest.experts
-        if self.lock and self.pick and [e.sha for e in self.pick.experts] == [
+        if self.lock and self.pick and [e.sha for e in self.pick.merged] == [
             e.sha for e in experts
         ]:  # fmt: skip
-            return [task.id for task in self.lock.tasks]
+            pairs = zip(self.lock.tasks, self.pick.experts, strict=True)
+            return [task.id for task, expert in pairs if expert.weight != 0]
         return [expert.task for expert in experts]
 
     def pick_of_policy(self, name: str) -> Pick | None:
@@ -84,7 +85,7 @@ class CardInput:
         """The recipe of a pick; parameters that it leaves out are taken from this model."""
         assert self.lock is not None
         params = {**self.manifest.params, **pick.params}
-        return recipe_id(self.lock.base.source, pick.experts, self.lock.method, params)
+        return recipe_id(self.lock.base.source, pick.merged, self.lock.method, params)
 
     @property
     def last_recipe(self) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hubmerge.cards.markdown import escape_formula, escape_markdown, join_names
 from hubmerge.cards.number_format import MISSING, percent, points
 from hubmerge.lock import Lock, Pick, Swap
+from hubmerge.manifest import Source
 from hubmerge.scores import display_names
 
 CSV, CURVES, HEAT_MAP = "selection.csv", "curves.png", "heatmap.png"
@@ -217,6 +218,8 @@ def _cell(swaps: Sequence[Swap], step: int, own: tuple[str, str]) -> Swap | None
 
 def _format_steps(pick: Pick) -> str:
     """The steps of a pick: one if all are equal, each, or the smallest and the largest of many."""
+    if any(expert.averaged or expert.weight == 0 for expert in pick.experts):
+        return ", ".join(describe_steps(expert) for expert in pick.experts)
     steps = [expert.step for expert in pick.experts]
     known = [step for step in steps if step is not None]
     if not known:
@@ -226,6 +229,13 @@ def _format_steps(pick: Pick) -> str:
     if len(steps) > _MOST_NAMED:
         return f"{min(known)} to {max(known)}"
     return ", ".join(MISSING if step is None else str(step) for step in steps)
+
+
+def describe_steps(expert: Source) -> str:
+    """The step of an expert of a pick, those that are averaged, or that it is left out."""
+    if expert.weight == 0:
+        return "left out"
+    return expert.steps_text if expert.step is not None else MISSING
 
 
 def _describe_ends(curve: Sequence[tuple[int, float]]) -> str:

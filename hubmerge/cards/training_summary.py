@@ -82,7 +82,8 @@ def provenance(manifest: Manifest) -> Iterator[str]:
     yield f"base: {pinned_label(manifest.base)}"
     for expert in manifest.experts:
         weight = f", weight {expert.weight:g}" if manifest.is_merge else ""
-        yield f"expert: {pinned_label(expert)}{weight}"
+        averaged = f", the mean of steps {expert.steps_text}" if expert.averaged else ""
+        yield f"expert: {pinned_label(expert)}{averaged}{weight}"
     if manifest.method and not manifest.is_moe:
         params = ", ".join(f"{key} = {value}" for key, value in sorted(manifest.params.items()))
         yield f"method: {manifest.method}" + (f", {params}" if params else "")

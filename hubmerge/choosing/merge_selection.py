@@ -15,6 +15,7 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import source_of, versions
 from hubmerge.refs import ModelRef
 from hubmerge.selection import report
+from hubmerge.selection.objective import Objective
 from hubmerge.selection.policy_results import (
     LAST,
     LOCKED,
@@ -36,9 +37,9 @@ class SelectRequest:
     `policy` names the policy whose choice the lock builds, None for the best. `against` is an
     earlier lock whose choice is the one to beat, instead of the last steps. `merges` and `seconds`
     are the budget, and `memory` is what merges may take, in bytes. Two choices within `band`
-    standard errors of each other count as equal. `exhaustive` evaluates every point of the grid on
-    every row. `options` decide where experts and base differ. `options_as_typed` are the command
-    line options that cannot be derived from the other fields.
+    standard errors of each other count as equal. `objective` is what is maximised. `exhaustive`
+    evaluates every point of the grid on every row. `options` decide where experts and base differ.
+    `options_as_typed` are the command line options that cannot be derived from the other fields.
     """
 
     repos: tuple[ModelRef, ...]
@@ -53,6 +54,7 @@ class SelectRequest:
     seed: int = 0
     band: float = report.BAND
     exhaustive: bool = False
+    objective: Objective = "mean"
     device: str | None = None
     options: MatchOptions = DEFAULT_OPTIONS
     options_as_typed: tuple[str, ...] = ()
@@ -122,7 +124,8 @@ def make_lock(
     pool, baseline = opened_pool.pool, results[rival].result
     picks = [report.make_pick(r, baseline, pool, request.seed) for r in results.values()]
     gain = next(pick.gain for pick in picks if pick.policy == chosen.name)
-    keys = sorted({expert.key for pick in picks for expert in pick.experts})
+    experts = [expert for pick in picks for expert in pick.experts]
+    keys = sorted({member.key for expert in experts for member in (expert, *expert.averaged)})
     pins = {key: _make_pin(opened_pool.open(key), pool) for key in keys}
     return Lock(
         base=_make_pin(opened_pool.base, pool),
@@ -143,6 +146,7 @@ def make_lock(
         command=_format_command(request),
         versions=versions(),
         options=request.options,
+        objective=request.objective,
     )
 
 
@@ -182,6 +186,8 @@ def _format_command(request: SelectRequest) -> str:
         words += ["--seed", request.seed]
     if request.band != report.BAND:
         words += ["--band", f"{request.band:g}"]
+    if request.objective != "mean":
+        words += ["--objective", request.objective]
     if request.exhaustive:
         words.append("--exhaustive")
     for name, value in request.options.chosen.items():

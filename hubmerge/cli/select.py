@@ -92,6 +92,13 @@ class SelectOptions:
     band: Annotated[
         float, Option(min=0, help="Choose the earliest steps within this many standard errors.")
     ] = _DEFAULT_BAND
+    objective: Annotated[
+        Literal["mean", "worst", "pareto"],
+        Option(
+            help="Maximise the mean accuracy over tasks, that of the worst task, or the mean, and "
+            "list all trials that are best for some balance of tasks."
+        ),
+    ] = "mean"
     exhaustive: Annotated[
         bool,
         Option(
@@ -207,6 +214,7 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
         seed=options.seed,
         band=options.band,
         exhaustive=options.exhaustive,
+        objective=options.objective,
         device=options.device,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
         options_as_typed=_options_as_typed(options),
@@ -244,6 +252,8 @@ def _check_moe_options(options: SelectOptions) -> None:
         problems.append("--against is for merges: with moe, the choice must beat an early start.")
     if options.band != _DEFAULT_BAND:
         problems.append("--band is for merges: with moe, the interval is always 95 %.")
+    if options.objective != "mean":
+        problems.append("--objective is for merges: with moe, the mean over tasks is maximised.")
     for name in ("heads", "tied", "vocabulary"):
         if getattr(options, name) is not None:
             problems.append(f"--{name} is for merges: the experts of a mixture are adapters.")

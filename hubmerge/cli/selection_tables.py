@@ -59,7 +59,7 @@ def _policies_table(lock: Lock) -> Table:
 def _policy_row(lock: Lock, pick: Pick) -> tuple[object, ...]:
     marker = "> " if pick.policy == lock.chosen else "  "
     cut = " (cut short)" if pick.policy in lock.cut else ""
-    steps = " ".join(str(expert.step) for expert in pick.experts)
+    steps = " ".join("out" if expert.weight == 0 else expert.steps_text for expert in pick.experts)
     accuracy = f"{format_percent(pick.accuracy)} ± {format_percent(pick.stderr)}"
     return (
         f"{marker}{pick.policy}{cut}", steps, _describe_parameters(pick), accuracy,

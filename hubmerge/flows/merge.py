@@ -123,6 +123,11 @@ def _export(request: MergeRequest, plan: MergePlan, inputs: MergeInputs) -> str 
     from hubmerge.mergekit.export import export_config
     from hubmerge.opening.mergekit_names import mergekit_names
 
+    if any(source.averaged for source in inputs.sources):
+        raise UsageError(
+            "mergekit cannot average steps of one expert before it merges them.",
+            "Leave --export out, or name another pick of the lock with --policy.",
+        )
     if request.export.exists() and not request.replace:
         raise UsageError(f"{request.export} exists.", "Give --replace, or another name.")
     return export_config(plan, *mergekit_names(inputs))

@@ -13,7 +13,7 @@ from hubmerge.hub.client import Hub
 from hubmerge.manifest import MANIFEST_JSON, Manifest
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.settings import restore_settings
-from hubmerge.opening.locked_experts import open_source, source_ref
+from hubmerge.opening.locked_experts import open_merged_source, open_source, source_ref
 from hubmerge.opening.merge_inputs import MergeInputs
 from hubmerge.opening.references import versions
 from hubmerge.opening.stacked_inputs import restore_layers
@@ -55,13 +55,14 @@ def _merge_again(hub: Hub, manifest: Manifest, scratch: Path, progress: Progress
     layers, params, own = restore_layers(params, manifest.experts)
     # Layers of several models are one expert for a method that takes one.
     parsed, settings = restore_settings(method, params, own[: method.most])
+    base = open_source(hub, source_ref(manifest.base), manifest.base)
     inputs = MergeInputs(
         method=method,
         params=parsed,
         settings=settings,
-        base=open_source(hub, source_ref(manifest.base), manifest.base),
+        base=base,
         base_source=manifest.base,
-        experts=tuple(open_source(hub, source_ref(source), source) for source in manifest.experts),
+        experts=tuple(open_merged_source(hub, base, source) for source in manifest.experts),
         sources=manifest.experts,
         layers=layers,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from hubmerge.errors import (
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
+from hubmerge.manifest import Source
 from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import METHODS, Method, check_count, parse_params
@@ -28,7 +29,12 @@ from hubmerge.selection import report
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.policy_results import POLICIES, PolicyResult, PolicyResults
+from hubmerge.selection.policy_results import (
+    POLICIES,
+    PolicyResult,
+    PolicyResults,
+    budget_shares,
+)
 from hubmerge.selection.pool import Choice, Pool, as_params
 from hubmerge.selection.search import Budget, MeasuredChoice, Search
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
@@ -112,14 +118,18 @@ def select(prepared: PreparedSelection, log: TrialLog, progress: Progress) -> Se
     evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT)
     budget = Budget(request.merges, request.seconds)
     budget.reserve(2 * len(pool.tasks))
-    search = Search(evaluator, find_grid(method.name), budget, exhaustive=request.exhaustive)
+    search = Search(
+        evaluator, find_grid(method.name), budget, request.exhaustive, request.objective
+    )
     results = PolicyResults(search, prepared.locked_choice)
-    for name in prepared.policies:
+    for name, share in budget_shares(prepared.policies, request.policy).items():
         search.on_result = partial(_report_progress, progress, name, evaluator, request.merges)
-        results.run(name)
+        results.run(name, share)
     chosen = _choose(prepared, results)
     budget.release()
     results.measure_neighbours(chosen.result)
+    if request.objective == "pareto":
+        results.add_front()
     return SelectResult(make_merge_lock(prepared, results, chosen), budget.spent_s)
 
 
@@ -137,7 +147,8 @@ def _choose(prepared: PreparedSelection, results: PolicyResults) -> PolicyResult
             raise UsageError(f"The budget does not reach policy {required}.", "Raise --budget.")
     if request.policy:
         return results.results[request.policy]
-    return report.earliest_of_tied(list(results.results.values()), prepared.pool, request.band)
+    policies = list(results.results.values())
+    return report.earliest_of_tied(policies, prepared.pool, request.band, request.objective)
 
 
 def _check_headers(opened_pool: OpenedPool, method: Method) -> None:
@@ -193,15 +204,28 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
             problems.append(f"{expert.label} of the lock ({expert.sha[:12]}) no longer exists.")
     raise_together(IntegrityError, problems, "Select without --against.")
     params = parse_params(method, pick.params)
-    named = tuple(
-        Expert(pool.open(candidates[index]), e.key, e.weight, e.label, e.keep, e.intruders)
-        for candidates, index, e in zip(pool.candidates, indices, experts, strict=True)
-    )
-    check_plan(MergePlan(pool.base_checkpoint, named, method, params, options=pool.options))
-    return Choice(
+    spans = tuple(len(expert.members) for expert in experts)
+    choice = Choice(
         indices=tuple(indices),
         weights=tuple(expert.weight for expert in experts),
         keep=tuple(expert.keep for expert in experts),
         intruders=tuple(expert.intruders for expert in experts),
         params=as_params(params.model_dump()),
+        spans=spans if max(spans) > 1 else (),
     )
+    if _member_keys(pool.all_sources(choice)) != _member_keys(experts):
+        raise IntegrityError(
+            "The lock averages other steps than those that are there now.",
+            "Select without --against.",
+        )
+    named = tuple(
+        Expert(pool.task_vector(candidate).expert, e.key, e.weight, e.label, e.keep, e.intruders)
+        for candidate, e in zip(pool.experts(choice), experts, strict=True)
+        if e.weight != 0
+    )
+    check_plan(MergePlan(pool.base_checkpoint, named, method, params, options=pool.options))
+    return choice
+
+
+def _member_keys(sources: Iterable[Source]) -> list[list[str]]:
+    return [[member.key for member in source.members] for source in sources]

@@ -178,7 +178,7 @@ def _check_lock_digest(name: str, data: bytes, manifest: Manifest) -> Check:
 def _find_pick(lock: Lock, manifest: Manifest) -> Pick | None:
     for pick in lock.picks:
         params = {**_full_params(lock, pick), **_form(manifest)}
-        if recipe_id(lock.base.source, pick.experts, lock.method, params) == manifest.recipe:
+        if recipe_id(lock.base.source, pick.merged, lock.method, params) == manifest.recipe:
             return pick
     return None
 
@@ -200,7 +200,7 @@ def _check_recipe(lock: Lock, pick: Pick | None, manifest: Manifest) -> Check:
     if pick is None:
         problem = "No pick of the lock has the experts, method and parameters of the merge."
         return Check("recipe", manifest.recipe[:12], problem)
-    matches = (set(pick.experts), lock.base.source) == (set(manifest.experts), manifest.base)
+    matches = (set(pick.merged), lock.base.source) == (set(manifest.experts), manifest.base)
     problem = (
         f"{MANIFEST_JSON} does not describe base and experts like pick {pick.policy!r} of its lock."
     )
@@ -210,7 +210,8 @@ def _check_recipe(lock: Lock, pick: Pick | None, manifest: Manifest) -> Check:
 def _check_pins(hub: Hub, sources: Sequence[Source], lock: Lock | None) -> Iterator[Check]:
     """Check that the names of base and experts still point to the pinned commits."""
     pins = {pinned.source.label: pinned for pinned in (lock.base, *lock.experts)} if lock else {}
-    for source in dict.fromkeys(sources):
+    members = [member for source in sources for member in source.members]
+    for source in dict.fromkeys(members):
         if source.is_local:
             yield Check(source.label, "a local folder, not checked")
             continue

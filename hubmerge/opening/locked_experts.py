@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,24 @@ from hubmerge.opening.drift import check_drift
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_pinned, open_ref, pin_revision
-from hubmerge.refs import ModelRef, Revision, check_inner_path, check_repo_id, check_revision
+from hubmerge.refs import (
+    ModelRef,
+    Revision,
+    check_inner_path,
+    check_repo_id,
+    check_revision,
+)
+from hubmerge.weights.averaged import average_checkpoints
+from hubmerge.weights.expert_stacks import restack
+from hubmerge.weights.match_options import DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True)
 class OpenedPick:
-    """One pick of a lock with its base and experts; `notes` state what has changed since."""
+    """One pick of a lock with its base and the experts that are merged.
+
+    `notes` state what has changed since.
+    """
 
     pick: Pick
     base: OpenedModel
@@ -54,7 +66,7 @@ def open_locked_merge(
         base=opened.base,
         base_source=lock.base.source,
         experts=opened.experts,
-        sources=opened.pick.experts,
+        sources=opened.pick.merged,
         lock=data,
         options=lock.options,
         notes=opened.notes,
@@ -73,9 +85,10 @@ def open_pick(
     """Open base and experts of a pick and compare all files with the lock, as open_locked_merge."""
     pick = lock.pick(policy)
     _check_base(lock.base, base)
-    pins = [lock.pin(expert) for expert in pick.experts]
+    members = [member for expert in pick.merged for member in expert.members]
+    pins = [lock.pin(member) for member in members]
     notes = check_drift(hub, pins if base else [lock.base, *pins], strict)
-    opened_base, *experts = map_all(
+    opened_base, *opened = map_all(
         lambda pin: (
             open_ref(hub, base)
             if base and pin is lock.base
@@ -83,14 +96,42 @@ def open_pick(
         ),
         [lock.base, *pins],
     )
-    pairs = zip((opened_base, *experts), (lock.base, *pins), strict=True)
+    pairs = zip((opened_base, *opened), (lock.base, *pins), strict=True)
     raise_together(
         IntegrityError,
         [problem for model, pin in pairs for problem in _differences(model, pin)],
         "Find out who changed it, or choose again with `hubmerge select`.",
     )
-    check_bases(experts, opened_base)
+    check_bases(opened, opened_base)
+    by_key = dict(zip((member.key for member in members), opened, strict=True))
+    experts = (
+        average_members(opened_base, [by_key[member.key] for member in expert.members])
+        for expert in pick.merged
+    )
     return OpenedPick(pick, opened_base, tuple(experts), notes)
+
+
+def average_members(base: OpenedModel, members: Sequence[OpenedModel]) -> OpenedModel:
+    """The mean of several opened steps of one expert as the last of them; one step as it is.
+
+    Raises CheckpointError if a step does not fit the base.
+    """
+    *_, last = members
+    if len(members) == 1:
+        return last
+    checkpoints = [restack(base.checkpoint, member.checkpoint) for member in members]
+    mean = average_checkpoints(base.checkpoint, checkpoints, DEFAULT_OPTIONS)
+    return dataclasses.replace(last, checkpoint=mean)
+
+
+def open_merged_source(hub: Hub, base: OpenedModel, source: Source) -> OpenedModel:
+    """Open an expert of a manifest at its commit, or the mean of those that it averages.
+
+    Raises IntegrityError, and CheckpointError for a step that does not fit the base.
+    """
+    return average_members(
+        base, [open_source(hub, source_ref(member), member) for member in source.members]
+    )
 
 
 def source_ref(source: Source) -> ModelRef:

@@ -123,7 +123,7 @@ class Evaluator:
 
     def _expert_head(self, split: TaskSplit, candidate: Candidate) -> tuple[Path, KeptHead | None]:
         """Return the folder of an expert, and its own head if the task is measured with that."""
-        folder = self.pool.open(candidate).folder
+        folder = self.pool.open(candidate).folder  # of several steps, that of the last
         if split.loaded_model.classifier is None:
             return folder, None
         return folder, kept_head(self.pool.task_vector(candidate))

@@ -78,6 +78,13 @@ class MemoryMerger:
         """Return the Euclidean norm of an expert's task vector."""
         return _norm(self.delta(candidate, name) for name in self._names)
 
+    def dot(self, first: Candidate, second: Candidate) -> float:
+        """Return the inner product of two task vectors."""
+        return math.fsum(
+            float(np.vdot(self.delta(first, name), self.delta(second, name)))
+            for name in self._names
+        )
+
     def merge_norm(self, choice: Choice) -> float:
         """Return the Euclidean norm of the merged change at scale 1."""
         return _norm(self.direction(choice).values())
@@ -94,7 +101,7 @@ class MemoryMerger:
 
     def delta(self, candidate: Candidate, name: str) -> Array:
         """Return expert - base of one tensor; read-only."""
-        key = (candidate.source.key, name)
+        key = (candidate.key, name)
         if key in self._unchanged:  # caching the zeros of a frozen tower would waste memory
             return np.zeros_like(self._base(name), compute_dtype(self._dtype(name)))
         delta = self._cache.get(key)
@@ -166,14 +173,15 @@ class MemoryMerger:
         parts = zip(
             self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
         )
-        ordered = sorted(parts, key=lambda part: (self._pool.content_key(part[0]), part[1]))
+        included = (part for part in parts if part[1] != 0)
+        ordered = sorted(included, key=lambda part: (self._pool.seed_key(part[0]), part[1]))
         return Deltas(
             tensor=name,
             values=[
                 self._soften(name, candidate, keep, out) for candidate, _, keep, out in ordered
             ],
             weights=tuple(weight for _, weight, _, _ in ordered),
-            shas=tuple(self._pool.content_key(candidate) for candidate, _, _, _ in ordered),
+            shas=tuple(self._pool.seed_key(candidate) for candidate, _, _, _ in ordered),
             base=self._base(name),
         )
 
@@ -181,7 +189,7 @@ class MemoryMerger:
         delta = self.delta(candidate, name)
         if (keep, intruders) == (1.0, 1.0):
             return delta
-        key = (candidate.source.key, keep, intruders)
+        key = (candidate.key, keep, intruders)
         if key not in self._softenings:
             self._softenings[key] = survey_softening(
                 lambda: ((n, self.delta(candidate, n), self._base(n)) for n in self._names),
@@ -191,7 +199,7 @@ class MemoryMerger:
         return self._softenings[key].soften(name, delta)
 
     def _task_vector(self, candidate: Candidate) -> TaskVector:
-        key = candidate.source.key
+        key = candidate.key
         if key not in self._task_vectors:
             self._task_vectors[key] = self._pool.task_vector(candidate)
         return self._task_vectors[key]

@@ -6,15 +6,24 @@ the method on validation data, as in appendix C of arXiv 2506.14126.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from hubmerge.selection.moves import (
+    all_moves,
+    common_moves,
+    step_moves,
+    step_probes,
+    weight_moves,
+    weight_probes,
+)
 from hubmerge.selection.pool import Candidate, plain_choice
 from hubmerge.selection.search import MeasuredChoice, Search
+from hubmerge.selection.surrogate_search import search_by_surrogate
 
-_STRIDES = (2, 1)  # in the grid, from a good starting point
-_SWEEPS = 3
-_REACH = 3  # steps to either side of the chosen one
-_FACTORS = (1.5, 1.2)  # by which weights are multiplied and divided
+_STRIDES = (2, 1)  # in the grid, from a start without data
+_NEAR_STRIDES = (1,)  # from the parameters of a neighbouring step
+_SPANS = (2, 3, 4)  # steps that are averaged
+_PATIENCE_AT_THE_END = 8  # of `uniform`
 _KEEP_FRACTIONS = (0.5, 0.3, 0.2, 0.1)  # of an expert's changes
 _INTRUDERS = (0.9, 0.75)  # factors on intruder dimensions; near 1, as they also hold the base
 
@@ -44,56 +53,92 @@ def early_stop(search: Search) -> MeasuredChoice | None:
 
 
 def uniform(search: Search) -> Iterator[MeasuredChoice]:
-    """Yield every common step, last first, each tuned from the previous one: the paper's policy."""
-    steps = {candidate.step for candidates in search.pool.candidates for candidate in candidates}
-    previous: MeasuredChoice | None = None
-    for step in sorted(steps, reverse=True):
-        indices = search.pool.common_step(step)
-        if indices is None:
-            continue
-        if previous is None:
-            start = search.measure_start(indices)
+    """Yield every common step, first as it is and then tuned: the paper's policy.
+
+    The first is the one nearest to the best choice so far, by default the last. It is tuned, and
+    the others are measured with its parameters, nearest first; then they are tuned, the best first.
+    At the end the best of them is tuned once more, with all common steps as its neighbours.
+    """
+    common = search.pool.common_steps()
+    tuned: dict[int, MeasuredChoice] = {}
+    for number in _outward(len(common), _first_common(search)):
+        if tuned:
+            params = dict(next(iter(tuned.values())).choice.params)
+            tuned[number] = search.measure_all_rows(plain_choice(common[number], params))
         else:
-            start = search.measure_all_rows(plain_choice(indices, dict(previous.choice.params)))
-        previous = search.tune(start, _STRIDES)
-        yield previous
+            tuned[number] = _tune_from(search, common[number])
+        yield tuned[number]
+    others = list(tuned)[1:]
+    for number in sorted(others, key=lambda number: search.rank(tuned[number]), reverse=True):
+        tuned[number] = search.tune(tuned[number], _NEAR_STRIDES)
+        yield tuned[number]
+    if tuned:
+        best = earliest_best(search, tuned.values())
+        better = search_by_surrogate(search, best, common_moves, _PATIENCE_AT_THE_END)
+        if better is not best:
+            yield better
+
+
+def earliest_best(search: Search, measured: Iterable[MeasuredChoice]) -> MeasuredChoice:
+    """Return the best of these choices, of equals the one with the earliest steps."""
+    return max(measured, key=search.rank)
 
 
 def coordinate(search: Search, start: MeasuredChoice) -> MeasuredChoice:
-    """Choose a separate step for each task: move all together, then one at a time."""
-    best = start
-    for sweep in range(_SWEEPS):
-        previous = best
-        best = _shift_all(search, best)
-        for task in range(len(search.pool.tasks)):
-            best = _move_step(search, best, task, _REACH if sweep == 0 else 1)
-        best = search.tune(best, _STRIDES if sweep == 0 else (1,))
-        if best is previous:
-            break
-    return best
+    """Choose a separate step for each task."""
+    return search_by_surrogate(search, start, step_moves, probes=step_probes)
 
 
 def weights(search: Search, start: MeasuredChoice) -> MeasuredChoice:
     """Choose a separate weight for each task at the steps of the start: a strong baseline."""
-    best = start
-    for factor in _FACTORS:
-        for task in range(len(search.pool.tasks)):
-            best = _weigh(search, best, task, factor)
-        best = search.tune(best, (1,))
-    return best
+    return search_by_surrogate(search, start, weight_moves, probes=weight_probes)
 
 
 def joint(search: Search, start: MeasuredChoice) -> MeasuredChoice:
     """Choose steps and weights together."""
-    best = start
-    for _ in range(_SWEEPS):
+    return search_by_surrogate(search, start, all_moves)
+
+
+def average_last(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Average the last steps of each expert, or those around its chosen step, before merging.
+
+    Sources: arXiv 2507.17634, 2505.12082.
+    """
+    pool, best = search.pool, start
+    for span in _SPANS:
+        choice = plain_choice(
+            tuple(len(steps) - 1 for steps in pool.candidates), dict(start.choice.params)
+        )
+        for task, index in enumerate(choice.indices):
+            choice = choice.with_window(task, index, span)
+        best = search.better_of(choice, best)
+    for task, steps in enumerate(pool.candidates):
+        index = best.choice.indices[task]
+        for last, span in ((index, 2), (index + 1, 2), (index + 1, 3)):
+            if last < len(steps):
+                best = search.better_of(best.choice.with_window(task, last, span), best)
+    return best if best is start else search.tune(best, _NEAR_STRIDES)
+
+
+def greedy_soup(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Leave out experts, one after another, as long as the merge becomes better without one.
+
+    Each expert that was left out may join again at an earlier step. Source of the idea: greedy
+    soups, arXiv 2203.05482, which leave out what does not help.
+    """
+    best, fewest = start, max(search.evaluator.method.fewest, 1)
+    while sum(weight != 0 for weight in best.choice.weights) > fewest:
         previous = best
-        best = weights(search, best)
-        for task in range(len(search.pool.tasks)):
-            best = _move_step(search, best, task, reach=1)
+        for task, weight in enumerate(best.choice.weights):
+            if weight and sum(w != 0 for w in best.choice.weights) > fewest:
+                best = search.better_of(best.choice.with_weight(task, 0.0), best)
         if best is previous:
             break
-    return best
+    for task, weight in enumerate(best.choice.weights):
+        for index in range(start.choice.indices[task]) if not weight else ():
+            joined = best.choice.with_candidate(task, index).with_weight(task, 1.0)
+            best = search.better_of(joined, best)
+    return best if best is start else search.tune(best, _NEAR_STRIDES)
 
 
 def rescale(search: Search, start: MeasuredChoice) -> MeasuredChoice:
@@ -120,38 +165,23 @@ def _early_stop_index(candidates: Sequence[Candidate]) -> int | None:
     )
 
 
-def _move_step(search: Search, best: MeasuredChoice, task: int, reach: int) -> MeasuredChoice:
-    """Try other steps for one task, nearest first; `reach` starts again at every improvement."""
-    for sign in (-1, 1):
-        index, tried = best.choice.indices[task], 0
-        while tried < reach:
-            index, tried = index + sign, tried + 1
-            if not 0 <= index < len(search.pool.candidates[task]):
-                break
-            better = search.better_of(best.choice.with_candidate(task, index), best)
-            tried = 0 if better is not best else tried
-            best = better
-    return best
+def _first_common(search: Search) -> int:
+    """Return the number of the common step nearest to the best choice so far, else the last."""
+    common = search.pool.common_steps()
+    complete = [
+        MeasuredChoice(choice, trial)
+        for choice, trial in search.trials.items()
+        if trial.is_complete
+    ]
+    if not complete:
+        return len(common) - 1
+    wanted = search.pool.lateness(earliest_best(search, complete).choice)
+    distances = [
+        abs(search.pool.lateness(plain_choice(indices, {})) - wanted) for indices in common
+    ]
+    return distances.index(min(distances, default=0.0)) if distances else 0
 
 
-def _shift_all(search: Search, best: MeasuredChoice) -> MeasuredChoice:
-    """Move every task one step earlier or later, as long as accuracy improves."""
-    for sign in (-1, 1):
-        while True:
-            shifted = search.pool.shift(best.choice, sign)
-            better = search.better_of(shifted, best)
-            if better is best:
-                break
-            best = better
-    return best
-
-
-def _weigh(search: Search, best: MeasuredChoice, task: int, factor: float) -> MeasuredChoice:
-    for multiplier in (factor, 1 / factor):
-        while True:
-            weight = round(best.choice.weights[task] * multiplier, 4)
-            better = search.better_of(best.choice.with_weight(task, weight), best)
-            if better is best:
-                break
-            best = better
-    return best
+def _outward(count: int, first: int) -> list[int]:
+    """Return the numbers below `count`, those nearest to `first` first, the earlier of two."""
+    return sorted(range(count), key=lambda number: (abs(number - first), number))

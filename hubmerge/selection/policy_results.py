@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from hubmerge.selection import policies
+from hubmerge.selection.objective import dominates
 from hubmerge.selection.policies import best_expert, early_stop
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.proxy import proxy
 from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
+from hubmerge.weights.match_options import DEFAULT_OPTIONS
 
 LAST, LOCKED = "last", "locked"
+FRONT, MOST_ON_FRONT = "front-", 12
+_PARTS = {"coordinate": 4, "uniform": 3, "weights": 2, "joint": 2, "rescale": 2}  # others get 1
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,14 @@ class PolicyResults:
         self.uniform: list[MeasuredChoice] = []
         self.cut: list[str] = []
 
-    def run(self, name: str) -> None:
-        """Run one policy; if the budget ends, the best choice so far is its result."""
+    def run(self, name: str, share: float = 1.0) -> None:
+        """Run one policy on a share (0 to 1) of what is left of the budget.
+
+        If that ends, the best choice so far is its result. A policy that starts from the result of
+        another one is never worse than that.
+        """
         self.search.reset_best()
+        self.search.budget.allot(self.search.evaluator.merges, share)
         try:
             result = _POLICIES[name](self)
         except OutOfBudget:
@@ -48,13 +57,36 @@ class PolicyResults:
         if result is not None:
             self.results[name] = PolicyResult(name, result, self.search.evaluator.merges)
 
+    def add_front(self) -> None:
+        """Add, as results `front-1` and so on, all trials that no other one is as good as.
+
+        That is: no other trial is better on some task and worse on none. By mean accuracy, the best
+        first, at most `MOST_ON_FRONT`; each can be built like the choice of a policy.
+        """
+        complete = [
+            MeasuredChoice(choice, trial)
+            for choice, trial in self.search.trials.items()
+            if trial.is_complete
+        ]
+        front = [
+            measured
+            for measured in complete
+            if not any(dominates(other.trial, measured.trial) for other in complete)
+        ]
+        front.sort(key=self.search.rank, reverse=True)
+        different = {tuple(sorted(m.trial.accuracies.items())): m for m in reversed(front)}
+        best_first = list(different.values())[::-1][:MOST_ON_FRONT]
+        for number, measured in enumerate(best_first, 1):
+            name = f"{FRONT}{number}"
+            self.results[name] = PolicyResult(name, measured, self.search.evaluator.merges)
+
     def measure_neighbours(self, chosen: MeasuredChoice) -> None:
         """Measure the next earlier and later step of each task, as far as the budget allows.
 
         This does not change the choice; it shows how much depends on it.
         """
         for task, index in enumerate(chosen.choice.indices):
-            for neighbour in (index - 1, index + 1):
+            for neighbour in (index - 1, index + 1) if chosen.choice.weights[task] else ():
                 if 0 <= neighbour < len(self.search.pool.candidates[task]):
                     with suppress(OutOfBudget):
                         self.search.better_of(chosen.choice.with_candidate(task, neighbour), chosen)
@@ -67,13 +99,27 @@ class PolicyResults:
     def best(self, *names: str) -> MeasuredChoice | None:
         """Return the best result of these policies, or of all if no name is given."""
         wanted = [r.result for name, r in self.results.items() if not names or name in names]
-        return max(wanted, key=lambda measured: measured.accuracy, default=None)
+        return policies.earliest_best(self.search, wanted) if wanted else None
+
+
+def budget_shares(policies: Sequence[str], requested: str | None = None) -> dict[str, float]:
+    """Return, by policy, its share of what the policies before it have left of the budget.
+
+    What a policy does not use goes to those after it. A requested policy gets as much as all others
+    together.
+    """
+    parts = [_PARTS.get(name, 1) for name in policies]
+    if requested in policies:
+        number = policies.index(requested)
+        parts[number] = max(sum(parts) - parts[number], parts[number])
+    return {name: parts[n] / sum(parts[n:]) for n, name in enumerate(policies)}
 
 
 def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = False) -> list[str]:
     """Return the policies in the order to run: the baselines, then the requested one, then all.
 
-    Repositories with one checkpoint each leave no step to choose, so only weights and `rescale` are
+    Steps are averaged, and experts left out, only where no task has a head of its own. Repositories
+    with one checkpoint each leave no step to choose, so only weights and `rescale` are
     tried. If no run was stopped early, the search for separate steps starts from the best common
     step, so `uniform` runs first.
     """
@@ -84,17 +130,37 @@ def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = Fal
     starts = (
         ["early-stop", "best-expert", "proxy"] if stopped else ["best-expert", "proxy", "uniform"]
     )
-    search_order = [*starts, "coordinate", "uniform", "weights", "joint"]
+    average = ["average-last"] if can_average(pool) else []
+    soup = ["greedy-soup"] if can_leave_out(pool) else []
+    search_order = [*starts, "coordinate", "uniform", *average, *soup, "weights", "joint"]
     starting_points = {
         "coordinate": starts,
+        "average-last": starts,
+        "greedy-soup": [*starts, "coordinate"],
         "weights": ["uniform"],
         "joint": [*starts, "coordinate"],
         "rescale": [],
     }
     first: list[str] = []
-    if requested in {*search_order, *starting_points}:
+    if requested in {*search_order, "rescale"}:
         first = [*starting_points.get(requested, []), requested]
     return list(dict.fromkeys([*baselines, *first, *search_order]))
+
+
+def can_leave_out(pool: Pool) -> bool:
+    """Return whether a task can be measured without its expert: its head is not the expert's."""
+    return all(task.spec.head != "trained" for task in pool.tasks) and len(pool.tasks) > 2
+
+
+def can_average(pool: Pool) -> bool:
+    """Return whether the mean of several steps can be measured and merged.
+
+    It has no head and no vocabulary of its own, and the steps must be those of one repository.
+    """
+    if pool.options != DEFAULT_OPTIONS or any(task.spec.head == "trained" for task in pool.tasks):
+        return False
+    names = [[candidate.source.name for candidate in steps] for steps in pool.candidates]
+    return any(len(set(steps)) < len(steps) for steps in names)
 
 
 def _locked(results: PolicyResults) -> MeasuredChoice | None:
@@ -110,7 +176,7 @@ def _proxy(results: PolicyResults) -> MeasuredChoice | None:
 def _uniform(results: PolicyResults) -> MeasuredChoice | None:
     for measured in policies.uniform(results.search):
         results.uniform.append(measured)
-    return max(results.uniform, key=lambda measured: measured.accuracy, default=None)
+    return policies.earliest_best(results.search, results.uniform) if results.uniform else None
 
 
 def _starting_from(
@@ -120,7 +186,10 @@ def _starting_from(
 
     def run(results: PolicyResults) -> MeasuredChoice | None:
         start = results.best(*starts) or results.best()
-        return policy(results.search, start) if start else None
+        if start is None:
+            return None
+        results.search.reset_best(start)
+        return policy(results.search, start)
 
     return run
 
@@ -135,6 +204,8 @@ _POLICIES: Mapping[str, Callable[[PolicyResults], MeasuredChoice | None]] = {
         policies.coordinate, LAST, "early-stop", "best-expert", "proxy", "uniform"
     ),
     "uniform": _uniform,
+    "average-last": _starting_from(policies.average_last),
+    "greedy-soup": _starting_from(policies.greedy_soup),
     "weights": _starting_from(policies.weights, "uniform"),
     "joint": _starting_from(policies.joint),
     "rescale": _starting_from(policies.rescale, LAST),

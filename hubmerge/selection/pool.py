@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 from hubmerge.manifest import Source, ValidationPoint, recipe_id
 from hubmerge.tasks.task import Task
 from hubmerge.trials import Part
+from hubmerge.weights.averaged import average_checkpoints, averaged_key
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 from hubmerge.weights.task_vector import TaskVector
@@ -22,12 +24,19 @@ class Candidate:
     """One step of an expert, with its validation accuracy on its own task if known.
 
     `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here.
+    With `members`, it is the mean of several steps of one expert, of which this is the last.
     """
 
     source: Source
     own_accuracy: float | None = None
     stopped_early: bool = False
     curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
+    members: tuple[Candidate, ...] = field(default=(), repr=False)
+
+    @property
+    def key(self) -> str:
+        """The key of its source, or those of all steps that are averaged."""
+        return "+".join(member.source.key for member in self.members) or self.source.key
 
     @property
     def step(self) -> int:
@@ -53,22 +62,46 @@ class Pool:
     )
 
     def experts(self, choice: Choice) -> list[Candidate]:
-        """Return the chosen candidate of each task."""
-        pairs = zip(self.candidates, choice.indices, strict=True)
-        return [candidates[index] for candidates, index in pairs]
+        """Return the chosen candidate of each task, or the mean of those up to it."""
+        return [
+            self._expert(task, index, choice.span(task))
+            for task, index in enumerate(choice.indices)
+        ]
+
+    def _expert(self, task: int, index: int, span: int) -> Candidate:
+        """Return the mean of up to `span` steps of one repository, of which the last is given."""
+        last = self.candidates[task][index]
+        before = [
+            c for c in self.candidates[task][: index + 1] if c.source.name == last.source.name
+        ]
+        members = tuple(before[-span:])
+        return replace(last, members=members) if len(members) > 1 else last
 
     def sources(self, choice: Choice) -> tuple[Source, ...]:
-        """Return the chosen candidates as a manifest lists them, with their share in the merge."""
+        """Return the merged candidates as a manifest lists them, with their share in the merge."""
+        return tuple(source for source in self.all_sources(choice) if source.weight != 0)
+
+    def all_sources(self, choice: Choice) -> tuple[Source, ...]:
+        """Return `sources` with those that are left out, of weight 0: one for each task."""
+        shares = zip(choice.weights, choice.keep, choice.intruders, strict=True)
         return tuple(
-            replace(expert.source, weight=weight, keep=keep, intruders=intruders)
-            for expert, weight, keep, intruders in zip(
-                self.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
+            replace(
+                expert.source,
+                weight=weight,
+                keep=keep,
+                intruders=intruders,
+                averaged=tuple(member.source for member in expert.members),
             )
+            for expert, (weight, keep, intruders) in zip(self.experts(choice), shares, strict=True)
         )
 
     def parts(self, choice: Choice) -> tuple[Part, ...]:
         """Return the commits and shares that determine the merge, in canonical order."""
-        parts = (Part(s.key, s.weight, s.keep, s.intruders) for s in self.sources(choice))
+        parts = (
+            Part(member.key, source.weight / len(source.members), source.keep, source.intruders)
+            for source in self.sources(choice)
+            for member in source.members
+        )
         return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
 
     def recipe(self, choice: Choice, method: str) -> str:
@@ -78,11 +111,25 @@ class Pool:
 
     def task_vector(self, candidate: Candidate) -> TaskVector:
         """Return the change of a candidate, which is fetched if needed."""
-        return TaskVector(self.base_checkpoint, self.open(candidate), self.options)
+        expert = self.open(candidate)
+        if candidate.members:
+            members = [self.open(member) for member in candidate.members]
+            expert = average_checkpoints(self.base_checkpoint, members, self.options)
+        return TaskVector(self.base_checkpoint, expert, self.options)
+
+    def seed_key(self, candidate: Candidate) -> str:
+        """Return what seeds the masks of a candidate and orders the sums."""
+        if candidate.members:
+            return averaged_key([self.content_key(member) for member in candidate.members])
+        return self.content_key(candidate)
 
     def steps(self, choice: Choice) -> tuple[int, ...]:
         """Return the chosen steps."""
         return tuple(expert.step for expert in self.experts(choice))
+
+    def lateness(self, choice: Choice) -> float:
+        """Return the sum of log2 of the chosen steps, which decides between equals."""
+        return math.fsum(math.log2(max(step, 1)) for step in self.steps(choice))
 
     def shift(self, choice: Choice, by: int) -> Choice:
         """Return the choice with every candidate moved `by` positions, clipped to the ends."""
@@ -100,16 +147,31 @@ class Pool:
         )
         return None if -1 in indices else indices
 
+    def common_steps(self) -> tuple[tuple[int, ...], ...]:
+        """Return the indices of every step that all tasks have, earliest first."""
+        steps = {candidate.step for candidates in self.candidates for candidate in candidates}
+        found = (self.common_step(step) for step in sorted(steps))
+        return tuple(indices for indices in found if indices is not None)
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A point of the search: for each task the index and share of its candidate, and parameters."""
+    """A point of the search: for each task the index and share of its candidate, and parameters.
+
+    An expert of weight 0 is left out. Where `spans`, by default all 1, has a number above 1, so
+    many steps up to the index are averaged.
+    """
 
     indices: tuple[int, ...]
     weights: tuple[float, ...]
     keep: tuple[float, ...]
     intruders: tuple[float, ...]
     params: Params
+    spans: tuple[int, ...] = ()
+
+    def span(self, task: int) -> int:
+        """Return how many steps of a task's expert are averaged."""
+        return self.spans[task] if self.spans else 1
 
     def with_candidate(self, task: int, index: int) -> Choice:
         """Return a copy with another candidate for one task."""
@@ -118,6 +180,12 @@ class Choice:
     def with_weight(self, task: int, weight: float) -> Choice:
         """Return a copy with another weight for one task."""
         return replace(self, weights=_replaced(self.weights, task, weight))
+
+    def with_window(self, task: int, index: int, span: int) -> Choice:
+        """Return a copy with the mean of `span` steps up to an index for one task."""
+        spans = _replaced(self.spans or (1,) * len(self.indices), task, span)
+        spans = () if set(spans) == {1} else spans
+        return replace(self, indices=_replaced(self.indices, task, index), spans=spans)
 
     def with_keep(self, task: int, keep: float) -> Choice:
         """Return a copy that keeps another fraction of one expert's changes."""

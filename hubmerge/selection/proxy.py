@@ -15,6 +15,8 @@ from hubmerge.selection.grids import Grid
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Candidate, Choice, Pool, plain_choice
 
+_RISE = 0.95  # of the rise of an expert's own accuracy
+
 
 def proxy(pool: Pool, merger: MemoryMerger, grid: Grid) -> Choice | None:
     """Choose by norms and recorded curves; None if a curve is missing."""
@@ -58,3 +60,14 @@ def _knee_index(candidates: Sequence[Candidate], merger: MemoryMerger) -> int | 
         return 0
     heights = [(a - start) / rise - n / longest for a, n in zip(accuracies, norms, strict=True)]
     return heights.index(max(heights))
+
+
+def rise_index(candidates: Sequence[Candidate]) -> int | None:
+    """Return the earliest index with 95 % of the rise of its own accuracy; None without a curve."""
+    recorded = [candidate.own_accuracy for candidate in candidates]
+    start = candidates[-1].curve[0].accuracy if candidates[-1].curve else None
+    accuracies = [accuracy for accuracy in recorded if accuracy is not None]
+    if start is None or len(accuracies) < len(recorded):
+        return None
+    enough = start + _RISE * (max(accuracies) - start)
+    return next(index for index, accuracy in enumerate(accuracies) if accuracy >= enough)

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 from hubmerge.lock import Pick, Pin, Swap, UniformPoint
 from hubmerge.manifest import Source
 from hubmerge.selection import noise
+from hubmerge.selection import objective as objectives
+from hubmerge.selection.objective import Objective
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import MeasuredChoice
+from hubmerge.weights.averaged import averaged_key
 
 BAND = 1.0  # standard errors of a difference; two choices within it count as equal
 
 
-def is_tied(measured: MeasuredChoice, best: MeasuredChoice, band: float) -> bool:
+def is_tied(
+    measured: MeasuredChoice, best: MeasuredChoice, band: float, objective: Objective = "mean"
+) -> bool:
     """Return whether the best leads by at most `band` standard errors of the difference."""
-    lead = noise.gain(best.trial, measured.trial)
-    return lead <= band * noise.stderr(best.trial, measured.trial)
+    lead, stderr = objectives.lead(best.trial, measured.trial, objective)
+    return lead <= band * stderr
 
 
-def earliest_of_tied(policies: Sequence[PolicyResult], pool: Pool, band: float) -> PolicyResult:
+def earliest_of_tied(
+    policies: Sequence[PolicyResult], pool: Pool, band: float, objective: Objective = "mean"
+) -> PolicyResult:
     """Return the policy with the earliest steps, by the sum of log2, of those tied with the best.
 
     Of policies with the same steps, return the more accurate one.
     """
-    best = max(policies, key=lambda policy: policy.result.accuracy)
-    tied = [policy for policy in policies if is_tied(policy.result, best.result, band)]
-    return min(tied, key=lambda p: (_log2_steps(pool, p.result.choice), -p.result.accuracy))
 
+    def rank(policy: PolicyResult) -> tuple[float, float, float]:
+        measured = policy.result
+        value = objectives.value(measured.trial, objective)
+        return value, measured.accuracy, -pool.lateness(measured.choice)
 
-def _log2_steps(pool: Pool, choice: Choice) -> float:
-    return math.fsum(math.log2(max(step, 1)) for step in pool.steps(choice))
+    best = max(policies, key=rank)
+    tied = [p for p in policies if is_tied(p.result, best.result, band, objective)]
+    return min(tied, key=lambda p: (pool.lateness(p.result.choice), *(-part for part in rank(p))))
 
 
 def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int) -> Pick:
@@ -42,7 +50,7 @@ def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int
     gain = noise.difference(trial, rival.trial, seed)
     return Pick(
         policy=policy.name,
-        experts=pool.sources(measured.choice),
+        experts=pool.all_sources(measured.choice),
         params=dict(measured.choice.params),
         accuracy=trial.accuracy,
         stderr=trial.stderr,
@@ -62,13 +70,16 @@ def common_curve(measured: Sequence[MeasuredChoice], pool: Pool) -> tuple[Unifor
 
 def with_opened_experts(pick: Pick, pins: Mapping[str, Pin]) -> Pick:
     """Return the pick with digest and licence of its experts, known once they are opened."""
-    experts = (_with_digest(expert, pins[expert.key].source) for expert in pick.experts)
+    experts = (_with_digest(expert, pins) for expert in pick.experts)
     return dataclasses.replace(pick, experts=tuple(experts))
 
 
-def _with_digest(source: Source, known: Source) -> Source:
+def _with_digest(source: Source, pins: Mapping[str, Pin]) -> Source:
+    known = pins[source.key].source
+    members = tuple(_with_digest(member, pins) for member in source.averaged)
+    weights = averaged_key([m.content_key for m in members]) if members else known.weights
     return dataclasses.replace(
-        source, digest=known.digest, licence=known.licence, weights=known.weights
+        source, digest=known.digest, licence=known.licence, weights=weights, averaged=members
     )
 
 
@@ -93,7 +104,8 @@ def _make_swap(
     evaluator = results.search.evaluator
     candidate = evaluator.pool.candidates[task][index]
     choice = chosen.choice.with_candidate(task, index)
-    trial = evaluator.find_trial(choice)
+    is_merged = chosen.choice.weights[task] != 0  # else every candidate gives the same merge
+    trial = evaluator.find_trial(choice) if is_merged else None
     accuracy, is_equal = None, False
     if trial is not None:
         accuracy = min(max(chosen.accuracy + noise.gain(trial, chosen.trial), 0.0), 1.0)

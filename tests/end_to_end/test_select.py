@@ -64,7 +64,9 @@ def test_every_policy_has_a_pick_in_the_lock(
     lock = read(lock_folder / "a.lock")
     policies = [pick.policy for pick in lock.picks]
     # No run was stopped early here.
-    assert policies == ["last", "best-expert", "proxy", "uniform", "coordinate", "weights", "joint"]
+    assert policies == [
+        "last", "best-expert", "proxy", "uniform", "coordinate", "average-last", "weights", "joint",
+    ]  # fmt: skip
     assert lock.pick("last").experts[0].step == 8
     assert lock.pick().accuracy >= max(pick.accuracy for pick in lock.picks) - 0.05
     assert {pin.source.sha for pin in lock.experts} >= {e.sha for e in lock.pick().experts}
@@ -155,6 +157,33 @@ def test_a_requested_policy_is_chosen(select: Select, lock_folder: Path) -> None
     lock = read(lock_folder / "uniform.lock")
     assert lock.chosen == "uniform"
     assert len({expert.step for expert in lock.pick().experts}) == 1
+
+
+def test_the_worst_task_can_be_maximised(select: Select, lock_folder: Path) -> None:
+    assert select("--objective", "worst", "--budget", "40", lock="worst.lock").code in (0, 4)
+    lock = read(lock_folder / "worst.lock")
+    assert lock.objective == "worst"
+    assert "--objective worst" in lock.command
+    worst = {pick.policy: min(pick.tasks.values()) for pick in lock.picks}
+    assert worst["coordinate"] >= max(worst["last"], worst["proxy"])
+
+
+def test_the_front_is_listed_and_can_be_built(
+    select: Select, hubmerge: Command, lock_folder: Path, tmp_path: Path
+) -> None:
+    words = ("--objective", "pareto", "--budget", "40")
+    assert select(*words, lock="front.lock").code in (0, 4)
+    lock = read(lock_folder / "front.lock")
+    front = [pick for pick in lock.picks if pick.policy.startswith("front-")]
+    assert front[0].accuracy == max(pick.accuracy for pick in lock.picks)
+    for pick in front:
+        for other in front:
+            assert pick is other or any(pick.tasks[t] > other.tasks[t] for t in pick.tasks)
+    result = hubmerge(
+        "merge", "--lock", lock_folder / "front.lock", "--policy", front[-1].policy,
+        "--out", tmp_path / "front",
+    )  # fmt: skip
+    assert result.code == 0, result.err
 
 
 def test_an_earlier_lock_is_the_rival(

@@ -20,6 +20,8 @@ POLICY_PREREQUISITES = {
     "coordinate": ("early-stop", "proxy", "coordinate"),
     "weights": ("uniform", "weights"),
     "joint": ("early-stop", "proxy", "coordinate", "joint"),
+    "average-last": ("last", "average-last"),
+    "greedy-soup": ("early-stop", "proxy", "coordinate", "greedy-soup"),
     "rescale": ("last", "rescale"),
 }
 

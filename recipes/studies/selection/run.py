@@ -30,7 +30,7 @@ TEXT = ("movie", "source", "noun", "verb", "emoji")
 METHODS = ("average", "task_arithmetic", "ties", "dare")
 POLICIES = (
     "last", "best-expert", "proxy", "uniform", "coordinate", "early-stop", "weights", "joint",
-    "rescale",
+    "average-last", "greedy-soup", "rescale",
 )  # fmt: skip
 STEPS = 2048
 TUNING = {

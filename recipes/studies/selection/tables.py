@@ -14,8 +14,8 @@ PAGE = Path(__file__).parents[3] / "docs" / "selection.md"
 RESULTS = Path(__file__).with_name("results.json")
 METHODS = {"average": "average", "task_arithmetic": "TA", "ties": "TIES", "dare": "DARE"}
 POLICIES = (
-    "last", "best-expert", "proxy", "early-stop", "uniform", "weights", "rescale", "coordinate",
-    "joint", "select",
+    "last", "best-expert", "proxy", "early-stop", "uniform", "average-last", "weights", "rescale",
+    "coordinate", "greedy-soup", "joint", "select",
 )  # fmt: skip
 Row = Mapping[str, Any]
 

@@ -1,0 +1,134 @@
+"""A search in which a surrogate of all trials so far says which choice to try next.
+
+Proposals are the neighbours of good choices, each with the points of the method's grid that have a
+similar scale. So steps, scale and density move together. A proposal is raced against the best, as
+in every policy. Only trials of this search count, not what a log has from earlier ones, and nothing
+is drawn at random: the same trials give the same proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubmerge.selection.moves import Moves, Probes
+from hubmerge.selection.objective import estimate, value
+from hubmerge.selection.pool import Choice
+from hubmerge.selection.search import MeasuredChoice, Search
+from hubmerge.selection.search_space import COUPLINGS, Matrix, Space
+from hubmerge.selection.surrogate import Surrogate
+from hubmerge.trials import Trial
+
+PATIENCE = 24  # proposals in a row that are not better
+_CENTRES = 3  # good choices whose neighbours are proposed
+_APART = 3  # positions in the lists of steps, at least, between two of them
+_NEAR = 0.75  # octaves between the scale of a proposal and that of the choice it comes from
+_FLOOR = 0.1  # accuracies further below the best count as this far
+_EQUAL = 1e-9  # expected improvements that differ by less are equal
+
+Trials = Mapping[Choice, Trial]
+
+
+def search_by_surrogate(
+    search: Search,
+    start: MeasuredChoice,
+    moves: Moves,
+    patience: int = PATIENCE,
+    probes: Probes | None = None,
+) -> MeasuredChoice:
+    """Try what is expected to gain most, until `patience` proposals in a row are not better.
+
+    Before that, every probe of the best choice is tried once: what they gain and lose shows the
+    surrogate the way.
+    """
+    best, failures = start, 0
+    for probe in probes(search.pool) if probes else ():
+        probed = probe(best.choice)
+        if probed != best.choice:
+            best = search.better_of(probed, best)
+    while failures < patience:
+        choice = propose(search, best, moves)
+        if choice is None:
+            break
+        better = search.better_of(choice, best)
+        failures = failures + 1 if better is best else 0
+        best = better
+    return best
+
+
+def propose(search: Search, best: MeasuredChoice, moves: Moves) -> Choice | None:
+    """Return the untried neighbour with the largest expected improvement, the earliest of equals.
+
+    None if there is none from which any improvement is expected.
+    """
+    known = {best.choice: best.trial}
+    known |= {c: trial for c, trial in search.trials.items() if _is_comparable(c, best.choice)}
+    neighbours = _neighbours(search, known, best, moves)
+    grid = list(search.grid.points)
+    values, variances = _estimates(search, known, best)
+    fits = []
+    for coupling in COUPLINGS if "scale" in search.grid.values else COUPLINGS[:1]:
+        space = Space(search.grid, coupling)
+        fits.append((Surrogate(space.points(list(known)), values, variances), space))
+    surrogate, space = max(fits, key=lambda fit: fit[0].likelihood)
+    points = space.grid_points(neighbours, grid)
+    expected = surrogate.expected_improvement(points, value(best.trial, search.objective))
+    expected[~_is_near(neighbours, grid)] = 0.0
+    lateness = np.repeat([search.pool.lateness(choice) for choice in neighbours], len(grid))
+    for index in np.lexsort((lateness, -np.round(expected / _EQUAL))):
+        if expected[index] < _EQUAL:
+            break
+        choice: Choice = neighbours[index // len(grid)].with_params(**grid[index % len(grid)])
+        if choice not in known:
+            return choice
+    return None
+
+
+def _is_comparable(choice: Choice, other: Choice) -> bool:
+    """Return whether two choices differ only in what the surrogate knows of."""
+    return (choice.keep, choice.intruders, choice.spans) == (
+        other.keep,
+        other.intruders,
+        other.spans,
+    ) and [weight == 0 for weight in choice.weights] == [weight == 0 for weight in other.weights]
+
+
+def _is_near(
+    neighbours: Sequence[Choice], grid: Sequence[Mapping[str, float]]
+) -> NDArray[np.bool_]:
+    """Return, for every neighbour with every point, whether its scale is near the point's."""
+    if not grid or "scale" not in grid[0]:
+        return np.ones(len(neighbours) * len(grid), np.bool_)
+    own = np.log2([dict(choice.params)["scale"] for choice in neighbours])
+    scales = np.log2([point["scale"] for point in grid])
+    return np.asarray(np.abs(own[:, None] - scales[None, :]) <= _NEAR).reshape(-1)
+
+
+def _neighbours(search: Search, known: Trials, best: MeasuredChoice, moves: Moves) -> list[Choice]:
+    """Return the neighbours of the best choice and of other good ones that are not near it."""
+    complete = [choice for choice, trial in known.items() if trial.is_complete]
+    complete.sort(key=lambda choice: search.rank(MeasuredChoice(choice, known[choice])))
+    centres = [best.choice]
+    for choice in reversed(complete):
+        if len(centres) < _CENTRES and all(_steps_apart(choice, c) >= _APART for c in centres):
+            centres.append(choice)
+    return list(dict.fromkeys(moved for c in centres for moved in moves(search.pool, c)))
+
+
+def _steps_apart(choice: Choice, other: Choice) -> int:
+    return sum(abs(a - b) for a, b in zip(choice.indices, other.indices, strict=True))
+
+
+def _estimates(search: Search, known: Trials, best: MeasuredChoice) -> tuple[Matrix, Matrix]:
+    """Return values of the objective and their variances.
+
+    A trial that was stopped early is compared with the best on the rows that it has. What is
+    certainly poor counts as exactly `_FLOOR` behind.
+    """
+    floor = value(best.trial, search.objective) - _FLOOR
+    pairs = [estimate(trial, best.trial, search.objective) for trial in known.values()]
+    guesses, variances = np.array(pairs).T
+    doubt = np.maximum(np.sqrt(variances) - np.maximum(floor - guesses, 0) / 2, 0)
+    return np.maximum(guesses, floor), doubt**2

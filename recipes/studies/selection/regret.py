@@ -1,0 +1,94 @@
+"""How far the search stays behind the whole grid, and behind a search ten times as long.
+
+    python -m recipes.studies.selection.run train four-full-seed0       # its experts
+    python -m recipes.studies.selection.regret measure four-full-seed0  # one setting or several
+    python -m recipes.studies.selection.regret write                    # the tables of the page
+
+For each method a setting gives rows: `grid`, the best common step, scale and density of the whole
+grid (seeds 0 to 2); every policy of `hubmerge select` with a budget of as many merges as the climb
+of `uniform` took before there was a surrogate; `search`, the starts and `coordinate` within that
+budget; `long`, the best steps of a search with ten times the budget; and every proxy that needs no
+data. Everything is stored below build/selection/regret; another run continues where the last one
+ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recipes.studies.selection.regret_tables import write_page
+from recipes.studies.selection.run import ROOT, Setting
+
+METHODS = ("task_arithmetic", "ties")
+# Merges of `uniform` by hill climbing, the mean over seeds 0 to 2.
+BUDGETS = {
+    ("full", "task_arithmetic"): 60,
+    ("full", "ties"): 83,
+    ("lora", "task_arithmetic"): 60,
+    ("lora", "ties"): 79,
+}
+SETTINGS = [Setting("four", tune, seed) for seed in range(10) for tune in ("full", "lora")]
+WHOLE_GRID_SEEDS = 3
+LONGER = 10
+RESULTS = ROOT / "regret"
+
+
+def measure(setting: Setting, method: str) -> list[dict[str, Any]]:
+    """All rows of a setting and a method."""
+    import torch
+
+    from hubmerge.choosing.merge_selection import SelectRequest
+    from hubmerge.flows.select import prepare_selection
+    from hubmerge.hub.environment import connect
+    from hubmerge.hub.resolve import list_steps
+    from hubmerge.refs import parse_ref
+    from recipes.studies.selection.regret_rows import RegretRows
+
+    torch.set_num_threads(1)
+    with connect("local") as hub:
+        repositories = [setting.repository(task) for task in setting.tasks]
+        ends = [f"{to}-es@step{list_steps(hub, f'{to}-es')[-1].step}" for to in repositories]
+        refs = tuple(map(parse_ref, [*repositories, *ends]))
+        prepared = prepare_selection(hub, SelectRequest(refs, method), lambda *_: None)
+        rows = RegretRows(prepared, RESULTS / f"{setting.name}-{method}.jsonl")
+        budget = BUDGETS[setting.tune, method]
+        return [*_labelled(setting, method, rows, budget)]
+
+
+def _labelled(setting: Setting, method: str, rows: Any, budget: int) -> Iterator[dict[str, Any]]:
+    labels = {"tune": setting.tune, "seed": setting.seed, "method": method, "budget": budget}
+    parts = [rows.search(budget), rows.select(budget), rows.proxies()]
+    parts += [rows.grid()] if setting.seed < WHOLE_GRID_SEEDS else []
+    parts.append(rows.long(LONGER * budget))
+    for part in parts:
+        for row in part:
+            print(f"{setting.name} {method} {row['policy']}: {100 * row['validation']:.2f} on "
+                  f"validation, {100 * row['test']:.2f} on test, {row['merges']} merges",
+                  flush=True)  # fmt: skip
+            yield {**labels, **row}
+
+
+def main() -> None:
+    """Measure the named settings, by default all, or write the tables."""
+    action, *names = sys.argv[1:]
+    os.environ["HUBMERGE_HUB"] = "local"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if action == "write":
+        write_page(RESULTS)
+        return
+    for setting in SETTINGS:
+        os.environ["HUBMERGE_HOME"] = str(setting.home.resolve())
+        for method in METHODS if not names or setting.name in names else ():
+            out = Path(RESULTS / f"{setting.name}-{method}.json")
+            if not out.exists():
+                out.write_text(json.dumps(measure(setting, method), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The tables of regret in docs/selection.md, from regret.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from recipes.studies.pages import format_mean, insert_table, markdown_table, mean
+from recipes.studies.selection.tables import METHODS, PAGE, Row
+
+RESULTS = Path(__file__).with_name("regret.json")
+_FOUND = ("search", "select")
+_PROXIES = ("knee", "rise", "half norm", "half alignment", "inverse norm")
+
+
+def write_page(results: Path) -> None:
+    """Collect all rows in regret.json, and write the tables of the page."""
+    parts = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    RESULTS.write_text("\n".join(["[", ",\n".join(map(json.dumps, chain(*parts))), "]", ""]))
+    PAGE.write_text(render_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def render_page(page: str) -> str:
+    """The page with its tables of regret replaced by those of regret.json."""
+    rows = json.loads(RESULTS.read_text())
+    page = insert_table(page, "regret", _regret(rows))
+    return insert_table(page, "proxies", _proxies(rows))
+
+
+def _regret(rows: Sequence[Row]) -> str:
+    """How far each search stays behind a rival on validation, with the largest over seeds."""
+    head = ["", "merges", "behind the grid", "largest", "seeds",
+            "behind a longer search", "largest", "seeds"]  # fmt: skip
+    lines = []
+    for tune, method in _settings(rows):
+        own = [row for row in rows if (row["tune"], row["method"]) == (tune, method)]
+        for name in _FOUND:
+            line = [f"{tune} {METHODS[method]}, {name}", f"{mean(_merges(own, name)):.0f}"]
+            for rival in ("grid", "long"):
+                gaps = _gaps(own, name, rival)
+                worst = f"{100 * max(gaps):+.1f}" if gaps else "-"
+                line += [format_mean(gaps, sign=True), worst, str(len(gaps))]
+            lines.append(line)
+    return markdown_table(head, lines)
+
+
+def _proxies(rows: Sequence[Row]) -> str:
+    """How far each proxy stays behind the longer search on validation, without and with tuning."""
+    settings = _settings(rows)
+    lines = []
+    for proxy in _PROXIES:
+        line = [proxy]
+        for tune, method in settings:
+            own = [row for row in rows if (row["tune"], row["method"]) == (tune, method)]
+            for kind in ("no data", "tuned"):
+                line.append(format_mean(_gaps(own, f"{proxy} ({kind})", "long")))
+        lines.append(line)
+    head = [f"{tune} {METHODS[m]}{end}" for tune, m in settings for end in ("", ", tuned")]
+    return markdown_table(["proxy", *head], lines)
+
+
+def _settings(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((row["tune"], row["method"]) for row in rows))
+
+
+def _gaps(rows: Sequence[Row], name: str, rival: str) -> list[float]:
+    """By how much a rival is better on validation, for each seed that has both."""
+    found = {row["seed"]: row["validation"] for row in rows if row["policy"] == name}
+    rivals = {row["seed"]: row["validation"] for row in rows if row["policy"] == rival}
+    return [rivals[seed] - found[seed] for seed in sorted(found.keys() & rivals.keys())]
+
+
+def _merges(rows: Sequence[Row], name: str) -> list[float]:
+    return [row["merges"] for row in rows if row["policy"] == name]

@@ -1,0 +1,105 @@
+"""How policies share a budget, and that none is worse than the choice that it starts from."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubmerge.selection.policies import earliest_best
+from hubmerge.selection.policy_results import PolicyResults, budget_shares, policy_order
+from hubmerge.selection.pool import plain_choice
+from hubmerge.selection.search import Budget
+
+from .test_search import SearchSetup
+
+STARTS = {
+    "coordinate": ("last", "best-expert", "proxy", "uniform"),
+    "average-last": ("last", "uniform", "coordinate"),
+    "weights": ("uniform",),
+    "joint": ("last", "uniform", "coordinate", "weights"),
+}
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> SearchSetup:
+    """A pool whose trials are logged, so that every further search takes no time."""
+    return SearchSetup(tmp_path_factory.mktemp("pool"))
+
+
+def run_all(setup: SearchSetup, merges: int, requested: str | None = None) -> PolicyResults:
+    results = PolicyResults(setup.search(merges))
+    for name, share in budget_shares(policy_order(setup.pool, requested), requested).items():
+        results.run(name, share)
+    return results
+
+
+def test_shares_are_fractions_of_what_is_left() -> None:
+    # In parts: 1, 4, 3 and 2.
+    shares = budget_shares(["last", "coordinate", "uniform", "weights"])
+    assert shares == pytest.approx({"last": 0.1, "coordinate": 4 / 9, "uniform": 0.6, "weights": 1})
+    # A requested policy gets as many parts as all others: 1 + 4 + 2.
+    shares = budget_shares(["last", "uniform", "coordinate", "weights"], "uniform")
+    assert shares["uniform"] == pytest.approx(7 / 13)
+
+
+def test_an_allotment_limits_what_is_spent(setup: SearchSetup) -> None:
+    budget = Budget(merges=20)
+    budget.reserve(4)
+    budget.allot(spent=6, fraction=0.3)
+    search = setup.search()
+    search.budget = budget
+    for number in range(6):
+        search.evaluator.measure(plain_choice((0, 0), {"scale": 0.1 + number / 100}))
+    results = PolicyResults(search)
+    results.run("last", share=0.3)  # 3 of the 10 merges that are left and not reserved
+    assert search.evaluator.merges == 9
+    results.run("last", share=0.0)  # at least one
+    assert search.evaluator.merges <= 10
+
+
+@given(merges=st.integers(4, 90), requested=st.sampled_from([None, *STARTS]))
+@settings(max_examples=8, deadline=None)
+def test_no_policy_is_worse_than_its_start(
+    setup: SearchSetup, merges: int, requested: str | None
+) -> None:
+    results = run_all(setup, merges, requested)
+    assert results.search.evaluator.merges <= merges
+    order = list(results.results)
+    for name, starts in STARTS.items():
+        if name not in results.results:
+            continue
+        before = order[: order.index(name)]
+        known = [results.results[start].result for start in starts if start in before]
+        if known:
+            start = earliest_best(results.search, known)
+            assert results.results[name].result.accuracy >= start.accuracy
+
+
+def test_every_policy_gets_a_share(setup: SearchSetup) -> None:
+    results = run_all(setup, 40)
+    assert list(results.results) == policy_order(setup.pool)
+    spent = [result.evaluations for result in results.results.values()]
+    assert spent == sorted(spent)
+    assert spent[-1] <= 40
+
+
+def test_a_rerun_from_the_log_is_the_same(setup: SearchSetup) -> None:
+    first, again = run_all(setup, 60), run_all(setup, 60)
+    assert [*first.search.trials] == [*again.search.trials]
+    picks = [
+        {name: (result.result.choice, result.evaluations) for name, result in run.results.items()}
+        for run in (first, again)
+    ]
+    assert picks[0] == picks[1]
+
+
+def test_the_earliest_of_equals_is_taken(setup: SearchSetup) -> None:
+    search = setup.search()
+    late = search.measure_all_rows(plain_choice((3, 3), {"scale": 1e-6}))
+    early = search.measure_all_rows(plain_choice((0, 0), {"scale": 1e-6}))
+    assert late.accuracy == early.accuracy
+    assert search.best == early
+    assert earliest_best(search, [late, early]) == early
+    assert search.better_of(late.choice, early) == early
+    assert search.better_of(early.choice, late) == early
