@@ -50,7 +50,8 @@ def test_a_sample_worked_by_hand() -> None:
     values = (1.0, 2.0, 3.0)  # variance 1, standard error 1 / sqrt(3)
     assert (mean(values), stderr(values)) == (2.0, pytest.approx(1 / math.sqrt(3)))
     low, high = interval(values) or (0.0, 0.0)
-    assert (low, high) == pytest.approx((2 - 4.30265 / math.sqrt(3), 2 + 4.30265 / math.sqrt(3)))
+    half = 4.302652729749464 / math.sqrt(3)  # the quantile above
+    assert (low, high) == pytest.approx((2 - half, 2 + half))
     # t = 2 sqrt(3); with two degrees of freedom the tail is (1 - t / sqrt(2 + t^2)) / 2.
     assert p_above(values) == pytest.approx((1 - math.sqrt(12 / 14)) / 2)
     assert p_above(values, threshold=4.0) == pytest.approx((1 + math.sqrt(12 / 14)) / 2)
