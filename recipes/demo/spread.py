@@ -5,8 +5,8 @@
     python -m recipes.demo.spread table                   # write the table into README.md
 
 A run is `scripts/demo --main` in a folder of its own, below the repository, and one line of
-spread.jsonl. What has a line is not run again, so that the same command resumes. Needs `hubmerge` on
-the PATH.
+spread.jsonl. What has a line is not run again, so that the same command resumes. `hubmerge` must be
+on the PATH.
 """
 
 from __future__ import annotations
