@@ -4,10 +4,14 @@ BIN := .venv/bin
 
 RECIPES := $(patsubst %/recipe.yaml,%,$(wildcard recipes/*/recipe.yaml))
 
-.PHONY: demo test test-slow check bench docs cards smoke reproduce clean
+.PHONY: demo demo-moe test test-slow check bench docs cards smoke reproduce clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
+
+# Mixtures of the demo's experts.
+demo-moe: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo-moe
 
 test: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

@@ -1,15 +1,15 @@
 """results.json of a recipe: charts, tables and claims, with the rows they were made from.
 
 Imports nothing heavy, so that a report can be rendered on any machine. Accuracies and shares are
-fractions of 1; their unit decides how they are shown.
+fractions of 1; their unit decides how they are shown. Numbers over seeds have the standard error of
+their mean everywhere.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,12 +17,15 @@ from pydantic import AliasChoices, Field, ValidationError
 
 from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError
+from hubmerge.seed_statistics import holm, interval, mean, p_above, stderr
 from hubmerge.specs.recipe import Quantity
 from hubmerge.typed_json import validate_json
 
 FORMAT: Literal[1] = 1
 RESULTS_JSON = "results.json"
-Verdict = Literal["reproduced", "partly", "not"]
+Verdict = Literal["reproduced", "partly", "not", "untested"]
+SMOKE = "smoke"  # the profile that only checks that everything runs: it gives no verdicts
+SIGNIFICANT = 0.05  # of the one-sided p value, after Holm's correction
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seeds = Mapping[str, Number]  # seed -> value
 
@@ -94,22 +97,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, compared with measurements.
+    """A claim of the paper, compared with measurements; `judge_claims` gives the verdict.
 
-    `values` are one per seed. The verdict is `reproduced` if their mean exceeds `threshold` by two
-    standard errors or more, `partly` if it exceeds it by less, else `not`. With a single seed the
-    standard error is `noise`, computed over examples; if that is not known the verdict is `partly`
-    at best.
+    `values` are one per seed. The claim is that their mean is above `threshold`. `p_value` is that
+    of Student's one-sided t test, corrected by Holm for all claims of the recipe that were tested;
+    None for an untested claim or a single seed.
     """
 
     name: str
     statement: Annotated[str, Field(validation_alias=AliasChoices("statement", "says"))]
     values: tuple[Number, ...]
-    verdict: Verdict
+    verdict: Verdict = "untested"
     unit: Quantity = "points"
     paper: str = ""
     threshold: Number = 0.0
-    noise: Number = 0.0
+    p_value: Number | None = None
 
     @property
     def mean(self) -> float:
@@ -117,7 +119,12 @@ class Claim:
 
     @property
     def stderr(self) -> float:
-        return stderr(self.values) or self.noise
+        return stderr(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean over seeds; None for a single seed."""
+        return interval(self.values)
 
 
 @dataclass(frozen=True)
@@ -174,10 +181,14 @@ def write_results(folder: Path, results: Results) -> Path:
 
 
 def read_results(path: Path) -> Results:
-    """Read a results.json, or the one in a folder; raises DataError if it is missing or invalid."""
+    """Read a results.json, or the one in a folder; raises DataError if it is missing or invalid.
+
+    Verdicts and p values are computed from the values of the claims, whatever the file has; a claim
+    that it calls untested stays so.
+    """
     file = path / RESULTS_JSON if path.is_dir() else path
     try:
-        return validate_json(Results, file.read_bytes(), strict=False)
+        return judge_again(validate_json(Results, file.read_bytes(), strict=False))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}.", "Run the recipe first.") from error
     except ValidationError as error:
@@ -189,32 +200,49 @@ def read_results(path: Path) -> Results:
         ) from error
 
 
-def verdict_of(values: Sequence[float], threshold: float = 0.0, noise: float = 0.0) -> Verdict:
-    """The verdict on the claim that the values are above a threshold; see Claim."""
-    excess, error = mean(values) - threshold, stderr(values) or noise
-    if not excess > 0:  # also for NaN
+def judge_claims(claims: Sequence[Claim], tested: Sequence[bool]) -> tuple[Claim, ...]:
+    """The claims of one recipe with their verdicts and p values.
+
+    `reproduced`: the mean is above the threshold with a corrected p value of at most 0.05;
+    `partly`: it is above, and the p value is larger or unknown; `not`: it is not above;
+    `untested`: the runs do not reach what the claim is about.
+    """
+    judged = {
+        index: p
+        for index, claim in enumerate(claims)
+        if tested[index] and (p := p_above(claim.values, claim.threshold)) is not None
+    }
+    corrected = dict(zip(judged, holm(list(judged.values())), strict=True))
+    return tuple(
+        replace(
+            claim,
+            verdict=verdict_of(claim, corrected.get(index)) if tested[index] else "untested",
+            p_value=corrected.get(index),
+        )
+        for index, claim in enumerate(claims)
+    )
+
+
+def judge_again(results: Results) -> Results:
+    """The results with the verdicts of today's rule."""
+    is_smoke = results.profile == SMOKE
+    tested = [not is_smoke and claim.verdict != "untested" for claim in results.claims]
+    claims = judge_claims(results.claims, tested)
+    return replace(
+        results, claims=claims, verdict=overall_verdict([claim.verdict for claim in claims])
+    )
+
+
+def verdict_of(claim: Claim, p_value: float | None) -> Verdict:
+    """The verdict on a claim that was tested, by its mean and its corrected p value."""
+    if not claim.mean > claim.threshold:  # also for NaN
         return "not"
-    if len(values) < 2 and not error:
-        return "partly"
-    return "reproduced" if excess >= 2 * error else "partly"
+    return "reproduced" if p_value is not None and p_value <= SIGNIFICANT else "partly"
 
 
 def overall_verdict(verdicts: Sequence[Verdict]) -> Verdict:
-    """`reproduced` if all claims are, `not` if all are `not`, else `partly`."""
-    if all(verdict == "reproduced" for verdict in verdicts):
-        return "reproduced"
-    return "not" if all(verdict == "not" for verdict in verdicts) else "partly"
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean; NaN for no values."""
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def stderr(values: Sequence[float]) -> float:
-    """The standard error of the mean over seeds; 0 for a single seed, where it is not known."""
-    if len(values) < 2:
-        return 0.0
-    average = mean(values)
-    variance = math.fsum((value - average) ** 2 for value in values) / (len(values) - 1)
-    return math.sqrt(variance / len(values))
+    """Of the tested claims: `reproduced` or `not` if all are, else `partly`; `untested` without."""
+    tested = set(verdicts) - {"untested"}
+    if not tested:
+        return "untested"
+    return tested.pop() if len(tested) == 1 else "partly"

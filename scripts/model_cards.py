@@ -1,7 +1,7 @@
 """Write every card in model_cards/ from the manifest, the scores and the lock in its folder.
 
 With --check, only report the files that differ. `--from build/demo` first copies manifests, scores,
-locks and the report's numbers from a finished demo.
+and locks from a finished demo and demo-moe.
 """
 
 from __future__ import annotations
@@ -80,8 +80,6 @@ def import_demo(demo: Path) -> None:
         ScoreLog(folder / "scores.jsonl").append(
             score for score in scores if score.model in models or score.recipe in recipes
         )
-    shutil.copy(demo / "accuracy-per-step.png", ROOT / "docs" / "demo")
-    shutil.copy(demo / "report.json", ROOT / "docs" / "demo")
 
 
 def _compared_recipes(card_input: CardInput) -> set[str]:

@@ -1,27 +1,35 @@
 """Copy the results of recipes into the repository, and write their pages.
 
     python scripts/reproduction.py build/recipes     # copy the results of a run, write the pages
-    python scripts/reproduction.py                   # write the pages
+    python scripts/reproduction.py                   # judge the claims again, write the pages
     python scripts/reproduction.py --check           # only report the pages that differ
     python scripts/reproduction.py --summary FOLDER  # print the table of a run, write nothing
 
 A recipe's folder gets results.json, its figures and expected.json; its README and
-docs/reproduction.md are written from these and from recipe.yaml.
+docs/reproduction.md are written from these and from recipe.yaml. Claims are made again from the
+rows of results.json, so that a change of recipe.yaml or of the rule needs no run.
 """
 
 from __future__ import annotations
 
-import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from hubmerge.reports.figures import write_figures
 from hubmerge.reports.markdown_tables import recipe_readme_block
-from hubmerge.reports.number_format import format_duration, format_value
+from hubmerge.reports.number_format import format_claim, format_duration, format_p
 from hubmerge.reports.verdicts import symbol_and_word
 from hubmerge.reproduce.expected import NAME as EXPECTED
 from hubmerge.reproduce.expected import write_expected
-from hubmerge.results import RESULTS_JSON, Claim, Results, mean, read_results, write_results
+from hubmerge.reproduce.results_from_units import claims_from_rows
+from hubmerge.results import (
+    RESULTS_JSON,
+    Results,
+    overall_verdict,
+    read_results,
+    write_results,
+)
 from hubmerge.specs.recipe import Recipe, read_recipe
 from recipes.studies.pages import insert_table, markdown_table
 
@@ -45,6 +53,26 @@ def import_results(work: Path) -> list[str]:
         write_expected(RECIPES / name, results)
         write_figures(results, RECIPES / name)
     return [name for name in ORDER if name not in results_by_recipe]
+
+
+def judge_saved_results() -> None:
+    """Write results.json and expected.json again with claims made from the rows."""
+    for name in ORDER:
+        recipe = read_recipe(RECIPES / name)
+        if results := read_saved_results(recipe):
+            write_results(recipe.folder, judged_by_recipe(recipe, results))
+            write_expected(recipe.folder, judged_by_recipe(recipe, results))
+
+
+def judged_by_recipe(recipe: Recipe, results: Results) -> Results:
+    """The results with the texts and the claims that recipe.yaml has now."""
+    claims = claims_from_rows(recipe, results.profile, results.rows)
+    return replace(
+        results,
+        claims=claims,
+        verdict=overall_verdict([claim.verdict for claim in claims]),
+        explanation=" ".join(recipe.explanation.split()),
+    )
 
 
 def render_pages() -> dict[Path, str]:
@@ -92,7 +120,9 @@ def render_readme(recipe: Recipe, results: Results | None) -> str:
     lines.append(recipe_readme_block(results).strip())
     seeds = results.setting["seeds"]
     lines.append(
-        f"Profile {results.profile}, {len(seeds)} seeds, mean ± standard error over them; "
+        f"Profile {results.profile}, {len(seeds)} seeds. Claims: the mean with its 95 % interval "
+        "by Student's t, and the one-sided p value, corrected by Holm for all claims of the "
+        "recipe. Tables: mean ± standard error over the seeds. "
         f"{sum(results.provenance.units.values())} units, "
         f"{format_duration(results.provenance.seconds)} of computing. Every row is in "
         f"[results.json]({RESULTS_JSON}); CI compares reruns with [{EXPECTED}]({EXPECTED})."
@@ -102,32 +132,23 @@ def render_readme(recipe: Recipe, results: Results | None) -> str:
 
 
 def render_overview(results_by_recipe: list[tuple[Recipe, Results | None]]) -> str:
-    """A line for each claim: the paper, ours (mean and standard deviation), verdict, minutes."""
+    """A line for each claim: the paper, ours with its interval, p, verdict, minutes."""
     lines = []
     for recipe, results in results_by_recipe:
         link = f"[{recipe.name}](../recipes/{recipe.name})"
         if results is None:
-            lines.append([link, recipe.where, "", "not run", ""])
+            lines.append([link, recipe.where, "", "", "not run", ""])
             continue
         lines.append([
-            f"**{link}**", recipe.where, "", f"**{symbol_and_word(results.verdict)}**",
+            f"**{link}**", recipe.where, "", "", f"**{symbol_and_word(results.verdict)}**",
             f"{results.provenance.seconds / 60:.0f}",
         ])  # fmt: skip
         for claim in results.claims:
             word = symbol_and_word(claim.verdict)
-            lines.append([claim.statement, claim.paper, format_claim(claim), word, ""])
-    head = ["recipe and claim", "paper", "ours, mean ± standard deviation", "verdict", "minutes"]
+            p = format_p(claim)
+            lines.append([claim.statement, claim.paper, format_claim(claim), p, word, ""])
+    head = ["recipe and claim", "paper", "ours (95 % interval)", "p", "verdict", "minutes"]
     return markdown_table(head, lines)
-
-
-def format_claim(claim: Claim) -> str:
-    """The mean over seeds and their standard deviation, in points or percent."""
-    average = format_value(mean(claim.values), claim.unit)
-    if len(claim.values) < 2:
-        return average
-    squares = math.fsum((value - mean(claim.values)) ** 2 for value in claim.values)
-    deviation = math.sqrt(squares / (len(claim.values) - 1))
-    return f"{average} ± {format_value(deviation, claim.unit).lstrip('+')}"
 
 
 def main() -> None:
@@ -152,6 +173,7 @@ def main() -> None:
     if words:
         for name in import_results(Path(words[0])):
             print(f"{name} was not run in {words[0]}")
+    judge_saved_results()
     for path, text in render_pages().items():
         path.write_text(text, encoding="utf-8")
 

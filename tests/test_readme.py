@@ -5,7 +5,6 @@ That is slow; the fast suite parses all commands of README and documentation.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ import datasets
 import pytest
 
 from hubmerge.server import lease
+from recipes.demo.spread import LINES, read_lines, render_readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,10 +39,8 @@ def test_every_command_of_the_readme_works(tmp_path: Path, home: Path, python: P
     assert "Upcycling score" in (tmp_path / "merged" / "mine" / "README.md").read_text()
 
 
-def test_the_numbers_of_the_readme_are_those_of_the_demo() -> None:
-    table = README.split("<!-- demo:begin -->")[1].split("<!-- demo:end -->")[0].strip()
-    report = json.loads((ROOT / "docs" / "demo" / "report.json").read_text())
-    assert table == demo_table(report)
+def test_the_numbers_of_the_readme_are_those_of_the_runs_of_the_demo() -> None:
+    assert render_readme(README, read_lines(LINES)) == README
 
 
 def run_shell(
@@ -57,19 +55,6 @@ def run_shell(
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
-
-
-def demo_table(report: dict[str, dict[str, list[dict[str, float]]]]) -> str:
-    """The report of the demo as a Markdown table."""
-    curves = report["curves"]
-    lines = ["| step | " + " | ".join(curves) + " |", "|---:" * (len(curves) + 1) + "|"]
-    by_step: dict[float, list[str]] = {}
-    for points in curves.values():
-        for point in points:
-            cell = f"{100 * point['accuracy']:.1f} ± {100 * point['stderr']:.1f}"
-            by_step.setdefault(point["step"], []).append(cell)
-    lines += [f"| {step} | " + " | ".join(cells) + " |" for step, cells in by_step.items()]
-    return "\n".join(lines)
 
 
 def test_the_commands_page_is_up_to_date() -> None:

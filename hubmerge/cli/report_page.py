@@ -10,7 +10,7 @@ from hubmerge.cards.number_format import MISSING
 from hubmerge.cli.session import Session
 from hubmerge.cli.tables import make_table
 from hubmerge.errors import UsageError, check_all, raise_together
-from hubmerge.reports.number_format import format_claim
+from hubmerge.reports.number_format import format_claim, format_p
 from hubmerge.reports.verdicts import symbol_and_word
 from hubmerge.results import RESULTS_JSON, Results, read_results
 
@@ -58,18 +58,19 @@ def _claims_table(all_results: Sequence[Results]) -> object:
     rows = []
     for results in all_results:
         verdict = symbol_and_word(results.verdict)
-        rows.append((results.recipe, results.paper.where, "", "", verdict))
+        rows.append((results.recipe, results.paper.where, "", "", "", verdict))
         rows += [
             (
                 "",
                 claim.statement,
                 claim.paper or MISSING,
                 format_claim(claim),
+                format_p(claim),
                 symbol_and_word(claim.verdict),
             )
             for claim in results.claims
         ]
-    return make_table(("recipe", "claim", "paper", "ours>", "verdict"), rows)
+    return make_table(("recipe", "claim", "paper", "ours, 95 % interval>", "p>", "verdict"), rows)
 
 
 def _to_json(all_results: Sequence[Results]) -> list[dict[str, object]]:
@@ -87,6 +88,8 @@ def _to_json(all_results: Sequence[Results]) -> list[dict[str, object]]:
                     "paper": claim.paper,
                     "mean": claim.mean,
                     "stderr": claim.stderr,
+                    "interval": claim.interval,
+                    "p_value": claim.p_value,
                     "values": list(claim.values),
                     "unit": claim.unit,
                     "verdict": claim.verdict,

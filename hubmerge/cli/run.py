@@ -26,6 +26,7 @@ from hubmerge.cli.run_tables import (
 )
 from hubmerge.cli.session import Session, command
 from hubmerge.errors import HubmergeError, UsageError, raise_together
+from hubmerge.reports.verdicts import WORDS
 
 if TYPE_CHECKING:
     from hubmerge.reproduce.combined_plan import CombinedPlan
@@ -272,7 +273,7 @@ def _print_outcome(
         outcome_to_json(outcome, written),
     )
     for item in written:
-        session.print_message(f"{item.results.recipe}: {item.results.verdict}; {item.path}")
+        session.print_message(f"{item.results.recipe}: {WORDS[item.results.verdict]}; {item.path}")
     if session.debug:
         for failure in outcome.failed:
             session.print_message(failure.trace)

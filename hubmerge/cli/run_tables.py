@@ -10,7 +10,9 @@ from rich.table import Table
 
 from hubmerge.cli.run_progress import format_duration
 from hubmerge.cli.tables import make_table
-from hubmerge.results import Claim, Results
+from hubmerge.reports.number_format import format_claim
+from hubmerge.reports.verdicts import symbol_and_word
+from hubmerge.results import Results
 
 if TYPE_CHECKING:
     from hubmerge.reproduce.combined_plan import CombinedPlan
@@ -79,16 +81,17 @@ def claim_table(results: Iterable[Results]) -> Table:
     rows: list[tuple[object, ...]] = []
     for of_recipe in results:
         rows += [
-            (of_recipe.recipe, claim.statement, _format_measured(claim), claim.paper, claim.verdict)
+            (
+                of_recipe.recipe,
+                claim.statement,
+                format_claim(claim),
+                claim.paper,
+                symbol_and_word(claim.verdict),
+            )
             for claim in of_recipe.claims
         ]
-    columns = ("recipe", "claim", "measured>", "paper", "verdict")
+    columns = ("recipe", "claim", "measured, 95 % interval>", "paper", "verdict")
     return make_table(columns, rows)
-
-
-def _format_measured(claim: Claim) -> str:
-    factor = 1 if claim.unit in ("number", "steps") else 100
-    return f"{factor * claim.mean:+.1f} ± {factor * claim.stderr:.1f}"
 
 
 def plan_to_json(

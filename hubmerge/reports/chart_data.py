@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hubmerge.refs import printable
 from hubmerge.reports.number_format import axis_label, format_mean, format_value, format_x, scaled
 from hubmerge.reports.palette import assign_styles
-from hubmerge.results import Chart, ChartPoint, Series, mean, stderr
+from hubmerge.results import Chart, ChartPoint, Series
+from hubmerge.seed_statistics import mean, stderr
 from hubmerge.specs.recipe import Quantity
 
 MOST_IN_ONE_PANEL = 8

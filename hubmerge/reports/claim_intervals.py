@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT, _MARGIN = 160, 28, 8
 
 
 def draw_intervals(claims: Sequence[Claim]) -> list[Markup]:
-    """An SVG per claim, with two standard errors on each side; one scale for claims of one unit."""
+    """An SVG per claim with its 95 % interval over seeds; one scale for claims of one unit."""
     return [
         _draw_interval(claim, _largest_distance([c for c in claims if c.unit == claim.unit]))
         for claim in claims
@@ -30,8 +30,8 @@ def _distances(claim: Claim) -> list[float]:
     """Distances from the threshold: of the low end, the mean, the high end, and each seed."""
     if not math.isfinite(claim.mean):
         return []
-    error = 2 * claim.stderr
-    values = [claim.mean - error, claim.mean, claim.mean + error, *claim.values]
+    low, high = claim.interval or (claim.mean, claim.mean)
+    values = [low, claim.mean, high, *claim.values]
     return [value - claim.threshold for value in values]
 
 

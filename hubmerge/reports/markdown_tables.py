@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from hubmerge.cards.markdown import break_comments, escape_markdown, redact_tokens
 from hubmerge.cards.number_format import MISSING
-from hubmerge.reports.number_format import format_cell, format_claim
+from hubmerge.reports.number_format import format_cell, format_claim, format_p
 from hubmerge.reports.verdicts import symbol_and_word
 from hubmerge.results import Claim, Results, Table
 
@@ -30,10 +30,16 @@ def _verdict(results: Results) -> str:
 def _claims(claims: Sequence[Claim]) -> Iterator[str]:
     if claims:
         rows = [
-            (_claim_text(claim), format_claim(claim), symbol_and_word(claim.verdict))
+            (
+                _claim_text(claim),
+                format_claim(claim),
+                format_p(claim),
+                symbol_and_word(claim.verdict),
+            )
             for claim in claims
         ]
-        yield from _lines(("the paper", "ours", "verdict"), ("---", "---:", "---"), rows)
+        head = ("the paper", "ours (95 % interval)", "p", "verdict")
+        yield from _lines(head, ("---", "---:", "---:", "---"), rows)
 
 
 def _claim_text(claim: Claim) -> str:

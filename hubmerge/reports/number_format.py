@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from hubmerge.cards.number_format import MISSING
-from hubmerge.results import Cell, Claim, mean, stderr
+from hubmerge.results import Cell, Claim
+from hubmerge.seed_statistics import mean, stderr
 from hubmerge.specs.recipe import Quantity
 
 _PERCENT = 100.0
@@ -32,17 +33,28 @@ def format_value(value: float, unit: Quantity) -> str:
     return _rounded(scaled(value, unit), unit)
 
 
-def format_mean(values: Sequence[float], unit: Quantity, noise: float = 0.0) -> str:
+def format_mean(values: Sequence[float], unit: Quantity) -> str:
     """The mean and its standard error: "70.4 ± 0.7"; the mean alone if the error is unknown."""
     known = [value for value in values if math.isfinite(value)]
-    error = stderr(known) or noise
+    error = stderr(known)
     center = format_value(mean(known), unit)
     return f"{center} ± {format_value(error, unit).lstrip('+')}" if known and error else center
 
 
 def format_claim(claim: Claim) -> str:
-    """The measured value of a claim with its unit: "+2.1 ± 0.4 points"."""
-    return f"{format_mean(claim.values, claim.unit, claim.noise)}{_UNIT_SUFFIX[claim.unit]}"
+    """The measured effect with its 95 % interval: "+2.1 points (+0.4 to +3.8)"."""
+    effect = f"{format_value(claim.mean, claim.unit)}{_UNIT_SUFFIX[claim.unit]}"
+    if claim.interval is None:
+        return effect
+    low, high = (format_value(end, claim.unit) for end in claim.interval)
+    return f"{effect} ({low} to {high})"
+
+
+def format_p(claim: Claim) -> str:
+    """The corrected p value of a claim: "0.031", "< 0.001", or a dash."""
+    if claim.p_value is None:
+        return MISSING
+    return "< 0.001" if claim.p_value < 0.001 else f"{claim.p_value:.3f}"
 
 
 def format_threshold(claim: Claim) -> str:

@@ -16,6 +16,7 @@ from hubmerge.reports.number_format import (
     format_cell,
     format_claim,
     format_duration,
+    format_p,
     format_threshold,
 )
 from hubmerge.reports.svg import static_svg, swatch
@@ -61,6 +62,7 @@ def _claims(claims: Sequence[Claim]) -> Iterator[dict[str, Any]]:
             "paper": printable(claim.paper) or MISSING,
             "measured": format_claim(claim),
             "seeds": len(claim.values),
+            "p_value": format_p(claim),
             "threshold": format_threshold(claim),
             "verdict": claim.verdict,
             "verdict_word": WORDS[claim.verdict],

@@ -11,8 +11,14 @@ WORDS: dict[Verdict, str] = {
     "reproduced": "reproduced",
     "partly": "partly",
     "not": "not reproduced",
+    "untested": "not tested",
 }
-SYMBOLS: dict[Verdict, str] = {"reproduced": "\u2713", "partly": "\u25d0", "not": "\u2717"}
+SYMBOLS: dict[Verdict, str] = {
+    "reproduced": "\u2713",
+    "partly": "\u25d0",
+    "not": "\u2717",
+    "untested": "\u25cb",
+}
 
 
 def symbol_and_word(verdict: Verdict) -> str:

@@ -2,7 +2,8 @@
 
 Other machines compute other bits, and training turns them into other experts. So the band of a
 number is three standard errors over seeds, and at least 1.5 points. The verdict of a claim may be
-any that a mean within the band would give.
+any that a mean within the band can have: on the claimed side both `reproduced` and `partly`, as the
+spread of few seeds, which decides between them, is itself uncertain.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError
-from hubmerge.results import Cell, Claim, Results, mean, stderr, verdict_of
+from hubmerge.results import Cell, Claim, Results, Verdict
+from hubmerge.seed_statistics import mean, stderr
 
 NAME = "expected.json"
 _MIN_BAND = 0.015
@@ -71,14 +73,18 @@ def _band_of(values: tuple[float, ...]) -> dict[str, float]:
 
 def _band_of_claim(claim: Claim) -> dict[str, Any]:
     expected = _band_of(claim.values)
-    shifted = (
-        tuple(value + shift for value in claim.values)
-        for shift in (-expected["band"], 0.0, expected["band"])
-    )
-    verdicts = {verdict_of(values, claim.threshold, claim.noise) for values in shifted}
-    if {"not", "reproduced"} <= verdicts:
-        verdicts.add("partly")  # which is between the two
-    return {**expected, "verdicts": sorted(verdicts)}
+    return {**expected, "verdicts": sorted(_possible_verdicts(claim, expected["band"]))}
+
+
+def _possible_verdicts(claim: Claim, band: float) -> set[Verdict]:
+    if claim.verdict == "untested":
+        return {"untested"}
+    verdicts: set[Verdict] = set()
+    if claim.mean + band > claim.threshold:
+        verdicts |= {"partly", "reproduced"}
+    if claim.mean - band <= claim.threshold:
+        verdicts.add("not")
+    return verdicts
 
 
 def _claim_problems(name: str, claim: Claim | None, expected: Mapping[str, Any]) -> Iterator[str]:

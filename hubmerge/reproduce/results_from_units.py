@@ -12,12 +12,13 @@ from hubmerge.reproduce.rows import (
     Row,
     collect_rows,
     label_values,
+    reached_step,
     select_rows,
-    stderr_over_examples,
     values_by_seed,
 )
 from hubmerge.reproduce.unit import Result
 from hubmerge.results import (
+    SMOKE,
     Axis,
     Cell,
     Chart,
@@ -28,11 +29,18 @@ from hubmerge.results import (
     Results,
     Series,
     Table,
-    mean,
+    judge_claims,
     overall_verdict,
-    verdict_of,
 )
-from hubmerge.specs.recipe import ChartSpec, ClaimSpec, TableSide, TableSpec, Where
+from hubmerge.seed_statistics import mean
+from hubmerge.specs.recipe import (
+    ChartSpec,
+    ClaimSpec,
+    Recipe,
+    TableSide,
+    TableSpec,
+    Where,
+)
 
 # The method label of rows that have no merge method, by what they measure.
 METHOD_LABELS = {
@@ -58,10 +66,7 @@ def results_from_units(
     """
     recipe, setting = plan.recipe, plan.settings
     rows = [_with_method(row) for row in collect_rows(plan, unit_results)]
-    claims_by_name = {spec.name: _claim(spec, rows) for spec in recipe.claims}
-    if setting.claims_all:
-        _check_claims(recipe.name, claims_by_name)
-    claims = tuple(claim for claim in claims_by_name.values() if claim)
+    claims = claims_from_rows(recipe, plan.profile, rows)
     return Results(
         recipe=recipe.name,
         profile=plan.profile,
@@ -76,11 +81,25 @@ def results_from_units(
         charts=tuple(_chart(spec, rows) for spec in recipe.charts),
         tables=tuple(_table(spec, rows) for spec in recipe.tables),
         claims=claims,
-        verdict=overall_verdict([claim.verdict for claim in claims]) if claims else "not",
+        verdict=overall_verdict([claim.verdict for claim in claims]),
         explanation=" ".join(recipe.explanation.split()) if plan.profile == "mini" else "",
         provenance=provenance,
         rows=tuple(rows),
     )  # fmt: skip
+
+
+def claims_from_rows(recipe: Recipe, profile: str, rows: Sequence[Row]) -> tuple[Claim, ...]:
+    """The claims of a recipe with their verdicts, from its rows.
+
+    Raises UsageError for a claim without rows, unless the profile allows it.
+    """
+    claims = {spec.name: _claim(spec, rows) for spec in recipe.claims}
+    if recipe.settings_for(profile).claims_all:
+        _check_claims(recipe.name, claims)
+    tested = [
+        profile != SMOKE and _reaches(spec, rows) for spec in recipe.claims if claims[spec.name]
+    ]
+    return judge_claims([claim for claim in claims.values() if claim], tested)
 
 
 def _check_claims(recipe: str, claims: Mapping[str, Claim | None]) -> None:
@@ -91,6 +110,12 @@ def _check_claims(recipe: str, claims: Mapping[str, Claim | None]) -> None:
         if claim is None
     ]
     raise_together(UsageError, problems, "Check that its labels are those of `measures`.")
+
+
+def _reaches(spec: ClaimSpec, rows: Sequence[Row]) -> bool:
+    """Whether the runs of both sides are as long as the claim needs."""
+    sides = [side for side in (spec.a, spec.b) if side is not None]
+    return all(reached_step(rows, side) >= spec.reach for side in sides)
 
 
 def _with_method(row: Row) -> Row:
@@ -165,10 +190,13 @@ def _claim(spec: ClaimSpec, rows: Sequence[Row]) -> Claim | None:
     values = tuple(a[seed] - sum(other[seed] for other in b) for seed in shared)
     if not values:
         return None
-    error = math.hypot(*map(stderr_over_examples, sides)) if len(values) == 1 else 0.0
-    verdict = verdict_of(values, spec.above, error)
     return Claim(
-        spec.name, spec.statement, values, verdict, spec.unit, spec.paper, spec.above, error
+        spec.name,
+        spec.statement,
+        values,
+        unit=spec.unit,
+        paper=spec.paper,
+        threshold=spec.above,
     )
 
 

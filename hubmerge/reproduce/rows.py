@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hubmerge.reproduce.plan import RecipePlan
 from hubmerge.reproduce.unit import Result
-from hubmerge.results import mean
+from hubmerge.seed_statistics import mean
 from hubmerge.specs.recipe import Where
 
 Row = Mapping[str, Any]
@@ -63,6 +62,12 @@ def numbered_steps(rows: Iterable[Row]) -> list[int]:
     return sorted({row["step"] for row in rows if isinstance(row.get("step"), int)})
 
 
+def reached_step(rows: Iterable[Row], where: Where) -> int:
+    """The last step measured with these labels, but for those of the step; 0 without any."""
+    labels = {name: value for name, value in where.items() if name not in (AT_LABEL, "step")}
+    return max(numbered_steps(row for row in rows if _matches(row, labels)), default=0)
+
+
 def values_by_seed(
     rows: Iterable[Row], aggregate: Callable[[list[float]], float] = mean
 ) -> dict[int, float]:
@@ -71,12 +76,6 @@ def values_by_seed(
     for row in rows:
         seeds.setdefault(row["seed"], []).append(row["value"])
     return {seed: aggregate(values) for seed, values in sorted(seeds.items())}
-
-
-def stderr_over_examples(rows: Sequence[Row]) -> float:
-    """The standard error over examples of the mean of these rows; 0 if unknown."""
-    errors = [row["stderr"] for row in rows if "stderr" in row]
-    return math.hypot(*errors) / len(errors) if errors else 0.0
 
 
 def label_values(rows: Iterable[Row], label: str) -> list[Any]:

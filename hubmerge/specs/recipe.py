@@ -172,7 +172,8 @@ class ClaimSpec(Spec):
     """A claim of the paper: the mean of rows `a` minus that of rows `b` is above a number.
 
     `peak` selects the rows that define `at: best`, by default those of the side itself. With `sum`,
-    a side is the sum of its rows of a seed.
+    a side is the sum of its rows of a seed. `reach` is the step that runs must reach to test the
+    claim, such as the last step of the paper; shorter runs give no verdict, whatever they show.
     """
 
     name: str
@@ -181,6 +182,7 @@ class ClaimSpec(Spec):
     b: Where | None = None
     peak: Where | None = None
     sum: bool = False
+    reach: int = Field(0, ge=0)
     above: float = 0.0
     unit: Quantity = "points"
     paper: str = ""

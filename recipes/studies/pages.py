@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """The standard error of the mean over seeds; 0 for a single value, where it is unknown."""
-    if len(values) < 2:
-        return 0.0
-    middle = mean(values)
-    variance = math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1)
-    return math.sqrt(variance / len(values))
+from hubmerge.seed_statistics import mean, stderr
 
 
 def format_mean(values: Sequence[float], sign: bool = False) -> str:
@@ -25,7 +13,7 @@ def format_mean(values: Sequence[float], sign: bool = False) -> str:
     if not values:
         return "-"
     text = f"{100 * mean(values):+.1f}" if sign else f"{100 * mean(values):.1f}"
-    return text if len(values) == 1 else f"{text} ± {100 * standard_error(values):.1f}"
+    return text if len(values) == 1 else f"{text} ± {100 * stderr(values):.1f}"
 
 
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

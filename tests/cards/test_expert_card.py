@@ -106,8 +106,9 @@ An expert for one task; on other tasks it may be worse than its base.
 
 ## Citation
 
-"Less is More: Undertraining Experts Improves Model Upcycling", arXiv
-[2506.14126](https://arxiv.org/abs/2506.14126). Made with hubmerge 0.1.
+"From Memorization to Parameter Interference: How Overtraining Experts Harms Model Merging",
+ICML 2026, arXiv [2506.14126](https://arxiv.org/abs/2506.14126); its first version was called "Less
+is More: Undertraining Experts Improves Model Upcycling". Made with hubmerge 0.1.
 {END}
 """
 

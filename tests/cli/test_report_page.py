@@ -26,7 +26,7 @@ def test_a_file_and_a_folder_are_shown_on_one_page(results_file: Path, tmp_path:
     other = write_results(tmp_path / "lora", results("lora-vision")).parent
     result = report(results_file, other, "--out", tmp_path / "r.html")
     assert result.exit_code == 0, result.output
-    assert "+2.6 ± 0.3 points" in result.stdout
+    assert "+2.6 points (+1.3 to +3.8)" in result.stdout
     assert f"Page: {tmp_path / 'r.html'}" in result.stderr
     page = (tmp_path / "r.html").read_text()
     assert 'id="fft-vision-mini"' in page
@@ -43,7 +43,23 @@ def test_each_recipe_has_a_folder_of_figures(results_file: Path, tmp_path: Path)
 def test_json_holds_claims_and_verdicts(results_file: Path) -> None:
     (data,) = json.loads(report(results_file, "--json").stdout)
     assert (data["recipe"], data["verdict"]) == ("fft-vision", "partly")
-    assert data["claims"][0]["values"] == [0.021, 0.031, 0.025]
+    claim = data["claims"][0]
+    assert claim["values"] == [0.021, 0.031, 0.025]
+    # t is 8.83 with two degrees of freedom, p 0.0063; Holm multiplies by three claims.
+    assert claim["p_value"] == pytest.approx(0.0189, abs=1e-4)
+    assert claim["interval"] == pytest.approx([0.0132, 0.0382], abs=1e-4)
+
+
+def test_verdicts_of_a_file_are_computed_again(tmp_path: Path) -> None:
+    edited = write_results(tmp_path / "edited", results(verdict="reproduced"))
+    edited.write_text(edited.read_text().replace('"verdict": "partly"', '"verdict": "reproduced"'))
+    smoke = write_results(tmp_path / "smoke", results("lora-vision", profile="smoke"))
+    first, second = json.loads(report(edited, smoke, "--json").stdout)
+    assert first["verdict"] == "partly"
+    assert [claim["verdict"] for claim in first["claims"]] == [
+        "reproduced", "partly", "not", "partly"
+    ]  # fmt: skip
+    assert {claim["verdict"] for claim in second["claims"]} == {second["verdict"]} == {"untested"}
 
 
 @pytest.mark.parametrize(

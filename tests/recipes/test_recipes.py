@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from hubmerge.reproduce.expected import check_results
 from hubmerge.reproduce.plan import make_plan
-from hubmerge.results import overall_verdict, read_results, verdict_of
+from hubmerge.reproduce.results_from_units import claims_from_rows
+from hubmerge.results import overall_verdict, read_results
 from hubmerge.specs.recipe import read_recipe
 from hubmerge.tasks.lookup import catalog
 
@@ -71,9 +73,12 @@ def test_three_seeds_are_measured(folder: Path) -> None:
 def test_verdicts_agree_with_the_results(folder: Path) -> None:
     results = read_results(folder)
     assert results.recipe == folder.name
-    for claim in results.claims:
-        assert claim.verdict == verdict_of(claim.values, claim.threshold, claim.noise)
-    assert results.verdict == overall_verdict([claim.verdict for claim in results.claims])
+    recipe = read_recipe(folder)
+    judged = claims_from_rows(recipe, results.profile, results.rows)
+    assert results.claims == judged
+    written = json.loads((folder / "results.json").read_bytes())
+    assert [claim["verdict"] for claim in written["claims"]] == [claim.verdict for claim in judged]
+    assert written["verdict"] == overall_verdict([claim.verdict for claim in judged])
     assert check_results(results, folder / "expected.json") == []
     for chart in results.charts:
         assert (folder / f"{chart.name}.png").is_file()

@@ -18,12 +18,14 @@ def test_the_claims_and_tables_of_a_recipe() -> None:
     lines = recipe_readme_block(results()).splitlines()
     assert lines[0].startswith("**◐ partly.** TA falls as in the paper")
     assert lines[2:5] == [
-        "| the paper | ours | verdict |",
-        "| --- | ---: | --- |",
-        "| Task arithmetic peaks before the last step. (paper: +2.9) | +2.6 ± 0.3 points "
-        "| ✓ reproduced |",
+        "| the paper | ours (95 % interval) | p | verdict |",
+        "| --- | ---: | ---: | --- |",
+        "| Task arithmetic peaks before the last step. (paper: +2.9) "
+        "| +2.6 points (+1.3 to +3.8) | 0.019 | ✓ reproduced |",
     ]
-    assert lines[6].endswith("(paper: more than 0) | -1.2 ± 0.3 points | ✗ not reproduced |")
+    assert lines[6].endswith(
+        "(paper: more than 0) | -1.2 points (-2.7 to +0.3) | 0.961 | ✗ not reproduced |"
+    )
     assert lines[9:14] == [
         "**Best uniform step**",
         "",

@@ -12,6 +12,7 @@ from hubmerge.reports.number_format import (
     format_claim,
     format_duration,
     format_mean,
+    format_p,
     format_threshold,
     format_value,
     format_x,
@@ -44,19 +45,26 @@ def test_the_mean_with_a_standard_error() -> None:
     assert format_mean((0.01, 0.03), "points") == "+2.0 ± 1.0"
 
 
-def test_one_seed_has_no_error_unless_noise_is_given() -> None:
+def test_one_seed_has_no_error() -> None:
     assert format_mean((0.7,), "percent") == "70.0"
-    assert format_mean((0.7,), "percent", noise=0.02) == "70.0 ± 2.0"
     assert format_mean((), "percent") == "-"
     assert format_mean((math.nan, 0.7), "percent") == "70.0"
 
 
 def test_a_claim_has_a_unit() -> None:
     claim = Claim("a", "A.", (0.01, 0.03), "partly", threshold=0.005)
-    assert (format_claim(claim), format_threshold(claim)) == ("+2.0 ± 1.0 points", "0.5 points")
+    assert (format_claim(claim), format_threshold(claim)) == (
+        "+2.0 points (-10.7 to +14.7)",
+        "0.5 points",
+    )
     share = Claim("b", "B.", (0.6,), "reproduced", unit="share", threshold=0.5)
     assert (format_claim(share), format_threshold(share)) == ("60.0 %", "50.0 %")
     assert format_threshold(Claim("c", "C.", (0.6,), "reproduced")) == "0"
+
+
+def test_a_p_value_has_three_digits() -> None:
+    claims = [Claim("d", "D.", (0.1,), p_value=p) for p in (0.0314, 0.0004, 1.0, None)]
+    assert [format_p(claim) for claim in claims] == ["0.031", "< 0.001", "1.000", "-"]
 
 
 def test_cells_axis_labels_and_x_values() -> None:

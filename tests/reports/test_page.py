@@ -90,8 +90,9 @@ def test_a_section_has_the_paper_the_measurements_and_the_reason() -> None:
     text = ParsedPage(render_page([results()])).text
     assert "The paper says: Experts get better until 2048 steps" in text
     assert "TA falls as in the paper, TIES by less than the noise" in text
-    # 2.1, 3.1 and 2.5 points: mean 2.57, error 0.29.
-    assert "Task arithmetic peaks before the last step. +2.9 +2.6 ± 0.3 points 3 above 0" in text
+    # 2.1, 3.1 and 2.5 points: mean 2.57, standard error 0.29, 4.30 of them on each side.
+    falls = "Task arithmetic peaks before the last step. +2.9 +2.6 points (+1.3 to +3.8) 3 0.019"
+    assert f"{falls} above 0" in text
     assert "TA 256 70.4 ± 0.2 67.0 ± 0.6" in text
     assert "optimiser.lr 0.0005" in text
     assert "312 (12 train, 144 merge, 156 evaluate)" in text

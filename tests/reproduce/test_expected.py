@@ -12,10 +12,10 @@ from hubmerge.reproduce.expected import check_results, table_numbers, write_expe
 from hubmerge.results import Cell, Claim, Paper, Provenance, Results, Table
 
 TABLE = Table("accuracy", "Accuracy", ("step", "TIES"), (("64", Cell((0.70, 0.72))), ("8", "-")))
-CLAIM = Claim("falls", "TIES falls.", (0.03, 0.05), "reproduced")
+CLAIM = Claim("falls", "TIES falls.", (0.03, 0.05), "partly", p_value=0.0780)
 RESULTS = Results(
     "fft", "mini", "Title", Paper("figure 1", "It falls."), {}, (), (), (TABLE,), (CLAIM,),
-    "reproduced", "", Provenance("0", "c0de", {}, {"merge": 2}, 3.0),
+    "partly", "", Provenance("0", "c0de", {}, {"merge": 2}, 3.0),
 )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.studies.pages import format_mean, insert_table, markdown_table, mean, standard_error
+from hubmerge.seed_statistics import mean, stderr
+from recipes.studies.pages import format_mean, insert_table, markdown_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "moe.md"
 PICTURE = PAGE.parent / "moe" / "accuracy-per-start.png"
@@ -53,7 +54,7 @@ def draw_figure(rows: Sequence[Row]) -> None:
         own = [row for row in rows if row["group"] == group and row["start"] != EARLY]
         starts = sorted({int(row["start"]) for row in own})
         tests = {start: _values(own, start=str(start)) for start in starts}
-        curves[name] = {s: (mean(values), standard_error(values)) for s, values in tests.items()}
+        curves[name] = {s: (mean(values), stderr(values)) for s, values in tests.items()}
     shown = {name: curve for name, curve in curves.items() if curve}
     draw_curves(shown, "Mixtures by the step they start from", PICTURE)
 

@@ -8,7 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from recipes.studies.pages import format_mean, insert_table, markdown_table, mean
+from hubmerge.seed_statistics import mean
+from recipes.studies.pages import format_mean, insert_table, markdown_table
 
 PAGE = Path(__file__).parents[3] / "docs" / "selection.md"
 RESULTS = Path(__file__).with_name("results.json")
