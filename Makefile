@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Every worker of pytest and every command would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 RECIPES := $(patsubst %/recipe.yaml,%,$(wildcard recipes/*/recipe.yaml))
 
 .PHONY: demo demo-moe test test-slow check bench docs cards smoke reproduce clean

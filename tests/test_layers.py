@@ -146,6 +146,7 @@ MAY_IMPORT = {
     "pydantic",
     "threading",  # memory for each thread
     "hubmerge.weights.dtypes",
+    "hubmerge.weights.lora",
     "hubmerge.weights.array_blocks",
     *(f"hubmerge.merging.{name}" for name in MATHS),
 }
@@ -155,6 +156,7 @@ MAY_IMPORT = {
     *(PACKAGE / "merging" / f"{name}.py" for name in MATHS),
     PACKAGE / "weights" / "dtypes.py",
     PACKAGE / "weights" / "array_blocks.py",
+    PACKAGE / "weights" / "lora.py",
 ], ids=lambda path: path.stem)  # fmt: skip
 def test_a_merge_method_uses_no_files_and_no_hub(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import Array, cast
+from hubmerge.weights.lora import LowRankMatrix
 
 _SAMPLE = 512  # entries of one range
 T = TypeVar("T")
@@ -21,8 +22,10 @@ class Deltas:
     `values` are float32 (float64 where the base has F64), all of the tensor's shape, or for a part
     of one its entries from `start` on in a row. `weights` and `shas` are in the same order. The
     engine orders experts by SHA, so the order of the user's arguments has no effect. `base` are the
-    base's entries, for methods that need them. Where parameters differ between tensors or experts,
-    `tensor_params` and `expert_params` are those of this tensor; see `tensor_params.py`.
+    base's entries, for methods that need them. `factors` has, by expert, the factors of a change
+    that is nothing but their product, and None for any other; it may be empty. Where parameters
+    differ between tensors or experts, `tensor_params` and `expert_params` are those of this tensor;
+    see `tensor_params.py`.
     """
 
     tensor: str
@@ -33,6 +36,7 @@ class Deltas:
     base: Array | None = field(default=None, repr=False)
     tensor_params: Any = None
     expert_params: tuple[Any, ...] = ()
+    factors: tuple[LowRankMatrix | None, ...] = field(default=(), repr=False)
 
     def of_tensor(self, params: P) -> P:
         """The method's parameters for this tensor; `params` are those of the model."""
@@ -63,6 +67,7 @@ class Deltas:
                 values=[values[start:stop] for values in flat],
                 start=self.start + start,
                 base=None if base is None else base[start:stop],
+                factors=(),
             )
 
 

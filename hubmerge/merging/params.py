@@ -37,7 +37,7 @@ Per = Annotated[
 class NoParams(BaseModel):
     """A method without parameters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class TaskArithmeticParams(NoParams):

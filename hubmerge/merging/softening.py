@@ -53,6 +53,10 @@ class Softening:
         """Whether a tensor can only be softened as a whole, as a matrix."""
         return self.factor != 1 and name in self.intruders
 
+    def keeps(self, name: str) -> bool:
+        """Whether it changes nothing in a tensor."""
+        return self.threshold <= 0 and not self.needs_whole(name)
+
     def soften(self, name: str, delta: Array) -> Array:
         """The softened change to a tensor, of its dtype and shape; `delta` is not modified.
 

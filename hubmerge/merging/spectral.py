@@ -36,7 +36,8 @@ def tsv(deltas: Deltas, params: SpectralParams, survey: None = None) -> Array:
     matrices replace their left and right vectors.
     Source: https://arxiv.org/abs/2412.00081, section 4 (TSV-Merge)
     """
-    return params.scale * _merge_matrices(deltas, _tsv)
+    count = _tsv_count(deltas.values[0].shape, len(deltas.values))
+    return params.scale * _merge_matrices(deltas, lambda changes: _tsv(changes, count))
 
 
 def knots(deltas: Deltas, params: KnotsParams, survey: None = None) -> Array:
@@ -51,7 +52,7 @@ def knots(deltas: Deltas, params: KnotsParams, survey: None = None) -> Array:
         aligned = [left.T @ change for change in changes]
         return np.asarray(left @ _merge_entries(aligned, params.merge, params.density))
 
-    return params.scale * _merge_matrices(deltas, merge)
+    return params.scale * _merge_matrices(deltas, merge, keeps_rows=True)
 
 
 def core_space(deltas: Deltas, params: CoreSpaceParams, survey: None = None) -> Array:
@@ -62,7 +63,7 @@ def core_space(deltas: Deltas, params: CoreSpaceParams, survey: None = None) -> 
     Source: https://arxiv.org/abs/2509.17786, section 4
     """
     merges: dict[str, Callable[[Sequence[Float64]], Float64]] = {
-        "tsv": _tsv,
+        "tsv": lambda cores: _tsv(cores, _tsv_count(cores[0].shape, len(cores))),
         "iso_c": lambda cores: _isotropic(_sum(cores)),
         "ties": lambda cores: _merge_entries(cores, "ties", params.density),
         "sum": _sum,
@@ -77,13 +78,62 @@ def core_space(deltas: Deltas, params: CoreSpaceParams, survey: None = None) -> 
     return params.scale * _merge_matrices(deltas, merge)
 
 
-def _merge_matrices(deltas: Deltas, merge: Callable[[Sequence[Float64]], Float64]) -> Array:
-    """Merge the weighted changes of a matrix; the weighted mean of the changes of other tensors."""
+def _merge_matrices(
+    deltas: Deltas, merge: Callable[[Sequence[Float64]], Float64], keeps_rows: bool = False
+) -> Array:
+    """Merge the weighted changes of a matrix; the weighted mean of the changes of other tensors.
+
+    Changes that are products are merged within the spaces of their factors, where they are small:
+    the merge must be the same in any orthonormal bases, or with `keeps_rows` in any of the columns.
+    """
     values, dtype = deltas.values, deltas.values[0].dtype
     weighted = [v.astype(np.float64) * w for v, w in zip(values, deltas.weights, strict=True)]
-    if values[0].ndim == 2 and values[0].size and all(np.isfinite(w).all() for w in weighted):
+    if values[0].ndim != 2 or not values[0].size or not all(map(_is_finite, weighted)):
+        return np.asarray(_sum(weighted) / len(weighted)).astype(dtype)
+    small = _in_bases(deltas, keeps_rows)
+    if small is None:
         return merge(weighted).astype(dtype)
-    return np.asarray(_sum(weighted) / len(weighted)).astype(dtype)
+    left, changes, right = small
+    merged = left @ merge(changes)
+    return (merged if right is None else merged @ right.T).astype(dtype)
+
+
+def _in_bases(
+    deltas: Deltas, keeps_rows: bool
+) -> tuple[Float64, list[Float64], Float64 | None] | None:
+    """Weighted products as left @ change @ right.T, where left and right have orthonormal columns.
+
+    With `keeps_rows`, right is None, for the identity. None if a change is not a product, or if
+    their ranks add up to no less than the shorter side.
+    """
+    products = [product for product in deltas.factors if product is not None]
+    rank = sum(len(product.right) for product in products)
+    if len(products) < len(deltas.values) or not 0 < rank < min(deltas.values[0].shape):
+        return None
+    lefts = [product.left.astype(np.float64) for product in products]
+    rights = [product.right.astype(np.float64).T for product in products]
+    if not all(map(_is_finite, (*lefts, *rights))):
+        return None
+    left, left_parts = _common_basis(lefts)
+    right, right_parts = (None, rights) if keeps_rows else _common_basis(rights)
+    changes = [
+        weight * product.scale * (ours @ theirs.T)
+        for weight, product, ours, theirs in zip(
+            deltas.weights, products, left_parts, right_parts, strict=True
+        )
+    ]
+    return left, changes, right
+
+
+def _common_basis(matrices: Sequence[Float64]) -> tuple[Float64, list[Float64]]:
+    """Orthonormal columns that span those of all matrices, and each matrix in that basis."""
+    basis, parts = np.linalg.qr(np.hstack(matrices))
+    ends = np.cumsum([matrix.shape[1] for matrix in matrices])[:-1]
+    return basis, np.split(parts, ends, axis=1)
+
+
+def _is_finite(values: Float64) -> bool:
+    return bool(np.isfinite(values).all())
 
 
 def _sum(changes: Sequence[Float64]) -> Float64:
@@ -98,8 +148,12 @@ def _isotropic(total: Float64) -> Float64:
     return np.asarray((values.mean() if len(values) else 0.0) * left @ right)
 
 
-def _tsv(changes: Sequence[Float64]) -> Float64:
-    count = max(min(changes[0].shape) // len(changes), 1)
+def _tsv_count(shape: tuple[int, ...], experts: int) -> int:
+    """How many singular triples each of the experts contributes to a matrix."""
+    return max(min(shape, default=0) // experts, 1)
+
+
+def _tsv(changes: Sequence[Float64], count: int) -> Float64:
     lefts, values, rights = [], [], []
     for change in changes:
         left, singular, right = _svd(change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,16 @@ def tensor_deltas(
     plan: MergePlan, name: str, base: Array, softenings: Sequence[Softening]
 ) -> Deltas:
     """The changes of all experts to a tensor; raises as `tensor_delta` does."""
-    return make_deltas(
-        plan,
-        name,
-        values=[
-            softening.soften(name, tensor_delta(plan, expert, vector, name, base))
-            for softening, expert, vector in zip(
-                softenings, plan.experts, plan.vectors, strict=True
-            )
-        ],
-        base=base,
-    )
+    experts = list(zip(softenings, plan.experts, plan.vectors, strict=True))
+    values = [
+        softening.soften(name, tensor_delta(plan, expert, vector, name, base))
+        for softening, expert, vector in experts
+    ]
+    deltas = make_deltas(plan, name, values, base)
+    if plan.method.parts(plan.params) != "tensors":
+        return deltas
+    factors = (vector.low_rank(name) if soft.keeps(name) else None for soft, _, vector in experts)
+    return replace(deltas, factors=tuple(factors))
 
 
 def make_deltas(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from hubmerge.cards import forgotten, routing, selection
@@ -115,11 +116,17 @@ def _curve_figures(points: tuple[ValidationPoint, ...]) -> Figures:
 def _selection_figures(lock: Lock | None) -> Figures:
     if lock is None:
         return {}
+    data = lock.to_bytes()
     return {
         selection.CSV: lambda: selection.selection_csv(lock).encode(),
-        selection.CURVES: lambda: selection_png(lock),
-        selection.HEAT_MAP: lambda: heat_map_png(lock),
+        selection.CURVES: lambda: _picture_of_lock(selection_png, data),
+        selection.HEAT_MAP: lambda: _picture_of_lock(heat_map_png, data),
     }
+
+
+@lru_cache(maxsize=4)  # every pick of a lock is merged with the same pictures
+def _picture_of_lock(draw: Callable[[Lock], bytes], data: bytes) -> bytes:
+    return draw(parse_lock(data, LOCK))
 
 
 def _routing_figures(measured: Routing | None, expert_tasks: Sequence[str | None]) -> Figures:

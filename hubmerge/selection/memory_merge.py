@@ -137,7 +137,11 @@ class MemoryMerger:
                 if self.method.is_changed(self._deltas(choice, name), params, None)
             ]
             passes = MemoryPasses(
-                changed, partial(self._deltas, choice), parts, pool, self._threads
+                changed,
+                partial(self._deltas, choice, with_factors=parts == "tensors"),
+                parts,
+                pool,
+                self._threads,
             )
             with np.errstate(over="ignore", invalid="ignore"):  # checked in `_add_to_base`
                 if parts == "tensors":
@@ -168,27 +172,35 @@ class MemoryMerger:
                 combine(passes.part(name, start), settled)
         return direction
 
-    def _deltas(self, choice: Choice, name: str) -> Deltas:
+    def _deltas(self, choice: Choice, name: str, with_factors: bool = False) -> Deltas:
         """The deltas of a tensor, experts in the order in which the engine sums them."""
         parts = zip(
             self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
         )
         included = (part for part in parts if part[1] != 0)
         ordered = sorted(included, key=lambda part: (self._pool.seed_key(part[0]), part[1]))
+        softenings = [self._softening(part[0], *part[2:]) for part in ordered]
+        pairs = [(part[0], softening) for part, softening in zip(ordered, softenings, strict=True)]
         return Deltas(
             tensor=name,
             values=[
-                self._soften(name, candidate, keep, out) for candidate, _, keep, out in ordered
+                softening.soften(name, self.delta(candidate, name))
+                for candidate, softening in pairs
             ],
             weights=tuple(weight for _, weight, _, _ in ordered),
             shas=tuple(self._pool.seed_key(candidate) for candidate, _, _, _ in ordered),
             base=self._base(name),
+            factors=tuple(
+                self._task_vector(candidate).low_rank(name) if softening.keeps(name) else None
+                for candidate, softening in pairs
+            )
+            if with_factors
+            else (),
         )
 
-    def _soften(self, name: str, candidate: Candidate, keep: float, intruders: float) -> Array:
-        delta = self.delta(candidate, name)
+    def _softening(self, candidate: Candidate, keep: float, intruders: float) -> Softening:
         if (keep, intruders) == (1.0, 1.0):
-            return delta
+            return Softening()
         key = (candidate.key, keep, intruders)
         if key not in self._softenings:
             self._softenings[key] = survey_softening(
@@ -196,7 +208,7 @@ class MemoryMerger:
                 keep,
                 intruders,
             )
-        return self._softenings[key].soften(name, delta)
+        return self._softenings[key]
 
     def _task_vector(self, candidate: Candidate) -> TaskVector:
         key = candidate.key

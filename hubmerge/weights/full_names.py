@@ -8,6 +8,7 @@ that are computed today.
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -76,8 +77,7 @@ def find_prefixes(
     By plain names. Several are returned if they fit equally many, and the empty one alone if it is
     among them; one with `part` in it is preferred.
     """
-    candidates = {Prefix(drop, add) for drop in _beginnings(expert) for add in _beginnings(base)}
-    counts = {prefix: _count_fits(prefix, expert, base) for prefix in candidates}
+    counts = _count_fits(expert, base)
     best = max(counts.values(), default=0)
     found = [prefix for prefix, count in counts.items() if count == best]
     if Prefix() in found or best == 0:
@@ -90,11 +90,19 @@ def find_prefixes(
 
 
 def _count_fits(
-    prefix: Prefix, expert: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]
-) -> int:
-    renamed = ((prefix(name), tensor) for name, tensor in expert.items())
-    return sum(
-        name is not None and name in base and tensor.fits(base[name]) for name, tensor in renamed
+    expert: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]
+) -> Counter[Prefix]:
+    """The number of the expert's tensors that fit one of the base under each prefix; none has 0."""
+    by_rest: dict[str, list[tuple[str, TensorInfo]]] = defaultdict(list)
+    for name, tensor in base.items():
+        for add in _beginnings(name):
+            by_rest[name.removeprefix(add)].append((add, tensor))
+    return Counter(
+        Prefix(drop, add)
+        for name, tensor in expert.items()
+        for drop in _beginnings(name)
+        for add, ours in by_rest.get(name.removeprefix(drop), ())
+        if tensor.fits(ours)
     )
 
 
@@ -109,12 +117,8 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _beginnings(names: Iterable[str]) -> set[str]:
-    """The first parts of names, up to a number, of which a prefix may consist."""
-    return {beginning for name in names for beginning in _beginnings_of(name)}
-
-
-def _beginnings_of(name: str) -> Iterator[str]:
+def _beginnings(name: str) -> Iterator[str]:
+    """The first parts of a name, up to a number, of which a prefix may consist."""
     beginning = ""
     yield beginning
     for part in name.split(".")[:-1][:_MAX_DEPTH]:

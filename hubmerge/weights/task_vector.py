@@ -15,6 +15,7 @@ from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.difference import difference, same_bytes
 from hubmerge.weights.dtypes import Array, compute_dtype, is_float
 from hubmerge.weights.full_match import FullMatch, match_full
+from hubmerge.weights.lora import LowRankMatrix
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 FULL_BASE_HINT = "Name its base with --base, and the adapter itself as an expert."
@@ -82,6 +83,10 @@ class TaskVector:
                 f"{ours.dtype} {list(ours.shape)} in the base."
             )
         return difference(self.expert.read(own), base, compute_dtype(ours.dtype))
+
+    def low_rank(self, name: str) -> LowRankMatrix | None:
+        """The change to a tensor as a product, if it is one of an adapter; see `Adapter`."""
+        return None if self.adapter is None else self.adapter.low_rank(name)
 
     def keeps(self, name: str) -> bool:
         """Whether the expert certainly does not change a tensor."""

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hubmerge.hub.client import Hub
-from hubmerge.lock import LOCK_FILE, Lock, parse_lock
+from hubmerge.lock import LOCK_FILE, Lock
+from hubmerge.lock_file import parse_lock
 from hubmerge.manifest import Source
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan

@@ -11,12 +11,16 @@ from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from hubmerge.hub import client_errors
 from hubmerge.server.tokens import Tokens
 from tests.command_line import run_command
 from tests.end_to_end.conftest import TRAIN, Command, LocalHub
+from tests.end_to_end.pictures import write_pictures
 
 WEIGHTS = "open_clip_model.safetensors"
 TO = ("--to", "demo/never")
+SHORT = ("--base", "hubmerge/tiny-clip", "--steps", "3", "--batch", "4", "--warmup-steps", "1",
+         "--schedule", "constant")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -115,18 +119,14 @@ def test_a_repository_has_one_base(hubmerge: Command, local_hub: LocalHub, tmp_p
 def test_experts_of_different_bases_do_not_merge(
     hubmerge: Command, tmp_path: Path, local_hub: LocalHub
 ) -> None:
-    words = [*TRAIN]
-    words[1] = str(write_other_base(tmp_path))
-    out = tmp_path / "run"
-    assert (
-        hubmerge("train", *words, "--task", "mini-kana", "--to", "demo/kana", "--out", out).code
-        == 0
-    )
-    result = hubmerge("merge", "demo/mnist@step8", "demo/kana@step8", "--out", tmp_path / "m")
+    task, base = write_pictures(tmp_path / "pictures", 0), write_other_base(tmp_path)
+    words = ("train", *SHORT, "--base", base, "--push-every", "3", "--task", task)
+    assert hubmerge(*words, "--to", "demo/based", "--out", tmp_path / "run").code == 0
+    result = hubmerge("merge", "demo/mnist@step8", "demo/based@step3", "--out", tmp_path / "m")
     assert result.code == 3
     assert "different bases" in result.err
     forced = hubmerge(
-        "merge", "demo/mnist@step8", "demo/kana@step8", "--base", "hubmerge/tiny-clip"
+        "merge", "demo/mnist@step8", "demo/based@step3", "--base", "hubmerge/tiny-clip"
     )
     assert forced.code == 3
     assert not (tmp_path / "m").exists()
@@ -150,10 +150,13 @@ def test_training_needs_a_token_with_write_access(
 
 
 def test_a_hub_that_does_not_answer(hubmerge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = list[float]()
+    monkeypatch.setattr(client_errors, "sleep", waits.append)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HUBMERGE_HUB", "default")
     result = run_command("steps", "demo/mnist", hub=None)
     assert result.exit_code == 75
+    assert len(waits) == 3
     assert "does not answer" in result.stderr
     assert "--hub local" in result.stderr
 
@@ -193,24 +196,22 @@ def test_a_message_names_the_broken_expert(
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize(("first", "then"), [("2,4,8", "2,8"), ("4,8", "2,4,8")])
+@pytest.mark.parametrize(("first", "then"), [("1,2,3", "1,3"), ("2,3", "1,2,3")])
 def test_other_push_rules_are_another_run(
     hubmerge: Command, tmp_path: Path, first: str, then: str
 ) -> None:
-    to = f"demo/rules-{len(first)}"
-    words = ["train", *TRAIN, "--task", "mini-mnist", "--to", to, "--out", tmp_path / "r"]
-    rule = words.index("2,4,8")
-    words[rule] = first
-    assert hubmerge(*words).code == 0
-    words[rule] = then
-    result = hubmerge(*words)
+    task, to = write_pictures(tmp_path / "pictures", 0), f"demo/rules-{len(first)}"
+    words = ("train", *SHORT, "--task", task, "--to", to, "--out", tmp_path / "r", "--push-every")
+    assert hubmerge(*words, first).code == 0
+    result = hubmerge(*words, then)
     assert result.code == 3
     assert "another run" in result.err
 
 
 def test_the_folder_of_another_run_is_not_published(hubmerge: Command, tmp_path: Path) -> None:
-    words = ["train", *TRAIN, "--out", tmp_path / "run"]
-    assert hubmerge(*words, "--task", "mini-mnist", "--to", "demo/mine").code == 0
+    words = ("train", *SHORT, "--push-every", "3", "--out", tmp_path / "run")
+    task = write_pictures(tmp_path / "pictures", 0)
+    assert hubmerge(*words, "--task", task, "--to", "demo/mine").code == 0
     result = hubmerge(*words, "--task", "mini-hebrew", "--to", "demo/other")
     assert result.code == 3
     assert "--out" in result.err

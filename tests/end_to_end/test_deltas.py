@@ -28,16 +28,11 @@ from hubmerge.opening.delta import DELTA_JSON
 from hubmerge.opening.references import open_ref, read_local_manifest
 from hubmerge.refs import ModelRef
 from hubmerge.weights import delta_file
-from tests.end_to_end.conftest import Command, LocalHub
+from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
 from tests.hub.conftest import tags
 from tests.hub.proxy import run_proxy, status
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture
-def api(local_hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
 
 
 @pytest.fixture
@@ -57,11 +52,14 @@ def weights_file(model: Any) -> Path:
     return Path(checkpoint.folder, checkpoint.weight_file_names()[0])
 
 
-@pytest.fixture
-def deltas(hubmerge: Command) -> str:
-    """The id of a new repository that has demo/mnist at step 4 as a delta."""
+@pytest.fixture(scope="module")
+def deltas(local_hub: LocalHub) -> str:
+    """The id of a repository that has demo/mnist at step 4 as a delta; no test changes it."""
     repo = f"keep/deltas{next(_numbers)}"
-    result = hubmerge("retain", "demo/mnist", "--as-delta", "--to", repo, "--steps", "4")
+    words = ("retain", "demo/mnist", "--as-delta", "--to", repo, "--steps", "4")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HUBMERGE_HOME", str(local_hub.home))
+        result = run_hubmerge(*words)
     assert result.code == 0, result.err
     return repo
 

@@ -21,17 +21,9 @@ from tests.models.builders import tiny_bert, tiny_t5
 
 LORA = ("--tune", "lora", "--rank", "4", "--lr", "2e-3")
 FEW = (
-    "--steps",
-    "4",
-    "--push-every",
-    "2",
-    "--batch",
-    "8",
-    "--lr",
-    "1e-2",
-    "--schedule",
-    "constant",
-)
+    "--steps", "4", "--push-every", "4", "--batch", "8", "--lr", "1e-2", "--schedule", "constant",
+)  # fmt: skip
+PUSH_TWICE = ("--push-every", "2")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +75,7 @@ def test_adapters_merge_with_full_experts(
     assert any("Adapters" in note for note in result.data["notes"])
     assert "Adapters" in (tmp_path / "mixed" / "README.md").read_text()
     scores = hubmerge("eval", tmp_path / "mixed", f"{lora}@step8", "--tasks", "mini-hebrew",
-                      "--json")  # fmt: skip
+                      "--split", "validation", "--json")  # fmt: skip
     assert scores.code == 0, scores.err
     assert all(0.2 < score["value"] < 1 for score in scores.data)
 
@@ -94,7 +86,8 @@ def test_a_merge_of_one_adapter_is_the_adapted_model(
     out = tmp_path / "one"
     words = ("merge", f"{lora}@step8", "--method", "task_arithmetic", "--out", out)
     assert hubmerge(*words).code == 0
-    scores = hubmerge("eval", out, f"{lora}@step8", "--tasks", "mini-hebrew", "--json").data
+    words = ("eval", out, f"{lora}@step8", "--tasks", "mini-hebrew", "--split", "validation")
+    scores = hubmerge(*words, "--json").data
     assert scores[0]["value"] == pytest.approx(scores[1]["value"], abs=0.002)
 
 
@@ -167,7 +160,7 @@ def test_own_rows_need_only_options(hubmerge: Command, tmp_path: Path) -> None:
     tiny_bert(tmp_path / "base")
     data = write_reviews(tmp_path / "reviews.csv", {"good": "film", "bad": "cat"})
     columns = ("--columns", "text=review,label=stars")
-    train = ("train", "--base", tmp_path / "base", "--task", data, *columns, *FEW)
+    train = ("train", "--base", tmp_path / "base", "--task", data, *columns, *FEW, *PUSH_TWICE)
     result = hubmerge(*train, *LORA[:2], "--to", "texts/reviews", "--json")
     assert result.code == 0, result.err
     assert len(result.data["commits"]) == 2
@@ -248,7 +241,7 @@ def test_other_adapters_are_published_and_merge_or_are_refused(
     )
     train = ("train", "--base", tmp_path / "base", "--task", tmp_path / "echo.jsonl", *FEW)
     rank = () if tune == "ia3" else ("--rank", 2)
-    result = hubmerge(*train, "--tune", tune, *rank, "--to", f"kinds/{tune}")
+    result = hubmerge(*train, *PUSH_TWICE, "--tune", tune, *rank, "--to", f"kinds/{tune}")
     assert result.code == 0, result.err
     step = download(local_hub, f"kinds/{tune}", "step4", tmp_path / "step")
     base = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base")

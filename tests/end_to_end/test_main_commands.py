@@ -147,7 +147,8 @@ def test_a_known_score_has_the_label_of_the_request(hubmerge: Command, tmp_path:
     for name in ("one", "two"):
         assert hubmerge("merge", *experts, "--out", tmp_path / name).code == 0
     labels = [str(tmp_path / name) for name in ("one", "two")]
-    scores = hubmerge("eval", *labels, "--tasks", "mini-mnist", "--json").data
+    words = ("eval", *labels, "--tasks", "mini-mnist", "--split", "validation", "--json")
+    scores = hubmerge(*words).data
     assert [score["label"] for score in scores] == labels
     assert scores[0]["value"] == scores[1]["value"]
 

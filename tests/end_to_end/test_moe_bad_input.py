@@ -36,6 +36,7 @@ from tests.models.builders import write_transformers
 
 WEIGHTS = "adapter_model.safetensors"
 NO_STEPS = ("--train-steps", "0")
+LAST_STEP = ("--push-every", "4")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -193,22 +194,26 @@ def test_adapters_that_do_not_fit_together_are_refused_before_any_weights(
     assert cached == []
 
 
+@pytest.fixture(scope="module")
+def shades(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base and a task of pictures; shades/plain is a LoRA for both."""
+    folder = tmp_path_factory.mktemp("shades")
+    write_transformers(folder / "base")
+    (folder / "task.yaml").write_text(_IMAGE_TASK)
+    write_images(folder / "pictures")
+    train_expert(folder / "task.yaml", "shades/plain", *LORA, *LAST_STEP, base=folder / "base")
+    return folder
+
+
 @pytest.mark.parametrize("tune", ["dora", "ia3"])
-def test_dora_and_ia3_adapters_are_refused(
-    hubmerge: Command, local_hub: LocalHub, tmp_path: Path, tune: str
-) -> None:
-    write_transformers(tmp_path / "base")
-    (tmp_path / "task.yaml").write_text(_IMAGE_TASK)
-    write_images(tmp_path / "pictures")
-    ranks = {"dora": LORA[2:], "ia3": (), "lora": LORA[2:]}
-    for kind, to in ((tune, "odd"), ("lora", "plain")):
-        words = ("--tune", kind, *ranks[kind])
-        train_expert(tmp_path / "task.yaml", f"{tune}/{to}", *words, base=tmp_path / "base")
-    result = hubmerge("moerge", f"{tune}/odd@step4", f"{tune}/plain@step4", *NO_STEPS, "--tasks",
-                    tmp_path / "task.yaml")  # fmt: skip
+def test_dora_and_ia3_adapters_are_refused(hubmerge: Command, shades: Path, tune: str) -> None:
+    words = ("--tune", tune, *(LORA[2:] if tune == "dora" else ()), *LAST_STEP)
+    train_expert(shades / "task.yaml", f"shades/{tune}", *words, base=shades / "base")
+    result = hubmerge("moerge", f"shades/{tune}@step4", "shades/plain@step4", *NO_STEPS, "--tasks",
+                    shades / "task.yaml")  # fmt: skip
     assert result.code == 1, result.err
-    assert f"{tune}/odd@step4 does more than add a product" in one_line(result.err)
-    assert f"{tune}/plain@step4 does more" not in one_line(result.err)
+    assert f"shades/{tune}@step4 does more than add a product" in one_line(result.err)
+    assert "shades/plain@step4 does more" not in one_line(result.err)
 
 
 _IMAGE_TASK = "name: shades\nkind: image\ndata: {path: pictures}\n"
@@ -225,13 +230,13 @@ def write_images(folder: Path) -> None:
 
 
 def test_experts_of_two_bases_are_refused(
-    hubmerge: Command, local_hub: LocalHub, tmp_path: Path
+    hubmerge: Command, local_hub: LocalHub, shades: Path, tmp_path: Path
 ) -> None:
     api = HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
     other = Path(api.snapshot_download("hubmerge/tiny-clip", local_dir=tmp_path / "base"))
     weights = other / "open_clip_model.safetensors"
     change_tensors(weights, **{"visual.proj": load_file(weights)["visual.proj"] + 1})
-    train_expert("mini-mnist", "odd/other", *LORA, base=other)
+    train_expert(shades / "task.yaml", "odd/other", *LORA, *LAST_STEP, base=other)
     for more in ((), ("--base", "hubmerge/tiny-clip")):
         result = hubmerge("moerge", "odd/other@step4", HEBREW, *NO_STEPS, *more)
         assert result.code == 3, result.err

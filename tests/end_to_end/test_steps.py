@@ -31,15 +31,22 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def api(local_hub: LocalHub) -> HfApi:
-    return HfApi(endpoint=local_hub.server.url, token=local_hub.server.token)
-
-
-@pytest.fixture
 def hub(local_hub: LocalHub, tmp_path: Path) -> Hub:
-    return Hub(
-        local_hub.server.url, lambda: local_hub.server.token, tmp_path / "cache", "the test Hub"
-    )
+    return make_hub(local_hub, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def stopped_run(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of a repository with a run that early stopping ended at step 16; it never changes."""
+    scratch, repo_id = tmp_path_factory.mktemp("stopped"), "demo/run0"
+    hub = make_hub(local_hub, scratch / "cache")
+    ensure_repo(hub, repo_id)
+    publish_run(hub, repo_id, scratch, LORA)
+    return repo_id
+
+
+def make_hub(local_hub: LocalHub, cache: Path) -> Hub:
+    return Hub(local_hub.server.url, lambda: local_hub.server.token, cache, "the test Hub")
 
 
 @pytest.fixture
@@ -125,9 +132,8 @@ def test_a_card_rendered_again_on_main_keeps_its_curve(
     assert copied.read_bytes() == training_curve_png(manifest.validation)
 
 
-def test_steps_are_marked(hubmerge: Command, hub: Hub, repo: str, tmp_path: Path) -> None:
-    publish_run(hub, repo, tmp_path, LORA)
-    rows = hubmerge("steps", repo, "--json").data
+def test_steps_are_marked(hubmerge: Command, stopped_run: str) -> None:
+    rows = hubmerge("steps", stopped_run, "--json").data
     assert {row["step"]: row["marks"] for row in rows} == {
         1: [], 2: [], 4: ["best"], 8: [], 16: ["early stop", "last"],
     }  # fmt: skip
@@ -135,11 +141,10 @@ def test_steps_are_marked(hubmerge: Command, hub: Hub, repo: str, tmp_path: Path
 
 
 def test_each_repository_has_its_own_marks_and_curve(
-    hubmerge: Command, hub: Hub, repo: str, tmp_path: Path
+    hubmerge: Command, hub: Hub, stopped_run: str, tmp_path: Path
 ) -> None:
-    other = f"{repo}b"
+    repo, other = stopped_run, f"{stopped_run}b"
     ensure_repo(hub, other)
-    publish_run(hub, repo, tmp_path, LORA)
     publish_step(hub, other, tmp_path / "o1", 1, {})
     publish_step(hub, other, tmp_path / "o2", 2, {})
     result = hubmerge("steps", repo, other)
@@ -194,11 +199,10 @@ def test_a_hostile_manifest_is_listed(
 
 
 def test_a_terminal_that_cannot_print_bars_gets_the_table(
-    local_hub: LocalHub, hub: Hub, repo: str, tmp_path: Path
+    local_hub: LocalHub, stopped_run: str
 ) -> None:
-    publish_run(hub, repo, tmp_path, LORA)
     done = subprocess.run(
-        [Path(sys.executable).with_name("hubmerge"), "steps", repo],
+        [Path(sys.executable).with_name("hubmerge"), "steps", stopped_run],
         env={
             **os.environ, "HUBMERGE_HOME": str(local_hub.home), "HUBMERGE_HUB": "local",
             "PYTHONIOENCODING": "latin-1",

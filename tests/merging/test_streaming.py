@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,7 +62,7 @@ def models(dtype: np.dtype[np.generic], count: int = 3) -> list[dict[str, Array]
     """A base and experts: a tensor of several parts, a small one, one that nobody changes."""
     random = np.random.default_rng(0)
     base = {
-        "large": random.normal(size=SIZE), "matrix": random.normal(size=(300, 400)),
+        "large": random.normal(size=SIZE), "matrix": random.normal(size=(170, 400)),
         "small": random.normal(size=7), "same": random.normal(size=BLOCK_SIZE + 1),
         "empty": np.zeros((0, 4)),
     }  # fmt: skip
@@ -81,20 +82,40 @@ def models(dtype: np.dtype[np.generic], count: int = 3) -> list[dict[str, Array]
     ]
 
 
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type], Callable[..., MergePlan]]:
+    """The models of each dtype are written once, as no merge changes its inputs."""
+
+    @cache
+    def write(dtype: type) -> Callable[..., MergePlan]:
+        return write_models(tmp_path_factory.mktemp("models"), *models(np.dtype(dtype)))
+
+    return write
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
 @pytest.mark.parametrize(("name", "params"), METHODS)
 def test_bytes_do_not_depend_on_parts_and_threads(
-    name: str, params: dict[str, object], dtype: type, tmp_path: Path
+    name: str,
+    params: dict[str, object],
+    dtype: type,
+    planner: Callable[[type], Callable[..., MergePlan]],
+    tmp_path: Path,
 ) -> None:
-    plan = write_models(tmp_path, *models(np.dtype(dtype)))(name, **params)
+    plan = planner(dtype)(name, **params)
     expected = merge(by_tensor(plan), tmp_path / "whole").digest()
     for threads in (1, 3):
         assert merge(plan, tmp_path / f"{threads}", threads=threads).digest() == expected
 
 
 @pytest.mark.parametrize(("name", "params"), METHODS)
-def test_softened_experts(name: str, params: dict[str, object], tmp_path: Path) -> None:
-    plan = write_models(tmp_path, *models(np.dtype(np.float32)))(name, **params)
+def test_softened_experts(
+    name: str,
+    params: dict[str, object],
+    planner: Callable[[type], Callable[..., MergePlan]],
+    tmp_path: Path,
+) -> None:
+    plan = planner(np.float32)(name, **params)
     first, *others = plan.experts
     experts = (replace(first, keep=0.3, intruders=0.5), *others)
     plan = replace(plan, experts=experts)
