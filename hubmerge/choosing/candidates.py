@@ -10,7 +10,7 @@ from functools import cache, partial
 from hubmerge.errors import DataError, Failures, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
-from hubmerge.manifest import Source
+from hubmerge.manifest import Norms, Source
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.matched_inputs import match_alone
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
@@ -71,7 +71,8 @@ def open_pool(
         task_by_id[task.id] = task
         last = steps[-1].revision
         for step in steps:
-            candidate = _make_candidate(step, task, last)
+            norms = _recorded_norms(step, opened_base, options)
+            candidate = _make_candidate(step, task, last, norms)
             by_task.setdefault(task.id, []).append(candidate)
             pinned_by_key[candidate.source.key] = step
     _check_metrics(list(task_by_id.values()))
@@ -170,7 +171,19 @@ def _manifest_tasks(ref: ModelRef, pinned: Sequence[PinnedModel]) -> set[str | N
     return tasks
 
 
-def _make_candidate(pinned: PinnedModel, task: Task, last: Revision) -> Candidate:
+def _recorded_norms(
+    pinned: PinnedModel, base: OpenedModel, options: MatchOptions
+) -> Norms | None:
+    """The norms in a manifest, if they are of the task vector that is merged here."""
+    manifest = pinned.manifest
+    if manifest is None or options != DEFAULT_OPTIONS or manifest.base.digest != base.digest:
+        return None
+    return manifest.norms
+
+
+def _make_candidate(
+    pinned: PinnedModel, task: Task, last: Revision, norms: Norms | None
+) -> Candidate:
     manifest = pinned.manifest
     curve = manifest.validation if manifest and manifest.task == task.id else ()
     source = Source(
@@ -185,7 +198,7 @@ def _make_candidate(pinned: PinnedModel, task: Task, last: Revision) -> Candidat
     )
     own_accuracy = curve[-1].accuracy if curve and 0 <= curve[-1].accuracy <= 1 else None
     stopped_early = manifest is not None and manifest.training.get("stopped") == "early"
-    return Candidate(source, own_accuracy, stopped_early, curve)
+    return Candidate(source, own_accuracy, stopped_early, curve, norms)
 
 
 def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

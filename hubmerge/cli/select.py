@@ -222,6 +222,8 @@ def _choose_steps(
     rows = {split.task.name: len(split.row_order) for split in prepared.splits}
     for note in flow.few_rows_notes(rows):
         session.print_message(f"Note: {note}")
+    if note := prepared.proxy_note:
+        session.print_message(f"Note: {note}")
     if dry_run:
         session.print_result(_plan_table(prepared), _plan_to_json(prepared))
         return None

@@ -12,6 +12,7 @@ from hubmerge.kinds import EXPERT
 from hubmerge.manifest import Manifest, ValidationPoint
 from hubmerge.opening.publication import finalize_folder
 from hubmerge.opening.references import versions
+from hubmerge.opening.step_norms import measure_step_norms
 from hubmerge.refs import step_tag
 from hubmerge.runs.run import Run
 from hubmerge.weights.atomic_folder import atomic_folder
@@ -41,7 +42,11 @@ def save_step(run: Run, ready: ReadyJob, fit: Fit, event: CheckpointEvent) -> No
     with atomic_folder(run.outbox.step_folder(event.step)) as folder:
         ready.save(folder, weights)
         ready.write_measurements(folder)
-        finalize_folder(folder, _step_manifest(run, event, ready), ready.lock)
+        manifest = _step_manifest(run, event, ready)
+        if run.job.kind == EXPERT:
+            norms = measure_step_norms(run.base.checkpoint, folder)
+            manifest = dataclasses.replace(manifest, norms=norms)
+        finalize_folder(folder, manifest, ready.lock)
 
 
 def _step_manifest(run: Run, event: CheckpointEvent, ready: ReadyJob) -> Manifest:

@@ -7,10 +7,9 @@ order: a sum that is updated in place drifts, and then the measured model is not
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.selection.memory_passes import MemoryPasses
 from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
+from hubmerge.weights.task_norms import norm, square_sum
 from hubmerge.weights.task_vector import TaskVector
 
 T = TypeVar("T")
@@ -75,12 +75,14 @@ class MemoryMerger:
                 yield name, self._add_to_base(name, delta)
 
     def norm(self, candidate: Candidate) -> float:
-        """Return the Euclidean norm of an expert's task vector."""
-        return _norm(self.delta(candidate, name) for name in self._names)
+        """Return the norm of an expert's task vector; it is fetched only if no norm is recorded."""
+        if candidate.norms is not None:
+            return candidate.norms.whole
+        return norm(square_sum(self.delta(candidate, name)) for name in self._names)
 
     def merge_norm(self, choice: Choice) -> float:
         """Return the Euclidean norm of the merged change at scale 1."""
-        return _norm(self.direction(choice).values())
+        return norm(map(square_sum, self.direction(choice).values()))
 
     def direction(self, choice: Choice) -> Mapping[str, Array]:
         """Return the merged change at scale 1 of every tensor that is changed."""
@@ -206,10 +208,6 @@ class MemoryMerger:
             array = self._pool.base_checkpoint.read(name)
             self._cache.put(key, array)
         return array
-
-
-def _norm(arrays: Iterable[Array]) -> float:
-    return math.sqrt(math.fsum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
 
 
 class ArrayCache:

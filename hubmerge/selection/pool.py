@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from hubmerge.manifest import Source, ValidationPoint, recipe_id
+from hubmerge.manifest import Norms, Source, ValidationPoint, recipe_id
 from hubmerge.tasks.task import Task
 from hubmerge.trials import Part
 from hubmerge.weights.checkpoint import Checkpoint
@@ -22,12 +22,14 @@ class Candidate:
     """One step of an expert, with its validation accuracy on its own task if known.
 
     `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here.
+    `norms` are those in its manifest, None if they are not known without fetching it.
     """
 
     source: Source
     own_accuracy: float | None = None
     stopped_early: bool = False
     curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
+    norms: Norms | None = field(default=None, repr=False)
 
     @property
     def step(self) -> int:
