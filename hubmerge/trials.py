@@ -178,6 +178,11 @@ _make_part = lru_cache(maxsize=65536)(Part)
 
 def _parse_rows(fields: dict[str, Any]) -> RowResults:
     bits, of = fields["bits"], fields["of"]
-    if type(bits) is not str or type(of) is not int or bits.encode().translate(None, b"01") or len(bits) > of:
+    if (
+        type(bits) is not str
+        or type(of) is not int
+        or bits.encode().translate(None, b"01")
+        or len(bits) > of
+    ):
         raise ValueError
     return RowResults(bits, of)

@@ -29,12 +29,28 @@ _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
 
 
 @dataclass(frozen=True)
+class PinnedPool:
+    """A pool before anything is opened, as plain values: other processes can open it again.
+
+    `pinned` has the candidates by their key; `names_base` is true if the user named the base.
+    """
+
+    base: PinnedModel
+    tasks: tuple[Task, ...]
+    candidates: tuple[tuple[Candidate, ...], ...]
+    pinned: Mapping[str, PinnedModel]
+    options: MatchOptions
+    names_base: bool
+
+
+@dataclass(frozen=True)
 class OpenedPool:
     """A pool and its opened base; `open` fetches and opens a candidate by its key."""
 
     pool: Pool
     base: OpenedModel
     open: Callable[[str], OpenedModel]
+    pinned: PinnedPool
 
 
 def open_pool(
@@ -60,7 +76,8 @@ def open_pool(
     all_pinned = [step for steps in pinned_by_ref.values() for step in steps]
     failures.run(lambda: check_no_moe(all_pinned))
     failures.raise_all()
-    opened_base = open_pinned(hub, pin(hub, base or common_base(hub, all_pinned)))
+    pinned_base = pin(hub, base or common_base(hub, all_pinned))
+    opened_base = open_pinned(hub, pinned_base)
     check_bases(all_pinned, opened_base)
     by_task: dict[str, list[Candidate]] = {}
     task_by_id: dict[str, Task] = {}
@@ -77,28 +94,47 @@ def open_pool(
             pinned_by_key[candidate.source.key] = step
     _check_metrics(list(task_by_id.values()))
 
+    return open_pinned_pool(
+        hub,
+        PinnedPool(
+            base=pinned_base,
+            tasks=tuple(task_by_id.values()),
+            candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
+            pinned=pinned_by_key,
+            options=options,
+            names_base=base is not None,
+        ),
+        opened_base,
+    )
+
+
+def open_pinned_pool(
+    hub: Hub, pinned: PinnedPool, opened_base: OpenedModel | None = None
+) -> OpenedPool:
+    """Open the base of a pool; candidates are fetched and opened on first use."""
+    base, options = opened_base or open_pinned(hub, pinned.base), pinned.options
+
     @cache
     def opened(key: str) -> OpenedModel:
-        model = open_pinned(hub, pinned_by_key[key])
-        check_origin(opened_base, [model], is_named=base is not None)
+        model = open_pinned(hub, pinned.pinned[key])
+        check_origin(base, [model], is_named=pinned.names_base)
         return model
 
     @cache
     def matched(key: str) -> Checkpoint:
         model = opened(key)
-        label = model.revision.label
-        return match_alone(opened_base.checkpoint, model.checkpoint, label, options)
+        return match_alone(base.checkpoint, model.checkpoint, model.revision.label, options)
 
     pool = Pool(
-        base=source_of(opened_base),
-        base_checkpoint=opened_base.checkpoint,
-        tasks=tuple(task_by_id.values()),
-        candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
+        base=source_of(base),
+        base_checkpoint=base.checkpoint,
+        tasks=pinned.tasks,
+        candidates=pinned.candidates,
         open=lambda candidate: matched(candidate.source.key),
         content_key=lambda candidate: opened(candidate.source.key).weights_digest,
         options=options,
     )
-    return OpenedPool(pool, opened_base, opened)
+    return OpenedPool(pool, base, opened, pinned)
 
 
 def _pin_steps(hub: Hub, ref: ModelRef, progress: Progress) -> list[PinnedModel]:
@@ -171,9 +207,7 @@ def _manifest_tasks(ref: ModelRef, pinned: Sequence[PinnedModel]) -> set[str | N
     return tasks
 
 
-def _recorded_norms(
-    pinned: PinnedModel, base: OpenedModel, options: MatchOptions
-) -> Norms | None:
+def _recorded_norms(pinned: PinnedModel, base: OpenedModel, options: MatchOptions) -> Norms | None:
     """The norms in a manifest, if they are of the task vector that is merged here."""
     manifest = pinned.manifest
     if manifest is None or options != DEFAULT_OPTIONS or manifest.base.digest != base.digest:

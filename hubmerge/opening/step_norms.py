@@ -1,4 +1,4 @@
-"""The norms of a saved step, for its manifest: a selection can use them without fetching the step."""
+"""The norms of a saved step, for its manifest: a selection uses them without fetching the step."""
 
 from __future__ import annotations
 

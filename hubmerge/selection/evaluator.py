@@ -14,7 +14,7 @@ from typing import Any
 from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import Method
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.row_jobs import (
     CandidateTensors,
     ChoiceTensors,
@@ -75,7 +75,7 @@ class Evaluator:
         trial = self._start_trial(
             recipe, self.pool.parts(choice), self.method.name, dict(choice.params), self._splits
         )
-        experts = dict(enumerate(self.pool.experts(choice)))
+        experts = dict(enumerate(choice.indices))
         return self._measure_rows(trial, experts, share, ChoiceTensors(choice))
 
     def measure_expert(self, task: int, index: int) -> Trial:
@@ -84,7 +84,7 @@ class Evaluator:
         recipe = self.expert_recipe(task, index)
         parts = (Part(candidate.source.key),)
         trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, [split])
-        return self._measure_rows(trial, {task: candidate}, 1.0, CandidateTensors(candidate))
+        return self._measure_rows(trial, {task: index}, 1.0, CandidateTensors(task, index))
 
     def expert_recipe(self, task: int, index: int) -> str:
         """Return the recipe id of one candidate that is not merged."""
@@ -103,13 +103,13 @@ class Evaluator:
     def _measure_rows(
         self,
         trial: Trial,
-        experts: Mapping[int, Candidate],
+        experts: Mapping[int, int],
         share: float,
         source: TensorSource,
     ) -> Trial:
         """Return the trial over the first `share` of rows; evaluate those that are missing.
 
-        `experts` maps the index of each task to measure to the expert whose head it may use.
+        `experts` maps the index of each task to that of the candidate whose head it uses.
         """
         splits = {task: self._splits[task] for task in experts}
         wanted = {split.task.id: split.row_count(share) for split in splits.values()}
@@ -129,12 +129,12 @@ class Evaluator:
         return result
 
     def _missing_rows(
-        self, trial: Trial, task: int, expert: Candidate, wanted: Mapping[str, int]
+        self, trial: Trial, task: int, index: int, wanted: Mapping[str, int]
     ) -> RowJob:
         split = self._splits[task]
         start = len(trial.rows[split.task.id].bits)
         rows = split.row_order[start : wanted[split.task.id]]
-        return RowJob(task, expert, start, tuple(rows))
+        return RowJob(task, index, start, tuple(rows))
 
     def _start_trial(
         self,

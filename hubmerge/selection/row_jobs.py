@@ -14,43 +14,42 @@ from hubmerge.weights.dtypes import Array
 from hubmerge.weights.kept_heads import KeptHead, kept_head
 
 
-class TensorSource(Protocol):
-    """What a trial evaluates, as plain values: the same tensors in every process."""
-
-    def tensors(self, merger: MemoryMerger) -> Iterable[tuple[str, Array]]:
-        """Name and values of every tensor that differs from the base."""
-        ...
-
-
 @dataclass(frozen=True)
 class ChoiceTensors:
     """The merge of a choice."""
 
     choice: Choice
 
-    def tensors(self, merger: MemoryMerger) -> Iterable[tuple[str, Array]]:
+    def tensors(self, pool: Pool, merger: MemoryMerger) -> Iterable[tuple[str, Array]]:
+        """Name and values of every tensor that differs from the base."""
         return merger.merged_tensors(self.choice)
 
 
 @dataclass(frozen=True)
 class CandidateTensors:
-    """One candidate that is not merged."""
+    """The candidate at `index` of the task at index `task`, which is not merged."""
 
-    candidate: Candidate
+    task: int
+    index: int
 
-    def tensors(self, merger: MemoryMerger) -> Iterable[tuple[str, Array]]:
-        return merger.expert_tensors(self.candidate)
+    def tensors(self, pool: Pool, merger: MemoryMerger) -> Iterable[tuple[str, Array]]:
+        """Name and values of every tensor that differs from the base."""
+        return merger.expert_tensors(pool.candidates[self.task][self.index])
+
+
+# What a trial evaluates, as plain values: the same tensors in every process with the same pool.
+TensorSource = ChoiceTensors | CandidateTensors
 
 
 @dataclass(frozen=True)
 class RowJob:
-    """Rows of the task at index `task`, evaluated with the head of its `candidate` if it has one.
+    """Rows of the task at index `task`, evaluated with the head of its candidate at `index`.
 
     `start` is the position of the first row in the order of the task.
     """
 
     task: int
-    candidate: Candidate
+    index: int
     start: int
     rows: tuple[int, ...]
 
@@ -73,13 +72,14 @@ class LocalRows:
     def evaluate(self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]) -> list[str]:
         if self._loaded_recipe != recipe:
             self._loaded_recipe = None
-            load_merge((s.loaded_model for s in self._splits), source.tensors(self._merger))
+            tensors = source.tensors(self._pool, self._merger)
+            load_merge((split.loaded_model for split in self._splits), tensors)
             self._loaded_recipe = recipe
         return [self._evaluate_rows(job) for job in jobs]
 
     def _evaluate_rows(self, job: RowJob) -> str:
-        split = self._splits[job.task]
-        return split.evaluate(job.rows, *self._expert_head(split, job.candidate))
+        split, candidate = self._splits[job.task], self._pool.candidates[job.task][job.index]
+        return split.evaluate(job.rows, *self._expert_head(split, candidate))
 
     def _expert_head(self, split: TaskSplit, candidate: Candidate) -> tuple[Path, KeptHead | None]:
         """Return the folder of an expert, and its own head if the task is measured with that."""
