@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -63,49 +63,65 @@ def open_pool(
 ) -> OpenedPool:
     """Pin every step of every repository and find base and tasks, without fetching expert weights.
 
+    The last steps come first: what they show to be impossible is refused before all are pinned.
     A repository named with a revision contributes only that revision. Without `tasks`, the tasks
     are those that the manifests name; otherwise each repository gets the task with the id that its
     manifests name, or the task at the same position. Raises UsageError, NotOnHub, IntegrityError
     or DataError.
     """
-    failures = Failures()
-    pinned_by_ref: dict[ModelRef, list[PinnedModel]] = {}
-    for done, ref in enumerate(refs):
-        progress(f"steps of {ref}", done, len(refs))
-        pinned_by_ref[ref] = failures.run(partial(_pin_steps, hub, ref, progress)) or []
+    task_of_ref = _find_tasks(hub, refs, tasks)
+    pinned_by_ref = _pin_all(hub, refs, progress)
     all_pinned = [step for steps in pinned_by_ref.values() for step in steps]
-    failures.run(lambda: check_no_moe(all_pinned))
-    failures.raise_all()
     pinned_base = pin(hub, base or common_base(hub, all_pinned))
     opened_base = open_pinned(hub, pinned_base)
     check_bases(all_pinned, opened_base)
     by_task: dict[str, list[Candidate]] = {}
-    task_by_id: dict[str, Task] = {}
     pinned_by_key: dict[str, PinnedModel] = {}
-    task_of_ref = _assign_tasks(hub, pinned_by_ref, [pin_task(hub, task) for task in tasks])
+    task_by_id = {task.id: task for task in task_of_ref.values()}
     for ref, steps in pinned_by_ref.items():
-        task = task_of_ref[ref]
-        task_by_id[task.id] = task
-        last = steps[-1].revision
+        task = task_by_id[task_of_ref[ref].id]
         for step in steps:
             norms = _recorded_norms(step, opened_base, options)
-            candidate = _make_candidate(step, task, last, norms)
+            candidate = _make_candidate(step, task, steps[-1].revision, norms)
             by_task.setdefault(task.id, []).append(candidate)
             pinned_by_key[candidate.source.key] = step
-    _check_metrics(list(task_by_id.values()))
-
-    return open_pinned_pool(
-        hub,
-        PinnedPool(
-            base=pinned_base,
-            tasks=tuple(task_by_id.values()),
-            candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
-            pinned=pinned_by_key,
-            options=options,
-            names_base=base is not None,
-        ),
-        opened_base,
+    pinned_pool = PinnedPool(
+        base=pinned_base,
+        tasks=tuple(task_by_id[task] for task in by_task),
+        candidates=tuple(_drop_duplicates(candidates) for candidates in by_task.values()),
+        pinned=pinned_by_key,
+        options=options,
+        names_base=base is not None,
     )
+    return open_pinned_pool(hub, pinned_pool, opened_base)
+
+
+def _find_tasks(hub: Hub, refs: Sequence[ModelRef], tasks: Sequence[Task]) -> dict[ModelRef, Task]:
+    """The task of each repository by its last step; raises for one that cannot be selected for."""
+    failures = Failures()
+    last_by_ref = {ref: failures.run(partial(_pin_last, hub, ref)) for ref in refs}
+    lasts = {ref: [last] for ref, last in last_by_ref.items() if last is not None}
+    failures.run(lambda: check_no_moe([last for [last] in lasts.values()]))
+    failures.raise_all()
+    task_of_ref = _assign_tasks(hub, lasts, [pin_task(hub, task) for task in tasks])
+    _check_metrics(list(task_of_ref.values()))
+    return task_of_ref
+
+
+def _pin_all(
+    hub: Hub, refs: Sequence[ModelRef], progress: Progress
+) -> dict[ModelRef, list[PinnedModel]]:
+    """Every step of every repository."""
+    failures = Failures()
+    pinned_by_ref: dict[ModelRef, list[PinnedModel]] = {}
+    for done, ref in enumerate(dict.fromkeys(refs)):
+        progress(f"steps of {ref}", done, len(refs))
+        pinned_by_ref[ref] = failures.run(partial(_pin_steps, hub, ref, progress)) or []
+    failures.run(lambda: check_no_moe([s for steps in pinned_by_ref.values() for s in steps]))
+    for ref, steps in pinned_by_ref.items():
+        failures.run(partial(_manifest_tasks, ref, steps))
+    failures.raise_all()
+    return pinned_by_ref
 
 
 def open_pinned_pool(
@@ -137,16 +153,27 @@ def open_pinned_pool(
     return OpenedPool(pool, base, opened, pinned)
 
 
+def _pin_last(hub: Hub, ref: ModelRef) -> PinnedModel:
+    """Pin the last step by name; what the reference itself means if no name is a step."""
+    _check_is_repository(ref)
+    steps = [] if ref.revision or ref.subfolder else _likely(list_steps(hub, str(ref.repo_id)))
+    return pin_revision(hub, steps[-1]) if steps else pin(hub, ref)
+
+
+def _check_is_repository(ref: ModelRef) -> None:
+    if ref.repo_id is None:
+        raise UsageError(
+            f"{ref} is a folder; steps are selected from repositories.", "Write owner/name."
+        )
+
+
 def _pin_steps(hub: Hub, ref: ModelRef, progress: Progress) -> list[PinnedModel]:
     """Pin the steps of a repository in rising order.
 
     A reference with a revision, or to a repository without steps, gives one pinned model.
     """
-    if ref.repo_id is None:
-        raise UsageError(
-            f"{ref} is a folder; steps are selected from repositories.", "Write owner/name."
-        )
-    steps = () if ref.revision or ref.subfolder else _step_revisions(hub, ref.repo_id, progress)
+    named = ref.revision or ref.subfolder
+    steps = [] if named else _step_revisions(hub, str(ref.repo_id), progress)
     if not steps:
         return [pin(hub, ref)]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -156,7 +183,10 @@ def _pin_steps(hub: Hub, ref: ModelRef, progress: Progress) -> list[PinnedModel]
 
 def _step_revisions(hub: Hub, repo_id: str, progress: Progress) -> list[Revision]:
     """Find the steps by their names, or in the commit history if no name is a step."""
-    steps = list_steps(hub, repo_id) or find_steps(hub, repo_id, progress)
+    return _likely(list_steps(hub, repo_id) or find_steps(hub, repo_id, progress))
+
+
+def _likely(steps: Iterable[Revision]) -> list[Revision]:
     return [step for step in steps if step.step is not None and step.confidence >= _MIN_CONFIDENCE]
 
 
@@ -245,9 +275,10 @@ def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 
 def _check_metrics(tasks: Sequence[Task]) -> None:
-    unsupported = [task.name for task in tasks if task.spec.metric != "accuracy"]
+    unsupported = {task.name: None for task in tasks if task.spec.metric != "accuracy"}
     if unsupported:
         raise UsageError(
-            f"Selection needs tasks measured by accuracy; {', '.join(unsupported)} is not.",
-            "Define it as a multiple-choice task: `kind: rank`.",
+            f"Selection compares rows that are right or wrong, and {', '.join(unsupported)} is "
+            "measured by the share of right tokens.",
+            "Write --tasks with a task that asks the same as multiple choice, `kind: rank`.",
         )

@@ -15,6 +15,7 @@ from hubmerge.opening.references import versions
 from hubmerge.opening.step_norms import measure_step_norms
 from hubmerge.refs import step_tag
 from hubmerge.runs.run import Run
+from hubmerge.tasks.task_file import TASK_YAML
 from hubmerge.weights.atomic_folder import atomic_folder
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def save_step(run: Run, ready: ReadyJob, fit: Fit, event: CheckpointEvent) -> No
     with atomic_folder(run.outbox.step_folder(event.step)) as folder:
         ready.save(folder, weights)
         ready.write_measurements(folder)
+        if ready.task_file is not None:
+            (folder / TASK_YAML).write_bytes(ready.task_file)
         manifest = _step_manifest(run, event, ready)
         if run.job.kind == EXPERT:
             norms = measure_step_norms(run.base.checkpoint, folder)
