@@ -58,7 +58,7 @@ class Norms:
     `before` or `after` them.
     """
 
-    whole: Norm
+    model: Norm
     layers: Mapping[str, Norm] = field(default_factory=dict, hash=False)
 
 

@@ -82,7 +82,7 @@ class MemoryMerger:
     def norm(self, candidate: Candidate) -> float:
         """Return the norm of an expert's task vector; it is fetched only if no norm is recorded."""
         if candidate.norms is not None:
-            return candidate.norms.whole
+            return candidate.norms.model
         return norm(square_sum(self.delta(candidate, name)) for name in self._names)
 
     def merge_norm(self, choice: Choice) -> float:

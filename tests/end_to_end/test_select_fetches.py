@@ -78,12 +78,12 @@ def test_a_saved_step_records_the_norms_of_its_task_vector(api: HfApi, tmp_path:
     norms = json.loads((step / "hubmerge.json").read_text())["norms"]
     squares = {name: float(np.square(theirs[name].astype(float) - ours[name]).sum())
                for name, values in ours.items() if values.dtype == np.float32}  # fmt: skip
-    assert norms["whole"] == pytest.approx(sum(squares.values()) ** 0.5)
+    assert norms["model"] == pytest.approx(sum(squares.values()) ** 0.5)
     layer = "visual.transformer.resblocks.1"
     of_layer = sum(square for name, square in squares.items() if name.startswith(f"{layer}."))
     assert norms["layers"][layer] == pytest.approx(of_layer**0.5)
     total = sum(value**2 for value in norms["layers"].values())
-    assert total == pytest.approx(norms["whole"] ** 2)
+    assert total == pytest.approx(norms["model"] ** 2)
     assert not any(name.startswith("transformer.") for name in norms["layers"])  # it was frozen
 
 
