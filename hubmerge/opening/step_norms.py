@@ -15,14 +15,17 @@ from hubmerge.weights.task_vector import TaskVector
 
 
 def measure_step_norms(base: Checkpoint, folder: Path) -> Norms | None:
-    """The norms of a step's task vector, None if it has none that is finite.
+    """The norms of a step's task vector; None if it is not finite, or the step does not fit.
 
     An adapter that is not a change of weights, such as a prefix, has no task vector.
     """
     try:
         step = match_alone(base, open_checkpoint(folder), str(folder), DEFAULT_OPTIONS)
-        squares = tensor_squares(TaskVector(base, step))
+        vector = TaskVector(base, step)
+        if vector.adapter is None and vector.full.problems:
+            return None
+        squares = tensor_squares(vector)
     except CheckpointError:
         return None
-    whole = norm(squares.values())
-    return Norms(whole, norms_by_layer(squares)) if math.isfinite(whole) else None
+    model = norm(squares.values())
+    return Norms(model, norms_by_layer(squares)) if math.isfinite(model) else None
