@@ -66,7 +66,7 @@ def test_a_step_that_diverged_or_does_not_fit_has_no_norms(
 ) -> None:
     broken = {**BASE, "model.norm.weight": np.array([np.inf, 1], np.float32)}
     assert measure_step_norms(base, save(tmp_path / "broken", broken)) is None
-    other = {"other.weight": np.ones(2, np.float32)}
+    other = {**BASE, "model.norm.weight": np.ones(3, np.float32)}
     assert measure_step_norms(base, save(tmp_path / "other", other)) is None
 
 
