@@ -6,6 +6,8 @@ search   seconds and merges of the policy `uniform` by climbing and racing over 
          grid of the paper's appendix C with all rows; and the best validation accuracy of each.
 growth   seconds, merges and measurements of all rows that policy `coordinate` takes, by tasks and
          by steps.
+log      seconds of reading a log of trials over those of building a validator for every line, as
+         the log was read once.
 
     python -m benchmarks.select            ten minutes on an idle machine
     python -m benchmarks.select --quick    to see that it runs
@@ -27,6 +29,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from benchmarks.cases import BUILD
 from benchmarks.publishing import embedded_hub
@@ -53,7 +57,7 @@ from hubmerge.selection.task_split import LoadedModel, TaskSplit
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.lookup import find_task
-from hubmerge.trials import SELECTION_SPLIT, TrialLog
+from hubmerge.trials import SELECTION_SPLIT, Part, RowResults, Trial, TrialLog
 
 OUT = BUILD / "bench-select.json"
 TASKS = ("mnist", "fashion", "hebrew", "texture", "housenum", "latin", "greek", "kana")
@@ -147,6 +151,26 @@ def measure_growth(hub: Hub, tasks: Sequence[str], method: str, steps: int) -> R
             "s": time.perf_counter() - began, **search_cost(policy_results.search)}  # fmt: skip
 
 
+def measure_log(lines: int) -> Row:
+    """Reading trials of four tasks and 400 rows by a log, and by one validator for each line."""
+    log = TrialLog(Path(tempfile.mkdtemp()) / "trials.jsonl")
+    rows = {f"mini-{task}@0123456789abcdef": RowResults("1101" * 100, 400) for task in TASKS[:4]}
+    parts = tuple(Part(f"{number:040x}") for number in range(4))
+    params = {"scale": 0.5, "density": 0.2}
+    log.append(
+        Trial(f"{number:064x}", "b" * 40, parts, "ties", params, SELECTION_SPLIT, rows)
+        for number in range(lines)
+    )
+    began = time.perf_counter()
+    trials = log.read()
+    ours, began = (time.perf_counter() - began) / lines, time.perf_counter()
+    few = log.path.read_text().splitlines()[:50]
+    assert [TypeAdapter(Trial).validate_json(line) for line in few] == trials[:50]
+    theirs = (time.perf_counter() - began) / len(few)
+    return {"log": lines, "ours s per 1000": 1000 * ours, "validators s per 1000": 1000 * theirs,
+            "ratio": ours / theirs}  # fmt: skip
+
+
 def search_cost(search: Search) -> Row:
     evaluator = search.evaluator
     return {
@@ -167,6 +191,7 @@ def main() -> None:
         print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
                         for k, v in row.items()), flush=True)  # fmt: skip
 
+    keep(measure_log(200 if quick else 5000))
     with tempfile.TemporaryDirectory() as folder, embedded_hub(Path(folder)) as hub:
         print("training the experts ...", file=sys.stderr)
         train_experts(hub, TASKS[: 2 if quick else 8], 8 if quick else 256)

@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from hubmerge.learners.learner import Batch, Example, Learner
+from hubmerge.specs import Kind
 from hubmerge.tasks.data import Split
 from hubmerge.tasks.metrics import make_metric
 
@@ -17,6 +18,11 @@ CACHE_BYTES = 500_000_000
 _BATCH_SIZES = {"image": 256, "text": 64, "rank": 16, "target": 16}
 
 Gather = Callable[[Tensor], Tensor]
+
+
+def batch_size(kind: Kind) -> int:
+    """The rows of a batch in evaluation; another number could change bits."""
+    return _BATCH_SIZES[kind]
 
 
 @torch.inference_mode()
@@ -93,9 +99,9 @@ class Examples:
         self, rows: Sequence[int], collate: Callable[[Sequence[Example]], Batch]
     ) -> Iterator[Batch]:
         """These rows, in the given order, as batches."""
-        batch_size = _BATCH_SIZES[self.split.task.spec.kind]
-        for start in range(0, len(rows), batch_size):
-            yield collate([self[row] for row in rows[start : start + batch_size]])
+        size = batch_size(self.split.task.spec.kind)
+        for start in range(0, len(rows), size):
+            yield collate([self[row] for row in rows[start : start + size]])
 
     def batches(
         self, collate: Callable[[Sequence[Example]], Batch], rank: int = 0, world_size: int = 1
@@ -104,9 +110,9 @@ class Examples:
 
         With several processes each gets its share of every batch, padded to the same size.
         """
-        batch_size = _BATCH_SIZES[self.split.task.spec.kind]
-        for start in range(0, len(self.split), batch_size):
-            rows = range(start, min(start + batch_size, len(self.split)))
+        size = batch_size(self.split.task.spec.kind)
+        for start in range(0, len(self.split), size):
+            rows = range(start, min(start + size, len(self.split)))
             own = rows[rank::world_size]
             padded = [*own, *rows[:1]][: -(-len(rows) // world_size)]
             yield collate([self[row] for row in padded]), len(own)

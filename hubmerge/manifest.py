@@ -21,6 +21,7 @@ FORMAT = 1
 _MAX_BYTES = 5_000_000
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Accuracy = Annotated[float, Field(ge=0, le=1)]
+Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
 
 
@@ -47,6 +48,18 @@ class ValidationPoint:
         if not self.tasks:
             del fields["tasks"]
         return fields
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Euclidean norms of a step's task vector: of all tensors, and of each layer that changed.
+
+    A layer is named as in the base's tensors, `model.layers.3`; tensors outside of the layers are
+    `before` or `after` them.
+    """
+
+    model: Norm
+    layers: Mapping[str, Norm] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,7 @@ class Manifest:
     `files` maps the path of each file in the folder to its SHA-256, except this file and the card,
     which is rendered again for new scores. `lock` is the SHA-256 of the lock in the same folder,
     for a merge made from one. `licence` is set only if the user stated it; otherwise it follows
-    from the licences of the sources.
+    from the licences of the sources. `norms` are those of an expert's step, compared with its base.
     """
 
     kind: ModelKind
@@ -141,6 +154,7 @@ class Manifest:
     last_step: Count | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     validation: tuple[ValidationPoint, ...] = ()
+    norms: Norms | None = None
     run: str | None = None
     lock: str | None = None
     licence: str | None = None
@@ -203,6 +217,8 @@ class Manifest:
         """Canonical JSON: equal values give equal bytes."""
         fields = without_empty_averages(dataclasses.asdict(self))
         fields["validation"] = [point.to_json() for point in self.validation]
+        if self.norms is None:
+            del fields["norms"]
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -30,7 +30,7 @@ _CARD_SUFFIXES = (
 # The card, what training leaves behind, and the files that hubmerge itself writes.
 _LEFT_BEHIND = (
     "hubmerge.json", "hubmerge.lock", "delta.json", "moe_config.json", "routing.json",
-    "forgotten.json", "difficulty.json", "validation.jsonl", "trainer_state.json",
+    "forgotten.json", "difficulty.json", "task.yaml", "validation.jsonl", "trainer_state.json",
     "training_args.*", "events.out.tfevents*",
     "all_results.json", "train_results.json", "eval_results.json", "trainer_log.jsonl", "latest",
     "adapter_config.json", "import.json", "*.log",

@@ -23,3 +23,17 @@ def validate_json(type_: type[T], data: str | bytes, strict: bool = True) -> T:
 def _adapter(type_: type[Any]) -> TypeAdapter[Any]:
     # To build one takes longer than to read a file with it, and a journal has many lines.
     return TypeAdapter(type_)
+
+
+def to_line(value: Any) -> str:
+    """A value as one line of JSON, from which `from_line` makes an equal one.
+
+    Fields of specs that were not set are left out, as some kinds of specs refuse them.
+    """
+    return _adapter(cast(Any, type(value))).dump_json(value, exclude_unset=True).decode()
+
+
+def from_line(type_: type[T], line: str) -> T:
+    """The value that `to_line` wrote."""
+    # Not strict: a spec that looks at its fields first would get lists where it needs tuples.
+    return validate_json(type_, line, strict=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from hubmerge.trials import Part, RowResults, Trial, TrialLog
 
@@ -57,6 +60,40 @@ def test_a_broken_line_is_skipped(tmp_path: Path, broken: str) -> None:
     log.path.write_text(broken)
     log.append([TRIAL])
     assert log.read() == [TRIAL]
+
+
+_VALUES: tuple[Any, ...] = (None, True, 1, 0, -1, 0.5, "", "1", "x", [], [1], {}, {"a": 1}, 10**30)
+
+
+def test_lines_are_read_as_pydantic_reads_them(tmp_path: Path) -> None:
+    """Every field of a line is replaced by values of all kinds, removed, or joined by another."""
+    fields = json.loads(json.dumps(asdict(TRIAL)))
+    places = [fields, fields["parts"][0], fields["rows"]["a"], fields["rows"]]
+    lines = []
+    for place in places:
+        for name in [*place, "new"]:
+            absent = object()
+            before = place.get(name, absent)
+            for value in _VALUES:
+                place[name] = value
+                lines.append(json.dumps(fields))
+            del place[name]
+            lines.append(json.dumps(fields))
+            if before is not absent:
+                place[name] = before
+    adapter, log, accepted = TypeAdapter(Trial), TrialLog(tmp_path / "trials.jsonl"), 0
+    for line in lines:
+        try:
+            expected = [adapter.validate_json(line, strict=True)]
+        except ValidationError:
+            expected = []
+        log.path.write_text(line + "\n")
+        rows = [row for trial in expected for row in trial.rows.values()]
+        if not all(set(row.bits) <= {"0", "1"} and len(row.bits) <= row.of for row in rows):
+            expected = []
+        assert log.read() == expected, line
+        accepted += len(expected)
+    assert 30 < accepted < len(lines) - 100
 
 
 def test_accuracies_are_over_the_rows_measured() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -10,7 +10,7 @@ from functools import cache, partial
 from hubmerge.errors import DataError, Failures, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
-from hubmerge.manifest import Source
+from hubmerge.manifest import Norms, Source
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.matched_inputs import match_alone
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
@@ -29,12 +29,28 @@ _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
 
 
 @dataclass(frozen=True)
+class PinnedPool:
+    """A pool before anything is opened, as plain values: other processes can open it again.
+
+    `pinned` has the candidates by their key; `names_base` is true if the user named the base.
+    """
+
+    base: PinnedModel
+    tasks: tuple[Task, ...]
+    candidates: tuple[tuple[Candidate, ...], ...]
+    pinned: Mapping[str, PinnedModel]
+    options: MatchOptions
+    names_base: bool
+
+
+@dataclass(frozen=True)
 class OpenedPool:
     """A pool and its opened base; `open` fetches and opens a candidate by its key."""
 
     pool: Pool
     base: OpenedModel
     open: Callable[[str], OpenedModel]
+    pinned: PinnedPool
 
 
 def open_pool(
@@ -47,57 +63,108 @@ def open_pool(
 ) -> OpenedPool:
     """Pin every step of every repository and find base and tasks, without fetching expert weights.
 
+    The last steps come first: what they show to be impossible is refused before all are pinned.
     A repository named with a revision contributes only that revision. Without `tasks`, the tasks
     are those that the manifests name; otherwise each repository gets the task with the id that its
     manifests name, or the task at the same position. Raises UsageError, NotOnHub, IntegrityError
     or DataError.
     """
-    failures = Failures()
-    pinned_by_ref: dict[ModelRef, list[PinnedModel]] = {}
-    for done, ref in enumerate(refs):
-        progress(f"steps of {ref}", done, len(refs))
-        pinned_by_ref[ref] = failures.run(partial(_pin_steps, hub, ref, progress)) or []
+    task_of_ref = _find_tasks(hub, refs, tasks)
+    pinned_by_ref = _pin_all(hub, refs, progress)
     all_pinned = [step for steps in pinned_by_ref.values() for step in steps]
-    failures.run(lambda: check_no_moe(all_pinned))
-    failures.raise_all()
-    opened_base = open_pinned(hub, pin(hub, base or common_base(hub, all_pinned)))
+    pinned_base = pin(hub, base or common_base(hub, all_pinned))
+    opened_base = open_pinned(hub, pinned_base)
     check_bases(all_pinned, opened_base)
     by_task: dict[str, list[Candidate]] = {}
-    task_by_id: dict[str, Task] = {}
     pinned_by_key: dict[str, PinnedModel] = {}
-    task_of_ref = _assign_tasks(hub, pinned_by_ref, [pin_task(hub, task) for task in tasks])
+    task_by_id = {task.id: task for task in task_of_ref.values()}
     for ref, steps in pinned_by_ref.items():
-        task = task_of_ref[ref]
-        task_by_id[task.id] = task
-        last = steps[-1].revision
+        task = task_by_id[task_of_ref[ref].id]
         for step in steps:
-            candidate = _make_candidate(step, task, last)
+            norms = _recorded_norms(step, opened_base, options)
+            candidate = _make_candidate(step, task, steps[-1].revision, norms)
             by_task.setdefault(task.id, []).append(candidate)
             pinned_by_key[candidate.source.key] = step
-    _check_metrics(list(task_by_id.values()))
+    pinned_pool = PinnedPool(
+        base=pinned_base,
+        tasks=tuple(task_by_id[task] for task in by_task),
+        candidates=tuple(_drop_duplicates(candidates) for candidates in by_task.values()),
+        pinned=pinned_by_key,
+        options=options,
+        names_base=base is not None,
+    )
+    return open_pinned_pool(hub, pinned_pool, opened_base)
+
+
+def _find_tasks(hub: Hub, refs: Sequence[ModelRef], tasks: Sequence[Task]) -> dict[ModelRef, Task]:
+    """The task of each repository by its last step; raises for one that cannot be selected for."""
+    failures = Failures()
+    last_by_ref = {ref: failures.run(partial(_pin_last, hub, ref)) for ref in refs}
+    lasts = {ref: [last] for ref, last in last_by_ref.items() if last is not None}
+    failures.run(lambda: check_no_moe([last for [last] in lasts.values()]))
+    failures.raise_all()
+    task_of_ref = _assign_tasks(hub, lasts, [pin_task(hub, task) for task in tasks])
+    _check_metrics(list(task_of_ref.values()))
+    return task_of_ref
+
+
+def _pin_all(
+    hub: Hub, refs: Sequence[ModelRef], progress: Progress
+) -> dict[ModelRef, list[PinnedModel]]:
+    """Every step of every repository."""
+    failures = Failures()
+    pinned_by_ref: dict[ModelRef, list[PinnedModel]] = {}
+    for done, ref in enumerate(dict.fromkeys(refs)):
+        progress(f"steps of {ref}", done, len(refs))
+        pinned_by_ref[ref] = failures.run(partial(_pin_steps, hub, ref, progress)) or []
+    failures.run(lambda: check_no_moe([s for steps in pinned_by_ref.values() for s in steps]))
+    for ref, steps in pinned_by_ref.items():
+        failures.run(partial(_manifest_tasks, ref, steps))
+    failures.raise_all()
+    return pinned_by_ref
+
+
+def open_pinned_pool(
+    hub: Hub, pinned: PinnedPool, opened_base: OpenedModel | None = None
+) -> OpenedPool:
+    """Open the base of a pool; candidates are fetched and opened on first use."""
+    base, options = opened_base or open_pinned(hub, pinned.base), pinned.options
 
     @cache
     def opened(key: str) -> OpenedModel:
-        model = open_pinned(hub, pinned_by_key[key])
-        check_origin(opened_base, [model], is_named=base is not None)
+        model = open_pinned(hub, pinned.pinned[key])
+        check_origin(base, [model], is_named=pinned.names_base)
         return model
 
     @cache
     def matched(key: str) -> Checkpoint:
         model = opened(key)
-        label = model.revision.label
-        return match_alone(opened_base.checkpoint, model.checkpoint, label, options)
+        return match_alone(base.checkpoint, model.checkpoint, model.revision.label, options)
 
     pool = Pool(
-        base=source_of(opened_base),
-        base_checkpoint=opened_base.checkpoint,
-        tasks=tuple(task_by_id.values()),
-        candidates=tuple(_drop_duplicates(by_task[task]) for task in task_by_id),
+        base=source_of(base),
+        base_checkpoint=base.checkpoint,
+        tasks=pinned.tasks,
+        candidates=pinned.candidates,
         open=lambda candidate: matched(candidate.source.key),
         content_key=lambda candidate: opened(candidate.source.key).weights_digest,
         options=options,
     )
-    return OpenedPool(pool, opened_base, opened)
+    return OpenedPool(pool, base, opened, pinned)
+
+
+def _pin_last(hub: Hub, ref: ModelRef) -> PinnedModel:
+    """Pin the last step by name; what the reference itself means if no name is a step."""
+    _check_is_repository(ref)
+    steps = [] if ref.revision or ref.subfolder else _likely(list_steps(hub, str(ref.repo_id)))
+    return pin_revision(hub, steps[-1]) if steps else pin(hub, ref)
+
+
+def _check_is_repository(ref: ModelRef) -> None:
+    if ref.repo_id is None:
+        raise UsageError(
+            f"{ref} is a folder; steps are selected from repositories.", "Write owner/name."
+        )
 
 
 def _pin_steps(hub: Hub, ref: ModelRef, progress: Progress) -> list[PinnedModel]:
@@ -105,11 +172,8 @@ def _pin_steps(hub: Hub, ref: ModelRef, progress: Progress) -> list[PinnedModel]
 
     A reference with a revision, or to a repository without steps, gives one pinned model.
     """
-    if ref.repo_id is None:
-        raise UsageError(
-            f"{ref} is a folder; steps are selected from repositories.", "Write owner/name."
-        )
-    steps = () if ref.revision or ref.subfolder else _step_revisions(hub, ref.repo_id, progress)
+    named = ref.revision or ref.subfolder
+    steps = [] if named else _step_revisions(hub, str(ref.repo_id), progress)
     if not steps:
         return [pin(hub, ref)]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -119,7 +183,10 @@ def _pin_steps(hub: Hub, ref: ModelRef, progress: Progress) -> list[PinnedModel]
 
 def _step_revisions(hub: Hub, repo_id: str, progress: Progress) -> list[Revision]:
     """Find the steps by their names, or in the commit history if no name is a step."""
-    steps = list_steps(hub, repo_id) or find_steps(hub, repo_id, progress)
+    return _likely(list_steps(hub, repo_id) or find_steps(hub, repo_id, progress))
+
+
+def _likely(steps: Iterable[Revision]) -> list[Revision]:
     return [step for step in steps if step.step is not None and step.confidence >= _MIN_CONFIDENCE]
 
 
@@ -170,7 +237,17 @@ def _manifest_tasks(ref: ModelRef, pinned: Sequence[PinnedModel]) -> set[str | N
     return tasks
 
 
-def _make_candidate(pinned: PinnedModel, task: Task, last: Revision) -> Candidate:
+def _recorded_norms(pinned: PinnedModel, base: OpenedModel, options: MatchOptions) -> Norms | None:
+    """The norms in a manifest, if they are of the task vector that is merged here."""
+    manifest = pinned.manifest
+    if manifest is None or options != DEFAULT_OPTIONS or manifest.base.digest != base.digest:
+        return None
+    return manifest.norms
+
+
+def _make_candidate(
+    pinned: PinnedModel, task: Task, last: Revision, norms: Norms | None
+) -> Candidate:
     manifest = pinned.manifest
     curve = manifest.validation if manifest and manifest.task == task.id else ()
     source = Source(
@@ -185,7 +262,7 @@ def _make_candidate(pinned: PinnedModel, task: Task, last: Revision) -> Candidat
     )
     own_accuracy = curve[-1].accuracy if curve and 0 <= curve[-1].accuracy <= 1 else None
     stopped_early = manifest is not None and manifest.training.get("stopped") == "early"
-    return Candidate(source, own_accuracy, stopped_early, curve)
+    return Candidate(source, own_accuracy, stopped_early, curve, norms)
 
 
 def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -198,9 +275,10 @@ def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 
 def _check_metrics(tasks: Sequence[Task]) -> None:
-    unsupported = [task.name for task in tasks if task.spec.metric != "accuracy"]
+    unsupported = {task.name: None for task in tasks if task.spec.metric != "accuracy"}
     if unsupported:
         raise UsageError(
-            f"Selection needs tasks measured by accuracy; {', '.join(unsupported)} is not.",
-            "Define it as a multiple-choice task: `kind: rank`.",
+            f"Selection compares rows that are right or wrong, and {', '.join(unsupported)} is "
+            "measured by the share of right tokens.",
+            "Write --tasks with a task that asks the same as multiple choice, `kind: rank`.",
         )

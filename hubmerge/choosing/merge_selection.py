@@ -24,6 +24,7 @@ from hubmerge.selection.policy_results import (
     policy_order,
 )
 from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.recorded_norms import PROXY, proxy_note, without_norms
 from hubmerge.selection.task_split import TaskSplit
 from hubmerge.tasks.task import Task
 from hubmerge.trials import SELECTION_SPLIT
@@ -81,8 +82,19 @@ class PreparedSelection:
 
     @property
     def policies(self) -> list[str]:
-        """The names of the policies to run, in order."""
-        return policy_order(self.pool, self.request.policy, self.locked_choice is not None)
+        """The names of the policies to run, in order; `proxy_note` says why proxy may be left out.
+
+        Whether a checkpoint is in the cache does not matter: the lock does not depend on it.
+        """
+        names = policy_order(self.pool, self.request.policy, self.locked_choice is not None)
+        skips_proxy = self.request.policy != PROXY and bool(without_norms(self.pool))
+        return [name for name in names if not (skips_proxy and name == PROXY)]
+
+    @property
+    def proxy_note(self) -> str | None:
+        """What policy proxy would fetch, if it is among the policies of this pool."""
+        names = policy_order(self.pool, self.request.policy, self.locked_choice is not None)
+        return proxy_note(self.pool, self.request.policy == PROXY) if PROXY in names else None
 
 
 def make_merge_lock(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hubmerge.errors import UsageError
+from hubmerge.hub.environment import home
 from hubmerge.refs import ModelRef, parse_ref
 
 if TYPE_CHECKING:
@@ -173,7 +174,10 @@ def find_tasks(names: Iterable[str], columns: str | None) -> list[Task]:
     """The tasks of these names; --columns is for data whose columns nothing else names."""
     from hubmerge.tasks.custom_task import parse_columns
     from hubmerge.tasks.lookup import find_task, has_fixed_columns
+    from hubmerge.tasks.task_file import remember_data
 
     parsed = parse_columns(columns) if columns else None
     # Tasks of hubmerge and task files in YAML name their columns themselves.
-    return [find_task(name, None if has_fixed_columns(name) else parsed) for name in names]
+    tasks = [find_task(name, None if has_fixed_columns(name) else parsed) for name in names]
+    remember_data(home(), tasks)
+    return tasks

@@ -45,9 +45,9 @@ def open_engine(
     return LocalEngine(
         perform,
         context,
-        cores=_cores(),
+        cores=count_cores(),
         workers=workers,
-        gpus=_gpus() if needs_gpu else (),
+        gpus=find_gpus() if needs_gpu else (),
         environment=dict(os.environ),
         logs=work / "logs",
     )
@@ -70,19 +70,19 @@ def _open_ray(
         context,
         address=address or LOCAL_CLUSTER,
         workers=workers,
-        cores=_cores(),
+        cores=count_cores(),
         home=home,
     )
 
 
-def _cores() -> int:
+def count_cores() -> int:
     """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _gpus() -> tuple[str, ...]:
+def find_gpus() -> tuple[str, ...]:
     """The ids of the GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

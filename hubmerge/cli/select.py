@@ -29,6 +29,7 @@ from hubmerge.cli.options import (
     split_names,
 )
 from hubmerge.cli.select_moe import choose_starts, parse_moe_settings
+from hubmerge.cli.select_workers import WorkerOptions
 from hubmerge.cli.selection_tables import SelectionOutput, describe_conclusion, selection_tables
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
@@ -155,6 +156,7 @@ def select(
     ],
     options: SelectOptions,
     files: SelectFiles,
+    workers: WorkerOptions,
     dry_run: DryRun = False,
 ) -> None:
     """Choose the step of each expert and pin the choice in a lock.
@@ -166,11 +168,12 @@ def select(
     Example: hubmerge select me/cars me/birds --target ties --budget 30m
     """
     moe_spec = _read_moe_spec(target, options)
+    workers.check(is_merge=moe_spec is None)
     files.check()
     request = _make_request(repos, target, options)
     with session.open_hub(options.step_pattern) as hub, session.progress() as progress:
         if moe_spec is None:
-            output = _choose_steps(session, hub, request, dry_run, progress)
+            output = _choose_steps(session, hub, request, workers, dry_run, progress)
         else:
             output = choose_starts(session, hub, request, moe_spec, dry_run, progress)
     if output is None:
@@ -222,7 +225,12 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
 
 
 def _choose_steps(
-    session: Session, hub: Hub, request: SelectRequest, dry_run: bool, progress: Progress
+    session: Session,
+    hub: Hub,
+    request: SelectRequest,
+    workers: WorkerOptions,
+    dry_run: bool,
+    progress: Progress,
 ) -> SelectionOutput | None:
     """Choose steps for a merge; a dry run prints the plan and returns None."""
     from hubmerge.flows import select as flow
@@ -231,10 +239,13 @@ def _choose_steps(
     rows = {split.task.name: len(split.row_order) for split in prepared.splits}
     for note in flow.few_rows_notes(rows):
         session.print_message(f"Note: {note}")
+    if proxy_note := prepared.proxy_note:
+        session.print_message(f"Note: {proxy_note}")
     if dry_run:
         session.print_result(_plan_table(prepared), _plan_to_json(prepared))
         return None
-    result = flow.select(prepared, session.trial_log, progress)
+    with workers.open(session, prepared) as evaluator:
+        result = flow.select(prepared, session.trial_log, progress, evaluator)
     lock = result.lock
     return SelectionOutput(
         lock=lock,

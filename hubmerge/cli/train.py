@@ -52,6 +52,7 @@ def train(
         from hubmerge.runs.run import discard_position
         from hubmerge.tasks.custom_task import parse_columns
         from hubmerge.tasks.lookup import find_task
+        from hubmerge.tasks.task_file import remember_data
 
         task = find_task(train_spec.task, parse_columns(columns) if columns else None)
         run = prepare_expert_run(
@@ -62,6 +63,7 @@ def train(
         if dry_run:
             _print_plan(session, run)
             return
+        remember_data(session.home, [task])
         session.print_message(
             f"{task.name}: {train_spec.steps} steps from {run.base.revision.label}, "
             f"{len(run.steps)} revisions to {run.to}, run {run.id[:12]}"

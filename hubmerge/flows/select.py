@@ -36,6 +36,7 @@ from hubmerge.selection.policy_results import (
     budget_shares,
 )
 from hubmerge.selection.pool import Choice, Pool, as_params
+from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import Budget, MeasuredChoice, Search
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
 from hubmerge.weights.header import safe_name
@@ -107,15 +108,21 @@ def few_rows_notes(rows: Mapping[str, int]) -> Iterator[str]:
             )
 
 
-def select(prepared: PreparedSelection, log: TrialLog, progress: Progress) -> SelectResult:
+def select(
+    prepared: PreparedSelection,
+    log: TrialLog,
+    progress: Progress,
+    rows: RowEvaluator | None = None,
+) -> SelectResult:
     """Run every policy within the budget, choose the best, and build the lock.
 
-    Trials in the log are not measured again; new ones are logged at once. Raises UsageError if the
-    budget ends before the requested policy has run.
+    Trials in the log are not measured again; new ones are logged at once. `rows` are workers that
+    evaluate them, by default it is this process. Raises UsageError if the budget ends before the
+    requested policy has run.
     """
     request, pool, method = prepared.request, prepared.pool, prepared.method
     merger = MemoryMerger(pool, method, request.memory)
-    evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT)
+    evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT, rows)
     budget = Budget(request.merges, request.seconds)
     budget.reserve(2 * len(pool.tasks))
     search = Search(

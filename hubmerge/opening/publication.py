@@ -31,6 +31,7 @@ from hubmerge.opening.references import pin
 from hubmerge.refs import ModelRef, step_tag
 from hubmerge.routing import ROUTING_JSON as ROUTING
 from hubmerge.routing import Routing, read_routing
+from hubmerge.tasks.task_file import TASK_YAML
 
 Figures = Mapping[str, Callable[[], bytes]]  # file name -> function that draws it
 
@@ -40,12 +41,13 @@ _COMMON_FILES = {".gitattributes", CARD, "LICENSE"}
 def finalize_folder(folder: Path, manifest: Manifest, lock: bytes | None = None) -> None:
     """Write manifest and card into a folder; the manifest lists the SHA-256 of all files in it.
 
-    It does not list the lock that a merge was made from, nor the routing of a mixture of experts:
-    the digest of a model does not depend on how it was chosen or measured.
+    It does not list the lock that a merge was made from, the routing of a mixture of experts, nor
+    the YAML of an own task: the digest of a model does not depend on how it was chosen or measured.
     """
     files, measured = files_in(folder), _read_routing(folder, manifest)
     if measured is not None:
         del files[ROUTING]
+    files.pop(TASK_YAML, None)
     digests = hash_written(files.values())
     complete = manifest.with_files({name: digests[path] for name, path in files.items()})
     (folder / MANIFEST_JSON).write_bytes(complete.to_bytes())

@@ -1,28 +1,37 @@
-"""Find the shipped tasks that a model was trained for, from its manifest."""
+"""Find the tasks that a model was trained for, from its manifest and the task file beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from hubmerge.errors import UsageError
+from hubmerge.errors import NotOnHub, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.manifest import Manifest
+from hubmerge.hub.environment import home
+from hubmerge.hub.fetch import read_file
+from hubmerge.manifest import Manifest, Source
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import pin_task
+from hubmerge.refs import ModelRef, Revision
 from hubmerge.tasks.lookup import catalog, find_task
 from hubmerge.tasks.task import Task
+from hubmerge.tasks.task_file import TASK_YAML, parse_task_file
 
 
 def find_trained_tasks(hub: Hub, model: OpenedModel | PinnedModel) -> list[Task]:
-    """The shipped tasks in a model's manifest: its own, or those of its experts.
+    """The tasks in a model's manifest, its own or those of its experts, shipped or with a file.
 
-    Raises UsageError if there is none, or one that is not shipped with hubmerge.
+    Raises UsageError if there is none, or one that is neither shipped nor has a file; DataError if
+    local data of an own task are not found.
     """
     manifest = model.manifest
     task_ids = list(_task_ids(manifest)) if manifest else [None]
     names = {str(task_id).partition("@")[0] for task_id in task_ids}
     shipped = {name: find_task(name) for name in names & catalog().keys()}
-    matches = [_shipped_task(hub, shipped, task_id) for task_id in dict.fromkeys(task_ids)]
+    matches = [
+        _shipped_task(hub, shipped, task_id) or _own_task(hub, model, task_id)
+        for task_id in dict.fromkeys(task_ids)
+    ]
     tasks = [task for task in matches if task]
     if len(tasks) < len(matches):
         others = f" but for {', '.join(sorted(names))}" if any(task_ids) else ""
@@ -49,3 +58,35 @@ def _shipped_task(hub: Hub, shipped: dict[str, Task], task_id: str | None) -> Ta
     task = shipped.get((task_id or "").partition("@")[0])
     pinned = pin_task(hub, task) if task else None
     return pinned if pinned and pinned.id == task_id else None
+
+
+def _own_task(hub: Hub, model: OpenedModel | PinnedModel, task_id: str | None) -> Task | None:
+    """The task with that id from the file that travels with the model or with its expert."""
+    if task_id is None or model.manifest is None:
+        return None
+    revision = model.revision
+    if not model.manifest.is_expert:
+        sources = [source for source in model.manifest.experts if source.task == task_id]
+        if not sources:
+            return None
+        revision = _revision_of(sources[0])
+    data = _read_task_file(hub, revision)
+    return parse_task_file(data, task_id, revision.label, home()) if data else None
+
+
+def _revision_of(source: Source) -> Revision:
+    """The commit or local folder of an expert of a merge."""
+    if source.is_local:
+        return Revision(ModelRef(path=Path(source.label)), sha="")
+    return Revision(ModelRef(source.name, None, source.sha, source.folder), source.sha)
+
+
+def _read_task_file(hub: Hub, revision: Revision) -> bytes | None:
+    """The task file of a revision, None if it has none or is gone."""
+    if revision.ref.path is not None:
+        path = revision.ref.path / TASK_YAML
+        return path.read_bytes() if path.is_file() else None
+    try:
+        return read_file(hub, revision, TASK_YAML)
+    except NotOnHub:
+        return None

@@ -20,6 +20,7 @@ from hubmerge.runs.machine import Machine, check_machine
 from hubmerge.runs.run import Run, prepare_run
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.task import Task
+from hubmerge.tasks.task_file import task_file
 from hubmerge.training.schedule import check_even_batches, push_steps
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class ExpertJob:
             sample=validation.example(0),
             save=expert.save,
             manifest_fields=manifest_fields,
+            task_file=task_file(self.task),
         )
 
     def _training_rows(self) -> Split | Stream:

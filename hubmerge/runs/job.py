@@ -32,7 +32,7 @@ class ReadyJob:
     weights of the network or the given ones, by their names in the network. `write_measurements`
     adds files that the manifest does not list. `extra_metrics` are logged by trackers in addition
     to the accuracy. `manifest_fields` go into the manifest in addition to the settings, and `lock`
-    is written next to every step.
+    and `task_file`, the YAML of an own task, are written next to every step.
     """
 
     learner: Learner
@@ -44,6 +44,7 @@ class ReadyJob:
     write_measurements: Callable[[Path], None] = lambda folder: None
     extra_metrics: Callable[[], Mapping[str, float]] = dict
     lock: bytes | None = None
+    task_file: bytes | None = None
 
 
 class Job(Protocol):

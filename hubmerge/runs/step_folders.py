@@ -12,8 +12,10 @@ from hubmerge.kinds import EXPERT
 from hubmerge.manifest import Manifest, ValidationPoint
 from hubmerge.opening.publication import finalize_folder
 from hubmerge.opening.references import versions
+from hubmerge.opening.step_norms import measure_step_norms
 from hubmerge.refs import step_tag
 from hubmerge.runs.run import Run
+from hubmerge.tasks.task_file import TASK_YAML
 from hubmerge.weights.atomic_folder import atomic_folder
 
 if TYPE_CHECKING:
@@ -41,7 +43,13 @@ def save_step(run: Run, ready: ReadyJob, fit: Fit, event: CheckpointEvent) -> No
     with atomic_folder(run.outbox.step_folder(event.step)) as folder:
         ready.save(folder, weights)
         ready.write_measurements(folder)
-        finalize_folder(folder, _step_manifest(run, event, ready), ready.lock)
+        if ready.task_file is not None:
+            (folder / TASK_YAML).write_bytes(ready.task_file)
+        manifest = _step_manifest(run, event, ready)
+        if run.job.kind == EXPERT:
+            norms = measure_step_norms(run.base.checkpoint, folder)
+            manifest = dataclasses.replace(manifest, norms=norms)
+        finalize_folder(folder, manifest, ready.lock)
 
 
 def _step_manifest(run: Run, event: CheckpointEvent, ready: ReadyJob) -> Manifest:

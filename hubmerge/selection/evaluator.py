@@ -8,25 +8,30 @@ are not measured again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import Method
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Candidate, Choice, Pool
-from hubmerge.selection.task_split import TaskSplit, load_merge
+from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.row_jobs import (
+    CandidateTensors,
+    ChoiceTensors,
+    LocalRows,
+    RowEvaluator,
+    RowJob,
+    TensorSource,
+)
+from hubmerge.selection.task_split import TaskSplit
 from hubmerge.trials import SINGLE_EXPERT, Part, RowResults, Trial, TrialLog
-from hubmerge.weights.dtypes import Array
-from hubmerge.weights.kept_heads import KeptHead, kept_head
 
 
 class Evaluator:
     """Measures choices of a pool, merged by one method, on one split of each task.
 
     Every requested measurement counts, even if the result was in the log: the cost and result of a
-    selection do not depend on earlier runs.
+    selection do not depend on earlier runs. `rows` evaluates them, by default in this process.
     """
 
     def __init__(
@@ -37,12 +42,13 @@ class Evaluator:
         splits: Sequence[TaskSplit],
         log: TrialLog,
         split: str,
+        rows: RowEvaluator | None = None,
     ) -> None:
         self.pool, self.method = pool, method
         self._measured: dict[str, Trial] = {}
         self.merger, self._splits, self._log, self._split = merger, splits, log, split
         self._logged = {trial.key: trial for trial in log.read()}
-        self._loaded_recipe: str | None = None
+        self._rows = rows or LocalRows(pool, merger, splits)
 
     @property
     def rows_by_recipe(self) -> dict[str, int]:
@@ -69,8 +75,8 @@ class Evaluator:
         trial = self._start_trial(
             recipe, self.pool.parts(choice), self.method.name, dict(choice.params), self._splits
         )
-        splits = list(zip(self._splits, self.pool.experts(choice), strict=True))
-        return self._measure_rows(trial, splits, share, lambda: self.merger.merged_tensors(choice))
+        experts = dict(enumerate(choice.indices))
+        return self._measure_rows(trial, experts, share, ChoiceTensors(choice))
 
     def measure_expert(self, task: int, index: int) -> Trial:
         """Measure one candidate, without merging it, on its own task."""
@@ -78,8 +84,7 @@ class Evaluator:
         recipe = self.expert_recipe(task, index)
         parts = (Part(candidate.source.key),)
         trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, [split])
-        splits = [(split, candidate)]
-        return self._measure_rows(trial, splits, 1.0, lambda: self.merger.expert_tensors(candidate))
+        return self._measure_rows(trial, {task: index}, 1.0, CandidateTensors(task, index))
 
     def expert_recipe(self, task: int, index: int) -> str:
         """Return the recipe id of one candidate that is not merged."""
@@ -98,21 +103,23 @@ class Evaluator:
     def _measure_rows(
         self,
         trial: Trial,
-        splits: Sequence[tuple[TaskSplit, Candidate]],
+        experts: Mapping[int, int],
         share: float,
-        merged: Callable[[], Iterable[tuple[str, Array]]],
+        source: TensorSource,
     ) -> Trial:
-        """Return the trial over the first `share` of rows; evaluate those that are missing."""
-        wanted = {split.task.id: split.row_count(share) for split, _ in splits}
+        """Return the trial over the first `share` of rows; evaluate those that are missing.
+
+        `experts` maps the index of each task to that of the candidate whose head it uses.
+        """
+        splits = {task: self._splits[task] for task in experts}
+        wanted = {split.task.id: split.row_count(share) for split in splits.values()}
         if any(len(trial.rows[task].bits) < count for task, count in wanted.items()):
-            if self._loaded_recipe != trial.recipe:
-                self._load_merge(trial.recipe, merged())
+            jobs = [self._missing_rows(trial, task, experts[task], wanted) for task in splits]
+            bits = self._rows.evaluate(trial.recipe, source, jobs)
             rows = dict(trial.rows)
-            for split, candidate in splits:
+            for split, more in zip(splits.values(), bits, strict=True):
                 known = rows[split.task.id]
-                missing = split.row_order[len(known.bits) : wanted[split.task.id]]
-                bits = split.evaluate(missing, *self._expert_head(split, candidate))
-                rows[split.task.id] = RowResults(known.bits + bits, known.of)
+                rows[split.task.id] = RowResults(known.bits + more, known.of)
             trial = dataclasses.replace(trial, rows=rows)
             self._logged[trial.key] = trial
             self._log.append([trial])
@@ -121,18 +128,13 @@ class Evaluator:
             self._measured[trial.recipe] = result
         return result
 
-    def _expert_head(self, split: TaskSplit, candidate: Candidate) -> tuple[Path, KeptHead | None]:
-        """Return the folder of an expert, and its own head if the task is measured with that."""
-        folder = self.pool.open(candidate).folder  # of several steps, that of the last
-        if split.loaded_model.classifier is None:
-            return folder, None
-        return folder, kept_head(self.pool.task_vector(candidate))
-
-    def _load_merge(self, recipe: str, merged: Iterable[tuple[str, Array]]) -> None:
-        """Load a merge into every open model; only the changed tensors are written."""
-        self._loaded_recipe = None
-        load_merge((split.loaded_model for split in self._splits), merged)
-        self._loaded_recipe = recipe
+    def _missing_rows(
+        self, trial: Trial, task: int, index: int, wanted: Mapping[str, int]
+    ) -> RowJob:
+        split = self._splits[task]
+        start = len(trial.rows[split.task.id].bits)
+        rows = split.row_order[start : wanted[split.task.id]]
+        return RowJob(task, index, start, tuple(rows))
 
     def _start_trial(
         self,

@@ -7,11 +7,11 @@ order: a sum that is updated in place drifts, and then the measured model is not
 
 from __future__ import annotations
 
-import math
-import threading
+import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,12 +20,14 @@ import psutil
 
 from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
-from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.registry import Method, parse_params
 from hubmerge.merging.softening import Softening, survey_softening
+from hubmerge.selection.array_cache import ArrayCache
 from hubmerge.selection.memory_passes import MemoryPasses
 from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
+from hubmerge.weights.task_norms import norm, square_sum
 from hubmerge.weights.task_vector import TaskVector
 
 T = TypeVar("T")
@@ -36,7 +38,8 @@ class MemoryMerger:
     """Merges choices of a pool by one method.
 
     Changes of experts and merged changes are kept in up to `memory` bytes, by default half of what
-    is free; what does not fit is read again. One merged change is always kept.
+    is free; what does not fit is read again, and a merged change that does not fit is computed for
+    each use, a few tensors at a time.
     """
 
     def __init__(self, pool: Pool, method: Method, memory: int | None = None) -> None:
@@ -50,7 +53,8 @@ class MemoryMerger:
         self._threads = core_count()
         self._names = [name for name, tensor in base.index.items() if is_float(tensor.dtype)]
         size = sum(base.index[n].size * compute_dtype(self._dtype(n)).itemsize for n in self._names)
-        self._most_directions = max(int((1 - _SHARE) * memory) // max(size, 1), 1)
+        self._most_directions = int((1 - _SHARE) * memory) // max(size, 1)
+        self._changed_names: dict[Choice, list[str]] = {}
 
     def merged_tensors(self, choice: Choice) -> Iterator[tuple[str, Array]]:
         """Yield name and values of every tensor that the merge changes, in the base's dtype.
@@ -58,14 +62,15 @@ class MemoryMerger:
         Raises CheckpointError for values that are not finite.
         """
         scale = dict(choice.params).get("scale")
-        direction = self.direction(choice)
 
-        def merge(name: str) -> Array:
-            change = direction[name]
+        def merge(item: tuple[str, Array]) -> Array:
+            name, change = item
             return self._add_to_base(name, change if scale is None else scale * change)
 
+        changes = self._changes(choice)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
-            yield from in_order(pool, merge, direction, 2 * self._threads)
+            for (name, _), values in in_order(pool, merge, changes, 2 * self._threads):
+                yield name, values
 
     def expert_tensors(self, candidate: Candidate) -> Iterator[tuple[str, Array]]:
         """Yield name and values of every tensor that one expert changes, in the base's dtype."""
@@ -75,8 +80,10 @@ class MemoryMerger:
                 yield name, self._add_to_base(name, delta)
 
     def norm(self, candidate: Candidate) -> float:
-        """Return the Euclidean norm of an expert's task vector."""
-        return _norm(self.delta(candidate, name) for name in self._names)
+        """Return the norm of an expert's task vector; it is fetched only if no norm is recorded."""
+        if candidate.norms is not None:
+            return candidate.norms.model
+        return norm(square_sum(self.delta(candidate, name)) for name in self._names)
 
     def dot(self, first: Candidate, second: Candidate) -> float:
         """Return the inner product of two task vectors."""
@@ -87,17 +94,30 @@ class MemoryMerger:
 
     def merge_norm(self, choice: Choice) -> float:
         """Return the Euclidean norm of the merged change at scale 1."""
-        return _norm(self.direction(choice).values())
+        return norm(square_sum(change) for _, change in self._changes(choice))
 
     def direction(self, choice: Choice) -> Mapping[str, Array]:
         """Return the merged change at scale 1 of every tensor that is changed."""
-        key = choice.with_params(scale=1.0) if "scale" in dict(choice.params) else choice
+        key = _at_scale_1(choice)
         if key not in self._directions:
-            while len(self._directions) >= self._most_directions:
+            while len(self._directions) >= max(self._most_directions, 1):
                 self._directions.popitem(last=False)
             self._directions[key] = self._compute_direction(key)
         self._directions.move_to_end(key)
         return self._directions[key]
+
+    def _changes(self, choice: Choice) -> Iterator[tuple[str, Array]]:
+        """Name and values of the direction, all of which is in memory only if that is allowed."""
+        if self._most_directions:
+            yield from self.direction(choice).items()
+            return
+        key = _at_scale_1(choice)
+        params: Any = parse_params(self.method, dict(key.params))
+        with self._passes(key, params) as passes:
+            if passes.parts == "tensors":
+                yield from self._combined_tensors(passes, params)
+            else:
+                yield from self._combined_parts(passes, params)
 
     def delta(self, candidate: Candidate, name: str) -> Array:
         """Return expert - base of one tensor; read-only."""
@@ -129,40 +149,46 @@ class MemoryMerger:
 
     def _compute_direction(self, choice: Choice) -> dict[str, Array]:
         params: Any = parse_params(self.method, dict(choice.params))
-        parts = self.method.parts(params)
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
-            changed = [
+        with self._passes(choice, params) as passes:
+            if passes.parts == "tensors":
+                return dict(self._combined_tensors(passes, params))
+            return self._combine_parts(passes, params)
+
+    @contextmanager
+    def _passes(self, choice: Choice, params: Any) -> Iterator[MemoryPasses]:
+        """Passes over the changes of a choice, in the tensors that its merge changes."""
+        self._cache.need({"", *(expert.key for expert in self._pool.experts(choice))})
+        if choice not in self._changed_names:
+            self._changed_names[choice] = [
                 name
                 for name in self._names
                 if self.method.is_changed(self._deltas(choice, name), params, None)
             ]
-            passes = MemoryPasses(
-                changed,
-                partial(self._deltas, choice, with_factors=parts == "tensors"),
-                parts,
-                pool,
-                self._threads,
-            )
-            with np.errstate(over="ignore", invalid="ignore"):  # checked in `_add_to_base`
-                if parts == "tensors":
-                    return self._combine_tensors(passes, params)
-                return self._combine_parts(passes, params)
+        parts = self.method.parts(params)
+        load = partial(self._deltas, choice, with_factors=parts == "tensors")
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
+            yield MemoryPasses(self._changed_names[choice], load, parts, pool, self._threads)
 
-    def _combine_tensors(self, passes: MemoryPasses, params: Any) -> dict[str, Array]:
-        survey = self.method.survey
-        surveyed = survey(lambda: passes(), params) if survey else None
-        return {deltas.tensor: self.method.combine(deltas, params, surveyed) for deltas in passes()}
+    def _combined_tensors(self, passes: MemoryPasses, params: Any) -> Iterator[tuple[str, Array]]:
+        # Not with `passes` itself, whose parts these methods cannot merge.
+        survey = self._survey(lambda: passes(), params)
+        for deltas in passes():
+            with _unchecked():
+                values = self.method.combine(deltas, params, survey)
+            yield deltas.tensor, values
+
+    def _survey(self, passes: DeltaPasses | MemoryPasses, params: Any) -> Any:
+        if self.method.survey is None:
+            return None
+        with _unchecked():
+            return self.method.survey(passes, params)
 
     def _combine_parts(self, passes: MemoryPasses, params: Any) -> dict[str, Array]:
-        survey = self.method.survey(passes, params) if self.method.survey else None
-        direction: dict[str, Array] = {}
-        for name in passes.names:
-            values = passes.load(name).values[0]
-            direction[name] = np.empty(values.shape, values.dtype)
+        survey = self._survey(passes, params)
+        direction = {name: self._empty_change(name) for name in passes.names}
 
         def combine(part: Deltas, surveyed: Any = survey) -> None:
-            merged = self.method.combine(part, params, surveyed).reshape(-1)
-            direction[part.tensor].reshape(-1)[part.start : part.start + merged.size] = merged
+            self._combine_into(direction[part.tensor], part, params, surveyed)
 
         for _ in passes.map(combine):
             pass
@@ -171,6 +197,39 @@ class MemoryMerger:
             for name, start in again:
                 combine(passes.part(name, start), settled)
         return direction
+
+    def _combined_parts(self, passes: MemoryPasses, params: Any) -> Iterator[tuple[str, Array]]:
+        """Name and values as by `_combine_parts`, one tensor after another.
+
+        A method that settles needs a pass before; with its final survey every part is final.
+        """
+        survey = self._survey(passes, params)
+        if self.method.settle is not None:
+            for _ in passes.map(lambda part: self._count(part, params, survey)):
+                pass
+            survey, _ = self.method.settle(survey)
+        for name in passes.names:
+            change = self._empty_change(name)
+
+            def combine(part: Deltas, change: Array = change, surveyed: Any = survey) -> None:
+                self._combine_into(change, part, params, surveyed)
+
+            for _ in dataclasses.replace(passes, names=[name]).map(combine):
+                pass
+            yield name, change
+
+    def _count(self, part: Deltas, params: Any, survey: Any) -> None:
+        """Merge a part only for what the survey counts meanwhile."""
+        self.method.combine(part, params, survey)
+
+    def _combine_into(self, change: Array, part: Deltas, params: Any, survey: Any) -> None:
+        with _unchecked():
+            merged = self.method.combine(part, params, survey).reshape(-1)
+        change.reshape(-1)[part.start : part.start + merged.size] = merged
+
+    def _empty_change(self, name: str) -> Array:
+        tensor = self._pool.base_checkpoint.index[name]
+        return np.empty(tensor.shape, compute_dtype(tensor.dtype))
 
     def _deltas(self, choice: Choice, name: str, with_factors: bool = False) -> Deltas:
         """The deltas of a tensor, experts in the order in which the engine sums them."""
@@ -228,27 +287,10 @@ class MemoryMerger:
         return array
 
 
-def _norm(arrays: Iterable[Array]) -> float:
-    return math.sqrt(math.fsum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
+def _at_scale_1(choice: Choice) -> Choice:
+    return choice.with_params(scale=1.0) if "scale" in dict(choice.params) else choice
 
 
-class ArrayCache:
-    """Arrays by key, up to `max_bytes`, for several threads; the oldest use is dropped first."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes, self._lock = max_bytes, 0, threading.Lock()
-        self._arrays: OrderedDict[tuple[str, str], Array] = OrderedDict()
-
-    def get(self, key: tuple[str, str]) -> Array | None:
-        with self._lock:
-            if key in self._arrays:
-                self._arrays.move_to_end(key)
-            return self._arrays.get(key)
-
-    def put(self, key: tuple[str, str], array: Array) -> None:
-        with self._lock:
-            known = self._arrays.pop(key, None)
-            self._bytes += array.nbytes - (0 if known is None else known.nbytes)
-            self._arrays[key] = array
-            while self._bytes > self._max_bytes and len(self._arrays) > 1:
-                self._bytes -= self._arrays.popitem(last=False)[1].nbytes
+def _unchecked() -> np.errstate:
+    """No warnings of values that are not finite: `_add_to_base` checks the result."""
+    return np.errstate(over="ignore", invalid="ignore")

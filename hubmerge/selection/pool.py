@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from hubmerge.manifest import Source, ValidationPoint, recipe_id
+from hubmerge.manifest import Norms, Source, ValidationPoint, recipe_id
 from hubmerge.tasks.task import Task
 from hubmerge.trials import Part
 from hubmerge.weights.averaged import average_checkpoints, averaged_key
@@ -25,12 +25,14 @@ class Candidate:
 
     `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here.
     With `members`, it is the mean of several steps of one expert, of which this is the last.
+    `norms` are those in its manifest, None if they are not known without fetching it.
     """
 
     source: Source
     own_accuracy: float | None = None
     stopped_early: bool = False
     curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
+    norms: Norms | None = field(default=None, repr=False)
     members: tuple[Candidate, ...] = field(default=(), repr=False)
 
     @property
@@ -75,7 +77,7 @@ class Pool:
             c for c in self.candidates[task][: index + 1] if c.source.name == last.source.name
         ]
         members = tuple(before[-span:])
-        return replace(last, members=members) if len(members) > 1 else last
+        return replace(last, members=members, norms=None) if len(members) > 1 else last
 
     def sources(self, choice: Choice) -> tuple[Source, ...]:
         """Return the merged candidates as a manifest lists them, with their share in the merge."""

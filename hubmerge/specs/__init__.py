@@ -1,7 +1,7 @@
 """The specs that users write: tasks, training runs, mixtures of experts and recipes."""
 
 from hubmerge.specs.moe import MoeSpec
-from hubmerge.specs.parsing import Spec, read_yaml, validate_spec
+from hubmerge.specs.parsing import Spec, parse_yaml, read_yaml, validate_spec
 from hubmerge.specs.task import Carve, DataSpec, Head, Kind, SplitsSpec, TaskSpec
 from hubmerge.specs.train import Anneal, TrainSpec, Tune
 
@@ -17,6 +17,7 @@ __all__ = [
     "TaskSpec",
     "TrainSpec",
     "Tune",
+    "parse_yaml",
     "read_yaml",
     "validate_spec",
 ]

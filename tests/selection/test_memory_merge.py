@@ -15,7 +15,8 @@ from hubmerge.errors import CheckpointError
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import METHODS, method, parse_params
-from hubmerge.selection.memory_merge import ArrayCache, MemoryMerger
+from hubmerge.selection.array_cache import ArrayCache
+from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Choice, Pool, plain_choice
 
 from .builders import Tensors, make_pool, read_tensors
@@ -110,14 +111,30 @@ def test_every_scale_shares_one_direction(
     assert all(np.array_equal(in_memory[n], on_disk[n]) for n in SHAPES)
 
 
-def test_the_result_does_not_depend_on_the_cache(tmp_path: Path) -> None:
-    pool = make_experts(tmp_path)
-    choice = starting_choice("ties", (0, 1, 2))
+@pytest.mark.parametrize("name", METHODS)
+def test_the_result_does_not_depend_on_the_memory(tmp_path: Path, name: str) -> None:
+    """With one byte nothing is kept: neither changes nor a merged change."""
+    count = method(name).most or 3
+    pool = make_experts(tmp_path, count=count)
+    choice = starting_choice(name, (0, 1, 2)[:count])
     cached, uncached = (
-        merge_in_memory(pool, choice, "ties"),
-        merge_in_memory(pool, choice, "ties", memory=1),
+        merge_in_memory(pool, choice, name),
+        merge_in_memory(pool, choice, name, memory=1),
     )
-    assert all(np.array_equal(cached[n], uncached[n]) for n in SHAPES)
+    assert all(cached[n].tobytes() == uncached[n].tobytes() for n in SHAPES)
+    norms = [MemoryMerger(pool, method(name), memory).merge_norm(choice) for memory in (None, 1)]
+    assert norms[0] == norms[1]
+
+
+def test_a_merged_change_that_does_not_fit_is_not_kept(tmp_path: Path) -> None:
+    pool = make_experts(tmp_path)
+    choice = starting_choice("task_arithmetic", (0, 1, 2))
+    size = sum(tensor.size * 4 for tensor in pool.base_checkpoint.index.values())
+    for memory, most in ((4 * size, 1), (4 * size - 4, 0), (1, 0)):
+        merger = MemoryMerger(pool, method("task_arithmetic"), memory)
+        for scale in (0.1, 0.2):
+            dict(merger.merged_tensors(choice.with_params(scale=scale)))
+        assert len(merger._directions) == most
 
 
 def test_a_frozen_tensor_is_not_written(tmp_path: Path) -> None:
@@ -157,3 +174,18 @@ def test_the_least_recently_used_array_is_dropped_first() -> None:
         cache.put(("", name), np.zeros(2, np.float32))
         cache.get(("", "a"))
     assert [cache.get(("", name)) is not None for name in "abc"] == [True, False, True]
+
+
+def test_what_the_current_merge_needs_is_not_dropped_for_more_of_it() -> None:
+    """A pass over more than fits finds what it kept; a new merge drops what it does not need."""
+    cache = ArrayCache(max_bytes=16)
+    cache.need({"a", "b"})
+    for name in "123":
+        cache.put(("a", name), np.zeros(2, np.float32))
+    assert [cache.get(("a", name)) is not None for name in "123"] == [True, True, False]
+    cache.need({"b"})
+    cache.put(("b", "1"), np.zeros(2, np.float32))
+    assert [cache.get(("a", name)) is not None for name in "123"] == [False, True, False]
+    cache.put(("b", "2"), np.zeros(4, np.float32))
+    assert cache.get(("b", "2")) is None
+    assert cache.get(("b", "1")) is not None

@@ -23,6 +23,7 @@ from hubmerge.selection.policies import coordinate, last, uniform, weights
 from hubmerge.selection.policy_results import LAST, PolicyResults, policy_order
 from hubmerge.selection.pool import Pool, plain_choice
 from hubmerge.selection.report import earliest_of_tied, is_tied, make_swaps
+from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import Budget, OutOfBudget, Search
 from hubmerge.tasks.task import Task
 from hubmerge.trials import TrialLog
@@ -88,9 +89,14 @@ class SearchSetup:
         ]
         self.log = TrialLog(log or root / "trials.jsonl")
 
-    def search(self, merges: int | None = None, exhaustive: bool = False) -> Search:
-        merger = MemoryMerger(self.pool, self.method)
-        evaluator = Evaluator(self.pool, merger, self.method, self.splits, self.log, "validation")
+    def search(
+        self,
+        merges: int | None = None,
+        exhaustive: bool = False,
+        rows: RowEvaluator | None = None,
+    ) -> Search:
+        merger, splits = MemoryMerger(self.pool, self.method), self.splits
+        evaluator = Evaluator(self.pool, merger, self.method, splits, self.log, "validation", rows)
         grid = GRIDS[self.method.name]
         return Search(evaluator, grid, Budget(merges), exhaustive=exhaustive)
 

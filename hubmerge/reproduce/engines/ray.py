@@ -48,6 +48,15 @@ def open_ray(
     At most `workers` units run at once if given. `cores` is the size of a cluster that is started
     here, `home` the HUBMERGE_HOME of units, by default the node's own.
     """
+    ray = join_cluster(address, cores)
+    return RayEngine(ray, perform, context, workers, {"HUBMERGE_HOME": home} if home else {})
+
+
+def join_cluster(address: str, cores: int | None) -> ModuleType:
+    """Ray, connected to the cluster at an address or to one of `cores` that is started here.
+
+    Raises UsageError if Ray is not installed, or there is no such cluster.
+    """
     ray = _import_ray()
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL_CLUSTER:
@@ -59,7 +68,18 @@ def open_ray(
             f"There is no Ray cluster at {address}: {error}.",
             "Start one with `ray start --head`, or leave --ray-address out to start one here.",
         ) from error
-    return RayEngine(ray, perform, context, workers, {"HUBMERGE_HOME": home} if home else {})
+    return ray
+
+
+def alive_nodes(ray: ModuleType) -> list[dict[str, Any]]:
+    """The nodes of the cluster that answer."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def reaches_embedded_hub(ray: ModuleType) -> bool:
+    """Whether every node is this machine, whose embedded Hub no other one can reach."""
+    here = ray.util.get_node_ip_address()
+    return {node["NodeManagerAddress"] for node in alive_nodes(ray)} == {here}
 
 
 def _import_ray() -> ModuleType:
@@ -99,10 +119,7 @@ class RayEngine:
         most = self._most_on_one_node("GPU")
         if needed > most:
             problems.append(f"Units need {needed:g} GPUs, and no node has more than {most:g}.")
-        here = self._ray.util.get_node_ip_address()
-        if self._context.hub == "local" and {
-            node["NodeManagerAddress"] for node in self._alive_nodes()
-        } != {here}:
+        if self._context.hub == "local" and not reaches_embedded_hub(self._ray):
             problems.append(
                 "Weights would go to the embedded Hub of this machine, which the other nodes of "
                 "the cluster cannot reach."
@@ -152,13 +169,10 @@ class RayEngine:
             message = f"Ray lost its worker or its node: {type(error).__name__}."
             return UnitOutcome(unit.key, error=UnitError(message, str(error), transient=True))
 
-    def _alive_nodes(self) -> list[dict[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"]]
-
     def _most_on_one_node(self, resource: str) -> float:
         """The largest amount of a resource that one node has."""
         return max(
-            (node["Resources"].get(resource, 0.0) for node in self._alive_nodes()), default=0.0
+            (node["Resources"].get(resource, 0.0) for node in alive_nodes(self._ray)), default=0.0
         )
 
 

@@ -1,0 +1,127 @@
+"""Own tasks are found again by the YAML that travels with each step, and by their data's digest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import HfApi
+
+import hubmerge as package
+from hubmerge.choosing.candidates import open_pool
+from hubmerge.errors import DataError, UsageError
+from hubmerge.hub.client import Hub
+from hubmerge.refs import parse_ref
+from hubmerge.specs import TaskSpec, validate_spec
+from hubmerge.tasks.lookup import CATALOG, read_task
+from hubmerge.tasks.task import Task
+from hubmerge.tasks.task_file import task_file
+from tests.end_to_end.conftest import Command
+
+VISION = Path(package.__file__).parent / "mini" / "vision"
+TRAIN = ("--base", "hubmerge/tiny-clip", "--steps", "2", "--push-every", "1,2", "--batch", "16")
+OWN = {"digits": "mnist", "letters": "hebrew"}
+
+
+def write_task(folder: Path, name: str, shipped: str) -> Path:
+    """An own task with its rows beside it."""
+    fields = yaml.safe_load((CATALOG / f"mini-{shipped}.yaml").read_text())
+    data = folder / f"{name}-rows"
+    data.mkdir(parents=True)
+    for file in fields["data"]["files"].values():
+        shutil.copyfile(VISION / file, data / file)
+    fields |= {"name": name, "data": {**fields["data"], "path": data.name}}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def test_own_tasks_are_named_once(hubmerge: Command, api: HfApi, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    for name, shipped in OWN.items():
+        path = write_task(first, name, shipped)
+        result = hubmerge("train", *TRAIN, "--task", path, "--to", f"own/{name}")
+        assert result.code == 0, result.err
+    text = Path(api.hf_hub_download("own/digits", "task.yaml", revision="step1")).read_text()
+    assert str(tmp_path) not in text
+    assert yaml.safe_load(text)["data"]["path"] == "digits-rows"
+    manifest = api.hf_hub_download("own/digits", "hubmerge.json", revision="step1")
+    assert "task.yaml" not in json.loads(Path(manifest).read_text())["files"]
+    select = ("select", "own/digits", "own/letters", "--target", "average", "--budget", "4")
+    lock = ("--lock", tmp_path / "l.lock")
+    result = hubmerge(*select, *lock, "--json")
+    assert result.code in (0, 4), result.err
+    assert [task["id"].partition("@")[0] for task in result.data["tasks"]] == ["digits", "letters"]
+    merged = tmp_path / "merged"
+    assert hubmerge("merge", "--lock", tmp_path / "l.lock", "--out", merged).code == 0
+    result = hubmerge("eval", merged, "--split", "validation", "--json")
+    assert result.code == 0, result.err
+    assert len(result.data) == 2
+
+    second = first.rename(tmp_path / "second")
+    result = hubmerge(*select, *lock)
+    assert result.code == 1
+    assert f"are no longer at {first / 'digits-rows'}" in result.err
+    assert "Write --tasks" in result.err
+    tasks = ",".join(str(second / f"{name}.yaml") for name in OWN)
+    assert hubmerge(*select, *lock, "--tasks", tasks).code in (0, 4)
+    assert hubmerge(*select, *lock).code in (0, 4)  # asked for once
+
+    rows = second / "digits-rows" / "mnist-train.parquet"
+    rows.write_bytes(rows.read_bytes() + b" ")
+    result = hubmerge(*select, *lock)
+    assert result.code == 1
+    assert "are no longer those in" in result.err
+
+
+def publish_with_task(api: HfApi, folder: Path, repo_id: str, task_id: str, text: bytes) -> None:
+    """The expert demo/mnist as one of another task."""
+    for step in (2, 8):
+        step_folder = folder / f"{repo_id.partition('/')[2]}-{step}"
+        api.snapshot_download("demo/mnist", revision=f"step{step}", local_dir=step_folder)
+        fields = json.loads((step_folder / "hubmerge.json").read_text())
+        (step_folder / "hubmerge.json").write_text(json.dumps({**fields, "task": task_id}))
+        (step_folder / "task.yaml").write_bytes(text)
+        api.create_repo(repo_id, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=step_folder, ignore_patterns=[".cache/**"])
+        api.create_tag(repo_id, tag=f"step{step}")
+
+
+def unexpected_progress(text: str, done: int, total: int) -> None:
+    """Called for every repository whose steps are pinned."""
+    pytest.fail(text)
+
+
+TARGET = {
+    "name": "chat",
+    "kind": "target",
+    "prompt": "{{ q }}",
+    "target": "{{ a }}",
+    "data": {"id": "me/chat", "revision": "0" * 40},
+}
+
+
+def test_what_cannot_be_selected_is_refused_before_steps_are_pinned(
+    hubmerge: Command, api: HfApi, hub: Hub, tmp_path: Path
+) -> None:
+    task = Task(validate_spec(TaskSpec, TARGET, "chat"), tmp_path)
+    publish_with_task(api, tmp_path, "own/chat", task.id, task_file(task) or b"")
+    publish_with_task(
+        api, tmp_path, "own/forged", task.id, (task_file(task) or b"") + b"version: 2"
+    )
+    publish_with_task(api, tmp_path, "own/spoiled", "spoiled@1", b"name: [")
+    for repo, message in {
+        "own/chat": "chat is measured by the share of right tokens",
+        "own/forged": "does not define chat@",
+        "own/spoiled": "task.yaml of own/spoiled@step8",
+    }.items():
+        refs = [parse_ref(name) for name in ("demo/hebrew", repo)]
+        with pytest.raises((UsageError, DataError), match=message):
+            open_pool(hub, refs, (), None, unexpected_progress)
+
+
+def test_a_task_that_comes_with_hubmerge_needs_no_file() -> None:
+    assert task_file(read_task(CATALOG / "mini-mnist.yaml")) is None
