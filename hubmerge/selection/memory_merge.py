@@ -8,6 +8,7 @@ order: a sum that is updated in place drifts, and then the measured model is not
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
