@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import Array, cast
 
-_SAMPLE = 512  # entries of one range
+_SAMPLE = 128  # entries of one range
 T = TypeVar("T")
 P = TypeVar("P")
 
