@@ -8,7 +8,8 @@ of the process and its threads; memory is its peak without the pages of mapped f
 compared as CPU seconds per billion parameters that are read and written: 1.0 is linear growth.
 
     python -m benchmarks.merge_growth --out benchmarks/results/merge-growth.json
-    python -m benchmarks.merge_growth --quick      small models, to see that it runs
+    python -m benchmarks.merge_growth --hidden 1024      a sixteenth of the parameters
+    python -m benchmarks.merge_growth --hidden 64        seconds, to see that it runs
 """
 
 from __future__ import annotations
@@ -104,14 +105,15 @@ def measure_case(scratch: Path, preset: Preset, count: int) -> list[Row]:
 def main() -> None:
     """Print each row as it is measured, and the growth of each method."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--hidden", type=int, default=4096, help="width of the model")
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
     parser.add_argument("--experts", type=int, nargs="+", default=EXPERTS)
     parser.add_argument("--scratch", type=Path, help="folder for files of up to 10 GB")
     parser.add_argument("--out", type=Path, help="file for all rows, as JSON")
     options = parser.parse_args()
-    width = (256, 896, 2000) if options.quick else (4096, 14336, 32000)
-    sizes = [Preset(width[0], width[1], layers, width[2]) for layers in options.layers]
+    hidden = options.hidden
+    inner, vocabulary = hidden * 7 // 2, hidden * 125 // 16  # 14,336 and 32,000 for 4,096
+    sizes = [Preset(hidden, inner, layers, vocabulary) for layers in options.layers]
     fewest = min(options.experts)
     cases = [(size, fewest) for size in sizes]
     cases += [(sizes[0], count) for count in options.experts if count != fewest]
