@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -37,7 +38,7 @@ LAYERS, EXPERTS = (1, 3, 7, 16), (2, 4, 8)
 PAGE, PART = 4096, 1 << 17  # bytes
 PAGES = 64  # that differ, of each model
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 def sparse_model(folder: Path, preset: Preset, number: int) -> Path:
@@ -144,8 +145,8 @@ def _print_growth(rows: Sequence[Row], sizes: Sequence[Preset], fewest: int) -> 
             (f"{most / fewest:.1f} x the experts", (smallest, most)),
         ):
             first, last = own[smallest, fewest], own[key]
-            ratios = [last[k] / first[k] for k in ("cpu_s", "cpu_s_per_billion")]  # type: ignore[operator]
-            added = last["mib"] - first["mib"]  # type: ignore[operator]
+            ratios = [last[k] / first[k] for k in ("cpu_s", "cpu_s_per_billion")]
+            added = last["mib"] - first["mib"]
             print(f"{method}: {what}: {ratios[0]:.1f} x the CPU time ({ratios[1]:.2f} for each "
                   f"parameter read and written), {added:+.0f} MiB")  # fmt: skip
 

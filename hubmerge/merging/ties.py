@@ -49,7 +49,7 @@ class TiesSurvey:
 
     def count(self, deltas: Deltas, positive: int, negative: int, cancels: bool) -> None:
         """Count the signs of a part, and note whether kept changes cancel in it."""
-        self.balance.append(int(positive) - int(negative))
+        self.balance.append(positive - negative)
         if cancels:
             self.undecided.append((deltas.tensor, deltas.start))
 
@@ -70,10 +70,11 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
         positive = sums >= 0 if survey.majority in (None, 1) else sums > 0
         mean = mean_of_agreeing(trimmed, positive, deltas.weights)
         if survey.majority is None:
-            signs = np.count_nonzero(sums > 0), np.count_nonzero(sums < 0)
+            positives, negatives = (int(np.count_nonzero(s)) for s in (sums > 0, sums < 0))
             # Where kept changes cancel, some are positive, and their mean was taken.
-            cancels = sum(signs) < sums.size and bool(((sums == 0) & (mean != 0)).any())
-            survey.count(deltas, *signs, cancels)
+            decided = positives + negatives == sums.size
+            cancels = not decided and bool(((sums == 0) & (mean != 0)).any())
+            survey.count(deltas, positives, negatives, cancels)
         np.multiply(mean, params.scale, out=out_block)
     return merged
 
