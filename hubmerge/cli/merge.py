@@ -73,6 +73,9 @@ class MergeOptions:
     threads: Annotated[
         int | None, Option(min=1, help="Threads that merge; the result is the same. [all cores]")
     ] = None
+    device: Annotated[
+        str, Option(help="Where to compute: cpu, cuda, cuda:1 ...; the result is the same. [cpu]")
+    ] = "cpu"
     pull_request: Annotated[
         bool, Option("--pull-request", help="Propose it to --push instead of committing to main.")
     ] = False
@@ -142,6 +145,7 @@ def _make_request(
         licence=parse_licence(result_options.licence),
         dry_run=result_options.dry_run,
         threads=options.threads,
+        device=None if options.device == "cpu" else options.device,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
         export=options.export_mergekit,
     )

@@ -19,6 +19,7 @@ from hubmerge.flows.prepared_merge import CONFIG_FILE, MergeRequest, MergeResult
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import MERGE
 from hubmerge.manifest import Manifest
+from hubmerge.merging.device import check_device, runs_on_device
 from hubmerge.merging.settings import record_params
 from hubmerge.opening.expert_heads import common_task_kind
 from hubmerge.opening.merge_experts import open_merge_inputs
@@ -47,6 +48,8 @@ def prepare_merge(
     match) or CheckpointError.
     """
     _check_lora_options(request)
+    if request.device is not None:
+        check_device(request.device)
     if request.dtype:
         request = replace(request, dtype=float_dtype_name(request.dtype))
     if request.config is not None:
@@ -95,7 +98,7 @@ def prepare_inputs(
         manifest,
         folder=request.out or merges / "-".join(names),
         lock=inputs.lock,
-        notes=(*inputs.notes, *notes),
+        notes=(*inputs.notes, *notes, *_device_notes(request, planned.plan)),
         lora=lora,
         export=_export(request, planned.plan, inputs),
     )
@@ -106,6 +109,19 @@ def prepare_inputs(
 
         check_result(hub, prepared)
     return prepared
+
+
+def _device_notes(request: MergeRequest, plan: MergePlan) -> Iterator[str]:
+    """What is computed on the CPU although a device was named."""
+    if request.device is None:
+        return
+    if request.as_lora is not None:
+        yield f"{AS_LORA} is computed on the CPU: --device {request.device} has no effect."
+    elif not runs_on_device(plan.method, plan.params):
+        yield (
+            f"{plan.method.name} with these parameters is computed on the CPU: "
+            f"--device {request.device} has no effect."
+        )
 
 
 def _check_lora_options(request: MergeRequest) -> None:

@@ -79,5 +79,6 @@ def _write(prepared: PreparedMerge, progress: Progress) -> None:
             replace=request.replace,
             progress=progress,
             threads=request.threads,
+            device=request.device,
             finish=finish,
         )

@@ -34,7 +34,7 @@ class MergeRequest:
     mergekit. `licence` replaces the one that follows from the experts' licences. `options` decide
     where experts and base differ. With `as_lora` the result is an adapter of that rank, or of a
     lower one that suffices; with `shard_size` files have at most so many bytes. For a `dry_run`
-    local folders are not hashed. `threads` has no effect on the result.
+    local folders are not hashed. `threads` and `device` have no effect on the result.
     """
 
     experts: tuple[ModelRef, ...] = ()
@@ -59,6 +59,7 @@ class MergeRequest:
     export: Path | None = None
     dry_run: bool = False
     threads: int | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)

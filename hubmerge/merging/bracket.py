@@ -3,34 +3,43 @@
 Magnitudes are compared by their bits as float32, which have the same order. The pass counts the
 magnitudes above the bracket and collects those in it, some percent of all; equal ones are counted
 together, so memory does not grow with the model. Sampling only decides whether one pass is enough:
-where the bracket misses a threshold, `kth_magnitudes` finds it in two passes.
+where the bracket misses a threshold or is too wide, `tensor_ranks` finds it in two passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hubmerge.merging.deltas import Deltas, ParallelPasses
+from hubmerge.merging.tensor_ranks import tensor_ranks
 from hubmerge.merging.trim import magnitudes
 from hubmerge.weights.array_blocks import scratch
 from hubmerge.weights.dtypes import Array
 
 Bits = NDArray[np.uint32]
+Counts = NDArray[np.int64]
+T = TypeVar("T")
 
 _BOOL = np.dtype(np.bool_)
 _SAMPLE = 400_000
-_MARGIN = 6  # standard deviations of the sampled rank
-_MOST_COLLECTED = 1 << 22
-_MOST_DIFFERENT = 1 << 22
+_MARGIN = 6  # standard deviations of the sampled rank, if entries are independent
+_CLUSTERED_MARGIN = 3  # as they are measured; a bracket that misses costs two more passes
+_MOST_COLLECTED = 1 << 22  # entries of all experts that wait to be counted
+_MOST_DIFFERENT = 1 << 23  # values of all experts that are counted
+_NOWHERE = 0xFFFFFFFF  # a bracket that holds nothing
 
 
 @dataclass
 class _Bracket:
-    """The bits around the threshold of one expert, and what a pass has found so far."""
+    """The bits around the threshold of one expert, and what a pass has found so far.
+
+    A range of bits that is not too wide has a count for each of them, with `values` empty.
+    """
 
     low: int
     high: int
@@ -38,47 +47,42 @@ class _Bracket:
     collected: list[Bits] = field(default_factory=list)
     pending: int = 0  # entries in `collected`
     values: Bits = field(default_factory=lambda: np.empty(0, np.uint32))
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    counts: Counts = field(default_factory=lambda: np.empty(0, np.int64))
 
-    def add(self, above: int, inside: Bits) -> None:
+    def add(self, above: int, inside: Bits, experts: int) -> None:
+        """Add what a part has above and inside the bracket."""
         self.above += above
         self.collected.append(inside)
         self.pending += len(inside)
-        if self.pending > _MOST_COLLECTED:
-            self.compress()
+        if self.pending > _MOST_COLLECTED // experts:
+            self.compress(experts)
 
-    def compress(self) -> None:
+    def compress(self, experts: int) -> None:
         """Count equal values together."""
-        values, counts = np.unique(np.concatenate(self.collected or [self.values[:0]]),
-                                   return_counts=True)  # fmt: skip
+        collected = np.concatenate([self.values[:0], *self.collected])
+        self.collected, self.pending = [], 0
+        width = self.high - self.low + 1
+        if width <= _MOST_DIFFERENT // experts:
+            counts = np.bincount(collected - np.uint32(self.low), minlength=width)
+            self.counts = counts + self.counts if len(self.counts) else counts
+            return
+        values, counts = np.unique(collected, return_counts=True)
         both, inverse = np.unique(np.concatenate([self.values, values]), return_inverse=True)
         weights = np.concatenate([self.counts, counts])
         self.counts = np.bincount(inverse, weights, minlength=len(both)).astype(np.int64)
-        self.values, self.collected, self.pending = both, [], 0
+        self.values = both
 
-    def find(self, kept: int) -> int | None:
+    def find(self, kept: int, experts: int) -> int | None:
         """The bits of the `kept`-th largest magnitude, None if it is not in the bracket."""
-        if not len(self.values):
-            return self._find_collected(kept)
-        self.compress()
+        self.compress(experts)
         inside = int(self.counts.sum())
         if kept <= self.above:
             return None
         if kept > self.above + inside:
             return 0 if self.low <= 1 else None  # all others are zero
         from_top = np.cumsum(self.counts[::-1])
-        position = int(np.searchsorted(from_top, kept - self.above))
-        return int(self.values[::-1][position])
-
-    def _find_collected(self, kept: int) -> int | None:
-        """`find` while all that was collected is in memory."""
-        if kept <= self.above:
-            return None
-        if kept > self.above + self.pending:
-            return 0 if self.low <= 1 else None
-        everything = np.concatenate(self.collected)
-        rank = self.pending - (kept - self.above)  # from the smallest, counted from 0
-        return int(np.partition(everything, rank)[rank])
+        index = len(self.counts) - 1 - int(np.searchsorted(from_top, kept - self.above))
+        return int(self.values[index]) if len(self.values) else self.low + index
 
 
 def find_thresholds(
@@ -87,13 +91,14 @@ def find_thresholds(
     """For each expert, the `kept_of(count)`-th largest magnitude of all its entries.
 
     Entries are those of the whole model, or with `only_changed` of the tensors that any expert
-    changed; `count` is their number. None if a bracket missed its threshold; `kept_of` must return
-    at least 1 and at most `count`.
+    changed; `count` is their number. `kept_of` must return at least 1 and at most `count`. None for
+    a model without entries.
     """
     brackets = _sample_brackets(passes, kept_of, only_changed)
     if brackets is None:
         return None
     limits = [(bracket.low, bracket.high) for bracket in brackets]
+    experts = len(brackets)
 
     def count(deltas: Deltas) -> tuple[str, int, bool, list[tuple[int, Bits]]]:
         found = []
@@ -107,21 +112,48 @@ def find_thresholds(
 
     sizes: dict[str, int] = {}
     changed: set[str] = set()
+    is_too_wide = False
     for name, size, is_changed, found in passes.map(count):
         sizes[name] = sizes.get(name, 0) + size
         if is_changed:
             changed.add(name)
         for bracket, (above, inside) in zip(brackets, found, strict=True):
-            bracket.add(above, inside)
-            if len(bracket.values) > _MOST_DIFFERENT:
-                return None
+            bracket.add(above, inside if not is_too_wide else inside[:0], experts)
+        is_too_wide = sum(len(bracket.values) for bracket in brackets) > _MOST_DIFFERENT
     total = sum(size for name, size in sizes.items() if name in changed or not only_changed)
     if total == 0:
         return tuple(np.float32(0) for _ in brackets)
-    bits = [bracket.find(kept_of(total)) for bracket in brackets]
+    kept = kept_of(total)
+    bits = [None if is_too_wide else bracket.find(kept, experts) for bracket in brackets]
+    brackets.clear()  # their counts are not needed any more
     if any(found is None for found in bits):
-        return None
+        return _count_thresholds(passes, kept)
     return tuple(np.array(bits, np.uint32).view(np.float32))
+
+
+def _count_thresholds(passes: ParallelPasses, kept: int) -> tuple[np.float32, ...]:
+    """For each expert its `kept`-th largest magnitude, in two passes.
+
+    Entries of tensors that nobody changed are zeros, which are below all others.
+    """
+    ranks = tensor_ranks(_OneTensor(passes), lambda deltas: deltas.values, lambda *_: [kept])
+    return tuple(found for (found,) in ranks[""])
+
+
+@dataclass(frozen=True)
+class _OneTensor:
+    """Passes that give all tensors of a model the same name."""
+
+    passes: ParallelPasses
+
+    def __call__(self) -> Iterator[Deltas]:
+        return (replace(deltas, tensor="") for deltas in self.passes())
+
+    def map(self, function: Callable[[Deltas], T]) -> Iterator[T]:
+        return self.passes.map(lambda deltas: function(replace(deltas, tensor="")))
+
+    def sample(self, count: int) -> Iterator[Deltas]:
+        return self.passes.sample(count)
 
 
 def _bits(values: Array) -> Bits:
@@ -146,21 +178,37 @@ def _sample_brackets(
         for bits in samples
         if not only_changed or any(b.any() for sample in samples for b in sample)
     ]
-    if not ranked:
-        return None
-    return [_bracket(np.concatenate(column), kept_of) for column in zip(*ranked, strict=True)]
+    if ranked:
+        return [_bracket(column, kept_of) for column in zip(*ranked, strict=True)]
+    columns = len(next(iter(by_tensor.values()))[0]) if by_tensor else 0
+    return [_Bracket(_NOWHERE, _NOWHERE) for _ in range(columns)] or None
 
 
-def _bracket(sample: Bits, kept_of: Callable[[int], int]) -> _Bracket:
-    """The bits between which the threshold is, judging by a sample."""
+def _bracket(ranges: Sequence[Bits], kept_of: Callable[[int], int]) -> _Bracket:
+    """The bits between which the threshold is, judging by ranges of entries that were sampled."""
+    sample = np.concatenate(ranges)
     size = len(sample)
     kept = kept_of(size)
-    share = min(kept / size, 1.0)
-    margin = _MARGIN * int(np.sqrt(size * share * (1 - share))) + 64
+    margin = int(_rank_margin(ranges, sample, kept)) + 64
     # Ranks from the smallest: the threshold is expected at size - kept.
     above, below = size - 1 - (kept - margin), size - 1 - (kept + margin)
     ranks = [rank for rank in (above, below) if 0 <= rank < size]
     ordered = np.partition(sample, ranks) if ranks else sample
-    high = int(ordered[above]) if above in ranks else int(np.uint32(0xFFFFFFFF))
+    high = int(ordered[above]) if above in ranks else _NOWHERE
     low = int(ordered[below]) if below in ranks else 1
     return _Bracket(max(low, 1), max(high, 1))
+
+
+def _rank_margin(ranges: Sequence[Bits], sample: Bits, kept: int) -> float:
+    """How far a rank in a sample of ranges may be from that in the model.
+
+    Neighbours are alike where whole rows changed more than others, as in the products of a LoRA.
+    The differences of successive ranges show how much: see Wolter, Introduction to Variance
+    Estimation, section 8.2.
+    """
+    share = min(kept / len(sample), 1.0)
+    independent = np.sqrt(len(sample) * share * (1 - share))
+    threshold = np.partition(sample, -kept)[-kept] if kept <= len(sample) else 0
+    counts = np.array([np.count_nonzero(bits >= threshold) for bits in ranges], np.float64)
+    clustered = np.sqrt(np.square(np.diff(counts)).sum() / 2)
+    return float(max(_MARGIN * independent, _CLUSTERED_MARGIN * clustered))

@@ -10,6 +10,7 @@ is written. (float64 to bfloat16 or float8 is rounded twice, through float32.)
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from hubmerge.cores import core_count
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.merging.deltas import Deltas
+from hubmerge.merging.device import on_device
 from hubmerge.merging.part_writer import merge_by_parts
 from hubmerge.merging.plan import Expert, MergePlan, canonical, check_plan
 from hubmerge.merging.softening import Softening, survey_softening
@@ -49,6 +51,7 @@ def merge(
     progress: Progress | None = None,
     finish: Callable[[Path], None] | None = None,
     threads: int | None = None,
+    device: str | None = None,
 ) -> Checkpoint:
     """Merge into the folder `out`, which is written atomically, and open it.
 
@@ -56,13 +59,17 @@ def merge(
     model needs; the configuration follows the plan's dtype and `separate_head`. `finish` is called
     with the temporary folder once these are written, to add a manifest and a card. A folder that
     exists is replaced only if `replace`. `progress` is called with the bytes that are written.
-    `threads` is their number, by default one for each core; it has no effect on the bytes. Raises
-    what `check_plan` and `check_out` raise, and CheckpointError for values that are not finite
-    (unless allowed), for integer tensors that differ, and for disk errors.
+    `threads` is their number, by default one for each core, and `device` a device of torch that
+    computes where it can (see `device.py`); both have no effect on the bytes. Raises what
+    `check_plan` and `check_out` raise, and CheckpointError for values that are not finite (unless
+    allowed), for integer tensors that differ, and for disk errors.
     """
     check_plan(plan)
     check_out(plan, out, replace)
     plan, progress = canonical(plan), progress or ignore_progress
+    if device is not None:
+        method = on_device(plan.method, plan.params, device)
+        plan = dataclasses.replace(plan, method=method)
     with atomic_folder(out, replace) as folder:
         check_integer_tensors(plan)
         check_copies(plan)

@@ -25,7 +25,7 @@ from hubmerge.merging.tensor_ranks import Ranks, tensor_ranks
 from hubmerge.merging.trim import magnitudes
 from hubmerge.weights.dtypes import Array
 
-_SMALL = 1e-8
+SMALL = 1e-8
 
 
 def fuse(
@@ -39,7 +39,7 @@ def fuse(
     """
     if not elect:
         total = weighted_sum(kept, weights)
-        divisor = sum(weights) if normalize and abs(sum(weights)) > _SMALL else 1.0
+        divisor = sum(weights) if normalize and abs(sum(weights)) > SMALL else 1.0
         return np.asarray(scale * (total / divisor))
     weighted = [delta * weight for delta, weight in zip(kept, weights, strict=True)]
     positive = weighted_sum(weighted, [1.0] * len(weighted)) >= 0
@@ -48,7 +48,7 @@ def fuse(
     if not normalize:
         return np.asarray(scale * total)
     weight = weighted_sum((delta != 0 for delta in agreeing), weights).astype(total.dtype)
-    return np.asarray(scale * (total / np.where(np.abs(weight) < _SMALL, 1, weight)))
+    return np.asarray(scale * (total / np.where(np.abs(weight) < SMALL, 1, weight)))
 
 
 def dare_ties(deltas: Deltas, params: DareTiesParams, survey: None = None) -> Array:

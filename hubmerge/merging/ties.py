@@ -47,14 +47,10 @@ class TiesSurvey:
             return self.thresholds
         return [smallest for (smallest,) in self.thresholds[tensor]]
 
-    def count(self, deltas: Deltas, sums: Array, mean: Array) -> None:
-        """Count the signs of a part, and note whether the majority matters in it.
-
-        Where kept changes cancel, some are positive, and their mean was taken.
-        """
-        positive, negative = np.count_nonzero(sums > 0), np.count_nonzero(sums < 0)
-        self.balance.append(int(positive) - int(negative))
-        if positive + negative < sums.size and ((sums == 0) & (mean != 0)).any():
+    def count(self, deltas: Deltas, positive: int, negative: int, cancels: bool) -> None:
+        """Count the signs of a part, and note whether kept changes cancel in it."""
+        self.balance.append(positive - negative)
+        if cancels:
             self.undecided.append((deltas.tensor, deltas.start))
 
 
@@ -74,7 +70,11 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
         positive = sums >= 0 if survey.majority in (None, 1) else sums > 0
         mean = mean_of_agreeing(trimmed, positive, deltas.weights)
         if survey.majority is None:
-            survey.count(deltas, sums, mean)
+            positives, negatives = (int(np.count_nonzero(s)) for s in (sums > 0, sums < 0))
+            # Where kept changes cancel, some are positive, and their mean was taken.
+            decided = positives + negatives == sums.size
+            cancels = not decided and bool(((sums == 0) & (mean != 0)).any())
+            survey.count(deltas, positives, negatives, cancels)
         np.multiply(mean, params.scale, out=out_block)
     return merged
 

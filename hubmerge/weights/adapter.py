@@ -56,8 +56,13 @@ class Adapter:
             return delta if replacement is None else delta + difference(replacement, base, dtype)
 
     def keeps(self, name: str) -> bool:
-        """Whether it certainly does not change a tensor; an embedding may be a copy of another."""
-        return not (name in self.changes or name in self.replacements or is_embedding(name))
+        """Whether it certainly does not change a tensor.
+
+        An embedding may be a copy of another one, which it changes.
+        """
+        if name in self.changes or name in self.replacements:
+            return False
+        return not is_embedding(name) or not any(map(is_embedding, self.changes))
 
     def low_rank(self, name: str) -> LowRankMatrix | None:
         """Its change to a tensor, if that is nothing but a product of two factors."""
