@@ -14,7 +14,8 @@ from hubmerge.hub.client import Hub
 from hubmerge.lock import LOCK_FILE, Lock
 from hubmerge.manifest import MANIFEST_JSON
 from tests import locks
-from tests.end_to_end.conftest import REPOS, Command, LocalHub, run_hubmerge
+from tests.command_line import run_command
+from tests.end_to_end.conftest import REPOS, Command, CommandResult, LocalHub
 from tests.hub.conftest import tags
 
 _numbers = itertools.count(1)
@@ -53,12 +54,13 @@ def elsewhere(local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The command with an empty home, on the same Hub by its address."""
     home = tmp_path / "another-home"
 
-    def run(*words: object) -> Any:
+    def run(*words: object) -> CommandResult:
         monkeypatch.setenv("HUBMERGE_HOME", str(home))
         monkeypatch.delenv("HUBMERGE_HUB", raising=False)
         monkeypatch.setenv("HF_ENDPOINT", local_hub.server.url)
         monkeypatch.setenv("HF_TOKEN", local_hub.server.token)
-        return run_hubmerge(*words)
+        done = run_command(*words, hub=None)
+        return CommandResult(done.exit_code, done.stdout, done.stderr)
 
     return run
 
@@ -90,7 +92,7 @@ def test_after_a_purge_elsewhere_the_merge_can_still_be_made_and_verified(
 
 
 def test_a_merge_published_after_the_plan_is_followed(
-    published: Published, elsewhere: Command, hubmerge: Command, api: HfApi, tmp_path: Path
+    published: Published, elsewhere: Command, api: HfApi, tmp_path: Path
 ) -> None:
     api.delete_repo(published.merge)
     plan = tmp_path / "plan.json"
