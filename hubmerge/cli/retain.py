@@ -124,6 +124,7 @@ def _make_plan(session: Session, repo_ids: list[str], options: PlanOptions) -> N
         request = RetainRequest(tuple(repo_ids), options.budget, targets, locks, options.price)
         draft = draft_plan(hub, request, session.home, progress)
     session.print_result(_plan_table(draft.plan), json.loads(draft.plan.to_bytes()))
+    session.print_message(_describe_unseen(draft.unseen))
     if draft.excess:
         raise HubmergeError(
             f"The revisions that must stay take {format_bytes(draft.excess)} more than --budget "
@@ -147,7 +148,8 @@ def _apply_plan(
     with session.open_hub() as hub:
         from hubmerge.flows.retain import apply_plan, check_against_hub
 
-        checked = check_against_hub(hub, plan, session.home, locks)
+        with session.progress() as progress:
+            checked = check_against_hub(hub, plan, session.home, locks, progress)
         deletes = bool(checked.deletable) or (purge and checked.unreferenced_bytes > 0)
         _confirm(session, _describe_deletions(checked, purge), ask=deletes and not options.yes)
         with session.progress() as progress:
@@ -156,7 +158,11 @@ def _apply_plan(
     summary = f"names deleted: {len(result.deleted)}; {freed}."
     session.print_result(
         "\n".join([*(f"deleted {label}" for label in result.deleted), summary]),
-        {"deleted": list(result.deleted), "bytes_freed": result.freed},
+        {
+            "deleted": list(result.deleted),
+            "bytes_freed": result.freed,
+            "unseen": list(checked.published.unseen),
+        },
     )
 
 
@@ -189,7 +195,17 @@ def _describe_deletions(checked: CheckedPlan, purge: bool) -> str:
             f"This alone frees nothing: {size} of large files stay stored, and each step can still "
             "be loaded by its commit. --purge deletes the files permanently."
         )
+    lines.append(_describe_unseen(checked.published.unseen))
     return "\n".join(lines)
+
+
+def _describe_unseen(unseen: tuple[str, ...]) -> str:
+    """What could need a step and was not seen."""
+    from hubmerge.flows.published_uses import BLIND_SPOT
+
+    if not unseen:
+        return BLIND_SPOT
+    return "\n".join([BLIND_SPOT, "Not seen:", *(f"  {sentence}" for sentence in unseen)])
 
 
 def _store_as_deltas(session: Session, repo_ids: list[str], options: DeltaOptions) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubmerge.errors import IntegrityError, NotOnHub, UnknownName, raise_together
+from hubmerge.flows.published_uses import PublishedUses, find_published_uses
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import HubFile, list_files
 from hubmerge.hub.removal import delete_ref, list_all_refs, purge
@@ -49,10 +50,14 @@ class RetainRequest:
 
 @dataclass(frozen=True)
 class PlanDraft:
-    """A plan, and by how many bytes the refs that must be kept exceed the budget."""
+    """A plan, by how many bytes the refs that must be kept exceed the budget, and what is unseen.
+
+    `unseen` has a sentence for each model on the Hub that may need a step and could not be read.
+    """
 
     plan: RetentionPlan
     excess: int = 0
+    unseen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,12 @@ class CheckedPlan:
     """A plan that may be applied: the refs still to delete, and the files left unreferenced.
 
     `unreferenced` maps each repository to the large files (SHA-256 -> bytes) that only dropped
-    revisions list, so that no kept revision needs them.
+    revisions list, so that no kept revision needs them. `published` is what models on the Hub need.
     """
 
     plan: RetentionPlan
     locks: Mapping[str, Lock]
+    published: PublishedUses
     deletable: tuple[Verdict, ...]
     unreferenced: Mapping[str, Mapping[str, int]]
 
@@ -84,6 +90,8 @@ class RetainResult:
 def draft_plan(hub: Hub, request: RetainRequest, home: Path, progress: Progress) -> PlanDraft:
     """Decide on every tag and branch of the repositories, without deleting anything.
 
+    Steps that locks and merges on the Hub need are kept like those that a lock in home needs.
+
     Raises UsageError, NotOnHub, or IntegrityError for a lock that cannot be read.
     """
     locks = load_locks(home, request.locks)
@@ -94,7 +102,8 @@ def draft_plan(hub: Hub, request: RetainRequest, home: Path, progress: Progress)
     budget = None
     if request.budget is not None:
         budget = parse_budget(request.budget, stored_bytes(ref_infos), request.usd_per_gb_month)
-    verdicts = choose(ref_infos, locks, groups, budget)
+    published = find_published_uses(hub, request.repos, progress)
+    verdicts = choose(ref_infos, locks, groups, budget, published.roles)
     kept = {ref.sha for ref in verdicts if ref.keep}
     plan = RetentionPlan(
         verdicts=tuple(verdicts),
@@ -107,28 +116,31 @@ def draft_plan(hub: Hub, request: RetainRequest, home: Path, progress: Progress)
         usd_per_gb_month=request.usd_per_gb_month,
     )
     excess = 0 if budget is None else max(0, stored_bytes(plan.kept) - budget)
-    return PlanDraft(plan, excess)
+    return PlanDraft(plan, excess, published.unseen)
 
 
 def check_against_hub(
-    hub: Hub, plan: RetentionPlan, home: Path, locks: Sequence[Path]
+    hub: Hub, plan: RetentionPlan, home: Path, locks: Sequence[Path], progress: Progress
 ) -> CheckedPlan:
-    """Check a plan against the current state of the Hub and the locks; nothing is deleted.
+    """Check a plan against the current state of the Hub, its models and the locks.
 
-    A dropped ref that no longer exists is accepted: an earlier run may have crashed. Raises
-    IntegrityError if a ref has moved, with both SHAs, or if a lock needs a dropped ref.
+    Nothing is deleted. A dropped ref that no longer exists is accepted: an earlier run may have
+    crashed. Raises IntegrityError if a ref has moved, with both SHAs, or if a lock or a model on
+    the Hub needs a dropped ref.
     """
     known_locks = load_locks(home, locks)
     refs = {repo: list_refs(hub, repo) for repo in plan.repos}
+    published = find_published_uses(hub, plan.repos, progress)
     problems = [
         *_moved_refs(plan, refs),
         *_needed_by_locks(plan, known_locks),
+        *_needed_by_models(plan, published),
         *_missing_locks(plan, known_locks),
     ]
     raise_together(IntegrityError, problems, _HINT)
     deletable = [v for v in plan.dropped if v.name in _refs_of_kind(refs[v.repo], v.kind)]
-    unreferenced = _find_unreferenced(hub, plan, known_locks, deletable)
-    return CheckedPlan(plan, known_locks, tuple(deletable), unreferenced)
+    unreferenced = _find_unreferenced(hub, plan, known_locks, published, deletable)
+    return CheckedPlan(plan, known_locks, published, tuple(deletable), unreferenced)
 
 
 def apply_plan(hub: Hub, checked: CheckedPlan, purging: bool, progress: Progress) -> RetainResult:
@@ -145,8 +157,9 @@ def apply_plan(hub: Hub, checked: CheckedPlan, purging: bool, progress: Progress
     deleted = tuple(verdict.label for verdict in checked.deletable)
     if not purging:
         return RetainResult(deleted)
-    # Read again: somebody may have tagged a dropped commit in the meantime.
-    unreferenced = _find_unreferenced(hub, checked.plan, checked.locks, leaving=())
+    # Read again: somebody may have tagged a dropped commit or published a merge in the meantime.
+    published = find_published_uses(hub, checked.plan.repos, progress)
+    unreferenced = _find_unreferenced(hub, checked.plan, checked.locks, published, leaving=())
     return RetainResult(
         deleted,
         sum(purge(hub, repo, contents) for repo, contents in unreferenced.items() if contents),
@@ -228,6 +241,14 @@ def _needed_by_locks(plan: RetentionPlan, locks: Mapping[str, Lock]) -> Iterator
                 yield f"{verdict.label} ({verdict.sha}) is {role}."
 
 
+def _needed_by_models(plan: RetentionPlan, published: PublishedUses) -> Iterator[str]:
+    """Yield the dropped refs that a model on the Hub needs."""
+    roles = published.roles
+    for verdict in plan.dropped:
+        if verdict.sha in roles:
+            yield f"{verdict.label} ({verdict.sha}) is the {roles[verdict.sha]}."
+
+
 def _missing_locks(plan: RetentionPlan, locks: Mapping[str, Lock]) -> Iterator[str]:
     for digest in sorted(set(plan.locks) - locks.keys()):
         yield f"The plan depends on lock {digest[:12]}, which was not found: name it with --lock."
@@ -244,9 +265,15 @@ def _check_unmoved(hub: Hub, verdict: Verdict) -> None:
 
 
 def _find_unreferenced(
-    hub: Hub, plan: RetentionPlan, locks: Mapping[str, Lock], leaving: Collection[Verdict]
+    hub: Hub,
+    plan: RetentionPlan,
+    locks: Mapping[str, Lock],
+    published: PublishedUses,
+    leaving: Collection[Verdict],
 ) -> dict[str, dict[str, int]]:
-    """Return the large files that no ref and no lock needs once the `leaving` refs are deleted.
+    """Return the large files that nothing needs once the `leaving` refs are deleted.
+
+    Refs, locks and models on the Hub need files.
 
     Only files of dropped refs are considered: the commits of dropped steps may stay reachable from
     a branch and still list their files, but can no longer be loaded after a purge.
@@ -260,9 +287,10 @@ def _find_unreferenced(
         gone = {(_full_ref_name(v), v.sha) for v in leaving if v.repo == repo}
         remaining = {sha for ref, sha in list_all_refs(hub, repo).items() if (ref, sha) not in gone}
         listed = set[str]().union(*(_listed_contents(hub, repo, sha) for sha in sorted(remaining)))
-        locked_commits = {pin.source.sha for pin in pins if pin.source.name == repo} - remaining
+        pinned = {pin.source.sha for pin in pins if pin.source.name == repo}
+        needed = (pinned | set(published.commits.get(repo, ()))) - remaining
         kept = listed.union(
-            locked, *(_listed_contents_if_any(hub, repo, sha) for sha in sorted(locked_commits))
+            locked, *(_listed_contents_if_any(hub, repo, sha) for sha in sorted(needed))
         )
         unreferenced[repo] = {c: size for c, size in large.items() if c not in kept}
     return unreferenced

@@ -66,16 +66,18 @@ def choose(
     locks: Mapping[str, Lock],
     groups: Groups,
     budget: int | None = None,
+    published: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
     """Keep every ref that has a reason, then as many of the others as the budget (bytes) allows.
 
     The others are added by smallest accuracy gap, and the first that does not fit ends the list,
     even if a smaller one after it would fit. So a larger budget never drops what a smaller one
     keeps. Without a budget none of the others are kept; refs with a reason are kept even if they
-    exceed the budget. `locks` are by their SHA-256; `groups` are comparable trials, best first.
+    exceed the budget. `locks` are by their SHA-256; `groups` are comparable trials, best first;
+    `published` maps the commits that models on the Hub need to their role.
     """
     ordered = sorted(refs, key=lambda ref: (ref.repo, ref.step or 0, ref.kind, ref.name))
-    reasons = reasons_to_keep(ordered, locks, groups)
+    reasons = reasons_to_keep(ordered, locks, groups, published)
     required = [ref for ref in ordered if reasons[ref]]
     optional = [ref for ref in ordered if not reasons[ref]]
     gaps = accuracy_gaps(groups)
@@ -91,13 +93,18 @@ def choose(
 
 
 def reasons_to_keep(
-    refs: Sequence[RefInfo], locks: Mapping[str, Lock], groups: Groups
+    refs: Sequence[RefInfo],
+    locks: Mapping[str, Lock],
+    groups: Groups,
+    published: Mapping[str, str] | None = None,
 ) -> dict[RefInfo, list[str]]:
     """Return the reasons to keep each ref, the strongest first; empty if the budget decides."""
     by_commit: dict[str, dict[str, None]] = {}  # a set that keeps its order
     for digest, lock in sorted(locks.items()):
         for sha, role in {**tied_neighbours(lock), **required_commits(lock)}.items():
             by_commit.setdefault(sha, {})[f"{role} of lock {digest[:8]}"] = None
+    for sha, role in (published or {}).items():
+        by_commit.setdefault(sha, {})[role] = None
     for (method, *_), trials in groups.items():
         for part in trials[0].parts:
             by_commit.setdefault(part.sha, {})[f"best for {method}"] = None

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from hubmerge.errors import HubUnreachable, IntegrityError
 from hubmerge.flows import retain as flow
+from hubmerge.flows.published_uses import PublishedUses
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import resolve
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost
@@ -392,9 +393,15 @@ def test_a_purge_keeps_the_files_of_a_lock_whose_tag_moved(
     gone = dataclasses.replace(plan.dropped[0], name="step4", sha=before["step4"], contents=large)
     stale = dataclasses.replace(plan, verdicts=(*plan.verdicts, gone))
     assert (
-        flow._find_unreferenced(hub, stale, {"l": lock}, ())[run].keys().isdisjoint(gone.contents)
+        flow._find_unreferenced(hub, stale, {"l": lock}, PublishedUses(), ())[run]
+        .keys()
+        .isdisjoint(gone.contents)
     )
-    assert not flow._find_unreferenced(hub, stale, {}, ())[run].keys().isdisjoint(gone.contents)
+    assert (
+        not flow._find_unreferenced(hub, stale, {}, PublishedUses(), ())[run]
+        .keys()
+        .isdisjoint(gone.contents)
+    )
 
 
 @pytest.mark.slow
@@ -402,7 +409,9 @@ def test_an_interrupted_purge_is_completed_by_the_same_command(
     run: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, api: HfApi, tmp_path: Path
 ) -> None:
     plan = write_plan(hubmerge, tmp_path, run)
-    checked = flow.check_against_hub(hub, parse_plan(plan.read_bytes(), "it"), local_hub.home, ())
+    checked = flow.check_against_hub(
+        hub, parse_plan(plan.read_bytes(), "it"), local_hub.home, (), no_progress
+    )
     with run_proxy(hub.endpoint) as proxy:
         proxy.fail("DELETE .*/tag/step2", lose_response)
         proxy.fail("DELETE .*/tag/step16", status(500), times=9)
@@ -415,14 +424,16 @@ def test_an_interrupted_purge_is_completed_by_the_same_command(
     assert result.data["bytes_freed"] == pytest.approx(4 * WEIGHTS, rel=0.05)
     assert set(tags(api, run)) == {"step8", "step64"}
     again = hubmerge("retain", "--apply", plan, "--yes", "--purge", "--json")
-    assert again.data == {"deleted": [], "bytes_freed": 0}
+    assert again.data == {"deleted": [], "bytes_freed": 0, "unseen": []}
 
 
 def test_a_tag_that_moves_at_the_last_moment_is_kept(
     run: str, hubmerge: Command, hub: Hub, local_hub: LocalHub, api: HfApi, tmp_path: Path
 ) -> None:
     plan = write_plan(hubmerge, tmp_path, run)
-    checked = flow.check_against_hub(hub, parse_plan(plan.read_bytes(), "it"), local_hub.home, ())
+    checked = flow.check_against_hub(
+        hub, parse_plan(plan.read_bytes(), "it"), local_hub.home, (), no_progress
+    )
     api.delete_tag(run, tag="step2")
     api.create_tag(run, tag="step2", revision="step8")
     with pytest.raises(IntegrityError, match="step2") as refused:
