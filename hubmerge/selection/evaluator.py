@@ -43,6 +43,7 @@ class Evaluator:
         self.merger, self._splits, self._log, self._split = merger, splits, log, split
         self._logged = {trial.key: trial for trial in log.read()}
         self._loaded_recipe: str | None = None
+        self._recipes: dict[Choice, str] = {}
 
     @property
     def rows_by_recipe(self) -> dict[str, int]:
@@ -63,11 +64,15 @@ class Evaluator:
         """The number of rows of all tasks together."""
         return sum(len(split.row_order) for split in self._splits)
 
+    @property
+    def row_counts(self) -> Mapping[str, int]:
+        """The number of rows of each task, by task id."""
+        return {split.task.id: len(split.row_order) for split in self._splits}
+
     def measure(self, choice: Choice, share: float = 1.0) -> Trial:
         """Measure a choice on the first `share` (above 0, at most 1) of every task's rows."""
-        recipe = self.pool.recipe(choice, self.method.name)
         trial = self._start_trial(
-            recipe, self.pool.parts(choice), self.method.name, dict(choice.params), self._splits
+            self.recipe(choice), self.pool.parts(choice), self.method.name, dict(choice.params), self._splits
         )
         splits = list(zip(self._splits, self.pool.experts(choice), strict=True))
         return self._measure_rows(trial, splits, share, lambda: self.merger.merged_tensors(choice))
@@ -81,6 +86,12 @@ class Evaluator:
         splits = [(split, candidate)]
         return self._measure_rows(trial, splits, 1.0, lambda: self.merger.expert_tensors(candidate))
 
+    def recipe(self, choice: Choice) -> str:
+        """Return the recipe id of a choice, which is computed once."""
+        if choice not in self._recipes:
+            self._recipes[choice] = self.pool.recipe(choice, self.method.name)
+        return self._recipes[choice]
+
     def expert_recipe(self, task: int, index: int) -> str:
         """Return the recipe id of one candidate that is not merged."""
         source = self.pool.candidates[task][index].source
@@ -88,7 +99,7 @@ class Evaluator:
 
     def find_trial(self, choice: Choice) -> Trial | None:
         """Return the trial of a choice over the rows requested here, None if there is none."""
-        return self._measured.get(self.pool.recipe(choice, self.method.name))
+        return self._measured.get(self.recipe(choice))
 
     def find_expert_accuracy(self, task: int, index: int) -> float | None:
         """Return the accuracy of one candidate on its own task, None if not requested here."""
@@ -116,10 +127,14 @@ class Evaluator:
             trial = dataclasses.replace(trial, rows=rows)
             self._logged[trial.key] = trial
             self._log.append([trial])
-        result, previous = trial.truncate(wanted), self._measured.get(trial.recipe)
-        if previous is None or previous.rows_measured < result.rows_measured:
-            self._measured[trial.recipe] = result
-        return result
+        return self._record(trial.truncate(wanted))
+
+    def _record(self, trial: Trial) -> Trial:
+        """Keep the trial as requested, unless more rows of the merge were requested before."""
+        previous = self._measured.get(trial.recipe)
+        if previous is None or previous.rows_measured < trial.rows_measured:
+            self._measured[trial.recipe] = trial
+        return trial
 
     def _expert_head(self, split: TaskSplit, candidate: Candidate) -> tuple[Path, KeptHead | None]:
         """Return the folder of an expert, and its own head if the task is measured with that."""

@@ -160,7 +160,7 @@ class Search:
         return True
 
     def _measure(self, choice: Choice, share: float) -> Trial:
-        self.budget.check(self.evaluator, self.pool.recipe(choice, self.evaluator.method.name))
+        self.budget.check(self.evaluator, self.evaluator.recipe(choice))
         return self.evaluator.measure(choice, share)
 
 

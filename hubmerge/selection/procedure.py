@@ -1,0 +1,58 @@
+"""How a choice is made: which policies run, and which of their results is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hubmerge.selection.evaluator import Evaluator
+from hubmerge.selection.grids import Grid
+from hubmerge.selection.policy_results import PolicyResult, PolicyResults
+from hubmerge.selection.pool import Choice
+from hubmerge.selection.report import BAND, earliest_of_tied
+from hubmerge.selection.search import Budget, MeasuredChoice, Search
+
+OnResult = Callable[[str, MeasuredChoice], None]
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """The policies to run in order, the one to beat, and how to choose among their results.
+
+    `requested` names the policy whose result is chosen, None for the best of all within `band`
+    standard errors. `locked` is the choice of an earlier lock, if that is the rival. The same
+    procedure can run on all rows and on some of them.
+    """
+
+    grid: Grid
+    policies: tuple[str, ...]
+    rival: str
+    requested: str | None = None
+    locked: Choice | None = None
+    band: float = BAND
+    exhaustive: bool = False
+
+    def run(
+        self, evaluator: Evaluator, budget: Budget, on_result: OnResult | None = None
+    ) -> PolicyResults:
+        """Run every policy, one after another, as far as the budget goes."""
+        search = Search(evaluator, self.grid, budget, exhaustive=self.exhaustive)
+        results = PolicyResults(search, self.locked)
+        for name in self.policies:
+            if on_result is not None:
+                search.on_result = lambda measured, name=name: on_result(name, measured)
+            results.run(name)
+        return results
+
+    def missing(self, results: PolicyResults) -> str | None:
+        """Return the name of a policy without which nothing can be chosen, None if all have run."""
+        required = (self.rival, self.requested or self.rival)
+        return next((name for name in required if name not in results.results), None)
+
+    def choose(self, results: PolicyResults) -> PolicyResult:
+        """Return the requested policy's result, else the earliest of the best ones."""
+        if self.requested:
+            return results.results[self.requested]
+        return earliest_of_tied(
+            list(results.results.values()), results.search.pool, self.band
+        )
