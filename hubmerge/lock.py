@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -35,6 +35,13 @@ _MAX_BYTES = 16_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Outcome = Literal["gain", "loss", "inconclusive"]
+_LATER_FIELDS: Mapping[str, Any] = {
+    "options": DEFAULT_OPTIONS, "outcome": None, "cross_fit": None, "controls": (), "left_out": (),
+    "predicted_gain": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,9 @@ class LockedTask:
 class Pick:
     """The choice of one policy: an expert for each task, in the order of `Lock.tasks`, and params.
 
-    `accuracy` is the mean over tasks on validation, `tasks` the accuracy of each. `gain` is the
-    difference to `Lock.rival` and the ends of its 95 % interval. `evaluations` is how many merges
+    `accuracy` is the mean over tasks on validation, `tasks` the accuracy of each; a pick was chosen
+    by it, so it flatters. `gain` is the gain over `Lock.rival` and the ends of its 95 % interval:
+    on rows that did not choose, if the lock has `Lock.cross_fit`. `evaluations` is how many merges
     had been evaluated when this one was found, including those of the policies before.
     """
 
@@ -116,6 +124,36 @@ class UniformPoint:
 
 
 @dataclass(frozen=True)
+class CrossFitted:
+    """What was chosen on half of the rows and measured on the other half, both ways.
+
+    `policies` and `steps` are what each of the searches chose. `accuracy` is the mean accuracy of
+    these choices and `rival` that of their rivals, each on the rows that its search had not seen;
+    the gain of the chosen pick is their difference.
+    """
+
+    policies: tuple[str, ...]
+    steps: tuple[tuple[Count, ...], ...]
+    accuracy: Share
+    rival: Share
+
+
+@dataclass(frozen=True)
+class Control:
+    """Something the choice is compared with, and the gain of the choice over it.
+
+    `kind` is base; expert, the best single one on all tasks; without, the choice without the expert
+    of the task `name`, so that the gain is what this expert adds; or random, steps drawn at random.
+    `accuracy` and `gain` are cross-fitted, `gain` with the ends of its 95 % interval.
+    """
+
+    kind: str
+    name: str
+    accuracy: Share
+    gain: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class SelectionCost:
     """The merges and examples that a selection evaluated; its duration depends on the machine."""
 
@@ -130,8 +168,15 @@ class Lock:
     `experts` pins every checkpoint that a pick names, `swaps` maps a task's id to its alternatives,
     `uniform` is the curve over merges with all experts at the same step. `rival` is the pick to
     beat: the one of the last steps, or `locked`, the choice of an earlier lock. `conclusive` is
-    whether the chosen pick beats it beyond the noise. `cut` names the policies that the budget
-    stopped before they were finished. `options` decide where experts and base differ.
+    whether the chosen pick beats it beyond the noise, and the base, too, if that was measured.
+    `outcome` is gain if so, loss if the rival beats the pick beyond the noise, and inconclusive
+    otherwise; None in locks of versions that did not record it. `cut` names the policies that the
+    budget stopped before they were finished. `options` decide where experts and base differ.
+
+    `cross_fit` is what the gains were measured by; None if they were measured on the rows that the
+    picks were chosen by, and flatter. `controls` are the controls that were measured, `left_out`
+    those that the budget did not reach, and `predicted_gain` what one more expert would add by the
+    merging scaling law.
     """
 
     base: Pin
@@ -152,6 +197,11 @@ class Lock:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     options: MatchOptions = DEFAULT_OPTIONS
+    outcome: Outcome | None = None
+    cross_fit: CrossFitted | None = None
+    controls: tuple[Control, ...] = ()
+    left_out: tuple[str, ...] = ()
+    predicted_gain: float | None = None
     format: int = FORMAT
 
     @property
@@ -174,8 +224,9 @@ class Lock:
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal values give equal bytes."""
         fields = dataclasses.asdict(self)
-        if self.options == DEFAULT_OPTIONS:
-            del fields["options"]  # as in locks that were written before there were options
+        for name, default in _LATER_FIELDS.items():
+            if getattr(self, name) == default:
+                del fields[name]  # as in locks of the versions before
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hubmerge.selection import noise
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.folds import MIN_ROWS, Fold, FoldEvaluator, folds, pool_trials
+from hubmerge.selection.noise import Interval
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.procedure import OnResult, Procedure
@@ -50,12 +52,33 @@ class CrossFit:
             return None
         return self.pool(lambda search: search.results.results[name].result.choice)
 
-    def pool(self, choose: Callable[[FoldSearch], Choice]) -> Trial:
-        """Return the pooled trial of a choice for each search; raises OutOfBudget."""
-        return pool_trials([self._measure(choose(search)) for search in self.searches])
+    def pool(
+        self,
+        choose: Callable[[FoldSearch], Choice],
+        measure: Callable[[Choice], Trial] | None = None,
+    ) -> Trial:
+        """Return the pooled trial of a choice for each search, measured on all rows."""
+        measure = measure or self.evaluator.measure
+        return pool_trials([measure(choose(search)) for search in self.searches])
 
-    def _measure(self, choice: Choice) -> Trial:
-        return self.evaluator.measure(choice)
+    def gains(self, rival: str, chosen: str, seed: int) -> dict[str, Interval]:
+        """Return the gain over the rival of each policy that all searches reached, by name.
+
+        For `chosen` it is that of what each search chose, whichever policy found it: that is the
+        procedure which made the choice. The rival itself gains nothing.
+        """
+        names = [name for name in self.searches[0].results.results if name != rival]
+        trials = {name: self.policy(name) for name in names}
+        if chosen != rival:
+            trials[chosen] = self.chosen()
+        gains = {name: self.gain(trial, rival, seed) for name, trial in trials.items() if trial}
+        return {rival: (0.0, 0.0, 0.0), **gains}
+
+    def gain(self, trial: Trial, rival: str, seed: int) -> Interval:
+        """Return the gain of a pooled trial over the rival with the ends of its interval."""
+        baseline = self.policy(rival)
+        assert baseline is not None  # cross_fit() checks it
+        return noise.interval(trial, baseline, seed)
 
 
 def cross_fit(

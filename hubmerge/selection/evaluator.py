@@ -15,7 +15,7 @@ from typing import Any
 from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import Method
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.pool import Candidate, Choice, Pool, plain_choice
 from hubmerge.selection.task_split import TaskSplit, load_merge
 from hubmerge.trials import SINGLE_EXPERT, Part, RowResults, Trial, TrialLog
 from hubmerge.weights.dtypes import Array
@@ -60,6 +60,12 @@ class Evaluator:
         return len(self._measured)
 
     @property
+    def complete_trials(self) -> list[Trial]:
+        """The trials of which every row of every task was requested."""
+        tasks = {task.id for task in self.pool.tasks}
+        return [t for t in self._measured.values() if t.is_complete and t.rows.keys() == tasks]
+
+    @property
     def rows(self) -> int:
         """The number of rows of all tasks together."""
         return sum(len(split.row_order) for split in self._splits)
@@ -72,7 +78,11 @@ class Evaluator:
     def measure(self, choice: Choice, share: float = 1.0) -> Trial:
         """Measure a choice on the first `share` (above 0, at most 1) of every task's rows."""
         trial = self._start_trial(
-            self.recipe(choice), self.pool.parts(choice), self.method.name, dict(choice.params), self._splits
+            self.recipe(choice),
+            self.pool.parts(choice),
+            self.method.name,
+            dict(choice.params),
+            self._splits,
         )
         splits = list(zip(self._splits, self.pool.experts(choice), strict=True))
         return self._measure_rows(trial, splits, share, lambda: self.merger.merged_tensors(choice))
@@ -91,6 +101,26 @@ class Evaluator:
         if choice not in self._recipes:
             self._recipes[choice] = self.pool.recipe(choice, self.method.name)
         return self._recipes[choice]
+
+    def measure_unmerged(self, choice: Choice, task: int | None) -> Trial:
+        """Measure the chosen expert of one task alone, or the base for None, on all tasks.
+
+        Each task is measured under the head of its own chosen expert, as in the merge.
+        """
+        unmerged, candidates = _only(choice, task), self.pool.experts(choice)
+        parts = self.pool.all_parts(unmerged)
+        recipe = self.unmerged_recipe(choice, task)
+        trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, self._splits)
+        splits = list(zip(self._splits, candidates, strict=True))
+        if task is None:
+            return self._measure_rows(trial, splits, 1.0, lambda: ())
+        expert = candidates[task]
+        return self._measure_rows(trial, splits, 1.0, lambda: self.merger.expert_tensors(expert))
+
+    def unmerged_recipe(self, choice: Choice, task: int | None) -> str:
+        """Return the recipe id of the base or one expert under the heads of a choice."""
+        sources = self.pool.all_sources(_only(choice, task))
+        return recipe_id(self.pool.base, sources, SINGLE_EXPERT, {})
 
     def expert_recipe(self, task: int, index: int) -> str:
         """Return the recipe id of one candidate that is not merged."""
@@ -160,3 +190,9 @@ class Evaluator:
         rows = {split.task.id: RowResults("", len(split.row_order)) for split in splits}
         new = Trial(recipe, self.pool.base.sha, parts, method, params, self._split, rows)
         return self._logged.get(new.key, new)
+
+
+def _only(choice: Choice, task: int | None) -> Choice:
+    """Return the candidates of a choice at weight 0, but for that of one task."""
+    weights = (float(number == task) for number in range(len(choice.indices)))
+    return dataclasses.replace(plain_choice(choice.indices, {}), weights=tuple(weights))

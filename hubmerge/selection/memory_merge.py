@@ -166,7 +166,8 @@ class MemoryMerger:
         parts = zip(
             self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
         )
-        ordered = sorted(parts, key=lambda part: (self._pool.content_key(part[0]), part[1]))
+        merged = (part for part in parts if part[1])  # a weight of 0 leaves an expert out
+        ordered = sorted(merged, key=lambda part: (self._pool.content_key(part[0]), part[1]))
         return Deltas(
             tensor=name,
             values=[

@@ -12,6 +12,7 @@ import numpy as np
 
 from hubmerge.trials import Trial
 
+Interval = tuple[float, float, float]  # a gain, and the ends of its confidence interval
 RESAMPLES = 4000
 LEVEL = 0.95
 
@@ -47,6 +48,12 @@ def difference(trial: Trial, baseline: Trial, seed: int, level: float = LEVEL) -
     return Difference(
         gain(trial, baseline), math.sqrt(spread) / len(counts), float(low), float(high)
     )
+
+
+def interval(trial: Trial, baseline: Trial, seed: int) -> Interval:
+    """Return the gain of one trial over another, and the ends of its 95 % interval."""
+    gain = difference(trial, baseline, seed)
+    return gain.value, gain.low, gain.high
 
 
 def gain(trial: Trial, baseline: Trial) -> float:

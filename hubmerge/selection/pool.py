@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -58,7 +58,14 @@ class Pool:
         return [candidates[index] for candidates, index in pairs]
 
     def sources(self, choice: Choice) -> tuple[Source, ...]:
-        """Return the chosen candidates as a manifest lists them, with their share in the merge."""
+        """Return the chosen candidates as a manifest lists them, with their share in the merge.
+
+        Those of weight 0 are left out of it.
+        """
+        return tuple(source for source in self.all_sources(choice) if source.weight)
+
+    def all_sources(self, choice: Choice) -> tuple[Source, ...]:
+        """Return the candidates of all tasks, those of weight 0 included."""
         return tuple(
             replace(expert.source, weight=weight, keep=keep, intruders=intruders)
             for expert, weight, keep, intruders in zip(
@@ -68,8 +75,11 @@ class Pool:
 
     def parts(self, choice: Choice) -> tuple[Part, ...]:
         """Return the commits and shares that determine the merge, in canonical order."""
-        parts = (Part(s.key, s.weight, s.keep, s.intruders) for s in self.sources(choice))
-        return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
+        return _parts(self.sources(choice))
+
+    def all_parts(self, choice: Choice) -> tuple[Part, ...]:
+        """Return the parts of all tasks, those of weight 0 included."""
+        return _parts(self.all_sources(choice))
 
     def recipe(self, choice: Choice, method: str) -> str:
         """Return the recipe id of the merge."""
@@ -116,7 +126,7 @@ class Choice:
         return replace(self, indices=_replaced(self.indices, task, index))
 
     def with_weight(self, task: int, weight: float) -> Choice:
-        """Return a copy with another weight for one task."""
+        """Return a copy with another weight for one task; 0 leaves its expert out."""
         return replace(self, weights=_replaced(self.weights, task, weight))
 
     def with_keep(self, task: int, keep: float) -> Choice:
@@ -130,6 +140,11 @@ class Choice:
     def with_params(self, **values: Any) -> Choice:
         """Return a copy with other method parameters."""
         return replace(self, params=as_params({**dict(self.params), **values}))
+
+
+def _parts(sources: Iterable[Source]) -> tuple[Part, ...]:
+    parts = (Part(s.key, s.weight, s.keep, s.intruders) for s in sources)
+    return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
 
 
 def plain_choice(indices: tuple[int, ...], params: Mapping[str, Any]) -> Choice:

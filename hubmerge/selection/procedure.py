@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import Grid
@@ -40,7 +41,7 @@ class Procedure:
         results = PolicyResults(search, self.locked)
         for name in self.policies:
             if on_result is not None:
-                search.on_result = lambda measured, name=name: on_result(name, measured)
+                search.on_result = partial(on_result, name)
             results.run(name)
         return results
 
@@ -53,6 +54,4 @@ class Procedure:
         """Return the requested policy's result, else the earliest of the best ones."""
         if self.requested:
             return results.results[self.requested]
-        return earliest_of_tied(
-            list(results.results.values()), results.search.pool, self.band
-        )
+        return earliest_of_tied(list(results.results.values()), results.search.pool, self.band)

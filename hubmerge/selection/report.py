@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from hubmerge.lock import Pick, Pin, Swap, UniformPoint
 from hubmerge.manifest import Source
 from hubmerge.selection import noise
+from hubmerge.selection.noise import Interval
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.search import MeasuredChoice
@@ -36,10 +37,9 @@ def _log2_steps(pool: Pool, choice: Choice) -> float:
     return math.fsum(math.log2(max(step, 1)) for step in pool.steps(choice))
 
 
-def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int) -> Pick:
-    """Describe a policy's choice, compared with the rival, for the lock."""
+def make_pick(policy: PolicyResult, gain: Interval | None, pool: Pool) -> Pick:
+    """Describe a policy's choice, and its gain over the rival, for the lock."""
     measured, trial = policy.result, policy.result.trial
-    gain = noise.difference(trial, rival.trial, seed)
     return Pick(
         policy=policy.name,
         experts=pool.sources(measured.choice),
@@ -47,7 +47,7 @@ def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int
         accuracy=trial.accuracy,
         stderr=trial.stderr,
         tasks=trial.accuracies,
-        gain=(gain.value, gain.low, gain.high),
+        gain=gain,
         evaluations=policy.evaluations,
     )
 

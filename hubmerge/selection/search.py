@@ -57,6 +57,11 @@ class Budget:
         """Release the reserved merges."""
         self._reserved = 0
 
+    def without_merges(self) -> Budget:
+        """Return a budget of the seconds that are left, for any number of merges."""
+        seconds = None if self.seconds is None else max(self.seconds - self.spent_s, 0.0)
+        return Budget(None, seconds)
+
     @property
     def spent_s(self) -> float:
         return time.monotonic() - self._started

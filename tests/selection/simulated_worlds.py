@@ -145,13 +145,13 @@ def _weight_index(weight: float) -> int:
     return min(max(middle + round(math.log(weight) / _WEIGHT_UNIT), 0), _WEIGHTS - 1)
 
 
-def make_evaluator(world: World, seed: int, log: Path) -> Evaluator:
+def make_evaluator(world: World, seed: int, log: TrialLog) -> Evaluator:
     """Return an evaluator of a world whose outcomes are drawn with `seed`."""
     model = SimulatedModel()
     splits = [SimulatedRows(world, number, model, seed) for number in range(len(TASKS))]
     pool = _make_pool(world, splits)
     merger = cast(Any, SimulatedMerger())
-    return Evaluator(pool, merger, METHOD, cast(Any, splits), TrialLog(log), "validation")
+    return Evaluator(pool, merger, METHOD, cast(Any, splits), log, "validation")
 
 
 def _make_pool(world: World, splits: Sequence[SimulatedRows]) -> Pool:
