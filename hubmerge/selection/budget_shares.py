@@ -13,7 +13,7 @@ _SEARCH, _FOLDS = 1 / 2, 1 / 4  # and what is left, at least a quarter, for the 
 
 @dataclass(frozen=True)
 class BudgetShares:
-    """Half of the budget is for the search, a quarter for those of the folds, the rest for controls.
+    """Half of the budget is for the search, a quarter for the folds, the rest for the controls.
 
     Merges are counted once, whichever search measures them first, so the searches of the folds pay
     only for what the search did not measure. What one part leaves over, the next may use. None is

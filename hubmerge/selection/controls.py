@@ -79,7 +79,7 @@ class ControlRuns:
         pool, tasks = self._evaluator.pool, len(self._chosen.indices)
         yield BASE, pool.base.label, self._base
         yield EXPERT, "", self._best_expert
-        if self._evaluator.method.count_problem(tasks - 1) is None:
+        if not self._evaluator.method.count_problem(tasks - 1):
             for number, task in enumerate(pool.tasks):
                 yield WITHOUT, task.id, partial(self._without, number)
         for indices in self._drawn():

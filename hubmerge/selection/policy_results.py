@@ -110,7 +110,9 @@ def _proxy(results: PolicyResults) -> MeasuredChoice | None:
 def _uniform(results: PolicyResults) -> MeasuredChoice | None:
     for measured in policies.uniform(results.search):
         results.uniform.append(measured)
-    return max(results.uniform, key=lambda measured: measured.accuracy, default=None)
+    # The last step ran first: reversed, the earliest of equals wins.
+    earliest_first = reversed(results.uniform)
+    return max(earliest_first, key=lambda measured: measured.accuracy, default=None)
 
 
 def _starting_from(

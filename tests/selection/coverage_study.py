@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -25,18 +24,11 @@ from hubmerge.selection.policy_results import LAST, policy_order
 from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.search import Budget
-from hubmerge.trials import Trial, TrialLog
+from hubmerge.trials import Trial
 
 from .simulated_worlds import METHOD, TASKS, World, make_evaluator
 
 _RESAMPLES = 400
-
-
-class EmptyLog(TrialLog):
-    """A log that keeps nothing: no world is simulated twice."""
-
-    def append(self, trials: Iterable[Trial]) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -65,11 +57,9 @@ class WorldResult:
     fold_merges: int
 
 
-def simulate(
-    world: World, seed: int, budget: int | None = None, maximum: bool = True
-) -> WorldResult:
+def simulate(world: World, seed: int, budget: int | None = None) -> WorldResult:
     """Run the selection of one world on all rows and on each fold."""
-    evaluator = make_evaluator(world, seed, EmptyLog(Path()))
+    evaluator = make_evaluator(world, seed)
     policies = tuple(policy_order(evaluator.pool))
     procedure = Procedure(find_grid(METHOD.name), policies, LAST)
     results = procedure.run(evaluator, Budget(budget))
@@ -83,7 +73,7 @@ def simulate(
         same_rows=_outcome(chosen.trial, last.trial, _gain(world, chosen.choice, last.choice)),
         cross_fitted=_cross_fitted(world, fit),
         known=_outcome(known, last.trial, _gain(world, best, last.choice)),
-        maximum_low=_maximum_low(chosen.trial, last.trial, trials) if maximum else 0.0,
+        maximum_low=_maximum_low(chosen.trial, last.trial, trials),
         locked_truth=100 * _gain(world, chosen.choice, last.choice),
         merges=merges,
         fold_merges=evaluator.merges - merges,
@@ -158,13 +148,14 @@ def _mean(values: Iterable[float]) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=400)
+    parser.add_argument("--first", type=int, default=0, help="Seed of the first world.")
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--correlation", type=float, default=0.95)
     parser.add_argument("--height", type=float, default=0.0, help="Points that can be gained.")
     parser.add_argument("--budget", type=int)
     arguments = parser.parse_args()
     world = World(arguments.rows, arguments.correlation, arguments.height / 100)
-    seeds = range(arguments.worlds)
+    seeds = range(arguments.first, arguments.first + arguments.worlds)
     results = [simulate(world, seed, arguments.budget) for seed in seeds]
-    settings = asdict(world) | {"budget": arguments.budget}
+    settings = asdict(world) | {"budget": arguments.budget, "first": arguments.first}
     print(json.dumps(settings | summarize(results)))

@@ -12,7 +12,7 @@ report are hubmerge's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ from hubmerge.merging.registry import method
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.tasks.lookup import find_task
-from hubmerge.trials import TrialLog
+from hubmerge.trials import Trial, TrialLog
 
 from .builders import fake_sha
 
@@ -52,6 +52,7 @@ class World:
     peak: int = 5
     accuracy: float = 0.6
     own_accuracy: float = 0.8
+    base_accuracy: float = 0.4
 
     def true_accuracy(self, choice: Choice) -> float:
         """Return the true mean accuracy of a choice."""
@@ -65,7 +66,7 @@ class World:
 
 
 class SimulatedModel:
-    """Holds the choice that was merged last, instead of tensors."""
+    """Holds the choice or expert that was loaded last, instead of tensors; None for the base."""
 
     classifier = None
 
@@ -76,7 +77,8 @@ class SimulatedModel:
         self.choice = values
 
     def finish_merge(self, loaded: set[str]) -> None:
-        return None
+        if not loaded:
+            self.choice = None
 
 
 class SimulatedMerger:
@@ -86,6 +88,9 @@ class SimulatedMerger:
 
     def merged_tensors(self, choice: Choice) -> Iterator[tuple[str, Any]]:
         yield "choice", choice
+
+    def expert_tensors(self, candidate: Candidate) -> Iterator[tuple[str, Any]]:
+        yield "expert", candidate
 
     def norm(self, candidate: Candidate) -> float:
         return math.sqrt(candidate.step)
@@ -100,7 +105,7 @@ class SimulatedRows:
     def __init__(self, world: World, number: int, model: SimulatedModel, seed: int) -> None:
         self.task, self.loaded_model = TASKS[number], model
         self.row_order = list(range(world.rows))
-        self._world, self._last = world, (None, np.empty(0, bool))
+        self._world, self._last = world, cast(Any, ("nothing", None))
         random = np.random.default_rng([seed, number])
         self._start = random.random(world.rows)
         kept = world.correlation
@@ -128,10 +133,17 @@ class SimulatedRows:
             moved = moved + walk[_weight_index(weight)]
         return moved % 1.0
 
+    def _right(self, loaded: Choice | Candidate | None) -> Any:
+        if isinstance(loaded, Choice):
+            return self.position(loaded) < self._world.true_accuracy(loaded)
+        alone = (self._start + self.alone) % 1.0
+        own = loaded is not None and loaded.source.task == self.task.id
+        return alone < (self._world.own_accuracy if own else self._world.base_accuracy)
+
     def evaluate(self, rows: Sequence[int], folder: Path, head: None) -> str:
         choice = self.loaded_model.choice
         if self._last[0] != choice:
-            right = self.position(choice) < self._world.true_accuracy(choice)
+            right = self._right(choice)
             self._last = (choice, right)
         return "".join(np.where(self._last[1][rows], "1", "0").tolist())
 
@@ -141,17 +153,26 @@ def _scale_index(choice: Choice) -> int:
 
 
 def _weight_index(weight: float) -> int:
+    if not weight:  # left out
+        return 0
     middle = _WEIGHTS // 2
     return min(max(middle + round(math.log(weight) / _WEIGHT_UNIT), 0), _WEIGHTS - 1)
 
 
-def make_evaluator(world: World, seed: int, log: TrialLog) -> Evaluator:
+class EmptyLog(TrialLog):
+    """A log that keeps nothing: no world is simulated twice."""
+
+    def append(self, trials: Iterable[Trial]) -> None:
+        return None
+
+
+def make_evaluator(world: World, seed: int) -> Evaluator:
     """Return an evaluator of a world whose outcomes are drawn with `seed`."""
     model = SimulatedModel()
     splits = [SimulatedRows(world, number, model, seed) for number in range(len(TASKS))]
     pool = _make_pool(world, splits)
     merger = cast(Any, SimulatedMerger())
-    return Evaluator(pool, merger, METHOD, cast(Any, splits), log, "validation")
+    return Evaluator(pool, merger, METHOD, cast(Any, splits), EmptyLog(Path()), "validation")
 
 
 def _make_pool(world: World, splits: Sequence[SimulatedRows]) -> Pool:
