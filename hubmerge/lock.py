@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,13 @@ FORMATS = (FORMAT, FORMAT_WITH_PARTS)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Outcome = Literal["gain", "loss", "inconclusive"]
+_LATER_FIELDS: Mapping[str, Any] = {
+    "options": DEFAULT_OPTIONS, "outcome": None, "cross_fit": None, "controls": (), "left_out": (),
+    "predicted_gain": None, "objective": "mean",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,9 @@ class LockedTask:
 class Pick:
     """The choice of one policy: an expert for each task, in the order of `Lock.tasks`, and params.
 
-    `accuracy` is the mean over tasks on validation, `tasks` the accuracy of each. `gain` is the
-    difference to `Lock.rival` and the ends of its 95 % interval. An expert of weight 0 is left out
+    `accuracy` is the mean over tasks on validation, `tasks` the accuracy of each; a pick was chosen
+    by it, so it flatters. `gain` is the gain over `Lock.rival` and the ends of its 95 % interval:
+    on rows that did not choose, if the lock has `Lock.cross_fit`. An expert of weight 0 is left out
     of the merge. `evaluations` is how many merges
     had been evaluated when this one was found, including those of the policies before.
     """
@@ -115,6 +123,36 @@ class UniformPoint:
 
 
 @dataclass(frozen=True)
+class CrossFitted:
+    """What was chosen on half of the rows and measured on the other half, both ways.
+
+    `policies` and `steps` are what each of the searches chose. `accuracy` is the mean accuracy of
+    these choices and `rival` that of their rivals, each on the rows that its search had not seen;
+    the gain of the chosen pick is their difference.
+    """
+
+    policies: tuple[str, ...]
+    steps: tuple[tuple[Count, ...], ...]
+    accuracy: Share
+    rival: Share
+
+
+@dataclass(frozen=True)
+class Control:
+    """Something the choice is compared with, and the gain of the choice over it.
+
+    `kind` is base; expert, the best single one on all tasks; without, the choice without the expert
+    of the task `name`, so that the gain is what this expert adds; or random, steps drawn at random.
+    `accuracy` and `gain` are cross-fitted, `gain` with the ends of its 95 % interval.
+    """
+
+    kind: str
+    name: str
+    accuracy: Share
+    gain: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class SelectionCost:
     """The merges and examples that a selection evaluated; its duration depends on the machine."""
 
@@ -129,11 +167,18 @@ class Lock:
     `experts` pins every checkpoint that a pick names, `swaps` maps a task's id to its alternatives,
     `uniform` is the curve over merges with all experts at the same step. `rival` is the pick to
     beat: the one of the last steps, or `locked`, the choice of an earlier lock. `conclusive` is
-    whether the chosen pick beats it beyond the noise. `cut` names the policies that the budget
-    stopped before they were finished. `options` decide where experts and base differ. `objective`
-    is what was maximised: the mean over tasks, or the worst task; gains are always of the mean.
-    With `pareto`, the picks front-1 and so on are those that no other trial was as good as on every
-    task.
+    whether the chosen pick beats it beyond the noise, and the base, too, if that was measured.
+    `outcome` is gain if so, loss if the rival beats the pick beyond the noise, and inconclusive
+    otherwise; None in locks of versions that did not record it. `cut` names the policies that the
+    budget stopped before they were finished. `options` decide where experts and base differ.
+    `objective` is what was maximised: the mean over tasks, or the worst task; gains are always of
+    the mean. With `pareto`, the picks front-1 and so on are those that no other trial was as good
+    as on every task.
+
+    `cross_fit` is what the gains were measured by; None if they were measured on the rows that the
+    picks were chosen by, and flatter. `controls` are the controls that were measured, `left_out`
+    those that the budget did not reach, and `predicted_gain` what one more expert would add by the
+    merging scaling law.
     """
 
     base: Pin
@@ -155,6 +200,11 @@ class Lock:
     versions: Mapping[str, str] = field(default_factory=dict)
     options: MatchOptions = DEFAULT_OPTIONS
     objective: str = "mean"
+    outcome: Outcome | None = None
+    cross_fit: CrossFitted | None = None
+    controls: tuple[Control, ...] = ()
+    left_out: tuple[str, ...] = ()
+    predicted_gain: float | None = None
     format: int = FORMAT
 
     @property
@@ -180,10 +230,9 @@ class Lock:
         experts = [expert for pick in self.picks for expert in pick.experts]
         if any(expert.averaged or expert.weight == 0 for expert in experts) and not self.is_moe:
             fields["format"] = FORMAT_WITH_PARTS  # earlier versions would merge something else
-        if self.options == DEFAULT_OPTIONS:
-            del fields["options"]  # as in locks that were written before there were options
-        if self.objective == "mean":
-            del fields["objective"]  # likewise
+        for name, default in _LATER_FIELDS.items():
+            if getattr(self, name) == default:
+                del fields[name]  # as in locks of the versions before
         return (json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

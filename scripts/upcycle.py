@@ -39,7 +39,7 @@ def upcycle(old_lock: Path, to: str, options: list[str]) -> None:
     if chosen is None:
         report(
             "Nothing better",
-            f"{describe_choice(new)}: that is within the noise, so nothing is proposed.",
+            f"{describe_choice(new)}: {describe_reason(new)}, so nothing is proposed.",
         )
         return
     merge = ("merge", "--lock", NEW_LOCK, "--locked", "--out", MERGED)
@@ -67,11 +67,25 @@ def describe_choice(lock: Lock) -> str:
     """A sentence, without its full stop, on the choice of a lock and its gain."""
     pick = lock.pick()
     gain, low, high = (100 * part for part in pick.gain or (0.0, 0.0, 0.0))
+    evidence = (
+        f", {gain:+.1f} points over the old choice on rows that did not choose (95 % interval "
+        f"{low:+.1f} to {high:+.1f})"
+    )
     steps = ", ".join(escape_markdown(expert.label) for expert in pick.experts)
     return (
-        f"{steps} by {escape_markdown(lock.method)}: {100 * pick.accuracy:.1f} % on validation, "
-        f"{gain:+.1f} points over the old choice (95 % interval {low:+.1f} to {high:+.1f})"
+        f"{steps} by {escape_markdown(lock.method)}: {100 * pick.accuracy:.1f} % on validation"
+        + (evidence if pick.gain else "")
     )
+
+
+def describe_reason(lock: Lock) -> str:
+    """Why the choice of a lock is not proposed."""
+    pick = lock.pick()
+    if lock.outcome == "loss":
+        return "the old choice is better"
+    if pick.gain and pick.gain[1] > 0:
+        return "that is not better than the base beyond the noise"
+    return "that is within the noise" if pick.gain else "the gain was not measured"
 
 
 def report(title: str, text: str) -> None:

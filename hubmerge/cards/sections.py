@@ -8,6 +8,7 @@ from typing import Any
 from hubmerge.cards import routing, selection
 from hubmerge.cards.baselines import missing_score_commands, summary_rows
 from hubmerge.cards.card_input import CardInput, StepTag
+from hubmerge.cards.controls import control_variables
 from hubmerge.cards.cost import cost_rows, describe_trained_parameters
 from hubmerge.cards.curve import CSV, PICTURE, curve_rows, curve_tasks, describe_curve, thin_curve
 from hubmerge.cards.forgotten import forgotten_section
@@ -58,6 +59,7 @@ def _upcycled_variables(card_input: CardInput) -> dict[str, Any]:
             for name, data in _by_shown_name(hub_datasets(card_input)).items()
         ],
         "selection": _selection_variables(card_input),
+        "controls": control_variables(card_input.lock) if card_input.lock else None,
         "training_steps": describe_training_steps(manifest.experts, manifest.noun),
         "notes": [escape_markdown(note) for note in notes(manifest)],
         "locked": manifest.lock is not None,

@@ -112,6 +112,14 @@ def describe_outcome(lock: Lock) -> str:
         return f"**The selection is inconclusive:** no policy beats {rival} beyond the noise."
     if lock.conclusive:
         return f"Its steps were chosen by {policy}: {gain}, beyond the noise."
+    if lock.outcome == "loss":
+        return f"**The selection is a loss:** its steps were chosen by {policy}: {gain}."
+    base = next((control for control in lock.controls if control.kind == "base"), None)
+    if base is not None and pick.gain is not None and pick.gain[1] > 0:
+        return (
+            f"**No gain:** its steps were chosen by {policy}: {gain}, but only "
+            f"{format_gain(base.gain)} over the base."
+        )
     return (
         f"**The selection is inconclusive:** the choice of {policy} does not beat {rival} beyond "
         "the noise" + (f" ({gain})." if pick.gain else ".")

@@ -15,6 +15,11 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import source_of, versions
 from hubmerge.refs import ModelRef
 from hubmerge.selection import report
+from hubmerge.selection.controls import Controls
+from hubmerge.selection.cross_fit import CrossFit
+from hubmerge.selection.evidence import find_outcome, with_evidence
+from hubmerge.selection.grids import find_grid
+from hubmerge.selection.noise import Interval
 from hubmerge.selection.objective import Objective
 from hubmerge.selection.policy_results import (
     LAST,
@@ -24,6 +29,7 @@ from hubmerge.selection.policy_results import (
     policy_order,
 )
 from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.recorded_norms import PROXY, proxy_note, without_norms
 from hubmerge.selection.task_split import TaskSplit
 from hubmerge.tasks.task import Task
@@ -96,24 +102,48 @@ class PreparedSelection:
         names = policy_order(self.pool, self.request.policy, self.locked_choice is not None)
         return proxy_note(self.pool, self.request.policy == PROXY) if PROXY in names else None
 
+    @property
+    def procedure(self) -> Procedure:
+        """How the choice is made, on all rows or on some of them."""
+        return Procedure(
+            find_grid(self.method.name),
+            tuple(self.policies),
+            self.rival,
+            self.request.policy,
+            self.locked_choice,
+            self.request.band,
+            self.request.exhaustive,
+            self.request.objective,
+        )
+
 
 def make_merge_lock(
-    prepared: PreparedSelection, results: PolicyResults, chosen: PolicyResult
+    prepared: PreparedSelection,
+    results: PolicyResults,
+    chosen: PolicyResult,
+    fit: CrossFit | None,
+    controls: Controls,
 ) -> Lock:
-    """Build the lock of a finished selection for a merge."""
+    """Build the lock of a finished selection for a merge.
+
+    Without a `fit` nothing is known about any gain.
+    """
     request, evaluator = prepared.request, results.search.evaluator
-    return make_lock(
+    gains = fit.gains(prepared.rival, chosen.name, request.seed) if fit else {}
+    lock = make_lock(
         request,
         prepared.opened_pool,
         rows={split.task.id: len(split.row_order) for split in prepared.splits},
         results=results.results,
         chosen=chosen,
         rival=prepared.rival,
+        gains=gains,
         swaps=report.make_swaps(results, chosen.result, request.band),
         uniform=report.common_curve(results.uniform, prepared.pool),
         spent=SelectionCost(evaluator.merges, sum(evaluator.rows_by_recipe.values())),
         cut=results.cut,
     )
+    return with_evidence(lock, fit, controls) if fit else lock
 
 
 def make_lock(
@@ -124,18 +154,18 @@ def make_lock(
     results: Mapping[str, PolicyResult],
     chosen: PolicyResult,
     rival: str,
+    gains: Mapping[str, Interval],
     swaps: Mapping[str, tuple[Swap, ...]],
     uniform: tuple[UniformPoint, ...],
     spent: SelectionCost,
     cut: Sequence[str],
 ) -> Lock:
-    """Build a lock from the results of all policies by name, each compared with the `rival`.
+    """Build a lock from the results of all policies by name, and their gains over the `rival`.
 
     `rows` is the number of validation rows by task id; `cut` names what the budget ended early.
     """
-    pool, baseline = opened_pool.pool, results[rival].result
-    picks = [report.make_pick(r, baseline, pool, request.seed) for r in results.values()]
-    gain = next(pick.gain for pick in picks if pick.policy == chosen.name)
+    pool, gain = opened_pool.pool, gains.get(chosen.name)
+    picks = [report.make_pick(result, gains.get(n), pool) for n, result in results.items()]
     experts = [expert for pick in picks for expert in pick.experts]
     keys = sorted({member.key for expert in experts for member in (expert, *expert.averaged)})
     pins = {key: _make_pin(opened_pool.open(key), pool) for key in keys}
@@ -150,7 +180,8 @@ def make_lock(
         uniform=uniform,
         seed=request.seed,
         spent=spent,
-        conclusive=bool(gain and gain[1] > 0),
+        conclusive=find_outcome(gain) == "gain",
+        outcome=find_outcome(gain),
         rival=rival,
         cut=tuple(cut),
         split=SELECTION_SPLIT,

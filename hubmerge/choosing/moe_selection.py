@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from hubmerge.progress import Progress
 from hubmerge.selection import noise, report
 from hubmerge.selection.halving import horizons, race_cost
 from hubmerge.selection.moe_starts import Indices, MoeStarts
+from hubmerge.selection.noise import Interval
 from hubmerge.selection.policy_results import PolicyResult
 from hubmerge.selection.search import MeasuredChoice
 from hubmerge.specs import MoeSpec
@@ -129,19 +130,28 @@ def make_moe_lock(results: StartResults, chosen: PolicyResult, cut: tuple[str, .
     `cut` names what the budget ended early.
     """
     setup, trials = results.prepared.setup, results.trials
-    tasks = enumerate(setup.pool.tasks)
+    tasks, rival = enumerate(setup.pool.tasks), results.prepared.starts.null
     return make_lock(
         results.prepared.request,
         setup.opened_pool,
         rows=setup.rows,
         results={**results.results, chosen.name: chosen},
         chosen=chosen,
-        rival=results.prepared.starts.null,
+        rival=rival,
+        gains=_gains(
+            {**results.results, chosen.name: chosen}, rival, results.prepared.request.seed
+        ),
         swaps={task.id: _make_swaps(results, chosen.result, n) for n, task in tasks},
         uniform=tuple(_common_curve(results)),
         spent=SelectionCost(trials.moe_count, trials.example_count),
         cut=cut,
     )
+
+
+def _gains(results: Mapping[str, PolicyResult], rival: str, seed: int) -> dict[str, Interval]:
+    """Compare every start with the rival on the rows that chose it."""
+    baseline = results[rival].result.trial
+    return {n: noise.interval(r.result.trial, baseline, seed) for n, r in results.items()}
 
 
 def _common_curve(results: StartResults) -> Iterator[UniformPoint]:

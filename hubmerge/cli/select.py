@@ -161,9 +161,10 @@ def select(
 ) -> None:
     """Choose the step of each expert and pin the choice in a lock.
 
-    Only validation data decide. With --target moe, many starts are trained for a few steps, and the
-    best become the start of the mixture. Exit code 4: the choice is not better beyond the noise
-    than the last steps (or for moe, than an early start).
+    Only validation data decide, and gains are measured on examples that did not choose. With
+    --target moe, many starts are trained for a few steps, and the best become the start of the
+    mixture. Exit code 4: the choice is not better beyond the noise than the last steps and the base
+    (or for moe, than an early start).
 
     Example: hubmerge select me/cars me/birds --target ties --budget 30m
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Group
 from rich.table import Table
 
+from hubmerge.cli.control_tables import control_tables, format_interval
 from hubmerge.cli.tables import format_percent, make_table, text_line
 from hubmerge.lock import Lock, Pick, Swap
 from hubmerge.scores import display_names
@@ -38,8 +39,11 @@ _LEGEND = (
 
 
 def selection_tables(lock: Lock) -> Group:
-    """The choice of each policy, and the accuracy of the steps around the best choice."""
-    return Group(_policies_table(lock), *neighbours_table(lock).renderables)
+    """The choice of each policy, the steps around the best choice, and the controls."""
+    parts = [_policies_table(lock), *neighbours_table(lock).renderables]
+    if lock.cross_fit is not None:
+        parts += control_tables(lock)
+    return Group(*parts)
 
 
 def neighbours_table(lock: Lock) -> Group:
@@ -71,8 +75,7 @@ def format_gain(lock: Lock, pick: Pick) -> str:
     """The gain of a pick over the rival with its interval, in points; empty for the rival."""
     if not pick.gain or pick.policy == lock.rival:
         return ""
-    value, low, high = (100 * part for part in pick.gain)
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return format_interval(pick.gain)
 
 
 def _describe_parameters(pick: Pick) -> str:
@@ -120,15 +123,28 @@ def _task_names(lock: Lock) -> list[str]:
 
 def describe_conclusion(lock: Lock, seconds: float, path: Path) -> str:
     """What was gained, at what cost, and the command to run next."""
-    pick, cost = lock.pick(), f"{lock.spent.evaluations} merges in {seconds / 60:.1f} minutes"
-    build = f"`hubmerge merge --lock {path}` builds it."
-    value, low, high = (100 * part for part in pick.gain or (0.0, 0.0, 0.0))
-    gain = f"{value:+.1f} points over {lock.rival} (95 % interval {low:+.1f} to {high:+.1f})"
-    if lock.conclusive:
-        return f"{lock.chosen}: {gain}, by {cost}. {build}"
+    cost = f"{lock.spent.evaluations} merges in {seconds / 60:.1f} minutes"
+    return f"{_describe_outcome(lock)}, by {cost}. `hubmerge merge --lock {path}` builds it."
+
+
+def _describe_outcome(lock: Lock) -> str:
+    """What was gained on rows that did not choose, without a full stop."""
+    pick, base = lock.pick(), next((c for c in lock.controls if c.kind == "base"), None)
     if lock.chosen == lock.rival:
-        return f"Inconclusive: nothing beats {lock.rival} on validation, by {cost}. {build}"
-    return (
-        f"Inconclusive: {lock.chosen} is {gain}, by {cost}. More validation examples may decide "
-        f"it; {build}"
-    )
+        return f"Inconclusive: nothing beats {lock.rival} on validation"
+    if pick.gain is None:
+        return (
+            f"Inconclusive: the gain of {lock.chosen} was not measured, because the budget or the "
+            "rows do not suffice for a choice on each half of the rows"
+        )
+    gain = f"{format_interval(pick.gain)} points over {lock.rival}"
+    if lock.conclusive:
+        return f"{lock.chosen}: {gain}, 95 % interval on rows that did not choose"
+    if lock.outcome == "loss":
+        return f"A loss: {lock.chosen} is {gain}, beyond the noise; {lock.rival} is better"
+    if base is not None and pick.gain[1] > 0:
+        return (
+            f"No gain: {lock.chosen} is {gain}, but {format_interval(base.gain)} over the base, "
+            "which is within the noise or below it"
+        )
+    return f"Inconclusive: {lock.chosen} is {gain}; more validation examples may decide it"

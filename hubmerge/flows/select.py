@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from hubmerge.choosing.candidates import OpenedPool, open_pool
 from hubmerge.choosing.loaded_splits import load_task_splits
@@ -25,19 +24,15 @@ from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import METHODS, Method, check_count, parse_params
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import pick_device
-from hubmerge.selection import report
+from hubmerge.selection.budget_shares import BudgetShares
+from hubmerge.selection.controls import ControlRuns, Controls
+from hubmerge.selection.cross_fit import cross_fit
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.grids import find_grid
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.policy_results import (
-    POLICIES,
-    PolicyResult,
-    PolicyResults,
-    budget_shares,
-)
+from hubmerge.selection.policy_results import POLICIES
 from hubmerge.selection.pool import Choice, Pool, as_params
 from hubmerge.selection.row_jobs import RowEvaluator
-from hubmerge.selection.search import Budget, MeasuredChoice, Search
+from hubmerge.selection.search import MeasuredChoice
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
 from hubmerge.weights.header import safe_name
 from hubmerge.weights.match_options import TIED_HINT, VOCABULARY_HINT
@@ -116,46 +111,39 @@ def select(
 ) -> SelectResult:
     """Run every policy within the budget, choose the best, and build the lock.
 
-    Trials in the log are not measured again; new ones are logged at once. `rows` are workers that
-    evaluate them, by default it is this process. Raises UsageError if the budget ends before the
+    The choice is made on all rows. Its gain is measured on rows that did not choose: the policies
+    run again on each half of the rows, and are compared on the other half. Trials in the log are
+    not measured again; new ones are logged at once. `rows` are workers that evaluate them, by
+    default it is this process. Raises UsageError if the budget ends before the
     requested policy has run.
     """
     request, pool, method = prepared.request, prepared.pool, prepared.method
     merger = MemoryMerger(pool, method, request.memory)
     evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT, rows)
-    budget = Budget(request.merges, request.seconds)
-    budget.reserve(2 * len(pool.tasks))
-    search = Search(
-        evaluator, find_grid(method.name), budget, request.exhaustive, request.objective
-    )
-    results = PolicyResults(search, prepared.locked_choice)
-    for name, share in budget_shares(prepared.policies, request.policy).items():
-        search.on_result = partial(_report_progress, progress, name, evaluator, request.merges)
-        results.run(name, share)
-    chosen = _choose(prepared, results)
-    budget.release()
+    shares = BudgetShares(request.merges, request.seconds)
+    procedure = prepared.procedure
+
+    def report_progress(name: str, measured: MeasuredChoice) -> None:
+        label, most = f"{name}: {100 * measured.accuracy:.1f} %", request.merges
+        progress(label, evaluator.merges, most or evaluator.merges)
+
+    results = procedure.run(evaluator, shares.search(), report_progress)
+    if missing := procedure.missing(results):
+        raise UsageError(f"The budget does not reach policy {missing}.", "Raise --budget.")
+    chosen = procedure.choose(results)
+    fit = cross_fit(procedure, evaluator, shares.fold, report_progress)
+    results.search.budget = shares.controls()
+    controls = Controls()
+    if fit is not None:
+        runs = ControlRuns(
+            fit, chosen.result.choice, procedure.grid, results.search.budget, request.seed
+        )
+        controls = runs.run()
     results.measure_neighbours(chosen.result)
     if request.objective == "pareto":
         results.add_front()
-    return SelectResult(make_merge_lock(prepared, results, chosen), budget.spent_s)
-
-
-def _report_progress(
-    progress: Progress, name: str, evaluator: Evaluator, most: int | None, measured: MeasuredChoice
-) -> None:
-    progress(f"{name}: {100 * measured.accuracy:.1f} %", evaluator.merges, most or evaluator.merges)
-
-
-def _choose(prepared: PreparedSelection, results: PolicyResults) -> PolicyResult:
-    """Return the requested policy, else the best; raises UsageError if it has not run."""
-    request = prepared.request
-    for required in (prepared.rival, request.policy or prepared.rival):
-        if required not in results.results:
-            raise UsageError(f"The budget does not reach policy {required}.", "Raise --budget.")
-    if request.policy:
-        return results.results[request.policy]
-    policies = list(results.results.values())
-    return report.earliest_of_tied(policies, prepared.pool, request.band, request.objective)
+    lock = make_merge_lock(prepared, results, chosen, fit, controls)
+    return SelectResult(lock, shares.spent_s)
 
 
 def _check_headers(opened_pool: OpenedPool, method: Method) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import Method
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Choice, Pool, plain_choice
 from hubmerge.selection.row_jobs import (
+    BaseTensors,
     CandidateTensors,
     ChoiceTensors,
     LocalRows,
@@ -49,6 +50,7 @@ class Evaluator:
         self.merger, self._splits, self._log, self._split = merger, splits, log, split
         self._logged = {trial.key: trial for trial in log.read()}
         self._rows = rows or LocalRows(pool, merger, splits)
+        self._recipes: dict[Choice, str] = {}
 
     @property
     def rows_by_recipe(self) -> dict[str, int]:
@@ -65,15 +67,29 @@ class Evaluator:
         return len(self._measured)
 
     @property
+    def complete_trials(self) -> list[Trial]:
+        """The trials of which every row of every task was requested."""
+        tasks = {task.id for task in self.pool.tasks}
+        return [t for t in self._measured.values() if t.is_complete and t.rows.keys() == tasks]
+
+    @property
     def rows(self) -> int:
         """The number of rows of all tasks together."""
         return sum(len(split.row_order) for split in self._splits)
 
+    @property
+    def row_counts(self) -> Mapping[str, int]:
+        """The number of rows of each task, by task id."""
+        return {split.task.id: len(split.row_order) for split in self._splits}
+
     def measure(self, choice: Choice, share: float = 1.0) -> Trial:
         """Measure a choice on the first `share` (above 0, at most 1) of every task's rows."""
-        recipe = self.pool.recipe(choice, self.method.name)
         trial = self._start_trial(
-            recipe, self.pool.parts(choice), self.method.name, dict(choice.params), self._splits
+            self.recipe(choice),
+            self.pool.parts(choice),
+            self.method.name,
+            dict(choice.params),
+            self._splits,
         )
         experts = dict(enumerate(choice.indices))
         return self._measure_rows(trial, experts, share, ChoiceTensors(choice))
@@ -86,6 +102,28 @@ class Evaluator:
         trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, [split])
         return self._measure_rows(trial, {task: index}, 1.0, CandidateTensors(task, index))
 
+    def recipe(self, choice: Choice) -> str:
+        """Return the recipe id of a choice, which is computed once."""
+        if choice not in self._recipes:
+            self._recipes[choice] = self.pool.recipe(choice, self.method.name)
+        return self._recipes[choice]
+
+    def measure_unmerged(self, choice: Choice, task: int | None) -> Trial:
+        """Measure the chosen expert of one task alone, or the base for None, on all tasks.
+
+        Each task is measured under the head of its own chosen expert, as in the merge.
+        """
+        parts = self.pool.all_parts(_only(choice, task))
+        recipe = self.unmerged_recipe(choice, task)
+        trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, self._splits)
+        source = BaseTensors() if task is None else CandidateTensors(task, choice.indices[task])
+        return self._measure_rows(trial, dict(enumerate(choice.indices)), 1.0, source)
+
+    def unmerged_recipe(self, choice: Choice, task: int | None) -> str:
+        """Return the recipe id of the base or one expert under the heads of a choice."""
+        sources = self.pool.all_sources(_only(choice, task))
+        return recipe_id(self.pool.base, sources, SINGLE_EXPERT, {})
+
     def expert_recipe(self, task: int, index: int) -> str:
         """Return the recipe id of one candidate that is not merged."""
         source = self.pool.candidates[task][index].source
@@ -93,7 +131,7 @@ class Evaluator:
 
     def find_trial(self, choice: Choice) -> Trial | None:
         """Return the trial of a choice over the rows requested here, None if there is none."""
-        return self._measured.get(self.pool.recipe(choice, self.method.name))
+        return self._measured.get(self.recipe(choice))
 
     def find_expert_accuracy(self, task: int, index: int) -> float | None:
         """Return the accuracy of one candidate on its own task, None if not requested here."""
@@ -123,10 +161,14 @@ class Evaluator:
             trial = dataclasses.replace(trial, rows=rows)
             self._logged[trial.key] = trial
             self._log.append([trial])
-        result, previous = trial.truncate(wanted), self._measured.get(trial.recipe)
-        if previous is None or previous.rows_measured < result.rows_measured:
-            self._measured[trial.recipe] = result
-        return result
+        return self._record(trial.truncate(wanted))
+
+    def _record(self, trial: Trial) -> Trial:
+        """Keep the trial as requested, unless more rows of the merge were requested before."""
+        previous = self._measured.get(trial.recipe)
+        if previous is None or previous.rows_measured < trial.rows_measured:
+            self._measured[trial.recipe] = trial
+        return trial
 
     def _missing_rows(
         self, trial: Trial, task: int, index: int, wanted: Mapping[str, int]
@@ -147,3 +189,9 @@ class Evaluator:
         rows = {split.task.id: RowResults("", len(split.row_order)) for split in splits}
         new = Trial(recipe, self.pool.base.sha, parts, method, params, self._split, rows)
         return self._logged.get(new.key, new)
+
+
+def _only(choice: Choice, task: int | None) -> Choice:
+    """Return the candidates of a choice at weight 0, but for that of one task."""
+    weights = (float(number == task) for number in range(len(choice.indices)))
+    return dataclasses.replace(plain_choice(choice.indices, {}), weights=tuple(weights))

@@ -12,6 +12,7 @@ import numpy as np
 
 from hubmerge.trials import Trial
 
+Interval = tuple[float, float, float]  # a gain, and the ends of its confidence interval
 RESAMPLES = 4000
 LEVEL = 0.95
 
@@ -49,6 +50,12 @@ def difference(trial: Trial, baseline: Trial, seed: int, level: float = LEVEL) -
     )
 
 
+def interval(trial: Trial, baseline: Trial, seed: int) -> Interval:
+    """Return the gain of one trial over another, and the ends of its 95 % interval."""
+    gain = difference(trial, baseline, seed)
+    return gain.value, gain.low, gain.high
+
+
 def gain(trial: Trial, baseline: Trial) -> float:
     """Return the mean accuracy of `trial` minus that of `baseline`, over the rows both measured."""
     counts = paired_counts(trial, baseline)
@@ -66,11 +73,17 @@ def paired_counts(trial: Trial, baseline: Trial) -> Mapping[str, tuple[int, int,
     """Return by task on how many shared rows `trial` is worse, the same and better."""
     counts = {}
     for task in sorted(trial.rows):  # a log may list tasks in another order
-        pairs = list(zip(trial.rows[task].bits, baseline.rows[task].bits, strict=False))
-        better = sum(pair == ("1", "0") for pair in pairs)
-        worse = sum(pair == ("0", "1") for pair in pairs)
-        counts[task] = (worse, len(pairs) - worse - better, better)
+        rows = min(len(trial.rows[task].bits), len(baseline.rows[task].bits))
+        ours, theirs = _as_int(trial, task, rows), _as_int(baseline, task, rows)
+        differ = ours ^ theirs
+        better, worse = (differ & ours).bit_count(), (differ & theirs).bit_count()
+        counts[task] = (worse, rows - worse - better, better)
     return counts
+
+
+def _as_int(trial: Trial, task: str, rows: int) -> int:
+    """Return the first bits of a task as one number, whose bits are compared all at once."""
+    return int(trial.rows[task].bits[:rows] or "0", 2)
 
 
 def _variance(worse: int, same: int, better: int) -> float:

@@ -102,7 +102,7 @@ class PolicyResults:
         return policies.earliest_best(self.search, wanted) if wanted else None
 
 
-def budget_shares(policies: Sequence[str], requested: str | None = None) -> dict[str, float]:
+def policy_shares(policies: Sequence[str], requested: str | None = None) -> dict[str, float]:
     """Return, by policy, its share of what the policies before it have left of the budget.
 
     What a policy does not use goes to those after it. A requested policy gets as much as all others

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -99,12 +99,11 @@ class Pool:
 
     def parts(self, choice: Choice) -> tuple[Part, ...]:
         """Return the commits and shares that determine the merge, in canonical order."""
-        parts = (
-            Part(member.key, source.weight / len(source.members), source.keep, source.intruders)
-            for source in self.sources(choice)
-            for member in source.members
-        )
-        return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
+        return _parts(self.sources(choice))
+
+    def all_parts(self, choice: Choice) -> tuple[Part, ...]:
+        """Return the parts of all tasks, those of weight 0 included."""
+        return _parts(self.all_sources(choice))
 
     def recipe(self, choice: Choice, method: str) -> str:
         """Return the recipe id of the merge."""
@@ -180,7 +179,7 @@ class Choice:
         return replace(self, indices=_replaced(self.indices, task, index))
 
     def with_weight(self, task: int, weight: float) -> Choice:
-        """Return a copy with another weight for one task."""
+        """Return a copy with another weight for one task; 0 leaves its expert out."""
         return replace(self, weights=_replaced(self.weights, task, weight))
 
     def with_window(self, task: int, index: int, span: int) -> Choice:
@@ -200,6 +199,15 @@ class Choice:
     def with_params(self, **values: Any) -> Choice:
         """Return a copy with other method parameters."""
         return replace(self, params=as_params({**dict(self.params), **values}))
+
+
+def _parts(sources: Iterable[Source]) -> tuple[Part, ...]:
+    parts = (
+        Part(member.key, source.weight / len(source.members), source.keep, source.intruders)
+        for source in sources
+        for member in source.members
+    )
+    return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
 
 
 def plain_choice(indices: tuple[int, ...], params: Mapping[str, Any]) -> Choice:

@@ -9,6 +9,7 @@ from hubmerge.lock import Pick, Pin, Swap, UniformPoint
 from hubmerge.manifest import Source
 from hubmerge.selection import noise
 from hubmerge.selection import objective as objectives
+from hubmerge.selection.noise import Interval
 from hubmerge.selection.objective import Objective
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults
 from hubmerge.selection.pool import Pool
@@ -44,10 +45,9 @@ def earliest_of_tied(
     return min(tied, key=lambda p: (pool.lateness(p.result.choice), *(-part for part in rank(p))))
 
 
-def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int) -> Pick:
-    """Describe a policy's choice, compared with the rival, for the lock."""
+def make_pick(policy: PolicyResult, gain: Interval | None, pool: Pool) -> Pick:
+    """Describe a policy's choice, and its gain over the rival, for the lock."""
     measured, trial = policy.result, policy.result.trial
-    gain = noise.difference(trial, rival.trial, seed)
     return Pick(
         policy=policy.name,
         experts=pool.all_sources(measured.choice),
@@ -55,7 +55,7 @@ def make_pick(policy: PolicyResult, rival: MeasuredChoice, pool: Pool, seed: int
         accuracy=trial.accuracy,
         stderr=trial.stderr,
         tasks=trial.accuracies,
-        gain=(gain.value, gain.low, gain.high),
+        gain=gain,
         evaluations=policy.evaluations,
     )
 

@@ -37,8 +37,17 @@ class CandidateTensors:
         return merger.expert_tensors(pool.candidates[self.task][self.index])
 
 
+@dataclass(frozen=True)
+class BaseTensors:
+    """The base itself."""
+
+    def tensors(self, pool: Pool, merger: MemoryMerger) -> Iterable[tuple[str, Array]]:
+        """No tensor differs from the base."""
+        return ()
+
+
 # What a trial evaluates, as plain values: the same tensors in every process with the same pool.
-TensorSource = ChoiceTensors | CandidateTensors
+TensorSource = ChoiceTensors | CandidateTensors | BaseTensors
 
 
 @dataclass(frozen=True)

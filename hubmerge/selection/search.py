@@ -78,6 +78,11 @@ class Budget:
         self._reserved = 0
         self._merges_allotted, self._seconds_allotted = math.inf, math.inf
 
+    def without_merges(self) -> Budget:
+        """Return a budget of the seconds that are left, for any number of merges."""
+        seconds = None if self.seconds is None else max(self.seconds - self.spent_s, 0.0)
+        return Budget(None, seconds)
+
     @property
     def spent_s(self) -> float:
         return time.monotonic() - self._started
@@ -195,7 +200,7 @@ class Search:
         return True
 
     def _measure(self, choice: Choice, share: float) -> Trial:
-        self.budget.check(self.evaluator, self.pool.recipe(choice, self.evaluator.method.name))
+        self.budget.check(self.evaluator, self.evaluator.recipe(choice))
         trial = self.evaluator.measure(choice, share)
         longest = self.trials.get(choice)
         if longest is None or longest.rows_measured < trial.rows_measured:

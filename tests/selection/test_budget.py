@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubmerge.selection.policies import earliest_best
-from hubmerge.selection.policy_results import PolicyResults, budget_shares, policy_order
+from hubmerge.selection.policy_results import PolicyResults, policy_shares, policy_order
 from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.search import Budget
 
@@ -29,17 +29,17 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> SearchSetup:
 
 def run_all(setup: SearchSetup, merges: int, requested: str | None = None) -> PolicyResults:
     results = PolicyResults(setup.search(merges))
-    for name, share in budget_shares(policy_order(setup.pool, requested), requested).items():
+    for name, share in policy_shares(policy_order(setup.pool, requested), requested).items():
         results.run(name, share)
     return results
 
 
 def test_shares_are_fractions_of_what_is_left() -> None:
     # In parts: 1, 4, 3 and 2.
-    shares = budget_shares(["last", "coordinate", "uniform", "weights"])
+    shares = policy_shares(["last", "coordinate", "uniform", "weights"])
     assert shares == pytest.approx({"last": 0.1, "coordinate": 4 / 9, "uniform": 0.6, "weights": 1})
     # A requested policy gets as many parts as all others: 1 + 4 + 2.
-    shares = budget_shares(["last", "uniform", "coordinate", "weights"], "uniform")
+    shares = policy_shares(["last", "uniform", "coordinate", "weights"], "uniform")
     assert shares["uniform"] == pytest.approx(7 / 13)
 
 

@@ -11,7 +11,7 @@ from hubmerge.reproduce.units.merges import Evaluators
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.moves import step_moves
 from hubmerge.selection.policies import earliest_best
-from hubmerge.selection.policy_results import PolicyResult, PolicyResults, budget_shares
+from hubmerge.selection.policy_results import PolicyResult, PolicyResults, policy_shares
 from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.proxies import PROXIES
 from hubmerge.selection.report import BAND, earliest_of_tied
@@ -34,7 +34,7 @@ class RegretRows:
         `select` is its choice.
         """
         results = PolicyResults(self._search(merges))
-        for name, share in budget_shares(self._prepared.policies).items():
+        for name, share in policy_shares(self._prepared.policies).items():
             results.run(name, share)
             if name in results.results:
                 yield self._row(name, results.results[name].result, results.search)
