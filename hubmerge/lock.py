@@ -128,13 +128,15 @@ class CrossFitted:
 
     `policies` and `steps` are what each of the searches chose. `accuracy` is the mean accuracy of
     these choices and `rival` that of their rivals, each on the rows that its search had not seen;
-    the gain of the chosen pick is their difference.
+    the gain of the chosen pick is their difference. `counts` has by task on how many rows the
+    choices were worse than their rivals, the same, and better.
     """
 
     policies: tuple[str, ...]
     steps: tuple[tuple[Count, ...], ...]
     accuracy: Share
     rival: Share
+    counts: Mapping[str, tuple[Count, Count, Count]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from hubmerge.kinds import MOE
-from hubmerge.lock import Lock, Pick, Swap
+from hubmerge.lock import CrossFitted, Lock, Pick, Swap
 from hubmerge.manifest import Source
 
 _ROUNDING = 1e-9
@@ -27,12 +27,7 @@ def find_number_problems(lock: Lock) -> Iterator[str]:
     rows = {task.id: task.rows for task in lock.tasks}
     for pick in lock.picks:
         yield from _pick_problems(lock, pick, rows)
-    gain = lock.pick().gain
-    if lock.conclusive != (gain is not None and gain[1] > 0):
-        yield (
-            f"it has conclusive = {lock.conclusive}, and the gain of {lock.chosen[:40]!r} is "
-            f"{_points(gain)}."
-        )
+    yield from _conclusion_problems(lock)
     for task_id in sorted(lock.swaps.keys() & rows.keys()):
         yield from _swap_problems(lock, task_id, lock.swaps[task_id])
     if unknown := lock.swaps.keys() - rows.keys():
@@ -62,7 +57,7 @@ def _pick_problems(lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[
         f"the standard error of {name}", pick.stderr, math.sqrt(spread) / len(rows)
     )
     if pick.gain is not None:
-        yield from _gain_problems(name, pick, lock.pick(lock.rival), rows)
+        yield from _gain_problems(name, lock, pick, rows)
     if pick.evaluations > lock.spent.evaluations:
         yield (
             f"{name} was found after {pick.evaluations} merges, and the selection measured "
@@ -73,17 +68,69 @@ def _pick_problems(lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[
             yield from _expert_problems(name, expert, lock.swaps.get(locked.id, ()))
 
 
-def _gain_problems(name: str, pick: Pick, rival: Pick, rows: Mapping[str, int]) -> Iterator[str]:
-    assert pick.gain is not None
-    if rival.tasks.keys() != rows.keys():
+def _conclusion_problems(lock: Lock) -> Iterator[str]:
+    """A choice gains if its interval is above zero, and that over the base, if known, is, too."""
+    gain = lock.pick().gain
+    is_above = gain is not None and gain[1] > 0
+    beats_base = all(c.gain[1] > 0 for c in lock.controls if c.kind == "base")
+    if lock.conclusive != (is_above and beats_base):
+        yield (
+            f"it has conclusive = {lock.conclusive}, and the gain of {lock.chosen[:40]!r} is "
+            f"{_points(gain)}."
+        )
+    if lock.outcome is None:
         return
+    outcome = "loss" if gain is not None and gain[2] < 0 else "inconclusive"
+    if lock.outcome != ("gain" if is_above and beats_base else outcome):
+        yield f"its outcome is {lock.outcome}, and the gain of the choice is {_points(gain)}."
+
+
+def _gain_problems(name: str, lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[str]:
+    assert pick.gain is not None
+    rival, fit = lock.pick(lock.rival), lock.cross_fit
     gain, low, high = pick.gain
     if pick.policy == rival.policy:
         if pick.gain != (0, 0, 0):
             yield f"{name} is the one to beat, and has a gain of {_points(pick.gain)}."
         return
+    if not low <= gain <= high:
+        yield f"the interval of {name} does not hold its gain: {_points(pick.gain)}."
+        return
+    if fit is not None:
+        if pick.policy == lock.chosen:
+            yield from _cross_fit_problems(name, fit, pick.gain, rows)
+        return
+    if rival.tasks.keys() != rows.keys():
+        return
     yield from _difference(f"the gain of {name}", gain, pick.accuracy - rival.accuracy)
-    least, most = _interval_widths(pick.tasks, rival.tasks, rows)
+    yield from _width_problems(name, pick.gain, *_interval_widths(pick.tasks, rival.tasks, rows))
+
+
+def _cross_fit_problems(
+    name: str, fit: CrossFitted, gain: tuple[float, float, float], rows: Mapping[str, int]
+) -> Iterator[str]:
+    """Compare the gain of the choice with what was counted on rows that did not choose."""
+    yield from _difference(f"the gain of {name}", gain[0], fit.accuracy - fit.rival)
+    if {task: sum(counts) for task, counts in fit.counts.items()} != rows:
+        yield "its cross-fitted rows are not the rows of its tasks."
+        return
+    variance, mean = 0.0, 0.0
+    for worse, same, better in fit.counts.values():
+        count = worse + same + better
+        share = (better - worse) / count
+        mean += share / len(rows)
+        variance += ((worse + better) / count - share**2) / max(count - 1, 1)
+    yield from _difference(f"the gain of {name}", gain[0], mean)
+    width = _NORMAL_95 * math.sqrt(variance) / len(rows)
+    grain = 2 / (len(rows) * min(rows.values()))
+    most = (1 + _INTERVAL) * width + grain
+    yield from _width_problems(name, gain, (1 - _INTERVAL) * width - grain, most)
+
+
+def _width_problems(
+    name: str, interval: tuple[float, float, float], least: float, most: float
+) -> Iterator[str]:
+    gain, low, high = interval
     for end, width in ((low, gain - low), (high, high - gain)):
         if not least <= width <= most:
             yield (

@@ -37,6 +37,7 @@ def with_evidence(lock: Lock, fit: CrossFit, controls: Controls) -> Lock:
             steps=tuple(_steps(fit, number) for number in range(len(fit.searches))),
             accuracy=fit.chosen().accuracy,
             rival=rival.accuracy,
+            counts=noise.paired_counts(fit.chosen(), rival),
         ),
         controls=recorded,
         left_out=controls.left_out,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubmerge.selection.policies import earliest_best
-from hubmerge.selection.policy_results import PolicyResults, policy_shares, policy_order
+from hubmerge.selection.policy_results import PolicyResults, policy_order, policy_shares
 from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.search import Budget
 
