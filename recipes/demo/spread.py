@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hubmerge.lock import Lock, parse_lock
 from recipes.studies.pages import format_mean, insert_table, markdown_table
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ def run_once(seed: int, name: str, build: Path) -> Line:
     line = {
         "seed": seed,
         "set": name,
-        **describe_lock(json.loads((build / "demo" / "hubmerge.lock").read_bytes())),
+        **describe_lock(parse_lock((build / "demo" / "hubmerge.lock").read_bytes(), "the lock")),
         "test": mean_accuracies(json.loads((build / "demo" / "test.json").read_bytes())),
         "seconds": round(time.monotonic() - started),
         "cpu_seconds": round(cpu),
@@ -87,17 +88,16 @@ def run_once(seed: int, name: str, build: Path) -> Line:
     return line
 
 
-def describe_lock(lock: Mapping[str, Any]) -> dict[str, Any]:
+def describe_lock(lock: Lock) -> dict[str, Any]:
     """What a selection chose, and its gain on validation with the ends of its interval."""
-    chosen = next(pick for pick in lock["picks"] if pick["policy"] == lock["chosen"])
-    sources = [lock["experts"][index]["source"] for index in chosen["experts"]]
+    chosen = lock.pick()
     return {
-        "policy": lock["chosen"],
-        "steps": [source["step"] for source in sources],
-        "params": {name: chosen["params"][name] for name in ("scale", "density")},
-        "conclusive": lock["conclusive"],
-        "gain": chosen["gain"],
-        "versions": {name: lock["versions"][name] for name in ("hubmerge", "torch")},
+        "policy": lock.chosen,
+        "steps": [expert.step for expert in chosen.experts],
+        "params": {name: chosen.params[name] for name in ("scale", "density")},
+        "conclusive": lock.conclusive,
+        "gain": chosen.gain,
+        "versions": {name: lock.versions[name] for name in ("hubmerge", "torch")},
     }
 
 

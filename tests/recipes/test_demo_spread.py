@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hubmerge.lock import parse_lock
 from recipes.demo.spread import (
     SETS,
     describe_lock,
@@ -15,6 +16,8 @@ from recipes.demo.spread import (
     render_table,
     run_all,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def make_line(seed: int, name: str, last: float, chosen: float, **changes: Any) -> dict[str, Any]:
@@ -50,20 +53,15 @@ def test_what_has_a_line_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_line_has_what_the_lock_chose() -> None:
-    pick = {
-        "policy": "coordinate", "experts": [1, 0], "gain": [0.05, 0.03, 0.07],
-        "params": {"scale": 0.7, "density": 0.2, "trim": "model"},
-    }  # fmt: skip
-    lock = {
-        "chosen": "coordinate", "conclusive": True, "picks": [{"policy": "last"}, pick],
-        "experts": [{"source": {"step": 64}}, {"source": {"step": 128}}],
-        "versions": {"hubmerge": "0.1.0", "torch": "2.14.1", "numpy": "2.4.6"},
-    }  # fmt: skip
-    line = describe_lock(lock)
-    assert (line["policy"], line["steps"], line["gain"]) == (
-        "coordinate", [128, 64], [0.05, 0.03, 0.07]
-    )  # fmt: skip
-    assert line["params"] == {"scale": 0.7, "density": 0.2}
+    path = ROOT / "model_cards" / "demo-ties-chosen" / "hubmerge.lock"
+    lock = parse_lock(path.read_bytes(), str(path))
+    line = json.loads(json.dumps(describe_lock(lock)))
+    chosen = lock.pick()
+    assert line["policy"] == lock.chosen
+    assert line["conclusive"] is lock.conclusive
+    assert line["steps"] == [expert.step for expert in chosen.experts]
+    assert (len(line["steps"]), len(line["gain"])) == (4, 3)
+    assert set(line["params"]) == {"scale", "density"}
 
 
 def test_accuracies_are_means_over_tasks_by_the_name_of_a_model() -> None:
