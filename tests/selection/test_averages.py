@@ -18,6 +18,7 @@ from hubmerge.selection.policies import average_last, greedy_soup, last
 from hubmerge.selection.pool import Choice, Pool, plain_choice
 from hubmerge.weights.averaged import average_checkpoints, averaged_key
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
+from tests.weights.adapters import save_adapter, write_base
 
 from .builders import Tensors, make_pool, read_tensors, save_checkpoint
 from .test_memory_merge import SHAPES, make_experts, merge_in_memory, starting_choice
@@ -54,6 +55,24 @@ def test_the_mean_of_two_steps_by_hand(tmp_path: Path) -> None:
     merged = merge_in_memory(pool, choice, "task_arithmetic")
     assert merged["x"].tolist() == [3, 7]
     assert len(pool.parts(choice)) == 3
+
+
+def test_the_mean_of_two_adapters_by_hand(tmp_path: Path) -> None:
+    """B A of one step is [[1, 0], [0, 0]], and of the other [[0, 0], [0, 4]]."""
+    base = write_base(tmp_path / "base", {"q.weight": np.ones((2, 2), np.float32)})
+    steps = [
+        save_adapter(
+            tmp_path / str(number),
+            {
+                "q.lora_A.weight": np.eye(2, dtype=np.float32)[[number]],
+                "q.lora_B.weight": size * np.eye(2, dtype=np.float32)[:, [number]],
+            },
+        )
+        for number, size in enumerate((1, 4))
+    ]
+    mean = average_checkpoints(base, steps, DEFAULT_OPTIONS)
+    assert mean.kind == "full"
+    assert mean.read("q.weight").tolist() == [[1.5, 1.0], [1.0, 3.0]]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

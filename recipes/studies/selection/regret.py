@@ -17,9 +17,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from recipes.studies.selection.regret_tables import write_page
 from recipes.studies.selection.run import ROOT, Setting
@@ -38,8 +36,8 @@ LONGER = 10
 RESULTS = ROOT / "regret"
 
 
-def measure(setting: Setting, method: str) -> list[dict[str, Any]]:
-    """All rows of a setting and a method."""
+def measure(setting: Setting, method: str, out: Path) -> None:
+    """Write all rows of a setting and a method; the parts that are there are left as they are."""
     import torch
 
     from hubmerge.choosing.merge_selection import SelectRequest
@@ -49,28 +47,31 @@ def measure(setting: Setting, method: str) -> list[dict[str, Any]]:
     from hubmerge.refs import parse_ref
     from recipes.studies.selection.regret_rows import RegretRows
 
+    done = json.loads(out.read_text()) if out.exists() else []
+    parts = [part for part in _parts(setting) if part not in {row["part"] for row in done}]
+    if not parts:
+        return
     torch.set_num_threads(1)
+    budget = BUDGETS[setting.tune, method]
+    labels = {"tune": setting.tune, "seed": setting.seed, "method": method, "budget": budget}
     with connect("local") as hub:
         repositories = [setting.repository(task) for task in setting.tasks]
         ends = [f"{to}-es@step{list_steps(hub, f'{to}-es')[-1].step}" for to in repositories]
         refs = tuple(map(parse_ref, [*repositories, *ends]))
         prepared = prepare_selection(hub, SelectRequest(refs, method), lambda *_: None)
-        rows = RegretRows(prepared, RESULTS / f"{setting.name}-{method}.jsonl")
-        budget = BUDGETS[setting.tune, method]
-        return [*_labelled(setting, method, rows, budget)]
+        rows = RegretRows(prepared, out.with_suffix(".jsonl"))
+        for part in parts:
+            for row in rows.measure(part, LONGER * budget if part == "long" else budget):
+                print(f"{setting.name} {method} {row['policy']}: {100 * row['validation']:.2f} on "
+                      f"validation, {100 * row['test']:.2f} on test, {row['merges']} merges",
+                      flush=True)  # fmt: skip
+                done.append({**labels, "part": part, **row})
+            out.write_text(json.dumps(done, indent=1) + "\n")
 
 
-def _labelled(setting: Setting, method: str, rows: Any, budget: int) -> Iterator[dict[str, Any]]:
-    labels = {"tune": setting.tune, "seed": setting.seed, "method": method, "budget": budget}
-    parts = [rows.search(budget), rows.select(budget), rows.proxies()]
-    parts += [rows.grid()] if setting.seed < WHOLE_GRID_SEEDS else []
-    parts.append(rows.long(LONGER * budget))
-    for part in parts:
-        for row in part:
-            print(f"{setting.name} {method} {row['policy']}: {100 * row['validation']:.2f} on "
-                  f"validation, {100 * row['test']:.2f} on test, {row['merges']} merges",
-                  flush=True)  # fmt: skip
-            yield {**labels, **row}
+def _parts(setting: Setting) -> list[str]:
+    grid = ["grid"] if setting.seed < WHOLE_GRID_SEEDS else []
+    return ["search", "select", "proxies", *grid, "long"]
 
 
 def main() -> None:
@@ -85,9 +86,7 @@ def main() -> None:
     for setting in SETTINGS:
         os.environ["HUBMERGE_HOME"] = str(setting.home.resolve())
         for method in METHODS if not names or setting.name in names else ():
-            out = Path(RESULTS / f"{setting.name}-{method}.json")
-            if not out.exists():
-                out.write_text(json.dumps(measure(setting, method), indent=1) + "\n")
+            measure(setting, method, RESULTS / f"{setting.name}-{method}.json")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,15 @@ class RegretRows:
     def __init__(self, prepared: PreparedSelection, log: Path) -> None:
         self._prepared, self._evaluators = prepared, Evaluators(prepared, log)
 
+    def measure(self, part: str, merges: int) -> Iterator[Row]:
+        """The rows of one part, within a budget of merges where it has one."""
+        if part in ("proxies", "grid"):
+            yield from self.proxies() if part == "proxies" else self.grid()
+        else:
+            yield from {"search": self.search, "select": self.select, "long": self.long}[part](
+                merges
+            )
+
     def select(self, merges: int) -> Iterator[Row]:
         """Every policy within one budget, as `hubmerge select` runs them.
 
