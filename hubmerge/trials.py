@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from hubmerge.durable import append_lines
+from hubmerge.garbage_collection import garbage_collection_paused
 
 SINGLE_EXPERT = "alone"  # the method of a trial of one expert
 SELECTION_SPLIT = "validation"  # the only split that a selection uses
@@ -120,20 +119,11 @@ class TrialLog:
         """The trials, one for each merge and set of rows; skips broken lines."""
         if not self.path.is_file():
             return []
-        with self.path.open(encoding="utf-8", errors="replace") as file, _without_collector():
+        with (
+            self.path.open(encoding="utf-8", errors="replace") as file,
+            garbage_collection_paused(),
+        ):
             return _longest_by_key(file)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Pause the search for cycles, which takes longer than reading lines, and finds none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _longest_by_key(lines: Iterable[str]) -> list[Trial]:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 LAYERS = [
     {"errors", "durable", "progress", "kinds", "front_matter", "model_files", "typed_json"},
-    {"byte_sizes", "cores", "seed_statistics"},
+    {"byte_sizes", "cores", "garbage_collection", "seed_statistics"},
     {"refs", "specs", "server", "file_digests"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
     {"merging", "manifest", "results"},
@@ -41,6 +41,7 @@ LIGHT = (
     "typed_json",
     "byte_sizes",
     "cores",
+    "garbage_collection",
     "file_digests",
     "refs",
     "specs",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
-import gc
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hubmerge.garbage_collection import garbage_collection_paused
 from hubmerge.reproduce.folder_digest import folder_digest
 
 _PACKAGE = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def package_digest(package: Path) -> str:
     contain the digests of tasks and the digests or commits of bases.
     """
     digest = hashlib.sha256()
-    with _garbage_collection_paused():
+    with garbage_collection_paused():
         for path in measuring_files(package):
             tree = ast.parse(path.read_bytes())
             tokens = "\0".join(_tree_tokens(tree))
@@ -110,15 +110,3 @@ def _starts_with_docstring(body: list[ast.stmt]) -> bool:
         and isinstance(first.value, ast.Constant)
         and isinstance(first.value.value, str)
     )
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Syntax trees are many small objects without cycles: collecting takes longer than parsing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
