@@ -145,7 +145,7 @@ class SimulatedRows:
         if self._last[0] != choice:
             right = self._right(choice)
             self._last = (choice, right)
-        return "".join(np.where(self._last[1][rows], "1", "0").tolist())
+        return "".join(np.where(self._last[1][list(rows)], "1", "0").tolist())
 
 
 def _scale_index(choice: Choice) -> int:
