@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -55,7 +56,8 @@ def parse_lock(data: bytes, where: str) -> Lock:
                 f"knows {FORMATS[-1]}.",
                 "Install a newer hubmerge.",
             )
-        lock = validate_json(Lock, data)
+        # The format that is written follows from the picks.
+        lock = dataclasses.replace(validate_json(Lock, data), format=FORMAT)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -108,8 +110,6 @@ def _pick_problems(
     sources = [pinned.get(identity(expert)) for expert in pick.experts]
     if any(source is None for source in sources):
         yield f"pick {name!r} names an expert that is not pinned."
-    if pick.experts and not pick.merged:
-        yield f"pick {name!r} leaves every expert out."
     for expert in pick.experts:
         yield from _average_problems(name, expert, pinned)
     for source, expert in zip(sources, pick.experts, strict=True):
