@@ -129,13 +129,16 @@ class CrossFitted:
 
     `policies` and `steps` are what each of the searches chose. `accuracy` is the mean accuracy of
     these choices and `rival` that of their rivals, each on the rows that its search had not seen;
-    the gain of the chosen pick is their difference.
+    the gain of the chosen pick is their difference. `seed_deviation` is the standard deviation of
+    that gain between training seeds, which its interval includes; None if no task has repositories
+    of several seeds.
     """
 
     policies: tuple[str, ...]
     steps: tuple[tuple[Count, ...], ...]
     accuracy: Share
     rival: Share
+    seed_deviation: float | None = None
 
 
 @dataclass(frozen=True)

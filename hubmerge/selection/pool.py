@@ -21,13 +21,15 @@ Params = tuple[tuple[str, Any], ...]  # name and value, sorted by name
 class Candidate:
     """One step of an expert, with its validation accuracy on its own task if known.
 
-    `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here.
+    `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here, and
+    `seed` what it was trained with, if it is recorded.
     """
 
     source: Source
     own_accuracy: float | None = None
     stopped_early: bool = False
     curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
+    seed: int | None = None
 
     @property
     def step(self) -> int:
