@@ -127,18 +127,18 @@ class UniformPoint:
 class CrossFitted:
     """What was chosen on half of the rows and measured on the other half, both ways.
 
-    `policies` and `steps` are what each of the searches chose. `accuracy` is the mean accuracy of
-    these choices and `rival` that of their rivals, each on the rows that its search had not seen;
-    the gain of the chosen pick is their difference. `seed_deviation` is the standard deviation of
-    that gain between training seeds, which its interval includes; None if no task has repositories
-    of several seeds.
+    `chosen` and `steps` are the policy and the steps that each of the searches chose. `accuracy` is
+    the mean accuracy of these choices and `rival` that of their rivals, each on the rows that its
+    search had not seen; the gain of the chosen pick is their difference. `seed_stderr` is the
+    standard error of that gain between training seeds, which its interval includes; None if no task
+    has repositories of several seeds.
     """
 
-    policies: tuple[str, ...]
+    chosen: tuple[str, ...]
     steps: tuple[tuple[Count, ...], ...]
     accuracy: Share
     rival: Share
-    seed_deviation: float | None = None
+    seed_stderr: float | None = None
 
 
 @dataclass(frozen=True)

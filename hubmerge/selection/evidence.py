@@ -36,11 +36,11 @@ def with_evidence(
         outcome=outcome,
         conclusive=outcome == "gain",
         cross_fit=CrossFitted(
-            policies=tuple(search.chosen.name for search in fit.searches),
+            chosen=tuple(search.chosen.name for search in fit.searches),
             steps=tuple(_steps(fit, number) for number in range(len(fit.searches))),
             accuracy=fit.chosen().accuracy,
             rival=rival.accuracy,
-            seed_deviation=spread.deviation if spread else None,
+            seed_stderr=spread.deviation if spread else None,
         ),
         controls=recorded,
         left_out=controls.left_out,
