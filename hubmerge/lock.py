@@ -126,16 +126,19 @@ class UniformPoint:
 class CrossFitted:
     """What was chosen on half of the rows and measured on the other half, both ways.
 
-    `policies` and `steps` are what each of the searches chose. `accuracy` is the mean accuracy of
-    these choices and `rival` that of their rivals, each on the rows that its search had not seen;
-    the gain of the chosen pick is their difference. `counts` has by task on how many rows the
-    choices were worse than their rivals, the same, and better.
+    `chosen` and `steps` are the policy and the steps that each of the searches chose. `accuracy` is
+    the mean accuracy of these choices and `rival` that of their rivals, each on the rows that its
+    search had not seen; the gain of the chosen pick is their difference. `seed_stderr` is the
+    standard error of that gain between training seeds, which its interval includes; None if no task
+    has repositories of several seeds. `counts` has by task on how many rows
+    the choices were worse than their rivals, the same, and better.
     """
 
-    policies: tuple[str, ...]
+    chosen: tuple[str, ...]
     steps: tuple[tuple[Count, ...], ...]
     accuracy: Share
     rival: Share
+    seed_stderr: float | None = None
     counts: Mapping[str, tuple[Count, Count, Count]] = field(default_factory=dict)
 
 

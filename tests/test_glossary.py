@@ -53,7 +53,7 @@ PLAIN = words_of(
     count counts cut data debug decay device drop dropout dry dtype emit env error eval
     evaluate evaluations every examples exhaustive explain explanation export extract factor
     figures files flops folder for format gb group hardest hubmerge id index json k keep
-    kind known label last layout learnt licence license limit load locked loss lr machine
+    kind known label last layout learnt left licence license limit load locked loss lr machine
     max merged metric min model models month name no noise nonfinite note notes only open
     original out own owner paper parameters params parse parts per picture pictured pieces
     plan points port precision predicted price private provenance pull purge push q quiet

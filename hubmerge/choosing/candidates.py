@@ -262,7 +262,10 @@ def _make_candidate(
     )
     own_accuracy = curve[-1].accuracy if curve and 0 <= curve[-1].accuracy <= 1 else None
     stopped_early = manifest is not None and manifest.training.get("stopped") == "early"
-    return Candidate(source, own_accuracy, stopped_early, curve, norms)
+    seed = manifest.training.get("seed") if manifest else None
+    return Candidate(
+        source, own_accuracy, stopped_early, curve, norms, seed=seed if type(seed) is int else None
+    )
 
 
 def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

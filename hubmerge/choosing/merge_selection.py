@@ -31,6 +31,7 @@ from hubmerge.selection.policy_results import (
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.recorded_norms import PROXY, proxy_note, without_norms
+from hubmerge.selection.seed_spread import SeedSpread
 from hubmerge.selection.task_split import TaskSplit
 from hubmerge.tasks.task import Task
 from hubmerge.trials import SELECTION_SPLIT
@@ -123,13 +124,17 @@ def make_merge_lock(
     chosen: PolicyResult,
     fit: CrossFit | None,
     controls: Controls,
+    spread: SeedSpread | None = None,
 ) -> Lock:
     """Build the lock of a finished selection for a merge.
 
-    Without a `fit` nothing is known about any gain.
+    Without a `fit` nothing is known about any gain. The `spread` between seeds widens the interval
+    of the chosen policy.
     """
     request, evaluator = prepared.request, results.search.evaluator
     gains = fit.gains(prepared.rival, chosen.name, request.seed) if fit else {}
+    if spread and chosen.name != prepared.rival:
+        gains[chosen.name] = spread.widen(gains[chosen.name])
     lock = make_lock(
         request,
         prepared.opened_pool,
@@ -143,7 +148,7 @@ def make_merge_lock(
         spent=SelectionCost(evaluator.merges, sum(evaluator.rows_by_recipe.values())),
         cut=results.cut,
     )
-    return with_evidence(lock, fit, controls) if fit else lock
+    return with_evidence(lock, fit, controls, spread) if fit else lock
 
 
 def make_lock(

@@ -20,6 +20,11 @@ def control_tables(lock: Lock) -> list[RenderableType]:
         f"compared on the other half, both ways: {format_percent(fit.accuracy)} % against "
         f"{format_percent(fit.rival)} % of {lock.rival}. The choice itself is made on all rows.",
     ]
+    if fit.seed_stderr is not None:
+        lines.append(
+            f"The interval of {lock.chosen} includes {100 * fit.seed_stderr:.1f} points of "
+            "standard error between training seeds."
+        )
     if lock.predicted_gain is not None:
         lines.append(
             f"One more expert like these would add {100 * lock.predicted_gain:.1f} points, a "

@@ -33,6 +33,7 @@ from hubmerge.selection.policy_results import POLICIES
 from hubmerge.selection.pool import Choice, Pool, as_params
 from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import MeasuredChoice
+from hubmerge.selection.seed_spread import find_seed_spread
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
 from hubmerge.weights.header import safe_name
 from hubmerge.weights.match_options import TIED_HINT, VOCABULARY_HINT
@@ -133,8 +134,9 @@ def select(
     chosen = procedure.choose(results)
     fit = cross_fit(procedure, evaluator, shares.fold, report_progress)
     results.search.budget = shares.controls()
-    controls = Controls()
+    controls, spread = Controls(), None
     if fit is not None:
+        spread = find_seed_spread(fit, prepared.rival, results.search.budget)
         runs = ControlRuns(
             fit, chosen.result.choice, procedure.grid, results.search.budget, request.seed
         )
@@ -142,7 +144,7 @@ def select(
     results.measure_neighbours(chosen.result)
     if request.objective == "pareto":
         results.add_front()
-    lock = make_merge_lock(prepared, results, chosen, fit, controls)
+    lock = make_merge_lock(prepared, results, chosen, fit, controls, spread)
     return SelectResult(lock, shares.spent_s)
 
 

@@ -9,6 +9,7 @@ from hubmerge.selection import noise
 from hubmerge.selection.controls import BASE, Controls, MeasuredControl
 from hubmerge.selection.cross_fit import CrossFit
 from hubmerge.selection.noise import Interval
+from hubmerge.selection.seed_spread import SeedSpread
 
 
 def find_outcome(gain: Interval | None) -> Outcome:
@@ -18,7 +19,9 @@ def find_outcome(gain: Interval | None) -> Outcome:
     return "loss" if gain is not None and gain[2] < 0 else "inconclusive"
 
 
-def with_evidence(lock: Lock, fit: CrossFit, controls: Controls) -> Lock:
+def with_evidence(
+    lock: Lock, fit: CrossFit, controls: Controls, spread: SeedSpread | None = None
+) -> Lock:
     """Return the lock with the choices of both halves and the controls.
 
     A choice that beats its rival but not the base gains nothing: the outcome is inconclusive.
@@ -33,11 +36,12 @@ def with_evidence(lock: Lock, fit: CrossFit, controls: Controls) -> Lock:
         outcome=outcome,
         conclusive=outcome == "gain",
         cross_fit=CrossFitted(
-            policies=tuple(search.chosen.name for search in fit.searches),
+            chosen=tuple(search.chosen.name for search in fit.searches),
             steps=tuple(_steps(fit, number) for number in range(len(fit.searches))),
             accuracy=fit.chosen().accuracy,
             rival=rival.accuracy,
             counts=noise.paired_counts(fit.chosen(), rival),
+            seed_stderr=spread.deviation if spread else None,
         ),
         controls=recorded,
         left_out=controls.left_out,

@@ -23,7 +23,8 @@ Params = tuple[tuple[str, Any], ...]  # name and value, sorted by name
 class Candidate:
     """One step of an expert, with its validation accuracy on its own task if known.
 
-    `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here.
+    `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here, and
+    `seed` what it was trained with, if it is recorded.
     With `members`, it is the mean of several steps of one expert, of which this is the last.
     `norms` are those in its manifest, None if they are not known without fetching it.
     """
@@ -33,6 +34,7 @@ class Candidate:
     stopped_early: bool = False
     curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
     norms: Norms | None = field(default=None, repr=False)
+    seed: int | None = None
     members: tuple[Candidate, ...] = field(default=(), repr=False)
 
     @property
