@@ -47,8 +47,10 @@ def check_evidence(
             f"The base of the lock was the folder {lock.base.source.name}.",
             "Repeat the selection with the command in the lock.",
         )
+    experts = [expert for pick in lock.picks for expert in pick.experts]
+    members = [member for expert in experts for member in expert.members]
     request = SelectRequest(
-        repos=tuple(dict.fromkeys(_ref_of(e) for pick in lock.picks for e in pick.experts)),
+        repos=tuple(dict.fromkeys(map(_ref_of, members))),
         method=lock.method,
         tasks=tuple(tasks),
         base=_ref_of(lock.base.source),
