@@ -114,6 +114,8 @@ def _pick_problems(
         yield from _average_problems(name, expert, pinned)
     for source, expert in zip(sources, pick.experts, strict=True):
         for field_name in _PINNED if source else ():
+            if field_name == "weights" and expert.averaged:  # those of the mean
+                continue
             if getattr(source, field_name) != getattr(expert, field_name):
                 yield (
                     f"pick {name!r} gives {printable(expert.label[:80])} another {field_name} than "

@@ -170,13 +170,12 @@ def _expert_problems(name: str, expert: Source, swaps: tuple[Swap, ...]) -> Iter
         return
     if expert.step is not None and expert.step != known.step:
         yield f"{name} has {expert.label[:80]} at step {expert.step}, and it is step {known.step}."
-    if expert.last_step is not None and all(swap.step != expert.last_step for swap in swaps):
+    own = [swap.step for swap in swaps if swap.label.partition("@")[0] == expert.name]
+    if expert.last_step is not None and max(own) > expert.last_step:
         yield (
-            f"{name} says that the last step of {expert.name[:80]} is {expert.last_step}, which is "
-            "no candidate."
+            f"{name} says that the last step of {expert.name[:80]} is {expert.last_step}, and "
+            f"step {max(own)} is a candidate."
         )
-    elif expert.last_sha is not None and all(swap.sha != expert.last_sha for swap in swaps):
-        yield f"{name} gives {expert.name[:80]} a last step that is no candidate."
 
 
 def _swap_problems(lock: Lock, task_id: str, swaps: tuple[Swap, ...]) -> Iterator[str]:

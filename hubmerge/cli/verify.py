@@ -40,7 +40,7 @@ def verify(
     columns: Columns = None,
     device: Device = None,
 ) -> None:
-    """Check files, lock and pinned experts of a model, or a lock by itself.
+    """Check files, lock and pinned experts of a model, or a lock.
 
     Exit code 3: something does not match what the manifest or the lock records.
 

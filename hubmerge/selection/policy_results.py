@@ -44,15 +44,18 @@ class PolicyResults:
     def run(self, name: str, share: float = 1.0) -> None:
         """Run one policy on a share (0 to 1) of what is left of the budget.
 
-        If that ends, the best choice so far is its result. A policy that starts from the result of
+        If that ends, the best choice so far is its result; there is none if it has not measured any
+        merge of its own. A policy that starts from the result of
         another one is never worse than that.
         """
         self.search.reset_best()
-        self.search.budget.allot(self.search.evaluator.merges, share)
+        merges = self.search.evaluator.merges
+        self.search.budget.allot(merges, share)
         try:
             result = _POLICIES[name](self)
         except OutOfBudget:
-            result = self.search.best
+            has_begun = self.search.evaluator.merges > merges
+            result = self.search.best if has_begun else None
             self.cut.append(name)
         if result is not None:
             self.results[name] = PolicyResult(name, result, self.search.evaluator.merges)

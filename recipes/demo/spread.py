@@ -21,7 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hubmerge.lock import Lock, parse_lock
+from hubmerge.lock import Lock
+from hubmerge.lock_file import parse_lock
 from recipes.studies.pages import format_mean, insert_table, markdown_table
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from hubmerge.cards.selection import describe_outcome
 from hubmerge.cli.selection_tables import describe_conclusion, selection_tables
-from hubmerge.lock import Control, CrossFitted, Lock, Pick, parse_lock
+from hubmerge.lock import Control, CrossFitted, Lock, Pick
+from hubmerge.lock_file import parse_lock
 
 from .builders import lock
 from .test_upcycling_card import merge_card

@@ -107,7 +107,9 @@ def with_more_right(lock: Lock, policy: str, rows: int) -> Lock:
         stderr=stderr_of(accuracies, task.rows),
     )
     others = [dataclasses.replace(p, gain=None) for p in lock.picks if p is not pick]
-    return dataclasses.replace(lock, picks=(forged, *others), uniform=(), conclusive=False)
+    return dataclasses.replace(
+        lock, picks=(forged, *others), uniform=(), conclusive=False, outcome=None, cross_fit=None
+    )
 
 
 def test_a_second_run_measures_nothing_and_writes_the_same_bytes(

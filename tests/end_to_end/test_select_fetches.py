@@ -113,7 +113,7 @@ def test_without_recorded_norms_proxy_is_skipped_unless_it_is_asked_for(
     old_repos: list[str],
     tmp_path: Path,
 ) -> None:
-    words = ("select", *old_repos, "--target", "average", "--budget", "3", "--lock", tmp_path / "l")
+    words = ("select", *old_repos, "--target", "average", "--budget", "8", "--lock", tmp_path / "l")
     result = hubmerge(*words, "--json")
     assert result.code in (0, 4), result.err
     assert "Note: Policy proxy is skipped, as it would fetch 6 checkpoints, about" in result.err

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hubmerge.lock import parse_lock
+from hubmerge.lock_file import parse_lock
 from recipes.demo.spread import (
     SETS,
     describe_lock,
