@@ -172,7 +172,8 @@ class Lock:
     `experts` pins every checkpoint that a pick names, `swaps` maps a task's id to its alternatives,
     `uniform` is the curve over merges with all experts at the same step. `rival` is the pick to
     beat: the one of the last steps, or `locked`, the choice of an earlier lock. `conclusive` is
-    whether the chosen pick beats it beyond the noise, and the base, too, if that was measured.
+    whether the chosen pick beats it beyond the noise, and, if the rival is the last steps and the
+    base was measured, also the base.
     `outcome` is gain if so, loss if the rival beats the pick beyond the noise, and inconclusive
     otherwise; None in locks of versions that did not record it. `cut` names the policies that the
     budget stopped before they were finished. `options` decide where experts and base differ.

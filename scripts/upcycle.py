@@ -83,8 +83,6 @@ def describe_reason(lock: Lock) -> str:
     pick = lock.pick()
     if lock.outcome == "loss":
         return "the old choice is better"
-    if pick.gain and pick.gain[1] > 0:
-        return "that is not better than the base beyond the noise"
     return "that is within the noise" if pick.gain else "the gain was not measured"
 
 

@@ -9,6 +9,7 @@ from hubmerge.selection import noise
 from hubmerge.selection.controls import BASE, Controls, MeasuredControl
 from hubmerge.selection.cross_fit import CrossFit
 from hubmerge.selection.noise import Interval
+from hubmerge.selection.policy_results import LOCKED
 from hubmerge.selection.seed_spread import SeedSpread
 
 
@@ -24,12 +25,15 @@ def with_evidence(
 ) -> Lock:
     """Return the lock with the choices of both halves and the controls.
 
-    A choice that beats its rival but not the base gains nothing: the outcome is inconclusive.
+    A choice that beats the last steps but not the base gains nothing: the outcome is inconclusive.
+    Against an earlier lock the base does not count: what is in use may be worse than the base.
     """
     rival = fit.policy(lock.rival)
     assert rival is not None  # without it there is no fit
     recorded = tuple(_describe_control(control, fit, lock.seed) for control in controls.measured)
-    is_worthless = any(control.kind == BASE and control.gain[1] <= 0 for control in recorded)
+    is_worthless = lock.rival != LOCKED and any(
+        control.kind == BASE and control.gain[1] <= 0 for control in recorded
+    )
     outcome: Outcome | None = "inconclusive" if is_worthless and lock.conclusive else lock.outcome
     return dataclasses.replace(
         lock,

@@ -132,6 +132,22 @@ def test_the_lock_builds_what_was_measured(
     assert values == pytest.approx(dict(lock.pick().tasks))
 
 
+def test_the_controls_are_what_eval_measures(hubmerge: Command, default_lock: Path) -> None:
+    lock = read(default_lock)
+    by_kind = {control.kind: control for control in lock.controls}
+    assert [*by_kind] == ["base", "expert", "without", "random"]
+    evaluated = hubmerge(
+        "eval", by_kind["base"].name, "--tasks", "mini-mnist,mini-hebrew",
+        "--split", "validation", "--json",
+    )  # fmt: skip
+    values = [score["value"] for score in evaluated.data]
+    assert sum(values) / 2 == pytest.approx(by_kind["base"].accuracy)
+    assert lock.cross_fit is not None
+    gain = lock.pick().gain
+    assert gain is not None
+    assert gain[0] == pytest.approx(lock.cross_fit.accuracy - lock.cross_fit.rival)
+
+
 def test_test_data_are_never_read(select: Select, monkeypatch: pytest.MonkeyPatch) -> None:
     from hubmerge.tasks import data, source
 

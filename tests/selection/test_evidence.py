@@ -58,6 +58,10 @@ def test_noise_that_beats_worse_noise_is_no_gain(tmp_path: Path) -> None:
     written = with_evidence(lock(outcome="gain", conclusive=True), fit, controls)
     assert written.outcome == "inconclusive"
     assert not written.conclusive
+    older = lock(outcome="gain", conclusive=True, rival="locked")
+    fit.searches[0].results.results["locked"] = fit.searches[0].results.results[LAST]
+    fit.searches[1].results.results["locked"] = fit.searches[1].results.results[LAST]
+    assert with_evidence(older, fit, controls).conclusive
     assert written.cross_fit is not None
     assert written.cross_fit.accuracy - written.cross_fit.rival > 0
     by_kind = {control.kind: control for control in written.controls}
