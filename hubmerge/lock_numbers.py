@@ -69,10 +69,11 @@ def _pick_problems(lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[
 
 
 def _conclusion_problems(lock: Lock) -> Iterator[str]:
-    """A choice gains if its interval is above zero, and that over the base, if known, is, too."""
+    """A choice gains if its interval is above zero; over the last steps, that over the base, too."""
     gain = lock.pick().gain
     is_above = gain is not None and gain[1] > 0
-    beats_base = all(c.gain[1] > 0 for c in lock.controls if c.kind == "base")
+    over_base = [c.gain for c in lock.controls if c.kind == "base" and lock.rival != "locked"]
+    beats_base = all(low > 0 for _, low, _ in over_base)
     if lock.conclusive != (is_above and beats_base):
         yield (
             f"it has conclusive = {lock.conclusive}, and the gain of {lock.chosen[:40]!r} is "
@@ -111,6 +112,8 @@ def _cross_fit_problems(
 ) -> Iterator[str]:
     """Compare the gain of the choice with what was counted on rows that did not choose."""
     yield from _difference(f"the gain of {name}", gain[0], fit.accuracy - fit.rival)
+    if not fit.counts:
+        return
     if {task: sum(counts) for task, counts in fit.counts.items()} != rows:
         yield "its cross-fitted rows are not the rows of its tasks."
         return

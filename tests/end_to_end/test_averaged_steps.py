@@ -28,7 +28,7 @@ def replace_last_pick(lock: Lock, *experts: Source) -> Lock:
     """A lock whose pick of the last steps has these experts, and is chosen."""
     pick = dataclasses.replace(lock.pick("last"), experts=experts)
     others = tuple(pick for pick in lock.picks if pick.policy != "last")
-    return dataclasses.replace(lock, picks=(pick, *others), chosen="last")
+    return dataclasses.replace(lock, picks=(pick, *others), chosen="last", conclusive=False)
 
 
 @pytest.fixture
@@ -80,7 +80,6 @@ def test_an_expert_of_weight_0_is_not_merged(
 ) -> None:
     first, second = pinned.pick("last").experts
     lock = replace_last_pick(pinned, first, dataclasses.replace(second, weight=0.0))
-    lock = dataclasses.replace(lock, conclusive=False)
     path, out = tmp_path / LOCK_FILE, tmp_path / "out"
     path.write_bytes(lock.to_bytes())
     assert hubmerge("merge", "--lock", path, "--out", out).code == 0
