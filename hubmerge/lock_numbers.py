@@ -69,7 +69,7 @@ def _pick_problems(lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[
 
 
 def _conclusion_problems(lock: Lock) -> Iterator[str]:
-    """A choice gains if its interval is above zero; over the last steps, that over the base, too."""
+    """A choice gains if its interval is above zero, and over the last steps that over the base."""
     gain = lock.pick().gain
     is_above = gain is not None and gain[1] > 0
     over_base = [c.gain for c in lock.controls if c.kind == "base" and lock.rival != "locked"]
