@@ -54,8 +54,8 @@ class PolicyResults:
         try:
             result = _POLICIES[name](self)
         except OutOfBudget:
-            has_begun = self.search.evaluator.merges > merges
-            result = self.search.best if has_begun else None
+            has_measured = self.search.evaluator.merges > merges
+            result = self.search.best if has_measured else None
             self.cut.append(name)
         if result is not None:
             self.results[name] = PolicyResult(name, result, self.search.evaluator.merges)
