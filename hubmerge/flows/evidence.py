@@ -33,7 +33,8 @@ def check_evidence(
 ) -> list[Check]:
     """Measure every pick of a lock on its validation rows, and compare with its accuracies.
 
-    A difference of up to two rows, or 1 % of the rows of a task, is the processor's. Nothing is
+    A difference of up to two rows, or 1 % of the rows of a task, is the processor's. Cross-fitted
+    gains and controls are not measured again, which takes the searches themselves. Nothing is
     read from the log of trials; `scratch` is an empty folder. Raises UsageError for a lock of a
     mixture or of a base in a folder, and as `hubmerge select` does.
     """
@@ -61,6 +62,8 @@ def check_evidence(
     checks = [_check_rows(lock, prepared)]
     if checks[0].problem is None:
         checks += _check_picks(lock, prepared, TrialLog(scratch / "trials.jsonl"), progress)
+    if lock.cross_fit is not None:
+        checks.append(Check("gain", "not measured again: `hubmerge select` repeats its searches"))
     return checks
 
 

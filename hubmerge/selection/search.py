@@ -54,7 +54,7 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        self._started, self._reserved = time.monotonic(), 0
+        self._started = time.monotonic()
         self._merges_allotted, self._seconds_allotted = math.inf, math.inf
 
     def allot(self, spent: int, fraction: float) -> None:
@@ -63,20 +63,11 @@ class Budget:
         `spent` is the number of merges so far.
         """
         if self.merges is not None:
-            left = self.merges - self._reserved - spent
+            left = self.merges - spent
             self._merges_allotted = spent + max(round(fraction * left), 1)
         if self.seconds is not None:
             left_s = max(self.seconds - self.spent_s, 0.0)
             self._seconds_allotted = self.spent_s + fraction * left_s
-
-    def reserve(self, merges: int) -> None:
-        """Reserve `merges` for later, at most a quarter of the budget."""
-        self._reserved = min(merges, (self.merges or 0) // 4)
-
-    def release(self) -> None:
-        """Release the reserved merges, and end an allotment."""
-        self._reserved = 0
-        self._merges_allotted, self._seconds_allotted = math.inf, math.inf
 
     def without_merges(self) -> Budget:
         """Return a budget of the seconds that are left, for any number of merges."""
@@ -89,11 +80,12 @@ class Budget:
 
     def check(self, evaluator: Evaluator, recipe: str) -> None:
         """Raise OutOfBudget if the recipe would be one merge too many, or time is up."""
-        most = math.inf if self.merges is None else self.merges - self._reserved
+        merges = math.inf if self.merges is None else self.merges
+        seconds = math.inf if self.seconds is None else self.seconds
         is_new = not evaluator.has_measured(recipe)
-        if is_new and evaluator.merges >= min(most, self._merges_allotted):
+        if is_new and evaluator.merges >= min(merges, self._merges_allotted):
             raise OutOfBudget
-        if self.spent_s >= min(self._seconds_allotted, self.seconds or math.inf):
+        if self.spent_s >= min(seconds, self._seconds_allotted):
             raise OutOfBudget
 
 

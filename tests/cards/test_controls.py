@@ -84,9 +84,9 @@ def test_the_card_shows_the_controls() -> None:
 
 
 def test_the_terminal_shows_the_controls() -> None:
-    console = Console(file=io.StringIO(), width=200)
-    console.print(selection_tables(judged(GAIN, GAIN, "gain")))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    file = io.StringIO()
+    Console(file=file, width=200).print(selection_tables(judged(GAIN, GAIN, "gain")))
+    text = file.getvalue()
     assert "the base" in text
     assert "+2.1 [+1.2, +3.0]" in text
     assert "on rows that did not choose" in text

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubmerge.selection.budget_shares import BudgetShares
 from hubmerge.selection.policies import earliest_best
 from hubmerge.selection.policy_results import PolicyResults, policy_order, policy_shares
 from hubmerge.selection.pool import plain_choice
-from hubmerge.selection.search import Budget
+from hubmerge.selection.search import Budget, OutOfBudget
 
 from .test_search import SearchSetup
 
@@ -43,16 +44,24 @@ def test_shares_are_fractions_of_what_is_left() -> None:
     assert shares["uniform"] == pytest.approx(7 / 13)
 
 
+def test_no_seconds_left_allow_nothing(setup: SearchSetup) -> None:
+    """What is left of the time for folds and controls may be none at all, which is not no limit."""
+    search = setup.search()
+    for budget in (Budget(seconds=0.0), BudgetShares(seconds=0.0).controls()):
+        search.budget = budget
+        with pytest.raises(OutOfBudget):
+            search.measure_all_rows(plain_choice((0, 0), {"scale": 0.4}))
+
+
 def test_an_allotment_limits_what_is_spent(setup: SearchSetup) -> None:
-    budget = Budget(merges=20)
-    budget.reserve(4)
+    budget = Budget(merges=16)
     budget.allot(spent=6, fraction=0.3)
     search = setup.search()
     search.budget = budget
     for number in range(6):
         search.evaluator.measure(plain_choice((0, 0), {"scale": 0.1 + number / 100}))
     results = PolicyResults(search)
-    results.run("last", share=0.3)  # 3 of the 10 merges that are left and not reserved
+    results.run("last", share=0.3)  # 3 of the 10 merges that are left
     assert search.evaluator.merges == 9
     results.run("last", share=0.0)  # at least one
     assert search.evaluator.merges <= 10

@@ -297,15 +297,3 @@ def test_the_order_of_policies(setup: SearchSetup) -> None:
     order = policy_order(pool, "weights", is_locked=True)
     assert order[:4] == ["last", "locked", "uniform", "weights"]
     assert policy_order(stopped, "coordinate")[4] == "coordinate"
-
-
-def test_a_part_of_the_budget_is_reserved_for_the_neighbours(setup: SearchSetup) -> None:
-    search = setup.search(merges=12)
-    search.budget.reserve(4)
-    results = PolicyResults(search)
-    results.run(LAST)
-    results.run("coordinate")
-    assert search.evaluator.merges == 9  # at most a quarter is reserved
-    search.budget.release()
-    results.measure_neighbours(results.results["coordinate"].result)
-    assert 9 < search.evaluator.merges <= 12
