@@ -13,16 +13,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hubmerge.seed_statistics import student_quantile
 from hubmerge.selection import noise
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
 from hubmerge.selection.noise import Interval
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.search import Budget, OutOfBudget
 from hubmerge.trials import Trial
-
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom, and of the normal distribution.
-_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_NORMAL = 1.96
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,7 @@ class SeedSpread:
 
     def widen(self, gain: Interval) -> Interval:
         """Return the gain with an interval for the same steps of experts that are trained again."""
-        within = self.freedom <= len(_QUANTILES)
-        seeds = self.deviation * (_QUANTILES[self.freedom - 1] if within else _NORMAL)
+        seeds = self.deviation * student_quantile((1 - noise.LEVEL) / 2, self.freedom)
         value, low, high = gain
         below, above = math.hypot(value - low, seeds), math.hypot(high - value, seeds)
         return value, value - below, value + above

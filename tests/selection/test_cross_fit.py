@@ -55,7 +55,9 @@ def test_a_true_gain_is_found() -> None:
     value, low, high = fit.gains(LAST, chosen.name, 0)[chosen.name]
     assert low > 0
     assert abs(value - truth) < high - low  # four standard errors
-    assert value == pytest.approx(fit.chosen().accuracy - fit.policy(LAST).accuracy)  # type: ignore[union-attr]
+    rival = fit.policy(LAST)
+    assert rival is not None
+    assert value == pytest.approx(fit.chosen().accuracy - rival.accuracy)
 
 
 def test_controls_of_experts_without_signal() -> None:
@@ -80,11 +82,11 @@ def test_controls_of_experts_that_know_their_task() -> None:
 
 def test_controls_that_the_budget_does_not_reach_are_listed() -> None:
     evaluator, chosen, _, fit = run(SIGNAL, 0)
-    budget = Budget(evaluator.merges + 2)
-    controls = ControlRuns(fit, chosen.result.choice, PROCEDURE.grid, budget, 0).run()
+    most = evaluator.merges + 2
+    controls = ControlRuns(fit, chosen.result.choice, PROCEDURE.grid, Budget(most), 0).run()
     assert [control.kind for control in controls.measured][:1] == ["base"]
     assert controls.left_out[0] == "expert"
-    assert evaluator.merges <= budget.merges  # type: ignore[operator]
+    assert evaluator.merges <= most
 
 
 def test_the_parts_of_a_budget_add_up() -> None:

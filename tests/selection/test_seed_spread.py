@@ -9,10 +9,12 @@ import pytest
 
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
 from hubmerge.selection.folds import folds
+from hubmerge.selection.grids import GRIDS
 from hubmerge.selection.policy_results import LAST, PolicyResult, PolicyResults
 from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.search import Budget, MeasuredChoice, Search
 from hubmerge.selection.seed_spread import SeedSpread, find_seed_spread
+from hubmerge.trials import Trial
 
 from .simulated_worlds import World, make_evaluator
 
@@ -30,14 +32,14 @@ def cross_fit_of_seeds(seeds: tuple[int | None, ...]) -> CrossFit:
     evaluator.pool = replace(evaluator.pool, candidates=(twins, *evaluator.pool.candidates[1:]))
     searches = []
     for fold in folds(2):
-        results = PolicyResults(Search(evaluator, None, Budget()))  # type: ignore[arg-type]
+        results = PolicyResults(Search(evaluator, GRIDS["task_arithmetic"], Budget()))
         results.results[LAST] = _result(RIVAL, evaluator.measure(RIVAL))
         searches.append(FoldSearch(fold, results, _result(CHOSEN, evaluator.measure(CHOSEN))))
     return CrossFit(evaluator, tuple(searches))
 
 
-def _result(choice: Choice, trial: object) -> PolicyResult:
-    return PolicyResult("any", MeasuredChoice(choice, trial), 0)  # type: ignore[arg-type]
+def _result(choice: Choice, trial: Trial) -> PolicyResult:
+    return PolicyResult("any", MeasuredChoice(choice, trial), 0)
 
 
 def test_the_spread_is_the_deviation_of_the_gain_between_seeds() -> None:
@@ -67,6 +69,7 @@ def test_a_budget_that_ends_leaves_the_seeds_out() -> None:
 def test_the_spread_widens_the_interval_and_keeps_the_gain() -> None:
     value, low, high = SeedSpread(0.01, 4).widen((0.05, 0.02, 0.09))
     assert value == 0.05
-    assert low == pytest.approx(0.05 - math.hypot(0.03, 0.02776))
-    assert high == pytest.approx(0.05 + math.hypot(0.04, 0.02776))
-    assert SeedSpread(0.01, 50).widen((0.0, 0.0, 0.0))[2] == pytest.approx(0.0196)
+    assert low == pytest.approx(0.05 - math.hypot(0.03, 0.02776), abs=1e-5)
+    assert high == pytest.approx(0.05 + math.hypot(0.04, 0.02776), abs=1e-5)
+    # 2.0086 is the 97.5 % quantile at 50 degrees of freedom, not 1.96.
+    assert SeedSpread(0.01, 50).widen((0.0, 0.0, 0.0))[2] == pytest.approx(0.020086, abs=1e-6)

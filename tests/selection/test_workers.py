@@ -11,7 +11,14 @@ from hubmerge.errors import CheckpointError, HubmergeError
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policies import coordinate, last
 from hubmerge.selection.pool import plain_choice
-from hubmerge.selection.row_jobs import CandidateTensors, ChoiceTensors, LocalRows, RowJob
+from hubmerge.selection.row_jobs import (
+    BaseTensors,
+    CandidateTensors,
+    ChoiceTensors,
+    LocalRows,
+    RowJob,
+    TensorSource,
+)
 from hubmerge.selection.workers import RowReply, RowRequest, WorkerDied, WorkerRows, error_reply
 from hubmerge.typed_json import from_line, to_line
 
@@ -43,6 +50,15 @@ class InProcessWorker:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+@pytest.mark.parametrize(
+    "source",
+    [BaseTensors(), CandidateTensors(1, 2), ChoiceTensors(plain_choice((0, 1), {"scale": 0.3}))],
+)
+def test_a_request_is_read_as_it_was_written(source: TensorSource) -> None:
+    request = RowRequest("recipe", source, (RowJob(0, 1, 2, (3, 4)),))
+    assert from_line(RowRequest, to_line(request)) == request
 
 
 class SharedSetup(SearchSetup):
