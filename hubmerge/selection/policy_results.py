@@ -109,13 +109,15 @@ def policy_shares(policies: Sequence[str], requested: str | None = None) -> dict
     """Return, by policy, its share of what the policies before it have left of the budget.
 
     What a policy does not use goes to those after it. A requested policy gets as much as all others
-    together.
+    together. The rivals, last and locked, may use all that they need: a gain over a rival that
+    was not tuned would be none.
     """
     parts = [_PARTS.get(name, 1) for name in policies]
     if requested in policies:
         number = policies.index(requested)
         parts[number] = max(sum(parts) - parts[number], parts[number])
-    return {name: parts[n] / sum(parts[n:]) for n, name in enumerate(policies)}
+    shares = {name: parts[n] / sum(parts[n:]) for n, name in enumerate(policies)}
+    return {name: 1.0 if name in (LAST, LOCKED) else share for name, share in shares.items()}
 
 
 def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = False) -> list[str]:

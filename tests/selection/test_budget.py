@@ -36,12 +36,19 @@ def run_all(setup: SearchSetup, merges: int, requested: str | None = None) -> Po
 
 
 def test_shares_are_fractions_of_what_is_left() -> None:
-    # In parts: 1, 4, 3 and 2.
+    # In parts: 4, 3 and 2; the rival is tuned to the end.
     shares = policy_shares(["last", "coordinate", "uniform", "weights"])
-    assert shares == pytest.approx({"last": 0.1, "coordinate": 4 / 9, "uniform": 0.6, "weights": 1})
-    # A requested policy gets as many parts as all others: 1 + 4 + 2.
+    assert shares == pytest.approx({"last": 1, "coordinate": 4 / 9, "uniform": 0.6, "weights": 1})
+    # A requested policy gets as many parts as all others: last's 1, 4 and 2.
     shares = policy_shares(["last", "uniform", "coordinate", "weights"], "uniform")
     assert shares["uniform"] == pytest.approx(7 / 13)
+
+
+def test_the_rival_is_tuned_as_without_a_limit(setup: SearchSetup) -> None:
+    """A gain over a rival that had a small share of the budget would be the budget's."""
+    tuned = run_all(setup, 1000).results["last"]
+    assert tuned.evaluations > 2
+    assert run_all(setup, tuned.evaluations + 1).results["last"] == tuned
 
 
 def test_no_seconds_left_allow_nothing(setup: SearchSetup) -> None:
