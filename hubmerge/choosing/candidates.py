@@ -141,13 +141,17 @@ def open_pinned_pool(
         model = opened(key)
         return match_alone(base.checkpoint, model.checkpoint, model.revision.label, options)
 
+    @cache  # asked for every tensor of every merge
+    def content_key(key: str) -> str:
+        return opened(key).weights_digest
+
     pool = Pool(
         base=source_of(base),
         base_checkpoint=base.checkpoint,
         tasks=pinned.tasks,
         candidates=pinned.candidates,
         open=lambda candidate: matched(candidate.source.key),
-        content_key=lambda candidate: opened(candidate.source.key).weights_digest,
+        content_key=lambda candidate: content_key(candidate.source.key),
         options=options,
     )
     return OpenedPool(pool, base, opened, pinned)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -56,8 +58,10 @@ class MemoryPasses:
     def sample(self, count: int) -> Iterator[Deltas]:
         """About `count` entries of the model, evenly spaced."""
         sizes = [self.load(name).values[0].size for name in self.names]
-        for number, start, stop in sample_ranges(sizes, count):
-            yield _cut(self.load(self.names[number]), start, stop)
+        for number, ranges in groupby(sample_ranges(sizes, count), key=itemgetter(0)):
+            deltas = self.load(self.names[number])
+            for _, start, stop in ranges:
+                yield _cut(deltas, start, stop)
 
     def part(self, name: str, start: int) -> Deltas:
         """The part of a tensor that begins at an entry."""

@@ -14,9 +14,10 @@ from hubmerge.selection.proxy import proxy
 from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
 
-LAST, LOCKED = "last", "locked"
+LAST, LOCKED, UNIFORM = "last", "locked", "uniform"
 FRONT, MOST_ON_FRONT = "front-", 12
-_PARTS = {"coordinate": 4, "uniform": 3, "weights": 2, "joint": 2, "rescale": 2}  # others get 1
+_PARTS = {"coordinate": 4, UNIFORM: 3, "weights": 2, "joint": 2, "rescale": 2}  # others get 1
+_COMPARED = {LAST: 0.5, LOCKED: 0.5, UNIFORM: 0.5}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class PolicyResults:
             has_measured = self.search.evaluator.merges > merges
             result = self.search.best if has_measured else None
             self.cut.append(name)
+            if name == UNIFORM and result is not None:
+                self.uniform.append(result)
         if result is not None:
             self.results[name] = PolicyResult(name, result, self.search.evaluator.merges)
 
@@ -109,15 +112,15 @@ def policy_shares(policies: Sequence[str], requested: str | None = None) -> dict
     """Return, by policy, its share of what the policies before it have left of the budget.
 
     What a policy does not use goes to those after it. A requested policy gets as much as all others
-    together. The rivals, last and locked, may use all that they need: a gain over a rival that
-    was not tuned would be none.
+    together. What others are compared with, the rivals and the best common step, may use half of
+    what is left: a gain over merges that were not tuned would be none.
     """
     parts = [_PARTS.get(name, 1) for name in policies]
     if requested in policies:
         number = policies.index(requested)
         parts[number] = max(sum(parts) - parts[number], parts[number])
     shares = {name: parts[n] / sum(parts[n:]) for n, name in enumerate(policies)}
-    return {name: 1.0 if name in (LAST, LOCKED) else share for name, share in shares.items()}
+    return {name: max(share, _COMPARED.get(name, 0.0)) for name, share in shares.items()}
 
 
 def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = False) -> list[str]:
@@ -208,7 +211,7 @@ _POLICIES: Mapping[str, Callable[[PolicyResults], MeasuredChoice | None]] = {
     "coordinate": _starting_from(
         policies.coordinate, LAST, "early-stop", "best-expert", "proxy", "uniform"
     ),
-    "uniform": _uniform,
+    UNIFORM: _uniform,
     "average-last": _starting_from(policies.average_last),
     "greedy-soup": _starting_from(policies.greedy_soup),
     "weights": _starting_from(policies.weights, "uniform"),

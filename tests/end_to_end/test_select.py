@@ -34,6 +34,8 @@ def select(hubmerge: Command, lock_folder: Path) -> Select:
 
     def run(*words: str, lock: str = "a.lock", target: str = "task_arithmetic") -> CommandResult:
         arguments = words if any(word.startswith("demo/") for word in words) else (*REPOS, *words)
+        if "--budget" not in words:
+            arguments = (*arguments, "--budget", "60")
         return hubmerge("select", *arguments, "--target", target, "--lock", lock_folder / lock)
 
     return run
@@ -41,7 +43,7 @@ def select(hubmerge: Command, lock_folder: Path) -> Select:
 
 @pytest.fixture
 def default_lock(select: Select, lock_folder: Path) -> Path:
-    """The lock of a complete selection, written once."""
+    """The lock of a selection whose budget is enough for all policies, written once."""
     path = lock_folder / "a.lock"
     if not path.exists():
         assert select().code in (0, 4)
@@ -171,14 +173,14 @@ def test_a_budget_limits_the_number_of_merges(select: Select, lock_folder: Path)
 
 
 def test_a_requested_policy_is_chosen(select: Select, lock_folder: Path) -> None:
-    assert select("--policy", "uniform", lock="uniform.lock").code in (0, 4)
+    assert select("--policy", "uniform", "--budget", "24", lock="uniform.lock").code in (0, 4)
     lock = read(lock_folder / "uniform.lock")
     assert lock.chosen == "uniform"
     assert len({expert.step for expert in lock.pick().experts}) == 1
 
 
 def test_the_worst_task_can_be_maximised(select: Select, lock_folder: Path) -> None:
-    assert select("--objective", "worst", "--budget", "40", lock="worst.lock").code in (0, 4)
+    assert select("--objective", "worst", "--budget", "24", lock="worst.lock").code in (0, 4)
     lock = read(lock_folder / "worst.lock")
     assert lock.objective == "worst"
     assert "--objective worst" in lock.command
@@ -189,7 +191,7 @@ def test_the_worst_task_can_be_maximised(select: Select, lock_folder: Path) -> N
 def test_the_front_is_listed_and_can_be_built(
     select: Select, hubmerge: Command, lock_folder: Path, tmp_path: Path
 ) -> None:
-    words = ("--objective", "pareto", "--budget", "40")
+    words = ("--objective", "pareto", "--budget", "24")
     assert select(*words, lock="front.lock").code in (0, 4)
     lock = read(lock_folder / "front.lock")
     front = [pick for pick in lock.picks if pick.policy.startswith("front-")]
@@ -207,7 +209,7 @@ def test_the_front_is_listed_and_can_be_built(
 def test_an_earlier_lock_is_the_rival(
     select: Select, lock_folder: Path, default_lock: Path
 ) -> None:
-    result = select("--against", str(default_lock), lock="new.lock")
+    result = select("--against", str(default_lock), "--budget", "40", lock="new.lock")
     lock = read(lock_folder / "new.lock")
     assert lock.rival == "locked"
     assert lock.pick("locked").accuracy == pytest.approx(read(default_lock).pick().accuracy)
@@ -217,7 +219,7 @@ def test_an_earlier_lock_is_the_rival(
 
 
 def test_out_writes_pictures_and_a_table(select: Select, tmp_path: Path) -> None:
-    select("--out", str(tmp_path / "pictures"))
+    select("--out", str(tmp_path / "pictures"), "--budget", "8", lock="pictures.lock")
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
     assert pictures.pop("selection.csv").startswith(b"what,nam")
     assert set(pictures) == {"heatmap.png", "curves.png"}
@@ -239,7 +241,7 @@ def test_a_dry_run_measures_nothing(select: Select, lock_folder: Path, local_hub
 
 
 def test_with_one_step_each_only_weights_and_rescale_run(select: Select, lock_folder: Path) -> None:
-    result = select("demo/mnist@step8", "demo/hebrew@step8", "--budget", "30", lock="single.lock")
+    result = select("demo/mnist@step8", "demo/hebrew@step8", "--budget", "16", lock="single.lock")
     assert result.code in (0, 4), result.err
     policies = [pick.policy for pick in read(lock_folder / "single.lock").picks]
     assert policies == ["last", "weights", "rescale"]
@@ -292,6 +294,15 @@ def trainer_repo(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) 
     api.create_repo("me/trainer", exist_ok=True)
     api.upload_folder(repo_id="me/trainer", folder_path=root, ignore_patterns=["**/.cache/**"])
     return "me/trainer"
+
+
+@pytest.mark.slow
+def test_without_a_budget_no_policy_is_cut(hubmerge: Command, lock_folder: Path) -> None:
+    path = lock_folder / "unlimited.lock"
+    result = hubmerge("select", *REPOS, "--target", "task_arithmetic", "--lock", path)
+    assert result.code in (0, 4), result.err
+    assert "The budget ended" not in result.err
+    assert not read(path).cut
 
 
 @pytest.mark.slow

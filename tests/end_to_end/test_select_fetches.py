@@ -91,8 +91,9 @@ def test_every_fetched_checkpoint_was_tried(
     hubmerge: Command, local_hub: LocalHub, empty_cache: Path, tmp_path: Path
 ) -> None:
     result = hubmerge(
-        "select", *REPOS, "--target", "ties", "--policy", "proxy", "--lock", tmp_path / "l"
-    )
+        "select", *REPOS, "--target", "ties", "--policy", "proxy", "--budget", "12",
+        "--lock", tmp_path / "l",
+    )  # fmt: skip
     assert result.code in (0, 4), result.err
     assert "Note: Policy" not in result.err
     assert fetched(empty_cache)

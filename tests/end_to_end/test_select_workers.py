@@ -53,6 +53,7 @@ def kill_one_midway(log: Path) -> None:
     workers()[0].send_signal(signal.SIGKILL)
 
 
+@pytest.mark.slow  # the next test is the same with a killed worker
 def test_two_workers_give_the_lock_of_one(select: Select) -> None:
     _, alone, trials = select()
     _, shared, shared_trials = select("--workers", 2)

@@ -10,6 +10,7 @@ from hubmerge.selection.budget_shares import BudgetShares
 from hubmerge.selection.policies import earliest_best
 from hubmerge.selection.policy_results import PolicyResults, policy_order, policy_shares
 from hubmerge.selection.pool import plain_choice
+from hubmerge.selection.report import common_curve
 from hubmerge.selection.search import Budget, OutOfBudget
 
 from .test_search import SearchSetup
@@ -36,9 +37,9 @@ def run_all(setup: SearchSetup, merges: int, requested: str | None = None) -> Po
 
 
 def test_shares_are_fractions_of_what_is_left() -> None:
-    # In parts: 4, 3 and 2; the rival is tuned to the end.
+    # Half of what is left for what others are compared with; the others' parts are 4 and 2.
     shares = policy_shares(["last", "coordinate", "uniform", "weights"])
-    assert shares == pytest.approx({"last": 1, "coordinate": 4 / 9, "uniform": 0.6, "weights": 1})
+    assert shares == pytest.approx({"last": 0.5, "coordinate": 4 / 9, "uniform": 0.6, "weights": 1})
     # A requested policy gets as many parts as all others: last's 1, 4 and 2.
     shares = policy_shares(["last", "uniform", "coordinate", "weights"], "uniform")
     assert shares["uniform"] == pytest.approx(7 / 13)
@@ -48,7 +49,16 @@ def test_the_rival_is_tuned_as_without_a_limit(setup: SearchSetup) -> None:
     """A gain over a rival that had a small share of the budget would be the budget's."""
     tuned = run_all(setup, 1000).results["last"]
     assert tuned.evaluations > 2
-    assert run_all(setup, tuned.evaluations + 1).results["last"] == tuned
+    assert run_all(setup, 2 * tuned.evaluations).results["last"] == tuned
+
+
+def test_the_curve_has_the_best_common_step_where_the_budget_ended(setup: SearchSetup) -> None:
+    for merges in range(4, 40):
+        results = run_all(setup, merges)
+        if "uniform" in results.results:
+            best = results.results["uniform"].result
+            points = {p.step: p.accuracy for p in common_curve(results.uniform, setup.pool)}
+            assert points[setup.pool.steps(best.choice)[0]] == best.trial.accuracy
 
 
 def test_no_seconds_left_allow_nothing(setup: SearchSetup) -> None:
