@@ -104,11 +104,12 @@ class Trial:
 class TrialLog:
     """An append-only JSON Lines file of trials; the line with the most rows of a merge counts.
 
-    Rows have a fixed order, so a longer line contains all that a shorter one does.
+    Rows have a fixed order, so a longer line contains all that a shorter one does. `skipped` is the
+    number of lines that the last reading could not use.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.skipped = path, 0
 
     def append(self, trials: Iterable[Trial]) -> None:
         """Append trials; they are on disk before this returns."""
@@ -123,20 +124,24 @@ class TrialLog:
             self.path.open(encoding="utf-8", errors="replace") as file,
             garbage_collection_paused(),
         ):
-            return _longest_by_key(file)
+            trials, self.skipped = _longest_by_key(file)
+        return trials
 
 
-def _longest_by_key(lines: Iterable[str]) -> list[Trial]:
+def _longest_by_key(lines: Iterable[str]) -> tuple[list[Trial], int]:
+    """The longest trial of each key, and how many lines are none."""
     trials: dict[object, Trial] = {}
+    skipped = 0
     for line in lines:
         trial = _parse_line(line)
         if trial is None:
+            skipped += not line.isspace()
             continue
         key = trial.key
         longest = trials.get(key)
         if longest is None or trial.rows_measured >= longest.rows_measured:
             trials[key] = trial
-    return list(trials.values())
+    return list(trials.values()), skipped
 
 
 def _parse_line(line: str) -> Trial | None:

@@ -30,7 +30,13 @@ from hubmerge.cli.options import (
 )
 from hubmerge.cli.select_moe import choose_starts, parse_moe_settings
 from hubmerge.cli.select_workers import WorkerOptions
-from hubmerge.cli.selection_tables import SelectionOutput, describe_conclusion, selection_tables
+from hubmerge.cli.selection_tables import (
+    SelectionOutput,
+    cut_notes,
+    describe_conclusion,
+    selection_tables,
+    skipped_notes,
+)
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
 from hubmerge.durable import write_atomic
@@ -38,7 +44,7 @@ from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.kinds import MOE
 from hubmerge.lock import LOCK_FILE, Lock
 from hubmerge.lock_file import parse_lock, read_lock_bytes
-from hubmerge.refs import parse_ref
+from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.specs import MoeSpec
 
 if TYPE_CHECKING:
@@ -206,7 +212,7 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
 
     merges, seconds = _parse_budget(options.budget)
     return SelectRequest(
-        repos=tuple(parse_ref(text) for text in repos),
+        repos=_parse_repos(repos),
         method=target,
         policy=options.policy,
         tasks=tuple(find_tasks(split_names(options.tasks), options.columns)),
@@ -223,6 +229,18 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
         options_as_typed=_options_as_typed(options),
     )
+
+
+def _parse_repos(repos: Sequence[str]) -> tuple[ModelRef, ...]:
+    """The repositories; raises UsageError for one that is named twice."""
+    refs = [parse_ref(text) for text in repos]
+    repeated = sorted({str(ref) for ref in refs if refs.count(ref) > 1})
+    raise_together(
+        UsageError,
+        [f"{ref} is named more than once." for ref in repeated],
+        "Name it once; a repository that repeats a task with another seed has a name of its own.",
+    )
+    return tuple(refs)
 
 
 def _choose_steps(
@@ -245,14 +263,15 @@ def _choose_steps(
     if dry_run:
         session.print_result(_plan_table(prepared), _plan_to_json(prepared))
         return None
+    log = session.trial_log
     with workers.open(session, prepared) as evaluator:
-        result = flow.select(prepared, session.trial_log, progress, evaluator)
+        result = flow.select(prepared, log, progress, evaluator)
     lock = result.lock
     return SelectionOutput(
         lock=lock,
         tables=selection_tables(lock),
         data=json.loads(lock.to_bytes()),
-        notes=[f"The budget ended policy {name} early." for name in lock.cut],
+        notes=[*skipped_notes(log), *cut_notes(lock.cut)],
         conclusion=partial(describe_conclusion, lock, result.seconds),
     )
 

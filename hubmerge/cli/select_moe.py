@@ -13,7 +13,13 @@ from rich.console import Group
 from rich.table import Table
 
 from hubmerge.cli.options import parse_settings
-from hubmerge.cli.selection_tables import SelectionOutput, format_gain, neighbours_table
+from hubmerge.cli.selection_tables import (
+    SelectionOutput,
+    cut_notes,
+    format_gain,
+    neighbours_table,
+    skipped_notes,
+)
 from hubmerge.cli.tables import format_percent, make_table, text_line
 from hubmerge.errors import UsageError
 from hubmerge.lock import Lock
@@ -69,12 +75,13 @@ def choose_starts(
     if dry_run:
         session.print_result(_plan_table(prepared), _plan_to_json(prepared))
         return None
-    result = flow.select_moe(prepared, session.trial_log, progress)
+    log = session.trial_log
+    result = flow.select_moe(prepared, log, progress)
     return SelectionOutput(
         lock=result.lock,
         tables=_render(result),
         data=_to_json(result),
-        notes=[f"The budget ended {name} early." for name in result.lock.cut],
+        notes=[*skipped_notes(log), *cut_notes(result.lock.cut)],
         conclusion=partial(_conclusion, result),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from hubmerge.cli.control_tables import control_tables, format_interval
 from hubmerge.cli.tables import format_percent, make_table, text_line
 from hubmerge.lock import Lock, Pick, Swap
 from hubmerge.scores import display_names
+from hubmerge.trials import TrialLog
 
 
 @dataclass(frozen=True)
@@ -148,3 +149,18 @@ def _describe_outcome(lock: Lock) -> str:
             "which is within the noise or below it"
         )
     return f"Inconclusive: {lock.chosen} is {gain}; more validation examples may decide it"
+
+
+def cut_notes(names: Sequence[str]) -> Iterator[str]:
+    """Yield the note that the budget ended policies, or trainings of starts, early."""
+    if names:
+        yield f"The budget ended early for {', '.join(names)}."
+
+
+def skipped_notes(log: TrialLog) -> Iterator[str]:
+    """Yield the note that lines of a log could not be used."""
+    if log.skipped:
+        yield (
+            f"{log.skipped} lines of {log.path} are not trials of this version of hubmerge, and "
+            "were skipped."
+        )

@@ -218,6 +218,24 @@ def test_an_earlier_lock_is_the_rival(
     assert "Inconclusive" in result.err
 
 
+def test_lines_of_the_log_that_are_no_trials_are_reported_and_kept(
+    select: Select, default_lock: Path, local_hub: LocalHub
+) -> None:
+    log = trials(local_hub).path
+    before = log.read_bytes()
+    first, _, rest = before.partition(b"\n")
+    newer = first.replace(b'"parts"', b'"members"')
+    log.write_bytes(b"\n".join([first, b"garbage", b"\0\xff", newer, b'{"recipe": ', rest]))
+    spoiled, lock = log.read_bytes(), default_lock.read_bytes()
+    try:
+        result = select()
+        assert f"4 lines of {log} are not trials" in result.err
+        assert log.read_bytes() == spoiled
+        assert default_lock.read_bytes() == lock
+    finally:
+        log.write_bytes(before)
+
+
 def test_out_writes_pictures_and_a_table(select: Select, tmp_path: Path) -> None:
     select("--out", str(tmp_path / "pictures"), "--budget", "8", lock="pictures.lock")
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
@@ -258,6 +276,8 @@ def test_with_one_step_each_only_weights_and_rescale_run(select: Select, lock_fo
     (("--against", "nowhere.lock"), "There is no lock"),
     (("--tasks", "mini-fashion,mini-mnist"), "No repository is for mini-fashion"),
     (("demo/mnist",), "only one task"),
+    (("demo/mnist@step2", "demo/mnist@step8"), "only one task"),
+    (("demo/mnist", "demo/hebrew", "demo/mnist"), "demo/mnist is named more than once"),
     (("demo/mnist", "demo/nothing"), "no such repository"),
     (("./folder", "demo/mnist"), "is a folder"),
     (("--tasks", "mini-mnist"), "one task for each repository"),

@@ -156,7 +156,7 @@ def test_a_budget_limits_the_training_steps(select: Select, lock_folder: Path) -
     lock = read(lock_folder / "short.lock")
     assert lock.cut == ("step2", "step4")
     assert lock.spent.evaluations == 3
-    assert "The budget ended step4 early." in result.err
+    assert "The budget ended early for step4." in result.err
     result = select("--budget", "7", lock="shorter.lock")
     assert result.code == 2
     assert "does not reach step1 and last, which take 8." in result.err
