@@ -155,9 +155,12 @@ def _apply_plan(
         with session.progress() as progress:
             result = apply_plan(hub, checked, purge, progress)
     freed = f"{format_bytes(result.freed)} of large files deleted" if purge else "no bytes freed"
-    summary = f"names deleted: {len(result.deleted)}; {freed}."
+    lines = [f"deleted {label}" for label in result.deleted]
+    lines.append(f"names deleted: {len(result.deleted)}; {freed}.")
+    # Part of the result: with --yes and --quiet nothing was printed before.
+    lines += [f"not seen: {sentence}" for sentence in checked.published.unseen]
     session.print_result(
-        "\n".join([*(f"deleted {label}" for label in result.deleted), summary]),
+        "\n".join(lines),
         {
             "deleted": list(result.deleted),
             "bytes_freed": result.freed,
