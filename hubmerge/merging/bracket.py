@@ -175,8 +175,8 @@ def _sample_brackets(
     ranked = [
         bits
         for samples in by_tensor.values()
-        for bits in samples
         if not only_changed or any(b.any() for sample in samples for b in sample)
+        for bits in samples
     ]
     if ranked:
         return [_bracket(column, kept_of) for column in zip(*ranked, strict=True)]

@@ -102,10 +102,16 @@ def map_parts(passes: DeltaPasses | ParallelPasses, function: Callable[[Deltas],
 def sample_ranges(sizes: Sequence[int], count: int) -> Iterator[tuple[int, int, int]]:
     """Evenly spaced ranges of about `count` entries: the number of an array, and where in it.
 
-    Each range is in the middle of its stretch of all arrays in a row.
+    Each range is in the middle of its stretch of all arrays in a row. Arrays with no more than
+    `count` entries are read as a whole, in blocks.
     """
     total, position = sum(sizes), 0
-    every = _SAMPLE if total <= count else max(total // max(count // _SAMPLE, 1), _SAMPLE)
+    if total <= count:
+        for number, size in enumerate(sizes):
+            for start in range(0, size, BLOCK_SIZE):
+                yield number, start, min(start + BLOCK_SIZE, size)
+        return
+    every = max(total // max(count // _SAMPLE, 1), _SAMPLE)
     for number, size in enumerate(sizes):
         first = ((every - _SAMPLE) // 2 - position) % every
         for start in range(first, size, every):

@@ -267,7 +267,7 @@ def test_a_centroid_start_depends_on_the_examples(
 def test_untrained_experts_are_copies_of_their_sources(
     published: Any, hubmerge: Command, local_hub: LocalHub, tmp_path: Path
 ) -> None:
-    untrained_router(hubmerge, tmp_path / "moe")
+    untrained_router(hubmerge, tmp_path / "moe", "--tasks", "mini-mnist")
     for repo, step in (("mnist", "step4"), ("hebrew", "step2")):
         source = snapshot_download(f"loras/{repo}", revision=step, endpoint=local_hub.server.url,
                                    token=False, local_dir=tmp_path / repo)  # fmt: skip

@@ -108,17 +108,13 @@ def test_a_merge_published_after_the_plan_is_followed(
     assert tags(api, published.repos[0]) == before
 
 
-def test_a_merge_without_a_lock_keeps_its_experts(
-    published: Published, elsewhere: Command, api: HfApi
-) -> None:
-    api.delete_file(LOCK_FILE, published.merge)
-    plan = elsewhere("retain", published.repos[0], "--json").data
-    assert f"expert of {published.merge}" in kept(plan, published.repos[0])["step2"]
-
-
-def test_a_model_that_cannot_be_read_is_shown_before_a_purge_and_stops_nothing(
+def test_a_merge_without_a_lock_keeps_its_experts_until_it_cannot_be_read(
     published: Published, elsewhere: Command, api: HfApi, tmp_path: Path
 ) -> None:
+    """A model that cannot be read is shown before a purge, and stops nothing."""
+    api.delete_file(LOCK_FILE, published.merge)
+    drafted = elsewhere("retain", published.repos[0], "--json").data
+    assert f"expert of {published.merge}" in kept(drafted, published.repos[0])["step2"]
     for name in (MANIFEST_JSON, LOCK_FILE):
         api.upload_file(path_or_fileobj=b"{", path_in_repo=name, repo_id=published.merge)
     plan = tmp_path / "plan.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -12,10 +13,10 @@ import torch
 from hubmerge.errors import UsageError
 from hubmerge.merging.device import check_device, on_device, runs_on_device
 from hubmerge.merging.engine import merge
+from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.registry import method, parse_params
 from tests.command_line import run_command
 from tests.merging.builders import write_models
-from tests.merging.test_streaming import models
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ON_DEVICE = [
@@ -39,9 +40,14 @@ ON_DEVICE = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
 @pytest.mark.parametrize(("name", "params"), ON_DEVICE)
 def test_the_bytes_are_those_of_the_cpu(
-    name: str, params: dict[str, object], dtype: type, device: str, tmp_path: Path
+    name: str,
+    params: dict[str, object],
+    dtype: type,
+    device: str,
+    large_models: Callable[[type], Callable[..., MergePlan]],
+    tmp_path: Path,
 ) -> None:
-    plan = write_models(tmp_path, *models(np.dtype(dtype)))(name, **params)
+    plan = large_models(dtype)(name, **params)
     assert runs_on_device(plan.method, plan.params)
     assert on_device(plan.method, plan.params, device).combine is not plan.method.combine
     expected = merge(plan, tmp_path / "numpy", threads=2).digest()

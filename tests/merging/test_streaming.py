@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,11 +23,10 @@ from hubmerge.merging.ties import threshold_rank
 from hubmerge.merging.trim import kth_magnitudes
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import Array
-from tests.merging.builders import write_models
+from tests.merging.builders import draw_large, write_models
 from tests.weights.adapters import PEFT, save_adapter, write_base
 
 T = TypeVar("T")
-SIZE = 3 * BLOCK_SIZE + 5
 METHODS = [
     ("average", {}),
     ("task_arithmetic", {"scale": 0.3}),
@@ -58,51 +56,18 @@ def by_tensor(plan: MergePlan) -> MergePlan:
     return replace(plan, method=replace(plan.method, parts=lambda params: "tensors"))
 
 
-def models(dtype: np.dtype[np.generic], count: int = 3) -> list[dict[str, Array]]:
-    """A base and experts: a tensor of several parts, a small one, one that nobody changes."""
-    random = np.random.default_rng(0)
-    base = {
-        "large": random.normal(size=SIZE), "matrix": random.normal(size=(170, 400)),
-        "small": random.normal(size=7), "same": random.normal(size=BLOCK_SIZE + 1),
-        "empty": np.zeros((0, 4)),
-    }  # fmt: skip
-    base["large"][BLOCK_SIZE : BLOCK_SIZE + 3] = -0.0
-    base["same"][:2] = -0.0
-    experts = []
-    for _ in range(count):
-        expert = {name: values + 0.1 * random.normal(size=values.shape) ** 3
-                  for name, values in base.items()}  # fmt: skip
-        expert["same"] = base["same"]
-        expert["large"][BLOCK_SIZE : 2 * BLOCK_SIZE] = base["large"][BLOCK_SIZE : 2 * BLOCK_SIZE]
-        experts.append(expert)
-    counter = np.arange(3)
-    return [
-        {**{name: values.astype(dtype) for name, values in model.items()}, "counter": counter}
-        for model in (base, *experts)
-    ]
-
-
-@pytest.fixture(scope="module")
-def planner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type], Callable[..., MergePlan]]:
-    """The models of each dtype are written once, as no merge changes its inputs."""
-
-    @cache
-    def write(dtype: type) -> Callable[..., MergePlan]:
-        return write_models(tmp_path_factory.mktemp("models"), *models(np.dtype(dtype)))
-
-    return write
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
 @pytest.mark.parametrize(("name", "params"), METHODS)
 def test_bytes_do_not_depend_on_parts_and_threads(
     name: str,
     params: dict[str, object],
     dtype: type,
-    planner: Callable[[type], Callable[..., MergePlan]],
+    large_models: Callable[[type], Callable[..., MergePlan]],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plan = planner(dtype)(name, **params)
+    monkeypatch.setattr(bracket, "_SAMPLE", 20_000)  # of many ranges, as in a larger model
+    plan = large_models(dtype)(name, **params)
     expected = merge(by_tensor(plan), tmp_path / "whole").digest()
     for threads in (1, 3):
         assert merge(plan, tmp_path / f"{threads}", threads=threads).digest() == expected
@@ -112,10 +77,10 @@ def test_bytes_do_not_depend_on_parts_and_threads(
 def test_softened_experts(
     name: str,
     params: dict[str, object],
-    planner: Callable[[type], Callable[..., MergePlan]],
+    large_models: Callable[[type], Callable[..., MergePlan]],
     tmp_path: Path,
 ) -> None:
-    plan = planner(np.float32)(name, **params)
+    plan = large_models(np.float32)(name, **params)
     first, *others = plan.experts
     experts = (replace(first, keep=0.3, intruders=0.5), *others)
     plan = replace(plan, experts=experts)
@@ -169,15 +134,25 @@ def test_the_majority_decides_where_changes_cancel(negative: bool, tmp_path: Pat
     assert merged.read("a")[:5].tolist() == [-3.0 if negative else 3.0] * 5
 
 
+@pytest.fixture(scope="module")
+def not_finite(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., MergePlan]:
+    """A base and two experts: one of them has NaN, all have an infinity."""
+    base, first, second = draw_large(np.dtype(np.float32), 2)
+    first["large"][-1] = np.nan
+    base["matrix"][0, 0] = first["matrix"][0, 0] = second["matrix"][0, 0] = np.inf
+    return write_models(tmp_path_factory.mktemp("not-finite"), base, first, second)
+
+
 @pytest.mark.parametrize(("name", "params"), METHODS)
 @pytest.mark.parametrize("allowed", [False, True])
 def test_values_that_are_not_finite(
-    name: str, params: dict[str, object], allowed: bool, tmp_path: Path
+    name: str,
+    params: dict[str, object],
+    allowed: bool,
+    not_finite: Callable[..., MergePlan],
+    tmp_path: Path,
 ) -> None:
-    base, first, second = models(np.dtype(np.float32), 2)
-    first["large"][-1] = np.nan
-    base["matrix"][0, 0] = first["matrix"][0, 0] = second["matrix"][0, 0] = np.inf
-    plan = write_models(tmp_path, base, first, second)(name, **params)
+    plan = not_finite(name, **params)
     plan = replace(plan, allow_nonfinite=allowed)
     if allowed:
         expected = merge(by_tensor(plan), tmp_path / "whole").digest()
