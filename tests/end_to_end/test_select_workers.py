@@ -28,7 +28,7 @@ def select(hubmerge: Command, local_hub: LocalHub, tmp_path: Path) -> Iterator[S
 
     def run(*words: object) -> tuple[CommandResult, bytes, bytes]:
         path = tmp_path / "l.lock"
-        options = ("--target", "task_arithmetic", "--budget", "6", "--lock", path)
+        options = ("--target", "task_arithmetic", "--budget", "4", "--lock", path)
         result = hubmerge("select", *REPOS, *options, *words)
         assert result.code in (0, 4), result.err
         lock, lines = path.read_bytes(), log.read_bytes()
