@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from hubmerge.models.recompute import enable_recompute
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
-from hubmerge.tasks.examples import RankExample, TargetExample
+from hubmerge.tasks.examples import LanguageExample
 from hubmerge.tasks.task import Task
 from hubmerge.weights.side_files import copy_side_files
 
@@ -125,7 +126,8 @@ def _check_kind(task: Task, spec: TrainSpec) -> None:
 def data_notes(learner: Learner, training: Split | None, validation: Split) -> Iterator[str]:
     """Notes on the data before training, one sentence each.
 
-    Raises DataError for rows that cannot be read, and for answers that the tokenizer truncates.
+    Raises DataError for rows that cannot be read, and for answers that are too long or have no
+    tokens.
     """
     for split in (training, validation):
         if split is None:
@@ -138,28 +140,34 @@ def data_notes(learner: Learner, training: Split | None, validation: Split) -> I
                 f"its {split.name} split: {', '.join(absent[:5])}."
             )
         if isinstance(learner, LanguageLearner):
-            yield from _truncation_notes(learner, split)
+            yield from _language_notes(learner, split)
 
 
-def _truncation_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
+def _language_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
+    """Notes on how the rows become tokens; raises DataError for rows that cannot."""
     rows = range(min(len(split), _TOKENIZED_ROWS))
-    problems, truncated = list[str](), 0
+    problems, truncated, merged = list[DataError](), 0, 0
     for row in rows:
-        example = split.example(row)
-        assert isinstance(example, (RankExample, TargetExample))
         try:
-            learner.for_evaluation(example)
+            encoded = learner.encoder.encode(cast(LanguageExample, split.example(row)))
         except DataError as error:
-            problems.append(error.message)
-        truncated += learner.is_truncated(example.prompt)
+            problems.append(error)
+            continue
+        truncated += encoded.is_truncated
+        merged += not encoded.is_aligned
+    name = f"{len(rows)} {split.name} rows of {split.task.name}"
     if problems:
         raise DataError(
-            f"Task {split.task.name}: {len(problems)} of {len(rows)} {split.name} rows have an "
-            f"answer that would be truncated. {problems[0]}",
-            "Raise `max_tokens:` in the task's YAML, or shorten the answers.",
+            f"{len(problems)} of {name} cannot be used. {problems[0].message}", problems[0].hint
         )
     if truncated:
         yield (
-            f"{truncated} of {len(rows)} {split.name} prompts of {split.task.name} are longer than "
-            f"{learner.max_tokens} tokens and are truncated."
+            f"{truncated} of {name} have a prompt of more than {learner.encoder.max_tokens} tokens "
+            "and are truncated."
+        )
+    if merged:
+        yield (
+            f"{merged} of {name} have an answer whose first characters are in a token of the "
+            "prompt, and are not predicted; end the prompt where a word ends, or write "
+            '`join: " "` in the task\'s YAML.'
         )

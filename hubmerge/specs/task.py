@@ -19,8 +19,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 _KEYS_BY_KIND = {
     "image": {"head", "templates", "classes"},
     "text": {"head", "templates", "classes", "max_tokens"},
-    "rank": {"prompt", "choices", "answer", "max_tokens"},
-    "target": {"prompt", "target", "max_tokens"},
+    "rank": {"prompt", "choices", "answer", "max_tokens", "join", "eos"},
+    "target": {"prompt", "target", "max_tokens", "join", "eos"},
 }
 _REQUIRED_KEYS = {"rank": ("prompt", "choices", "answer"), "target": ("prompt", "target")}
 _METRIC_BY_KIND = {"target": "token_accuracy"}
@@ -112,7 +112,10 @@ class TaskSpec(Spec):
     `classes` (empty: the label names of the data), or with a `trained` head. `rank`: `prompt`,
     `choices` and `answer`, the index of the correct choice, are jinja2 over the columns of a row;
     the model ranks the choices by their probability. `target`: `prompt` and `target` of supervised
-    fine-tuning. Texts are truncated to `max_tokens`.
+    fine-tuning. `join` is what stands between a prompt and what follows it: by default a space for
+    decoders, unless the prompt ends with white space or a token such as those of chat templates.
+    What follows ends with end of sequence, unless `eos` is false. Texts are truncated to
+    `max_tokens`.
     """
 
     name: str
@@ -132,6 +135,8 @@ class TaskSpec(Spec):
     choices: str | tuple[str, ...] = ()
     answer: str = ""
     target: str = ""
+    join: Literal["", " "] | None = None
+    eos: bool = True
 
     @property
     def is_classification(self) -> bool:

@@ -38,7 +38,8 @@ class TargetExample:
     target: str
 
 
-Example = tuple[Image, int] | tuple[str, int] | RankExample | TargetExample
+LanguageExample = RankExample | TargetExample
+Example = tuple[Image, int] | tuple[str, int] | LanguageExample
 
 
 def make_example(
@@ -107,7 +108,7 @@ def _require_text(value: Any, field: str, location: str) -> str:
         raise DataError(f"the {field} of {location} is empty")
     if not isinstance(value, str):
         raise DataError(f"the {field} of {location} is {_describe_value(value)}, not text")
-    return value.strip()
+    return value
 
 
 def _describe_value(value: Any) -> str:
