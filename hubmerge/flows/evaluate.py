@@ -176,7 +176,7 @@ def preprocessing_key(learner: Learner, model: Model) -> str:
             {k: v for k, v in state.items() if k not in ("truncation", "padding")}
         )
     if isinstance(learner, LanguageLearner):
-        limits: object = learner.encoder.settings
+        limits: object = learner.encoder.settings, tokenizer.chat_template
     else:
         limits = getattr(learner, "max_tokens", None)
     special_tokens = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,12 +23,12 @@ from hubmerge.models.recompute import enable_recompute
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
-from hubmerge.tasks.examples import LanguageExample
+from hubmerge.tasks.examples import ChatExample, LanguageExample
 from hubmerge.tasks.task import Task
 from hubmerge.weights.side_files import copy_side_files
 
-_SAMPLED_ROWS = 50  # rows that are read before training, spread over the split
-_TOKENIZED_ROWS = 2000  # rows whose length in tokens is checked before training
+_SAMPLED_ROWS = 50  # images and texts that are read before training, spread over the split
+_TOKENIZED_ROWS = 2000  # rows of language tasks that become tokens before training
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,13 @@ def data_notes(learner: Learner, training: Split | None, validation: Split) -> I
     """Notes on the data before training, one sentence each.
 
     Raises DataError for rows that cannot be read, and for answers that are too long or have no
-    tokens.
+    tokens; UsageError for a model that cannot read such rows.
     """
     for split in (training, validation):
         if split is None:
+            continue
+        if isinstance(learner, LanguageLearner):
+            yield from _language_notes(learner, split)
             continue
         for row in range(0, len(split), max(1, len(split) // _SAMPLED_ROWS)):
             split.example(row)
@@ -139,35 +144,54 @@ def data_notes(learner: Learner, training: Split | None, validation: Split) -> I
                 f"{len(absent)} of {len(split.classes)} classes of {split.task.name} are not in "
                 f"its {split.name} split: {', '.join(absent[:5])}."
             )
-        if isinstance(learner, LanguageLearner):
-            yield from _language_notes(learner, split)
 
 
 def _language_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
-    """Notes on how the rows become tokens; raises DataError for rows that cannot."""
-    rows = range(min(len(split), _TOKENIZED_ROWS))
-    problems, truncated, merged = list[DataError](), 0, 0
-    for row in rows:
+    """Notes on how the rows become tokens; raises DataError for rows that cannot.
+
+    Every row is read; the first ones become tokens.
+    """
+    problems, counts = list[DataError](), Counter[str]()
+    for row in range(len(split)):
         try:
-            encoded = learner.encoder.encode(cast(LanguageExample, split.example(row)))
+            example = cast(LanguageExample, split.example(row))
+            counts["tools"] += isinstance(example, ChatExample) and example.has_tools
+            if row < _TOKENIZED_ROWS:
+                with _name_row(split, row):
+                    encoded = learner.encoder.encode(example)
+                counts["truncated"] += encoded.is_truncated
+                counts["merged"] += not encoded.is_aligned
         except DataError as error:
             problems.append(error)
-            continue
-        truncated += encoded.is_truncated
-        merged += not encoded.is_aligned
-    name = f"{len(rows)} {split.name} rows of {split.task.name}"
+    name = f"{split.name} rows of {split.task.name}"
     if problems:
         raise DataError(
-            f"{len(problems)} of {name} cannot be used. {problems[0].message}", problems[0].hint
+            f"{len(problems)} of {len(split)} {name} cannot be used. {problems[0].message}",
+            problems[0].hint,
         )
-    if truncated:
+    if counts["tools"]:
         yield (
-            f"{truncated} of {name} have a prompt of more than {learner.encoder.max_tokens} tokens "
+            f"{counts['tools']} of {len(split)} {name} have tools, which are ignored: calls and "
+            "their results are left out."
+        )
+    name = f"{min(len(split), _TOKENIZED_ROWS)} {name}"
+    if counts["truncated"]:
+        yield (
+            f"{counts['truncated']} of {name} are longer than {learner.encoder.max_tokens} tokens "
             "and are truncated."
         )
-    if merged:
+    if counts["merged"]:
         yield (
-            f"{merged} of {name} have an answer whose first characters are in a token of the "
-            "prompt, and are not predicted; end the prompt where a word ends, or write "
+            f"{counts['merged']} of {name} have an answer whose first characters are in a token of "
+            "the prompt, and are not predicted; end the prompt where a word ends, or write "
             '`join: " "` in the task\'s YAML.'
         )
+
+
+@contextmanager
+def _name_row(split: Split, row: int) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        message = f"Task {split.task.name}: {split.name} row {row}: {error.message.rstrip('.')}."
+        raise DataError(message, error.hint) from error

@@ -13,7 +13,13 @@ import numpy as np
 
 from hubmerge.errors import DataError
 from hubmerge.tasks.data import SPLITS, Split, read_split
-from hubmerge.tasks.examples import Example, RankExample, TargetExample
+from hubmerge.tasks.examples import (
+    ChatExample,
+    Example,
+    RankExample,
+    TargetExample,
+    TextExample,
+)
 from hubmerge.tasks.task import Task
 
 _MAX_LISTED = 5  # broken rows of a split that are listed
@@ -165,10 +171,21 @@ def _describe_example(example: Example, classes: tuple[str, ...]) -> str:
         return "\n".join([_shorten(example.prompt), *map(_shorten, marked)])
     if isinstance(example, TargetExample):
         return f"{_shorten(example.prompt)}\n-> {_shorten(example.target)}"
+    if isinstance(example, ChatExample):
+        return "\n".join(_describe_turns(example))
+    if isinstance(example, TextExample):
+        return _shorten(example.text)
     text, label = example
     if not isinstance(text, str):
         text = f"an image of {text.width} x {text.height} pixels, mode {text.mode}"
     return f"{_shorten(text)}\n-> {classes[label]}"
+
+
+def _describe_turns(chat: ChatExample) -> Iterator[str]:
+    """The turns of a conversation; arrows mark the answers that are learned."""
+    for number, message in enumerate(chat.messages):
+        is_target = message.role == "assistant" and number >= chat.first
+        yield f"{'-> ' if is_target else ''}{message.role}: {_shorten(message.content)}"
 
 
 def _shorten(text: str) -> str:
