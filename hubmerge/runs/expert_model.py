@@ -24,6 +24,7 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 from hubmerge.tasks.examples import ChatExample, LanguageExample
+from hubmerge.tasks.row_formats import describe_shapes, shape_of
 from hubmerge.tasks.task import Task
 from hubmerge.weights.side_files import copy_side_files
 
@@ -151,10 +152,11 @@ def _language_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
 
     Every row is read; the first ones become tokens.
     """
-    problems, counts = list[DataError](), Counter[str]()
+    problems, counts, row_of_shape = list[DataError](), Counter[str](), dict[str, str]()
     for row in range(len(split)):
         try:
             example = cast(LanguageExample, split.example(row))
+            row_of_shape.setdefault(shape_of(example), f"{split.name} row {row}")
             counts["tools"] += isinstance(example, ChatExample) and example.has_tools
             if row < _TOKENIZED_ROWS:
                 with _name_row(split, row):
@@ -168,6 +170,11 @@ def _language_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
         raise DataError(
             f"{len(problems)} of {len(split)} {name} cannot be used. {problems[0].message}",
             problems[0].hint,
+        )
+    if len(row_of_shape) > 1:
+        raise DataError(
+            f"Task {split.task.name}: {describe_shapes(row_of_shape)}.",
+            "Write all rows in one shape, or make a task of each.",
         )
     if counts["tools"]:
         yield (

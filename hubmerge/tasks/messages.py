@@ -31,8 +31,20 @@ class Message:
     content: str
 
 
-def parse_messages(value: Any, where: str) -> tuple[tuple[Message, ...], bool]:
+@dataclass(frozen=True)
+class ParsedMessages:
     """The messages of a list, and whether calls and results of tools were left out of it.
+
+    `shape` is the key of their roles, `role` or `from`.
+    """
+
+    messages: tuple[Message, ...]
+    has_tools: bool
+    shape: str
+
+
+def parse_messages(value: Any, where: str) -> ParsedMessages:
+    """The messages of a list.
 
     Raises DataError naming `where` for anything else, unknown roles and contents that are not text.
     """
@@ -40,7 +52,7 @@ def parse_messages(value: Any, where: str) -> tuple[tuple[Message, ...], bool]:
         raise DataError(f"{where} are {_describe(value)}, not a list of messages")
     parsed = [_parse_message(message, where) for message in value]
     kept = tuple(message for message in parsed if message is not None)
-    return kept, len(kept) < len(parsed)
+    return ParsedMessages(kept, len(kept) < len(parsed), "role" if "role" in value[0] else "from")
 
 
 def _parse_message(message: Any, where: str) -> Message | None:

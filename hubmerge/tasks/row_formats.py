@@ -12,7 +12,13 @@ from typing import Any
 
 from hubmerge.errors import DataError
 from hubmerge.specs import TaskSpec
-from hubmerge.tasks.messages import Message, check_order, common_turns, parse_messages
+from hubmerge.tasks.messages import (
+    Message,
+    ParsedMessages,
+    check_order,
+    common_turns,
+    parse_messages,
+)
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,14 @@ class TargetExample:
 class ChatExample:
     """A conversation; the answers from message number `first` on are targets.
 
-    `has_tools` is whether tools, which are ignored, were left out of it.
+    `has_tools` is whether tools, which are ignored, were left out of it. `shape` is the key of
+    roles in the row that it was read from, or `text`.
     """
 
     messages: tuple[Message, ...]
     first: int = 0
     has_tools: bool = False
+    shape: str = "text"
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,25 @@ def chat_of(prompt: str, answer: str) -> ChatExample:
     return ChatExample((Message("user", prompt), Message("assistant", answer)))
 
 
+def shape_of(example: object) -> str:
+    """Which of the shapes that a format allows a row has; those of one task are equal."""
+    return example.shape if isinstance(example, ChatExample) else "text"
+
+
+def describe_shapes(row_of_shape: Mapping[str, str]) -> str:
+    """A sentence about rows of several shapes: shape -> a row that has it."""
+    words = {"text": "text", "role": "messages with `role`", "from": "messages with `from`"}
+    rows = " and ".join(f"{words[shape]} ({row})" for shape, row in row_of_shape.items())
+    return f"its rows are mixed: {rows}"
+
+
 def _conversation(values: Mapping[str, Any], key: str, location: str) -> ChatExample:
-    messages, has_tools = parse_messages(values[key], f"the {key} of {location}")
-    system = values.get("system")
+    parsed = parse_messages(values[key], f"the {key} of {location}")
+    system, messages = values.get("system"), parsed.messages
     if isinstance(system, str) and system.strip() and messages[:1] and messages[0].role != "system":
         messages = (Message("system", system), *messages)
-    return _checked(messages, 0, has_tools or bool(values.get("tools")), location)
+    has_tools = parsed.has_tools or bool(values.get("tools"))
+    return _checked(ChatExample(messages, 0, has_tools, parsed.shape), location)
 
 
 def _completion(
@@ -126,10 +147,9 @@ def _completion(
     if isinstance(values["prompt"], str):
         prompt, target = (_text(values, key, location) for key in ("prompt", "completion"))
         return question_and_answer(prompt, target, chat)
-    prompt_turns, in_prompt = parse_messages(values["prompt"], f"the prompt of {location}")
-    answers, in_answer = parse_messages(values["completion"], f"the completion of {location}")
-    has_tools = in_prompt or in_answer or bool(values.get("tools"))
-    return _checked((*prompt_turns, *answers), len(prompt_turns), has_tools, location)
+    before = parse_messages(values["prompt"], f"the prompt of {location}")
+    after = parse_messages(values["completion"], f"the completion of {location}")
+    return _joined(before, after, bool(values.get("tools")), location)
 
 
 def _preference(
@@ -144,19 +164,32 @@ def _preference(
         texts = {"prompt": prompt, "chosen": chosen}
         prompt, target = (_text(texts, key, location) for key in ("prompt", "chosen"))
         return question_and_answer(prompt, target, chat)
-    messages, has_tools = parse_messages(chosen, f"the chosen answer of {location}")
-    has_tools = has_tools or bool(values.get("tools"))
+    parsed, has_tools = _parse_chosen(chosen, location), bool(values.get("tools"))
+    messages = parsed.messages
     if messages[:1] and messages[0].role == "assistant":  # the prompt is apart
         if isinstance(prompt, str):
-            before: tuple[Message, ...] = (Message("user", prompt),)
+            before = ParsedMessages((Message("user", prompt),), False, parsed.shape)
         else:
-            before, _ = parse_messages(prompt, f"the prompt of {location}")
-        return _checked((*before, *messages), len(before), has_tools, location)
+            before = parse_messages(prompt, f"the prompt of {location}")
+        return _joined(before, parsed, has_tools, location)
     first = len(messages) - 1
     if rejected is not None:
-        others, _ = parse_messages(rejected, f"the rejected answer of {location}")
-        first = min(first, common_turns(messages, others))
-    return _checked(messages, first, has_tools, location)
+        first = min(first, common_turns(messages, _parse_chosen(rejected, location).messages))
+    has_tools = has_tools or parsed.has_tools
+    return _checked(ChatExample(messages, first, has_tools, parsed.shape), location)
+
+
+def _parse_chosen(value: Any, location: str) -> ParsedMessages:
+    return parse_messages(value, f"the chosen and rejected answers of {location}")
+
+
+def _joined(
+    before: ParsedMessages, after: ParsedMessages, has_tools: bool, location: str
+) -> ChatExample:
+    """A conversation whose first messages are its prompt."""
+    messages, first = (*before.messages, *after.messages), len(before.messages)
+    has_tools = has_tools or before.has_tools or after.has_tools
+    return _checked(ChatExample(messages, first, has_tools, after.shape), location)
 
 
 def _instruction(
@@ -170,13 +203,11 @@ def _instruction(
     return TargetExample(template.format(instruction, more), target)
 
 
-def _checked(
-    messages: tuple[Message, ...], first: int, has_tools: bool, location: str
-) -> ChatExample:
-    check_order(messages, location)
-    if all(message.role != "assistant" for message in messages[first:]):
+def _checked(chat: ChatExample, location: str) -> ChatExample:
+    check_order(chat.messages, location)
+    if all(message.role != "assistant" for message in chat.messages[chat.first :]):
         raise DataError(f"{location} has no answer to learn", "Mend or remove the row.")
-    return ChatExample(messages, first, has_tools)
+    return chat
 
 
 def _text(values: Mapping[str, Any], key: str, location: str) -> str:
