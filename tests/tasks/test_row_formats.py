@@ -142,7 +142,8 @@ def test_tools_are_left_out() -> None:
          "the completion of train row 3 is a list, but the rest of the row is text"),
         ("completion", {"prompt": [user("a")], "completion": "b"},
          "the completion of train row 3 are 'b', not a list"),
-        ("preference", {"prompt": "a", "chosen": "", "rejected": "b"}, "the chosen of train row 3 is empty"),
+        ("preference", {"prompt": "a", "chosen": "", "rejected": "b"},
+         "the chosen of train row 3 is empty"),
         ("text", {"text": "\n"}, "the text of train row 3 is empty"),
     ],
 )  # fmt: skip
