@@ -48,7 +48,7 @@ def chat(*turns: tuple[str, str], **fields: Any) -> ChatExample:
 
 
 HELPFUL = ("system", "Be brief.")
-ASKED, SAID = ("user", "Is it?"), ("assistant", "Yes")
+ASKED, YES = ("user", "Is it?"), ("assistant", "Yes")
 OTHER, NO = ("user", "Or?"), ("assistant", "No")
 
 
@@ -56,32 +56,32 @@ OTHER, NO = ("user", "Or?"), ("assistant", "No")
     ("row_format", "row", "expected"),
     [
         ("messages", {"messages": [user("Is it?"), answer("Yes"), user("Or?"), answer("No")]},
-         chat(ASKED, SAID, OTHER, NO, shape="role")),
+         chat(ASKED, YES, OTHER, NO, shape="role")),
         ("messages", {"messages": [{"role": "system", "content": "Be brief."}, user("Is it?"),
-                                   answer("Yes")]}, chat(HELPFUL, ASKED, SAID, shape="role")),
+                                   answer("Yes")]}, chat(HELPFUL, ASKED, YES, shape="role")),
         ("messages", {"messages": [user("Is it?"), answer("Yes")], "system": "Be brief."},
-         chat(HELPFUL, ASKED, SAID, shape="role")),
+         chat(HELPFUL, ASKED, YES, shape="role")),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Is "},
                                                                  {"type": "text", "text": "it?"}]},
-                                   answer("Yes")]}, chat(ASKED, SAID, shape="role")),
+                                   answer("Yes")]}, chat(ASKED, YES, shape="role")),
         ("conversations", {"conversations": [{"from": "human", "value": "Is it?"},
                                              {"from": "gpt", "value": "Yes"}]},
-         chat(ASKED, SAID, shape="from")),
+         chat(ASKED, YES, shape="from")),
         ("completion", {"prompt": "Is it?", "completion": "Yes"}, TargetExample("Is it?", "Yes")),
         ("completion", {"prompt": [user("Is it?"), answer("Yes"), user("Or?")],
                         "completion": [answer("No")]},
-         chat(ASKED, SAID, OTHER, NO, first=3, shape="role")),
+         chat(ASKED, YES, OTHER, NO, first=3, shape="role")),
         ("preference", {"prompt": "Is it?", "chosen": "Yes", "rejected": "No"},
          TargetExample("Is it?", "Yes")),
         ("preference", {"chosen": "Human: is it? Bot: Yes.", "rejected": "Human: is it? Bot: No."},
          TargetExample("Human: is it? Bot: ", "Yes.")),
         ("preference", {"prompt": "Is it?", "chosen": [user("Is it?"), answer("Yes")],
                         "rejected": [user("Is it?"), answer("No")]},
-         chat(ASKED, SAID, first=1, shape="role")),
+         chat(ASKED, YES, first=1, shape="role")),
         ("preference", {"prompt": [user("Is it?")], "chosen": [answer("Yes")],
-                        "rejected": [answer("No")]}, chat(ASKED, SAID, first=1, shape="role")),
+                        "rejected": [answer("No")]}, chat(ASKED, YES, first=1, shape="role")),
         ("preference", {"prompt": "Is it?", "chosen": [answer("Yes")]},
-         chat(ASKED, SAID, first=1, shape="role")),
+         chat(ASKED, YES, first=1, shape="role")),
         ("text", {"text": " The cat.\n"}, TextExample(" The cat.\n")),
     ],
 )  # fmt: skip
@@ -102,7 +102,7 @@ def test_instructions_are_written_as_alpaca_does_or_as_a_conversation() -> None:
 def test_prompts_may_be_put_into_a_chat_template() -> None:
     fields = {"prompt": "{{ q }}", "target": "{{ a }}", "chat": True}
     target = make_example(spec(None, **fields), ClassLabels(), {"q": "Is it?", "a": "Yes"}, "row")
-    assert target == chat(ASKED, SAID)
+    assert target == chat(ASKED, YES)
     ranked = {"kind": "rank", "prompt": "{{ q }}", "choices": ["Yes", "No"], "answer": "0"}
     ranking = spec(None, **ranked, chat=True)
     row = {"q": "Is it?"}
@@ -114,7 +114,7 @@ def test_tools_are_left_out() -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "add"}]}
     result = {"role": "tool", "content": "3"}
     row = {"messages": [user("Is it?"), call, result, answer("Yes")]}
-    expected = chat(ASKED, SAID, has_tools=True, shape="role")
+    expected = chat(ASKED, YES, has_tools=True, shape="role")
     assert example_of("messages", row) == expected
     row = {"messages": [user("Is it?"), answer("Yes")], "tools": [{"name": "add"}]}
     assert example_of("messages", row) == expected
