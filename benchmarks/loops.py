@@ -196,7 +196,9 @@ def evaluation_batches(learner: Learner, rows: Split) -> list[list[dict[str, Any
     """Evaluation rows in batches of hubmerge's sizes; with all choices for a rank task."""
     examples = prepare_rows(learner, rows)
     if rows.task.spec.kind == "rank":
-        choices = learner.tokenizer(text_target=list(rows.task.spec.choices))["input_ids"]
+        choices = learner.encoder.pairs.tokenizer(text_target=list(rows.task.spec.choices))[
+            "input_ids"
+        ]
         answers = [rows.example(row).answer for row in range(len(rows))]
         labels = [torch.tensor(choice) for choice in choices]
         examples = [
@@ -292,14 +294,15 @@ def prepare_rows(learner: Any, rows: Split) -> Any:
         return [
             {"image": learner.transform(picture), "label": label} for picture, label in examples
         ]
-    longest, tokenizer = learner.max_tokens, learner.tokenizer
     if kind == "text":
         texts, labels = zip(*examples, strict=True)
-        ids = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
+        longest = learner.max_tokens
+        ids = learner.tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
         return [
             {"input_ids": torch.tensor(row), "label": label}
             for row, label in zip(ids, labels, strict=True)
         ]
+    tokenizer = learner.encoder.pairs.tokenizer
     prompts = tokenizer([example.prompt for example in examples], truncation=True)["input_ids"]
     targets = tokenizer(text_target=[example.target for example in examples])["input_ids"]
     return [

@@ -18,6 +18,7 @@ from hubmerge.hub.client import Hub
 from hubmerge.learners.factory import class_model, make_learner
 from hubmerge.learners.heads import head_path
 from hubmerge.learners.learner import Learner, without_network
+from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.manifest import Manifest
 from hubmerge.models.adapter import apply_adapter
 from hubmerge.models.class_model import has_config, put_under_head, read_head_file
@@ -174,7 +175,10 @@ def preprocessing_key(learner: Learner, model: Model) -> str:
         description = json.dumps(
             {k: v for k, v in state.items() if k not in ("truncation", "padding")}
         )
-    limits = [getattr(learner, name, None) for name in ("max_tokens", "positions", "is_seq2seq")]
+    if isinstance(learner, LanguageLearner):
+        limits: object = learner.encoder.settings, tokenizer.chat_template
+    else:
+        limits = getattr(learner, "max_tokens", None)
     special_tokens = tokenizer.eos_token_id, tokenizer.pad_token_id
     return hashlib.sha256(f"{limits}/{special_tokens}/{description}".encode()).hexdigest()
 

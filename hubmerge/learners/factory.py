@@ -11,7 +11,9 @@ from hubmerge.errors import UsageError
 from hubmerge.learners.classification import TEXT_INPUTS, Classifier, ImageLearner, TextLearner
 from hubmerge.learners.heads import head_path, label_head, load_head, missing_head, new_head
 from hubmerge.learners.learner import Learner
+from hubmerge.learners.pair_encoder import PairEncoder
 from hubmerge.learners.ranking import LanguageLearner, TargetScorer
+from hubmerge.learners.row_encoder import RowEncoder
 from hubmerge.models.class_model import (
     ClassModel,
     class_order,
@@ -38,7 +40,8 @@ def make_learner(model: Model, task: Task, head: nn.Module | None, augment: bool
         positions = _max_positions(model)
         if model.is_seq2seq and positions is not None:  # prompts and targets are counted apart
             max_tokens, positions = min(max_tokens, positions), None
-        return LanguageLearner(scorer, model.tokenizer, model.is_seq2seq, max_tokens, positions)
+        pairs = PairEncoder(model.tokenizer, model.is_seq2seq, task.spec.join, task.spec.eos)
+        return LanguageLearner(scorer, RowEncoder(pairs, max_tokens, positions))
     assert head is not None
     network = head if isinstance(head, ClassModel) else Classifier(_encoder(model), head)
     if isinstance(model, TextEncoder | TextDecoder):

@@ -1,7 +1,8 @@
 """Language models: trained on a target after a prompt, evaluated by ranking several targets.
 
 Rank classification as in T-Few and TIES (arXiv 2205.05638, 2306.01708): the score of a choice is
-the sum of the log-probabilities of its tokens, including end of sequence, not normalised by length.
+the sum of the log-probabilities of its tokens, including end of sequence unless the task says
+`eos: false`, not normalised by length.
 Shapes: B prompts, P tokens of the longest prompt, N targets (one or more for each prompt), L tokens
 of the longest target, C targets of the prompt with the most, V vocabulary.
 """
@@ -10,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from operator import itemgetter
 from typing import Any, cast
 
 import torch
@@ -19,12 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import BaseModelOutput
 
-from hubmerge.errors import DataError
 from hubmerge.learners.classification import check_finite, pad_right
 from hubmerge.learners.learner import Batch, Example
-from hubmerge.tasks.examples import RankExample, TargetExample
-
-_IGNORED = -100  # the label that transformers and cross_entropy ignore
+from hubmerge.learners.row_encoder import IGNORED, EncodedRow, RowEncoder
+from hubmerge.tasks.examples import LanguageExample
 
 
 class TargetScorer(nn.Module):
@@ -47,7 +44,7 @@ class TargetScorer(nn.Module):
             output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
             logits, labels = output.logits[:, -labels.shape[1] : -1], labels[:, 1:]
         losses = cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none"
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
         return -losses.view_as(labels), logits.argmax(dim=-1)
 
@@ -69,42 +66,41 @@ class TargetScorer(nn.Module):
 
 @dataclass(frozen=True)
 class LanguageLearner:
-    """Prompts and targets, each of at most `max_tokens` tokens.
+    """Rows as tokens of `encoder`, under a language model.
 
-    `max_positions` is how many tokens a decoder can read in total, None for no limit. In a batch,
-    `owner` [N] is the index of the prompt that a target belongs to.
+    In a batch, `owner` [N] is the index of the prompt that a target belongs to.
     """
 
     network: TargetScorer
-    tokenizer: Any
-    is_seq2seq: bool
-    max_tokens: int
-    max_positions: int | None = None
+    encoder: RowEncoder
     augments: bool = False
 
-    def for_training(self, example: RankExample | TargetExample, seed: int) -> Example:
-        return self._tokenize(example.prompt, [example.target], 0)
+    @property
+    def is_seq2seq(self) -> bool:
+        return self.encoder.pairs.is_seq2seq
 
-    def for_evaluation(self, example: RankExample | TargetExample) -> Example:
-        if isinstance(example, RankExample):
-            return self._tokenize(example.prompt, example.choices, example.answer)
-        return self._tokenize(example.prompt, [example.target], -1)
+    def for_training(self, example: LanguageExample, seed: int) -> Example:
+        return _as_tensors(self.encoder.encode_for_training(example))
+
+    def for_evaluation(self, example: LanguageExample) -> Example:
+        return _as_tensors(self.encoder.encode(example))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         owner = [index for index, example in enumerate(examples) for _ in example["targets"]]
-        targets = [target for example in examples for target in example["targets"]]
+        labels = [row for example in examples for row in example["labels"]]
         answer = torch.tensor([example["answer"] for example in examples])
         batch = {"owner": torch.tensor(owner), "answer": answer}
         prompts = [example["input_ids"] for example in examples]
         if self.is_seq2seq:
-            return batch | self._pad(prompts) | {"labels": pad_right(targets, _IGNORED)}
+            return batch | self._pad(prompts) | {"labels": pad_right(labels, IGNORED)}
+        targets = [target for example in examples for target in example["targets"]]
         texts = [torch.cat([prompts[n], t]) for n, t in zip(owner, targets, strict=True)]
-        masked = [torch.full_like(prompts[n], _IGNORED) for n in owner]
-        labels = [torch.cat([m, t]) for m, t in zip(masked, targets, strict=True)]
-        return batch | self._pad(texts) | {"labels": pad_right(labels, _IGNORED)}
+        masked = [torch.full_like(prompts[n], IGNORED) for n in owner]
+        labels = [torch.cat([m, row]) for m, row in zip(masked, labels, strict=True)]
+        return batch | self._pad(texts) | {"labels": pad_right(labels, IGNORED)}
 
     def count_terms(self, batch: Batch) -> int:
-        return int((batch["labels"] != _IGNORED).sum())
+        return int((batch["labels"] != IGNORED).sum())
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         log_probs, _ = self._score_tokens(network, batch)
@@ -115,7 +111,7 @@ class LanguageLearner:
         check_finite(log_probs)
         if int(batch["answer"][0]) < 0:  # no choices: each token of the target is a prediction
             labels = batch["labels"] if self.is_seq2seq else batch["labels"][:, 1:]
-            is_padding = labels == _IGNORED
+            is_padding = labels == IGNORED
             return tokens.masked_fill(is_padding, -1), labels.masked_fill(is_padding, -1)
         scores = scores_by_prompt(log_probs.sum(dim=-1), batch["owner"])
         return scores.argmax(dim=-1, keepdim=True), batch["answer"].unsqueeze(-1)
@@ -129,48 +125,18 @@ class LanguageLearner:
         names = ("input_ids", "attention_mask", "labels", "owner")
         return cast("tuple[Tensor, Tensor]", network(*(batch[name] for name in names)))
 
-    def _tokenize(self, prompt: str, targets: Sequence[str], answer: int) -> Example:
-        ids = [torch.tensor(self.target_ids(target)) for target in targets]
-        max_length = self.max_tokens
-        if self.max_positions is not None:
-            max_length = min(max_length, self.max_positions - max(map(len, ids)))
-        prompt_ids = torch.tensor(self._prompt_ids(prompt, max_length))
-        return {"input_ids": prompt_ids, "targets": ids, "answer": answer}
-
-    def _prompt_ids(self, prompt: str, max_length: int) -> list[int]:
-        if self.is_seq2seq:
-            encoding = self.tokenizer(prompt, truncation=True, max_length=max_length)
-            return cast("list[int]", encoding["input_ids"])
-        # A decoder continues from the end of the prompt. So a long prompt loses its beginning, and
-        # no end of sequence is added; the special tokens at the start of every text are kept.
-        encoding = self.tokenizer(prompt, return_special_tokens_mask=True)
-        tokens = list(zip(encoding["input_ids"], encoding["special_tokens_mask"], strict=True))
-        start = [token for token, _ in takewhile(itemgetter(1), tokens)]
-        text = [token for token, is_special in tokens if not is_special]
-        return start + text[max(0, len(text) + len(start) - max_length) :]
-
-    def target_ids(self, target: str) -> list[int]:
-        """The tokens of a target with end of sequence; raises DataError if there are too many."""
-        # A decoder continues after the prompt's last word, so the target starts with a space.
-        text = target if self.is_seq2seq else f" {target}"
-        ids = self.tokenizer(text_target=text, add_special_tokens=False)["input_ids"]
-        ids = [*ids, self.tokenizer.eos_token_id]
-        limit = min(self.max_tokens, (self.max_positions or self.max_tokens + 1) - 1)
-        if len(ids) > limit:
-            raise DataError(
-                f"The answer {target[:40]!r} ... has {len(ids)} tokens; the limit is {limit}.",
-                "Raise `max_tokens:` in the task's YAML, or shorten the answer.",
-            )
-        return ids
-
-    def is_truncated(self, prompt: str) -> bool:
-        """Whether a prompt has more than `max_tokens` tokens."""
-        return len(self.tokenizer(prompt)["input_ids"]) > self.max_tokens
-
     def _pad(self, rows: Sequence[Tensor]) -> Batch:
-        ids = pad_right(rows, self.tokenizer.pad_token_id)
+        ids = pad_right(rows, self.encoder.pairs.tokenizer.pad_token_id)
         mask = pad_right([torch.ones_like(row) for row in rows], 0)
         return {"input_ids": ids, "attention_mask": mask}
+
+
+def _as_tensors(row: EncodedRow) -> Example:
+    targets = [torch.tensor(target) for target in row.targets]
+    # Usually every token of a target counts, and one copy is kept.
+    labels = targets if row.labels is row.targets else [torch.tensor(r) for r in row.labels]
+    prompt = torch.tensor(row.prompt)
+    return {"input_ids": prompt, "targets": targets, "labels": labels, "answer": row.answer}
 
 
 def scores_by_prompt(scores: Tensor, owner: Tensor) -> Tensor:

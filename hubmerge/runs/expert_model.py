@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -20,12 +23,13 @@ from hubmerge.models.recompute import enable_recompute
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
-from hubmerge.tasks.examples import RankExample, TargetExample
+from hubmerge.tasks.examples import ChatExample, LanguageExample
+from hubmerge.tasks.row_formats import describe_shapes, shape_of
 from hubmerge.tasks.task import Task
 from hubmerge.weights.side_files import copy_side_files
 
-_SAMPLED_ROWS = 50  # rows that are read before training, spread over the split
-_TOKENIZED_ROWS = 2000  # rows whose length in tokens is checked before training
+_SAMPLED_ROWS = 50  # images and texts that are read before training, spread over the split
+_TOKENIZED_ROWS = 2000  # rows of language tasks that become tokens before training
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,14 @@ def _check_kind(task: Task, spec: TrainSpec) -> None:
 def data_notes(learner: Learner, training: Split | None, validation: Split) -> Iterator[str]:
     """Notes on the data before training, one sentence each.
 
-    Raises DataError for rows that cannot be read, and for answers that the tokenizer truncates.
+    Raises DataError for rows that cannot be read, and for answers that are too long or have no
+    tokens; UsageError for a model that cannot read such rows.
     """
     for split in (training, validation):
         if split is None:
+            continue
+        if isinstance(learner, LanguageLearner):
+            yield from _language_notes(learner, split)
             continue
         for row in range(0, len(split), max(1, len(split) // _SAMPLED_ROWS)):
             split.example(row)
@@ -137,29 +145,60 @@ def data_notes(learner: Learner, training: Split | None, validation: Split) -> I
                 f"{len(absent)} of {len(split.classes)} classes of {split.task.name} are not in "
                 f"its {split.name} split: {', '.join(absent[:5])}."
             )
-        if isinstance(learner, LanguageLearner):
-            yield from _truncation_notes(learner, split)
 
 
-def _truncation_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
-    rows = range(min(len(split), _TOKENIZED_ROWS))
-    problems, truncated = list[str](), 0
-    for row in rows:
-        example = split.example(row)
-        assert isinstance(example, (RankExample, TargetExample))
+def _language_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:
+    """Notes on how the rows become tokens; raises DataError for rows that cannot.
+
+    Every row is read; the first ones become tokens.
+    """
+    problems, counts, row_of_shape = list[DataError](), Counter[str](), dict[str, str]()
+    for row in range(len(split)):
         try:
-            learner.for_evaluation(example)
+            example = cast(LanguageExample, split.example(row))
+            row_of_shape.setdefault(shape_of(example), f"{split.name} row {row}")
+            counts["tools"] += isinstance(example, ChatExample) and example.has_tools
+            if row < _TOKENIZED_ROWS:
+                with _name_row(split, row):
+                    encoded = learner.encoder.encode(example)
+                counts["truncated"] += encoded.is_truncated
+                counts["merged"] += not encoded.is_aligned
         except DataError as error:
-            problems.append(error.message)
-        truncated += learner.is_truncated(example.prompt)
+            problems.append(error)
+    name = f"{split.name} rows of {split.task.name}"
     if problems:
         raise DataError(
-            f"Task {split.task.name}: {len(problems)} of {len(rows)} {split.name} rows have an "
-            f"answer that would be truncated. {problems[0]}",
-            "Raise `max_tokens:` in the task's YAML, or shorten the answers.",
+            f"{len(problems)} of {len(split)} {name} cannot be used. {problems[0].message}",
+            problems[0].hint,
         )
-    if truncated:
+    if len(row_of_shape) > 1:
+        raise DataError(
+            f"Task {split.task.name}: {describe_shapes(row_of_shape)}.",
+            "Write all rows in one shape, or make a task of each.",
+        )
+    if counts["tools"]:
         yield (
-            f"{truncated} of {len(rows)} {split.name} prompts of {split.task.name} are longer than "
-            f"{learner.max_tokens} tokens and are truncated."
+            f"{counts['tools']} of {len(split)} {name} have tools, which are ignored: calls and "
+            "their results are left out."
         )
+    name = f"{min(len(split), _TOKENIZED_ROWS)} {name}"
+    if counts["truncated"]:
+        yield (
+            f"{counts['truncated']} of {name} are longer than {learner.encoder.max_tokens} tokens "
+            "and are truncated."
+        )
+    if counts["merged"]:
+        yield (
+            f"{counts['merged']} of {name} have an answer whose first characters are in a token of "
+            "the prompt, and are not predicted; end the prompt where a word ends, or write "
+            '`join: " "` in the task\'s YAML.'
+        )
+
+
+@contextmanager
+def _name_row(split: Split, row: int) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        message = f"Task {split.task.name}: {split.name} row {row}: {error.message.rstrip('.')}."
+        raise DataError(message, error.hint) from error

@@ -81,8 +81,11 @@ def _check_length(length: int) -> None:
 
 def _environment() -> _Sandbox:
     # A missing value is rendered as an empty text, not as the word None.
+    # A template is rendered to its last character: a chat template may end with a line feed.
     sandbox = _Sandbox(
-        undefined=StrictUndefined, finalize=lambda value: "" if value is None else value
+        undefined=StrictUndefined,
+        finalize=lambda value: "" if value is None else value,
+        keep_trailing_newline=True,
     )
     allowed = {name: call for name, call in sandbox.filters.items() if name in _ALLOWED_FILTERS}
     sandbox.filters = {**allowed, "join": _join, "replace": _replace}

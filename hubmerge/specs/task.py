@@ -13,17 +13,20 @@ from hubmerge.specs.parsing import Spec, as_value_error
 
 Kind = Literal["image", "text", "rank", "target"]
 Head = Literal["label", "trained"]
+Format = Literal["messages", "conversations", "completion", "preference", "alpaca", "text"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 # Keys that only some kinds of task have; in other kinds they would be ignored, so they are refused.
 _KEYS_BY_KIND = {
     "image": {"head", "templates", "classes"},
     "text": {"head", "templates", "classes", "max_tokens"},
-    "rank": {"prompt", "choices", "answer", "max_tokens"},
-    "target": {"prompt", "target", "max_tokens"},
+    "rank": {"prompt", "choices", "answer", "max_tokens", "join", "eos", "chat"},
+    "target": {"prompt", "target", "max_tokens", "join", "eos", "chat", "format"},
 }
 _REQUIRED_KEYS = {"rank": ("prompt", "choices", "answer"), "target": ("prompt", "target")}
 _METRIC_BY_KIND = {"target": "token_accuracy"}
+_CHAT_FORMATS = ("messages", "conversations")
+_MAX_TOKENS_IN_TOTAL = 1024  # the default for conversations and texts
 _TEMPLATES_BY_KIND = {"text": ("This text is about {}.",)}
 
 
@@ -32,6 +35,7 @@ class DataSpec(Spec):
 
     `files` maps split -> file pattern, and only those files are read. `image` or `text`, and
     `label`, are the columns of a classification task; prompts name their columns themselves.
+    `columns` maps the columns of a `format` to those of the data, where these differ.
     """
 
     id: str | None = None
@@ -42,6 +46,7 @@ class DataSpec(Spec):
     image: str = "image"
     text: str = "text"
     label: str = "label"
+    columns: dict[str, str] | None = None
 
     @model_validator(mode="after")
     def _check_source(self) -> DataSpec:
@@ -112,7 +117,12 @@ class TaskSpec(Spec):
     `classes` (empty: the label names of the data), or with a `trained` head. `rank`: `prompt`,
     `choices` and `answer`, the index of the correct choice, are jinja2 over the columns of a row;
     the model ranks the choices by their probability. `target`: `prompt` and `target` of supervised
-    fine-tuning. Texts are truncated to `max_tokens`.
+    fine-tuning. `join` is what stands between a prompt and what follows it: by default a space for
+    decoders, unless the prompt ends with white space or a token such as those of chat templates.
+    What follows ends with end of sequence, unless `eos` is false. With `chat`, the prompt is a
+    user's message in the tokenizer's chat template, and what follows is the answer. Instead of a
+    prompt and a target, `format` names that of the rows, such as `messages`. Texts are truncated to
+    `max_tokens`.
     """
 
     name: str
@@ -132,6 +142,10 @@ class TaskSpec(Spec):
     choices: str | tuple[str, ...] = ()
     answer: str = ""
     target: str = ""
+    join: Literal["", " "] | None = None
+    eos: bool = True
+    chat: bool = False
+    format: Format | None = None
 
     @property
     def is_classification(self) -> bool:
@@ -143,7 +157,12 @@ class TaskSpec(Spec):
     def _fill_kind_defaults(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(kind := values.get("kind"), str):
             return values
-        defaults = {"metric": _METRIC_BY_KIND.get(kind), "templates": _TEMPLATES_BY_KIND.get(kind)}
+        in_total = values.get("format") or values.get("chat")
+        defaults = {
+            "metric": _METRIC_BY_KIND.get(kind),
+            "templates": _TEMPLATES_BY_KIND.get(kind),
+            "max_tokens": _MAX_TOKENS_IN_TOTAL if in_total else None,
+        }
         return {key: value for key, value in defaults.items() if value} | values
 
     @field_validator("name")
@@ -201,13 +220,26 @@ class TaskSpec(Spec):
         if unused:
             kinds = [kind for kind, keys in _KEYS_BY_KIND.items() if unused[0] in keys]
             raise ValueError(f"`{unused[0]}` is for kind {' or '.join(kinds)}, not {self.kind}")
-        missing = [key for key in _REQUIRED_KEYS.get(self.kind, ()) if not getattr(self, key)]
+        required = () if self.format else _REQUIRED_KEYS.get(self.kind, ())
+        missing = [key for key in required if not getattr(self, key)]
         if missing:
             raise ValueError(f"kind {self.kind} needs {', '.join(f'`{key}`' for key in missing)}")
         if self.metric != _METRIC_BY_KIND.get(self.kind, "accuracy"):
             raise ValueError(
                 f"kind {self.kind} is measured by {_METRIC_BY_KIND.get(self.kind, 'accuracy')}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_format(self) -> TaskSpec:
+        if self.format and (self.prompt or self.target):
+            raise ValueError("give either `format`, or `prompt` and `target`")
+        if self.data.columns and not self.format:
+            raise ValueError("`data.columns` is for tasks with a `format`")
+        if self.chat and self.format in (*_CHAT_FORMATS, "text"):
+            raise ValueError(f"`chat` is for prompts, which `format: {self.format}` does not have")
+        if self.join is not None and (self.chat or self.format in (*_CHAT_FORMATS, "text")):
+            raise ValueError("`join` is for prompts that are not in a chat template")
         return self
 
     @model_validator(mode="after")

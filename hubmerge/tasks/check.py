@@ -13,7 +13,14 @@ import numpy as np
 
 from hubmerge.errors import DataError
 from hubmerge.tasks.data import SPLITS, Split, read_split
-from hubmerge.tasks.examples import Example, RankExample, TargetExample
+from hubmerge.tasks.examples import (
+    ChatExample,
+    Example,
+    RankExample,
+    TargetExample,
+    TextExample,
+)
+from hubmerge.tasks.row_formats import describe_shapes, shape_of
 from hubmerge.tasks.task import Task
 
 _MAX_LISTED = 5  # broken rows of a split that are listed
@@ -72,16 +79,18 @@ def _row_problems(split: Split) -> Iterator[str]:
         except DataError as error:
             yield error.message
     unlabelled = set(np.flatnonzero(split.labels_or_missing() < 0).tolist())
-    broken = 0
+    broken, row_of_shape = 0, dict[str, str]()
     for row in _rows_to_check(split):
         if row in unlabelled and split.task.spec.kind == "image":
             continue  # already reported
         try:
-            split.example(row)
+            row_of_shape.setdefault(shape_of(split.example(row)), f"{split.name} row {row}")
         except DataError as error:
             broken += 1
             if broken <= _MAX_LISTED:
                 yield error.message
+    if len(row_of_shape) > 1:
+        yield f"Task {split.task.name}: {describe_shapes(row_of_shape)}."
     if broken > _MAX_LISTED:
         more = broken - _MAX_LISTED
         yield f"Task {split.task.name}: {more} more rows of {split.name} are broken."
@@ -111,6 +120,8 @@ def _notes(splits: dict[str, Split]) -> Iterator[str]:
         return
     if train.classes and all(name.isdigit() for name in train.classes):
         yield "The class names are numbers; give them names under `classes:` in a task's YAML."
+    if train.task.spec.format and "tools" in train.rows.column_names:
+        yield "Tools are ignored: calls and their results are left out."
     in_train = set(_content_digests(train))
     for name in ("validation", "test"):
         if name not in splits:
@@ -165,10 +176,21 @@ def _describe_example(example: Example, classes: tuple[str, ...]) -> str:
         return "\n".join([_shorten(example.prompt), *map(_shorten, marked)])
     if isinstance(example, TargetExample):
         return f"{_shorten(example.prompt)}\n-> {_shorten(example.target)}"
+    if isinstance(example, ChatExample):
+        return "\n".join(_describe_turns(example))
+    if isinstance(example, TextExample):
+        return _shorten(example.text)
     text, label = example
     if not isinstance(text, str):
         text = f"an image of {text.width} x {text.height} pixels, mode {text.mode}"
     return f"{_shorten(text)}\n-> {classes[label]}"
+
+
+def _describe_turns(chat: ChatExample) -> Iterator[str]:
+    """The turns of a conversation; arrows mark the answers that are learned."""
+    for number, message in enumerate(chat.messages):
+        is_target = message.role == "assistant" and number >= chat.first
+        yield f"{'-> ' if is_target else ''}{message.role}: {_shorten(message.content)}"
 
 
 def _shorten(text: str) -> str:

@@ -18,6 +18,7 @@ from hubmerge.refs import check_repo_id, check_revision, printable
 from hubmerge.specs import TaskSpec, validate_spec
 from hubmerge.specs.prompt_language import BUILT_IN, template_names
 from hubmerge.tasks.files import SPLIT_NAMES, split_files
+from hubmerge.tasks.row_formats import ROW_FORMATS
 from hubmerge.tasks.source import one_line, stream_rows
 from hubmerge.tasks.task import Task
 
@@ -32,7 +33,20 @@ _COLUMN_GUESSES = {
         "target": ("target", "response", "answer", "completion", "output"),
     },
 }
-_COLUMN_KEYS = ("image", "text", "label", "prompt", "target")
+# Formats of rows, by the columns that they are recognised by; the first that fits is used. Prompts
+# and completions that are texts become templates, as in tasks of earlier versions.
+_FORMAT_COLUMNS = {
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "preference": ("chosen", "rejected"),
+    "completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "input", "output"),
+}
+_COLUMN_KEYS = (
+    *("image", "text", "label", "prompt", "target"),
+    *("messages", "conversations", "chosen", "rejected", "completion", "instruction", "input"),
+    *("output", "system", "tools"),
+)
 _TEST_CARVE = {"of": "train", "fraction": 0.2, "most": None, "seed": 1}
 
 
@@ -170,23 +184,52 @@ def _task_from_rows(
     placeholder = {**fields, "kind": "target", "prompt": "-", "target": "-"}
     spec = validate_spec(TaskSpec, placeholder, text)
     train = stream_rows(Task(spec, folder), spec.splits.train)
-    kind, column_of = _guess_columns(train.column_names, columns, text)
+    available = train.column_names
+    _check_columns_exist(available, columns, text)
+    if format_fields := _guess_format(train.features, columns):
+        data = {**fields["data"], **format_fields.pop("data", {})}
+        values = {**fields, "kind": "target", **format_fields, "data": data}
+        return Task(validate_spec(TaskSpec, values, text), folder)
+    kind, column_of = _guess_columns(available, columns, text)
     kind_fields: dict[str, object] = {"data": {**fields["data"], **column_of}}
     if kind == "target":
         kind_fields = {key: _column_template(column) for key, column in column_of.items()}
     return Task(validate_spec(TaskSpec, {**fields, "kind": kind, **kind_fields}, text), folder)
 
 
-def _guess_columns(
-    available: Sequence[str], columns: Mapping[str, str], text: str
-) -> tuple[str, dict[str, str]]:
-    """The kind of a task, and key -> column; columns that the user gives come first."""
+def _check_columns_exist(available: Sequence[str], columns: Mapping[str, str], text: str) -> None:
     _check_distinct(columns)
     if not available:
         raise DataError(f"{printable(text)} has no rows.", "Give data with at least one row.")
     for column in columns.values():
         if column not in available:
             raise UnknownName("column", printable(column), map(printable, available))
+
+
+def _guess_format(features: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The keys of a task for rows in a known format, empty if they are in none."""
+    own_name = {key: columns.get(key, key) for key in _COLUMN_KEYS}
+    formats = [
+        name
+        for name, keys in _FORMAT_COLUMNS.items()
+        if all(own_name[key] in features for key in keys)
+        and (name != "completion" or not isinstance(features[own_name["prompt"]], datasets.Value))
+    ]
+    others = {*_LABEL_COLUMNS, "image", *_COLUMN_GUESSES["target"]["prompt"]}
+    if not columns and "text" in features and others.isdisjoint(map(str.lower, features)):
+        formats.append("text")
+    if not formats:
+        return {}
+    row_format = ROW_FORMATS[formats[0]]
+    if not set(columns) <= {*row_format.required, *row_format.optional}:
+        return {}
+    return {"format": formats[0], **({"data": {"columns": dict(columns)}} if columns else {})}
+
+
+def _guess_columns(
+    available: Sequence[str], columns: Mapping[str, str], text: str
+) -> tuple[str, dict[str, str]]:
+    """The kind of a task, and key -> column; columns that the user gives come first."""
     remaining = [name for name in available if name not in columns.values()]
     by_lower_name = {name.lower(): name for name in reversed(remaining)}
     for kind, guesses in _COLUMN_GUESSES.items():
@@ -200,7 +243,8 @@ def _guess_columns(
     raise UsageError(
         f"Cannot guess which columns of {printable(text)} are input and answer: "
         f"{', '.join(map(printable, available))}.",
-        "Write --columns text=COLUMN,label=COLUMN, or image= and label=, or prompt= and target=.",
+        "Write --columns text=COLUMN,label=COLUMN, or image= and label=, or prompt= and target=; "
+        "for conversations messages=.",
     )
 
 

@@ -15,30 +15,50 @@ from hubmerge.specs import TaskSpec
 from hubmerge.specs.prompt_language import expression_names, template_names
 from hubmerge.tasks.labels import ClassLabels
 from hubmerge.tasks.prompts import MAX_FIELD_CHARACTERS, evaluate_expression, render_template
+from hubmerge.tasks.row_formats import (
+    ChatExample,
+    FormatExample,
+    TargetExample,
+    TextExample,
+    chat_of,
+    columns_of_format,
+    example_of_row,
+    question_and_answer,
+)
 
 
 @dataclass(frozen=True)
 class RankExample:
-    """A prompt, the choices that may follow it, and the index of the correct one."""
+    """A prompt, the choices that may follow it, and the index of the correct one.
+
+    With `chat`, the prompt is a user's message, and a choice is the answer to it.
+    """
 
     prompt: str
     choices: tuple[str, ...]
     answer: int
+    chat: bool = False
 
     @property
     def target(self) -> str:
         return self.choices[self.answer]
 
 
-@dataclass(frozen=True)
-class TargetExample:
-    """A prompt and the text that should follow it."""
-
-    prompt: str
-    target: str
+LanguageExample = RankExample | FormatExample
+Example = tuple[Image, int] | tuple[str, int] | LanguageExample
 
 
-Example = tuple[Image, int] | tuple[str, int] | RankExample | TargetExample
+__all__ = [
+    "ChatExample",
+    "Example",
+    "LanguageExample",
+    "RankExample",
+    "TargetExample",
+    "TextExample",
+    "chat_of",
+    "make_example",
+    "used_columns",
+]
 
 
 def make_example(
@@ -47,10 +67,13 @@ def make_example(
     """The example of a row; DataError names the row by `location`, such as "train row 3"."""
     if spec.kind == "rank":
         return _rank_example(spec, row, location)
+    if spec.format:
+        return example_of_row(spec, row, location)
     if spec.kind == "target":
         # Fields are not cut, as the target is learned in full; only `max_tokens` limits it.
         prompt = _render_field("prompt", spec.prompt, row, None, location)
-        return TargetExample(prompt, _render_field("target", spec.target, row, None, location))
+        target = _render_field("target", spec.target, row, None, location)
+        return question_and_answer(prompt, target, spec.chat)
     if spec.kind == "text":
         return _require_text(row["text"], "text", location), labels.label(row["label"], location)
     if not isinstance(row["image"], Image):
@@ -67,7 +90,7 @@ def _rank_example(spec: TaskSpec, row: Mapping[str, Any], location: str) -> Rank
             f"the answer of {location}, {_describe_value(answer)}, is not an index of its "
             f"{len(choices)} choices"
         )
-    return RankExample(prompt, choices, int(answer))
+    return RankExample(prompt, choices, int(answer), spec.chat)
 
 
 def _choices(spec: TaskSpec, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
@@ -107,7 +130,7 @@ def _require_text(value: Any, field: str, location: str) -> str:
         raise DataError(f"the {field} of {location} is empty")
     if not isinstance(value, str):
         raise DataError(f"the {field} of {location} is {_describe_value(value)}, not text")
-    return value.strip()
+    return value
 
 
 def _describe_value(value: Any) -> str:
@@ -120,6 +143,8 @@ def used_columns(spec: TaskSpec) -> dict[str, set[str]]:
         return {"image": {spec.data.image}, "label": {spec.data.label}}
     if spec.kind == "text":
         return {"text": {spec.data.text}, "label": {spec.data.label}}
+    if spec.format:
+        return {spec.format: set(columns_of_format(spec)[0].values())}
     columns = {
         "prompt": template_names(spec.prompt),
         "target": template_names(spec.target),

@@ -23,7 +23,7 @@ MAX_FIELD_CHARACTERS = 2048
 def render_template(
     template: str, row: Mapping[str, Any], max_field: int | None = MAX_FIELD_CHARACTERS
 ) -> str:
-    """The template rendered with a row's columns, stripped of surrounding white space.
+    """The template rendered with a row's columns, to the last character.
 
     Every string in the row is cut to `max_field` characters; None means no cut. Raises UsageError
     for a template that does not compile, DataError if it cannot be rendered with this row.
@@ -40,7 +40,7 @@ def render_template(
         raise
     except Exception as error:  # an undefined name, a wrong type, the sandbox, recursion
         raise DataError(error_reason(error)) from error
-    return "".join(pieces).strip()
+    return "".join(pieces)
 
 
 def evaluate_expression(

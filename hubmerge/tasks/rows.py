@@ -13,6 +13,7 @@ from hubmerge.errors import DataError, join_with_or
 from hubmerge.refs import printable
 from hubmerge.specs import TaskSpec
 from hubmerge.tasks.examples import used_columns
+from hubmerge.tasks.row_formats import columns_of_format
 from hubmerge.tasks.source import one_line
 from hubmerge.tasks.task import Task
 
@@ -66,8 +67,10 @@ def check_columns(task: Task, available: Sequence[str]) -> None:
 
 
 def _prompt_columns(spec: TaskSpec, available: Sequence[str]) -> list[str]:
-    """The columns that prompts use; all columns if they use `row`."""
+    """The columns that a format has or prompts use; all columns if they use `row`."""
     used = set().union(*used_columns(spec).values())
+    if spec.format:
+        used |= set(columns_of_format(spec)[1].values())
     return [name for name in available if name in used or "row" in used]
 
 

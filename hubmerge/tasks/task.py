@@ -14,6 +14,9 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import DataError
 from hubmerge.specs import TaskSpec
 
+# Keys that tasks did not have at first: unless they are used, a task keeps its digest.
+_LATER_KEYS = ("join", "eos", "chat", "format")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -47,6 +50,11 @@ class Task:
         fields: dict[str, Any] = self.spec.model_dump(
             mode="json", exclude={"title", "source", "licence"}
         )
+        for key in _LATER_KEYS:
+            if fields[key] == TaskSpec.model_fields[key].default:
+                del fields[key]
+        if fields["data"]["columns"] is None:
+            del fields["data"]["columns"]
         if fields["data"].pop("path"):
             files = self._data_files()
             fields["bytes"] = {file.as_posix(): hash_file(path) for file, path in files}

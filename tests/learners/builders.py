@@ -14,7 +14,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Batch, Learner
+from hubmerge.learners.pair_encoder import PairEncoder
 from hubmerge.learners.ranking import LanguageLearner, TargetScorer
+from hubmerge.learners.row_encoder import RowEncoder
 from hubmerge.models.loading import Model, load_model
 from hubmerge.specs import DataSpec, Kind, TaskSpec
 from hubmerge.tasks.data import RankExample
@@ -83,5 +85,6 @@ def counting_learner(end: int = 9) -> LanguageLearner:
         tokenizer_object=digits, eos_token=str(end), pad_token=str(end)
     )
     return LanguageLearner(
-        TargetScorer(CountingDecoder(10), is_seq2seq=False), tokenizer, False, max_tokens=8
+        TargetScorer(CountingDecoder(10), is_seq2seq=False),
+        RowEncoder(PairEncoder(tokenizer, is_seq2seq=False), max_tokens=8),
     )

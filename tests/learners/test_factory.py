@@ -47,7 +47,7 @@ def test_language_models_get_a_target_scorer(folders: Folders, family: str, kind
     model, learner = load_learner(folders[family], kind, max_tokens=17)
     assert (type(learner), type(learner.network)) == (LanguageLearner, TargetScorer)
     assert learner.network.model is model.module
-    assert (learner.is_seq2seq, learner.max_tokens) == (family == "t5", 17)
+    assert (learner.is_seq2seq, learner.encoder.max_tokens) == (family == "t5", 17)
     assert initial_head(model, task(kind), ()) is None
 
 

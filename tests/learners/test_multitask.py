@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pickle
 from pathlib import Path
@@ -191,7 +190,7 @@ def test_a_balance_loss_without_coefficient_is_never_called() -> None:
 
 def test_pickling_for_workers_leaves_out_network_and_balance_loss() -> None:
     learner = MultiTaskLearner.from_learners(
-        [dataclasses.replace(counting_learner(), max_tokens=5)], tasks_of("target", "one"),
+        [counting_learner()], tasks_of("target", "one"),
         lambda: torch.zeros(()), 1.0,
     )  # fmt: skip
     sent = pickle.loads(pickle.dumps(without_network(learner)))  # noqa: S301

@@ -142,7 +142,9 @@ def test_the_loss_is_that_of_the_correct_choices(
     batch = learner.collate([learner.for_training(question, 0) for question in QUESTIONS])
     correct = [each[q.answer] for q, each in zip(QUESTIONS, expected, strict=True)]
     assert learner.loss(learner.network, batch).item() == close(-sum(correct), abs=1e-3)
-    tokens = [len(learner.target_ids(question.target)) for question in QUESTIONS]
+    tokens = [
+        len(learner.encoder.encode_for_training(question).targets[0]) for question in QUESTIONS
+    ]
     assert learner.count_terms(batch) == sum(tokens)
 
 
@@ -249,25 +251,25 @@ def test_a_decoder_keeps_the_end_of_a_long_prompt() -> None:
     learner = counting_learner()
     example = learner.for_evaluation(TargetExample("0 1 2 3 4 5 6 7 8 0 1 2", "3"))
     assert example["input_ids"].tolist() == [4, 5, 6, 7, 8, 0, 1, 2]
-    assert learner.is_truncated("0 1 2 3 4 5 6 7 8")
-    assert not learner.is_truncated("0 1 2 3 4 5 6 7")
+    assert learner.encoder.encode(TargetExample("0 1 2 3 4 5 6 7 8", "3")).is_truncated
+    assert not learner.encoder.encode(TargetExample("0 1 2 3 4 5 6 7", "3")).is_truncated
 
 
 def test_a_t5_keeps_the_beginning_of_a_long_prompt(folders: Folders) -> None:
     _, learner = load_learner(folders["t5"], "rank", max_tokens=5)
     prompt = "the cat sat on the mat and the dog did not"
-    all_tokens = learner.tokenizer(prompt)["input_ids"]
+    all_tokens = learner.encoder.pairs.tokenizer(prompt)["input_ids"]
     read = learner.for_evaluation(TargetExample(prompt, "a"))["input_ids"].tolist()
     assert len(all_tokens) > 5
-    assert read == [*all_tokens[:4], learner.tokenizer.eos_token_id]
-    assert learner.is_truncated(prompt)
-    assert not learner.is_truncated("a")
+    assert read == [*all_tokens[:4], learner.encoder.pairs.tokenizer.eos_token_id]
+    assert learner.encoder.encode(TargetExample(prompt, "a")).is_truncated
+    assert not learner.encoder.encode(TargetExample("a", "a")).is_truncated
 
 
 @pytest.mark.parametrize("read", ["for_training", "for_evaluation"])
 def test_a_target_that_is_too_long_is_refused(read: str) -> None:
     learner = counting_learner()
-    assert len(learner.target_ids("1 2 3 4 5 6 7")) == 8
+    assert len(learner.encoder.encode(TargetExample("0", "1 2 3 4 5 6 7")).targets[0]) == 8
     example = RankExample("0", ("1 2 3 4 5 6 7 8", "1"), 0)
     with pytest.raises(DataError, match="has 9 tokens; the limit is 8") as refused:
         learner.for_evaluation(example) if read == "for_evaluation" else learner.for_training(
@@ -279,11 +281,16 @@ def test_a_target_that_is_too_long_is_refused(read: str) -> None:
 # Tokenizers that add special tokens: here <s> is 0, and </s> is 9.
 
 
+def with_limits(learner: LanguageLearner, tokens: int, positions: int | None = None) -> Any:
+    encoder = dataclasses.replace(learner.encoder, max_tokens=tokens, max_positions=positions)
+    return dataclasses.replace(learner, encoder=encoder)
+
+
 def learner_with_template(single: str, max_tokens: int = 8) -> LanguageLearner:
     learner = counting_learner()
     template = processors.TemplateProcessing(single, special_tokens=[("0", 0), ("9", 9)])
-    learner.tokenizer.backend_tokenizer.post_processor = template
-    return dataclasses.replace(learner, max_tokens=max_tokens)
+    learner.encoder.pairs.tokenizer.backend_tokenizer.post_processor = template
+    return with_limits(learner, max_tokens)
 
 
 @pytest.mark.parametrize(
@@ -315,10 +322,8 @@ def test_words_equal_to_special_tokens_are_kept() -> None:
 
 
 def test_a_decoder_reads_at_most_max_positions_tokens(folders: Folders) -> None:
-    learner = dataclasses.replace(
-        load_learner(folders["gpt2"], "rank")[1], max_tokens=100, max_positions=12
-    )
+    learner = with_limits(load_learner(folders["gpt2"], "rank")[1], 100, 12)
     example = learner.for_training(RankExample("one two three " * 20, ("two", "one"), 0), 0)
     assert len(example["input_ids"]) + len(example["targets"][0]) == 12
     with pytest.raises(DataError, match="the limit is 11"):
-        learner.target_ids("three " * 20)
+        learner.for_training(TargetExample("one", "three " * 20), 0)

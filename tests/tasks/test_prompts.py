@@ -16,11 +16,11 @@ ROW = {"question": " Is it? ", "choices": {"text": ["yes", "no"]}, "key": "B", "
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        ("{{ question | trim('? ') }}!\n", "Is it!"),
+        ("{{ question | trim('? ') }}!\n", "Is it!\n"),
         ("{{ question[1] | lower }}{{ question[2:] | trim }}", "is it?"),
         ("{% if 'it' in question %}{{ choices.text | join(' or ') }}{% endif %}", "yes or no"),
-        ("{% for c in choices.text %}{{ loop.index }} {{ c }}\n{% endfor %}", "1 yes\n2 no"),
-        ("{{ question.lower() | replace('?', '.') }}", "is it."),
+        ("{% for c in choices.text %}{{ loop.index }} {{ c }}\n{% endfor %}", "1 yes\n2 no\n"),
+        ("{{ question.lower() | replace('?', '.') }}", " is it. "),
         ("{{ row['key'] }}{{ gone }}{{ key * 1 if false else '' }}", "B"),
         ("", ""),
     ],

@@ -9,7 +9,8 @@ import pytest
 
 from hubmerge.errors import DataError, UnknownName, UsageError
 from hubmerge.tasks.data import SPLITS, load_split
-from hubmerge.tasks.lookup import all_tasks, catalog, find_task
+from hubmerge.tasks.lookup import CATALOG, all_tasks, catalog, find_task
+from hubmerge.tasks.task import Task
 from tests.tasks.builders import parquet_task, picture, rows_of, write_images, write_parquet
 
 
@@ -148,3 +149,11 @@ def test_the_digest_needs_the_data(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "one")
     with pytest.raises(DataError, match="there is no folder"):
         _ = task.digest
+
+
+def test_tasks_of_earlier_versions_keep_their_ids() -> None:
+    """Experts on the Hub name them; keys that were added later count only if they are used."""
+    assert find_task("paws").id == "paws@75c9a2bbbaae3038"
+    spec = find_task("paws").spec
+    changed = Task(spec.model_copy(update={"eos": False}), CATALOG)
+    assert changed.id != "paws@75c9a2bbbaae3038"
