@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from hubmerge.errors import IntegrityError, raise_together
 from hubmerge.refs import printable
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 
 FORGOTTEN_JSON = "forgotten.json"
 FORMAT = 1
@@ -140,8 +141,7 @@ def parse_forgetting(data: bytes, where: str, model: str) -> Forgetting:
     try:
         forgetting = validate_json(Forgetting, data)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")[:200]
+        reason = printable(first_problem(error))[:200]
         raise IntegrityError(f"{where} is not a valid forgotten.json: {reason}.", _HINT) from None
     problems = [f"{where}: {problem}" for problem in _problems(forgetting, model)]
     raise_together(IntegrityError, problems, _HINT)

@@ -19,6 +19,7 @@ from hubmerge.lock_numbers import find_number_problems
 from hubmerge.manifest import Source, files_digest
 from hubmerge.refs import check_inner_path, check_repo_id, is_sha, printable
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 
 _MAX_BYTES = 16_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -59,8 +60,7 @@ def parse_lock(data: bytes, where: str) -> Lock:
         # The format that is written follows from the picks.
         lock = dataclasses.replace(validate_json(Lock, data), format=FORMAT)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = first_problem(error)
         raise IntegrityError(f"{where} is not a valid lock: {printable(reason)[:200]}.") from error
     except (ValueError, RecursionError) as error:
         raise IntegrityError(

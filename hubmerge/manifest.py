@@ -15,6 +15,7 @@ from hubmerge.errors import IntegrityError
 from hubmerge.kinds import EXPERT, MERGE, MOE, ModelKind
 from hubmerge.refs import printable
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 
 MANIFEST_JSON = "hubmerge.json"
 FORMAT = 1
@@ -292,8 +293,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             )
         return validate_json(Manifest, data)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = first_problem(error)
     except (ValueError, RecursionError) as error:
         reason = str(error)
     raise IntegrityError(

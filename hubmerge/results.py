@@ -20,6 +20,7 @@ from hubmerge.errors import DataError
 from hubmerge.seed_statistics import holm, interval, mean, p_above, stderr
 from hubmerge.specs.recipe import Quantity
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 
 FORMAT: Literal[1] = 1
 RESULTS_JSON = "results.json"
@@ -192,10 +193,8 @@ def read_results(path: Path) -> Results:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}.", "Run the recipe first.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{file} does not hold the results of a recipe: {key}: {first['msg']}.",
+            f"{file} does not hold the results of a recipe: {first_problem(error)}.",
             "Give the results.json that `hubmerge run` wrote.",
         ) from error
 

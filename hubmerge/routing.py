@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from hubmerge.errors import IntegrityError, raise_together
 from hubmerge.refs import printable
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 
 ROUTING_JSON = "routing.json"
 FORMAT = 1
@@ -114,8 +115,7 @@ def parse_routing(data: bytes, where: str) -> Routing:
     try:
         routing = validate_json(Routing, data)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")[:200]
+        reason = printable(first_problem(error))[:200]
         raise IntegrityError(f"{where} is not a valid routing.json: {reason}.") from None
     problems = [f"{where}: {problem}" for problem in _problems(routing)]
     raise_together(IntegrityError, problems, "Measure the mixture again.")

@@ -11,7 +11,16 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hubmerge"
 LAYERS = [
-    {"errors", "durable", "progress", "kinds", "front_matter", "model_files", "typed_json"},
+    {
+        "errors",
+        "durable",
+        "progress",
+        "kinds",
+        "front_matter",
+        "model_files",
+        "typed_json",
+        "validation_errors",
+    },
     {"byte_sizes", "cores", "garbage_collection", "seed_statistics"},
     {"refs", "specs", "server", "file_digests"},
     {"weights", "tasks", "hub", "scores", "trials", "routing", "forgetting"},
@@ -39,6 +48,7 @@ LIGHT = (
     "front_matter",
     "model_files",
     "typed_json",
+    "validation_errors",
     "byte_sizes",
     "cores",
     "garbage_collection",

@@ -18,6 +18,7 @@ from hubmerge.errors import DataError
 from hubmerge.flows import report as reporting
 from hubmerge.manifest import Manifest, Source
 from hubmerge.opening.opened_model import PinnedModel
+from hubmerge.refs import ModelRef, Revision
 from hubmerge.scores import Score, ScoreLog, by_task, display_names, upcycling
 
 
@@ -149,3 +150,34 @@ def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
         list(pool.map(lambda n: ScoreLog(log.path).append([score(0.5, f"t{n}@1")]), range(64)))
     assert len(log.read()) == 64
     assert all(json.loads(line) for line in log.path.read_text().splitlines())
+
+
+def test_experts_of_one_task_have_a_curve_for_each_tuning_and_repository(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base, log = Source("o/base@1", "b", "d"), ScoreLog(tmp_path / "scores.jsonl")
+    pinned = []
+    values = {"o/full": 0.5, "o/lora": 0.6, "o/lora-2": 0.7}
+    for repo, value in values.items():
+        for step in (1, 2):
+            tune = "full" if repo == "o/full" else "lora"
+            manifest = Manifest(
+                kind="expert", base=base, task="a@1", step=step, training={"tune": tune},
+                files={"weights": f"{repo}{step}"},
+            )  # fmt: skip
+            log.append([score(value + step / 100, "a@1", manifest.digest)])
+            revision = Revision(ModelRef(repo, revision=f"step{step}"), "sha", step)
+            pinned.append(SimpleNamespace(manifest=manifest, revision=revision))
+    monkeypatch.setattr(reporting, "_pin_models", lambda *_: pinned)
+    report = reporting.report_accuracy(cast(Any, None), [], log, "test")
+    curves = {
+        name: {step: point.value for step, point in curve.items()}
+        for name, curve in report.curves.items()
+    }
+    name = reporting.EXPERTS
+    assert curves == {
+        f"full {name}": {1: 0.51, 2: 0.52},
+        f"lora {name}": {1: 0.61, 2: 0.62},
+        f"lora {name} (2)": {1: 0.71, 2: 0.72},
+    }
+    assert report.left_out == ()

@@ -37,7 +37,7 @@ def render_card(card_input: CardInput, previous: str = "") -> str:
         split=card_input.split,
         provenance=[escape_markdown(line) for line in provenance(manifest)],
         command=escape_code(manifest.command),
-        loading=loading_instructions(manifest),
+        loading=loading_instructions(manifest, card_input.language_loader),
         licence=list(_licence_lines(manifest)),
         version=escape_markdown(str(manifest.versions.get("hubmerge", ""))),
         **template_variables(card_input),

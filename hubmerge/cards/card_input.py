@@ -32,6 +32,7 @@ class CardInput:
     `lock` is the lock stored with a merge or a mixture, `routing` the measured routing of a
     mixture, and `forgotten` what either forgets compared with its experts. `steps` (the steps of
     the repository) and `used_by` (the merges made of an expert) need a Hub, else they are empty.
+    `language_loader` is the class that loads a language model, None if it is not known.
     """
 
     manifest: Manifest
@@ -42,6 +43,7 @@ class CardInput:
     used_by: tuple[str, ...] = ()
     routing: Routing | None = None
     forgotten: Forgetting | None = None
+    language_loader: str | None = None
 
     @cached_property
     def own_scores(self) -> list[Score]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -48,6 +49,11 @@ def task_kind_of(manifest: Manifest) -> TaskKind:
     return _KINDS.get(manifest.task_kind, _UNKNOWN)
 
 
+def is_language_model(manifest: Manifest) -> bool:
+    """Whether a model generates text, so that its class depends on its architecture."""
+    return task_kind_of(manifest) is _GENERATION
+
+
 def base_model_relation(manifest: Manifest) -> str:
     """The Hub's `base_model_relation` of a model to its base."""
     if manifest.is_merge:
@@ -66,14 +72,20 @@ def pinned_label(source: Source) -> str:
     return f"{source.label}, {kind} {source.sha}"
 
 
-def loading_instructions(manifest: Manifest) -> str:
-    """How to load a model, as Markdown; without hubmerge if another library can."""
+def loading_instructions(manifest: Manifest, language_loader: str | None = None) -> str:
+    """How to load a model, as Markdown; without hubmerge if another library can.
+
+    `language_loader` is the class that loads a language model, None if it is not known.
+    """
+    kind = task_kind_of(manifest)
+    if language_loader and is_language_model(manifest):
+        kind = dataclasses.replace(kind, loader=language_loader, loader_note="")
     heads = [escape_markdown(name) for name in _head_files(manifest)]
     if not heads:
-        return _model_loading(manifest)
+        return _model_loading(manifest, kind)
     return (
-        f"{_model_loading(manifest)} Trained heads are separate files, each with the `weight` and "
-        f"`bias` of a linear layer: {', '.join(heads)}."
+        f"{_model_loading(manifest, kind)} Trained heads are separate files, each with the "
+        f"`weight` and `bias` of a linear layer: {', '.join(heads)}."
     )
 
 
@@ -81,10 +93,9 @@ def _head_files(manifest: Manifest) -> list[str]:
     return [name for name in manifest.files if name.startswith("head-")]
 
 
-def _model_loading(manifest: Manifest) -> str:
+def _model_loading(manifest: Manifest, kind: TaskKind) -> str:
     if manifest.is_moe:
-        return _moe_loading(manifest)
-    kind = task_kind_of(manifest)
+        return _moe_loading(manifest, kind)
     if manifest.layout == "open_clip":
         return (
             "Load it with open_clip alone: download the folder and call "
@@ -92,18 +103,18 @@ def _model_loading(manifest: Manifest) -> str:
         )
     if manifest.layout == "peft":
         return (
-            f"Load it with peft alone: {_base_loading(manifest)}, then call "
+            f"Load it with peft alone: {_base_loading(manifest, kind)}, then call "
             "`PeftModel.from_pretrained(base, REPO, revision=TAG)`."
         )
     call = f"`{kind.loader}.from_pretrained(REPO, revision=TAG)`{kind.loader_note}"
     return f"Load it with transformers alone: {call}."
 
 
-def _moe_loading(manifest: Manifest) -> str:
+def _moe_loading(manifest: Manifest, kind: TaskKind) -> str:
     """The mixture needs hubmerge; one expert alone, or an export for PEFT's Arrow, does not."""
     lines = [
         'Load all of it with `hubmerge.load_moe("REPO@TAG")`.',
-        f"One expert alone is loaded with peft: {_base_loading(manifest)}, then call "
+        f"One expert alone is loaded with peft: {_base_loading(manifest, kind)}, then call "
         f'`PeftModel.from_pretrained(base, REPO, subfolder="experts/{_example_expert(manifest)}", '
         "revision=TAG)`.",
     ]
@@ -113,9 +124,8 @@ def _moe_loading(manifest: Manifest) -> str:
     return "\n\n".join(lines)
 
 
-def _base_loading(manifest: Manifest) -> str:
+def _base_loading(manifest: Manifest, kind: TaskKind) -> str:
     """How to load the base of an adapter."""
-    kind = task_kind_of(manifest)
     call = f"`{kind.loader}.from_pretrained`{kind.loader_note}"
     if manifest.training.get("base_layout") == "open_clip":
         call = '`open_clip.create_model("local-dir:FOLDER")`'

@@ -22,6 +22,7 @@ from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError, UsageError, raise_together
 from hubmerge.predictions import Predictions
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 
 DIFFICULTY_JSON = "difficulty.json"
 FORMAT = 1
@@ -183,8 +184,7 @@ def read_difficulty(path: Path) -> Difficulty:
     try:
         difficulty = validate_json(Difficulty, path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:200]
+        reason = first_problem(error)[:200]
         raise DataError(f"{path} is not a valid difficulty.json: {reason}.", _HINT) from None
     raise_together(DataError, [f"{path}: {problem}" for problem in _problems(difficulty)])
     return difficulty

@@ -6,10 +6,13 @@ import dataclasses
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hubmerge.cards.card import CardInput, StepTag, render_card
 from hubmerge.cards.metadata import EVAL_RESULTS, eval_results
+from hubmerge.cards.model_class import language_loader
+from hubmerge.cards.usage import is_language_model
 from hubmerge.durable import write_atomic
 from hubmerge.errors import UsageError
 from hubmerge.forgetting import FORGOTTEN_JSON as FORGOTTEN
@@ -69,7 +72,15 @@ def update_card(
             "Name a model that hubmerge trained or merged.",
         )
     manifest = pinned.manifest
-    card_input = CardInput(manifest, log.read(), split, lock=_read_lock(hub, pinned, manifest))
+    card_input = CardInput(
+        manifest,
+        log.read(),
+        split,
+        lock=_read_lock(hub, pinned, manifest),
+    )
+    if is_language_model(manifest):
+        loader = language_loader(partial(_read_existing, hub, pinned))
+        card_input = dataclasses.replace(card_input, language_loader=loader)
     if manifest.is_moe:
         card_input = dataclasses.replace(card_input, routing=_read_routing(hub, pinned))
     if not manifest.is_expert:

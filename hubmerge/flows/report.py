@@ -40,12 +40,14 @@ def report_accuracy(
     """Collect the scores of step revisions, and of merges and mixtures with one common step.
 
     A mixture of experts is shown at the step of its experts; its curve's name has its own step if
-    there are several. A repository without a revision means all its steps. A point needs a score on
-    every task of the experts. Raises DataError if there are no scores, or several metrics.
+    there are several. A repository without a revision means all its steps. Experts of one task that
+    are in other repositories or tuned in another way have a curve of their own. A point needs a
+    score on every task of the experts. Raises DataError if there are no scores, or several metrics.
     """
     scores = [score for score in log.read() if score.split == split]
     models = _pin_models(hub, refs)
     experts = [(model, m) for model in models if (m := model.manifest) and m.is_expert]
+    expert_curves = _expert_curves(experts)
     merges = [(model, m) for model in models if (m := model.manifest) and not m.is_expert]
     tasks = tuple(sorted({str(m.task) for _, m in experts})) or _tasks_of_merges(merges)
     left_out = [
@@ -62,7 +64,8 @@ def report_accuracy(
             left_out.append(f"{model.revision.label}: not measured on {split}")
         elif manifest.is_expert:
             expert_scores = [s for s in own_scores.values() if s.task == manifest.task]
-            scores_by_point.setdefault((EXPERTS, step), []).extend(expert_scores)
+            curve = expert_curves[_repetition(model, manifest)]
+            scores_by_point.setdefault((curve, step), []).extend(expert_scores)
         else:
             scores_by_point[_curve_name(manifest, merges), step] = list(own_scores.values())
 
@@ -80,6 +83,35 @@ def report_accuracy(
         )
     names = display_names(tasks)
     return AccuracyReport(split, tuple(names.values()), curves, tuple(left_out))
+
+
+def _repetition(model: PinnedModel, manifest: Manifest) -> tuple[str, str, str]:
+    """What the steps of one expert have in common: their task, how it was tuned, and where."""
+    ref = model.revision.ref
+    tune = str(manifest.training.get("tune") or ("lora" if manifest.layout == "peft" else "full"))
+    return str(manifest.task), tune, ref.repo_id or str(ref.path and ref.path.parent)
+
+
+def _expert_curves(
+    experts: Iterable[tuple[PinnedModel, Manifest]],
+) -> dict[tuple[str, str, str], str]:
+    """The name of the curve of each expert: one curve has at most one expert of a task.
+
+    Where tasks have several, those tuned alike share a curve, in the order of their names here.
+    """
+    by_task: dict[str, list[tuple[str, str, str]]] = {}
+    for key in dict.fromkeys(_repetition(model, manifest) for model, manifest in experts):
+        by_task.setdefault(key[0], []).append(key)
+    tunes = sorted({key[1] for keys in by_task.values() for key in keys})
+    most = max(map(len, by_task.values()), default=0)
+    names: dict[tuple[str, str, str], str] = {}
+    for keys in by_task.values():
+        for tune in tunes:
+            alike = [key for key in keys if key[1] == tune]
+            for number, key in enumerate(alike, 1):
+                names[key] = EXPERTS if most == 1 else f"{tune} {EXPERTS}"
+                names[key] += f" ({number})" if number > 1 else ""
+    return names
 
 
 def _check_metrics(scores: Iterable[Score]) -> None:

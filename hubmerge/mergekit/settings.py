@@ -20,6 +20,7 @@ from hubmerge.mergekit.rules import MergekitRules, Rule
 from hubmerge.mergekit.values import Scalar
 from hubmerge.merging.settings import check_settings, for_tensors
 from hubmerge.merging.tensor_params import Setting, TensorSettings
+from hubmerge.validation_errors import first_problem
 from hubmerge.weights.header import safe_name
 
 _EQUAL = 1e-9
@@ -209,7 +210,7 @@ class _SettingsMaker:
                 shared = settings.params(params, place.name)
                 own = settings.expert_params(params, place.name)
             except ValidationError as error:
-                reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+                reason = first_problem(error)
                 problems.setdefault(reason, f"{safe_name(place.name)}: {reason}.")
                 continue
             weights = settings.weights(self._weights, place.name)

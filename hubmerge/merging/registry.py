@@ -14,6 +14,7 @@ from hubmerge.kinds import MOE
 from hubmerge.merging.built_in import BUILT_IN
 from hubmerge.merging.method import Method as Method
 from hubmerge.refs import printable
+from hubmerge.validation_errors import describe_value_problem
 
 ENTRY_POINT_GROUP = "hubmerge.methods"
 
@@ -146,10 +147,10 @@ def describe_problem(method: Method, problem: Mapping[str, Any]) -> str:
     """A sentence for one of pydantic's errors on a method's parameters."""
     name = ".".join(str(part) for part in problem["loc"])
     if not name:  # of several parameters together
-        return f"{method.name}: {str(problem['msg']).removeprefix('Value error, ')}."
+        return f"{describe_value_problem(problem, method.name)}."
     if problem["type"] != "extra_forbidden":
-        text = str(problem["msg"])
-        return f"{name}={problem['input']!r}: {text[0].lower()}{text[1:]}."
+        given = f"{name}={problem['input']!r}"
+        return f"{describe_value_problem(problem, given)}."
     known = sorted(method.params.model_fields)
     if not known:
         return f"Unknown parameter {name!r}: {method.name} has none."

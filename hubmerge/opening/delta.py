@@ -18,6 +18,7 @@ from hubmerge.manifest import Manifest, Source, files_digest
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import ModelRef, check_repo_id, is_sha, printable
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 from hubmerge.weights import delta_file
 from hubmerge.weights.atomic_folder import atomic_folder
 from hubmerge.weights.checkpoint import Checkpoint
@@ -94,8 +95,7 @@ def parse_delta(data: bytes, label: str) -> DeltaManifest:
     try:
         return validate_json(DeltaManifest, data)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = first_problem(error)
         raise IntegrityError(
             f"{DELTA_JSON} of {label} cannot be read: {printable(reason)[:200]}."
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from hubmerge.cards import forgotten, routing, selection
@@ -13,6 +13,7 @@ from hubmerge.cards.card import CardInput, render_card
 from hubmerge.cards.curve import CSV, PICTURE, curve_csv
 from hubmerge.cards.figures import heat_map_png, selection_png, training_curve_png
 from hubmerge.cards.forgotten_bars import forgotten_bars_png
+from hubmerge.cards.model_class import language_loader
 from hubmerge.cards.routing_map import routing_map_png
 from hubmerge.durable import hash_file, write_atomic
 from hubmerge.errors import IntegrityError, NotOnHub
@@ -54,11 +55,22 @@ def finalize_folder(folder: Path, manifest: Manifest, lock: bytes | None = None)
     if lock is not None:
         (folder / LOCK).write_bytes(lock)
     card = render_card(
-        CardInput(complete, (), lock=read_folder_lock(folder, complete), routing=measured)
+        CardInput(
+            complete,
+            (),
+            lock=read_folder_lock(folder, complete),
+            routing=measured,
+            language_loader=language_loader(partial(_read_text, folder)),
+        )
     )
     (folder / CARD).write_text(card, encoding="utf-8")
     if lock is not None:
         add_figures(folder, complete)
+
+
+def _read_text(folder: Path, name: str) -> str:
+    path = folder / name
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def read_folder_lock(folder: Path, manifest: Manifest) -> Lock | None:

@@ -18,6 +18,7 @@ from hubmerge.refs import check_repo_id, check_revision, is_sha, printable, step
 from hubmerge.retention.choice import Verdict, stored_bytes
 from hubmerge.retention.evidence import Regret
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 
 FORMAT = 1
 # An assumption, stated wherever costs are shown: public storage beyond what an account includes,
@@ -93,8 +94,7 @@ def parse_plan(data: bytes, where: str) -> RetentionPlan:
             raise ValueError(f"unknown format; this hubmerge reads format {FORMAT}")
         plan = validate_json(RetentionPlan, data)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = first_problem(error)
         raise IntegrityError(f"{where} is not a plan: {printable(reason)[:200]}.") from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{where} is not a plan: {printable(str(error))[:200]}.") from error

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hubmerge.errors import UsageError, raise_together
 from hubmerge.refs import printable
+from hubmerge.validation_errors import describe_value_problem
 
 _MAX_YAML = 1_000_000
 # Both make plain values only; libyaml's, which is in the wheels of PyYAML, is ten times as fast.
@@ -105,8 +106,7 @@ def describe_problem(model: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"unknown key {printable(location)!r}" + (
             f"; did you mean {near[0]!r}?" if near else ""
         )
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{location}: {message}" if location else message
+    return describe_value_problem(problem, location)
 
 
 def _field_names(kind: object) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from hubmerge.errors import CheckpointError, raise_together
 from hubmerge.refs import printable
 from hubmerge.typed_json import validate_json
+from hubmerge.validation_errors import first_problem
 from hubmerge.weights.header import parse_json_object, safe_name
 from hubmerge.weights.layout import regular_file
 
@@ -108,8 +109,7 @@ def parse_moe_config(data: bytes, where: str) -> MoeConfig:
     try:
         config = validate_json(MoeConfig, data)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")[:200]
+        reason = printable(first_problem(error))[:200]
         raise CheckpointError(
             f"{where} is not the configuration of a mixture of experts: {reason}."
         ) from None

@@ -37,7 +37,7 @@ def translate(text: str, folder: Path) -> MergekitMerge:
     (TIES + "parameters: {density: [{filter: mlp}]}", "a filter without a value"),
     (TIES + "parameters: {density: []}", "is an empty list"),
     (TIES + "parameters: {density: much}", "'much' is not a number"),
-    (TIES + "parameters: {density: 1.5}", "parameters.density: density=1.5: input should be less"),
+    (TIES + "parameters: {density: 1.5}", "density=1.5 must be at most 1"),
     (TIES + "parameters: {normalize: 0.5}", "0.5 is neither true nor false"),
     (TIES + "parameters: {density: true}", "true is not a number"),
     (TIES + "dtype: int64", "Unknown dtype 'int64'"),
@@ -99,7 +99,7 @@ def translate(text: str, folder: Path) -> MergekitMerge:
     ("merge_method: linear", "give either models or slices"),
     ("merge_method: passthrough\nslices: [{sources: [{model: o/a, layer_range: [2, 2]}]}]",
      "[2, 2] has no layer in it"),
-    ("merge_method: passthrough\nslices: [{sources: [{model: o/a}]}]", "layer_range: Field"),
+    ("merge_method: passthrough\nslices: [{sources: [{model: o/a}]}]", "layer_range is missing"),
     ("merge_method: passthrough\nslices: [{base_model: o/b, sources: [{model: o/a, layer_range: "
      "[0, 2]}]}]", "a slice has no base of its own"),
     ("merge_method: passthrough\nslices: [{residual_weight: 0.1, sources: [{model: o/a, "

@@ -37,7 +37,7 @@ SHORT = ("--base", "hubmerge/tiny-clip", "--steps", "3", "--batch", "4", "--warm
         (("train", *TRAIN, *TO, "--task", "mini-mnist", "--push-every", "4,99"), 2, "--steps 99"),
         (("train", *TRAIN, "--task", "mini-mnist", "--to", "../x"), 2, "not a repository id"),
         (("train", *TRAIN, "--task", "mini-mnist", "--to", "o/" + "n" * 300), 2, "too long"),
-        (("train", "--task", "mini-mnist"), 2, "base: Field required"),
+        (("train", "--task", "mini-mnist"), 2, "base is missing"),
         (("merge", "demo/mnist@step8", "demo/hebrew@step8", "--method", "tise"), 2, "mean ties"),
         (
             ("merge", "demo/mnist@step8", "demo/hebrew@step8", "--set", "densty=1"),
@@ -96,7 +96,7 @@ def test_all_problems_of_a_spec_are_reported_together(hubmerge: Command, tmp_pat
     spec.write_text("base: o/b\ntask: mini-mnist\nto: bad\nstep: 8\nlr: -1\n")
     result = hubmerge("train", spec)
     assert result.code == 2
-    for part in ("did you mean 'steps'", "lr:", "to: 'bad' is not a repository id"):
+    for part in ("did you mean 'steps'", "lr must be", "to: 'bad' is not a repository id"):
         assert part in result.err
 
 

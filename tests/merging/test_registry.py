@@ -54,8 +54,8 @@ def test_all_problems_are_reported_with_similar_names() -> None:
     message = caught.value.message
     assert message.startswith("4 problems:")
     assert "Unknown parameter of ties 'densty'. Did you mean density?" in message
-    assert "density='1.5': input should be less than or equal to 1." in message
-    assert "sign='majority': input should be 'unweighted' or 'weighted'." in message
+    assert "density='1.5' must be at most 1." in message
+    assert "sign='majority' must be 'unweighted' or 'weighted'." in message
     assert "scale='big'" in message
     assert "hubmerge methods ties" in caught.value.hint
 

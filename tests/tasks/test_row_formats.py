@@ -160,7 +160,7 @@ def test_broken_rows_are_named(row_format: str, row: Row, reason: str) -> None:
         ({"format": "messages", "chat": True}, "`format: messages` does not have"),
         ({"format": "messages", "join": " "}, "`join` is for prompts"),
         ({"prompt": "a", "target": "b", "chat": True, "join": ""}, "`join` is for prompts"),
-        ({"prompt": "a", "target": "b", "join": "\n"}, "join: Input should be '' or ' '"),
+        ({"prompt": "a", "target": "b", "join": "\n"}, "join must be '' or ' '"),
         ({"kind": "image", "format": "messages"}, "`format` is for kind target, not image"),
     ],
 )
