@@ -11,6 +11,7 @@ peak of the process without the pages of mapped files.
     make bench                                  97 M parameters, base and 8 experts, 3.5 GB
     python -m benchmarks.merge --preset tiny    seconds, to see that it runs
     python -m benchmarks.merge --mergekit PATH/mergekit-yaml --methods average ties
+    python -m benchmarks.merge --preset 0.5b --experts 4     bfloat16, 4.7 GB
 """
 
 from __future__ import annotations
@@ -141,14 +142,14 @@ def ours(method: str, out: Path, base: Path, experts: Sequence[Path]) -> list[st
 
 
 def mergekits(
-    program: str, method: str, out: Path, base: Path, experts: Sequence[Path]
+    program: str, method: str, dtype: str, out: Path, base: Path, experts: Sequence[Path]
 ) -> list[str]:
     """mergekit's command for the same merge; writes its configuration beside the result."""
     name, params, _ = METHODS[method]
     models = [{"model": str(e), "parameters": {"weight": 1.0, **params}} for e in experts]
     if name in ("karcher", "model_stock", "sce"):
         models = [{"model": str(e)} for e in experts]
-    config: dict[str, object] = {"merge_method": name, "models": models, "dtype": "float32"}
+    config: dict[str, object] = {"merge_method": name, "models": models, "dtype": dtype}
     if name not in ("linear", "multislerp", "karcher"):
         config["base_model"] = str(base)
     file = out.with_suffix(".yml")
@@ -200,12 +201,13 @@ def _measure_all(
             start = time.perf_counter()
             subprocess.run(command, env=os.environ | env, check=True, capture_output=True)
             rows.setdefault("again", []).append((time.perf_counter() - start, 0.0))
-            if method in IN_MEMORY:
+            if method in IN_MEMORY and PRESETS[options.preset].dtype == "float32":
                 rival = [sys.executable, "-c", RIVAL, method, str(scratch / "rival"), *inputs]
                 rows.setdefault("memory", []).append(measure(rival, scratch / "rival", env))
             if options.mergekit:
                 out = scratch / "mergekit"
-                command = mergekits(options.mergekit, method, out, base, experts)
+                dtype = PRESETS[options.preset].dtype
+                command = mergekits(options.mergekit, method, dtype, out, base, experts)
                 rows.setdefault("mergekit", []).append(measure(command, out, env))
         print(_row(method, rows), flush=True)
         results[method] = rows

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -27,11 +28,14 @@ class Preset:
     inner: int
     layers: int
     vocabulary: int
+    dtype: str = "float32"
 
 
 PRESETS = {
     "tiny": Preset(16, 32, 2, 48),
+    "tiny-bf16": Preset(16, 32, 2, 48, "bfloat16"),
     "97m": Preset(768, 2048, 12, 8192),
+    "0.5b": Preset(1024, 4096, 24, 32_000, "bfloat16"),  # 469 million
 }
 
 
@@ -59,8 +63,9 @@ def make_workload(folder: Path, preset: Preset, experts: int, seed: int = 202406
         if not (path / "model.safetensors").is_file():
             path.mkdir(parents=True, exist_ok=True)
             (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+            dtype = ml_dtypes.bfloat16 if preset.dtype == "bfloat16" else np.float32
             values = {
-                tensor: _values(seed, number, tensor, shape)
+                tensor: _values(seed, number, tensor, shape).astype(dtype)
                 for tensor, shape in tensor_shapes(preset)
             }
             save_file(values, path / "model.safetensors", metadata={"format": "pt"})
