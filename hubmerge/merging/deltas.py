@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+
 from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import Array, cast
 from hubmerge.weights.lora import LowRankMatrix
@@ -100,23 +102,26 @@ def map_parts(passes: DeltaPasses | ParallelPasses, function: Callable[[Deltas],
 
 
 def sample_ranges(sizes: Sequence[int], count: int) -> Iterator[tuple[int, int, int]]:
-    """Evenly spaced ranges of about `count` entries: the number of an array, and where in it.
+    """Ranges of about `count` entries of all arrays in a row: the number of an array, and where.
 
-    Each range is in the middle of its stretch of all arrays in a row. Arrays with no more than
-    `count` entries are read as a whole, in blocks.
+    The arrays are divided into equal stretches, and a range is at a random place in each, always
+    the same for the same sizes: at equal distances, ranges would see rows that repeat at the same
+    place again and again. Arrays with no more than `count` entries are read as a whole, in blocks.
     """
-    total, position = sum(sizes), 0
+    total = sum(sizes)
     if total <= count:
         for number, size in enumerate(sizes):
             for start in range(0, size, BLOCK_SIZE):
                 yield number, start, min(start + BLOCK_SIZE, size)
         return
-    every = max(total // max(count // _SAMPLE, 1), _SAMPLE)
-    for number, size in enumerate(sizes):
-        first = ((every - _SAMPLE) // 2 - position) % every
-        for start in range(first, size, every):
-            yield number, start, min(start + _SAMPLE, size)
-        position += size
+    stretches = max(count // _SAMPLE, 1)
+    length = total // stretches
+    places = np.random.default_rng(0).integers(0, max(length - _SAMPLE, 0) + 1, stretches)
+    positions = places + length * np.arange(stretches)
+    ends = np.cumsum(sizes)
+    for position, number in zip(positions, np.searchsorted(ends, positions, "right"), strict=True):
+        start = int(position - ends[number]) + sizes[number]
+        yield int(number), start, min(start + _SAMPLE, sizes[number])
 
 
 def sample_parts(passes: DeltaPasses | ParallelPasses, count: int) -> Iterator[Deltas]:

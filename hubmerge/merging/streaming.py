@@ -71,7 +71,7 @@ class PartStream:
         return self._reader().files
 
     def sample(self, count: int) -> Iterator[Deltas]:
-        """About `count` entries, evenly spaced; copies, which stay valid."""
+        """About `count` entries, in every part of the model; copies, which stay valid."""
         reader = PartReader(self.plan, self.softenings)
         sizes = [span.stop - span.start for span in self.spans]
         try:

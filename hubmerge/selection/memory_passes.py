@@ -56,7 +56,7 @@ class MemoryPasses:
                 yield deltas, start, min(start + step * _PARTS, size), step
 
     def sample(self, count: int) -> Iterator[Deltas]:
-        """About `count` entries of the model, evenly spaced."""
+        """About `count` entries, in every part of the model."""
         sizes = [self.load(name).values[0].size for name in self.names]
         for number, ranges in groupby(sample_ranges(sizes, count), key=itemgetter(0)):
             deltas = self.load(self.names[number])
