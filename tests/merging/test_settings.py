@@ -106,7 +106,7 @@ def test_the_order_of_experts_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "settings", "problem"), [
     ("ties", {"density[mlp]": "0.3"}, "density[mlp]: density must be the same for all tensors"),
     ("ties", {"weight[mlp]": "-1"}, "weight[mlp]=-1: every weight must be positive"),
-    ("dare", {"density[mlp]": "2"}, "less than or equal to 1"),
+    ("dare", {"density[mlp]": "2"}, "must be at most 1"),
     ("dare", {"densty[mlp]": "0.2"}, "densty"),
     ("dare", {"rescale": "[1,2]"}, "rescale"),
     ("dare_ties", {"rescale[mlp]": "l1"}, "rescale must be the same for all tensors"),
