@@ -162,6 +162,22 @@ def test_chats_are_recognised_by_their_columns(
     assert result.data["validation"][1]["loss"] == pytest.approx(loss, abs=1e-4)
 
 
+@pytest.mark.parametrize("base", AROUND_ANSWERS, indirect=True)
+def test_packed_chats_are_learned_like_others(
+    hubmerge: Command, api: HfApi, base: Path, rows: Path
+) -> None:
+    results = {}
+    for name, option in {"apart": "--no-pack", "packed": "--pack"}.items():
+        result = train(hubmerge, base, rows, f"{name}/{base.name}", option)
+        assert result.code == 0, result.err
+        results[name] = result.data
+    for apart, packed in zip(*(each["validation"] for each in results.values()), strict=True):
+        assert packed == pytest.approx(apart, abs=1e-4)
+    assert results["packed"]["run"] != results["apart"]["run"]
+    file = api.hf_hub_download(f"packed/{base.name}", "hubmerge.json", revision="step2")
+    assert json.loads(Path(file).read_text())["training"]["pack"] is True
+
+
 MESSAGES = {"messages": CHATS[0]}
 SILENT = {"messages": [*turns(PAIRS[0])[:1], {"role": "assistant", "content": ""}]}
 TWO_USERS = {"messages": [*turns(PAIRS[0])[:1], *turns(PAIRS[1])]}
@@ -220,4 +236,24 @@ def test_an_answer_without_a_token_of_its_own_is_refused_before_training(
     result = train(hubmerge, base, tmp_path / "words.yaml", "chats/never")
     assert (result.code, result.out) == (1, ""), result.err
     assert "has no token of its own" in result.err
+    assert not api.repo_exists("chats/never")
+
+
+@pytest.mark.parametrize(
+    ("base", "task", "more", "sentence"),
+    [
+        ("t5", {"prompt": "Is it?", "completion": "Yes"}, (), "--pack needs a decoder"),
+        ("llama3", "mini-mnist", (), "--pack is for tasks of `kind: target`"),
+        ("llama3", MESSAGES, ("--tune", "prefix"), "pack keeps rows apart by positions"),
+    ],
+    indirect=["base"],
+)
+def test_what_cannot_be_packed_is_refused_before_training(
+    hubmerge: Command, api: HfApi, base: Path, task: Row | str, more: tuple[str, ...],
+    sentence: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    data = Path(task) if isinstance(task, str) else write_rows(tmp_path / "rows", [task] * 30)
+    result = train(hubmerge, base, data, "chats/never", "--pack", *more)
+    assert (result.code, result.out) == (2, ""), result.err
+    assert sentence in result.err
     assert not api.repo_exists("chats/never")
