@@ -12,14 +12,16 @@ from hubmerge.errors import UsageError
 from hubmerge.models.language_model import LanguageModel
 
 _LENGTHS = (5, 1, 3)  # tokens of the rows that are compared
-_TOLERANCE = 1e-4  # of the largest logit; float32 is within 1e-6 of it
+# Of the largest logit. Rounding of float32 is below 6e-6 of it in 30 layers; untrained models that
+# mix rows are off by 0.3 (attention), or 2e-4 (a short convolution of small random weights).
+_TOLERANCE = 5e-5
 
 
 def check_packing(model: LanguageModel) -> None:
     """Raise UsageError for a model that reads rows differently if they share a sequence.
 
     A few tokens are read both ways, since no config says how: state-space models carry their state
-    on, and others ignore positions.
+    on, and some classes of transformers do not derive their mask from positions (OPT, GptOss).
     """
     if model.is_seq2seq:
         raise UsageError(

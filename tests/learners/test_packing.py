@@ -20,6 +20,8 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
 )
 
 from hubmerge.errors import UsageError
@@ -138,7 +140,13 @@ def bloom() -> Any:
     return BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4))
 
 
-@pytest.mark.parametrize("make", [mamba, bloom])
+def opt() -> Any:
+    """It uses positions for its embeddings, but not for its mask."""
+    sizes = {"ffn_dim": 64, "word_embed_proj_dim": 32, "num_attention_heads": 4}
+    return OPTForCausalLM(OPTConfig(**SMALL, **sizes))
+
+
+@pytest.mark.parametrize("make", [mamba, bloom, opt])
 def test_models_that_mix_rows_are_refused(make: Any) -> None:
     torch.manual_seed(0)
     module = make().train()
