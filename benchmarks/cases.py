@@ -13,7 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import hubmerge
 from hubmerge.learners.factory import initial_head, make_learner
@@ -42,6 +48,7 @@ class Case:
     full_steps: int
     lr: float
     augment: bool = False
+    pack: bool = False
 
     def spec(self, steps: int, to: str = "bench/it") -> TrainSpec:
         """No warm-up and a constant rate, so that the other loops need no schedule."""
@@ -55,6 +62,7 @@ class Case:
             warmup_steps=0,
             batch=32,
             augment=self.augment,
+            pack=self.pack,
         )
 
     def training(self) -> Split:
@@ -77,6 +85,12 @@ def cases(folder: Path) -> Iterator[Case]:
     yield Case(
         "t5", make_tiny_t5(folder / "t5"), make_rank_task(folder / "rank"), 128, 1024, 1024, 1e-3
     )
+
+
+def short_texts(folder: Path) -> Case:
+    """A small decoder on prompts and answers, most of which are much shorter than the longest."""
+    base, task = make_tiny_llama(folder / "llama"), make_target_task(folder / "target")
+    return Case("llama", base, task, steps=12, rows=384, full_steps=1024, lr=1e-3)
 
 
 def fetch_minilm() -> Path:
@@ -108,6 +122,52 @@ def make_tiny_t5(folder: Path) -> Path:
     T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_tiny_llama(folder: Path) -> Path:
+    """A random Llama of four layers of width 256, 5 M weights."""
+    folder.mkdir(parents=True)
+    tokenizer = _subwords()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        vocab_size=4096,
+        max_position_embeddings=1024,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_target_task(folder: Path) -> Task:
+    """A target task: repeat a text, which has 1 to 60 words, and 8 on average."""
+    folder.mkdir(parents=True)
+    source = random.Random(0)
+    for split, count in (("train", 1024), ("validation", 64), ("test", 64)):
+        lengths = [min(60, 1 + int(source.expovariate(1 / 8))) for _ in range(count)]
+        texts = [" ".join(_word(source) for _ in range(length)) for length in lengths]
+        rows = pa.Table.from_pylist([{"text": text} for text in texts])
+        pq.write_table(rows, folder / f"{split}.parquet")
+    fields = {
+        "name": "repeats",
+        "kind": "target",
+        "data": {
+            "path": ".",
+            "files": {s: f"{s}.parquet" for s in ("train", "validation", "test")},
+        },
+        "splits": {"train": "train", "validation": "validation", "test": "test"},
+        "prompt": "{{ text }} again:",
+        "target": "{{ text }}",
+        "max_tokens": 512,
+    }
+    return Task(TaskSpec.model_validate(fields), folder)
 
 
 def make_rank_task(folder: Path) -> Task:

@@ -103,7 +103,8 @@ def run_hubmerge(case: Case, steps: int, rows: Split, tick: Tick, workers: int =
     """The loop of `hubmerge train`, without saving and with a single row of validation."""
     learner, losses = case.learner(), []
     accelerator = Accelerator(cpu=True)
-    fit = make_fit(learner, case.spec(steps), accelerator)
+    training: Any = replace(learner, packs=True) if case.pack else learner
+    fit = make_fit(training, case.spec(steps), accelerator)
     validation = load_split(case.task, "validation")
     single_row = Examples(
         learner.for_evaluation, replace(validation, rows=validation.rows.select(range(1)))

@@ -6,6 +6,7 @@ speed    steps per second over a bare PyTorch loop and over transformers' Traine
 publish  wall time of a run that pushes its steps 2^k to the embedded Hub over the same run, with
          the same evaluations, that saves nothing; and the part that blocks the training thread.
 evaluate examples per second over a bare evaluation loop, with rows prepared before.
+pack     rows per second with --pack over those without, on prompts and answers of 1 to 60 words.
 wait     share of the wall time of training that is spent waiting for the next batch.
 
     make bench                                    everything, 20 minutes on an idle machine
@@ -28,7 +29,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ from unittest import mock
 import torch
 
 import hubmerge.training.loop
-from benchmarks.cases import BUILD, Case, cases
+from benchmarks.cases import BUILD, Case, cases, short_texts
 from benchmarks.loops import (
     bare_accuracy,
     evaluation_batches,
@@ -92,6 +94,22 @@ def measure_speed(case: Case, sizes: Sizes) -> Iterator[Row]:
         yield _row(
             case, f"speed: steps/s over {rival}", per_second["hubmerge"], per_second[rival], goal
         )
+
+
+def measure_packing(case: Case, sizes: Sizes) -> Iterator[Row]:
+    """Rows per second of hubmerge's loop with and without packing, in turn."""
+    steps, rows = sizes.steps(case.steps), case.training()
+    runs = []
+    for _ in range(sizes.repeats):
+        loops = {
+            name: partial(run_hubmerge, replace(case, pack=name == "packed"), steps, rows)
+            for name in ("padded", "packed")
+        }
+        runs.append(run_interleaved(loops))
+        _check_same_work(case, runs[-1][1])
+    count = steps * case.spec(steps).batch
+    packed, padded = ([count / run[name] for run, _ in runs] for name in ("packed", "padded"))
+    yield _row(case, "pack: rows/s over padded", packed, padded, 1.0)
 
 
 def _check_same_work(case: Case, losses: dict[str, list[float]]) -> None:
@@ -202,6 +220,8 @@ def _measured(sizes: Sizes, only: str, folder: Path) -> Iterator[Row]:
         for name, part in parts.items():
             if only in f"{case.name}/{name}":
                 yield from part()
+    if only in "llama/pack":
+        yield from measure_packing(short_texts(folder), sizes)
 
 
 def main() -> None:

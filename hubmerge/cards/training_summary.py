@@ -43,7 +43,8 @@ _SETTING_NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "data": {
         "data_revision": "revision", "data_revisions": "revisions", "augment": "augmented",
-        "bucket": "bucketed", "max_examples": "examples at most", "stream": "streamed",
+        "bucket": "bucketed", "pack": "packed", "max_examples": "examples at most",
+        "stream": "streamed",
         "sampling": "tasks sampled", "sampling_temperature": "at temperature",
         "drop_hardest": "without the hardest share", "dropped": "rows dropped", "of_rows": "of",
         "difficulty": "by scores",

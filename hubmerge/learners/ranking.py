@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from hubmerge.learners.classification import check_finite, pad_right
 from hubmerge.learners.learner import Batch, Example
+from hubmerge.learners.packing import packed_batch
 from hubmerge.learners.row_encoder import IGNORED, EncodedRow, RowEncoder
 from hubmerge.tasks.examples import LanguageExample
 
@@ -36,12 +37,23 @@ class TargetScorer(nn.Module):
         self.model, self._is_seq2seq, self._shares_encoder = model, is_seq2seq, shares_encoder
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, owner: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor,
+        owner: Tensor | None,
+        position_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """Rows that are packed have `position_ids`, and neither `attention_mask` nor `owner`."""
         if self._is_seq2seq:
+            assert attention_mask is not None
+            assert owner is not None
             logits = self._decoder_logits(input_ids, attention_mask, labels, owner)
         else:  # the logits at a token predict the next token
-            output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if position_ids is not None:
+                inputs["position_ids"] = position_ids
+            output = self.model(**inputs, use_cache=False)
             logits, labels = output.logits[:, -labels.shape[1] : -1], labels[:, 1:]
         losses = cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
@@ -68,12 +80,14 @@ class TargetScorer(nn.Module):
 class LanguageLearner:
     """Rows as tokens of `encoder`, under a language model.
 
-    In a batch, `owner` [N] is the index of the prompt that a target belongs to.
+    In a batch, `owner` [N] is the index of the prompt that a target belongs to. With `packs`, a
+    batch for training has rows packed into sequences, and neither owners nor an attention mask.
     """
 
     network: TargetScorer
     encoder: RowEncoder
     augments: bool = False
+    packs: bool = False
 
     @property
     def is_seq2seq(self) -> bool:
@@ -97,6 +111,9 @@ class LanguageLearner:
         texts = [torch.cat([prompts[n], t]) for n, t in zip(owner, targets, strict=True)]
         masked = [torch.full_like(prompts[n], IGNORED) for n in owner]
         labels = [torch.cat([m, row]) for m, row in zip(masked, labels, strict=True)]
+        if self.packs:
+            pad_id = self.encoder.pairs.tokenizer.pad_token_id
+            return packed_batch(texts, labels, self.encoder.longest_text, pad_id, IGNORED)
         return batch | self._pad(texts) | {"labels": pad_right(labels, IGNORED)}
 
     def count_terms(self, batch: Batch) -> int:
@@ -122,8 +139,8 @@ class LanguageLearner:
         return scores_by_prompt(log_probs.sum(dim=-1), batch["owner"])
 
     def _score_tokens(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        names = ("input_ids", "attention_mask", "labels", "owner")
-        return cast("tuple[Tensor, Tensor]", network(*(batch[name] for name in names)))
+        names = ("input_ids", "attention_mask", "labels", "owner", "position_ids")
+        return cast("tuple[Tensor, Tensor]", network(*(batch.get(name) for name in names)))
 
     def _pad(self, rows: Sequence[Tensor]) -> Batch:
         ids = pad_right(rows, self.encoder.pairs.tokenizer.pad_token_id)

@@ -58,6 +58,11 @@ class RowEncoder:
         pairs = self.pairs
         return self.max_tokens, self.max_positions, pairs.is_seq2seq, pairs.join, pairs.eos
 
+    @property
+    def longest_text(self) -> int:
+        """The most tokens of a conversation or a plain text."""
+        return min(self.max_tokens, self.max_positions or self.max_tokens)
+
     def encode(self, example: LanguageExample) -> EncodedRow:
         """The tokens of a row.
 
@@ -154,7 +159,7 @@ class RowEncoder:
 
     def _split_at_first_label(self, ids: list[int], labels: list[int]) -> EncodedRow:
         """A sequence, cut at its end, as what is read and what is predicted."""
-        limit = min(self.max_tokens, self.max_positions or self.max_tokens)
+        limit = self.longest_text
         kept = labels[:limit]
         first = next((n for n, label in enumerate(kept) if label != IGNORED), None)
         if first is None:

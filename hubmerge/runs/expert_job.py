@@ -70,7 +70,7 @@ class ExpertJob:
         if expert.adapted:
             manifest_fields["base_layout"] = expert.model.layout
         return ReadyJob(
-            learner=expert.learner,
+            learner=expert.training_learner(self.spec),
             training=self._training_rows(),
             validation_tasks=(ValidationTask(expert.learner, examples),),
             sample=validation.example(0),

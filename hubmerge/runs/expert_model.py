@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +18,9 @@ from hubmerge.learners.heads import save_head
 from hubmerge.learners.learner import Learner
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.models.adapter import AdaptedModel, add_adapter
+from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model, load_model
+from hubmerge.models.packed_attention import check_packing
 from hubmerge.models.recompute import enable_recompute
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
@@ -48,6 +50,12 @@ class ExpertModel:
     @property
     def layout(self) -> str:
         return "peft" if self.adapted else self.model.layout
+
+    def training_learner(self, spec: TrainSpec) -> Learner:
+        """The learner that makes the batches of training."""
+        if spec.pack and isinstance(self.learner, LanguageLearner):
+            return replace(self.learner, packs=True)
+        return self.learner
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write a full model with the other files of the base, or an adapter.
@@ -105,6 +113,8 @@ def make_expert_model(
         name = base.revision.ref.repo_id or str(base.folder)
         adapted = add_adapter(model, spec, name, sha)
     learner = make_learner(adapted.model if adapted else model, task, head, spec.augment)
+    if spec.pack and isinstance(model, LanguageModel):
+        check_packing(model)
     if spec.recompute:
         enable_recompute(model)
     saved = adapted.peft_model if adapted else model.module
@@ -123,6 +133,12 @@ def _check_kind(task: Task, spec: TrainSpec) -> None:
     if spec.bucket and task.spec.kind == "image":
         raise UsageError(
             f"--bucket sorts texts by length, and {task.name} is a task of images.", "Leave it out."
+        )
+    if spec.pack and task.spec.kind != "target":
+        raise UsageError(
+            f"--pack is for tasks of `kind: target`, and {task.name} is of `kind: "
+            f"{task.spec.kind}`.",
+            "Leave it out.",
         )
 
 

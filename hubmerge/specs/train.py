@@ -106,6 +106,9 @@ class TrainSpec(Spec):
     clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
     augment: bool = Field(True, description="Random crops of 90 to 100 % of an image.")
     bucket: bool = Field(False, description="Put texts of similar length into one batch.")
+    pack: bool = Field(
+        False, description="Pack short rows of prompts, conversations and texts into sequences."
+    )
     max_examples: int | None = Field(
         None, ge=1, description="Train on at most this many examples. [all]"
     )
@@ -161,6 +164,8 @@ class TrainSpec(Spec):
             raise ValueError("early_stop: plateau sets the schedule; leave `schedule` out")
         if self.stream and self.bucket:
             raise ValueError("bucket sorts texts by length, but a stream cannot be sorted")
+        if self.pack and self.tune == "prefix":
+            raise ValueError("pack keeps rows apart by positions, which tune: prefix ignores")
         if self.stream and self.drops_rows:
             raise ValueError("drop_hardest needs row numbers, but a stream has none")
         return self
@@ -225,6 +230,8 @@ class TrainSpec(Spec):
             unused.add("patience")
         if not self.drops_rows:
             unused |= {"difficulty", "drop_hardest"}
+        if not self.pack:  # runs of earlier versions have no such setting
+            unused.add("pack")
         return {name: value for name, value in options.items() if name not in unused}
 
     def warmup_length(self, steps: int) -> int:

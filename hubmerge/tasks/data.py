@@ -12,6 +12,7 @@ import datasets
 import torch
 
 from hubmerge.errors import DataError, UnknownName
+from hubmerge.specs import Carve
 from hubmerge.tasks.examples import Example, RankExample, TargetExample, make_example
 from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
 from hubmerge.tasks.rows import select_columns, task_errors
@@ -105,6 +106,18 @@ def load_split(task: Task, name: str) -> Split:
     return split
 
 
+def _no_examples(task: Task, name: str, source_rows: int) -> DataError:
+    message = f"Task {task.name} has no {name} examples"
+    split = getattr(task.spec.splits, name)
+    if not isinstance(split, Carve) or split.count or not source_rows:
+        return DataError(f"{message}.", data_location_hint(task))
+    return DataError(
+        f"{message}: {split.fraction} of {source_rows} {split.of} rows is less than one.",
+        f"Give it more rows, or write `splits: {{{name}: {{of: {split.of}, count: N}}}}` in the "
+        "task's YAML.",
+    )
+
+
 def read_split(task: Task, name: str) -> Split:
     """Like `load_split`, but without checking the labels of the rows."""
     if name not in SPLITS:
@@ -113,7 +126,7 @@ def read_split(task: Task, name: str) -> Split:
     source_rows = select_columns(task, read_rows(task, source))
     rows = source_rows.select(split_indices(task.spec.splits, name, len(source_rows)))
     if len(rows) == 0:
-        raise DataError(f"Task {task.name} has no {name} examples.", data_location_hint(task))
+        raise _no_examples(task, name, len(source_rows))
     if not task.spec.is_classification:
         return Split(task, name, rows, ClassLabels())
     with task_errors(task, "its labels cannot be read"):

@@ -165,8 +165,10 @@ def test_a_column_without_images(tmp_path: Path) -> None:
 
 def test_an_empty_split(tmp_path: Path) -> None:
     task = parquet_task(tmp_path, count=9)  # a tenth of nine rounds down to 0
-    with pytest.raises(DataError, match="small has no validation examples"):
+    message = "small has no validation examples: 0.1 of 9 train rows is less than one"
+    with pytest.raises(DataError, match=message) as refused:
         load_split(task, "validation")
+    assert "`splits: {validation: {of: train, count: N}}`" in str(refused.value.hint)
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -214,6 +215,28 @@ def test_bucketing_groups_texts_of_similar_length(
         return sum(int((1 - micro["attention_mask"]).sum()) for step in batches for micro in step)
 
     assert padding(bucket=True) < padding(bucket=False) / 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_packed_steps_have_the_losses_of_rows_apart(case_of: Cases, precision: str) -> None:
+    case = case_of("target, Llama")
+
+    def losses(pack: bool, accumulate: int = 1, workers: int = 0) -> list[float]:
+        spec = make_spec(steps=3, push_every="3", accumulate=accumulate, precision=precision)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        mixed = "bf16" if precision == "bf16" else "no"
+        whole: Any = learner(case, spec)
+        packed = dataclasses.replace(whole, packs=pack)
+        fit = make_fit(packed, spec, Accelerator(cpu=True, mixed_precision=mixed))
+        steps = Batches(packed, case[1], spec, workers=workers).for_steps(range(1, 4))
+        return [fit.update(step, batches, 1e-3) for step, batches in enumerate(steps, start=1)]
+
+    rel = 1e-5 if precision == "fp32" else 2e-2
+    expected, packed = losses(pack=False), losses(pack=True)
+    assert packed == pytest.approx(expected, rel=rel)
+    assert packed != expected
+    assert losses(pack=True, workers=1) == packed
+    assert losses(pack=True, accumulate=2) == pytest.approx(packed, rel=rel)
 
 
 def test_only_the_text_encoder_is_trained_with_a_head_of_labels(case_of: Cases) -> None:
