@@ -2,10 +2,19 @@
 
 from hubmerge.specs.moe import MoeSpec
 from hubmerge.specs.parsing import Spec, parse_yaml, read_yaml, validate_spec
-from hubmerge.specs.task import Carve, DataSpec, Head, Kind, SplitsSpec, TaskSpec
+from hubmerge.specs.task import (
+    GENERATION_METRICS,
+    Carve,
+    DataSpec,
+    Head,
+    Kind,
+    SplitsSpec,
+    TaskSpec,
+)
 from hubmerge.specs.train import Anneal, TrainSpec, Tune
 
 __all__ = [
+    "GENERATION_METRICS",
     "Anneal",
     "Carve",
     "DataSpec",
