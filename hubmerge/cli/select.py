@@ -23,6 +23,7 @@ from hubmerge.cli.options import (
     Device,
     DryRun,
     Heads,
+    Metric,
     Option,
     StepPattern,
     find_tasks,
@@ -63,6 +64,7 @@ class SelectOptions:
         str | None, Option(help="Tasks, if the manifests name none: one for each repository.")
     ] = None
     columns: Columns = None
+    metric: Metric = None
     settings: Annotated[
         list[str] | None,
         Option("--set", help="With --target moe, options of `moerge`: train_steps=300, lr=2e-4."),
@@ -222,6 +224,7 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
         device=options.device,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
         options_as_typed=_options_as_typed(options),
+        metric=options.metric,
     )
 
 
@@ -299,7 +302,12 @@ def _check_replaceable(path: Path) -> None:
 
 def _options_as_typed(options: SelectOptions) -> tuple[str, ...]:
     """The options that the lock repeats in its command, as they were typed."""
-    values = {"tasks": options.tasks, "columns": options.columns, "against": options.against}
+    values = {
+        "tasks": options.tasks,
+        "columns": options.columns,
+        "metric": options.metric,
+        "against": options.against,
+    }
     pairs = [(name, str(value)) for name, value in values.items() if value is not None]
     pairs += [("set", setting) for setting in options.settings or []]
     return tuple(word for name, value in pairs for word in (f"--{name}", value))

@@ -69,7 +69,13 @@ def prepare_selection(hub: Hub, request: SelectRequest, progress: Progress) -> P
         raise UnknownName("target", request.method, (*METHODS, MOE))
     method = METHODS[request.method]
     opened_pool = open_pool(
-        hub, request.repos, request.tasks, request.base, progress, request.options
+        hub,
+        request.repos,
+        request.tasks,
+        request.base,
+        progress,
+        request.options,
+        request.metric,
     )
     pool = opened_pool.pool
     if len(pool.tasks) < 2:

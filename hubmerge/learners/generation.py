@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hubmerge.learners.ranking import LanguageLearner, TargetScorer
-from hubmerge.learners.row_encoder import IGNORED
 from hubmerge.tasks.examples import LanguageExample
 
 
@@ -79,12 +78,7 @@ def _end_tokens(learner: LanguageLearner, model: Any, example: LanguageExample) 
     """The tokens after which a text is over: end of sequence, and what ends answers in training."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = set(configured if isinstance(configured, list) else [configured])
-    ends.add(learner.encoder.pairs.tokenizer.eos_token_id)
-    if learner.encoder.pairs.eos:
-        row = learner.encoder.encode_for_training(example)
-        last = row.labels[0][-1]
-        if last != IGNORED and not row.is_truncated:
-            ends.add(last)
+    ends |= {learner.encoder.pairs.tokenizer.eos_token_id, learner.encoder.answer_end(example)}
     return sorted(end for end in ends if end is not None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from hubmerge.errors import DataError, UsageError
 from hubmerge.learners.chat import check_chat_template, write_chat, write_prompt
@@ -110,6 +111,19 @@ class RowEncoder:
         if self.max_positions is not None:
             limit = min(limit, max(1, self.max_positions - max_new_tokens))
         return self.pairs.truncate(ids, fixed, limit), answer
+
+    def answer_end(self, example: LanguageExample) -> int | None:
+        """The token that ends the answers of such a row in training, None if none does.
+
+        Raises the same as `encode` for a conversation.
+        """
+        if not self.pairs.eos:
+            return None
+        if isinstance(example, RankExample) and example.chat:
+            example = chat_of(example.prompt, example.target)
+        if isinstance(example, ChatExample):
+            return self._encode_chat(example)[1][-1]
+        return cast(int, self.pairs.tokenizer.eos_token_id)
 
     def _encode_choices(self, example: RankExample) -> EncodedRow:
         """Choices as answers in a chat template score what lm_eval scores on the same strings."""
