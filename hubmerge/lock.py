@@ -19,6 +19,7 @@ from hubmerge.refs import (
     check_revision,
     parse_ref,
 )
+from hubmerge.specs import BINARY_METRICS
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 LOCK_FILE = "hubmerge.lock"

@@ -18,7 +18,7 @@ from hubmerge.learners.learner import Learner
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.learners.row_encoder import IGNORED
 from hubmerge.refs import printable
-from hubmerge.tasks.chosen_metric import BINARY_METRICS
+from hubmerge.specs import BINARY_METRICS
 from hubmerge.tasks.data import Split
 from hubmerge.tasks.examples import ChatExample, LanguageExample, TextExample
 from hubmerge.tasks.metric_function import MetricRow, call_metric_function

@@ -91,7 +91,7 @@ class RowResults:
 
     def extended(self, more: RowValues) -> RowResults:
         """The results with those of the next rows."""
-        return self.with_rows(join_rows([self.measured, more])) if self.count else self.with_rows(more)
+        return self.with_rows(join_rows([self.measured, more]) if self.count else more)
 
 
 def join_rows(parts: Sequence[RowValues]) -> RowValues:

@@ -22,6 +22,7 @@ LAYERS = [
     {"models", "cards", "retention"},
     {"learners", "moerging", "reports"},
     {"evaluation", "predictions"},
+    {"row_values"},
     {"training", "selection", "difficulty"},
     {"opening"},
     {"runs"},

@@ -150,8 +150,7 @@ def _train_and_measure(job: MoeJob, machine: Machine, progress: Progress) -> dic
     for _ in train(fit, data, job.planned_steps, TrainingCallbacks(progress)):
         pass
     rows = {
-        task.examples.split.task.id: _row_results(fit, task)
-        for task in job_inputs.validation_tasks
+        task.examples.split.task.id: _row_results(fit, task) for task in job_inputs.validation_tasks
     }
     accelerator.free_memory()
     return rows

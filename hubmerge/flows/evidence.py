@@ -71,8 +71,8 @@ def check_evidence(
 
 def _metric_of(lock: Lock) -> str | None:
     """The metric that was chosen for the tasks, if one was."""
-    chosen = {metric_of_id(task.id)[1] for task in lock.tasks} - {None}
-    return chosen.pop().partition("#")[0] if chosen else None
+    chosen = filter(None, (metric_of_id(task.id)[1] for task in lock.tasks))
+    return next((metric.partition("#")[0] for metric in chosen), None)
 
 
 def _ref_of(source: Source) -> ModelRef:

@@ -11,8 +11,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
+from hubmerge.learners.classification import check_finite
 from hubmerge.learners.ranking import LanguageLearner, TargetScorer
 from hubmerge.tasks.examples import LanguageExample
 
@@ -44,13 +50,12 @@ def generate_answers(
     """What the model answers to the prompts of these examples, as one batch.
 
     An answer ends with the tokens that end answers in training, as well. Raises DataError or
-    UsageError for prompts that cannot be written for the model.
+    UsageError for prompts that cannot be written for the model, CheckpointError for logits that are
+    not finite, since a text would be generated from them all the same.
     """
     model = cast(Any, _scorer(network).model)
     tokenizer, encoder = learner.encoder.pairs.tokenizer, learner.encoder
-    prompts = [
-        encoder.prompt_and_answer(example, limits.max_new_tokens)[0] for example in examples
-    ]
+    prompts = [encoder.prompt_and_answer(example, limits.max_new_tokens)[0] for example in examples]
     ends = _end_tokens(learner, model, examples[0])
     input_ids, attention_mask = _pad_left(prompts, tokenizer.pad_token_id, learner.is_seq2seq)
     start = 1 if learner.is_seq2seq else input_ids.shape[1]
@@ -65,6 +70,7 @@ def generate_answers(
         eos_token_id=ends or None,
         pad_token_id=tokenizer.pad_token_id,
         stopping_criteria=StoppingCriteriaList([stopping] if limits.stop else []),
+        logits_processor=LogitsProcessorList([_FiniteLogits()]),
     )
     return [_read(tokenizer, row, limits, ends) for row in output[:, start:].tolist()]
 
@@ -110,7 +116,15 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return cast(str, text)
 
 
-class _StopStrings(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
+class _FiniteLogits(LogitsProcessor):
+    """Raises CheckpointError for logits that are not finite; changes nothing."""
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        check_finite(scores)
+        return scores
+
+
+class _StopStrings(StoppingCriteria):
     """Stops each row whose generated text has one of the strings."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:

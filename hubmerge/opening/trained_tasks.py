@@ -30,7 +30,7 @@ def find_trained_tasks(
     """
     manifest = model.manifest
     chosen_by_id = dict(map(metric_of_id, filter(None, _task_ids(manifest)))) if manifest else {}
-    task_ids = list(chosen_by_id) or [None]
+    task_ids: list[str | None] = [*chosen_by_id] or [None]
     names = {str(task_id).partition("@")[0] for task_id in task_ids}
     shipped = {name: find_task(name) for name in names & catalog().keys()}
     matches = [

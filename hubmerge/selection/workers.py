@@ -87,7 +87,9 @@ class WorkerRows:
         self._batch_sizes = [batch_size(kind) for kind in kinds]
         self._workers = [start(number) for number in range(count)]
 
-    def evaluate(self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]) -> list[RowValues]:
+    def evaluate(
+        self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]
+    ) -> list[RowValues]:
         """One result per row of each job, as `LocalRows` gives them.
 
         Raises the error of a worker, or HubmergeError if workers die again and again.

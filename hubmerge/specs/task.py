@@ -17,18 +17,20 @@ Format = Literal["messages", "conversations", "completion", "preference", "alpac
 Metric = Literal["accuracy", "token_accuracy", "exact_match", "contains", "f1", "rouge_l"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
-_GENERATION_KEYS = ("max_new_tokens", "stop")
+_LANGUAGE_KEYS = ("max_tokens", "join", "eos", "chat", "max_new_tokens", "stop")
 # Keys that only some kinds of task have; in other kinds they would be ignored, so they are refused.
 _KEYS_BY_KIND = {
     "image": {"head", "templates", "classes"},
     "text": {"head", "templates", "classes", "max_tokens"},
-    "rank": {"prompt", "choices", "answer", "max_tokens", "join", "eos", "chat", *_GENERATION_KEYS},
-    "target": {"prompt", "target", "max_tokens", "join", "eos", "chat", "format", *_GENERATION_KEYS},
+    "rank": {"prompt", "choices", "answer", *_LANGUAGE_KEYS},
+    "target": {"prompt", "target", "format", *_LANGUAGE_KEYS},
 }
 _REQUIRED_KEYS = {"rank": ("prompt", "choices", "answer"), "target": ("prompt", "target")}
 _METRIC_BY_KIND = {"target": "token_accuracy"}
 # Of a text that the model generates, compared with the answer.
 GENERATION_METRICS = ("exact_match", "contains", "f1", "rouge_l")
+# A row is right or wrong, without anything between.
+BINARY_METRICS = ("accuracy", "exact_match", "contains")
 _CHAT_FORMATS = ("messages", "conversations")
 _MAX_TOKENS_IN_TOTAL = 1024  # the default for conversations and texts
 _TEMPLATES_BY_KIND = {"text": ("This text is about {}.",)}

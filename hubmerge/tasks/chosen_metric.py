@@ -18,8 +18,6 @@ _METRICS_BY_KIND: dict[Kind, tuple[str, ...]] = {
     "rank": ("accuracy", *GENERATION_METRICS),
     "target": ("token_accuracy", *GENERATION_METRICS, *LOSSES),
 }
-# Metrics whose value on a row is 0 or 1.
-BINARY_METRICS = ("accuracy", "exact_match", "contains")
 
 
 def with_metric(task: Task, metric: str | None) -> Task:
