@@ -71,8 +71,8 @@ def open_pool(
     The last steps come first: what they show to be impossible is refused before all are pinned.
     A repository named with a revision contributes only that revision. Without `tasks`, the tasks
     are those that the manifests name; otherwise each repository gets the task with the id that its
-    manifests name, or the task at the same position. `metric` is used instead of theirs. Raises UsageError, NotOnHub, IntegrityError
-    or DataError.
+    manifests name, or the task at the same position. `metric` is used instead of theirs. Raises
+    UsageError, NotOnHub, IntegrityError or DataError.
     """
     task_of_ref = _find_tasks(hub, refs, tasks, metric)
     pinned_by_ref = _pin_all(hub, refs, progress)

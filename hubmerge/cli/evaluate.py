@@ -59,8 +59,8 @@ def evaluate(
 def _unfinished_note(score: Score) -> str:
     return (
         f"{score.unfinished} of the {score.count} texts that {score.label} generated for "
-        f"{score.task_name} reached the limit without an end. Raise `max_new_tokens:` in the task's "
-        "YAML, or give it `stop:`."
+        f"{score.task_name} reached the limit without an end. Raise `max_new_tokens:` in the "
+        "task's YAML, or give it `stop:`."
     )
 
 

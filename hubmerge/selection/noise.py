@@ -37,8 +37,8 @@ def difference(trial: Trial, baseline: Trial, seed: int, level: float = LEVEL) -
 
     Rows are resampled within each task; every task has the same weight. Resampling n rows is one
     multinomial draw of how often each difference occurs: exact, and where rows are right or wrong
-    there are only three, +1, 0 and -1, so it is as fast for a million rows. Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993),
-    chapters 8 and 13.
+    there are only three, +1, 0 and -1, so it is as fast for a million rows. Source: Efron and
+    Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
     """
     generator = np.random.Generator(np.random.Philox(_bootstrap_seed(seed, trial, baseline)))
     means, spread = np.zeros(RESAMPLES), 0.0
