@@ -255,7 +255,10 @@ def _choose_steps(
         lock=lock,
         tables=selection_tables(lock),
         data=json.loads(lock.to_bytes()),
-        notes=[f"The budget ended policy {name} early." for name in lock.cut],
+        notes=[
+            *(f"The budget ended policy {name} early." for name in lock.cut),
+            *flow.unfinished_notes(prepared.splits),
+        ],
         conclusion=partial(describe_conclusion, lock, result.seconds),
     )
 

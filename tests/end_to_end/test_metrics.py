@@ -88,8 +88,8 @@ def test_chat_experts_are_chosen_and_merged_by_exact_match(
     assert [task.metric for task in lock.tasks] == ["exact_match", "exact_match"]
     assert all(task.id.endswith("+exact_match") for task in lock.tasks)
     assert "--metric exact_match" in lock.command
-    words = ("merge", "--lock", chat / "chosen.lock", "--locked", "--out", tmp_path / "merged")
-    result = hubmerge(*words)
+    words = ("merge", "--lock", chat / "chosen.lock", "--locked", "--base", chat / "base")
+    result = hubmerge(*words, "--out", tmp_path / "merged")
     assert result.code == 0, result.err
     # The merge in memory and the one on disk generate the same, and its tasks need no options.
     scores = hubmerge("eval", tmp_path / "merged", "--split", "validation", "--json").data

@@ -61,16 +61,16 @@ def test_a_text_ends_before_the_first_stop_string(opened: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "text", "is_finished"), [("<|eot_id|>", "", True), ("a", "aaaaa", False)]
+    ("token", "text", "is_finished"), [("<end_of_turn>", "", True), ("a", "aaaaa", False)]
 )
 def test_conversations_end_as_their_template_ends_answers(
     tmp_path: Path, token: str, text: str, is_finished: bool
 ) -> None:
     """The end of a turn is no end of sequence here, but answers are trained to end with it."""
-    model, learner = load_learner(write_family(tmp_path / "llama3", "llama3"), "target")
+    model, learner = load_learner(write_family(tmp_path / "gemma", "gemma"), "target")
     turns = (Message("user", "Is it?"), Message("assistant", "Yes"))
     end = learner.encoder.answer_end(ChatExample(turns))
-    assert model.tokenizer.decode([end]) == "<|eot_id|>" != model.tokenizer.eos_token
+    assert model.tokenizer.decode([end]) == "<end_of_turn>" != model.tokenizer.eos_token
     always_predict(model.module, model.tokenizer.convert_tokens_to_ids(token))
     limits = GenerationLimits(5)
     answers = generate_answers(learner, learner.network, [ChatExample(turns)], limits, CPU)
