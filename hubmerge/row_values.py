@@ -13,7 +13,7 @@ from torch import nn
 from hubmerge.errors import UsageError
 from hubmerge.evaluation import Examples, batch_size, correct_rows
 from hubmerge.learners.classification import check_finite
-from hubmerge.learners.generation import Answer, GenerationLimits, generate_answers
+from hubmerge.learners.generation import GeneratedText, GenerationLimits, generate_answers
 from hubmerge.learners.learner import Learner
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.learners.row_encoder import IGNORED
@@ -90,7 +90,7 @@ def check_metric(split: Split) -> None:
     task = split.task
     if ":" in task.metric:
         few = range(min(3, len(split)))
-        answers = [Answer(_reference(split.example(row)), True) for row in few]
+        answers = [GeneratedText(_reference(split.example(row)), True) for row in few]
         call_metric_function(task.metric, _metric_rows(split, few, answers))
 
 
@@ -131,7 +131,7 @@ def _measure_texts(
     network.eval()
     spec, size = split.task.spec, batch_size(split.task.spec.kind)
     limits = GenerationLimits(spec.max_new_tokens, spec.stop)
-    answers: list[Answer] = []
+    answers: list[GeneratedText] = []
     for start in range(0, len(rows), size):
         prompts = [cast(Any, split.example(row)) for row in rows[start : start + size]]
         answers += generate_answers(learner, network, prompts, limits, device)
@@ -139,7 +139,9 @@ def _measure_texts(
     return MeasuredRows(_score_texts(split, rows, answers), unfinished)
 
 
-def _score_texts(split: Split, rows: Sequence[int], answers: Sequence[Answer]) -> tuple[float, ...]:
+def _score_texts(
+    split: Split, rows: Sequence[int], answers: Sequence[GeneratedText]
+) -> tuple[float, ...]:
     metric_rows = _metric_rows(split, rows, answers)
     if ":" in split.task.metric:
         return call_metric_function(split.task.metric, metric_rows)
@@ -147,7 +149,9 @@ def _score_texts(split: Split, rows: Sequence[int], answers: Sequence[Answer]) -
     return tuple(measure(row["prediction"], row["reference"]) for row in metric_rows)
 
 
-def _metric_rows(split: Split, rows: Sequence[int], answers: Sequence[Answer]) -> list[MetricRow]:
+def _metric_rows(
+    split: Split, rows: Sequence[int], answers: Sequence[GeneratedText]
+) -> list[MetricRow]:
     return [
         {
             "prediction": answer.text,

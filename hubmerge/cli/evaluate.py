@@ -33,7 +33,7 @@ def evaluate(
     metric: Metric = None,
     device: Device = None,
 ) -> None:
-    """Measure accuracy or another metric per task, with count and standard error.
+    """Measure a metric per task, with count and standard error.
 
     Scores are stored in the hubmerge home, so no model is measured twice on the same rows.
 

@@ -32,7 +32,7 @@ class GenerationLimits:
 
 
 @dataclass(frozen=True)
-class Answer:
+class GeneratedText:
     """A generated text without what stopped it; `is_finished` unless it reached the limit."""
 
     text: str
@@ -46,7 +46,7 @@ def generate_answers(
     examples: Sequence[LanguageExample],
     limits: GenerationLimits,
     device: torch.device,
-) -> list[Answer]:
+) -> list[GeneratedText]:
     """What the model answers to the prompts of these examples, as one batch.
 
     An answer ends with the tokens that end answers in training, as well. Raises DataError or
@@ -102,13 +102,15 @@ def _pad_left(
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def _read(tokenizer: Any, ids: list[int], limits: GenerationLimits, ends: list[int]) -> Answer:
+def _read(
+    tokenizer: Any, ids: list[int], limits: GenerationLimits, ends: list[int]
+) -> GeneratedText:
     """The text of the generated tokens [G] of one row, up to what stops it."""
     length = next((n for n, token in enumerate(ids) if token in ends), None)
     text = _decode(tokenizer, ids[:length])
     positions = [at for stop in limits.stop if (at := text.find(stop)) >= 0]
     is_finished = length is not None or bool(positions) or len(ids) < limits.max_new_tokens
-    return Answer(text[: min(positions)] if positions else text, is_finished)
+    return GeneratedText(text[: min(positions)] if positions else text, is_finished)
 
 
 def _decode(tokenizer: Any, ids: Sequence[int]) -> str:

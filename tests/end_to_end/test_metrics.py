@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import HfApi
 
 from hubmerge.lock import Lock
 from hubmerge.lock_file import parse_lock
@@ -159,3 +160,29 @@ def test_metrics_that_fail_are_refused_before_anything_is_measured(
     result = hubmerge(*choose, "--lock", chat / "none.lock")
     assert "Write --metric exact_match, contains, f1, rouge_l, or a function" in result.err
     assert not (chat / "none.lock").exists()
+
+
+def test_training_validates_by_the_metric_of_the_task(
+    hubmerge: Command, chat: Path, tmp_path: Path
+) -> None:
+    spec = yaml.safe_load((chat / "films.yaml").read_text())
+    spec |= {"metric": "exact_match", "data": {"path": str(chat / "films.jsonl")}}
+    (tmp_path / "films.yaml").write_text(yaml.safe_dump(spec))
+    words = ("train", "--base", chat / "base", "--task", tmp_path / "films.yaml", *TRAIN)
+    result = hubmerge(*words, "--to", "chat/matched")
+    assert result.code == 0, result.err
+    [score] = hubmerge("eval", "chat/matched@step24", "--split", "validation", "--json").data
+    assert score["metric"] == "exact_match"
+    [*_, last] = hubmerge("steps", "chat/matched", "--json").data
+    assert last["validation"] == pytest.approx(score["value"])
+    assert score["value"] > 0
+
+
+def test_the_evidence_of_a_lock_is_measured_by_its_metric(
+    hubmerge: Command, api: HfApi, chat: Path
+) -> None:
+    api.create_repo("chat/base")
+    api.upload_folder(repo_id="chat/base", folder_path=chat / "base")
+    select(hubmerge, chat, "--metric", "f1", "--base", "chat/base", "--workers", "2")
+    result = hubmerge("verify", chat / "chosen.lock", "--evidence")
+    assert result.code == 0, result.err + result.out
