@@ -13,13 +13,15 @@ from typing import Any
 
 from hubmerge.durable import append_lines
 
+_NO_SHARES = ("loss", "perplexity", "calibration_error")
+
 
 @dataclass(frozen=True)
 class Score:
     """One measured number: `value` over `count` examples, and its standard error.
 
-    It is in [0, 1] for the metrics of hubmerge but loss and perplexity; functions of one's own may
-    return any number. `unfinished` counts generated texts that reached the limit of the task.
+    It is in [0, 1] but for loss, perplexity, and functions of one's own, which may return any
+    number. `unfinished` counts generated texts that reached the limit of the task.
 
     `model` is the digest of the model's files, `task` is an id: name@digest of its definition.
     `recipe` identifies a merge before it is made, and `data` is a Hub data set and its commit, as
@@ -40,8 +42,8 @@ class Score:
 
     @property
     def is_share(self) -> bool:
-        """Whether the value is a share, which is shown in percent."""
-        return self.metric not in ("loss", "perplexity") and ":" not in self.metric
+        """Whether the value is a share of what is right, which is shown in percent."""
+        return ":" not in self.metric and self.metric not in _NO_SHARES
 
     @property
     def task_name(self) -> str:

@@ -21,7 +21,7 @@ LAYERS = [
     {"lock_file"},
     {"models", "cards", "retention"},
     {"learners", "moerging", "reports"},
-    {"evaluation", "predictions"},
+    {"evaluation", "predictions", "calibration"},
     {"row_values"},
     {"training", "selection", "difficulty"},
     {"opening"},

@@ -21,14 +21,14 @@ from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.specs import GENERATION_METRICS
-from hubmerge.tasks.chosen_metric import LOSSES, with_metric
+from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.task import Task
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 _THREADS = 8
 # Sums over the tokens of all rows.
-_NOT_OF_ROWS = ("token_accuracy", *LOSSES)
+_NOT_OF_ROWS = ("token_accuracy", CALIBRATION, *LOSSES)
 _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
 
 
@@ -296,5 +296,5 @@ def _check_metrics(tasks: Sequence[Task]) -> None:
         raise UsageError(
             f"Selection compares numbers from 0 to 1, one a row, and measures {named}.",
             f"Write --metric {', '.join(GENERATION_METRICS)}, or a function of your own, as "
-            "module:function.",
+            "module:function; or leave it out for tasks that are not of kind target.",
         )

@@ -55,7 +55,7 @@ Metric = Annotated[
     str | None,
     Option(
         help="Metric to measure by instead of the tasks' own: exact_match, contains, f1, rouge_l, "
-        "loss, perplexity, or a function, as module:function."
+        "loss, perplexity, calibration_error, or a function, as module:function."
     ),
 ]
 Columns = Annotated[

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hubmerge.calibration import calibration_error, calibration_stderr, read_confidences
 from hubmerge.errors import map_all
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.hub.client import Hub
@@ -36,7 +37,7 @@ from hubmerge.row_values import check_metric, is_generated, mean_token_loss, mea
 from hubmerge.runs.machine import pick_device
 from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
-from hubmerge.tasks.chosen_metric import LOSSES, with_metric
+from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_match import match_adapter
@@ -121,6 +122,8 @@ class ModelEvaluator:
                 return {"value": loss, "count": count, "stderr": error}
             perplexity = float(np.exp(loss))
             return {"value": perplexity, "count": count, "stderr": perplexity * error}
+        if task.metric == CALIBRATION:
+            return self._measure_calibration(learner, examples)
         if not is_generated(task):
             batches = examples.batches(learner.collate)
             return accuracy(learner, network, batches, task.metric, self._device)
@@ -132,6 +135,12 @@ class ModelEvaluator:
             "stderr": measured.stderr,
             "unfinished": measured.unfinished,
         }
+
+    def _measure_calibration(self, learner: Learner, examples: Examples) -> dict[str, float]:
+        batches = (batch for batch, _ in examples.batches(learner.collate))
+        confidences = read_confidences(learner, learner.network, batches, self._device)
+        value, error = calibration_error(*confidences), calibration_stderr(*confidences)
+        return {"value": value, "count": len(examples.split), "stderr": error}
 
     def predict(self, model: OpenedModel, task: Task) -> Predictions:
         """Return one model's predictions for every row of one task, in order.

@@ -12,10 +12,11 @@ from hubmerge.tasks.task import Task
 
 # The metrics that only evaluation has: less is better.
 LOSSES = ("loss", "perplexity")
+CALIBRATION = "calibration_error"
 _METRICS_BY_KIND: dict[Kind, tuple[str, ...]] = {
-    "image": ("accuracy",),
-    "text": ("accuracy",),
-    "rank": ("accuracy", *GENERATION_METRICS),
+    "image": ("accuracy", CALIBRATION),
+    "text": ("accuracy", CALIBRATION),
+    "rank": ("accuracy", CALIBRATION, *GENERATION_METRICS),
     "target": ("token_accuracy", *GENERATION_METRICS, *LOSSES),
 }
 
@@ -28,21 +29,17 @@ def with_metric(task: Task, metric: str | None) -> Task:
     """
     if metric is None or metric == task.metric:
         return task
-    if task.spec.is_classification:
-        raise UsageError(
-            f"Task {task.name} has classes: it is measured by accuracy, and not by "
-            f"{printable(metric)}.",
-            "Leave --metric out, or name tasks of kind rank or target.",
-        )
-    if ":" in metric and task.spec.format != "text":
+    has_answers = not task.spec.is_classification and task.spec.format != "text"
+    if ":" in metric and has_answers:
         return dataclasses.replace(task, chosen_metric=metric_function_id(metric))
     allowed = _METRICS_BY_KIND[task.spec.kind]
-    if task.spec.format == "text":  # there are no answers to compare with
+    if task.spec.format == "text":
         allowed = ("token_accuracy", *LOSSES)
     if metric not in allowed:
         raise UsageError(
             f"Task {task.name} cannot be measured by {printable(metric)}.",
-            f"Use one of {', '.join(allowed)}, or a function of your own, as module:function.",
+            f"Use one of {', '.join(allowed)}"
+            + (", or a function of your own, as module:function." if has_answers else "."),
         )
     chosen = None if metric == task.spec.metric else metric
     return dataclasses.replace(task, chosen_metric=chosen)

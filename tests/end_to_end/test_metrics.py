@@ -132,6 +132,19 @@ def test_eval_measures_texts_losses_and_functions(
     assert "loss on test ± standard error" in table
 
 
+def test_eval_measures_the_calibration_of_classes(hubmerge: Command) -> None:
+    words = ("eval", "demo/mnist@step8", "--metric", "calibration_error", "--json")
+    result = hubmerge(*words)
+    assert result.code == 0, result.err
+    [score] = result.data
+    assert score["task"].endswith("+calibration_error")
+    assert 0 < score["value"] < 0.5
+    assert 0 < score["stderr"] < 0.1
+    card = hubmerge("card", "demo/mnist@step8")
+    assert card.code == 0, card.err
+    assert "alibration" not in card.out
+
+
 def test_texts_without_an_end_are_counted_and_noted(hubmerge: Command, chat: Path) -> None:
     result = hubmerge(
         "eval", chat / "base", "--tasks", chat / "films.yaml", "--metric", "exact_match", "--json"

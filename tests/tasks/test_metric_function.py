@@ -113,8 +113,10 @@ def test_a_chosen_metric_is_a_part_of_the_id() -> None:
 
 
 def test_metrics_of_other_kinds_are_refused() -> None:
-    with pytest.raises(UsageError, match="has classes: it is measured by accuracy"):
-        with_metric(task("image"), "exact_match")
+    for metric in ("exact_match", "own_metrics:length"):
+        with pytest.raises(UsageError, match=f"cannot be measured by {metric}") as error:
+            with_metric(task("image"), metric)
+        assert error.value.hint == "Use one of accuracy, calibration_error."
     with pytest.raises(UsageError, match="cannot be measured by rogue") as error:
         with_metric(task("target"), "rogue")
     assert error.value.hint.startswith("Use one of token_accuracy, exact_match, contains, f1, ")
