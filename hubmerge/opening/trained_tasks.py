@@ -38,7 +38,7 @@ def find_trained_tasks(
         for task_id in task_ids
     ]
     tasks = [
-        with_metric(task, metric or _own_metric(task, chosen_by_id.get(task_id)))
+        with_metric(task, metric or _own_metric(task, chosen_by_id.get(task_id or "")))
         for task_id, task in zip(task_ids, matches, strict=True)
         if task
     ]
