@@ -19,6 +19,7 @@ from hubmerge.refs import (
     check_revision,
     parse_ref,
 )
+from hubmerge.specs import BINARY_METRICS
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 LOCK_FILE = "hubmerge.lock"
@@ -62,12 +63,19 @@ class Pin:
 class LockedTask:
     """A task of the selection: its id, its data set as owner/name@sha if it is on a Hub, its rows.
 
-    The id ends with the digest of the task's definition, which includes local data.
+    The id ends with the digest of the task's definition, which includes local data, and with the
+    metric if another one was chosen. `metric` is None for accuracy.
     """
 
     id: str
     data: str | None
     rows: Count
+    metric: str | None = None
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether a row is right or wrong, without anything between."""
+        return self.metric in (None, *BINARY_METRICS)
 
 
 @dataclass(frozen=True)
@@ -236,6 +244,9 @@ class Lock:
         experts = [expert for pick in self.picks for expert in pick.experts]
         if any(expert.averaged or expert.weight == 0 for expert in experts) and not self.is_moe:
             fields["format"] = FORMAT_WITH_PARTS  # earlier versions would merge something else
+        for task in fields["tasks"]:
+            if task["metric"] is None:
+                del task["metric"]  # as below
         for name, default in _LATER_FIELDS.items():
             if getattr(self, name) == default:
                 del fields[name]  # as in locks of the versions before

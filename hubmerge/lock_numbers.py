@@ -41,7 +41,10 @@ def _pick_problems(lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[
         yield f"{name} has no accuracy on {min(missing)[:40]!r}."
     if missing or pick.tasks.keys() - rows.keys():
         return
+    graded = _graded_tasks(lock)
     for task, accuracy in pick.tasks.items():
+        if task in graded:
+            continue
         right = accuracy * rows[task]
         if rows[task] == 0 or abs(right - round(right)) > 1e-6:
             yield (
@@ -53,9 +56,12 @@ def _pick_problems(lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[
     mean = math.fsum(accuracies) / len(rows)
     spread = math.fsum(a * (1 - a) / rows[task] for task, a in pick.tasks.items())
     yield from _difference(f"the accuracy of {name}", pick.accuracy, mean)
-    yield from _difference(
-        f"the standard error of {name}", pick.stderr, math.sqrt(spread) / len(rows)
-    )
+    most = math.sqrt(spread) / len(rows)
+    if graded:  # numbers between 0 and 1 vary at most as much as answers that are right or wrong
+        if not 0 <= pick.stderr <= most + _ROUNDING:
+            yield f"the standard error of {name} is {pick.stderr:.6g}, and at most {most:.6g}."
+    else:
+        yield from _difference(f"the standard error of {name}", pick.stderr, most)
     if pick.gain is not None:
         yield from _gain_problems(name, lock, pick, rows)
     if pick.evaluations > lock.spent.evaluations:
@@ -99,16 +105,28 @@ def _gain_problems(name: str, lock: Lock, pick: Pick, rows: Mapping[str, int]) -
         return
     if fit is not None:
         if pick.policy == lock.chosen:
-            yield from _cross_fit_problems(name, fit, pick.gain, rows)
+            is_graded = bool(_graded_tasks(lock))
+            yield from _cross_fit_problems(name, fit, pick.gain, rows, is_graded)
         return
     if rival.tasks.keys() != rows.keys():
         return
     yield from _difference(f"the gain of {name}", gain, pick.accuracy - rival.accuracy)
-    yield from _width_problems(name, pick.gain, *_interval_widths(pick.tasks, rival.tasks, rows))
+    if not _graded_tasks(lock):
+        widths = _interval_widths(pick.tasks, rival.tasks, rows)
+        yield from _width_problems(name, pick.gain, *widths)
+
+
+def _graded_tasks(lock: Lock) -> set[str]:
+    """The tasks whose rows have numbers between right and wrong, which counts do not determine."""
+    return {task.id for task in lock.tasks if not task.is_binary}
 
 
 def _cross_fit_problems(
-    name: str, fit: CrossFitted, gain: tuple[float, float, float], rows: Mapping[str, int]
+    name: str,
+    fit: CrossFitted,
+    gain: tuple[float, float, float],
+    rows: Mapping[str, int],
+    is_graded: bool,
 ) -> Iterator[str]:
     """Compare the gain of the choice with what was counted on rows that did not choose."""
     yield from _difference(f"the gain of {name}", gain[0], fit.accuracy - fit.rival)
@@ -116,6 +134,8 @@ def _cross_fit_problems(
         return
     if {task: sum(counts) for task, counts in fit.counts.items()} != rows:
         yield "its cross-fitted rows are not the rows of its tasks."
+        return
+    if is_graded:
         return
     variance, mean = 0.0, 0.0
     for worse, same, better in fit.counts.values():

@@ -9,13 +9,19 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hubmerge.durable import append_lines
+
+_NO_SHARES = ("loss", "perplexity", "calibration_error")
 
 
 @dataclass(frozen=True)
 class Score:
-    """One measured number: `value` in [0, 1] over `count` examples, binomial standard error.
+    """One measured number: `value` over `count` examples, and its standard error.
+
+    It is in [0, 1] but for loss, perplexity, and functions of one's own, which may return any
+    number. `unfinished` counts generated texts that reached the limit of the task.
 
     `model` is the digest of the model's files, `task` is an id: name@digest of its definition.
     `recipe` identifies a merge before it is made, and `data` is a Hub data set and its commit, as
@@ -32,6 +38,12 @@ class Score:
     stderr: float
     recipe: str | None = None
     data: str | None = None
+    unfinished: int = 0
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the value is a share of what is right, which is shown in percent."""
+        return ":" not in self.metric and self.metric not in _NO_SHARES
 
     @property
     def task_name(self) -> str:
@@ -90,7 +102,7 @@ class ScoreLog:
 
     def append(self, scores: Iterable[Score]) -> None:
         """Append scores; they are on disk before this returns. Other processes may append too."""
-        lines = "".join(json.dumps(dataclasses.asdict(s), sort_keys=True) + "\n" for s in scores)
+        lines = "".join(json.dumps(_to_json(s), sort_keys=True) + "\n" for s in scores)
         append_lines(self.path, lines)
 
     def read(self) -> list[Score]:
@@ -104,6 +116,13 @@ class ScoreLog:
                 newest.pop(key, None)
                 newest[key] = score
         return list(newest.values())
+
+
+def _to_json(score: Score) -> dict[str, Any]:
+    fields = dataclasses.asdict(score)
+    if not score.unfinished:
+        del fields["unfinished"]  # as in logs of the versions before
+    return fields
 
 
 def _parse_line(line: str) -> Score | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,20 +32,74 @@ class Part:
     intruders: float = 1.0
 
 
+# What was measured row by row: one bit per row, or one number of a metric with other values.
+RowValues = str | tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class RowResults:
-    """The correct rows of a trial on one task: one bit per row, in an order fixed for the task.
+    """The results of a trial on one task, row by row, in an order fixed for the task.
 
-    `of` is the number of rows in the split; there are fewer `bits` if the trial was stopped early.
+    `bits` has a 1 for each row that is right. Of metrics with other values than 0 and 1, `values`
+    has the numbers in [0, 1], and there are no bits. `of` is the number of rows in the split; fewer
+    were measured if the trial was stopped early.
     """
 
     bits: str
     of: int
+    values: tuple[float, ...] | None = None
+
+    @property
+    def measured(self) -> RowValues:
+        """The results, as bits or as numbers."""
+        return self.bits if self.values is None else self.values
+
+    @property
+    def count(self) -> int:
+        """The number of rows measured."""
+        return len(self.measured)
 
     @property
     def correct(self) -> tuple[bool, ...]:
-        """Row by row, whether the prediction is correct."""
+        """Row by row, whether the prediction is correct, for results in bits."""
         return tuple(bit == "1" for bit in self.bits)
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """One number per row."""
+        return tuple(map(float, self.measured))
+
+    @property
+    def mean(self) -> float:
+        """The mean over the rows measured, of which there is one at least."""
+        if self.values is None:
+            return self.bits.count("1") / len(self.bits)
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def variance(self) -> float:
+        """The variance of one row, around `mean`."""
+        if self.values is None:
+            return self.mean * (1 - self.mean)
+        return math.fsum((value - self.mean) ** 2 for value in self.values) / len(self.values)
+
+    def with_rows(self, measured: RowValues) -> RowResults:
+        """These results in place of those measured."""
+        if isinstance(measured, str):
+            return RowResults(measured, self.of)
+        return RowResults("", self.of, measured)
+
+    def extended(self, more: RowValues) -> RowResults:
+        """The results with those of the next rows."""
+        return self.with_rows(join_rows([self.measured, more]) if self.count else more)
+
+
+def join_rows(parts: Sequence[RowValues]) -> RowValues:
+    """Results of one task one after the other; all are bits, or all are numbers."""
+    bits = [part for part in parts if isinstance(part, str)]
+    if len(bits) == len(parts):
+        return "".join(bits)
+    return tuple(number for part in parts for number in part if not isinstance(number, str))
 
 
 @dataclass(frozen=True)
@@ -69,24 +123,24 @@ class Trial:
     def truncate(self, counts: Mapping[str, int]) -> Trial:
         """A copy with only the first rows of each task, as many as `counts` gives."""
         results = {
-            task: RowResults(rows.bits[: counts[task]], rows.of) for task, rows in self.rows.items()
+            task: rows.with_rows(rows.measured[: counts[task]]) for task, rows in self.rows.items()
         }
         return dataclasses.replace(self, rows=results)
 
     @property
     def rows_measured(self) -> int:
         """The number of rows measured, over all tasks."""
-        return sum(len(rows.bits) for rows in self.rows.values())
+        return sum(rows.count for rows in self.rows.values())
 
     @property
     def is_complete(self) -> bool:
         """Whether every row of every task was measured."""
-        return all(len(rows.bits) == rows.of for rows in self.rows.values())
+        return all(rows.count == rows.of for rows in self.rows.values())
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """Accuracy by task id, over the rows measured."""
-        return {task: r.bits.count("1") / len(r.bits) for task, r in self.rows.items() if r.bits}
+        """Accuracy, or the mean of another metric, by task id, over the rows measured."""
+        return {task: rows.mean for task, rows in self.rows.items() if rows.count}
 
     @property
     def accuracy(self) -> float:
@@ -95,9 +149,8 @@ class Trial:
 
     @property
     def stderr(self) -> float:
-        """Binomial standard error of the mean."""
-        counts = {task: len(rows.bits) for task, rows in self.rows.items()}
-        spread = (a * (1 - a) / counts[task] for task, a in self.accuracies.items())
+        """Standard error of the mean: binomial, where rows are right or wrong."""
+        spread = (rows.variance / rows.count for rows in self.rows.values() if rows.count)
         return math.sqrt(math.fsum(spread)) / len(self.rows)
 
 
@@ -113,7 +166,7 @@ class TrialLog:
 
     def append(self, trials: Iterable[Trial]) -> None:
         """Append trials; they are on disk before this returns."""
-        lines = (json.dumps(dataclasses.asdict(t), sort_keys=True) + "\n" for t in trials)
+        lines = (json.dumps(_to_json(t), sort_keys=True) + "\n" for t in trials)
         append_lines(self.path, "".join(lines))
 
     def read(self) -> list[Trial]:
@@ -126,6 +179,14 @@ class TrialLog:
         ):
             trials, self.skipped = _longest_by_key(file)
         return trials
+
+
+def _to_json(trial: Trial) -> dict[str, Any]:
+    fields = dataclasses.asdict(trial)
+    for results in fields["rows"].values():
+        if results["values"] is None:
+            del results["values"]  # as in logs of the versions before
+    return fields
 
 
 def _longest_by_key(lines: Iterable[str]) -> tuple[list[Trial], int]:
@@ -180,4 +241,13 @@ def _parse_rows(fields: dict[str, Any]) -> RowResults:
         or len(bits) > of
     ):
         raise ValueError
-    return RowResults(bits, of)
+    values = fields.get("values")
+    if values is None:
+        return RowResults(bits, of)
+    if type(values) is not list or bits or len(values) > of or not all(map(_is_share, values)):
+        raise ValueError
+    return RowResults("", of, tuple(map(float, values)))
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in _NUMBERS and 0 <= value <= 1

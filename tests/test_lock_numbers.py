@@ -94,3 +94,35 @@ def test_all_wrong_numbers_are_named_at_once() -> None:
 @pytest.mark.parametrize("path", sorted(MODEL_CARDS.glob("*/hubmerge.lock")), ids=str)
 def test_locks_of_earlier_versions_are_read(path: Path) -> None:
     assert parse_lock(path.read_bytes(), "old").to_bytes()
+
+
+def graded(change: Callable[[Fields], object]) -> Fields:
+    """A lock whose tasks are measured by numbers between 0 and 1, with this change."""
+    fields: Fields = json.loads(lock().to_bytes())
+    for locked in fields["tasks"]:
+        locked["metric"] = "f1"
+    change(fields)
+    return fields
+
+
+def test_numbers_between_right_and_wrong_need_not_be_shares_of_rows() -> None:
+    data = json.dumps(graded(lambda f: chosen(f).update(stderr=0.001))).encode()
+    read = parse_lock(data, "the.lock")
+    assert [task.metric for task in read.tasks] == ["f1"] * len(read.tasks)
+    assert parse_lock(read.to_bytes(), "the.lock") == read
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: chosen(f).update(accuracy=0.9), "the accuracy of pick 'coordinate' is 0.9, and"),
+        (lambda f: chosen(f).update(stderr=0.4), "is 0.4, and at most"),
+        (lambda f: chosen(f).update(gain=[0.3, 0.26, 0.34]), "the gain of pick 'coordinate'"),
+    ],
+)
+def test_numbers_between_right_and_wrong_still_follow_from_each_other(
+    change: Callable[[Fields], object], message: str
+) -> None:
+    with pytest.raises(IntegrityError) as error:
+        parse_lock(json.dumps(graded(change)).encode(), "the.lock")
+    assert message in error.value.message

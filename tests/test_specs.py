@@ -55,7 +55,7 @@ def test_a_minimal_task() -> None:
             {"data": {"path": ".", "files": {"train": "a.parquet"}}},
             "`data.files` has no files for split 'test'",
         ),
-        ({"metric": "f1"}, "metric must "),
+        ({"metric": "f2"}, "metric must "),
         ({"name": "no/such name"}, "name: "),
     ],
 )

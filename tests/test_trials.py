@@ -89,7 +89,10 @@ def test_lines_are_read_as_pydantic_reads_them(tmp_path: Path) -> None:
             expected = []
         log.path.write_text(line + "\n")
         rows = [row for trial in expected for row in trial.rows.values()]
-        if not all(set(row.bits) <= {"0", "1"} and len(row.bits) <= row.of for row in rows):
+        if not all(set(row.bits) <= {"0", "1"} and row.count <= row.of for row in rows):
+            expected = []
+        graded = [row for row in rows if row.values is not None]
+        if not all(not row.bits and all(0 <= v <= 1 for v in row.values or ()) for row in graded):
             expected = []
         assert log.read() == expected, line
         accepted += len(expected)
@@ -102,3 +105,28 @@ def test_accuracies_are_over_the_rows_measured() -> None:
     assert TRIAL.stderr == pytest.approx((0.75 * 0.25 / 4 + 0.5 * 0.5 / 2) ** 0.5 / 2)
     assert not TRIAL.is_complete
     assert TRIAL.truncate({"a": 2, "b": 1}).accuracies == {"a": 1.0, "b": 1.0}
+
+
+GRADED = replace(TRIAL, rows={"a": RowResults("", 4, (0.25, 1.0, 0.5)), "b": RowResults("11", 4)})
+
+
+def test_numbers_between_right_and_wrong_have_their_own_mean_and_error(tmp_path: Path) -> None:
+    assert GRADED.accuracies == {"a": pytest.approx(7 / 12), "b": 1.0}
+    variance = sum((value - 7 / 12) ** 2 for value in (0.25, 1.0, 0.5)) / 3
+    assert GRADED.stderr == pytest.approx((variance / 3) ** 0.5 / 2)
+    assert GRADED.truncate({"a": 2, "b": 1}).rows["a"].measured == (0.25, 1.0)
+    assert GRADED.rows_measured == 5
+    log = TrialLog(tmp_path / "trials.jsonl")
+    log.append([GRADED])
+    assert log.read() == [GRADED]
+
+
+def test_rows_are_extended_by_what_they_are_made_of() -> None:
+    assert RowResults("", 4).extended((0.5,)).extended((1.0,)) == RowResults("", 4, (0.5, 1.0))
+    assert RowResults("", 4).extended("01").extended("1") == RowResults("011", 4)
+
+
+def test_logs_of_bits_are_written_as_before(tmp_path: Path) -> None:
+    log = TrialLog(tmp_path / "trials.jsonl")
+    log.append([TRIAL])
+    assert json.loads(log.path.read_text())["rows"]["a"] == {"bits": "1101", "of": 4}

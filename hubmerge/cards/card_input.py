@@ -47,9 +47,10 @@ class CardInput:
 
     @cached_property
     def own_scores(self) -> list[Score]:
-        """The scores of this model on the split, one per task."""
+        """The scores of this model on the split, one per task; all are shares."""
         digest = self.manifest.digest
-        scores = (s for s in self.scores if s.model == digest and s.split == self.split)
+        on_split = (s for s in self.scores if s.model == digest and s.split == self.split)
+        scores = (score for score in on_split if score.is_share)
         task_ids = {self.manifest.task, *self.task_ids}
         return list(by_task(scores, task_ids).values())
 

@@ -20,11 +20,15 @@ from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.specs import GENERATION_METRICS
+from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.task import Task
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 _THREADS = 8
+# Sums over the tokens of all rows.
+_NOT_OF_ROWS = ("token_accuracy", CALIBRATION, *LOSSES)
 _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
 
 
@@ -60,16 +64,17 @@ def open_pool(
     base: ModelRef | None,
     progress: Progress,
     options: MatchOptions = DEFAULT_OPTIONS,
+    metric: str | None = None,
 ) -> OpenedPool:
     """Pin every step of every repository and find base and tasks, without fetching expert weights.
 
     The last steps come first: what they show to be impossible is refused before all are pinned.
     A repository named with a revision contributes only that revision. Without `tasks`, the tasks
     are those that the manifests name; otherwise each repository gets the task with the id that its
-    manifests name, or the task at the same position. Raises UsageError, NotOnHub, IntegrityError
-    or DataError.
+    manifests name, or the task at the same position. `metric` is used instead of theirs. Raises
+    UsageError, NotOnHub, IntegrityError or DataError.
     """
-    task_of_ref = _find_tasks(hub, refs, tasks)
+    task_of_ref = _find_tasks(hub, refs, tasks, metric)
     pinned_by_ref = _pin_all(hub, refs, progress)
     all_pinned = [step for steps in pinned_by_ref.values() for step in steps]
     pinned_base = pin(hub, base or common_base(hub, all_pinned))
@@ -96,14 +101,17 @@ def open_pool(
     return open_pinned_pool(hub, pinned_pool, opened_base)
 
 
-def _find_tasks(hub: Hub, refs: Sequence[ModelRef], tasks: Sequence[Task]) -> dict[ModelRef, Task]:
+def _find_tasks(
+    hub: Hub, refs: Sequence[ModelRef], tasks: Sequence[Task], metric: str | None
+) -> dict[ModelRef, Task]:
     """The task of each repository by its last step; raises for one that cannot be selected for."""
     failures = Failures()
     last_by_ref = {ref: failures.run(partial(_pin_last, hub, ref)) for ref in refs}
     lasts = {ref: [last] for ref, last in last_by_ref.items() if last is not None}
     failures.run(lambda: check_no_moe([last for [last] in lasts.values()]))
     failures.raise_all()
-    task_of_ref = _assign_tasks(hub, lasts, [pin_task(hub, task) for task in tasks])
+    assigned = _assign_tasks(hub, lasts, [pin_task(hub, task) for task in tasks], metric)
+    task_of_ref = {ref: with_metric(task, metric) for ref, task in assigned.items()}
     _check_metrics(list(task_of_ref.values()))
     return task_of_ref
 
@@ -195,13 +203,16 @@ def _likely(steps: Iterable[Revision]) -> list[Revision]:
 
 
 def _assign_tasks(
-    hub: Hub, pinned_by_ref: Mapping[ModelRef, Sequence[PinnedModel]], tasks: Sequence[Task]
+    hub: Hub,
+    pinned_by_ref: Mapping[ModelRef, Sequence[PinnedModel]],
+    tasks: Sequence[Task],
+    metric: str | None,
 ) -> dict[ModelRef, Task]:
     """Find the task of each repository: the one its manifests name, or the one at its position."""
     failures, task_of_ref = Failures(), dict[ModelRef, Task]()
     for index, (ref, steps) in enumerate(pinned_by_ref.items()):
         by_position = tasks[index] if len(tasks) == len(pinned_by_ref) else None
-        task = failures.run(partial(_assign_task, hub, ref, steps, tasks, by_position))
+        task = failures.run(partial(_assign_task, hub, ref, steps, tasks, by_position, metric))
         if task is not None:
             task_of_ref[ref] = task
     failures.raise_all()
@@ -220,9 +231,10 @@ def _assign_task(
     steps: Sequence[PinnedModel],
     tasks: Sequence[Task],
     by_position: Task | None,
+    metric: str | None,
 ) -> Task:
     if not tasks:
-        return find_trained_tasks(hub, steps[-1])[0]
+        return find_trained_tasks(hub, steps[-1], metric)[0]
     named = _manifest_tasks(ref, steps)
     task = next((task for task in tasks if task.id in named), by_position)
     if task is None:
@@ -282,10 +294,11 @@ def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 
 def _check_metrics(tasks: Sequence[Task]) -> None:
-    unsupported = {task.name: None for task in tasks if task.spec.metric != "accuracy"}
+    unsupported = {task.name: task.metric for task in tasks if task.metric in _NOT_OF_ROWS}
     if unsupported:
+        named = ", ".join(f"{name} by {metric}" for name, metric in unsupported.items())
         raise UsageError(
-            f"Selection compares rows that are right or wrong, and {', '.join(unsupported)} is "
-            "measured by the share of right tokens.",
-            "Write --tasks with a task that asks the same as multiple choice, `kind: rank`.",
+            f"Selection compares numbers from 0 to 1, one a row, and measures {named}.",
+            f"Write --metric {', '.join(GENERATION_METRICS)}, or a function of your own, as "
+            "module:function; or leave it out for tasks that are not of kind target.",
         )

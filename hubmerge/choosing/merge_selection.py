@@ -47,6 +47,7 @@ class SelectRequest:
     are the budget, and `memory` is what merges may take, in bytes. Two choices within `band`
     standard errors of each other count as equal. `objective` is what is maximised. `exhaustive`
     evaluates every point of the grid on every row. `options` decide where experts and base differ.
+    `metric` is used instead of those of the tasks.
     `options_as_typed` are the command line options that cannot be derived from the other fields.
     """
 
@@ -66,6 +67,7 @@ class SelectRequest:
     device: str | None = None
     options: MatchOptions = DEFAULT_OPTIONS
     options_as_typed: tuple[str, ...] = ()
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,8 @@ def _make_pin(model: OpenedModel, pool: Pool) -> Pin:
 
 def _lock_task(task: Task, rows: int) -> LockedTask:
     data = task.spec.data
-    return LockedTask(task.id, f"{data.id}@{data.revision}" if data.id else None, rows)
+    metric = None if task.metric == "accuracy" else task.metric
+    return LockedTask(task.id, f"{data.id}@{data.revision}" if data.id else None, rows, metric)
 
 
 def _format_budget(request: SelectRequest) -> str | None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubmerge.choosing.candidates import OpenedPool
-from hubmerge.evaluation import correct_rows
 from hubmerge.kinds import MOE
 from hubmerge.opening.moe_inputs import match_experts, moe_params, parse_moe_params
 from hubmerge.progress import Progress
+from hubmerge.row_values import measure_rows
 from hubmerge.runs.machine import Machine, make_accelerator
 from hubmerge.runs.moe_job import MoeJob
 from hubmerge.runs.moe_plan import MoePlan
@@ -150,15 +150,13 @@ def _train_and_measure(job: MoeJob, machine: Machine, progress: Progress) -> dic
     for _ in train(fit, data, job.planned_steps, TrainingCallbacks(progress)):
         pass
     rows = {
-        task.examples.split.task.id: _correct_rows(fit, task)
-        for task in job_inputs.validation_tasks
+        task.examples.split.task.id: _row_results(fit, task) for task in job_inputs.validation_tasks
     }
     accelerator.free_memory()
     return rows
 
 
-def _correct_rows(fit: Fit, task: ValidationTask) -> RowResults:
-    learner, count = task.learner, len(task.examples.split)
-    batches = task.examples.batches_of(range(count), learner.collate)
-    right = correct_rows(learner, fit.network, batches, fit.accelerator.device)
-    return RowResults("".join("1" if is_right else "0" for is_right in right), count)
+def _row_results(fit: Fit, task: ValidationTask) -> RowResults:
+    count, device = len(task.examples.split), fit.accelerator.device
+    measured = measure_rows(task.learner, fit.network, task.examples, range(count), device)
+    return RowResults("", count).with_rows(measured.as_row_values(task.examples.split.task))

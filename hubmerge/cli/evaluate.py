@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubmerge.cli.options import Columns, Device, Split, Tasks, find_tasks, split_names
+from hubmerge.cli.options import Columns, Device, Metric, Split, Tasks, find_tasks, split_names
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import format_score, make_table
 from hubmerge.errors import UsageError
@@ -30,9 +30,10 @@ def evaluate(
         bool, typer.Option("--every-step", help="Measure all step revisions of the repositories.")
     ] = False,
     columns: Columns = None,
+    metric: Metric = None,
     device: Device = None,
 ) -> None:
-    """Measure accuracy per task, with count and standard error.
+    """Measure a metric per task, with count and standard error.
 
     Scores are stored in the hubmerge home, so no model is measured twice on the same rows.
 
@@ -46,9 +47,20 @@ def evaluate(
 
         pinned = _pin_models(hub, refs, every_step)
         named = find_tasks(split_names(tasks), columns)
-        scores = measure(hub, pinned, named, split, session.score_log, progress, device)
+        scores = measure(hub, pinned, named, split, session.score_log, progress, device, metric)
     session.print_result(
         _scores_table(scores, split), [dataclasses.asdict(score) for score in scores]
+    )
+    for score in scores:
+        if score.unfinished:
+            session.print_message(f"Note: {_unfinished_note(score)}")
+
+
+def _unfinished_note(score: Score) -> str:
+    return (
+        f"{score.unfinished} of the {score.count} texts that {score.label} generated for "
+        f"{score.task_name} reached the limit without an end. Raise `max_new_tokens:` in the "
+        "task's YAML, or give it `stop:`."
     )
 
 
@@ -78,4 +90,11 @@ def _scores_table(scores: Sequence[Score], split: str) -> object:
         rows.append((label, *(format_score(by_task.get(task)) for task in tasks), *means))
     names = display_names(tasks).values()
     columns = ("model", *(f"{name}>" for name in names), *(["mean>"] if comparable else []))
-    return make_table(columns, rows, title=f"accuracy on {split}, % ± standard error")
+    return make_table(columns, rows, title=_title(scores, split))
+
+
+def _title(scores: Sequence[Score], split: str) -> str:
+    metrics = dict.fromkeys(score.metric.replace("_", " ") for score in scores)
+    shares = {score.is_share for score in scores}
+    unit = ", %" if shares == {True} else "" if shares == {False} else ", shares in %"
+    return f"{', '.join(metrics)} on {split}{unit} ± standard error"

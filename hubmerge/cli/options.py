@@ -51,6 +51,13 @@ Tasks = Annotated[
         help="Tasks, separated by commas. [the tasks that the model or its experts are trained for]"
     ),
 ]
+Metric = Annotated[
+    str | None,
+    Option(
+        help="Metric to measure by instead of the tasks' own: exact_match, contains, f1, rouge_l, "
+        "loss, perplexity, calibration_error, or a function, as module:function."
+    ),
+]
 Columns = Annotated[
     str | None,
     Option(help="Columns of the data, if they are not guessed: text=review,label=stars."),

@@ -23,6 +23,7 @@ from hubmerge.cli.options import (
     Device,
     DryRun,
     Heads,
+    Metric,
     Option,
     StepPattern,
     find_tasks,
@@ -69,6 +70,7 @@ class SelectOptions:
         str | None, Option(help="Tasks, if the manifests name none: one for each repository.")
     ] = None
     columns: Columns = None
+    metric: Metric = None
     settings: Annotated[
         list[str] | None,
         Option("--set", help="With --target moe, options of `moerge`: train_steps=300, lr=2e-4."),
@@ -228,6 +230,7 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
         device=options.device,
         options=MatchOptions(options.tied, options.heads, options.vocabulary),
         options_as_typed=_options_as_typed(options),
+        metric=options.metric,
     )
 
 
@@ -271,7 +274,11 @@ def _choose_steps(
         lock=lock,
         tables=selection_tables(lock),
         data=json.loads(lock.to_bytes()),
-        notes=[*skipped_notes(log), *cut_notes(lock.cut)],
+        notes=[
+            *skipped_notes(log),
+            *cut_notes(lock.cut),
+            *flow.unfinished_notes(prepared.splits),
+        ],
         conclusion=partial(describe_conclusion, lock, result.seconds),
     )
 
@@ -318,7 +325,12 @@ def _check_replaceable(path: Path) -> None:
 
 def _options_as_typed(options: SelectOptions) -> tuple[str, ...]:
     """The options that the lock repeats in its command, as they were typed."""
-    values = {"tasks": options.tasks, "columns": options.columns, "against": options.against}
+    values = {
+        "tasks": options.tasks,
+        "columns": options.columns,
+        "metric": options.metric,
+        "against": options.against,
+    }
     pairs = [(name, str(value)) for name, value in values.items() if value is not None]
     pairs += [("set", setting) for setting in options.settings or []]
     return tuple(word for name, value in pairs for word in (f"--{name}", value))

@@ -58,7 +58,9 @@ def format_percent(value: float | None) -> str:
 
 
 def format_score(score: ScoreLike | None) -> str:
-    """A score and its standard error in percent, or a dash."""
+    """A score and its standard error, or a dash; in percent, if it is a share."""
+    if score is not None and not getattr(score, "is_share", True):
+        return f"{score.value:.4g} ± {score.stderr:.2g}"
     return f"{format_percent(score.value)} ± {format_percent(score.stderr)}" if score else "-"
 
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from hubmerge.calibration import calibration_error, calibration_stderr, read_confidences
 from hubmerge.errors import map_all
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.hub.client import Hub
@@ -31,9 +33,11 @@ from hubmerge.opening.task_heads import TaskHeads
 from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.progress import Progress
+from hubmerge.row_values import check_metric, is_generated, mean_token_loss, measure_rows
 from hubmerge.runs.machine import pick_device
 from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
+from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.data import Split, load_split
 from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_match import match_adapter
@@ -51,15 +55,20 @@ def evaluate(
     log: ScoreLog,
     progress: Progress,
     device: str | None = None,
+    metric: str | None = None,
 ) -> list[Score]:
     """Measure every model on every task, or if `tasks` is empty on those it was trained for.
 
-    Scores in the log are not measured again. All models are opened before the first is measured.
+    `metric` is used instead of those of the tasks. Scores in the log are not measured again. All
+    models are opened, and functions tried, before the first is measured.
     """
     evaluator = ModelEvaluator(hub, split, pick_device(device))
     opened = map_all(partial(open_pinned, hub), models)
-    pinned_tasks = [pin_task(hub, task) for task in tasks]
-    pairs = [(model, pinned_tasks or find_trained_tasks(hub, model)) for model in opened]
+    pinned_tasks = [with_metric(pin_task(hub, task), metric) for task in tasks]
+    pairs = [(model, pinned_tasks or find_trained_tasks(hub, model, metric)) for model in opened]
+    for task in {task.id: task for _, model_tasks in pairs for task in model_tasks}.values():
+        if ":" in task.metric:
+            check_metric(evaluator.load_rows(task))
     total, scores = sum(len(model_tasks) for _, model_tasks in pairs), list[Score]()
     known = {(score.model, score.task, score.split): score for score in log.read()}
     for model, model_tasks in pairs:
@@ -87,21 +96,51 @@ class ModelEvaluator:
     def measure(self, model: OpenedModel, task: Task) -> Score:
         """Measure the score of one model on one task."""
         split, (learner, examples) = self.load_rows(task), self._prepare(model, task)
-        batches = examples.batches(learner.collate)
-        result = accuracy(learner, learner.network, batches, task.spec.metric, self._device)
+        result = self._measure_metric(learner, examples)
         manifest, data = model.manifest, task.spec.data
         return Score(
             label=model.revision.label,
             model=model.digest,
             task=task.id,
             split=split.name,
-            metric=task.spec.metric,
+            metric=task.metric,
             value=result["value"],
             count=int(result["count"]),
             stderr=result["stderr"],
+            unfinished=int(result.get("unfinished", 0)),
             recipe=_recipe_of_result(manifest) if manifest else None,
             data=f"{data.id}@{data.revision}" if data.id else None,
         )
+
+    def _measure_metric(self, learner: Learner, examples: Examples) -> dict[str, float]:
+        """Return value, count and standard error of a task's metric over all rows."""
+        task, network = examples.split.task, learner.network
+        if task.metric in LOSSES:
+            loss, error = mean_token_loss(learner, network, examples, self._device)
+            count = len(examples.split)
+            if task.metric == "loss":
+                return {"value": loss, "count": count, "stderr": error}
+            perplexity = float(np.exp(loss))
+            return {"value": perplexity, "count": count, "stderr": perplexity * error}
+        if task.metric == CALIBRATION:
+            return self._measure_calibration(learner, examples)
+        if not is_generated(task):
+            batches = examples.batches(learner.collate)
+            return accuracy(learner, network, batches, task.metric, self._device)
+        rows = range(len(examples.split))
+        measured = measure_rows(learner, network, examples, rows, self._device)
+        return {
+            "value": measured.mean,
+            "count": len(rows),
+            "stderr": measured.stderr,
+            "unfinished": measured.unfinished,
+        }
+
+    def _measure_calibration(self, learner: Learner, examples: Examples) -> dict[str, float]:
+        batches = (batch for batch, _ in examples.batches(learner.collate))
+        confidences = read_confidences(learner, learner.network, batches, self._device)
+        value, error = calibration_error(*confidences), calibration_stderr(*confidences)
+        return {"value": value, "count": len(examples.split), "stderr": error}
 
     def predict(self, model: OpenedModel, task: Task) -> Predictions:
         """Return one model's predictions for every row of one task, in order.

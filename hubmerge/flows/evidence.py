@@ -16,6 +16,7 @@ from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.memory_merge import MemoryMerger
+from hubmerge.tasks.chosen_metric import metric_of_id
 from hubmerge.tasks.task import Task
 from hubmerge.trials import SELECTION_SPLIT, Trial, TrialLog
 
@@ -57,6 +58,7 @@ def check_evidence(
         base=_ref_of(lock.base.source),
         device=device,
         options=lock.options,
+        metric=_metric_of(lock),
     )
     prepared = prepare_selection(hub, request, progress)
     checks = [_check_rows(lock, prepared)]
@@ -65,6 +67,12 @@ def check_evidence(
     if lock.cross_fit is not None:
         checks.append(Check("gain", "not measured again: `hubmerge select` repeats its searches"))
     return checks
+
+
+def _metric_of(lock: Lock) -> str | None:
+    """The metric that was chosen for the tasks, if one was."""
+    chosen = filter(None, (metric_of_id(task.id)[1] for task in lock.tasks))
+    return next((metric.partition("#")[0] for metric in chosen), None)
 
 
 def _ref_of(source: Source) -> ModelRef:
@@ -97,7 +105,7 @@ def _check_picks(
 def _check_pick(pick: Pick, trial: Trial) -> Check:
     wrong = []
     for task, accuracy in pick.tasks.items():
-        rows = len(trial.rows[task].bits)
+        rows = trial.rows[task].count
         measured = trial.accuracies[task]
         if abs(measured - accuracy) * rows > max(_ROWS, _SHARE * rows) + 1e-6:
             wrong.append(

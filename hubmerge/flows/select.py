@@ -34,6 +34,7 @@ from hubmerge.selection.pool import Choice, Pool, as_params
 from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import MeasuredChoice
 from hubmerge.selection.seed_spread import find_seed_spread
+from hubmerge.selection.task_split import TaskSplit
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
 from hubmerge.weights.header import safe_name
 from hubmerge.weights.match_options import TIED_HINT, VOCABULARY_HINT
@@ -69,7 +70,13 @@ def prepare_selection(hub: Hub, request: SelectRequest, progress: Progress) -> P
         raise UnknownName("target", request.method, (*METHODS, MOE))
     method = METHODS[request.method]
     opened_pool = open_pool(
-        hub, request.repos, request.tasks, request.base, progress, request.options
+        hub,
+        request.repos,
+        request.tasks,
+        request.base,
+        progress,
+        request.options,
+        request.metric,
     )
     pool = opened_pool.pool
     if len(pool.tasks) < 2:
@@ -101,6 +108,20 @@ def few_rows_notes(rows: Mapping[str, int]) -> Iterator[str]:
         if count < FEW_ROWS:
             yield (
                 f"Task {task} has only {count} validation rows: chance matters as much as the step."
+            )
+
+
+def unfinished_notes(splits: Iterable[TaskSplit]) -> Iterator[str]:
+    """Yield a note for each task with generated texts that reached the limit, if any did here.
+
+    Texts that workers generated, or that the log had, are not counted.
+    """
+    for split in splits:
+        if split.unfinished:
+            yield (
+                f"{split.unfinished} of the {split.generated} texts that were generated for "
+                f"{split.task.name} reached the limit without an end: `max_new_tokens` is "
+                f"{split.task.spec.max_new_tokens}. Raise it in the task's YAML, or give `stop:`."
             )
 
 

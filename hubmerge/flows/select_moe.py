@@ -61,7 +61,9 @@ def prepare_moe_selection(
     """
     machine, spec = Machine(request.device), request.moe_spec
     check_machine(machine)
-    opened_pool = open_pool(hub, request.repos, request.tasks, request.base, progress)
+    opened_pool = open_pool(
+        hub, request.repos, request.tasks, request.base, progress, metric=request.metric
+    )
     pool = opened_pool.pool
     if len(pool.tasks) < 2:
         raise UsageError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from hubmerge.errors import DataError, UsageError
 from hubmerge.learners.chat import check_chat_template, write_chat, write_prompt
@@ -86,24 +87,48 @@ class RowEncoder:
             return self.encode(TargetExample(example.prompt, example.target))
         return self.encode(example)
 
-    def prompt_and_answer(self, example: LanguageExample) -> tuple[list[int], str]:
+    def prompt_and_answer(
+        self, example: LanguageExample, max_new_tokens: int = 1
+    ) -> tuple[list[int], str]:
         """The tokens to generate from, and the answer that should follow.
 
-        Of a conversation this is its last answer, of a plain text all of it.
+        A prompt ends where answers begin in training: before white space at its end, which belongs
+        to the answer, and which texts are compared without. Of a conversation the answer is its
+        last message. A prompt is truncated so that `max_new_tokens` more have positions, too.
+        Raises DataError for a plain text, which has no answer.
         """
+        if isinstance(example, RankExample) and example.chat:
+            return self.prompt_and_answer(chat_of(example.prompt, example.target), max_new_tokens)
+        if isinstance(example, TextExample):
+            raise DataError(
+                "A plain text has no answer that could be generated.",
+                "Measure it by --metric loss or perplexity.",
+            )
         if isinstance(example, ChatExample):
             *before, last = example.messages
             check_chat_template(self.pairs.tokenizer, self.pairs.is_seq2seq)
             ids, fixed = self._ids(write_prompt(self.pairs.tokenizer, before)), 0
             answer = last.content
-        elif isinstance(example, TextExample):
-            (ids, fixed), answer = self.pairs.prompt_ids(""), example.text
-        elif isinstance(example, RankExample) and example.chat:
-            return self.prompt_and_answer(chat_of(example.prompt, example.target))
         else:
-            (ids, fixed), answer = self.pairs.prompt_ids(example.prompt), example.target
-        limit = min(self.max_tokens, (self.max_positions or self.max_tokens + 1) - 1)
+            ids, fixed = self.pairs.prompt_ids(example.prompt.rstrip())
+            answer = example.target
+        limit = self.max_tokens
+        if self.max_positions is not None:
+            limit = min(limit, max(1, self.max_positions - max_new_tokens))
         return self.pairs.truncate(ids, fixed, limit), answer
+
+    def answer_end(self, example: LanguageExample) -> int | None:
+        """The token that ends the answers of such a row in training, None if none does.
+
+        Raises the same as `encode` for a conversation.
+        """
+        if not self.pairs.eos:
+            return None
+        if isinstance(example, RankExample) and example.chat:
+            example = chat_of(example.prompt, example.target)
+        if isinstance(example, ChatExample):
+            return self._encode_chat(example)[1][-1]
+        return cast(int, self.pairs.tokenizer.eos_token_id)
 
     def _encode_choices(self, example: RankExample) -> EncodedRow:
         """Choices as answers in a chat template score what lm_eval scores on the same strings."""

@@ -12,27 +12,36 @@ from hubmerge.hub.fetch import read_file
 from hubmerge.manifest import Manifest, Source
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import pin_task
-from hubmerge.refs import ModelRef, Revision
+from hubmerge.refs import ModelRef, Revision, printable
+from hubmerge.tasks.chosen_metric import metric_of_id, with_metric
 from hubmerge.tasks.lookup import catalog, find_task
 from hubmerge.tasks.task import Task
 from hubmerge.tasks.task_file import TASK_YAML, parse_task_file
 
 
-def find_trained_tasks(hub: Hub, model: OpenedModel | PinnedModel) -> list[Task]:
+def find_trained_tasks(
+    hub: Hub, model: OpenedModel | PinnedModel, metric: str | None = None
+) -> list[Task]:
     """The tasks in a model's manifest, its own or those of its experts, shipped or with a file.
 
-    Raises UsageError if there is none, or one that is neither shipped nor has a file; DataError if
-    local data of an own task are not found.
+    They are measured by `metric`, or else by the one that the manifest names with the task. Raises
+    UsageError if there is no task, one that is neither shipped nor has a file, or one that was
+    measured by a function; DataError if local data of an own task are not found.
     """
     manifest = model.manifest
-    task_ids = list(_task_ids(manifest)) if manifest else [None]
+    chosen_by_id = dict(map(metric_of_id, filter(None, _task_ids(manifest)))) if manifest else {}
+    task_ids: list[str | None] = [*chosen_by_id] or [None]
     names = {str(task_id).partition("@")[0] for task_id in task_ids}
     shipped = {name: find_task(name) for name in names & catalog().keys()}
     matches = [
         _shipped_task(hub, shipped, task_id) or _own_task(hub, model, task_id)
-        for task_id in dict.fromkeys(task_ids)
+        for task_id in task_ids
     ]
-    tasks = [task for task in matches if task]
+    tasks = [
+        with_metric(task, metric or _own_metric(task, chosen_by_id.get(task_id or "")))
+        for task_id, task in zip(task_ids, matches, strict=True)
+        if task
+    ]
     if len(tasks) < len(matches):
         others = f" but for {', '.join(sorted(names))}" if any(task_ids) else ""
         raise UsageError(
@@ -41,6 +50,17 @@ def find_trained_tasks(hub: Hub, model: OpenedModel | PinnedModel) -> list[Task]
             "by commas.",
         )
     return tasks
+
+
+def _own_metric(task: Task, chosen: str | None) -> str | None:
+    """The metric that a manifest names; a function is code, and runs only if the user names it."""
+    function = (chosen or "").partition("#")[0]
+    if ":" in function:
+        raise UsageError(
+            f"Task {task.name} was measured by the function {printable(function)}.",
+            f"Write --metric {printable(function)}, or another metric.",
+        )
+    return chosen
 
 
 def _task_ids(manifest: Manifest) -> Iterable[str | None]:
@@ -66,7 +86,11 @@ def _own_task(hub: Hub, model: OpenedModel | PinnedModel, task_id: str | None) -
         return None
     revision = model.revision
     if not model.manifest.is_expert:
-        sources = [source for source in model.manifest.experts if source.task == task_id]
+        sources = [
+            source
+            for source in model.manifest.experts
+            if source.task and metric_of_id(source.task)[0] == task_id
+        ]
         if not sources:
             return None
         revision = _revision_of(sources[0])

@@ -98,7 +98,7 @@ def paired_stderr(trial: Trial, baseline: Trial) -> float:
     variances = []
     for task, rows in trial.rows.items():
         differences = [
-            a - b for a, b in zip(rows.correct, baseline.rows[task].correct, strict=True)
+            a - b for a, b in zip(rows.numbers, baseline.rows[task].numbers, strict=True)
         ]
         count = len(differences)
         mean = sum(differences) / count

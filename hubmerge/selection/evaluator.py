@@ -151,13 +151,12 @@ class Evaluator:
         """
         splits = {task: self._splits[task] for task in experts}
         wanted = {split.task.id: split.row_count(share) for split in splits.values()}
-        if any(len(trial.rows[task].bits) < count for task, count in wanted.items()):
+        if any(trial.rows[task].count < count for task, count in wanted.items()):
             jobs = [self._missing_rows(trial, task, experts[task], wanted) for task in splits]
-            bits = self._rows.evaluate(trial.recipe, source, jobs)
+            measured = self._rows.evaluate(trial.recipe, source, jobs)
             rows = dict(trial.rows)
-            for split, more in zip(splits.values(), bits, strict=True):
-                known = rows[split.task.id]
-                rows[split.task.id] = RowResults(known.bits + more, known.of)
+            for split, more in zip(splits.values(), measured, strict=True):
+                rows[split.task.id] = rows[split.task.id].extended(more)
             trial = dataclasses.replace(trial, rows=rows)
             self._logged[trial.key] = trial
             self._log.append([trial])
@@ -174,7 +173,7 @@ class Evaluator:
         self, trial: Trial, task: int, index: int, wanted: Mapping[str, int]
     ) -> RowJob:
         split = self._splits[task]
-        start = len(trial.rows[split.task.id].bits)
+        start = trial.rows[split.task.id].count
         rows = split.row_order[start : wanted[split.task.id]]
         return RowJob(task, index, start, tuple(rows))
 

@@ -17,7 +17,7 @@ from itertools import compress, cycle
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import OutOfBudget
-from hubmerge.trials import RowResults, Trial
+from hubmerge.trials import RowResults, RowValues, Trial, join_rows
 
 MIN_ROWS = 4  # of a task: two in each half, or there is no variance
 
@@ -39,16 +39,22 @@ class Fold:
 
     def _select(self, trial: Trial, held_out: bool) -> Trial:
         rows = {
-            task: RowResults(self._bits(results.bits, held_out), self._count(results.of, held_out))
+            task: RowResults("", self._count(results.of, held_out)).with_rows(
+                self._select_rows(results.measured, held_out)
+            )
             for task, results in trial.rows.items()
         }
         return dataclasses.replace(trial, rows=rows)
 
-    def _bits(self, bits: str, held_out: bool) -> str:
+    def _select_rows(self, measured: RowValues, held_out: bool) -> RowValues:
         if held_out:
-            return bits[self.number :: self.count]
+            return measured[self.number :: self.count]
+        if self.count == 2:
+            return measured[1 - self.number :: 2]
         seen = (number != self.number for number in cycle(range(self.count)))
-        return "".join(compress(bits, seen)) if self.count > 2 else bits[1 - self.number :: 2]
+        if isinstance(measured, str):
+            return "".join(compress(measured, seen))
+        return tuple(compress(measured, seen))
 
     def _count(self, rows: int, held_out: bool) -> int:
         inside = len(range(self.number, rows, self.count))
@@ -70,9 +76,9 @@ def pool_trials(trials: Sequence[Trial]) -> Trial:
     recipes = [trial.recipe for trial in trials]
     rows = {}
     for task, results in first.rows.items():
-        bits = [trial.rows[task].bits for trial in trials]
-        ordered = (bits[row % count][row] for row in range(results.of))
-        rows[task] = RowResults("".join(ordered), results.of)
+        measured = [trial.rows[task].measured for trial in trials]
+        ordered = [measured[row % count][row : row + 1] for row in range(results.of)]
+        rows[task] = results.with_rows(join_rows(ordered))
     recipe = recipes[0] if len(set(recipes)) == 1 else _digest(recipes)
     return dataclasses.replace(first, recipe=recipe, rows=rows)
 

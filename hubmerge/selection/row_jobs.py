@@ -10,6 +10,7 @@ from typing import Protocol
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.selection.task_split import TaskSplit, load_merge
+from hubmerge.trials import RowValues
 from hubmerge.weights.dtypes import Array
 from hubmerge.weights.kept_heads import KeptHead, kept_head
 
@@ -64,10 +65,12 @@ class RowJob:
 
 
 class RowEvaluator(Protocol):
-    """Evaluates jobs; the bits do not depend on where."""
+    """Evaluates jobs; the results do not depend on where."""
 
-    def evaluate(self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]) -> list[str]:
-        """One bit per row of each job, 1 where the merge is right; `recipe` identifies `source`."""
+    def evaluate(
+        self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]
+    ) -> list[RowValues]:
+        """The results of each job, row by row; `recipe` identifies `source`."""
         ...
 
 
@@ -78,7 +81,9 @@ class LocalRows:
         self._pool, self._merger, self._splits = pool, merger, splits
         self._loaded_recipe: str | None = None
 
-    def evaluate(self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]) -> list[str]:
+    def evaluate(
+        self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]
+    ) -> list[RowValues]:
         if self._loaded_recipe != recipe:
             self._loaded_recipe = None
             tensors = source.tensors(self._pool, self._merger)
@@ -86,7 +91,7 @@ class LocalRows:
             self._loaded_recipe = recipe
         return [self._evaluate_rows(job) for job in jobs]
 
-    def _evaluate_rows(self, job: RowJob) -> str:
+    def _evaluate_rows(self, job: RowJob) -> RowValues:
         split, candidate = self._splits[job.task], self._pool.candidates[job.task][job.index]
         return split.evaluate(job.rows, *self._expert_head(split, candidate))
 

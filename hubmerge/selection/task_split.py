@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hubmerge.evaluation import Examples, correct_rows
+from hubmerge.evaluation import Examples
 from hubmerge.learners.classification import Classifier
 from hubmerge.learners.factory import (
     class_model,
@@ -24,7 +24,9 @@ from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
 from hubmerge.models.text_decoder import TextDecoder
 from hubmerge.predictions import Predictions, read_predictions
+from hubmerge.row_values import check_metric, measure_rows
 from hubmerge.tasks.data import Split
+from hubmerge.trials import RowValues
 from hubmerge.weights.kept_heads import KeptHead
 
 _ORDER_SEED = 0  # of the order of rows; trials in the log depend on it
@@ -84,10 +86,16 @@ def load_merge(models: Iterable[LoadedModel], merged: Iterable[tuple[str, Any]])
 
 
 class TaskSplit:
-    """A split of a task, evaluated in a row order that is fixed for the split."""
+    """A split of a task, evaluated in a row order that is fixed for the split.
+
+    `generated` counts the texts that were generated for it here, and `unfinished` those of them
+    that reached the limit of the task. Raises UsageError for a metric function that fails.
+    """
 
     def __init__(self, loaded_model: LoadedModel, split: Split) -> None:
         self.loaded_model, self.task, self._split = loaded_model, split.task, split
+        check_metric(split)
+        self.generated = self.unfinished = 0
         order = torch.Generator().manual_seed(_ORDER_SEED)
         self.row_order: list[int] = torch.randperm(len(split), generator=order).tolist()
         model, classifier = loaded_model.model, loaded_model.classifier
@@ -107,16 +115,20 @@ class TaskSplit:
         """Return the number of rows in a share of the split; at least one."""
         return max(1, round(share * len(self.row_order)))
 
-    def evaluate(self, rows: Sequence[int], folder: Path, head: KeptHead | None = None) -> str:
-        """Return one bit per row, 1 where the loaded model is right.
+    def evaluate(
+        self, rows: Sequence[int], folder: Path, head: KeptHead | None = None
+    ) -> RowValues:
+        """Return one bit per row, 1 where the loaded model is right, or one number per row.
 
         `folder` is the expert's; it has the head of a task whose head is trained, unless the loaded
         model is a classifier, which gets `head`.
         """
         self._set_head(folder, head)
-        batches = self._examples.batches_of(rows, self._learner.collate)
-        right = correct_rows(self._learner, self._network, batches, self.loaded_model.device)
-        return "".join("1" if is_right else "0" for is_right in right)
+        device = self.loaded_model.device
+        measured = measure_rows(self._learner, self._network, self._examples, rows, device)
+        self.generated += len(rows)
+        self.unfinished += measured.unfinished
+        return measured.as_row_values(self.task)
 
     def predict(
         self, rows: Sequence[int], folder: Path, head: KeptHead | None = None

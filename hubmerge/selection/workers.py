@@ -15,6 +15,7 @@ from hubmerge.errors import HubmergeError, UnknownName
 from hubmerge.evaluation import batch_size
 from hubmerge.selection.row_jobs import RowJob, TensorSource
 from hubmerge.specs import Kind
+from hubmerge.trials import RowValues, join_rows
 
 _MOST_DEATHS = 3  # of workers in one evaluation; then the machine is too small
 
@@ -30,9 +31,9 @@ class RowRequest:
 
 @dataclass(frozen=True)
 class RowReply:
-    """The bits of each job of a request, or the name, message and hint of an error."""
+    """The results of each job of a request, or the name, message and hint of an error."""
 
-    bits: tuple[str, ...] = ()
+    measured: tuple[RowValues, ...] = ()
     error: tuple[str, str, str] | None = None
 
     def check(self) -> None:
@@ -86,8 +87,10 @@ class WorkerRows:
         self._batch_sizes = [batch_size(kind) for kind in kinds]
         self._workers = [start(number) for number in range(count)]
 
-    def evaluate(self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]) -> list[str]:
-        """One bit per row of each job, as `LocalRows` gives them.
+    def evaluate(
+        self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]
+    ) -> list[RowValues]:
+        """One result per row of each job, as `LocalRows` gives them.
 
         Raises the error of a worker, or HubmergeError if workers die again and again.
         """
@@ -101,11 +104,11 @@ class WorkerRows:
                 for worker, share in shares.items()
             }
         )
-        bits_by_start: list[dict[int, str]] = [{} for _ in jobs]
+        by_start: list[dict[int, RowValues]] = [{} for _ in jobs]
         for worker, share in shares.items():
-            for (number, batches), bits in zip(share, replies[worker].bits, strict=True):
-                bits_by_start[number] |= _bits_by_start(batches, bits)
-        return ["".join(bits[start] for start in sorted(bits)) for bits in bits_by_start]
+            for (number, batches), measured in zip(share, replies[worker].measured, strict=True):
+                by_start[number] |= _rows_by_start(batches, measured)
+        return [join_rows([rows[start] for start in sorted(rows)]) for rows in by_start]
 
     def close(self) -> None:
         """End all workers."""
@@ -150,11 +153,11 @@ def _joined(batches: Sequence[RowJob]) -> RowJob:
     return replace(batches[0], rows=tuple(row for batch in batches for row in batch.rows))
 
 
-def _bits_by_start(batches: Sequence[RowJob], bits: str) -> dict[int, str]:
-    """The bits of each batch, by the position of its first row."""
-    by_start, done = {}, 0
+def _rows_by_start(batches: Sequence[RowJob], measured: RowValues) -> dict[int, RowValues]:
+    """The results of each batch, by the position of its first row."""
+    by_start, done = dict[int, RowValues](), 0
     for batch in batches:
-        by_start[batch.start] = bits[done : done + len(batch.rows)]
+        by_start[batch.start] = measured[done : done + len(batch.rows)]
         done += len(batch.rows)
     return by_start
 

@@ -2,10 +2,21 @@
 
 from hubmerge.specs.moe import MoeSpec
 from hubmerge.specs.parsing import Spec, parse_yaml, read_yaml, validate_spec
-from hubmerge.specs.task import Carve, DataSpec, Head, Kind, SplitsSpec, TaskSpec
+from hubmerge.specs.task import (
+    BINARY_METRICS,
+    GENERATION_METRICS,
+    Carve,
+    DataSpec,
+    Head,
+    Kind,
+    SplitsSpec,
+    TaskSpec,
+)
 from hubmerge.specs.train import Anneal, TrainSpec, Tune
 
 __all__ = [
+    "BINARY_METRICS",
+    "GENERATION_METRICS",
     "Anneal",
     "Carve",
     "DataSpec",

@@ -14,17 +14,23 @@ from hubmerge.specs.parsing import Spec, as_value_error
 Kind = Literal["image", "text", "rank", "target"]
 Head = Literal["label", "trained"]
 Format = Literal["messages", "conversations", "completion", "preference", "alpaca", "text"]
+Metric = Literal["accuracy", "token_accuracy", "exact_match", "contains", "f1", "rouge_l"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
+_LANGUAGE_KEYS = ("max_tokens", "join", "eos", "chat", "max_new_tokens", "stop")
 # Keys that only some kinds of task have; in other kinds they would be ignored, so they are refused.
 _KEYS_BY_KIND = {
     "image": {"head", "templates", "classes"},
     "text": {"head", "templates", "classes", "max_tokens"},
-    "rank": {"prompt", "choices", "answer", "max_tokens", "join", "eos", "chat"},
-    "target": {"prompt", "target", "max_tokens", "join", "eos", "chat", "format"},
+    "rank": {"prompt", "choices", "answer", *_LANGUAGE_KEYS},
+    "target": {"prompt", "target", "format", *_LANGUAGE_KEYS},
 }
 _REQUIRED_KEYS = {"rank": ("prompt", "choices", "answer"), "target": ("prompt", "target")}
 _METRIC_BY_KIND = {"target": "token_accuracy"}
+# Of a text that the model generates, compared with the answer.
+GENERATION_METRICS = ("exact_match", "contains", "f1", "rouge_l")
+# A row is right or wrong, without anything between.
+BINARY_METRICS = ("accuracy", "exact_match", "contains")
 _CHAT_FORMATS = ("messages", "conversations")
 _MAX_TOKENS_IN_TOTAL = 1024  # the default for conversations and texts
 _TEMPLATES_BY_KIND = {"text": ("This text is about {}.",)}
@@ -122,7 +128,8 @@ class TaskSpec(Spec):
     What follows ends with end of sequence, unless `eos` is false. With `chat`, the prompt is a
     user's message in the tokenizer's chat template, and what follows is the answer. Instead of a
     prompt and a target, `format` names that of the rows, such as `messages`. Texts are truncated to
-    `max_tokens`.
+    `max_tokens`. Texts that the model generates to be measured end after `max_new_tokens`, at end
+    of sequence, or before any of the strings `stop`.
     """
 
     name: str
@@ -131,7 +138,7 @@ class TaskSpec(Spec):
     title: str = ""
     source: str = ""
     licence: str = ""
-    metric: Literal["accuracy", "token_accuracy"] = "accuracy"
+    metric: Metric = "accuracy"
     data: DataSpec
     splits: SplitsSpec = SplitsSpec()
     head: Head = "label"
@@ -146,6 +153,8 @@ class TaskSpec(Spec):
     eos: bool = True
     chat: bool = False
     format: Format | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 64
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @property
     def is_classification(self) -> bool:
@@ -224,10 +233,10 @@ class TaskSpec(Spec):
         missing = [key for key in required if not getattr(self, key)]
         if missing:
             raise ValueError(f"kind {self.kind} needs {', '.join(f'`{key}`' for key in missing)}")
-        if self.metric != _METRIC_BY_KIND.get(self.kind, "accuracy"):
-            raise ValueError(
-                f"kind {self.kind} is measured by {_METRIC_BY_KIND.get(self.kind, 'accuracy')}"
-            )
+        default = _METRIC_BY_KIND.get(self.kind, "accuracy")
+        metrics = (default, *(GENERATION_METRICS if self.kind == "target" else ()))
+        if self.metric not in metrics:
+            raise ValueError(f"kind {self.kind} is measured by {' or '.join(metrics)}")
         return self
 
     @model_validator(mode="after")
@@ -240,6 +249,8 @@ class TaskSpec(Spec):
             raise ValueError(f"`chat` is for prompts, which `format: {self.format}` does not have")
         if self.join is not None and (self.chat or self.format in (*_CHAT_FORMATS, "text")):
             raise ValueError("`join` is for prompts that are not in a chat template")
+        if self.format == "text" and self.metric != "token_accuracy":
+            raise ValueError("`format: text` has no answers: it is measured by token_accuracy")
         return self
 
     @model_validator(mode="after")

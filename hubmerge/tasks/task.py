@@ -15,15 +15,19 @@ from hubmerge.errors import DataError
 from hubmerge.specs import TaskSpec
 
 # Keys that tasks did not have at first: unless they are used, a task keeps its digest.
-_LATER_KEYS = ("join", "eos", "chat", "format")
+_LATER_KEYS = ("join", "eos", "chat", "format", "max_new_tokens", "stop")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its spec, and the folder that its data path is relative to."""
+    """A task: its spec, and the folder that its data path is relative to.
+
+    `chosen_metric` is what it is measured by instead of the metric of its spec: the id of a metric.
+    """
 
     spec: TaskSpec
     folder: Path
+    chosen_metric: str | None = None
 
     @property
     def name(self) -> str:
@@ -31,8 +35,14 @@ class Task:
 
     @property
     def id(self) -> str:
-        """The id in scores and manifests: name@digest."""
-        return f"{self.name}@{self.digest}"
+        """The id in scores and manifests: name@digest, and +metric if another one was chosen."""
+        chosen = f"+{self.chosen_metric}" if self.chosen_metric else ""
+        return f"{self.name}@{self.digest}{chosen}"
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric; that of a function of one's own is module:function."""
+        return (self.chosen_metric or self.spec.metric).partition("#")[0]
 
     @property
     def data_path(self) -> Path | None:
@@ -51,7 +61,7 @@ class Task:
             mode="json", exclude={"title", "source", "licence"}
         )
         for key in _LATER_KEYS:
-            if fields[key] == TaskSpec.model_fields[key].default:
+            if getattr(self.spec, key) == TaskSpec.model_fields[key].default:
                 del fields[key]
         if fields["data"]["columns"] is None:
             del fields["data"]["columns"]

@@ -9,11 +9,13 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from hubmerge.errors import CheckpointError
 from hubmerge.evaluation import accuracy
 from hubmerge.manifest import ValidationPoint
+from hubmerge.row_values import is_generated, measure_rows
 from hubmerge.training.batches import Batches, ProcessShard
 from hubmerge.training.events import CheckpointEvent
 from hubmerge.training.fit import EXPLOSION_WINDOW, Fit, check_not_exploding, divergence_error
@@ -127,8 +129,10 @@ class _TrainingLoop:
     def accuracy(self, task: ValidationTask) -> dict[str, float]:
         """The accuracy of one task: `value` in [0, 1] and `count` of examples."""
         learner, examples = task.learner, task.examples
+        if is_generated(examples.split.task):
+            return self.mean_of_texts(task)
         batches = examples.batches(learner.collate, self.shard.rank, self.shard.world_size)
-        metric, device = examples.split.task.spec.metric, self.fit.accelerator.device
+        metric, device = examples.split.task.metric, self.fit.accelerator.device
         try:
             return accuracy(
                 learner, self.fit.network, batches, metric, device, self.gather_predictions
@@ -139,6 +143,17 @@ class _TrainingLoop:
             raise divergence_error(
                 f"The model's predictions are not finite at step {self.step}."
             ) from error
+
+    def mean_of_texts(self, task: ValidationTask) -> dict[str, float]:
+        """The mean over rows of a metric of generated texts; each process generates a share."""
+        examples, device = task.examples, self.fit.accelerator.device
+        network, count = self.fit.network, len(examples.split)
+        rows = range(count)[self.shard.rank :: self.shard.world_size]
+        was_training = network.training
+        values = measure_rows(task.learner, network, examples, rows, device).values if rows else ()
+        network.train(was_training)
+        total = torch.tensor(sum(values), dtype=torch.float64, device=device)
+        return {"value": float(self.sum_over_processes(total)) / count, "count": count}
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         if self.shard.world_size == 1:

@@ -114,7 +114,7 @@ def test_what_cannot_be_selected_is_refused_before_steps_are_pinned(
     )
     publish_with_task(api, tmp_path, "own/spoiled", "spoiled@1", b"name: [")
     for repo, message in {
-        "own/chat": "chat is measured by the share of right tokens",
+        "own/chat": "measures chat by token_accuracy",
         "own/forged": "does not define chat@",
         "own/spoiled": "task.yaml of own/spoiled@step8",
     }.items():

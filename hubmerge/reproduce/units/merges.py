@@ -106,7 +106,7 @@ def grid_points(grid: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float
 
 def task_accuracies(trial: Trial) -> list[float]:
     """Accuracy on each task, in the order of the trial."""
-    return [rows.bits.count("1") / len(rows.bits) for rows in trial.rows.values()]
+    return [rows.mean for rows in trial.rows.values()]
 
 
 def load_splits(prepared: PreparedSelection, split: str) -> tuple[TaskSplit, ...]:
