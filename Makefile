@@ -41,6 +41,7 @@ reproduce: .venv/installed
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.open
 	$(BIN)/python -m benchmarks.merge
+	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.select
 	$(BIN)/python -m benchmarks.moe_layer
