@@ -122,7 +122,8 @@ def _nbytes(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.nbytes
     if isinstance(value, dict):
-        return sum(map(_nbytes, value.values()))
+        # Labels may be the same tensors as the targets.
+        return sum(map(_nbytes, {id(part): part for part in value.values()}.values()))
     if isinstance(value, Image):
         return value.width * value.height * len(value.getbands())
     return sum(map(_nbytes, value)) if isinstance(value, (list, tuple)) else 8
