@@ -194,10 +194,11 @@ def _expert_problems(name: str, expert: Source, swaps: tuple[Swap, ...]) -> Iter
     if expert.step is not None and expert.step != known.step:
         yield f"{name} has {expert.label[:80]} at step {expert.step}, and it is step {known.step}."
     own = [swap.step for swap in swaps if swap.label.partition("@")[0] == expert.name]
-    if expert.last_step is not None and max(own) > expert.last_step:
+    last = max(own, default=0)
+    if expert.last_step is not None and last > expert.last_step:
         yield (
             f"{name} says that the last step of {expert.name[:80]} is {expert.last_step}, and "
-            f"step {max(own)} is a candidate."
+            f"step {last} is a candidate."
         )
 
 

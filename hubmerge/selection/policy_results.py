@@ -46,8 +46,8 @@ class PolicyResults:
         """Run one policy on a share (0 to 1) of what is left of the budget.
 
         If that ends, the best choice so far is its result; there is none if it has not measured any
-        merge of its own. A policy that starts from the result of
-        another one is never worse than that.
+        merge of its own. A policy that starts from the result of another one is never worse than
+        that.
         """
         self.search.reset_best()
         merges = self.search.evaluator.merges

@@ -20,7 +20,7 @@ from hubmerge.tasks.examples import (
 )
 from hubmerge.tasks.labels import ClassLabels
 from hubmerge.tasks.lookup import find_task
-from hubmerge.tasks.messages import Message
+from hubmerge.tasks.messages import Message, Role
 
 Row = dict[str, Any]
 
@@ -42,8 +42,8 @@ def example_of(row_format: str, row: Row, **fields: Any) -> Any:
     return make_example(spec(row_format, **fields), ClassLabels(), row, "train row 3")
 
 
-def chat(*turns: tuple[str, str], **fields: Any) -> ChatExample:
-    messages = tuple(Message(role, text) for role, text in turns)  # type: ignore[arg-type]
+def chat(*turns: tuple[Role, str], **fields: Any) -> ChatExample:
+    messages = tuple(Message(role, text) for role, text in turns)
     return ChatExample(messages, **fields)
 
 
