@@ -81,19 +81,28 @@ def expert_rows(card_input: CardInput) -> list[dict[str, str]]:
 
 
 def expert_score_rows(card_input: CardInput) -> list[dict[str, str]]:
-    """One row per task and split on which an expert was scored."""
+    """One row per task, split and metric on which an expert was scored.
+
+    Shares are in percent, other numbers as they are.
+    """
     digest = card_input.manifest.digest
     newest = {(s.task, s.split): s for s in card_input.scores if s.model == digest}
-    names = display_names(task for task, _ in newest)
+    names = display_names(_task_without_metric(score) for score in newest.values())
     return [
         {
-            "task": f"{names[score.task]}, {score.split}",
-            "value": percent(score.value),
+            "task": f"{names[_task_without_metric(score)]}, {score.split}",
+            "metric": score.metric.replace("_", " "),
+            "value": percent(score.value) if score.is_share else f"{score.value:.4g}",
             "count": str(score.count),
-            "stderr": percent(score.stderr),
+            "stderr": percent(score.stderr) if score.is_share else f"{score.stderr:.2g}",
         }
         for score in newest.values()
     ]
+
+
+def _task_without_metric(score: Score) -> str:
+    """The id of a score's task, as in its definition: a chosen metric follows it after a plus."""
+    return score.task.partition("+")[0]
 
 
 def describe_training_steps(experts: Sequence[Source], noun: str = "merge") -> str:

@@ -142,7 +142,9 @@ def test_eval_measures_the_calibration_of_classes(hubmerge: Command) -> None:
     assert 0 < score["stderr"] < 0.1
     card = hubmerge("card", "demo/mnist@step8")
     assert card.code == 0, card.err
-    assert "alibration" not in card.out
+    shown = f"| mini-mnist, test | calibration error | {score['value']:.4g} | 1000 |"
+    assert shown in card.out
+    assert "type: calibration_error" not in card.out  # no share: the page of a Hub would show it so
 
 
 def test_texts_without_an_end_are_counted_and_noted(hubmerge: Command, chat: Path) -> None:
