@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,12 @@ from hubmerge.choosing.moe_trials import MoeTrials, TrialSetup
 from hubmerge.lock import Lock, SelectionCost, Swap, UniformPoint
 from hubmerge.progress import Progress
 from hubmerge.selection import noise, report
+from hubmerge.selection.controls import Controls
+from hubmerge.selection.cross_fit import CrossFit
+from hubmerge.selection.evidence import with_evidence
+from hubmerge.selection.folds import Fold
 from hubmerge.selection.halving import horizons, race_cost
 from hubmerge.selection.moe_starts import Indices, MoeStarts
-from hubmerge.selection.noise import Interval
 from hubmerge.selection.policy_results import PolicyResult
 from hubmerge.selection.search import MeasuredChoice
 from hubmerge.specs import MoeSpec
@@ -88,12 +91,20 @@ class PreparedMoeSelection:
 
 
 class StartResults:
-    """Measures starts; `results` holds those that were trained to the end, by name."""
+    """Measures starts; `results` holds those that were trained to the end, by name.
+
+    With a `fold` accuracies and results are those on the rows outside it.
+    """
 
     def __init__(
-        self, prepared: PreparedMoeSelection, trials: MoeTrials, progress: Progress
+        self,
+        prepared: PreparedMoeSelection,
+        trials: MoeTrials,
+        progress: Progress,
+        fold: Fold | None = None,
     ) -> None:
-        self.prepared, self.trials, self._progress = prepared, trials, progress
+        self.prepared, self.trials = prepared, trials
+        self._progress, self._fold = progress, fold
         self.results: dict[str, PolicyResult] = {}
 
     def measure_accuracy(self, name: str, horizon: int) -> float:
@@ -106,8 +117,8 @@ class StartResults:
     def measure(self, name: str, indices: Indices, horizon: int) -> MeasuredChoice:
         """Measure any choice of steps after `horizon` training steps; raises OutOfBudget."""
         choice = self.prepared.setup.make_choice(indices, horizon)
-        progress = partial(self._report_progress, name, horizon)
-        return MeasuredChoice(choice, self.trials.measure(choice, progress))
+        trial = self.trials.measure(choice, partial(self._report_progress, name, horizon))
+        return MeasuredChoice(choice, self._fold.search_rows(trial) if self._fold else trial)
 
     def find_trial(self, indices: Indices) -> Trial | None:
         """Return the trial of a choice that was trained to the end, None if there is none."""
@@ -123,35 +134,30 @@ def beats(challenger: MeasuredChoice, best: MeasuredChoice, seed: int) -> bool:
     return noise.difference(challenger.trial, best.trial, seed).low > 0
 
 
-def make_moe_lock(results: StartResults, chosen: PolicyResult, cut: tuple[str, ...]) -> Lock:
+def make_moe_lock(
+    results: StartResults, chosen: PolicyResult, cut: tuple[str, ...], fit: CrossFit | None
+) -> Lock:
     """Build the lock of a finished selection from the starts that were trained to the end.
 
     Starts that were trained for fewer steps are left out: they would look worse than they are.
-    `cut` names what the budget ended early.
+    `cut` names what the budget ended early. Without a `fit` nothing is known about any gain.
     """
     setup, trials = results.prepared.setup, results.trials
     tasks, rival = enumerate(setup.pool.tasks), results.prepared.starts.null
-    return make_lock(
+    lock = make_lock(
         results.prepared.request,
         setup.opened_pool,
         rows=setup.rows,
         results={**results.results, chosen.name: chosen},
         chosen=chosen,
         rival=rival,
-        gains=_gains(
-            {**results.results, chosen.name: chosen}, rival, results.prepared.request.seed
-        ),
+        gains=fit.gains(rival, chosen.name, results.prepared.request.seed) if fit else {},
         swaps={task.id: _make_swaps(results, chosen.result, n) for n, task in tasks},
         uniform=tuple(_common_curve(results)),
         spent=SelectionCost(trials.moe_count, trials.example_count),
         cut=cut,
     )
-
-
-def _gains(results: Mapping[str, PolicyResult], rival: str, seed: int) -> dict[str, Interval]:
-    """Compare every start with the rival on the rows that chose it."""
-    baseline = results[rival].result.trial
-    return {n: noise.interval(r.result.trial, baseline, seed) for n, r in results.items()}
+    return with_evidence(lock, fit, Controls()) if fit else lock
 
 
 def _common_curve(results: StartResults) -> Iterator[UniformPoint]:

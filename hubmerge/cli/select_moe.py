@@ -134,8 +134,10 @@ def _describe_outcome(lock: Lock) -> str:
     if lock.chosen == lock.rival:
         return f"nothing beats {lock.rival} beyond the noise, so {lock.rival} is chosen"
     if lock.conclusive:
-        return f"{lock.chosen} beats {lock.rival} beyond the noise"
-    return f"{lock.chosen}, the policy of --policy, does not beat {lock.rival} beyond the noise"
+        return f"{lock.chosen} beats {lock.rival} beyond the noise, on rows that did not choose"
+    if lock.cross_fit is None:
+        return f"{lock.chosen} is chosen, and a task has too few rows to measure its gain"
+    return f"{lock.chosen} does not beat {lock.rival} beyond the noise on rows that did not choose"
 
 
 def _conclusion(result: MoeSelectResult, path: Path) -> str:
@@ -169,7 +171,8 @@ def _plan_table(prepared: PreparedMoeSelection) -> Group:
     title = f"would choose the start of a mixture; the null is {prepared.starts.null}"
     cost = (
         f"The race takes {prepared.race_steps} training steps; measuring the steps around the "
-        f"choice takes at most {prepared.sweep_steps} more."
+        f"choice takes at most {prepared.sweep_steps} more. The same is done on each half of the rows, "
+        "which trains only what was not trained by then."
     )
     return Group(
         make_table(("start", "steps", "trained for at most"), rows, title=title), text_line(cost)

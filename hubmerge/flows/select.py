@@ -157,9 +157,14 @@ def select(
     results.search.budget = shares.controls()
     controls, spread = Controls(), None
     if fit is not None:
-        spread = find_seed_spread(fit, prepared.rival, results.search.budget)
+        spread = find_seed_spread(fit, evaluator, prepared.rival, results.search.budget)
         runs = ControlRuns(
-            fit, chosen.result.choice, procedure.grid, results.search.budget, request.seed
+            fit,
+            evaluator,
+            chosen.result.choice,
+            procedure.grid,
+            results.search.budget,
+            request.seed,
         )
         controls = runs.run()
     results.measure_neighbours(chosen.result)

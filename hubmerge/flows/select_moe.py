@@ -27,13 +27,15 @@ from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.runs.machine import Machine, check_machine
 from hubmerge.runs.moe_checks import check_data, check_moe_spec, check_router_start
+from hubmerge.selection.cross_fit import FOLDS, CrossFit, FoldSearch
+from hubmerge.selection.folds import MIN_ROWS, folds
 from hubmerge.selection.halving import HalvingRound, race
 from hubmerge.selection.moe_starts import MoeStarts, find_starts
 from hubmerge.selection.policy_results import PolicyResult
-from hubmerge.selection.pool import Pool
+from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.search import OutOfBudget
 from hubmerge.tasks.data import load_split
-from hubmerge.trials import SELECTION_SPLIT, TrialLog
+from hubmerge.trials import SELECTION_SPLIT, Trial, TrialLog
 
 COORDINATE = "coordinate"  # separate steps, found by moving one expert at a time
 
@@ -88,24 +90,58 @@ def select_moe(
 ) -> MoeSelectResult:
     """Race the starts, choose one, then move one expert at a time, and build the lock.
 
-    Trials in the log are not trained again; new ones are logged at once. Raises UsageError if the
-    time ends before the starts that all others are compared with are measured.
+    The choice is made on all rows. Its gain is measured on rows that did not choose: the same runs
+    on each half of the rows, and is compared on the other half. Trials in the log are not trained
+    again; new ones are logged at once. Raises UsageError if the time ends before the starts that
+    all others are compared with are measured.
     """
     request = prepared.request
     trials = MoeTrials(prepared.setup, log, request.merges, request.seconds)
     results = StartResults(prepared, trials, progress)
-    rounds = _run_race(prepared, results)
-    chosen = _choose_start(prepared, results)
-    cut = _unfinished(prepared, rounds)
-    if not cut and not prepared.policy:
-        chosen, cut = _sweep(prepared, results, chosen)
+    rounds, chosen, cut = _search(prepared, results)
+    fit = _cross_fit(prepared, trials, progress)
     return MoeSelectResult(
-        lock=make_moe_lock(results, chosen, cut),
+        lock=make_moe_lock(results, chosen, cut, fit),
         rounds=rounds,
         steps={name: prepared.steps(name) for name in prepared.starts.indices},
         train_steps=trials.steps,
         seconds=trials.spent_s,
     )
+
+
+def _search(
+    prepared: PreparedMoeSelection, results: StartResults
+) -> tuple[tuple[HalvingRound, ...], PolicyResult, tuple[str, ...]]:
+    """Return the rounds of the race, the choice, and the names of what the budget ended early."""
+    rounds = _run_race(prepared, results)
+    chosen = _choose_start(prepared, results)
+    cut = _unfinished(prepared, rounds)
+    if not cut and not prepared.policy:
+        chosen, cut = _sweep(prepared, results, chosen)
+    return rounds, chosen, cut
+
+
+def _cross_fit(
+    prepared: PreparedMoeSelection, trials: MoeTrials, progress: Progress
+) -> CrossFit | None:
+    """Search on each half of the rows; None if a task has too few of them.
+
+    A mixture that was trained already is not trained again: its trial holds every row.
+    """
+    if min(prepared.setup.rows.values()) < MIN_ROWS:
+        return None
+    searches = []
+    for fold in folds(FOLDS):
+        results = StartResults(prepared, trials, progress, fold)
+        _, chosen, _ = _search(prepared, results)
+        searches.append(FoldSearch(fold, results.results, chosen))
+
+    def measure(choice: Choice) -> Trial:
+        trial = trials.find_trial(choice)
+        assert trial is not None  # a search measured it
+        return trial
+
+    return CrossFit(prepared.setup.pool, measure, tuple(searches))
 
 
 def _last_refs(pool: Pool) -> list[ModelRef]:

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.folds import FoldEvaluator, pool_trials
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.pool import Choice
@@ -56,10 +57,16 @@ class ControlRuns:
     """Measures the controls of a choice within a budget."""
 
     def __init__(
-        self, fit: CrossFit, chosen: Choice, grid: Grid, budget: Budget, seed: int
+        self,
+        fit: CrossFit,
+        evaluator: Evaluator,
+        chosen: Choice,
+        grid: Grid,
+        budget: Budget,
+        seed: int,
     ) -> None:
-        self._fit, self._chosen, self._grid = fit, chosen, grid
-        self._budget, self._seed, self._evaluator = budget, seed, fit.evaluator
+        self._fit, self._evaluator, self._chosen = fit, evaluator, chosen
+        self._grid, self._budget, self._seed = grid, budget, seed
         self._alone: list[Trial] = []
 
     def run(self) -> Controls:
@@ -107,10 +114,10 @@ class ControlRuns:
         def choose(search: FoldSearch) -> Choice:
             return search.chosen.result.choice.with_weight(task, 0.0)
 
-        return self._evaluator.pool.tasks[task].id, self._fit.pool(choose, self._measure)
+        return self._evaluator.pool.tasks[task].id, self._fit.pooled_trial(choose, self._measure)
 
     def _random(self, steps: str, indices: tuple[int, ...]) -> tuple[str, Trial]:
-        return steps, self._fit.pool(partial(self._tune, indices), self._measure)
+        return steps, self._fit.pooled_trial(partial(self._tune, indices), self._measure)
 
     def _tune(self, indices: tuple[int, ...], fold_search: FoldSearch) -> Choice:
         """Tune the method for these candidates on the rows outside a fold; raises OutOfBudget."""

@@ -10,15 +10,15 @@ name Chernozhukov et al., Double/debiased machine learning (arXiv 1608.00060), s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hubmerge.selection import noise
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.folds import MIN_ROWS, Fold, FoldEvaluator, folds, pool_trials
 from hubmerge.selection.noise import Interval
-from hubmerge.selection.policy_results import PolicyResult, PolicyResults
-from hubmerge.selection.pool import Choice
+from hubmerge.selection.policy_results import PolicyResult
+from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.procedure import OnResult, Procedure
 from hubmerge.selection.search import Budget
 from hubmerge.trials import Trial
@@ -28,37 +28,38 @@ FOLDS = 2
 
 @dataclass(frozen=True)
 class FoldSearch:
-    """The search on the rows outside a fold: the results of its policies, and what it chose."""
+    """The search on the rows outside a fold: the result of each policy by name, and its choice."""
 
     fold: Fold
-    results: PolicyResults
+    results: Mapping[str, PolicyResult]
     chosen: PolicyResult
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """The searches of all folds; `evaluator` measures all rows."""
+    """The searches of all folds among the candidates of `pool`; `measure` measures all rows."""
 
-    evaluator: Evaluator
+    pool: Pool
+    measure: Callable[[Choice], Trial]
     searches: tuple[FoldSearch, ...]
 
     def chosen(self) -> Trial:
         """Return the pooled trial of what each search chose, on the rows that it had not seen."""
-        return self.pool(lambda search: search.chosen.result.choice)
+        return self.pooled_trial(lambda search: search.chosen.result.choice)
 
     def policy(self, name: str) -> Trial | None:
         """Return the pooled trial of one policy, None if the budget did not reach it."""
-        if any(name not in search.results.results for search in self.searches):
+        if any(name not in search.results for search in self.searches):
             return None
-        return self.pool(lambda search: search.results.results[name].result.choice)
+        return self.pooled_trial(lambda search: search.results[name].result.choice)
 
-    def pool(
+    def pooled_trial(
         self,
         choose: Callable[[FoldSearch], Choice],
         measure: Callable[[Choice], Trial] | None = None,
     ) -> Trial:
         """Return the pooled trial of a choice for each search, measured on all rows."""
-        measure = measure or self.evaluator.measure
+        measure = measure or self.measure
         return pool_trials([measure(choose(search)) for search in self.searches])
 
     def gains(self, rival: str, chosen: str, seed: int) -> dict[str, Interval]:
@@ -67,7 +68,7 @@ class CrossFit:
         For `chosen` it is that of what each search chose, whichever policy found it: that is the
         procedure which made the choice. The rival itself gains nothing.
         """
-        names = [name for name in self.searches[0].results.results if name != rival]
+        names = [name for name in self.searches[0].results if name != rival]
         trials = {name: self.policy(name) for name in names}
         if chosen != rival:
             trials[chosen] = self.chosen()
@@ -102,5 +103,5 @@ def cross_fit(
         results = procedure.run(FoldEvaluator(evaluator, fold, limit), budget, on_result)
         if procedure.missing(results):
             return None
-        searches.append(FoldSearch(fold, results, procedure.choose(results)))
-    return CrossFit(evaluator, tuple(searches))
+        searches.append(FoldSearch(fold, results.results, procedure.choose(results)))
+    return CrossFit(evaluator.pool, evaluator.measure, tuple(searches))

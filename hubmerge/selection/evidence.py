@@ -54,7 +54,7 @@ def with_evidence(
 
 
 def _steps(fit: CrossFit, number: int) -> tuple[int, ...]:
-    return fit.evaluator.pool.steps(fit.searches[number].chosen.result.choice)
+    return fit.pool.steps(fit.searches[number].chosen.result.choice)
 
 
 def _describe_control(control: MeasuredControl, fit: CrossFit, seed: int) -> Control:

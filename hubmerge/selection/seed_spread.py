@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hubmerge.seed_statistics import student_quantile
 from hubmerge.selection import noise
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.noise import Interval
 from hubmerge.selection.pool import Choice, Pool
 from hubmerge.selection.search import Budget, OutOfBudget
@@ -37,12 +38,14 @@ class SeedSpread:
         return value, value - below, value + above
 
 
-def find_seed_spread(fit: CrossFit, rival: str, budget: Budget) -> SeedSpread | None:
+def find_seed_spread(
+    fit: CrossFit, evaluator: Evaluator, rival: str, budget: Budget
+) -> SeedSpread | None:
     """Measure the gain with other seeds; None if no task has several, or the budget ends."""
     variances, freedom = [], 0
     try:
-        for task in range(len(fit.evaluator.pool.tasks)):
-            gains = _gains_by_seed(fit, rival, task, budget)
+        for task in range(len(fit.pool.tasks)):
+            gains = _gains_by_seed(fit, evaluator, rival, task, budget)
             if len(gains) > 1:
                 mean = math.fsum(gains) / len(gains)
                 squares = math.fsum((gain - mean) ** 2 for gain in gains)
@@ -53,9 +56,11 @@ def find_seed_spread(fit: CrossFit, rival: str, budget: Budget) -> SeedSpread | 
     return SeedSpread(math.sqrt(math.fsum(variances)), freedom) if freedom else None
 
 
-def _gains_by_seed(fit: CrossFit, rival: str, task: int, budget: Budget) -> list[float]:
+def _gains_by_seed(
+    fit: CrossFit, evaluator: Evaluator, rival: str, task: int, budget: Budget
+) -> list[float]:
     """Return the gain for each seed of which a task has every step that is needed."""
-    pool, evaluator = fit.evaluator.pool, fit.evaluator
+    pool = fit.pool
 
     def measure(choice: Choice) -> Trial:
         budget.check(evaluator, evaluator.recipe(choice))
@@ -65,13 +70,13 @@ def _gains_by_seed(fit: CrossFit, rival: str, task: int, budget: Budget) -> list
         return search.chosen.result.choice
 
     def last(search: FoldSearch) -> Choice:
-        return search.results.results[rival].result.choice
+        return search.results[rival].result.choice
 
     gains = []
     for seed in sorted({c.seed for c in pool.candidates[task] if c.seed is not None}):
         of_seed = [_with_seed(pool, task, seed, choose) for choose in (chosen, last)]
         if all(choose(search) for choose in of_seed for search in fit.searches):
-            ours, theirs = (fit.pool(_known(choose), measure) for choose in of_seed)
+            ours, theirs = (fit.pooled_trial(_known(choose), measure) for choose in of_seed)
             gains.append(noise.gain(ours, theirs))
     return gains
 

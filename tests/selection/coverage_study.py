@@ -84,7 +84,7 @@ def _cross_fitted(world: World, fit: CrossFit) -> Outcome:
     rival = fit.policy(LAST)
     assert rival is not None
     truths = [
-        _gain(world, search.chosen.result.choice, search.results.results[LAST].result.choice)
+        _gain(world, search.chosen.result.choice, search.results[LAST].result.choice)
         for search in fit.searches
     ]
     return _outcome(fit.chosen(), rival, sum(truths) / len(truths))

@@ -83,7 +83,9 @@ def test_controls_of_experts_that_know_their_task() -> None:
 def test_controls_that_the_budget_does_not_reach_are_listed() -> None:
     evaluator, chosen, _, fit = run(SIGNAL, 0)
     most = evaluator.merges + 2
-    controls = ControlRuns(fit, chosen.result.choice, PROCEDURE.grid, Budget(most), 0).run()
+    controls = ControlRuns(
+        fit, evaluator, chosen.result.choice, PROCEDURE.grid, Budget(most), 0
+    ).run()
     assert [control.kind for control in controls.measured][:1] == ["base"]
     assert controls.left_out[0] == "expert"
     assert evaluator.merges <= most
@@ -94,7 +96,7 @@ def test_the_parts_of_a_budget_add_up() -> None:
     evaluator, chosen, _, fit = run(SIGNAL, 0, shares)
     assert evaluator.merges <= 45
     budget = shares.controls()
-    ControlRuns(fit, chosen.result.choice, PROCEDURE.grid, budget, 0).run()
+    ControlRuns(fit, evaluator, chosen.result.choice, PROCEDURE.grid, budget, 0).run()
     assert evaluator.merges <= 60
     assert [shares.fold(number)[1] for number in (0, 1)] == [37, 45]
 
@@ -132,6 +134,6 @@ def test_the_scaling_law_predicts_what_it_was_fitted_to() -> None:
 
 
 def measure_controls(world: World) -> tuple[Controls, CrossFit]:
-    _, chosen, _, fit = run(world, 1)
-    runs = ControlRuns(fit, chosen.result.choice, PROCEDURE.grid, Budget(), 0)
+    evaluator, chosen, _, fit = run(world, 1)
+    runs = ControlRuns(fit, evaluator, chosen.result.choice, PROCEDURE.grid, Budget(), 0)
     return runs.run(), fit

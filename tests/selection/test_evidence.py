@@ -54,13 +54,13 @@ def test_noise_that_beats_worse_noise_is_no_gain(tmp_path: Path) -> None:
     assert fit is not None
     gain = fit.gains(LAST, chosen.name, 0)[chosen.name]
     assert find_outcome(gain) == "gain"  # over the last steps, which are worse than the base
-    controls = ControlRuns(fit, chosen.result.choice, procedure.grid, Budget(), 0).run()
+    controls = ControlRuns(fit, evaluator, chosen.result.choice, procedure.grid, Budget(), 0).run()
     written = with_evidence(lock(outcome="gain", conclusive=True), fit, controls)
     assert written.outcome == "inconclusive"
     assert not written.conclusive
     older = lock(outcome="gain", conclusive=True, rival="locked")
-    fit.searches[0].results.results["locked"] = fit.searches[0].results.results[LAST]
-    fit.searches[1].results.results["locked"] = fit.searches[1].results.results[LAST]
+    fit.searches[0].results["locked"] = fit.searches[0].results[LAST]
+    fit.searches[1].results["locked"] = fit.searches[1].results[LAST]
     assert with_evidence(older, fit, controls).conclusive
     assert written.cross_fit is not None
     assert written.cross_fit.accuracy - written.cross_fit.rival > 0

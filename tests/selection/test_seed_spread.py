@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.folds import folds
-from hubmerge.selection.grids import GRIDS
-from hubmerge.selection.policy_results import LAST, PolicyResult, PolicyResults
+from hubmerge.selection.policy_results import LAST, PolicyResult
 from hubmerge.selection.pool import Choice, plain_choice
-from hubmerge.selection.search import Budget, MeasuredChoice, Search
+from hubmerge.selection.search import Budget, MeasuredChoice
 from hubmerge.selection.seed_spread import SeedSpread, find_seed_spread
 from hubmerge.trials import Trial
 
@@ -21,7 +21,7 @@ from .simulated_worlds import World, make_evaluator
 CHOSEN, RIVAL = (plain_choice(indices, {"scale": 0.5}) for indices in ((2, 2, 2, 2), (6, 6, 6, 6)))
 
 
-def cross_fit_of_seeds(seeds: tuple[int | None, ...]) -> CrossFit:
+def cross_fit_of_seeds(seeds: tuple[int | None, ...]) -> tuple[CrossFit, Evaluator]:
     """Both halves chose CHOSEN over RIVAL; neighbours in the first task are one step, two seeds."""
     evaluator = make_evaluator(World(100, 0.85), 0)
     first = evaluator.pool.candidates[0]
@@ -32,10 +32,9 @@ def cross_fit_of_seeds(seeds: tuple[int | None, ...]) -> CrossFit:
     evaluator.pool = replace(evaluator.pool, candidates=(twins, *evaluator.pool.candidates[1:]))
     searches = []
     for fold in folds(2):
-        results = PolicyResults(Search(evaluator, GRIDS["task_arithmetic"], Budget()))
-        results.results[LAST] = _result(RIVAL, evaluator.measure(RIVAL))
+        results = {LAST: _result(RIVAL, evaluator.measure(RIVAL))}
         searches.append(FoldSearch(fold, results, _result(CHOSEN, evaluator.measure(CHOSEN))))
-    return CrossFit(evaluator, tuple(searches))
+    return CrossFit(evaluator.pool, evaluator.measure, tuple(searches)), evaluator
 
 
 def _result(choice: Choice, trial: Trial) -> PolicyResult:
@@ -43,14 +42,14 @@ def _result(choice: Choice, trial: Trial) -> PolicyResult:
 
 
 def test_the_spread_is_the_deviation_of_the_gain_between_seeds() -> None:
-    fit = cross_fit_of_seeds((0, 1))
-    measure = fit.evaluator.measure
+    fit, evaluator = cross_fit_of_seeds((0, 1))
+    measure = evaluator.measure
     gains = [
         measure(CHOSEN.with_candidate(0, 2 + seed)).accuracy
         - measure(RIVAL.with_candidate(0, 6 + seed)).accuracy
         for seed in (0, 1)
     ]
-    spread = find_seed_spread(fit, LAST, Budget())
+    spread = find_seed_spread(fit, evaluator, LAST, Budget())
     assert spread is not None
     assert spread.freedom == 1
     assert spread.deviation == pytest.approx(abs(gains[0] - gains[1]) / math.sqrt(2))
@@ -58,12 +57,12 @@ def test_the_spread_is_the_deviation_of_the_gain_between_seeds() -> None:
 
 @pytest.mark.parametrize("seeds", [(None, None), (0, 0), (0, None)])
 def test_without_a_second_seed_there_is_no_spread(seeds: tuple[int | None, ...]) -> None:
-    assert find_seed_spread(cross_fit_of_seeds(seeds), LAST, Budget()) is None
+    assert find_seed_spread(*cross_fit_of_seeds(seeds), LAST, Budget()) is None
 
 
 def test_a_budget_that_ends_leaves_the_seeds_out() -> None:
-    fit = cross_fit_of_seeds((0, 1))
-    assert find_seed_spread(fit, LAST, Budget(fit.evaluator.merges)) is None
+    fit, evaluator = cross_fit_of_seeds((0, 1))
+    assert find_seed_spread(fit, evaluator, LAST, Budget(evaluator.merges)) is None
 
 
 def test_the_spread_widens_the_interval_and_keeps_the_gain() -> None:
