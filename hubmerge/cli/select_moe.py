@@ -171,8 +171,8 @@ def _plan_table(prepared: PreparedMoeSelection) -> Group:
     title = f"would choose the start of a mixture; the null is {prepared.starts.null}"
     cost = (
         f"The race takes {prepared.race_steps} training steps; measuring the steps around the "
-        f"choice takes at most {prepared.sweep_steps} more. The same is done on each half of the rows, "
-        "which trains only what was not trained by then."
+        f"choice takes at most {prepared.sweep_steps} more. The same is done on each half of the "
+        "rows, which trains only what was not trained by then."
     )
     return Group(
         make_table(("start", "steps", "trained for at most"), rows, title=title), text_line(cost)
