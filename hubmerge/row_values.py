@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hubmerge.errors import UsageError
 from hubmerge.evaluation import Examples, batch_size, correct_rows
 from hubmerge.learners.classification import check_finite
 from hubmerge.learners.generation import GeneratedText, GenerationLimits, generate_answers
-from hubmerge.learners.learner import Learner
+from hubmerge.learners.learner import Batch, Learner
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.learners.row_encoder import IGNORED
 from hubmerge.refs import printable
-from hubmerge.specs import BINARY_METRICS
+from hubmerge.specs import BINARY_METRICS, LIKELIHOOD
 from hubmerge.tasks.data import Split
 from hubmerge.tasks.examples import ChatExample, LanguageExample, TextExample
 from hubmerge.tasks.metric_function import MetricRow, call_metric_function
@@ -58,9 +58,12 @@ class MeasuredRows:
         return self.values
 
 
-def is_generated(task: Task) -> bool:
-    """Whether a task is measured by the texts that the model generates."""
-    return task.metric in TEXT_METRICS or ":" in task.metric
+def has_row_metric(task: Task) -> bool:
+    """Whether the metric of a task is a mean of numbers, one for each row, by `measure_rows`.
+
+    They are measured on generated texts, or are likelihoods.
+    """
+    return _is_generated(task) or task.metric == LIKELIHOOD
 
 
 def measure_rows(
@@ -75,10 +78,13 @@ def measure_rows(
     Raises CheckpointError for predictions that are not finite, DataError or UsageError for prompts
     that cannot be written for the model, and UsageError for a function that fails.
     """
-    if is_generated(examples.split.task):
+    if _is_generated(examples.split.task):
         assert isinstance(learner, LanguageLearner)
         return _measure_texts(learner, network, examples.split, rows, device)
     batches = examples.batches_of(rows, learner.collate)
+    if examples.split.task.metric == LIKELIHOOD:
+        losses, tokens = _answer_losses(network, batches, device)
+        return MeasuredRows(tuple((-losses / tokens).exp().tolist()))
     return MeasuredRows(tuple(map(float, correct_rows(learner, network, batches, device))))
 
 
@@ -94,7 +100,6 @@ def check_metric(split: Split) -> None:
         call_metric_function(task.metric, _metric_rows(split, few, answers))
 
 
-@torch.inference_mode()
 def mean_token_loss(
     learner: Learner,
     network: nn.Module,
@@ -106,19 +111,32 @@ def mean_token_loss(
     The error is that of a ratio of sums over rows (Cochran, Sampling Techniques, chapter 6).
     Raises CheckpointError for a loss that is not finite.
     """
+    rows = range(len(examples.split))
+    losses, tokens = _answer_losses(network, examples.batches_of(rows, learner.collate), device)
+    mean = float(losses.sum() / tokens.sum())
+    deviation = losses - mean * tokens
+    return mean, float(deviation.square().sum().sqrt() / tokens.sum())
+
+
+@torch.inference_mode()
+def _answer_losses(
+    network: nn.Module, batches: Iterable[Batch], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The loss of each row's answer, in nats, and how many tokens it has: [N] and [N]."""
     network.eval()
     sums, counts = [], []
-    for batch, _ in examples.batches(learner.collate):
+    for batch in batches:
         on_device = {name: tensor.to(device) for name, tensor in batch.items()}
         names = ("input_ids", "attention_mask", "labels", "owner")
         log_probs, _ = network(*(on_device[name] for name in names))
         check_finite(log_probs)
         sums.append(-log_probs.double().sum(dim=-1).cpu())
         counts.append((batch["labels"] != IGNORED).sum(dim=-1))
-    losses, tokens = torch.cat(sums), torch.cat(counts)
-    mean = float(losses.sum() / tokens.sum())
-    deviation = losses - mean * tokens
-    return mean, float(deviation.square().sum().sqrt() / tokens.sum())
+    return torch.cat(sums), torch.cat(counts)
+
+
+def _is_generated(task: Task) -> bool:
+    return task.metric in TEXT_METRICS or ":" in task.metric
 
 
 def _measure_texts(

@@ -20,7 +20,7 @@ from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.selection.pool import Candidate, Pool
-from hubmerge.specs import GENERATION_METRICS
+from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD
 from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.task import Task
 from hubmerge.weights.checkpoint import Checkpoint
@@ -299,6 +299,7 @@ def _check_metrics(tasks: Sequence[Task]) -> None:
         named = ", ".join(f"{name} by {metric}" for name, metric in unsupported.items())
         raise UsageError(
             f"Selection compares numbers from 0 to 1, one a row, and measures {named}.",
-            f"Write --metric {', '.join(GENERATION_METRICS)}, or a function of your own, as "
-            "module:function; or leave it out for tasks that are not of kind target.",
+            f"Write --metric {', '.join(GENERATION_METRICS)}, {LIKELIHOOD} (it falls as the loss "
+            "rises), or a function of your own, as module:function; or leave it out for tasks that "
+            "are not of kind target.",
         )

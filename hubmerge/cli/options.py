@@ -55,7 +55,8 @@ Metric = Annotated[
     str | None,
     Option(
         help="Metric to measure by instead of the tasks' own: exact_match, contains, f1, rouge_l, "
-        "loss, perplexity, calibration_error, or a function, as module:function."
+        "likelihood, loss, perplexity, calibration_error, or a function, as module:function. "
+        "select takes those of which more is better."
     ),
 ]
 Columns = Annotated[

@@ -33,7 +33,7 @@ from hubmerge.opening.task_heads import TaskHeads
 from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.progress import Progress
-from hubmerge.row_values import check_metric, is_generated, mean_token_loss, measure_rows
+from hubmerge.row_values import check_metric, has_row_metric, mean_token_loss, measure_rows
 from hubmerge.runs.machine import pick_device
 from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
@@ -124,7 +124,7 @@ class ModelEvaluator:
             return {"value": perplexity, "count": count, "stderr": perplexity * error}
         if task.metric == CALIBRATION:
             return self._measure_calibration(learner, examples)
-        if not is_generated(task):
+        if not has_row_metric(task):
             batches = examples.batches(learner.collate)
             return accuracy(learner, network, batches, task.metric, self._device)
         rows = range(len(examples.split))

@@ -102,7 +102,7 @@ class RowEncoder:
         if isinstance(example, TextExample):
             raise DataError(
                 "A plain text has no answer that could be generated.",
-                "Measure it by --metric loss or perplexity.",
+                "Measure it by --metric likelihood, loss or perplexity.",
             )
         if isinstance(example, ChatExample):
             *before, last = example.messages

@@ -5,6 +5,7 @@ from hubmerge.specs.parsing import Spec, parse_yaml, read_yaml, validate_spec
 from hubmerge.specs.task import (
     BINARY_METRICS,
     GENERATION_METRICS,
+    LIKELIHOOD,
     Carve,
     DataSpec,
     Head,
@@ -17,6 +18,7 @@ from hubmerge.specs.train import Anneal, TrainSpec, Tune
 __all__ = [
     "BINARY_METRICS",
     "GENERATION_METRICS",
+    "LIKELIHOOD",
     "Anneal",
     "Carve",
     "DataSpec",

@@ -29,6 +29,8 @@ _REQUIRED_KEYS = {"rank": ("prompt", "choices", "answer"), "target": ("prompt", 
 _METRIC_BY_KIND = {"target": "token_accuracy"}
 # Of a text that the model generates, compared with the answer.
 GENERATION_METRICS = ("exact_match", "contains", "f1", "rouge_l")
+# Of a row: the geometric mean of the probabilities of the answer's tokens.
+LIKELIHOOD = "likelihood"
 # A row is right or wrong, without anything between.
 BINARY_METRICS = ("accuracy", "exact_match", "contains")
 _CHAT_FORMATS = ("messages", "conversations")
@@ -234,7 +236,8 @@ class TaskSpec(Spec):
         if missing:
             raise ValueError(f"kind {self.kind} needs {', '.join(f'`{key}`' for key in missing)}")
         default = _METRIC_BY_KIND.get(self.kind, "accuracy")
-        metrics = (default, *(GENERATION_METRICS if self.kind == "target" else ()))
+        others = (*GENERATION_METRICS, LIKELIHOOD) if self.kind == "target" else ()
+        metrics = (default, *others)
         if self.metric not in metrics:
             raise ValueError(f"kind {self.kind} is measured by {' or '.join(metrics)}")
         return self
@@ -249,8 +252,10 @@ class TaskSpec(Spec):
             raise ValueError(f"`chat` is for prompts, which `format: {self.format}` does not have")
         if self.join is not None and (self.chat or self.format in (*_CHAT_FORMATS, "text")):
             raise ValueError("`join` is for prompts that are not in a chat template")
-        if self.format == "text" and self.metric != "token_accuracy":
-            raise ValueError("`format: text` has no answers: it is measured by token_accuracy")
+        if self.format == "text" and self.metric in GENERATION_METRICS:
+            raise ValueError(
+                f"`format: text` has no answers: it is measured by token_accuracy or {LIKELIHOOD}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import dataclasses
 
 from hubmerge.errors import UsageError
 from hubmerge.refs import printable
-from hubmerge.specs import GENERATION_METRICS, Kind
+from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD, Kind
 from hubmerge.tasks.metric_function import metric_function_id
 from hubmerge.tasks.task import Task
 
@@ -17,7 +17,7 @@ _METRICS_BY_KIND: dict[Kind, tuple[str, ...]] = {
     "image": ("accuracy", CALIBRATION),
     "text": ("accuracy", CALIBRATION),
     "rank": ("accuracy", CALIBRATION, *GENERATION_METRICS),
-    "target": ("token_accuracy", *GENERATION_METRICS, *LOSSES),
+    "target": ("token_accuracy", *GENERATION_METRICS, LIKELIHOOD, *LOSSES),
 }
 
 
@@ -34,7 +34,7 @@ def with_metric(task: Task, metric: str | None) -> Task:
         return dataclasses.replace(task, chosen_metric=metric_function_id(metric))
     allowed = _METRICS_BY_KIND[task.spec.kind]
     if task.spec.format == "text":
-        allowed = ("token_accuracy", *LOSSES)
+        allowed = ("token_accuracy", LIKELIHOOD, *LOSSES)
     if metric not in allowed:
         raise UsageError(
             f"Task {task.name} cannot be measured by {printable(metric)}.",

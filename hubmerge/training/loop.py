@@ -15,7 +15,7 @@ from torch import Tensor
 from hubmerge.errors import CheckpointError
 from hubmerge.evaluation import accuracy
 from hubmerge.manifest import ValidationPoint
-from hubmerge.row_values import is_generated, measure_rows
+from hubmerge.row_values import has_row_metric, measure_rows
 from hubmerge.training.batches import Batches, ProcessShard
 from hubmerge.training.events import CheckpointEvent
 from hubmerge.training.fit import EXPLOSION_WINDOW, Fit, check_not_exploding, divergence_error
@@ -129,8 +129,8 @@ class _TrainingLoop:
     def accuracy(self, task: ValidationTask) -> dict[str, float]:
         """The accuracy of one task: `value` in [0, 1] and `count` of examples."""
         learner, examples = task.learner, task.examples
-        if is_generated(examples.split.task):
-            return self.mean_of_texts(task)
+        if has_row_metric(examples.split.task):
+            return self.mean_of_rows(task)
         batches = examples.batches(learner.collate, self.shard.rank, self.shard.world_size)
         metric, device = examples.split.task.metric, self.fit.accelerator.device
         try:
@@ -144,8 +144,8 @@ class _TrainingLoop:
                 f"The model's predictions are not finite at step {self.step}."
             ) from error
 
-    def mean_of_texts(self, task: ValidationTask) -> dict[str, float]:
-        """The mean over rows of a metric of generated texts; each process generates a share."""
+    def mean_of_rows(self, task: ValidationTask) -> dict[str, float]:
+        """The mean over rows of a metric with a number for each; each process measures a share."""
         examples, device = task.examples, self.fit.accelerator.device
         network, count = self.fit.network, len(examples.split)
         rows = range(count)[self.shard.rank :: self.shard.world_size]

@@ -114,12 +114,24 @@ def test_numbers_between_right_and_wrong_are_raced_and_locked(
     assert again == lock
 
 
+def test_a_choice_by_likelihood_is_that_of_the_merge(
+    hubmerge: Command, chat: Path, tmp_path: Path
+) -> None:
+    lock = select(hubmerge, chat, "--metric", "likelihood", "--base", chat / "base")
+    words = ("merge", "--lock", chat / "chosen.lock", "--locked", "--base", chat / "base")
+    assert hubmerge(*words, "--out", tmp_path / "merged").code == 0
+    scores = hubmerge("eval", tmp_path / "merged", "--split", "validation", "--json").data
+    measured = {score["task"]: score["value"] for score in scores}
+    assert measured == pytest.approx(dict(lock.pick().tasks))
+
+
 def test_eval_measures_texts_losses_and_functions(
     hubmerge: Command, chat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(chat)
     values = {}
-    for metric in ("exact_match", "f1", "rouge_l", "loss", "perplexity", "my_metrics:share"):
+    metrics = ("exact_match", "f1", "rouge_l", "loss", "perplexity", "likelihood")
+    for metric in (*metrics, "my_metrics:share"):
         words = ("eval", "chat/places@step24", "--metric", metric, "--json")
         result = hubmerge(*words)
         assert result.code == 0, result.err
@@ -128,6 +140,7 @@ def test_eval_measures_texts_losses_and_functions(
         values[metric] = score["value"]
     assert values["perplexity"] == pytest.approx(2.718281828459045 ** values["loss"])
     assert values["f1"] >= values["exact_match"] > 0
+    assert 1 / values["perplexity"] < values["likelihood"] < 1  # a mean is above a geometric mean
     table = hubmerge("eval", "chat/places@step24", "--metric", "loss").out
     assert "loss on test ± standard error" in table
 
@@ -173,7 +186,10 @@ def test_metrics_that_fail_are_refused_before_anything_is_measured(
         assert result.code == 2, result.err
         assert problem in result.err
     result = hubmerge(*choose, "--lock", chat / "none.lock")
-    assert "Write --metric exact_match, contains, f1, rouge_l, or a function" in result.err
+    assert (
+        "Write --metric exact_match, contains, f1, rouge_l, likelihood (which falls as the"
+        in result.err
+    )
     assert not (chat / "none.lock").exists()
 
 
