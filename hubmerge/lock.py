@@ -226,6 +226,12 @@ class Lock:
         """Whether it pins the start of a mixture of experts, not a merge."""
         return self.method == MOE
 
+    @property
+    def metric_name(self) -> str:
+        """What picks are measured by, in words; score if tasks have different metrics."""
+        metrics = {task.metric or "accuracy" for task in self.tasks}
+        return metrics.pop().replace("_", " ") if len(metrics) == 1 else "score"
+
     def pick(self, policy: str | None = None) -> Pick:
         """The pick of a policy, by default the chosen one; raises UnknownName."""
         picks = {pick.policy: pick for pick in self.picks}

@@ -129,7 +129,7 @@ def heat_map_png(lock: Lock) -> bytes:
         axes.spines[:].set_visible(False)
         axes.set_xlabel(f"step of this task's expert, all others as chosen\n{_LEGEND}", fontsize=9)
         bar = figure.colorbar(image, ax=axes, pad=0.02)
-        bar.set_label(f"mean {shorten(lock.split)}\naccuracy (%)", fontsize=9)
+        bar.set_label(f"mean {shorten(lock.split)}\n{shorten(lock.metric_name)} (%)", fontsize=9)
         bar.outline.set_visible(False)
         return to_png(figure)
 
@@ -146,7 +146,7 @@ def selection_png(lock: Lock) -> bytes:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_common(left, lock)
         _draw_policies(right, lock)
-        left.set_ylabel(f"mean {shorten(lock.split)} accuracy (%)")
+        left.set_ylabel(f"mean {shorten(lock.split)} {shorten(lock.metric_name)} (%)")
         for axes in (left, right):
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)

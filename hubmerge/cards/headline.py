@@ -8,7 +8,7 @@ from hubmerge.cards import selection
 from hubmerge.cards.baselines import summary_rows
 from hubmerge.cards.card_input import CardInput
 from hubmerge.cards.markdown import escape_markdown
-from hubmerge.cards.metadata import metric_name
+from hubmerge.cards.metadata import metric_name, metric_of
 from hubmerge.cards.number_format import percent
 from hubmerge.cards.training_summary import adapter_name, describe_annealing, stopped_early
 from hubmerge.manifest import Manifest
@@ -39,7 +39,7 @@ def headline(card_input: CardInput) -> str:
         gains = "; ".join(f"{row['gain']} {row['gain_phrase']}" for row in others)
         text = (
             f"**Upcycling score {percent(score.value)} %** (95 % interval {ours['interval']}), "
-            f"raw mean {card_input.split} accuracy over {score.tasks} tasks"
+            f"raw mean {card_input.split} {metric_of(card_input)} over {score.tasks} tasks"
         )
         text += ", the task unknown to the router" if card_input.manifest.is_moe else ""
         text += f": {gains}." if gains else "."

@@ -82,6 +82,12 @@ def metric_name(score: Score) -> str:
     return score.metric.replace("_", " ").capitalize()
 
 
+def metric_of(card_input: CardInput) -> str:
+    """The metric of all scores of a model, in words: accuracy, if it has none yet."""
+    metrics = {score.metric for score in card_input.own_scores} or {"accuracy"}
+    return metrics.pop().replace("_", " ") if len(metrics) == 1 else "score"
+
+
 def _model_index(card_input: CardInput, title: str) -> list[dict[str, Any]]:
     kind = task_kind_of(card_input.manifest).task
     if kind is None or not card_input.own_scores:

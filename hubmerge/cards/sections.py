@@ -15,7 +15,7 @@ from hubmerge.cards.forgotten import forgotten_section
 from hubmerge.cards.headline import expert_headline, headline
 from hubmerge.cards.lora import lora_section
 from hubmerge.cards.markdown import escape_code, escape_markdown, escape_rows, format_commit
-from hubmerge.cards.metadata import hub_datasets
+from hubmerge.cards.metadata import hub_datasets, metric_of
 from hubmerge.cards.number_format import MISSING, percent
 from hubmerge.cards.rows import (
     describe_training_steps,
@@ -49,6 +49,7 @@ def _upcycled_variables(card_input: CardInput) -> dict[str, Any]:
     return {
         "headline": headline(card_input),
         "mixed_metrics": card_input.has_mixed_metrics,
+        "metric": escape_markdown(metric_of(card_input)),
         "summary": summary_rows(card_input),
         "commands": [escape_code(line) for line in missing_score_commands(card_input)],
         "rows": escape_rows(task_rows(card_input)),

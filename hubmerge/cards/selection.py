@@ -157,8 +157,8 @@ def describe_heat_map(lock: Lock) -> str:
         worst += [(c.merged, f"{name} step {c.step}") for c in others if c.merged is not None]
     size = f"{_count_of(len(table.tasks), 'task')} by {_count_of(len(table.steps), 'step')}"
     text = (
-        f"Heat map of {size}: mean {lock.split} accuracy of the {noun(lock)} with one expert at "
-        f"another step. The choice reaches {percent(lock.pick().accuracy)} %: "
+        f"Heat map of {size}: mean {lock.split} {lock.metric_name} of the {noun(lock)} with one expert "
+        f"at another step. The choice reaches {percent(lock.pick().accuracy)} %: "
         f"{join_names(chosen, _MOST_NAMED)}."
     )
     if ties:
@@ -171,7 +171,7 @@ def describe_heat_map(lock: Lock) -> str:
 
 def describe_selection(lock: Lock) -> str:
     """The alternative text of the curves, as Markdown."""
-    text = f"Mean {lock.split} accuracy over the tasks."
+    text = f"Mean {lock.split} {lock.metric_name} over the tasks."
     if lock.uniform:
         curve = sorted((point.step, point.accuracy) for point in lock.uniform)
         best = max(curve, key=lambda point: point[1])

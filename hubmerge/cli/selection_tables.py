@@ -34,8 +34,8 @@ class SelectionOutput:
 
 _MAX_COLUMNS = 14
 _LEGEND = (
-    "Mean validation accuracy of the model with this step in place of the chosen one: [chosen], = "
-    "within its noise, . not measured."
+    "Mean validation {} of the model with this step in place of the chosen one: [chosen], = within "
+    "its noise, . not measured."
 )
 
 
@@ -49,7 +49,7 @@ def selection_tables(lock: Lock) -> Group:
 
 def neighbours_table(lock: Lock) -> Group:
     """The accuracy of the chosen model with one expert at another step."""
-    return Group(_steps_table(lock), text_line(_LEGEND))
+    return Group(_steps_table(lock), text_line(_LEGEND.format(lock.metric_name)))
 
 
 def _policies_table(lock: Lock) -> Table:
@@ -57,7 +57,8 @@ def _policies_table(lock: Lock) -> Table:
     columns = (
         "policy", "steps", "parameters", "validation %>", f"over {lock.rival}>", "merges so far>",
     )  # fmt: skip
-    title = f"{lock.method}: the choice of each policy ({', '.join(_task_names(lock))})"
+    by = "" if lock.metric_name == "accuracy" else f", by {lock.metric_name}"
+    title = f"{lock.method}: the choice of each policy ({', '.join(_task_names(lock))}{by})"
     return make_table(columns, rows, title=title)
 
 

@@ -226,13 +226,22 @@ def test_an_expert_with_an_unknown_task_has_a_row_and_a_name() -> None:
     assert "| - | o/cats | 64 of 512 | `cats64000000` |" in card
 
 
+def test_a_score_is_named_by_its_metric() -> None:
+    manifest = merge_manifest(64)
+    log = [score_of(manifest, task, 0.6, "exact_match") for task in ("cats@1", "dogs@1")]
+    card = render_card(CardInput(manifest, log))
+    assert "raw mean test exact match over 2 tasks" in card
+    assert "raw, un-normalised mean test exact match over the tasks" in card
+    assert "test accuracy" not in card
+
+
 def test_tasks_of_different_metrics_have_no_mean() -> None:
     manifest = merge_manifest(64)
     log = [score_of(manifest, "cats@1", 0.8), score_of(manifest, "dogs@1", 0.6, "token_accuracy")]
     card = render_card(CardInput(manifest, log))
     assert (
         "\n\nThe tasks are measured differently, cats by accuracy, dogs by token accuracy, so "
-        "there is no mean over them.\n\n## Accuracy\n\n"
+        "there is no mean over them.\n\n## Scores\n\n"
     ) in card
     assert "| cats | - | - | - | 80.00 | - | 1000 | 1.26 |" in card
     assert "pcycling score" not in card
