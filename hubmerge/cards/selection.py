@@ -157,8 +157,8 @@ def describe_heat_map(lock: Lock) -> str:
         worst += [(c.merged, f"{name} step {c.step}") for c in others if c.merged is not None]
     size = f"{_count_of(len(table.tasks), 'task')} by {_count_of(len(table.steps), 'step')}"
     text = (
-        f"Heat map of {size}: mean {lock.split} {lock.metric_name} of the {noun(lock)} with one expert "
-        f"at another step. The choice reaches {percent(lock.pick().accuracy)} %: "
+        f"Heat map of {size}: mean {lock.split} {lock.metric_name} of the {noun(lock)} with one "
+        f"expert at another step. The choice reaches {percent(lock.pick().accuracy)} %: "
         f"{join_names(chosen, _MOST_NAMED)}."
     )
     if ties:

@@ -38,7 +38,10 @@ def find_trained_tasks(
         for task_id in task_ids
     ]
     tasks = [
-        with_metric(task, metric or _own_metric(task, chosen_by_id.get(task_id or "")))
+        with_metric(
+            task,
+            _own_metric(task, chosen_by_id.get(task_id or "")) if metric is None else metric,
+        )
         for task_id, task in zip(task_ids, matches, strict=True)
         if task
     ]

@@ -37,7 +37,7 @@ def with_metric(task: Task, metric: str | None) -> Task:
         allowed = ("token_accuracy", LIKELIHOOD, *LOSSES)
     if metric not in allowed:
         raise UsageError(
-            f"Task {task.name} cannot be measured by {printable(metric)}.",
+            f"Task {task.name} cannot be measured by {printable(metric) or repr(metric)}.",
             f"Use one of {', '.join(allowed)}"
             + (", or a function of your own, as module:function." if has_answers else "."),
         )

@@ -181,6 +181,7 @@ def test_metrics_that_fail_are_refused_before_anything_is_measured(
         ("my_metrics:large", "numbers that are compared in a selection are from 0"),
         ("loss", "measures places by loss, films by loss"),
         ("bleu", "cannot be measured by bleu"),
+        ("", "cannot be measured by ''"),
     ):
         result = hubmerge(*choose, "--metric", metric, "--lock", chat / "none.lock")
         assert result.code == 2, result.err
