@@ -23,9 +23,11 @@ from hubmerge.selection.noise import Interval
 from hubmerge.selection.objective import Objective
 from hubmerge.selection.policy_results import (
     LAST,
+    LAYERS,
     LOCKED,
     PolicyResult,
     PolicyResults,
+    can_scale_layers,
     policy_order,
 )
 from hubmerge.selection.pool import Choice, Pool
@@ -96,6 +98,8 @@ class PreparedSelection:
         Whether a checkpoint is in the cache does not matter: the lock does not depend on it.
         """
         names = policy_order(self.pool, self.request.policy, self.locked_choice is not None)
+        if LAYERS in names and not can_scale_layers(self.pool, self.method):
+            names.remove(LAYERS)
         skips_proxy = self.request.policy != PROXY and bool(without_norms(self.pool))
         return [name for name in names if not (skips_proxy and name == PROXY)]
 

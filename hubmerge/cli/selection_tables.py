@@ -83,6 +83,11 @@ def format_gain(lock: Lock, pick: Pick) -> str:
 def _describe_parameters(pick: Pick) -> str:
     """The tuned values: numeric parameters, and values that experts have of their own."""
     parts = [f"{name} {value:g}" for name, value in pick.params.items() if type(value) is float]
+    parts += [
+        f"{name} {' '.join(f'{number:g}' for number in value)}"
+        for name, value in pick.params.items()
+        if isinstance(value, list)
+    ]
     for name in ("weight", "keep", "intruders"):
         values = [getattr(expert, name) for expert in pick.experts]
         if set(values) != {1.0}:

@@ -22,6 +22,7 @@ from hubmerge.manifest import Source
 from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import METHODS, Method, check_count, parse_params
+from hubmerge.merging.settings import record_params, restore_settings
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import pick_device
 from hubmerge.selection.budget_shares import BudgetShares
@@ -226,14 +227,14 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
         if not matching:
             problems.append(f"{expert.label} of the lock ({expert.sha[:12]}) no longer exists.")
     raise_together(IntegrityError, problems, "Select without --against.")
-    params = parse_params(method, pick.params)
+    params, settings = restore_settings(method, pick.params, ())
     spans = tuple(len(expert.members) for expert in experts)
     choice = Choice(
         indices=tuple(indices),
         weights=tuple(expert.weight for expert in experts),
         keep=tuple(expert.keep for expert in experts),
         intruders=tuple(expert.intruders for expert in experts),
-        params=as_params(params.model_dump()),
+        params=as_params(record_params(params, settings)),
         spans=spans if max(spans) > 1 else (),
     )
     if _member_keys(pool.all_sources(choice)) != _member_keys(experts):

@@ -17,7 +17,7 @@ from hubmerge.lock import LOCK_FILE, Lock, Pick
 from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, recipe_id
 from hubmerge.merging.registry import method as find_method
-from hubmerge.merging.registry import parse_params
+from hubmerge.merging.settings import record_params, restore_settings
 from hubmerge.opening.drift import check_pin
 from hubmerge.opening.integrity import weight_files_in
 from hubmerge.opening.locked_experts import source_ref
@@ -187,7 +187,7 @@ def _full_params(lock: Lock, pick: Pick) -> dict[str, Any]:
     """Return a pick's parameters with defaults filled in; those of a mixture are complete."""
     if lock.is_moe:
         return dict(pick.params)
-    params = parse_params(find_method(lock.method), pick.params).model_dump()
+    params = record_params(*restore_settings(find_method(lock.method), pick.params, ()))
     return {**params, **lock.options.chosen}
 
 

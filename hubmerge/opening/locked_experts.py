@@ -13,7 +13,7 @@ from hubmerge.lock import Lock, Pick, Pin
 from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.manifest import Source
 from hubmerge.merging.registry import method as find_method
-from hubmerge.merging.registry import parse_params
+from hubmerge.merging.settings import restore_settings
 from hubmerge.opening.drift import check_drift
 from hubmerge.opening.merge_inputs import MergeInputs, check_bases
 from hubmerge.opening.opened_model import OpenedModel
@@ -58,11 +58,12 @@ def open_locked_merge(
             f"{path} is for a mixture of experts.", f"Write `hubmerge moerge --lock {path}`."
         )
     method = find_method(lock.method)
-    params = parse_params(method, lock.pick(policy).params)
+    params, settings = restore_settings(method, lock.pick(policy).params, ())
     opened = open_pick(hub, lock, policy, strict, base)
     return MergeInputs(
         method=method,
         params=params,
+        settings=settings,
         base=opened.base,
         base_source=lock.base.source,
         experts=opened.experts,

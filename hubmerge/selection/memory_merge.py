@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -23,10 +23,11 @@ from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.registry import Method, parse_params
+from hubmerge.merging.settings import for_tensors, restore_settings
 from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.selection.array_cache import ArrayCache
 from hubmerge.selection.memory_passes import MemoryPasses
-from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.pool import Candidate, Choice, Pool, as_params
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.task_norms import norm, square_sum
 from hubmerge.weights.task_vector import TaskVector
@@ -62,11 +63,11 @@ class MemoryMerger:
 
         Raises CheckpointError for values that are not finite.
         """
-        scale = dict(choice.params).get("scale")
+        scale = self._scales(choice)
 
         def merge(item: tuple[str, Array]) -> Array:
             name, change = item
-            return self._add_to_base(name, change if scale is None else scale * change)
+            return self._add_to_base(name, change if scale is None else scale(name) * change)
 
         changes = self._changes(choice)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
@@ -134,6 +135,22 @@ class MemoryMerger:
             delta.flags.writeable = False
             self._cache.put(key, delta)
         return delta
+
+    def _scales(self, choice: Choice) -> Callable[[str], float] | None:
+        """Return the scale of a tensor by its name, None for a method without one."""
+        values = dict(choice.params)
+        if "scale" not in values:
+            return None
+        if not any(is_of_layers(name) for name in values):
+            return lambda name: values["scale"]
+        params, settings = restore_settings(self.method, values, ())
+        settings = for_tensors(settings, self._pool.base_checkpoint.index)
+
+        def scale(name: str) -> float:
+            of_tensor: Any = settings.params(params, name)
+            return float(of_tensor.scale)
+
+        return scale
 
     def _add_to_base(self, name: str, change: Array) -> Array:
         dtype = self._dtype(name)
@@ -288,8 +305,16 @@ class MemoryMerger:
         return array
 
 
+def is_of_layers(param: str) -> bool:
+    """Return whether a parameter is for some layers: `scale[@0:12]`."""
+    return "[" in param
+
+
 def _at_scale_1(choice: Choice) -> Choice:
-    return choice.with_params(scale=1.0) if "scale" in dict(choice.params) else choice
+    """Return the choice whose direction this one has: only scales differ between layers."""
+    params = {name: value for name, value in choice.params if not is_of_layers(name)}
+    plain = dataclasses.replace(choice, params=as_params(params))
+    return plain.with_params(scale=1.0) if "scale" in params else plain
 
 
 def _unchecked() -> np.errstate:

@@ -25,6 +25,8 @@ _NEAR_STRIDES = (1,)  # from the parameters of a neighbouring step
 _SPANS = (2, 3, 4)  # steps that are averaged
 _PATIENCE_AT_THE_END = 8  # of `uniform`
 _KEEP_FRACTIONS = (0.5, 0.3, 0.2, 0.1)  # of an expert's changes
+GROUPS = 3  # of layers: early, middle and late
+_LAYER_FACTORS = (1.5, 1 / 1.5, 1.2, 1 / 1.2)  # on the scale of one group
 _INTRUDERS = (0.9, 0.75)  # factors on intruder dimensions; near 1, as they also hold the base
 
 
@@ -139,6 +141,24 @@ def greedy_soup(search: Search, start: MeasuredChoice) -> MeasuredChoice:
             joined = best.choice.with_candidate(task, index).with_weight(task, 1.0)
             best = search.better_of(joined, best)
     return best if best is start else search.tune(best, _NEAR_STRIDES)
+
+
+def layers(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """Choose the scale of early, middle and late layers, one after another, from one scale for all.
+
+    Between these it is interpolated; tensors outside of the layers keep the one scale. The experts
+    share it: each of them would need more validation rows. The method has a scale, and the model
+    three layers or more. Source of the idea: arXiv 2310.02575, which learns a coefficient for every
+    layer without labels.
+    """
+    count, scale = search.pool.layer_count, dict(start.choice.params)["scale"]
+    name, best, scales = f"scale[@0:{count}]", start, (scale,) * GROUPS
+    for group in range(GROUPS):
+        for factor in _LAYER_FACTORS:
+            moved = [*scales[:group], round(scales[group] * factor, 4), *scales[group + 1 :]]
+            best = search.better_of(start.choice.with_params(**{name: moved}), best)
+        scales = dict(best.choice.params).get(name, scales)
+    return best
 
 
 def rescale(search: Search, start: MeasuredChoice) -> MeasuredChoice:

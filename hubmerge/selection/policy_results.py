@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from hubmerge.merging.registry import Method
 from hubmerge.selection import policies
 from hubmerge.selection.objective import dominates
 from hubmerge.selection.policies import best_expert, early_stop
@@ -14,7 +15,7 @@ from hubmerge.selection.proxy import proxy
 from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
 
-LAST, LOCKED, UNIFORM = "last", "locked", "uniform"
+LAST, LOCKED, UNIFORM, LAYERS = "last", "locked", "uniform", "layers"
 FRONT, MOST_ON_FRONT = "front-", 12
 _PARTS = {"coordinate": 4, UNIFORM: 3, "weights": 2, "joint": 2, "rescale": 2}  # others get 1
 _COMPARED = {LAST: 0.5, LOCKED: 0.5, UNIFORM: 0.5}
@@ -133,7 +134,7 @@ def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = Fal
     """
     baselines = [LAST, *([LOCKED] if is_locked else [])]
     if all(len(steps) == 1 for steps in pool.candidates):
-        return [*baselines, "weights", "rescale"]
+        return [*baselines, "weights", "rescale", *([LAYERS] if requested == LAYERS else [])]
     stopped = all(any(candidate.stopped_early for candidate in steps) for steps in pool.candidates)
     starts = (
         ["early-stop", "best-expert", "proxy"] if stopped else ["best-expert", "proxy", "uniform"]
@@ -147,10 +148,11 @@ def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = Fal
         "greedy-soup": [*starts, "coordinate"],
         "weights": ["uniform"],
         "joint": [*starts, "coordinate"],
+        LAYERS: [*starts, "coordinate"],
         "rescale": [],
     }
     first: list[str] = []
-    if requested in {*search_order, "rescale"}:
+    if requested in {*search_order, LAYERS, "rescale"}:
         first = [*starting_points.get(requested, []), requested]
     return list(dict.fromkeys([*baselines, *first, *search_order]))
 
@@ -158,6 +160,11 @@ def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = Fal
 def can_leave_out(pool: Pool) -> bool:
     """Return whether a task can be measured without its expert: its head is not the expert's."""
     return all(task.spec.head != "trained" for task in pool.tasks) and len(pool.tasks) > 2
+
+
+def can_scale_layers(pool: Pool, method: Method) -> bool:
+    """Return whether early, middle and late layers can have a scale each."""
+    return "scale" in method.params.model_fields and pool.layer_count >= policies.GROUPS
 
 
 def can_average(pool: Pool) -> bool:
@@ -216,6 +223,7 @@ _POLICIES: Mapping[str, Callable[[PolicyResults], MeasuredChoice | None]] = {
     "greedy-soup": _starting_from(policies.greedy_soup),
     "weights": _starting_from(policies.weights, "uniform"),
     "joint": _starting_from(policies.joint),
+    LAYERS: _starting_from(policies.layers),
     "rescale": _starting_from(policies.rescale, LAST),
 }
 

@@ -12,6 +12,7 @@ from hubmerge.tasks.task import Task
 from hubmerge.trials import Part
 from hubmerge.weights.averaged import average_checkpoints, averaged_key
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.layer_names import count_layers
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 from hubmerge.weights.task_vector import TaskVector
 
@@ -134,6 +135,11 @@ class Pool:
         """Return the sum of log2 of the chosen steps, which decides between equals."""
         return math.fsum(math.log2(max(step, 1)) for step in self.steps(choice))
 
+    @property
+    def layer_count(self) -> int:
+        """The number of layers of the base; of a model with several towers, of the deepest."""
+        return max(count_layers(self.base_checkpoint.index).values(), default=0)
+
     def shift(self, choice: Choice, by: int) -> Choice:
         """Return the choice with every candidate moved `by` positions, clipped to the ends."""
         indices = (
@@ -199,7 +205,10 @@ class Choice:
         return replace(self, intruders=_replaced(self.intruders, task, intruders))
 
     def with_params(self, **values: Any) -> Choice:
-        """Return a copy with other method parameters."""
+        """Return a copy with other method parameters.
+
+        A parameter of some layers keeps its name with the filter: `scale[@0:12]`.
+        """
         return replace(self, params=as_params({**dict(self.params), **values}))
 
 
@@ -219,8 +228,9 @@ def plain_choice(indices: tuple[int, ...], params: Mapping[str, Any]) -> Choice:
 
 
 def as_params(values: Mapping[str, Any]) -> Params:
-    """Return parameters as a hashable value."""
-    return tuple(sorted(values.items()))
+    """Return parameters as a hashable value; lists, of numbers over the layers, become tuples."""
+    pairs = ((n, tuple(v) if isinstance(v, list) else v) for n, v in values.items())
+    return tuple(sorted(pairs))
 
 
 def _replaced(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:

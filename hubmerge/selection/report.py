@@ -51,7 +51,7 @@ def make_pick(policy: PolicyResult, gain: Interval | None, pool: Pool) -> Pick:
     return Pick(
         policy=policy.name,
         experts=pool.all_sources(measured.choice),
-        params=dict(measured.choice.params),
+        params={n: [*v] if isinstance(v, tuple) else v for n, v in measured.choice.params},
         accuracy=trial.accuracy,
         stderr=trial.stderr,
         tasks=trial.accuracies,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hubmerge.selection.memory_merge import is_of_layers
 from hubmerge.selection.moves import Moves, Probes
 from hubmerge.selection.objective import estimate, value
 from hubmerge.selection.pool import Choice
@@ -88,11 +89,14 @@ def propose(search: Search, best: MeasuredChoice, moves: Moves) -> Choice | None
 
 def _is_comparable(choice: Choice, other: Choice) -> bool:
     """Return whether two choices differ only in what the surrogate knows of."""
-    return (choice.keep, choice.intruders, choice.spans) == (
-        other.keep,
-        other.intruders,
-        other.spans,
-    ) and [weight == 0 for weight in choice.weights] == [weight == 0 for weight in other.weights]
+    left_in = [weight != 0 for weight in choice.weights]
+    return _unknown(choice) == _unknown(other) and left_in == [w != 0 for w in other.weights]
+
+
+def _unknown(choice: Choice) -> tuple[object, ...]:
+    """Return what the surrogate does not know of, but for experts that are left out."""
+    of_layers = [pair for pair in choice.params if is_of_layers(pair[0])]
+    return choice.keep, choice.intruders, choice.spans, of_layers
 
 
 def _is_near(

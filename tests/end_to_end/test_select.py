@@ -134,6 +134,31 @@ def test_the_lock_builds_what_was_measured(
     assert values == pytest.approx(dict(lock.pick().tasks))
 
 
+def test_layers_with_scales_of_their_own_are_built_from_the_lock(
+    select: Select, hubmerge: Command, lock_folder: Path, tmp_path: Path
+) -> None:
+    path, out = lock_folder / "layers.lock", tmp_path / "merged"
+    steps = ("demo/mnist@step8", "demo/hebrew@step8")
+    result = select(*steps, "--policy", "layers", "--budget", "40", lock="layers.lock")
+    assert result.code in (0, 4), result.err
+    pick = read(path).pick()
+    assert pick.policy == "layers"
+    assert len(pick.params["scale[@0:4]"]) == 3
+    assert hubmerge("merge", "--lock", path, "--out", out).code == 0
+    evaluated = hubmerge("eval", out, "--split", "validation", "--json")
+    values = {score["task"]: score["value"] for score in evaluated.data}
+    assert values == pytest.approx(dict(pick.tasks))
+    verified = hubmerge("verify", out, "--json")
+    assert verified.code == 0, verified.err
+    checks = {check["what"]: check["found"] for check in verified.data}
+    assert checks["recipe"] == "pick 'layers'"
+    card = hubmerge("card", out)
+    assert card.code == 0, card.err
+    again = select(*steps, "--against", str(path), "--budget", "20", lock="layers2.lock")
+    assert again.code in (0, 4), again.err
+    assert read(lock_folder / "layers2.lock").pick("locked").params == pick.params
+
+
 def test_the_controls_are_what_eval_measures(hubmerge: Command, default_lock: Path) -> None:
     lock = read(default_lock)
     by_kind = {control.kind: control for control in lock.controls}
