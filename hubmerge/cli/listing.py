@@ -63,7 +63,8 @@ def _check_task(session: Session, text: str, columns: str | None) -> None:
         task = find_task(text, parse_columns(columns) if columns else None)
         report = check_task(pin_task(hub, task))
     session.print_result(_render_report(report), dataclasses.asdict(report))
-    raise_together(DataError, report.problems, "Fix the data, or the task's description of them.")
+    hint = " ".join(report.hints) or "Fix the data, or the task's description of them."
+    raise_together(DataError, report.problems, hint)
 
 
 def _render_report(report: TaskReport) -> str:

@@ -34,6 +34,7 @@ _MAX_ROWS = {"image": 50, "rank": 2000, "target": 2000}
 class TaskReport:
     """A summary of a task's data; `problems` prevent training on them, `notes` do not.
 
+    `hints` say how to mend the problems, each once.
     `counts`: split -> number of examples. `classes`: split -> class -> number of examples. `head`:
     the texts that a label head is made from. `examples`: three training examples as text.
     """
@@ -45,19 +46,20 @@ class TaskReport:
     head: tuple[str, ...]
     examples: tuple[str, ...]
     problems: tuple[str, ...]
+    hints: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def check_task(task: Task) -> TaskReport:
     """Read every split, try its rows, and report all problems; broken data raise no error."""
-    problems, splits = list[str](), dict[str, Split]()
+    errors, splits = list[DataError](), dict[str, Split]()
     for name in SPLITS:
         try:
             splits[name] = read_split(task, name)
         except DataError as error:
-            problems.append(error.message)
+            errors.append(error)
     for split in splits.values():
-        problems += _row_problems(split)
+        errors += _row_errors(split)
     train = splits.get("train")
     return TaskReport(
         task=task.name,
@@ -66,18 +68,20 @@ def check_task(task: Task) -> TaskReport:
         classes={name: split.class_counts() for name, split in splits.items() if split.classes},
         head=_head_prompts(train) if train else (),
         examples=tuple(_example_texts(train)) if train else (),
-        problems=tuple(dict.fromkeys(problems)),  # the same problem in all splits is listed once
+        # The same problem in all splits is listed once.
+        problems=tuple(dict.fromkeys(error.message for error in errors)),
+        hints=tuple(dict.fromkeys(error.hint for error in errors if error.hint)),
         notes=tuple(_notes(splits)),
     )
 
 
-def _row_problems(split: Split) -> Iterator[str]:
+def _row_errors(split: Split) -> Iterator[DataError]:
     """The problems of a split's rows: first of their labels, then of the images or texts."""
     if split.classes:
         try:
             split.labels()
         except DataError as error:
-            yield error.message
+            yield error
     unlabelled = set(np.flatnonzero(split.labels_or_missing() < 0).tolist())
     broken, row_of_shape = 0, dict[str, str]()
     for row in _rows_to_check(split):
@@ -88,12 +92,12 @@ def _row_problems(split: Split) -> Iterator[str]:
         except DataError as error:
             broken += 1
             if broken <= _MAX_LISTED:
-                yield error.message
+                yield error
     if len(row_of_shape) > 1:
-        yield f"Task {split.task.name}: {describe_shapes(row_of_shape)}."
+        yield DataError(f"Task {split.task.name}: {describe_shapes(row_of_shape)}.")
     if broken > _MAX_LISTED:
         more = broken - _MAX_LISTED
-        yield f"Task {split.task.name}: {more} more rows of {split.name} are broken."
+        yield DataError(f"Task {split.task.name}: {more} more rows of {split.name} are broken.")
 
 
 def _rows_to_check(split: Split) -> list[int]:

@@ -67,6 +67,16 @@ def test_the_same_problem_in_all_splits_is_reported_once(tmp_path: Path) -> None
     assert "no column 'a', 'b', 'key' or 'question', only text, label" in problems[0]
 
 
+def test_the_way_to_mend_rows_is_named_once(tmp_path: Path) -> None:
+    question, answer = ({"role": role, "content": "x"} for role in ("user", "assistant"))
+    rows = [{"messages": turns} for turns in ([question, answer], [answer], [question, question])]
+    task = rows_task(tmp_path, rows * 4, kind="target", format="messages")
+    report = check_task(task)
+    assert len(report.problems) > 2
+    [hint] = report.hints
+    assert "must take turns" in hint
+
+
 def test_the_correct_choice_is_marked(tmp_path: Path) -> None:
     rows = [{"q": f"q{row}", "a": "yes", "b": "no", "key": 1} for row in range(30)]
     report = check_task(rows_task(tmp_path, rows, **RANK))
