@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, FiniteFloat, Tag, field_validator, model_validator
 
 from hubmerge.refs import check_label
 from hubmerge.specs.parsing import Spec, as_value_error
@@ -43,7 +43,8 @@ class DataSpec(Spec):
 
     `files` maps split -> file pattern, and only those files are read. `image` or `text`, and
     `label`, are the columns of a classification task; prompts name their columns themselves.
-    `columns` maps the columns of a `format` to those of the data, where these differ.
+    `columns` maps the columns of a `format` to those of the data, where these differ. `range` is
+    the values that become black and white, of grey images with more than 8 bits.
     """
 
     id: str | None = None
@@ -55,6 +56,7 @@ class DataSpec(Spec):
     text: str = "text"
     label: str = "label"
     columns: dict[str, str] | None = None
+    range: tuple[FiniteFloat, FiniteFloat] | None = None
 
     @model_validator(mode="after")
     def _check_source(self) -> DataSpec:
@@ -63,6 +65,8 @@ class DataSpec(Spec):
         outside = [p for p in (self.files or {}).values() if not p or p[0] in "/~" or ".." in p]
         if outside:
             raise ValueError(f"files: {outside[0]!r} is not a pattern inside the data")
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError("range: the value of black must be below that of white")
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from hubmerge.tasks.examples import (
     TargetExample,
     TextExample,
 )
+from hubmerge.tasks.image_values import dark_note, has_wide_values
 from hubmerge.tasks.row_formats import describe_shapes, shape_of
+from hubmerge.tasks.rows import task_errors
 from hubmerge.tasks.task import Task
 
 _MAX_LISTED = 5  # broken rows of a split that are listed
@@ -122,6 +125,8 @@ def _notes(splits: dict[str, Split]) -> Iterator[str]:
     train = splits.get("train")
     if train is None:
         return
+    if dark := _dark_note(train):
+        yield dark
     if train.classes and all(name.isdigit() for name in train.classes):
         yield "The class names are numbers; give them names under `classes:` in a task's YAML."
     if train.task.spec.format and "tools" in train.rows.column_names:
@@ -132,6 +137,20 @@ def _notes(splits: dict[str, Split]) -> Iterator[str]:
             continue
         if repeated := sum(digest in in_train for digest in _content_digests(splits[name])):
             yield f"{repeated} of {len(splits[name])} {name} examples are also in train."
+
+
+def _dark_note(train: Split) -> str | None:
+    """A note on images of 16 bits that use only few of them, if no range is given."""
+    spec = train.task.spec
+    if spec.kind != "image" or spec.data.range is not None:
+        return None
+    brightest = 0.0
+    for row in _evenly_spaced(len(train), _MAX_ROWS["image"]):
+        with suppress(DataError), task_errors(train.task, "its images cannot be read"):
+            image = train.rows[row]["image"]
+            if image is not None and has_wide_values(image) and image.mode != "F":
+                brightest = max(brightest, float(np.asarray(image).max(initial=0)))
+    return dark_note(brightest)
 
 
 def _content_digests(split: Split) -> Iterator[bytes]:

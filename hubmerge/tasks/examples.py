@@ -13,6 +13,7 @@ from hubmerge.errors import DataError
 from hubmerge.refs import printable
 from hubmerge.specs import TaskSpec
 from hubmerge.specs.prompt_language import expression_names, template_names
+from hubmerge.tasks.image_values import to_8_bit
 from hubmerge.tasks.labels import ClassLabels
 from hubmerge.tasks.prompts import MAX_FIELD_CHARACTERS, evaluate_expression, render_template
 from hubmerge.tasks.row_formats import (
@@ -78,7 +79,8 @@ def make_example(
         return _require_text(row["text"], "text", location), labels.label(row["label"], location)
     if not isinstance(row["image"], Image):
         raise DataError(f"the image of {location} is missing")
-    return row["image"], labels.label(row["label"], location)
+    image = to_8_bit(row["image"], spec.data.range, location)
+    return image, labels.label(row["label"], location)
 
 
 def _rank_example(spec: TaskSpec, row: Mapping[str, Any], location: str) -> RankExample:

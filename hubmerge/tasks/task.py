@@ -63,8 +63,9 @@ class Task:
         for key in _LATER_KEYS:
             if getattr(self.spec, key) == TaskSpec.model_fields[key].default:
                 del fields[key]
-        if fields["data"]["columns"] is None:
-            del fields["data"]["columns"]
+        for key in ("columns", "range"):
+            if fields["data"][key] is None:
+                del fields["data"][key]
         if fields["data"].pop("path"):
             files = self._data_files()
             fields["bytes"] = {file.as_posix(): hash_file(path) for file, path in files}
