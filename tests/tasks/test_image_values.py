@@ -79,10 +79,10 @@ def test_dark_images_are_noted_and_a_range_mends_them(tmp_path: Path) -> None:
     write_classes(tmp_path, [0, 4000], ".png")
     notes = check_task(image_task(tmp_path)).notes
     assert any("brightest value of the tried images is 4000 of 65535" in note for note in notes)
-    mended = image_task(tmp_path, range=[0, 4000])
-    assert not any("brightest" in note for note in check_task(mended).notes)
-    assert mended.digest != image_task(tmp_path).digest
-    image, _ = load_split(mended, "train").example(0)
+    scaled = image_task(tmp_path, range=[0, 4000])
+    assert not any("brightest" in note for note in check_task(scaled).notes)
+    assert scaled.digest != image_task(tmp_path).digest
+    image, _ = load_split(scaled, "train").example(0)
     assert np.asarray(image)[0, 1] == 255
 
 
