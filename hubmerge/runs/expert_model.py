@@ -27,6 +27,7 @@ from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
 from hubmerge.tasks.examples import ChatExample, LanguageExample
 from hubmerge.tasks.row_formats import describe_shapes, shape_of
+from hubmerge.tasks.source import source_notes
 from hubmerge.tasks.task import Task
 from hubmerge.weights.side_files import copy_side_files
 
@@ -148,6 +149,7 @@ def data_notes(learner: Learner, training: Split | None, validation: Split) -> I
     Raises DataError for rows that cannot be read, and for answers that are too long or have no
     tokens; UsageError for a model that cannot read such rows.
     """
+    yield from source_notes(validation.task)
     for split in (training, validation):
         if split is None:
             continue

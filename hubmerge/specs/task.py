@@ -44,7 +44,8 @@ class DataSpec(Spec):
     `files` maps split -> file pattern, and only those files are read. `image` or `text`, and
     `label`, are the columns of a classification task; prompts name their columns themselves.
     `columns` maps the columns of a `format` to those of the data, where these differ. `range` is
-    the values that become black and white, of grey images with more than 8 bits.
+    the values that become black and white, of grey images with more than 8 bits. `encoding` and
+    `delimiter` of CSV files are found if they are not given.
     """
 
     id: str | None = None
@@ -57,6 +58,8 @@ class DataSpec(Spec):
     label: str = "label"
     columns: dict[str, str] | None = None
     range: tuple[FiniteFloat, FiniteFloat] | None = None
+    encoding: str | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
 
     @model_validator(mode="after")
     def _check_source(self) -> DataSpec:

@@ -24,8 +24,10 @@ from hubmerge.tasks.examples import (
 from hubmerge.tasks.image_values import dark_note, has_wide_values
 from hubmerge.tasks.row_formats import describe_shapes, shape_of
 from hubmerge.tasks.rows import task_errors
+from hubmerge.tasks.source import source_notes
 from hubmerge.tasks.task import Task
 
+_MISSING = {"", "none", "nan", "null", "n/a", "na", "-", "?"}  # likely no label of a row
 _MAX_LISTED = 5  # broken rows of a split that are listed
 _MAX_CHARACTERS = 1000  # characters of a text in an example
 # How many rows of a split are tried, evenly spaced: images are decoded, prompts are rendered.
@@ -74,7 +76,7 @@ def check_task(task: Task) -> TaskReport:
         # The same problem in all splits is listed once.
         problems=tuple(dict.fromkeys(error.message for error in errors)),
         hints=tuple(dict.fromkeys(error.hint for error in errors if error.hint)),
-        notes=tuple(_notes(splits)),
+        notes=(*_source_notes(task), *_notes(splits)),
     )
 
 
@@ -117,6 +119,11 @@ def _evenly_spaced(count: int, limit: int) -> list[int]:
     return sorted({round(row) for row in np.linspace(0, count - 1, min(limit, count)).tolist()})
 
 
+def _source_notes(task: Task) -> Iterator[str]:
+    with suppress(DataError):  # already among the problems
+        yield from source_notes(task)
+
+
 def _notes(splits: dict[str, Split]) -> Iterator[str]:
     for name, split in splits.items():
         if absent := split.absent_classes():
@@ -127,6 +134,11 @@ def _notes(splits: dict[str, Split]) -> Iterator[str]:
         return
     if dark := _dark_note(train):
         yield dark
+    if missing := [name for name in train.classes if name.strip().lower() in _MISSING]:
+        yield (
+            f"{', '.join(map(repr, missing))} is a class: if it stands for a missing label, remove "
+            "these rows."
+        )
     if train.classes and all(name.isdigit() for name in train.classes):
         yield "The class names are numbers; give them names under `classes:` in a task's YAML."
     if train.task.spec.format and "tools" in train.rows.column_names:

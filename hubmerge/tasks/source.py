@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import datasets
 
 from hubmerge.errors import DataError
 from hubmerge.refs import printable
+from hubmerge.tasks.csv_format import CsvFormat, find_csv_format, format_note
 from hubmerge.tasks.files import READERS, split_files
 from hubmerge.tasks.image_folder import read_image_folder
 from hubmerge.tasks.task import Task, local_data_path
@@ -84,8 +86,42 @@ def _local_reader(task: Task, split: str) -> tuple[str, dict[str, Any]]:
     path, pattern = local_data_path(task), _pattern(task, split)
     folder = path if path.is_dir() else path.parent
     reader, options = READERS.get(Path(pattern).suffix.lower(), (str(folder), {}))
+    if reader == "csv":
+        options = {**options, **_csv_options(task, sorted(folder.glob(pattern)))}
     # The folder's name is escaped, because it is not a pattern.
     return reader, {**options, "data_files": {split: f"{glob.escape(str(folder))}/{pattern}"}}
+
+
+def _csv_options(task: Task, files: Sequence[Path]) -> dict[str, Any]:
+    """How the files of a split are read; raises DataError if they are not all read alike."""
+    data, formats = task.spec.data, dict[CsvFormat, Path]()
+    for file in files:
+        formats.setdefault(find_csv_format(file, data.encoding, data.delimiter), file)
+    found = next(iter(formats), None)
+    if len(formats) > 1:
+        (one, first), (other, second), *_ = formats.items()
+        raise DataError(
+            f"Task {task.name}: {printable(first.name)} is {one.encoding} with {one.delimiter!r} "
+            f"between fields, and {printable(second.name)} {other.encoding} with "
+            f"{other.delimiter!r}.",
+            "Save them alike.",
+        )
+    return {"sep": found.delimiter, "encoding": found.encoding} if found else {}
+
+
+def source_notes(task: Task) -> Iterator[str]:
+    """Yield a note for each local file whose encoding was guessed."""
+    data, splits = task.spec.data, set(task.spec.splits.sources.values())
+    path = task.data_path
+    if path is None or (task.spec.kind == "image" and data.files is None and path.is_dir()):
+        return
+    folder = path if path.is_dir() else path.parent
+    files = {file for split in splits for file in folder.glob(_pattern(task, split))}
+    for file in sorted(
+        file for file in files if READERS.get(file.suffix.lower(), ("",))[0] == "csv"
+    ):
+        if note := format_note(file, find_csv_format(file, data.encoding, data.delimiter)):
+            yield note
 
 
 def _pattern(task: Task, split: str) -> str:

@@ -63,7 +63,7 @@ class Task:
         for key in _LATER_KEYS:
             if getattr(self.spec, key) == TaskSpec.model_fields[key].default:
                 del fields[key]
-        for key in ("columns", "range"):
+        for key in ("columns", "range", "encoding", "delimiter"):
             if fields["data"][key] is None:
                 del fields["data"][key]
         if fields["data"].pop("path"):
