@@ -79,7 +79,8 @@ class Carve(Spec):
     It has `count` rows, or else a `fraction` of the rows, at most `most`. `order: torch` takes the
     last rows of a seeded permutation, as the task-vectors code does (arXiv 2212.04089): 10 % of
     train, at most 5000, seed 0. `order: python` takes the first rows after
-    random.Random(seed).shuffle, as the TIES code does (arXiv 2306.01708).
+    random.Random(seed).shuffle, as the TIES code does (arXiv 2306.01708). With `stratify`, which is
+    for classification, every class gives the same share of its rows.
     """
 
     of: str = "train"
@@ -88,6 +89,7 @@ class Carve(Spec):
     most: Annotated[int, Field(gt=0)] | None = 5000
     seed: int = 0
     order: Literal["torch", "python"] = "torch"
+    stratify: bool = False
 
 
 def _source_tag(value: object) -> str:
@@ -242,6 +244,9 @@ class TaskSpec(Spec):
         missing = [key for key in required if not getattr(self, key)]
         if missing:
             raise ValueError(f"kind {self.kind} needs {', '.join(f'`{key}`' for key in missing)}")
+        carved = (self.splits.test, self.splits.validation)
+        if not self.is_classification and any(getattr(s, "stratify", False) for s in carved):
+            raise ValueError(f"`stratify` is for kind image or text, not {self.kind}")
         default = _METRIC_BY_KIND.get(self.kind, "accuracy")
         others = (*GENERATION_METRICS, LIKELIHOOD) if self.kind == "target" else ()
         metrics = (default, *others)

@@ -131,7 +131,7 @@ def task_from_folder(folder: Path, columns: Mapping[str, str]) -> Task:
         "name": name,
         "title": f"images of {folder.name}",
         "data": {"path": "."},
-        "splits": {**_default_splits(()), **(_image_splits(folder) if by_split else {})},
+        "splits": _by_class({**_default_splits(()), **(_image_splits(folder) if by_split else {})}),
     }
     return Task(validate_spec(TaskSpec, images, str(folder)), folder)
 
@@ -194,6 +194,8 @@ def _task_from_rows(
     kind_fields: dict[str, object] = {"data": {**fields["data"], **column_of}}
     if kind == "target":
         kind_fields = {key: _column_template(column) for key, column in column_of.items()}
+    if kind in ("image", "text"):
+        kind_fields["splits"] = _by_class(fields["splits"])
     return Task(validate_spec(TaskSpec, {**fields, "kind": kind, **kind_fields}, text), folder)
 
 
@@ -261,6 +263,15 @@ def _default_splits(available: Iterable[str]) -> dict[str, object]:
     """The validation and test splits that exist; missing ones are carved from train."""
     carved: dict[str, object] = {"test": _TEST_CARVE}
     return carved | {split: split for split in ("validation", "test") if split in available}
+
+
+def _by_class(splits: Mapping[str, object]) -> dict[str, object]:
+    """The splits, where those that are carved take the same share of every class."""
+    named = {"validation": {}, **splits}
+    return {
+        name: {**split, "stratify": True} if isinstance(split, dict) else split
+        for name, split in named.items()
+    }
 
 
 def _hub_splits(text: str, available: Sequence[str]) -> dict[str, object]:

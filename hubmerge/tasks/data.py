@@ -17,7 +17,7 @@ from hubmerge.tasks.examples import Example, RankExample, TargetExample, make_ex
 from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
 from hubmerge.tasks.rows import select_columns, task_errors
 from hubmerge.tasks.source import data_location_hint, read_rows
-from hubmerge.tasks.splits import SPLITS, split_indices
+from hubmerge.tasks.splits import SPLITS, is_stratified, split_indices
 from hubmerge.tasks.stream import Stream, load_stream
 from hubmerge.tasks.task import Task
 
@@ -124,7 +124,9 @@ def read_split(task: Task, name: str) -> Split:
         raise UnknownName("split", name, SPLITS)
     source = task.spec.splits.sources[name]
     source_rows = select_columns(task, read_rows(task, source))
-    rows = source_rows.select(split_indices(task.spec.splits, name, len(source_rows)))
+    by_class = task.spec.is_classification and is_stratified(task.spec.splits)
+    values = source_rows["label"][:] if by_class else []
+    rows = source_rows.select(split_indices(task.spec.splits, name, len(source_rows), values))
     if len(rows) == 0:
         raise _no_examples(task, name, len(source_rows))
     if not task.spec.is_classification:

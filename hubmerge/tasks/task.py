@@ -66,6 +66,9 @@ class Task:
         for key in ("columns", "range", "encoding", "delimiter"):
             if fields["data"][key] is None:
                 del fields["data"][key]
+        for split in fields["splits"].values():
+            if isinstance(split, dict) and not split["stratify"]:
+                del split["stratify"]
         if fields["data"].pop("path"):
             files = self._data_files()
             fields["bytes"] = {file.as_posix(): hash_file(path) for file, path in files}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -23,8 +24,10 @@ from tests.tasks.builders import (
     picture,
     png,
     rows_of,
+    rows_task,
     write_parquet,
     write_repo,
+    write_rows,
 )
 
 PAPER = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
@@ -224,3 +227,39 @@ def test_a_broken_image_is_named(tmp_path: Path, broken: bytes | None) -> None:
     with pytest.raises(DataError, match=f"small: the image of test row 1 {problem}") as error:
         split.example(1)
     assert "\n" not in error.value.message
+
+
+def test_every_class_gives_the_same_share() -> None:
+    labels = ["common"] * 80 + ["rare"] * 20
+    for order in ("torch", "python"):
+        share = Carve(fraction=0.1, order=order, stratify=True)
+        kept, carved = carve(100, share, labels)
+        assert Counter(labels[index] for index in carved) == {"common": 8, "rare": 2}
+        assert sorted([*kept, *carved]) == list(range(100))
+
+
+def test_largest_remainders_by_hand() -> None:
+    """Of 3, 3 and 2 rows, 4 are carved: 1.5, 1.5 and 1; one of the first two gives another."""
+    labels = ["a", "a", "a", "b", "b", "b", "c", "c"]
+    _, carved = carve(8, Carve(count=4, stratify=True), labels)
+    assert Counter(labels[index] for index in carved) == {"a": 2, "b": 1, "c": 1}
+
+
+def test_own_classes_are_carved_alike_and_others_as_before(tmp_path: Path) -> None:
+    rows = [{"text": f"t{row}", "label": "ab"[row % 10 == 0]} for row in range(100)]
+    write_rows(tmp_path / "own.jsonl", rows)
+    task = find_task(str(tmp_path / "own.jsonl"))
+    counts = {name: load_split(task, name).class_counts() for name in SPLITS}
+    assert counts == {
+        "test": {"a": 18, "b": 2}, "validation": {"a": 7, "b": 1}, "train": {"a": 65, "b": 7},
+    }  # fmt: skip
+    plain = rows_task(tmp_path / "yaml", rows, kind="text")
+    assert "stratify" not in str(plain.spec.model_dump(exclude_unset=True))
+    by_class = rows_task(
+        tmp_path / "yaml", rows, kind="text", splits={"validation": {"stratify": True}}
+    )
+    assert by_class.digest != plain.digest
+    with pytest.raises(ValueError, match="`stratify` is for kind image or text"):
+        rows_task(tmp_path / "target", rows, kind="target", prompt="{{ text }}",
+                  target="{{ label }}", metric="token_accuracy",
+                  splits={"validation": {"stratify": True}})  # fmt: skip
