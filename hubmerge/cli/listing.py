@@ -15,6 +15,7 @@ from hubmerge.errors import DataError, UsageError, raise_together
 if TYPE_CHECKING:
     from hubmerge.tasks.check import TaskReport
 
+_MOST_PROBLEMS = 20
 _MAX_CLASSES = 10  # classes that are shown one by one
 _PER_EXPERT_SETTINGS = {
     "weight": "per expert, in their order: factor on its change",
@@ -54,17 +55,20 @@ def tasks(
 
 
 def _check_task(session: Session, text: str, columns: str | None) -> None:
-    with session.open_hub() as hub:
+    with session.open_hub() as hub, session.progress() as progress:
         from hubmerge.opening.references import pin_task
         from hubmerge.tasks.check import check_task
         from hubmerge.tasks.custom_task import parse_columns
         from hubmerge.tasks.lookup import find_task
 
         task = find_task(text, parse_columns(columns) if columns else None)
-        report = check_task(pin_task(hub, task))
+        report = check_task(pin_task(hub, task), progress)
     session.print_result(_render_report(report), dataclasses.asdict(report))
     hint = " ".join(report.hints) or "Fix the data, or the task's description of them."
-    raise_together(DataError, report.problems, hint)
+    problems, more = report.problems[:_MOST_PROBLEMS], len(report.problems) - _MOST_PROBLEMS
+    if more > 0:
+        problems = (*problems, f"And {more} more, which --json lists.")
+    raise_together(DataError, problems, hint)
 
 
 def _render_report(report: TaskReport) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hubmerge.cores import core_count, in_order
 from hubmerge.errors import DataError
+from hubmerge.progress import Progress, no_progress
 from hubmerge.tasks.data import SPLITS, Split, read_split
 from hubmerge.tasks.examples import (
     ChatExample,
@@ -28,11 +31,11 @@ from hubmerge.tasks.source import source_notes
 from hubmerge.tasks.task import Task
 
 _MISSING = {"", "none", "nan", "null", "n/a", "na", "-", "?"}  # likely no label of a row
-_MAX_LISTED = 5  # broken rows of a split that are listed
+_MAX_LISTED = 5  # classes that a note lists
+_MAX_BROKEN = 1000  # rows of a split that are listed
 _MAX_CHARACTERS = 1000  # characters of a text in an example
-# How many rows of a split are tried, evenly spaced: images are decoded, prompts are rendered.
-# For texts, all rows that hold no text are tried.
-_MAX_ROWS = {"image": 50, "rank": 2000, "target": 2000}
+_SAMPLED_IMAGES = 50  # whose values are looked at
+_BLOCK = 64  # rows that a thread tries at a time
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,11 @@ class TaskReport:
     notes: tuple[str, ...]
 
 
-def check_task(task: Task) -> TaskReport:
-    """Read every split, try its rows, and report all problems; broken data raise no error."""
+def check_task(task: Task, progress: Progress = no_progress) -> TaskReport:
+    """Read every split, try all its rows, and report all problems; broken data raise no error.
+
+    Images are decoded, and prompts rendered, on all cores.
+    """
     errors, splits = list[DataError](), dict[str, Split]()
     for name in SPLITS:
         try:
@@ -64,7 +70,7 @@ def check_task(task: Task) -> TaskReport:
         except DataError as error:
             errors.append(error)
     for split in splits.values():
-        errors += _row_errors(split)
+        errors += _row_errors(split, progress)
     train = splits.get("train")
     return TaskReport(
         task=task.name,
@@ -80,7 +86,7 @@ def check_task(task: Task) -> TaskReport:
     )
 
 
-def _row_errors(split: Split) -> Iterator[DataError]:
+def _row_errors(split: Split, progress: Progress) -> Iterator[DataError]:
     """The problems of a split's rows: first of their labels, then of the images or texts."""
     if split.classes:
         try:
@@ -88,30 +94,55 @@ def _row_errors(split: Split) -> Iterator[DataError]:
         except DataError as error:
             yield error
     unlabelled = set(np.flatnonzero(split.labels_or_missing() < 0).tolist())
+    is_image = split.task.spec.kind == "image"
+    rows = [row for row in _rows_to_check(split) if not (is_image and row in unlabelled)]
     broken, row_of_shape = 0, dict[str, str]()
-    for row in _rows_to_check(split):
-        if row in unlabelled and split.task.spec.kind == "image":
-            continue  # already reported
-        try:
-            row_of_shape.setdefault(shape_of(split.example(row)), f"{split.name} row {row}")
-        except DataError as error:
-            broken += 1
-            if broken <= _MAX_LISTED:
-                yield error
+    for row, tried in _try_rows(split, rows, progress):
+        if isinstance(tried, str):
+            row_of_shape.setdefault(tried, f"{split.name} row {row}")
+            continue
+        broken += 1
+        if broken <= _MAX_BROKEN:
+            yield tried
     if len(row_of_shape) > 1:
         yield DataError(f"Task {split.task.name}: {describe_shapes(row_of_shape)}.")
-    if broken > _MAX_LISTED:
-        more = broken - _MAX_LISTED
+    if broken > _MAX_BROKEN:
+        more = broken - _MAX_BROKEN
         yield DataError(f"Task {split.task.name}: {more} more rows of {split.name} are broken.")
 
 
-def _rows_to_check(split: Split) -> list[int]:
+def _try_rows(
+    split: Split, rows: Sequence[int], progress: Progress
+) -> Iterator[tuple[int, str | DataError]]:
+    """Each row with the shape of its example, or with what is wrong with it."""
+    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+
+    def try_block(block: Sequence[int]) -> list[str | DataError]:
+        return [_try_row(split, row) for row in block]
+
+    threads, done = core_count(), 0
+    with ThreadPoolExecutor(threads, thread_name_prefix="check") as pool:
+        for block, results in in_order(pool, try_block, blocks, 2 * threads):
+            progress(f"reading {split.task.name} {split.name}", done, len(rows))
+            yield from zip(block, results, strict=True)
+            done += len(block)
+
+
+def _try_row(split: Split, row: int) -> str | DataError:
+    try:
+        return shape_of(split.example(row))
+    except DataError as error:
+        return error
+
+
+def _rows_to_check(split: Split) -> Sequence[int]:
+    """All rows; of texts, which need no reading, those that hold none."""
     if split.task.spec.kind == "text":
         texts = split.rows["text"][:]
         return [
             row for row, text in enumerate(texts) if not isinstance(text, str) or not text.strip()
         ]
-    return _evenly_spaced(len(split), _MAX_ROWS[split.task.spec.kind])
+    return range(len(split))
 
 
 def _evenly_spaced(count: int, limit: int) -> list[int]:
@@ -157,7 +188,7 @@ def _dark_note(train: Split) -> str | None:
     if spec.kind != "image" or spec.data.range is not None:
         return None
     brightest = 0.0
-    for row in _evenly_spaced(len(train), _MAX_ROWS["image"]):
+    for row in _evenly_spaced(len(train), _SAMPLED_IMAGES):
         with suppress(DataError), task_errors(train.task, "its images cannot be read"):
             image = train.rows[row]["image"]
             if image is not None and has_wide_values(image) and image.mode != "F":

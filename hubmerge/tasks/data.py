@@ -12,6 +12,7 @@ import datasets
 import torch
 
 from hubmerge.errors import DataError, UnknownName
+from hubmerge.refs import printable
 from hubmerge.specs import Carve
 from hubmerge.tasks.examples import Example, RankExample, TargetExample, make_example
 from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
@@ -58,11 +59,25 @@ class Split:
     def example(self, row: int) -> Example:
         """(image or text, label) for classification, else a RankExample or a TargetExample.
 
-        Raises DataError with the row number if the row is broken.
+        Raises DataError with the row number, and the path of an image, if the row is broken.
         """
-        location = f"{self.name} row {row}"
+        try:
+            return self._example(row, f"{self.name} row {row}")
+        except DataError:
+            return self._example(row, self._location(row))  # raises it again, with the file's name
+
+    def _example(self, row: int, location: str) -> Example:
         with task_errors(self.task, f"the {self.task.spec.kind} of {location} cannot be read"):
             return make_example(self.task.spec, self.class_labels, self.rows[row], location)
+
+    def _location(self, row: int) -> str:
+        """The row in words, with the path of its image if that is a file."""
+        text = f"{self.name} row {row}"
+        if self.task.spec.kind != "image":
+            return text
+        images = self.rows.cast_column("image", datasets.Image(decode=False))
+        path = (images[row]["image"] or {}).get("path")
+        return f"{text} ({printable(path)})" if path else text
 
     def labels(self) -> LabelArray:
         """The labels of all rows; raises DataError if a row has no valid label."""

@@ -56,8 +56,29 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 def test_many_broken_rows_are_counted(tmp_path: Path) -> None:
     rows = [{"q": "q", "a": "a", "b": "b", "key": 7} for _ in range(12)]
     problems = check_task(rows_task(tmp_path, rows, **RANK)).problems
-    assert len(problems) == 5 + 1 + 1 + 5 + 1
-    assert "6 more rows of train are broken" in problems[5]
+    assert len(problems) == 11 + 1 + 12  # of train, of validation and of test
+
+
+def test_a_broken_image_is_found_wherever_it_is_and_named_by_its_path(tmp_path: Path) -> None:
+    for label in ("fox", "wolf"):
+        for row in range(90):
+            path = tmp_path / "photos" / label / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"no png" if row in (3, 71) else png(row))
+    result = hubmerge("--check", str(tmp_path / "photos"), "--json")
+    problems = json.loads(result.stdout)["problems"]
+    assert len(problems) == 4
+    for label in ("fox", "wolf"):
+        for row in (3, 71):
+            assert sum(f"photos/{label}/{row}.png" in problem for problem in problems) == 1
+
+
+def test_of_many_problems_the_first_are_printed(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "x"}]}] * 40
+    write_rows(tmp_path / "chats.jsonl", rows)
+    result = hubmerge("--check", str(tmp_path / "chats.jsonl"))
+    assert "And 20 more, which --json lists." in result.stderr
+    assert result.stderr.count("the roles of") == 20
 
 
 def test_the_same_problem_in_all_splits_is_reported_once(tmp_path: Path) -> None:
