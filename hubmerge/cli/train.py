@@ -29,6 +29,9 @@ def train(
         Path | None, typer.Option(help="Folder of the run. [~/.hubmerge/runs/...]")
     ] = None,
     columns: Columns = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out rows that cannot be read.")
+    ] = False,
     *,
     training_options: TrainingOptions,
     private: Private = False,
@@ -51,10 +54,12 @@ def train(
         from hubmerge.runs.expert_job import prepare_expert_run
         from hubmerge.runs.run import discard_position
         from hubmerge.tasks.custom_task import parse_columns
-        from hubmerge.tasks.lookup import find_task
+        from hubmerge.tasks.lookup import find_task, without_broken_rows
         from hubmerge.tasks.task_file import remember_data
 
         task = find_task(train_spec.task, parse_columns(columns) if columns else None)
+        if skip_broken:
+            task = without_broken_rows(task)
         run = prepare_expert_run(
             hub, train_spec, task, session.home / "runs", out, machine, columns
         )

@@ -102,6 +102,8 @@ class ExpertJob:
         options = self.spec.model_dump(exclude_defaults=True)
         if self.columns:
             options["columns"] = self.columns
+        if self.task.spec.data.skip_broken:
+            options["skip_broken"] = True
         return shlex.join([*words, *format_options(options)])
 
     def manifest(self, event: CheckpointEvent, ready: ReadyJob) -> Manifest:
@@ -112,6 +114,8 @@ class ExpertJob:
         training = {**spec.settings, "warmup_steps": spec.warmup_length(length), **fields}
         if self.pruned:
             training |= self.pruned.to_json()
+        if skipped := _skipped_rows(ready):
+            training |= {"skipped_rows": skipped}
         return Manifest(
             kind=EXPERT,
             base=source_of(self.base),
@@ -121,6 +125,13 @@ class ExpertJob:
             training={**training, "data_revision": self.task.spec.data.revision},
             layout=layout,
         )
+
+
+def _skipped_rows(ready: ReadyJob) -> dict[str, int]:
+    """How many broken rows were left out, by split."""
+    splits = (ready.training, *(task.examples.split for task in ready.validation_tasks))
+    counts = {split.name: getattr(split, "skipped", 0) for split in splits}
+    return {name: count for name, count in counts.items() if count}
 
 
 def format_options(options: dict[str, Any]) -> list[str]:

@@ -153,6 +153,8 @@ def data_notes(learner: Learner, training: Split | None, validation: Split) -> I
     for split in (training, validation):
         if split is None:
             continue
+        if split.skipped:
+            yield f"{split.skipped} broken rows of {split.task.name} {split.name} are left out."
         if isinstance(learner, LanguageLearner):
             yield from _language_notes(learner, split)
             continue

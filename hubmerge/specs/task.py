@@ -45,7 +45,8 @@ class DataSpec(Spec):
     `label`, are the columns of a classification task; prompts name their columns themselves.
     `columns` maps the columns of a `format` to those of the data, where these differ. `range` is
     the values that become black and white, of grey images with more than 8 bits. `encoding` and
-    `delimiter` of CSV files are found if they are not given.
+    `delimiter` of CSV files are found if they are not given. With `skip_broken`, rows that cannot
+    be read, or have no valid label, are left out of every split.
     """
 
     id: str | None = None
@@ -58,6 +59,7 @@ class DataSpec(Spec):
     label: str = "label"
     columns: dict[str, str] | None = None
     range: tuple[FiniteFloat, FiniteFloat] | None = None
+    skip_broken: bool = False
     encoding: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hubmerge.cores import core_count, in_order
 from hubmerge.errors import DataError
 from hubmerge.progress import Progress, no_progress
 from hubmerge.tasks.data import SPLITS, Split, read_split
@@ -29,13 +27,14 @@ from hubmerge.tasks.row_formats import describe_shapes, shape_of
 from hubmerge.tasks.rows import task_errors
 from hubmerge.tasks.source import source_notes
 from hubmerge.tasks.task import Task
+from hubmerge.tasks.tried_rows import try_rows
 
 _MISSING = {"", "none", "nan", "null", "n/a", "na", "-", "?"}  # likely no label of a row
 _MAX_LISTED = 5  # classes that a note lists
 _MAX_BROKEN = 1000  # rows of a split that are listed
 _MAX_CHARACTERS = 1000  # characters of a text in an example
 _SAMPLED_IMAGES = 50  # whose values are looked at
-_BLOCK = 64  # rows that a thread tries at a time
+_REPORTED = 64  # rows between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,9 @@ def _row_errors(split: Split, progress: Progress) -> Iterator[DataError]:
     is_image = split.task.spec.kind == "image"
     rows = [row for row in _rows_to_check(split) if not (is_image and row in unlabelled)]
     broken, row_of_shape = 0, dict[str, str]()
-    for row, tried in _try_rows(split, rows, progress):
+    for done, (row, tried) in enumerate(try_rows(lambda row: shape_of(split.example(row)), rows)):
+        if done % _REPORTED == 0:
+            progress(f"reading {split.task.name} {split.name}", done, len(rows))
         if isinstance(tried, str):
             row_of_shape.setdefault(tried, f"{split.name} row {row}")
             continue
@@ -109,30 +110,6 @@ def _row_errors(split: Split, progress: Progress) -> Iterator[DataError]:
     if broken > _MAX_BROKEN:
         more = broken - _MAX_BROKEN
         yield DataError(f"Task {split.task.name}: {more} more rows of {split.name} are broken.")
-
-
-def _try_rows(
-    split: Split, rows: Sequence[int], progress: Progress
-) -> Iterator[tuple[int, str | DataError]]:
-    """Each row with the shape of its example, or with what is wrong with it."""
-    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-
-    def try_block(block: Sequence[int]) -> list[str | DataError]:
-        return [_try_row(split, row) for row in block]
-
-    threads, done = core_count(), 0
-    with ThreadPoolExecutor(threads, thread_name_prefix="check") as pool:
-        for block, results in in_order(pool, try_block, blocks, 2 * threads):
-            progress(f"reading {split.task.name} {split.name}", done, len(rows))
-            yield from zip(block, results, strict=True)
-            done += len(block)
-
-
-def _try_row(split: Split, row: int) -> str | DataError:
-    try:
-        return shape_of(split.example(row))
-    except DataError as error:
-        return error
 
 
 def _rows_to_check(split: Split) -> Sequence[int]:

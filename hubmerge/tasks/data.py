@@ -16,11 +16,12 @@ from hubmerge.refs import printable
 from hubmerge.specs import Carve
 from hubmerge.tasks.examples import Example, RankExample, TargetExample, make_example
 from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
-from hubmerge.tasks.rows import select_columns, task_errors
+from hubmerge.tasks.rows import CHECK_HINT, select_columns, task_errors
 from hubmerge.tasks.source import data_location_hint, read_rows
 from hubmerge.tasks.splits import SPLITS, is_stratified, split_indices
 from hubmerge.tasks.stream import Stream, load_stream
 from hubmerge.tasks.task import Task
+from hubmerge.tasks.tried_rows import try_rows
 
 __all__ = [
     "SPLITS",
@@ -40,13 +41,14 @@ class Split:
     """The rows of one split, with the columns that its examples are made from.
 
     For classification these are `image` or `text`, and `label`. Other tasks have no classes; their
-    columns are those that the prompts use.
+    columns are those that the prompts use. `skipped` is how many broken rows are left out.
     """
 
     task: Task
     name: str
     rows: datasets.Dataset
     class_labels: ClassLabels
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -145,13 +147,28 @@ def read_split(task: Task, name: str) -> Split:
     if len(rows) == 0:
         raise _no_examples(task, name, len(source_rows))
     if not task.spec.is_classification:
-        return Split(task, name, rows, ClassLabels())
+        return _without_broken(Split(task, name, rows, ClassLabels()))
     with task_errors(task, "its labels cannot be read"):
         train = source_rows if source == task.spec.splits.train else None
         labels = find_class_labels(
             task.spec, rows.features["label"], partial(_train_labels, task, train)
         )
-        return Split(task, name, rows, labels)
+        return _without_broken(Split(task, name, rows, labels))
+
+
+def _without_broken(split: Split) -> Split:
+    """The split without rows that cannot be read, if its task leaves them out."""
+    if not split.task.spec.data.skip_broken:
+        return split
+    rows = range(len(split))
+    kept = [row for row, tried in try_rows(split.example, rows) if not _is_broken(tried)]
+    if not kept:
+        raise DataError(f"Task {split.task.name}: no row of {split.name} can be read.", CHECK_HINT)
+    return replace(split.select(kept), skipped=len(split) - len(kept))
+
+
+def _is_broken(tried: Example | DataError) -> bool:
+    return isinstance(tried, DataError)
 
 
 def _train_labels(task: Task, train: datasets.Dataset | None) -> Iterable[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -43,6 +44,20 @@ def find_task(text: str, columns: Mapping[str, str] | None = None) -> Task:
     if "/" in text or path.is_dir():
         return custom_task.task_from_folder(path, columns or {})
     raise UnknownName("task", text, shipped)
+
+
+def without_broken_rows(task: Task) -> Task:
+    """The task without rows that cannot be read; it travels with its steps.
+
+    Raises UsageError for a task of hubmerge, which would be another one under its name.
+    """
+    if task.folder == CATALOG:
+        raise UsageError(
+            f"Task {task.name} comes with hubmerge, and everybody measures the same rows of it.",
+            "Leave --skip-broken out.",
+        )
+    data = task.spec.data.model_copy(update={"skip_broken": True})
+    return replace(task, spec=task.spec.model_copy(update={"data": data}))
 
 
 def has_fixed_columns(text: str) -> bool:

@@ -19,7 +19,7 @@ from hubmerge.tasks.task import Task
 
 Rows = TypeVar("Rows", datasets.Dataset, datasets.IterableDataset)
 
-_CHECK_HINT = "`hubmerge tasks --check` lists all problems of a task."
+CHECK_HINT = "`hubmerge tasks --check` lists all problems of a task."
 
 
 def select_columns(task: Task, rows: Rows) -> Rows:
@@ -80,8 +80,8 @@ def task_errors(task: Task, problem: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"Task {task.name}: {error.message}.", error.hint or _CHECK_HINT) from error
+        raise DataError(f"Task {task.name}: {error.message}.", error.hint or CHECK_HINT) from error
     except Exception as error:  # PIL, arrow and datasets raise many kinds of errors
         raise DataError(
-            f"Task {task.name}: {problem}: {one_line(str(error))}.", _CHECK_HINT
+            f"Task {task.name}: {problem}: {one_line(str(error))}.", CHECK_HINT
         ) from error

@@ -63,8 +63,8 @@ class Task:
         for key in _LATER_KEYS:
             if getattr(self.spec, key) == TaskSpec.model_fields[key].default:
                 del fields[key]
-        for key in ("columns", "range", "encoding", "delimiter"):
-            if fields["data"][key] is None:
+        for key in ("columns", "range", "encoding", "delimiter", "skip_broken"):
+            if not fields["data"][key]:
                 del fields["data"][key]
         for split in fields["splits"].values():
             if isinstance(split, dict) and not split["stratify"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hubmerge.tasks.lookup import CATALOG, read_task
 from hubmerge.tasks.task import Task
 from hubmerge.tasks.task_file import task_file
 from tests.end_to_end.conftest import Command
+from tests.tasks.builders import png
 
 VISION = Path(package.__file__).parent / "mini" / "vision"
 TRAIN = ("--base", "hubmerge/tiny-clip", "--steps", "2", "--push-every", "1,2", "--batch", "16")
@@ -75,6 +77,34 @@ def test_own_tasks_are_named_once(hubmerge: Command, api: HfApi, tmp_path: Path)
     result = hubmerge(*select, *lock)
     assert result.code == 1
     assert "are no longer those in" in result.err
+
+
+def test_broken_rows_are_refused_or_left_out_and_counted(
+    hubmerge: Command, api: HfApi, tmp_path: Path
+) -> None:
+    for label in ("dark", "light"):
+        for row in range(40):
+            path = tmp_path / "photos" / label / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"no png" if row % 20 == 7 else png(row))
+    train = ("train", *TRAIN, "--task", f"{tmp_path}/photos", "--to", "own/photos")
+    refused = hubmerge(*train)
+    assert refused.code == 1
+    assert re.search(r"row \d+ \(.*photos/(dark|light)/2?7.png\) cannot be read", refused.err)
+    result = hubmerge(*train, "--skip-broken")
+    assert result.code == 0, result.err
+    assert re.search(r"\d broken rows of photos train are left out", result.err)
+    manifest = api.hf_hub_download("own/photos", "hubmerge.json", revision="step1")
+    fields = json.loads(Path(manifest).read_text())
+    skipped = fields["training"]["skipped_rows"]
+    assert 0 < sum(skipped.values()) <= 4
+    assert "--skip-broken" in fields["command"]
+    scores = hubmerge("eval", "own/photos@step1", "--json")
+    assert scores.code == 0, scores.err
+    tested = scores.data[0]["count"]  # of a fifth of each class; four images are broken in all
+    assert sum(skipped.values()) + 16 - tested == 4
+    shipped = hubmerge("train", *TRAIN, "--task", "mini-mnist", "--to", "own/x", "--skip-broken")
+    assert (shipped.code, "Leave --skip-broken out." in shipped.err) == (2, True)
 
 
 def publish_with_task(api: HfApi, folder: Path, repo_id: str, task_id: str, text: bytes) -> None:
