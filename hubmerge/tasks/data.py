@@ -65,21 +65,23 @@ class Split:
         """
         try:
             return self._example(row, f"{self.name} row {row}")
-        except DataError:
-            return self._example(row, self._location(row))  # raises it again, with the file's name
+        except DataError as error:
+            path = self._image_path(row)
+            if path is None or path in error.message:
+                raise
+            return self._example(row, f"{self.name} row {row} ({path})")  # raises it again
 
     def _example(self, row: int, location: str) -> Example:
         with task_errors(self.task, f"the {self.task.spec.kind} of {location} cannot be read"):
             return make_example(self.task.spec, self.class_labels, self.rows[row], location)
 
-    def _location(self, row: int) -> str:
-        """The row in words, with the path of its image if that is a file."""
-        text = f"{self.name} row {row}"
+    def _image_path(self, row: int) -> str | None:
+        """The path of a row's image, None if it is not a file."""
         if self.task.spec.kind != "image":
-            return text
+            return None
         images = self.rows.cast_column("image", datasets.Image(decode=False))
         path = (images[row]["image"] or {}).get("path")
-        return f"{text} ({printable(path)})" if path else text
+        return printable(path) if path else None
 
     def labels(self) -> LabelArray:
         """The labels of all rows; raises DataError if a row has no valid label."""
