@@ -18,10 +18,11 @@ from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import open_pinned, pin, pin_revision, pin_task, source_of
 from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef, Revision
+from hubmerge.refs import ModelRef, Revision, printable
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.specs import GENERATION_METRICS
 from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
+from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.task import Task
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
@@ -294,6 +295,9 @@ def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 
 def _check_metrics(tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        if task.lm_eval is not None and task.metric not in task.lm_eval.row_metrics:
+            raise _no_row_metric(task, task.lm_eval)
     unsupported = {task.name: task.metric for task in tasks if task.metric in _NOT_OF_ROWS}
     if unsupported:
         named = ", ".join(f"{name} by {metric}" for name, metric in unsupported.items())
@@ -302,3 +306,12 @@ def _check_metrics(tasks: Sequence[Task]) -> None:
             f"Write --metric {', '.join(GENERATION_METRICS)}, or a function of your own, as "
             "module:function; or leave it out for tasks that are not of kind target.",
         )
+
+
+def _no_row_metric(task: Task, found: LmEvalTask) -> UsageError:
+    usable = "; ".join(found.row_metrics)
+    return UsageError(
+        f"Selection compares numbers from 0 to 1, one a row, more is better, and {task.name} is "
+        f"measured by {printable(task.metric)}.",
+        f"Write --metric with one of {printable(usable)}." if usable else "Name another task.",
+    )

@@ -33,12 +33,20 @@ from hubmerge.opening.task_heads import TaskHeads
 from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.progress import Progress
-from hubmerge.row_values import check_metric, is_generated, mean_token_loss, measure_rows
+from hubmerge.row_values import (
+    MeasuredRows,
+    check_metric,
+    is_generated,
+    lm_eval_values,
+    mean_token_loss,
+    measure_rows,
+)
 from hubmerge.runs.machine import pick_device
 from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
 from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.data import Split, load_split
+from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.expert_stacks import restack
@@ -115,6 +123,8 @@ class ModelEvaluator:
     def _measure_metric(self, learner: Learner, examples: Examples) -> dict[str, float]:
         """Return value, count and standard error of a task's metric over all rows."""
         task, network = examples.split.task, learner.network
+        if task.lm_eval is not None:
+            return _measure_by_lm_eval(learner, examples.split, task.lm_eval)
         if task.metric in LOSSES:
             loss, error = mean_token_loss(learner, network, examples, self._device)
             count = len(examples.split)
@@ -191,6 +201,22 @@ class ModelEvaluator:
         if key not in self._examples:
             self._examples[key] = Examples(without_network(learner).for_evaluation, split)
         return self._examples[key]
+
+
+def _measure_by_lm_eval(learner: Learner, split: Split, found: LmEvalTask) -> dict[str, float]:
+    """Return what lm_eval makes of all rows together, with count and standard error."""
+    # Imported here because it imports lm_eval, which is an extra.
+    from hubmerge.learners.lm_eval_model import aggregate, resampled_error
+
+    metric, docs = split.task.metric, split.lm_eval
+    assert docs is not None
+    values = lm_eval_values(learner, learner.network, split, range(len(split)))
+    value = aggregate(docs, metric, values)
+    if metric in found.row_metrics:
+        error = MeasuredRows(tuple(map(float, values))).stderr
+    else:
+        error = resampled_error(docs, metric, values)
+    return {"value": value, "count": len(values), "stderr": error}
 
 
 def _recipe_of_result(manifest: Manifest) -> str | None:

@@ -53,7 +53,7 @@ def generate_answers(
     UsageError for prompts that cannot be written for the model, CheckpointError for logits that are
     not finite, since a text would be generated from them all the same.
     """
-    model = cast(Any, _scorer(network).model)
+    model = cast(Any, open_scorer(network).model)
     tokenizer, encoder = learner.encoder.pairs.tokenizer, learner.encoder
     prompts = [encoder.prompt_and_answer(example, limits.max_new_tokens)[0] for example in examples]
     ends = _end_tokens(learner, model, examples[0])
@@ -75,7 +75,7 @@ def generate_answers(
     return [_read(tokenizer, row, limits, ends) for row in output[:, start:].tolist()]
 
 
-def _scorer(network: nn.Module) -> TargetScorer:
+def open_scorer(network: nn.Module) -> TargetScorer:
     """The network without what wraps it for several processes."""
     return cast(TargetScorer, getattr(network, "module", network))
 

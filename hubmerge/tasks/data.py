@@ -11,10 +11,11 @@ from typing import Any
 import datasets
 import torch
 
-from hubmerge.errors import DataError, UnknownName
+from hubmerge.errors import DataError, UnknownName, UsageError
 from hubmerge.specs import Carve
 from hubmerge.tasks.examples import Example, RankExample, TargetExample, make_example
 from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
+from hubmerge.tasks.lm_eval_docs import LmEvalDocs, load_docs
 from hubmerge.tasks.rows import select_columns, task_errors
 from hubmerge.tasks.source import data_location_hint, read_rows
 from hubmerge.tasks.splits import SPLITS, split_indices
@@ -33,19 +34,23 @@ __all__ = [
     "read_split",
 ]
 
+DOC = "doc"  # the column of the indices of docs of lm_eval
+
 
 @dataclass(frozen=True)
 class Split:
     """The rows of one split, with the columns that its examples are made from.
 
     For classification these are `image` or `text`, and `label`. Other tasks have no classes; their
-    columns are those that the prompts use.
+    columns are those that the prompts use. A row of a task of lm_eval is the index of one of its
+    `lm_eval` docs, which are no examples.
     """
 
     task: Task
     name: str
     rows: datasets.Dataset
     class_labels: ClassLabels
+    lm_eval: LmEvalDocs | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,8 +63,14 @@ class Split:
     def example(self, row: int) -> Example:
         """(image or text, label) for classification, else a RankExample or a TargetExample.
 
-        Raises DataError with the row number if the row is broken.
+        Raises DataError with the row number if the row is broken, and UsageError for a task of
+        lm_eval.
         """
+        if self.lm_eval is not None:
+            raise UsageError(
+                f"Task {self.task.name} only measures models.",
+                "Use it in `hubmerge eval`, `select` and `verify --evidence`.",
+            )
         location = f"{self.name} row {row}"
         with task_errors(self.task, f"the {self.task.spec.kind} of {location} cannot be read"):
             return make_example(self.task.spec, self.class_labels, self.rows[row], location)
@@ -120,6 +131,10 @@ def _no_examples(task: Task, name: str, source_rows: int) -> DataError:
 
 def read_split(task: Task, name: str) -> Split:
     """Like `load_split`, but without checking the labels of the rows."""
+    if task.lm_eval is not None:
+        docs = load_docs(task, name)
+        rows = datasets.Dataset.from_dict({DOC: docs.indices})
+        return Split(task, name, rows, ClassLabels(), docs)
     if name not in SPLITS:
         raise UnknownName("split", name, SPLITS)
     source = task.spec.splits.sources[name]

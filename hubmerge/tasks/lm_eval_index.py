@@ -1,0 +1,113 @@
+"""Where lm_eval has the YAML of a task, without reading all of its thousands of files as YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hubmerge.errors import DataError, UnknownName, UsageError
+from hubmerge.refs import printable
+from hubmerge.tasks.source import one_line
+
+_NAMES = re.compile(r"^(?:task|group|tag):[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
+_MOST_MEMBERS = 8  # of a group that are listed
+
+
+def index_of(name: str, include_path: Path | None) -> Any:
+    """A TaskManager of lm_eval that knows the task of that name, and few others.
+
+    A task in the folder `include_path` comes before one of lm_eval. Raises DataError if there is no
+    such folder, UnknownName for a name that is not known, and UsageError for the name of a group.
+    """
+    from lm_eval.tasks import TaskManager
+
+    shipped = _shipped_folder()
+    if include_path is not None:
+        if not include_path.is_dir():
+            raise DataError(f"There is no folder {printable(str(include_path))}.")
+        manager = _make_index(TaskManager, include_path)
+        if name in manager.task_index:
+            return _check_no_group(manager, name)
+    texts = {path: _read(path) for path in sorted(shipped.rglob("*.yaml"))}
+    defines = re.compile(rf"^task:[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
+    if path := next((path for path, text in texts.items() if defines.search(text)), None):
+        return _make_index(TaskManager, path.parent)
+    if any(name in text for text in texts.values()):  # a group, or a name in parts
+        manager = TaskManager()
+        if name in manager.task_index:
+            return _check_no_group(manager, name)
+    known = {match for text in texts.values() for match in _NAMES.findall(text)}
+    if include_path is not None:
+        known |= set(_make_index(TaskManager, include_path).all_tasks)
+    raise _unknown(name, known)
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a task of that name comes with lm_eval."""
+    defines = re.compile(rf"^task:[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
+    return any(defines.search(_read(path)) for path in _shipped_folder().rglob("*.yaml"))
+
+
+def _make_index(manager: Any, folder: Path) -> Any:
+    return manager(include_path=[str(folder)], include_defaults=False)
+
+
+def _shipped_folder() -> Path:
+    import lm_eval.tasks
+
+    return Path(str(lm_eval.tasks.__file__)).parent
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _unknown(name: str, known: Iterable[str]) -> UsageError:
+    error = UnknownName("task of lm_eval", printable(name), known)
+    if not error.near:  # there are thousands
+        error.hint = "`lm_eval ls tasks` lists them; name the folder of your own --include-path."
+    return error
+
+
+def _check_no_group(manager: Any, name: str) -> Any:
+    """The manager itself; raises UsageError for a name that stands for several tasks."""
+    entry = manager.task_index[name]
+    if entry.kind.name not in ("GROUP", "TAG"):
+        return manager
+    members = list(_members(entry))
+    more = len(members) - _MOST_MEMBERS
+    listed = ", ".join(f"lm-eval:{printable(member)}" for member in members[:_MOST_MEMBERS])
+    raise UsageError(
+        f"lm-eval:{printable(name)} is a group of {len(members)} tasks of lm_eval.",
+        f"Name tasks: {listed}{f' and {more} more' if more > 0 else ''}.",
+    )
+
+
+def _members(entry: Any) -> Iterator[str]:
+    """The tasks and groups of a group, as its YAML names them, or those with a tag."""
+    if entry.kind.name == "TAG":
+        yield from sorted(entry.tags)
+        return
+    tasks = entry.cfg.get("task")
+    for member in tasks if isinstance(tasks, list) else [tasks]:
+        named = member.get("task") or member.get("group") if isinstance(member, dict) else member
+        yield from map(str, named if isinstance(named, list) else [named])
+
+
+def read_failure(label: str, fields: Any, error: Exception) -> DataError:
+    """What to say of a task whose data or definition lm_eval cannot read."""
+    source = str(fields.get("dataset_path") or "")
+    reason = one_line(str(error)) or type(error).__name__
+    if "/" in source and not Path(source).exists():
+        return DataError(
+            f"Task {label} needs the data set {printable(source)}, which is not on this machine: "
+            f"{reason}.",
+            "Where there is a network, fetch it once with `lm_eval --model dummy --limit 1 --tasks "
+            f"{label.removeprefix('lm-eval:').partition('/')[0]}`; or write a YAML with local data.",
+        )
+    return DataError(
+        f"lm_eval cannot read task {label}: {reason}.",
+        "Relative paths in its YAML are read from the current folder, as by lm_eval.",
+    )
