@@ -16,7 +16,6 @@ from hubmerge.cli.options import (
     Metric,
     Tasks,
     find_tasks,
-    lm_eval_notes,
     split_names,
 )
 from hubmerge.cli.session import Session, command
@@ -58,11 +57,14 @@ def evaluate(
 
         pinned = _pin_models(hub, refs, every_step)
         named = find_tasks(split_names(tasks), columns, include_path)
-        scores = measure(hub, pinned, named, split, session.score_log, progress, device, metric)
+        log, notes = session.score_log, list[str]()
+        scores = measure(
+            hub, pinned, named, split, log, progress, device, metric, print_note=notes.append
+        )
     session.print_result(
         _scores_table(scores, split), [dataclasses.asdict(score) for score in scores]
     )
-    for note in lm_eval_notes(named) if split != "all" else []:
+    for note in notes:
         session.print_message(f"Note: {note}")
     for score in scores:
         if score.unfinished:

@@ -227,12 +227,3 @@ def _find_lm_eval_task(text: str, include_path: Path | None) -> Task:
         return find_lm_eval_task(text, include_path)
     label = str(parse_lm_eval_name(text))
     return find_known_task(label, known_data(home(), label))
-
-
-def lm_eval_notes(tasks: Iterable[Task]) -> list[str]:
-    """What to say of tasks of lm_eval that were found."""
-    if not (found := [task for task in tasks if task.lm_eval is not None]):
-        return []
-    from hubmerge.tasks.lm_eval_docs import carved_note
-
-    return [note for task in found if (note := carved_note(task))]

@@ -28,7 +28,6 @@ from hubmerge.cli.options import (
     Option,
     StepPattern,
     find_tasks,
-    lm_eval_notes,
     split_names,
 )
 from hubmerge.cli.select_moe import choose_starts, parse_moe_settings
@@ -263,12 +262,13 @@ def _choose_steps(
 ) -> SelectionOutput | None:
     """Choose steps for a merge; a dry run prints the plan and returns None."""
     from hubmerge.flows import select as flow
+    from hubmerge.tasks.lm_eval_docs import carved_note
 
     prepared = flow.prepare_selection(hub, request, progress)
     rows = {split.task.name: len(split.row_order) for split in prepared.splits}
     for note in flow.few_rows_notes(rows):
         session.print_message(f"Note: {note}")
-    for note in lm_eval_notes(split.task for split in prepared.splits):
+    for note in filter(None, (carved_note(split.task) for split in prepared.splits)):
         session.print_message(f"Note: {note}")
     if proxy_note := prepared.proxy_note:
         session.print_message(f"Note: {proxy_note}")

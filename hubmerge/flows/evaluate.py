@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,7 @@ from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
 from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.data import Split, load_split
+from hubmerge.tasks.lm_eval_docs import ALL_ROWS, carved_note
 from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_match import match_adapter
@@ -64,11 +65,13 @@ def evaluate(
     progress: Progress,
     device: str | None = None,
     metric: str | None = None,
+    print_note: Callable[[str], None] = lambda note: None,
 ) -> list[Score]:
     """Measure every model on every task, or if `tasks` is empty on those it was trained for.
 
     `metric` is used instead of those of the tasks. Scores in the log are not measured again. All
-    models are opened, and functions tried, before the first is measured.
+    models are opened, and functions tried, before the first is measured. `print_note` gets what is
+    to be said of the tasks.
     """
     evaluator = ModelEvaluator(hub, split, pick_device(device))
     opened = map_all(partial(open_pinned, hub), models)
@@ -77,6 +80,8 @@ def evaluate(
     for task in {task.id: task for _, model_tasks in pairs for task in model_tasks}.values():
         if ":" in task.metric:
             check_metric(evaluator.load_rows(task))
+        if split != ALL_ROWS and (note := carved_note(task)):
+            print_note(note)
     total, scores = sum(len(model_tasks) for _, model_tasks in pairs), list[Score]()
     known = {(score.model, score.task, score.split): score for score in log.read()}
     for model, model_tasks in pairs:

@@ -35,8 +35,10 @@ def measure_docs(
     CheckpointError for logits that are not finite, DataError for questions that the model cannot be
     asked.
     """
+    from lm_eval.models.huggingface import HFLM
+
     with quiet_lm_eval(), lm_eval_errors(docs.name.label, "ask the questions"):
-        harness = _make_harness(model, tokenizer, batch_size)
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         requests = [_requests(docs, harness)[row] for row in rows]
         with _finite_logits(model):
             _answer(harness, [request for group in requests for request in group])
@@ -67,12 +69,6 @@ def values_of(docs: LmEvalDocs, metric: str, measured: Sequence[DocMetrics]) -> 
             f"Write --metric with one of {', '.join(missing)}." if missing else "",
         )
     return [doc[metric] for doc in measured]
-
-
-def _make_harness(model: nn.Module, tokenizer: Any, batch_size: int) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
 
 
 def _requests(docs: LmEvalDocs, harness: Any) -> list[list[Any]]:

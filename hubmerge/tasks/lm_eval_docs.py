@@ -12,9 +12,8 @@ from hubmerge.tasks.lm_eval_name import LmEvalTask, parse_lm_eval_name
 from hubmerge.tasks.lm_eval_task import doc_bytes, lm_eval_errors, load_lm_eval_task
 from hubmerge.tasks.task import Task
 
-ALL_ROWS = (
-    "all"  # what the `lm_eval` command measures, where validation and test are carved from it
-)
+# What the `lm_eval` command measures of a task with one split.
+ALL_ROWS = "all"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def carve_docs(docs: Sequence[Any], lower: bool) -> list[int]:
 
 
 def carved_note(task: Task) -> str | None:
-    """What to say of a task whose validation and test are carved from one split, None for others."""
+    """What to say of a task whose validation and test are carved from one split, else None."""
     if task.lm_eval is None or task.lm_eval.only_split is None:
         return None
     return (

@@ -101,11 +101,12 @@ def read_failure(label: str, fields: Any, error: Exception) -> DataError:
     source = str(fields.get("dataset_path") or "")
     reason = one_line(str(error)) or type(error).__name__
     if "/" in source and not Path(source).exists():
+        name = label.removeprefix("lm-eval:").partition("/")[0]
         return DataError(
             f"Task {label} needs the data set {printable(source)}, which is not on this machine: "
             f"{reason}.",
             "Where there is a network, fetch it once with `lm_eval --model dummy --limit 1 --tasks "
-            f"{label.removeprefix('lm-eval:').partition('/')[0]}`; or write a YAML with local data.",
+            f"{name}`; or write a YAML with local data.",
         )
     return DataError(
         f"lm_eval cannot read task {label}: {reason}.",

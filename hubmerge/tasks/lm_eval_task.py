@@ -114,6 +114,8 @@ def load_lm_eval_task(name: LmEvalName, folder: Path | None, split: str = "test"
 
     Its questions are the same in every process. Raises as `find_lm_eval_task` does.
     """
+    import lm_eval.tasks  # noqa: F401  # before its log is filtered
+
     with quiet_lm_eval(), _seeded():
         manager = index_of(name.name, folder)
         fields = manager.task_index[name.name].cfg or {}
@@ -161,32 +163,29 @@ def lm_eval_errors(label: str, doing: str) -> Iterator[None]:
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Keep the log of lm_eval to itself, but for what it truncates."""
-    logger = logging.getLogger("lm_eval")
-    only_truncation = _OnlyTruncation()
-    handlers = list(logger.handlers)
-    level = logger.level
-    logger.addFilter(only_truncation)
-    names = [name for name in logging.Logger.manager.loggerDict if name.startswith("lm_eval.")]
-    for name in names:
-        logging.getLogger(name).addFilter(only_truncation)
+    """Keep the log of lm_eval to itself, but for errors and the first text that it truncates.
+
+    Its modules must be imported before, as each has a logger of its own.
+    """
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("lm_eval")]
+    loggers, only_truncation = [logging.getLogger(name) for name in names], _OnlyTruncation()
+    for logger in loggers:
+        logger.addFilter(only_truncation)
     try:
         yield
     finally:
-        for name in names:
-            logging.getLogger(name).removeFilter(only_truncation)
-        logger.removeFilter(only_truncation)
-        logger.handlers, logger.level = handlers, level
+        for logger in loggers:
+            logger.removeFilter(only_truncation)
 
 
 class _OnlyTruncation(logging.Filter):
-    """Passes the first message that something was truncated, and errors."""
+    """Passes errors, and the first message of the process that something was truncated."""
 
-    _reported = False
+    is_reported = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if "truncat" in record.getMessage().lower() and not _OnlyTruncation._reported:
-            _OnlyTruncation._reported = True
+        if "truncat" in record.getMessage().lower() and not _OnlyTruncation.is_reported:
+            _OnlyTruncation.is_reported = True
             return True
         return record.levelno >= logging.ERROR
 
