@@ -54,7 +54,7 @@ def upcycle(old_lock: Path, to: str, options: list[str]) -> None:
 
 
 def lm_eval_options(old: Lock, options: list[str]) -> list[str]:
-    """The tasks of a lock if they are of lm_eval: the manifests of its experts do not name these."""
+    """The tasks of a lock if they are of lm_eval, which manifests of experts do not name."""
     names = [task.id.partition("@")[0] for task in old.tasks]
     if "--tasks" in options or not all(map(is_lm_eval, names)):
         return []

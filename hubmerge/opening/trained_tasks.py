@@ -36,7 +36,7 @@ def find_trained_tasks(
     shipped = {name: find_task(name) for name in names & catalog().keys()}
     matches = [
         _shipped_task(hub, shipped, task_id)
-        or _lm_eval_task(task_id)
+        or find_recorded_lm_eval_task(task_id)
         or _own_task(hub, model, task_id)
         for task_id in task_ids
     ]
@@ -83,8 +83,12 @@ def _shipped_task(hub: Hub, shipped: dict[str, Task], task_id: str | None) -> Ta
     return pinned if pinned and pinned.id == task_id else None
 
 
-def _lm_eval_task(task_id: str | None) -> Task | None:
-    """The task of lm_eval with that id; its YAML is that of lm_eval, or where it was used here."""
+def find_recorded_lm_eval_task(task_id: str | None) -> Task | None:
+    """The task of lm_eval with that id, None for the id of another task.
+
+    Its YAML comes with lm_eval, or is where this machine last used it. Raises UsageError or
+    DataError if it is not found.
+    """
     if task_id is None or not is_lm_eval(task_id):
         return None
     # Imported here because it imports `datasets`.
