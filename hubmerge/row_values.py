@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hubmerge.errors import UsageError
-from hubmerge.evaluation import Examples, batch_size, correct_rows
+from hubmerge.evaluation import Examples, batch_size, correct_rows, rows_together
 from hubmerge.learners.classification import check_finite
 from hubmerge.learners.generation import (
     GeneratedText,
@@ -82,8 +82,7 @@ def measure_rows(
     """
     split = examples.split
     if split.lm_eval is not None:
-        # Rows that are measured together could change bits, as those of a batch.
-        size = batch_size(split.task.spec.kind)
+        size = rows_together(split.task)
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         values = [v for part in parts for v in lm_eval_values(learner, network, split, part)]
         return MeasuredRows(tuple(map(float, values)))

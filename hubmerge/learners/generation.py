@@ -70,7 +70,7 @@ def generate_answers(
         eos_token_id=ends or None,
         pad_token_id=tokenizer.pad_token_id,
         stopping_criteria=StoppingCriteriaList([stopping] if limits.stop else []),
-        logits_processor=LogitsProcessorList([_FiniteLogits()]),
+        logits_processor=LogitsProcessorList([FiniteLogits()]),
     )
     return [_read(tokenizer, row, limits, ends) for row in output[:, start:].tolist()]
 
@@ -118,7 +118,7 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return cast(str, text)
 
 
-class _FiniteLogits(LogitsProcessor):
+class FiniteLogits(LogitsProcessor):
     """Raises CheckpointError for logits that are not finite; changes nothing."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:

@@ -1,21 +1,19 @@
 """Answer the questions of a task of lm_eval with an open model, by lm_eval's own code.
 
-Likelihoods and texts are those of its `HFLM` around the model, what they are worth is what the task
+Likelihoods and texts are those of its `HFLM` around the model; what they are worth is what the task
 itself says of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from hubmerge.errors import CheckpointError, DataError
-from hubmerge.learners.classification import check_finite
+from hubmerge.errors import DataError
 from hubmerge.tasks.lm_eval_docs import LmEvalDocs
 from hubmerge.tasks.lm_eval_name import parse_lm_eval_name
 from hubmerge.tasks.lm_eval_task import lm_eval_errors, quiet_lm_eval
@@ -35,13 +33,14 @@ def measure_docs(
     CheckpointError for logits that are not finite, DataError for questions that the model cannot be
     asked.
     """
-    from lm_eval.models.huggingface import HFLM
+    # Imported here because it imports lm_eval, which is an extra.
+    from hubmerge.learners.lm_eval_harness import LmEvalHarness
 
     with quiet_lm_eval(), lm_eval_errors(docs.name.label, "ask the questions"):
-        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        pairs = docs.pairs.setdefault(tokenizer, {})
+        harness = LmEvalHarness(model, tokenizer, batch_size, pairs)
         requests = [_requests(docs, harness)[row] for row in rows]
-        with _finite_logits(model):
-            _answer(harness, [request for group in requests for request in group])
+        _answer(harness, [request for group in requests for request in group])
     with quiet_lm_eval(), lm_eval_errors(docs.name.label, "measure the answers"):
         return _measure(docs, rows, requests)
 
@@ -137,19 +136,3 @@ def _measure(
             values = task.process_results(docs.docs[row], answers)
             metrics.update({f"{name},{ensemble.name}": value for name, value in values.items()})
     return measured
-
-
-@contextmanager
-def _finite_logits(model: nn.Module) -> Iterator[None]:
-    """Raise CheckpointError for logits that are not finite: lm_eval would choose an answer."""
-
-    def check(module: nn.Module, inputs: Any, output: Any) -> None:
-        check_finite(output.logits)
-
-    handle = model.register_forward_hook(check)
-    try:
-        yield
-    except AttributeError as error:
-        raise CheckpointError(f"The model cannot be asked by lm_eval: {error}.") from error
-    finally:
-        handle.remove()

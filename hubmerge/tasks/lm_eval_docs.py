@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from hubmerge.errors import DataError, UnknownName, UsageError
 from hubmerge.tasks.lm_eval_name import LmEvalTask, parse_lm_eval_name
@@ -20,7 +21,8 @@ ALL_ROWS = "all"
 class LmEvalDocs:
     """lm_eval's own task, all rows that it asks, in order, and the indices of those of a split.
 
-    `requests` are the questions by how they are written, made on first use.
+    `requests` are the questions by how they are written, and `pairs` their tokens by tokenizer,
+    both made on first use.
     """
 
     name: LmEvalTask
@@ -28,6 +30,9 @@ class LmEvalDocs:
     docs: Sequence[Any] = field(repr=False)
     indices: tuple[int, ...]
     requests: dict[str, list[list[Any]]] = field(default_factory=dict, repr=False)
+    pairs: MutableMapping[Any, dict[Any, Any]] = field(
+        default_factory=WeakKeyDictionary, repr=False
+    )
 
 
 def load_docs(task: Task, split: str) -> LmEvalDocs:

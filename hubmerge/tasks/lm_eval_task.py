@@ -246,7 +246,8 @@ def _check_supported(name: LmEvalName, task: Any) -> None:
             f"Task {name} asks about images or sounds, and language models read texts.",
             "Name a task of texts.",
         )
-    if (task.get_config("generation_kwargs") or {}).get("do_sample"):
+    options = task.get_config("generation_kwargs") or {}
+    if options.get("do_sample", float(options.get("temperature") or 0) > 0):
         raise UsageError(
             f"Task {name} draws its texts at random, so no two measurements are alike.",
             "Write a YAML with `include:` of its YAML and `do_sample: false`, and name its folder "
