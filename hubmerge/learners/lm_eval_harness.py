@@ -122,7 +122,8 @@ class LmEvalHarness(HFLM):  # type: ignore[misc]  # lm_eval has no types
     ) -> Tensor:
         """Greedy texts, each up to its own first stop string, as of lm_eval in batches of one."""
         options.pop("temperature", None)
-        stopping = _FirstStop(self.tokenizer, stop, context.shape[1])
+        start = context.shape[1] if self.backend == "causal" else 0
+        stopping = _FirstStop(self.tokenizer, stop, start)
         output = self.model.generate(
             input_ids=context,
             max_length=max_length,

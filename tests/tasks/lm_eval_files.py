@@ -90,12 +90,13 @@ def write_tasks(folder: Path, rows: int = 24, **changes: Any) -> Path:
 
 
 def _rows(count: int, start: int) -> Iterator[dict[str, Any]]:
-    """Rows of which no two are equal, with four choices of several lengths."""
+    """Rows of which no two are equal, with choices of several lengths; one has a long question."""
     for number in range(start * count, (start + 1) * count):
         choices = [WORDS[(number + step * (1 + number % 3)) % len(WORDS)] for step in range(4)]
         choices[number % 4] += " and the cat"
+        asked = f"{PROMPTS[number % 4]} {number}"
         yield {
-            "question": f"{PROMPTS[number % 4]} {number}",
+            "question": f"{asked} " * 150 + asked if number % count == 3 else asked,
             "choices": choices,
             "label": (number * 7) % 4,
             "answer": "mat" if number % 2 else WORDS[number % len(WORDS)],
