@@ -279,6 +279,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few rows, once")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--alone", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
@@ -289,7 +290,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         base = write_base(Path(folder) / "base")
-        tasks = write_tasks(Path(folder) / "tasks", 24 if options.quick else 256)
+        tasks = write_tasks(Path(folder) / "tasks", 24 if options.quick else options.rows)
         for name in _BARE:
             parts = [*measure_speed(base, tasks, name, repeats), measure_memory(base, tasks, name)]
             for row in parts:
@@ -298,6 +299,7 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     value = {
         "repeats": repeats,
+        "rows_of_a_task": options.rows,
         "load": os.getloadavg(),
         "lm_eval": version("lm_eval"),
         "torch": version("torch"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from hubmerge.errors import DataError, UnknownName, UsageError
 from hubmerge.refs import printable
 from hubmerge.tasks.source import one_line
 
-_NAMES = re.compile(r"^(?:task|group|tag):[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
+# Lines of YAML that define names: of a task or a group, and of tags, which may be a list.
+_NAMED = re.compile(r"^(task|group):[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
+_TAGS = re.compile(r"^tag:((?:[ \t]*\n[ \t]*-[^\n]*)+|[^\n]*)", re.MULTILINE)
+_WORDS = re.compile(r"[^\s\"'#,\[\]]+")
 _MOST_MEMBERS = 8  # of a group that are listed
 
 
@@ -23,45 +28,57 @@ def index_of(name: str, include_path: Path | None) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
-    shipped = _shipped_folder()
     if include_path is not None:
         if not include_path.is_dir():
             raise DataError(f"There is no folder {printable(str(include_path))}.")
         manager = _make_index(TaskManager, include_path)
         if name in manager.task_index:
             return _check_no_group(manager, name)
-    texts = {path: _read(path) for path in sorted(shipped.rglob("*.yaml"))}
-    defines = re.compile(rf"^task:[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
-    if path := next((path for path, text in texts.items() if defines.search(text)), None):
-        return _make_index(TaskManager, path.parent)
-    if any(name in text for text in texts.values()):  # a group, or a name in parts
-        manager = TaskManager()
+    shipped = _shipped_names()
+    if name in shipped.files:
+        manager = _make_index(TaskManager, shipped.files[name].parent)
         if name in manager.task_index:
             return _check_no_group(manager, name)
-    known = {match for text in texts.values() for match in _NAMES.findall(text)}
+    if name in shipped.tags:
+        raise _group_error(name, shipped.tags[name])
+    known = {*shipped.files, *shipped.tags}
     if include_path is not None:
-        known |= set(_make_index(TaskManager, include_path).all_tasks)
+        known |= set(manager.all_tasks)
     raise _unknown(name, known)
 
 
 def is_shipped(name: str) -> bool:
     """Whether a task of that name comes with lm_eval."""
-    defines = re.compile(rf"^task:[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
-    return any(defines.search(_read(path)) for path in _shipped_folder().rglob("*.yaml"))
+    return name in _shipped_names().files
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The file that defines each task and group, and the tasks that have each tag."""
+
+    files: Mapping[str, Path]
+    tags: Mapping[str, Sequence[str]]
+
+
+@cache
+def _shipped_names() -> _Names:
+    """The names in the YAML files that come with lm_eval; the first file of a name counts."""
+    import lm_eval.tasks
+
+    files, tags = dict[str, Path](), dict[str, list[str]]()
+    for path in sorted(Path(str(lm_eval.tasks.__file__)).parent.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if named := sorted(_NAMED.findall(text)):  # that of a group is before that of its tasks
+            name = named[0][1]
+            files.setdefault(name, path)
+            for listed in _TAGS.findall(text):
+                for tag in _WORDS.findall(listed.replace("- ", " ")):
+                    tags.setdefault(tag, []).append(name)
+    return _Names(files, tags)
 
 
 def _make_index(manager: Any, folder: Path) -> Any:
     return manager(include_path=[str(folder)], include_defaults=False)
-
-
-def _shipped_folder() -> Path:
-    import lm_eval.tasks
-
-    return Path(str(lm_eval.tasks.__file__)).parent
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _unknown(name: str, known: Iterable[str]) -> UsageError:
@@ -76,10 +93,13 @@ def _check_no_group(manager: Any, name: str) -> Any:
     entry = manager.task_index[name]
     if entry.kind.name not in ("GROUP", "TAG"):
         return manager
-    members = list(_members(entry))
+    raise _group_error(name, list(_members(entry)))
+
+
+def _group_error(name: str, members: Sequence[str]) -> UsageError:
     more = len(members) - _MOST_MEMBERS
     listed = ", ".join(f"lm-eval:{printable(member)}" for member in members[:_MOST_MEMBERS])
-    raise UsageError(
+    return UsageError(
         f"lm-eval:{printable(name)} is a group of {len(members)} tasks of lm_eval.",
         f"Name tasks: {listed}{f' and {more} more' if more > 0 else ''}.",
     )

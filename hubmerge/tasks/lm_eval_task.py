@@ -12,7 +12,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -80,15 +80,16 @@ def find_known_task(label: str, paths: list[Path]) -> Task:
 def find_task_with_id(task_id: str, paths: list[Path]) -> Task:
     """The task with that id, of lm_eval or in one of these folders; raises DataError for none."""
     label = task_id.partition("@")[0]
-    for path in [*(path for path in paths if path.is_dir()), None]:
-        try:
+    check_installed(label)
+    folders = [path for path in paths if path.is_dir()]
+    is_own = not is_shipped(parse_lm_eval_name(label).name)
+    for path in folders if is_own else [*folders, None]:
+        with suppress(DataError, UsageError):  # what is there now may be another task
             task = find_lm_eval_task(label, path)
-        except (UsageError, DataError):
-            if path is None and not paths:
-                raise
-            continue
-        if task.id == task_id:
-            return task
+            if task.id == task_id:
+                return task
+    if not folders and not is_own:
+        find_lm_eval_task(label)  # raises for data that cannot be read
     raise DataError(
         f"Task {label} is not defined here as it was for {task_id}.",
         f"Write --tasks {label}, with --include-path if its YAML is your own.",
