@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 RECIPES := $(patsubst %/recipe.yaml,%,$(wildcard recipes/*/recipe.yaml))
 
-.PHONY: demo demo-moe test test-slow check bench docs cards smoke reproduce clean
+.PHONY: demo demo-moe test test-slow test-lm-eval check bench docs cards smoke reproduce clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
@@ -21,6 +21,11 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+# lm_eval and what it needs are 360 MB, so it is not among the other tools.
+test-lm-eval: .venv/installed-dev
+	$(BIN)/pip install --editable '.[lm-eval]'
+	$(BIN)/pytest tests/compat/test_lm_eval.py tests/compat/test_lm_eval_tasks.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

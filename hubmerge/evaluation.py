@@ -13,9 +13,12 @@ from hubmerge.learners.learner import Batch, Example, Learner
 from hubmerge.specs import Kind
 from hubmerge.tasks.data import Split
 from hubmerge.tasks.metrics import make_metric
+from hubmerge.tasks.task import Task
 
 CACHE_BYTES = 500_000_000
 _BATCH_SIZES = {"image": 256, "text": 64, "rank": 16, "target": 16}
+
+_LM_EVAL_ROWS = 64  # of which the harness makes batches of equal lengths
 
 Gather = Callable[[Tensor], Tensor]
 
@@ -23,6 +26,11 @@ Gather = Callable[[Tensor], Tensor]
 def batch_size(kind: Kind) -> int:
     """The rows of a batch in evaluation; another number could change bits."""
     return _BATCH_SIZES[kind]
+
+
+def rows_together(task: Task) -> int:
+    """The rows of a task that are measured together; another number could change bits."""
+    return _LM_EVAL_ROWS if task.lm_eval is not None else batch_size(task.spec.kind)
 
 
 @torch.inference_mode()

@@ -11,15 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from hubmerge.errors import UsageError
-from hubmerge.evaluation import Examples, batch_size, correct_rows
+from hubmerge.evaluation import Examples, batch_size, correct_rows, rows_together
 from hubmerge.learners.classification import check_finite
-from hubmerge.learners.generation import GeneratedText, GenerationLimits, generate_answers
+from hubmerge.learners.generation import (
+    GeneratedText,
+    GenerationLimits,
+    generate_answers,
+    open_scorer,
+)
 from hubmerge.learners.learner import Batch, Learner
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.learners.row_encoder import IGNORED
 from hubmerge.refs import printable
 from hubmerge.specs import BINARY_METRICS, LIKELIHOOD
-from hubmerge.tasks.data import Split
+from hubmerge.tasks.data import DOC, Split
 from hubmerge.tasks.examples import ChatExample, LanguageExample, TextExample
 from hubmerge.tasks.metric_function import MetricRow, call_metric_function
 from hubmerge.tasks.task import Task
@@ -78,14 +83,44 @@ def measure_rows(
     Raises CheckpointError for predictions that are not finite, DataError or UsageError for prompts
     that cannot be written for the model, and UsageError for a function that fails.
     """
-    if _is_generated(examples.split.task):
+    split = examples.split
+    if split.lm_eval is not None:
+        size = rows_together(split.task)
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        values = [v for part in parts for v in lm_eval_values(learner, network, split, part)]
+        return MeasuredRows(tuple(map(float, values)))
+    if _is_generated(split.task):
         assert isinstance(learner, LanguageLearner)
-        return _measure_texts(learner, network, examples.split, rows, device)
+        return _measure_texts(learner, network, split, rows, device)
     batches = examples.batches_of(rows, learner.collate)
     if examples.split.task.metric == LIKELIHOOD:
         losses, tokens = _answer_losses(network, batches, device)
         return MeasuredRows(tuple((-losses / tokens).exp().tolist()))
     return MeasuredRows(tuple(map(float, correct_rows(learner, network, batches, device))))
+
+
+def lm_eval_values(
+    learner: Learner, network: nn.Module, split: Split, rows: Sequence[int]
+) -> list[Any]:
+    """What lm_eval measures of these rows by the metric of the task, often numbers.
+
+    Raises the same as `measure_rows`.
+    """
+    # Imported here because it imports lm_eval, which is an extra.
+    from hubmerge.learners.lm_eval_model import measure_docs, values_of
+
+    assert split.lm_eval is not None
+    assert isinstance(learner, LanguageLearner)
+    network.eval()
+    docs = split.rows[DOC][:]
+    measured = measure_docs(
+        open_scorer(network).model,
+        learner.encoder.pairs.tokenizer,
+        split.lm_eval,
+        [docs[row] for row in rows],
+        batch_size(split.task.spec.kind),
+    )
+    return values_of(split.lm_eval, split.task.metric, measured)
 
 
 def check_metric(split: Split) -> None:

@@ -14,14 +14,20 @@ from typing import Any
 from hubmerge.durable import append_lines
 
 _NO_SHARES = ("loss", "perplexity", "calibration_error")
+# Of lm_eval, some of which happen to be below 1.
+_NO_SHARES_OF_LM_EVAL = (
+    *("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "likelihood"),
+    *("brier_score", "mcc", "bleu", "chrf", "chrf++", "ter", "bypass"),
+)
 
 
 @dataclass(frozen=True)
 class Score:
     """One measured number: `value` over `count` examples, and its standard error.
 
-    It is in [0, 1] but for loss, perplexity, and functions of one's own, which may return any
-    number. `unfinished` counts generated texts that reached the limit of the task.
+    It is in [0, 1] but for loss, perplexity, some metrics of lm_eval, and functions of one's own,
+    which may return any number. `unfinished` counts generated texts that reached the limit of the
+    task.
 
     `model` is the digest of the model's files, `task` is an id: name@digest of its definition.
     `recipe` identifies a merge before it is made, and `data` is a Hub data set and its commit, as
@@ -43,7 +49,15 @@ class Score:
     @property
     def is_share(self) -> bool:
         """Whether the value is a share of what is right, which is shown in percent."""
+        if "," in self.metric:  # metric,filter
+            name = self.metric.partition(",")[0]
+            return name not in _NO_SHARES_OF_LM_EVAL and 0 <= self.value <= 1
         return ":" not in self.metric and self.metric not in _NO_SHARES
+
+    @property
+    def metric_title(self) -> str:
+        """The metric in words; that of lm_eval with its filter, unless that is `none`."""
+        return self.metric.removesuffix(",none").replace("_", " ").replace(",", ", ")
 
     @property
     def task_name(self) -> str:

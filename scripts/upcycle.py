@@ -19,6 +19,8 @@ from typing import Any
 from hubmerge.cards.markdown import escape_markdown
 from hubmerge.lock import Lock
 from hubmerge.lock_file import parse_lock, read_lock_bytes
+from hubmerge.tasks.chosen_metric import metric_of_id
+from hubmerge.tasks.lm_eval_name import is_lm_eval
 
 NEW_LOCK, MERGED = Path("new.lock"), Path("merged")
 INCONCLUSIVE = 4
@@ -33,7 +35,7 @@ def upcycle(old_lock: Path, to: str, options: list[str]) -> None:
     repos = dict.fromkeys(candidate.label.partition("@")[0] for candidate in candidates)
     chosen = hubmerge(
         "select", *repos, "--target", old.method, "--against", old_lock, "--lock", NEW_LOCK,
-        *options, accepted_exit_code=INCONCLUSIVE,
+        *lm_eval_options(old, options), *options, accepted_exit_code=INCONCLUSIVE,
     )  # fmt: skip
     new = parse_lock(read_lock_bytes(NEW_LOCK), str(NEW_LOCK))
     if chosen is None:
@@ -49,6 +51,16 @@ def upcycle(old_lock: Path, to: str, options: list[str]) -> None:
     proposed = hubmerge(*merge, "--push", to, "--pull-request", oidc=True)
     link = proposed["pull_request"] or f"{to} contains it already"
     report("A better merge", f"{describe_choice(new)}.\n\n{escape_markdown(link)}")
+
+
+def lm_eval_options(old: Lock, options: list[str]) -> list[str]:
+    """The tasks of a lock if they are of lm_eval, which manifests of experts do not name."""
+    names = [task.id.partition("@")[0] for task in old.tasks]
+    if "--tasks" in options or not all(map(is_lm_eval, names)):
+        return []
+    chosen = [metric for task in old.tasks if (metric := metric_of_id(task.id)[1])]
+    metric = ["--metric", chosen[0]] if chosen and "--metric" not in options else []
+    return ["--tasks", ",".join(names), *metric]
 
 
 def hubmerge(*words: object, accepted_exit_code: int = 0, oidc: bool = False) -> Any:

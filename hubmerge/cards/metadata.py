@@ -79,7 +79,7 @@ def eval_results(card_input: CardInput) -> str:
 
 def metric_name(score: Score) -> str:
     """The metric in words."""
-    return score.metric.replace("_", " ").capitalize()
+    return score.metric_title.capitalize()
 
 
 def metric_of(card_input: CardInput) -> str:

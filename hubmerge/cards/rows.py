@@ -91,7 +91,7 @@ def expert_score_rows(card_input: CardInput) -> list[dict[str, str]]:
     return [
         {
             "task": f"{names[_task_without_metric(score)]}, {score.split}",
-            "metric": score.metric.replace("_", " "),
+            "metric": score.metric_title,
             "value": percent(score.value) if score.is_share else f"{score.value:.4g}",
             "count": str(score.count),
             "stderr": percent(score.stderr) if score.is_share else f"{score.stderr:.2g}",

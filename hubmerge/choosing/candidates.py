@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from types import MappingProxyType
 
 from hubmerge.errors import DataError, Failures, UsageError
 from hubmerge.hub.client import Hub
@@ -18,10 +19,11 @@ from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import open_pinned, pin, pin_revision, pin_task, source_of
 from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef, Revision
+from hubmerge.refs import ModelRef, Revision, printable
 from hubmerge.selection.pool import Candidate, Pool
 from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD
 from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
+from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.task import Task
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
@@ -29,6 +31,7 @@ from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 _THREADS = 8
 # Sums over the tokens of all rows.
 _NOT_OF_ROWS = ("token_accuracy", CALIBRATION, *LOSSES)
+_NO_TASKS: Mapping[ModelRef, Task] = MappingProxyType({})
 _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
 
 
@@ -65,16 +68,18 @@ def open_pool(
     progress: Progress,
     options: MatchOptions = DEFAULT_OPTIONS,
     metric: str | None = None,
+    assigned: Mapping[ModelRef, Task] = _NO_TASKS,
 ) -> OpenedPool:
     """Pin every step of every repository and find base and tasks, without fetching expert weights.
 
     The last steps come first: what they show to be impossible is refused before all are pinned.
     A repository named with a revision contributes only that revision. Without `tasks`, the tasks
     are those that the manifests name; otherwise each repository gets the task with the id that its
-    manifests name, or the task at the same position. `metric` is used instead of theirs. Raises
-    UsageError, NotOnHub, IntegrityError or DataError.
+    manifests name, or the task at the same position. `assigned` has the tasks of repositories for
+    which this does not hold. `metric` is used instead of theirs. Raises UsageError, NotOnHub,
+    IntegrityError or DataError.
     """
-    task_of_ref = _find_tasks(hub, refs, tasks, metric)
+    task_of_ref = _find_tasks(hub, refs, tasks, metric, assigned)
     pinned_by_ref = _pin_all(hub, refs, progress)
     all_pinned = [step for steps in pinned_by_ref.values() for step in steps]
     pinned_base = pin(hub, base or common_base(hub, all_pinned))
@@ -102,7 +107,11 @@ def open_pool(
 
 
 def _find_tasks(
-    hub: Hub, refs: Sequence[ModelRef], tasks: Sequence[Task], metric: str | None
+    hub: Hub,
+    refs: Sequence[ModelRef],
+    tasks: Sequence[Task],
+    metric: str | None,
+    assigned: Mapping[ModelRef, Task],
 ) -> dict[ModelRef, Task]:
     """The task of each repository by its last step; raises for one that cannot be selected for."""
     failures = Failures()
@@ -110,8 +119,10 @@ def _find_tasks(
     lasts = {ref: [last] for ref, last in last_by_ref.items() if last is not None}
     failures.run(lambda: check_no_moe([last for [last] in lasts.values()]))
     failures.raise_all()
-    assigned = _assign_tasks(hub, lasts, [pin_task(hub, task) for task in tasks], metric)
-    task_of_ref = {ref: with_metric(task, metric) for ref, task in assigned.items()}
+    others = {ref: last for ref, last in lasts.items() if ref not in assigned}
+    found = _assign_tasks(hub, others, [pin_task(hub, task) for task in tasks], metric)
+    by_ref = {ref: assigned.get(ref) or found[ref] for ref in lasts}
+    task_of_ref = {ref: with_metric(task, metric) for ref, task in by_ref.items()}
     _check_metrics(list(task_of_ref.values()))
     return task_of_ref
 
@@ -294,6 +305,9 @@ def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 
 def _check_metrics(tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        if task.lm_eval is not None and task.metric not in task.lm_eval.row_metrics:
+            raise _no_row_metric(task, task.lm_eval)
     unsupported = {task.name: task.metric for task in tasks if task.metric in _NOT_OF_ROWS}
     if unsupported:
         named = ", ".join(f"{name} by {metric}" for name, metric in unsupported.items())
@@ -303,3 +317,12 @@ def _check_metrics(tasks: Sequence[Task]) -> None:
             "rises), or a function of your own, as module:function; or leave it out for tasks that "
             "are not of kind target.",
         )
+
+
+def _no_row_metric(task: Task, found: LmEvalTask) -> UsageError:
+    usable = "; ".join(found.row_metrics)
+    return UsageError(
+        f"Selection compares numbers from 0 to 1, one a row, more is better, and {task.name} is "
+        f"measured by {printable(task.metric)}.",
+        f"Write --metric with one of {printable(usable)}." if usable else "Name another task.",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hubmerge.choosing.candidates import OpenedPool
@@ -49,7 +49,8 @@ class SelectRequest:
     are the budget, and `memory` is what merges may take, in bytes. Two choices within `band`
     standard errors of each other count as equal. `objective` is what is maximised. `exhaustive`
     evaluates every point of the grid on every row. `options` decide where experts and base differ.
-    `metric` is used instead of those of the tasks.
+    `metric` is used instead of those of the tasks. `assigned` are tasks of repositories whose
+    manifests name others.
     `options_as_typed` are the command line options that cannot be derived from the other fields.
     """
 
@@ -70,6 +71,7 @@ class SelectRequest:
     options: MatchOptions = DEFAULT_OPTIONS
     options_as_typed: tuple[str, ...] = ()
     metric: str | None = None
+    assigned: Mapping[ModelRef, Task] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hubmerge.cli.options import Private, Split, parse_push_target
+from hubmerge.cli.options import EvalSplit, Private, parse_push_target
 from hubmerge.cli.session import Session, command
 from hubmerge.refs import parse_ref
 
@@ -15,7 +15,7 @@ from hubmerge.refs import parse_ref
 def card(
     session: Session,
     model: Annotated[str, typer.Argument(help="A folder or a revision made by hubmerge.")],
-    split: Split = "test",
+    split: EvalSplit = "test",
     push: Annotated[
         str | None, typer.Option(help="Publish the model with its new card: owner/name.")
     ] = None,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubmerge.cli.options import Columns, Device, Metric, Split, Tasks, find_tasks, split_names
+from hubmerge.cli.options import (
+    Columns,
+    Device,
+    EvalSplit,
+    IncludePath,
+    Metric,
+    Tasks,
+    find_tasks,
+    split_names,
+)
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import format_score, make_table
 from hubmerge.errors import UsageError
@@ -25,12 +34,13 @@ def evaluate(
     session: Session,
     models: Annotated[list[str], typer.Argument(help="Models: owner/name@step64, folders ...")],
     tasks: Tasks = None,
-    split: Split = "test",
+    split: EvalSplit = "test",
     every_step: Annotated[
         bool, typer.Option("--every-step", help="Measure all step revisions of the repositories.")
     ] = False,
     columns: Columns = None,
     metric: Metric = None,
+    include_path: IncludePath = None,
     device: Device = None,
 ) -> None:
     """Measure a metric per task, with count and standard error.
@@ -46,11 +56,16 @@ def evaluate(
         from hubmerge.flows.evaluate import evaluate as measure
 
         pinned = _pin_models(hub, refs, every_step)
-        named = find_tasks(split_names(tasks), columns)
-        scores = measure(hub, pinned, named, split, session.score_log, progress, device, metric)
+        named = find_tasks(split_names(tasks), columns, include_path)
+        log, notes = session.score_log, list[str]()
+        scores = measure(
+            hub, pinned, named, split, log, progress, device, metric, print_note=notes.append
+        )
     session.print_result(
         _scores_table(scores, split), [dataclasses.asdict(score) for score in scores]
     )
+    for note in notes:
+        session.print_message(f"Note: {note}")
     for score in scores:
         if score.unfinished:
             session.print_message(f"Note: {_unfinished_note(score)}")
@@ -94,7 +109,7 @@ def _scores_table(scores: Sequence[Score], split: str) -> object:
 
 
 def _title(scores: Sequence[Score], split: str) -> str:
-    metrics = dict.fromkeys(score.metric.replace("_", " ") for score in scores)
+    metrics = dict.fromkeys(score.metric_title for score in scores)
     shares = {score.is_share for score in scores}
     unit = ", %" if shares == {True} else "" if shares == {False} else ", shares in %"
     return f"{', '.join(metrics)} on {split}{unit} ± standard error"

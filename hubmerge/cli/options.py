@@ -22,6 +22,12 @@ Option = typer.Option
 
 SplitName = Literal["test", "validation", "train"]
 Split = Annotated[SplitName, Option(help="Choose on validation, report on test.")]
+EvalSplit = Annotated[
+    Literal["test", "validation", "train", "all"],
+    Option(
+        help="Choose on validation, report on test; all rows of a task of lm_eval with one split."
+    ),
+]
 Private = Annotated[bool, Option("--private", help="Make a new repository private.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Check everything, write nothing.")]
 Device = Annotated[
@@ -48,8 +54,13 @@ StepPattern = Annotated[
 Tasks = Annotated[
     str | None,
     Option(
-        help="Tasks, separated by commas. [the tasks that the model or its experts are trained for]"
+        help="Tasks, separated by commas, also lm-eval:NAME. [the tasks that the model or its "
+        "experts are trained for]"
     ),
+]
+IncludePath = Annotated[
+    Path | None,
+    Option(help="Folder with YAML files of tasks of lm_eval, for --tasks lm-eval:NAME."),
 ]
 Metric = Annotated[
     str | None,
@@ -178,14 +189,42 @@ def split_names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def find_tasks(names: Iterable[str], columns: str | None) -> list[Task]:
-    """The tasks of these names; --columns is for data whose columns nothing else names."""
+def find_tasks(
+    names: Iterable[str], columns: str | None, include_path: Path | None = None
+) -> list[Task]:
+    """The tasks of these names; --columns is for data whose columns nothing else names.
+
+    `include_path` has the YAML files of tasks of lm_eval.
+    """
     from hubmerge.tasks.custom_task import parse_columns
+    from hubmerge.tasks.lm_eval_name import is_lm_eval
     from hubmerge.tasks.lookup import find_task, has_fixed_columns
     from hubmerge.tasks.task_file import remember_data
 
+    names = list(names)
+    if include_path is not None and not any(map(is_lm_eval, names)):
+        raise UsageError(
+            "--include-path is for tasks of lm_eval.", "Name one: --tasks lm-eval:NAME."
+        )
     parsed = parse_columns(columns) if columns else None
-    # Tasks of hubmerge and task files in YAML name their columns themselves.
-    tasks = [find_task(name, None if has_fixed_columns(name) else parsed) for name in names]
+    tasks = [
+        _find_lm_eval_task(name, include_path)
+        if is_lm_eval(name)
+        # Tasks of hubmerge and task files in YAML name their columns themselves.
+        else find_task(name, None if has_fixed_columns(name) else parsed)
+        for name in names
+    ]
     remember_data(home(), tasks)
     return tasks
+
+
+def _find_lm_eval_task(text: str, include_path: Path | None) -> Task:
+    """The task of lm_eval; without a folder for its YAML, perhaps that where it was used before."""
+    from hubmerge.tasks.lm_eval_name import parse_lm_eval_name
+    from hubmerge.tasks.lm_eval_task import find_known_task, find_lm_eval_task
+    from hubmerge.tasks.task_file import known_data
+
+    if include_path is not None:
+        return find_lm_eval_task(text, include_path)
+    label = str(parse_lm_eval_name(text))
+    return find_known_task(label, known_data(home(), label))

@@ -23,6 +23,7 @@ from hubmerge.cli.options import (
     Device,
     DryRun,
     Heads,
+    IncludePath,
     Metric,
     Option,
     StepPattern,
@@ -67,10 +68,15 @@ class SelectOptions:
         Option(help="Policy whose choice wins: last, early-stop, uniform ... [best on validation]"),
     ] = None
     tasks: Annotated[
-        str | None, Option(help="Tasks, if the manifests name none: one for each repository.")
+        str | None,
+        Option(
+            help="Tasks, if the manifests name none or lm-eval:NAME: one for each repository, in "
+            "the same order."
+        ),
     ] = None
     columns: Columns = None
     metric: Metric = None
+    include_path: IncludePath = None
     settings: Annotated[
         list[str] | None,
         Option("--set", help="With --target moe, options of `moerge`: train_steps=300, lr=2e-4."),
@@ -217,7 +223,7 @@ def _make_request(repos: Sequence[str], target: str, options: SelectOptions) -> 
         repos=_parse_repos(repos),
         method=target,
         policy=options.policy,
-        tasks=tuple(find_tasks(split_names(options.tasks), options.columns)),
+        tasks=tuple(find_tasks(split_names(options.tasks), options.columns, options.include_path)),
         base=parse_ref(options.base) if options.base else None,
         against=_read_lock_file(options.against) if options.against else None,
         merges=merges,
@@ -256,10 +262,13 @@ def _choose_steps(
 ) -> SelectionOutput | None:
     """Choose steps for a merge; a dry run prints the plan and returns None."""
     from hubmerge.flows import select as flow
+    from hubmerge.tasks.lm_eval_docs import carved_note
 
     prepared = flow.prepare_selection(hub, request, progress)
     rows = {split.task.name: len(split.row_order) for split in prepared.splits}
     for note in flow.few_rows_notes(rows):
+        session.print_message(f"Note: {note}")
+    for note in filter(None, (carved_note(split.task) for split in prepared.splits)):
         session.print_message(f"Note: {note}")
     if proxy_note := prepared.proxy_note:
         session.print_message(f"Note: {proxy_note}")
@@ -329,6 +338,7 @@ def _options_as_typed(options: SelectOptions) -> tuple[str, ...]:
         "tasks": options.tasks,
         "columns": options.columns,
         "metric": options.metric,
+        "include-path": options.include_path,
         "against": options.against,
     }
     pairs = [(name, str(value)) for name, value in values.items() if value is not None]

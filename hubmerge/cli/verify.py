@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubmerge.cli.options import Columns, Device, Tasks, find_tasks, split_names
+from hubmerge.cli.options import (
+    Columns,
+    Device,
+    IncludePath,
+    Tasks,
+    find_tasks,
+    split_names,
+)
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
 from hubmerge.errors import IntegrityError, UsageError, raise_together
@@ -38,6 +45,7 @@ def verify(
     ] = False,
     tasks: Tasks = None,
     columns: Columns = None,
+    include_path: IncludePath = None,
     device: Device = None,
 ) -> None:
     """Check files, lock and pinned experts of a model, or a lock.
@@ -52,8 +60,10 @@ def verify(
             f"{model} is a lock: --lock and --rebuild are for the merge made from it.",
             "Name the merge.",
         )
-    if (tasks or columns or device) and not evidence:
-        raise UsageError("--tasks, --columns and --device are for --evidence.", "Leave them out.")
+    if (tasks or columns or include_path or device) and not evidence:
+        raise UsageError(
+            "--tasks, --columns, --include-path and --device are for --evidence.", "Leave them out."
+        )
     session.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = (
         tempfile.TemporaryDirectory(dir=session.home) if rebuild or evidence else nullcontext()
@@ -71,7 +81,7 @@ def verify(
             from hubmerge.flows.evidence import check_evidence
 
             of = read_lock_of(hub, ref, lock_alone or lock)
-            own = find_tasks(split_names(tasks), columns)
+            own = find_tasks(split_names(tasks), columns, include_path)
             checks += check_evidence(hub, of, own, Path(str(folder)), progress, device)
     session.print_result(
         _checks_table(model, checks), [dataclasses.asdict(check) for check in checks]

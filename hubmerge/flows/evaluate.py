@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,12 +33,21 @@ from hubmerge.opening.task_heads import TaskHeads
 from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.progress import Progress
-from hubmerge.row_values import check_metric, has_row_metric, mean_token_loss, measure_rows
+from hubmerge.row_values import (
+    MeasuredRows,
+    check_metric,
+    has_row_metric,
+    lm_eval_values,
+    mean_token_loss,
+    measure_rows,
+)
 from hubmerge.runs.machine import pick_device
 from hubmerge.scores import Score, ScoreLog
 from hubmerge.specs import Kind
 from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.data import Split, load_split
+from hubmerge.tasks.lm_eval_docs import ALL_ROWS, carved_note
+from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_match import match_adapter
 from hubmerge.weights.expert_stacks import restack
@@ -56,11 +65,13 @@ def evaluate(
     progress: Progress,
     device: str | None = None,
     metric: str | None = None,
+    print_note: Callable[[str], None] = lambda note: None,
 ) -> list[Score]:
     """Measure every model on every task, or if `tasks` is empty on those it was trained for.
 
     `metric` is used instead of those of the tasks. Scores in the log are not measured again. All
-    models are opened, and functions tried, before the first is measured.
+    models are opened, and functions tried, before the first is measured. `print_note` gets what is
+    to be said of the tasks.
     """
     evaluator = ModelEvaluator(hub, split, pick_device(device))
     opened = map_all(partial(open_pinned, hub), models)
@@ -69,6 +80,8 @@ def evaluate(
     for task in {task.id: task for _, model_tasks in pairs for task in model_tasks}.values():
         if ":" in task.metric:
             check_metric(evaluator.load_rows(task))
+        if split != ALL_ROWS and (note := carved_note(task)):
+            print_note(note)
     total, scores = sum(len(model_tasks) for _, model_tasks in pairs), list[Score]()
     known = {(score.model, score.task, score.split): score for score in log.read()}
     for model, model_tasks in pairs:
@@ -115,6 +128,8 @@ class ModelEvaluator:
     def _measure_metric(self, learner: Learner, examples: Examples) -> dict[str, float]:
         """Return value, count and standard error of a task's metric over all rows."""
         task, network = examples.split.task, learner.network
+        if task.lm_eval is not None:
+            return _measure_by_lm_eval(learner, examples.split, task.lm_eval)
         if task.metric in LOSSES:
             loss, error = mean_token_loss(learner, network, examples, self._device)
             count = len(examples.split)
@@ -191,6 +206,22 @@ class ModelEvaluator:
         if key not in self._examples:
             self._examples[key] = Examples(without_network(learner).for_evaluation, split)
         return self._examples[key]
+
+
+def _measure_by_lm_eval(learner: Learner, split: Split, found: LmEvalTask) -> dict[str, float]:
+    """Return what lm_eval makes of all rows together, with count and standard error."""
+    # Imported here because it imports lm_eval, which is an extra.
+    from hubmerge.learners.lm_eval_model import aggregate, resampled_error
+
+    metric, docs = split.task.metric, split.lm_eval
+    assert docs is not None
+    values = lm_eval_values(learner, learner.network, split, range(len(split)))
+    value = aggregate(docs, metric, values)
+    if metric in found.row_metrics:
+        error = MeasuredRows(tuple(map(float, values))).stderr
+    else:
+        error = resampled_error(docs, metric, values)
+    return {"value": value, "count": len(values), "stderr": error}
 
 
 def _recipe_of_result(manifest: Manifest) -> str | None:

@@ -12,6 +12,7 @@ from hubmerge.flows.select import choice_from_lock, prepare_selection
 from hubmerge.hub.client import Hub
 from hubmerge.lock import Lock, Pick
 from hubmerge.manifest import Source
+from hubmerge.opening.trained_tasks import find_recorded_lm_eval_task
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.selection.evaluator import Evaluator
@@ -54,11 +55,12 @@ def check_evidence(
     request = SelectRequest(
         repos=tuple(dict.fromkeys(map(_ref_of, members))),
         method=lock.method,
-        tasks=tuple(tasks),
+        tasks=tuple(task for task in tasks if task.lm_eval is None),
         base=_ref_of(lock.base.source),
         device=device,
         options=lock.options,
         metric=_metric_of(lock),
+        assigned=_lm_eval_tasks(members),
     )
     prepared = prepare_selection(hub, request, progress)
     checks = [_check_rows(lock, prepared)]
@@ -73,6 +75,13 @@ def _metric_of(lock: Lock) -> str | None:
     """The metric that was chosen for the tasks, if one was."""
     chosen = filter(None, (metric_of_id(task.id)[1] for task in lock.tasks))
     return next((metric.partition("#")[0] for metric in chosen), None)
+
+
+def _lm_eval_tasks(members: Sequence[Source]) -> dict[ModelRef, Task]:
+    """The tasks of lm_eval by the experts that the lock has for them: their manifests do not."""
+    own_ids = {_ref_of(source): metric_of_id(source.task or "")[0] for source in members}
+    tasks = {own_id: find_recorded_lm_eval_task(own_id) for own_id in own_ids.values()}
+    return {ref: task for ref, own_id in own_ids.items() if (task := tasks[own_id])}
 
 
 def _ref_of(source: Source) -> ModelRef:

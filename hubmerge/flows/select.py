@@ -78,6 +78,7 @@ def prepare_selection(hub: Hub, request: SelectRequest, progress: Progress) -> P
         progress,
         request.options,
         request.metric,
+        request.assigned,
     )
     pool = opened_pool.pool
     if len(pool.tasks) < 2:

@@ -71,6 +71,11 @@ def prepare_moe_selection(
         raise UsageError(
             "There is only one task, so there is nothing to mix.", "Name experts of several tasks."
         )
+    if measured := [task.name for task in pool.tasks if task.lm_eval is not None]:
+        raise UsageError(
+            f"A mixture is trained on its tasks, and {', '.join(measured)} only measures models.",
+            "Leave --tasks out, and measure the mixture with `hubmerge eval`.",
+        )
     check_moe_spec(spec, len(pool.tasks), machine)
     starts = find_starts(pool)
     _check_names(starts, request.policy)

@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from hubmerge.choosing.merge_selection import PreparedSelection
+from hubmerge.evaluation import rows_together
 from hubmerge.flows.select_worker import WorkerSetup
 from hubmerge.selection.workers import RowReply, RowRequest, WorkerDied, WorkerRows
 from hubmerge.trials import SELECTION_SPLIT
@@ -65,8 +66,8 @@ def local_workers(
 ) -> Iterator[WorkerRows]:
     """`count` processes that evaluate rows of a selection, until the block ends."""
     setup = worker_setup(prepared, hub, count)
-    kinds = [task.spec.kind for task in prepared.pool.tasks]
-    rows = WorkerRows(count, kinds, partial(LocalWorker, setup, place), wait_for_any)
+    sizes = [rows_together(task) for task in prepared.pool.tasks]
+    rows = WorkerRows(count, sizes, partial(LocalWorker, setup, place), wait_for_any)
     try:
         yield rows
     finally:

@@ -53,7 +53,7 @@ def generate_answers(
     UsageError for prompts that cannot be written for the model, CheckpointError for logits that are
     not finite, since a text would be generated from them all the same.
     """
-    model = cast(Any, _scorer(network).model)
+    model = cast(Any, open_scorer(network).model)
     tokenizer, encoder = learner.encoder.pairs.tokenizer, learner.encoder
     prompts = [encoder.prompt_and_answer(example, limits.max_new_tokens)[0] for example in examples]
     ends = _end_tokens(learner, model, examples[0])
@@ -70,12 +70,12 @@ def generate_answers(
         eos_token_id=ends or None,
         pad_token_id=tokenizer.pad_token_id,
         stopping_criteria=StoppingCriteriaList([stopping] if limits.stop else []),
-        logits_processor=LogitsProcessorList([_FiniteLogits()]),
+        logits_processor=LogitsProcessorList([FiniteLogits()]),
     )
     return [_read(tokenizer, row, limits, ends) for row in output[:, start:].tolist()]
 
 
-def _scorer(network: nn.Module) -> TargetScorer:
+def open_scorer(network: nn.Module) -> TargetScorer:
     """The network without what wraps it for several processes."""
     return cast(TargetScorer, getattr(network, "module", network))
 
@@ -118,7 +118,7 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return cast(str, text)
 
 
-class _FiniteLogits(LogitsProcessor):
+class FiniteLogits(LogitsProcessor):
     """Raises CheckpointError for logits that are not finite; changes nothing."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:

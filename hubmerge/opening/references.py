@@ -42,7 +42,7 @@ _CARD_BYTES = 1 << 20
 
 _PACKAGES = (
     "torch", "numpy", "ml_dtypes", "transformers", "open_clip_torch", "peft", "accelerate",
-    "datasets",
+    "datasets", "lm_eval",
 )  # fmt: skip
 
 

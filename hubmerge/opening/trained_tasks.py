@@ -14,9 +14,10 @@ from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import pin_task
 from hubmerge.refs import ModelRef, Revision, printable
 from hubmerge.tasks.chosen_metric import metric_of_id, with_metric
+from hubmerge.tasks.lm_eval_name import is_lm_eval
 from hubmerge.tasks.lookup import catalog, find_task
 from hubmerge.tasks.task import Task
-from hubmerge.tasks.task_file import TASK_YAML, parse_task_file
+from hubmerge.tasks.task_file import TASK_YAML, known_data, parse_task_file
 
 
 def find_trained_tasks(
@@ -34,7 +35,9 @@ def find_trained_tasks(
     names = {str(task_id).partition("@")[0] for task_id in task_ids}
     shipped = {name: find_task(name) for name in names & catalog().keys()}
     matches = [
-        _shipped_task(hub, shipped, task_id) or _own_task(hub, model, task_id)
+        _shipped_task(hub, shipped, task_id)
+        or find_recorded_lm_eval_task(task_id)
+        or _own_task(hub, model, task_id)
         for task_id in task_ids
     ]
     tasks = [
@@ -81,6 +84,20 @@ def _shipped_task(hub: Hub, shipped: dict[str, Task], task_id: str | None) -> Ta
     task = shipped.get((task_id or "").partition("@")[0])
     pinned = pin_task(hub, task) if task else None
     return pinned if pinned and pinned.id == task_id else None
+
+
+def find_recorded_lm_eval_task(task_id: str | None) -> Task | None:
+    """The task of lm_eval with that id, None for the id of another task.
+
+    Its YAML comes with lm_eval, or is where this machine last used it. Raises UsageError or
+    DataError if it is not found.
+    """
+    if task_id is None or not is_lm_eval(task_id):
+        return None
+    # Imported here because it imports `datasets`.
+    from hubmerge.tasks.lm_eval_task import find_task_with_id
+
+    return find_task_with_id(task_id, known_data(home(), task_id.partition("@")[0]))
 
 
 def _own_task(hub: Hub, model: OpenedModel | PinnedModel, task_id: str | None) -> Task | None:

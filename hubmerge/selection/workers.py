@@ -12,9 +12,7 @@ from typing import Any, Protocol
 
 from hubmerge import errors
 from hubmerge.errors import HubmergeError, UnknownName
-from hubmerge.evaluation import batch_size
 from hubmerge.selection.row_jobs import RowJob, TensorSource
-from hubmerge.specs import Kind
 from hubmerge.trials import RowValues, join_rows
 
 _MOST_DEATHS = 3  # of workers in one evaluation; then the machine is too small
@@ -72,19 +70,19 @@ class Worker(Protocol):
 class WorkerRows:
     """Evaluates jobs by `count` workers, started by `start(number)` and replaced when they die.
 
-    `wait` returns those of busy workers that have replied or died, at least one. `kinds` are the
-    kinds of the tasks, in order.
+    `wait` returns those of busy workers that have replied or died, at least one. `batch_sizes` are
+    the rows of each task that are measured together, in order.
     """
 
     def __init__(
         self,
         count: int,
-        kinds: Sequence[Kind],
+        batch_sizes: Sequence[int],
         start: Callable[[int], Worker],
         wait: Callable[[Sequence[Any]], Sequence[Any]],
     ) -> None:
         self._start, self._wait = start, wait
-        self._batch_sizes = [batch_size(kind) for kind in kinds]
+        self._batch_sizes = tuple(batch_sizes)
         self._workers = [start(number) for number in range(count)]
 
     def evaluate(

@@ -7,6 +7,7 @@ import dataclasses
 from hubmerge.errors import UsageError
 from hubmerge.refs import printable
 from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD, Kind
+from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.metric_function import metric_function_id
 from hubmerge.tasks.task import Task
 
@@ -29,6 +30,8 @@ def with_metric(task: Task, metric: str | None) -> Task:
     """
     if metric is None or metric == task.metric:
         return task
+    if task.lm_eval is not None:
+        return _with_lm_eval_metric(task, task.lm_eval, metric)
     has_answers = not task.spec.is_classification and task.spec.format != "text"
     if ":" in metric and has_answers:
         return dataclasses.replace(task, chosen_metric=metric_function_id(metric))
@@ -43,6 +46,16 @@ def with_metric(task: Task, metric: str | None) -> Task:
         )
     chosen = None if metric == task.spec.metric else metric
     return dataclasses.replace(task, chosen_metric=chosen)
+
+
+def _with_lm_eval_metric(task: Task, found: LmEvalTask, metric: str) -> Task:
+    chosen = found.find_metric(metric)
+    if chosen is None:
+        raise UsageError(
+            f"Task {task.name} cannot be measured by {printable(metric)}.",
+            f"Use one of {'; '.join(map(printable, found.metrics))}.",
+        )
+    return dataclasses.replace(task, chosen_metric=None if chosen == found.metrics[0] else chosen)
 
 
 def metric_of_id(task_id: str) -> tuple[str, str | None]:

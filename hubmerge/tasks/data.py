@@ -11,11 +11,12 @@ from typing import Any
 import datasets
 import torch
 
-from hubmerge.errors import DataError, UnknownName
+from hubmerge.errors import DataError, UnknownName, UsageError
 from hubmerge.refs import printable
 from hubmerge.specs import Carve
 from hubmerge.tasks.examples import Example, RankExample, TargetExample, make_example
 from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
+from hubmerge.tasks.lm_eval_docs import LmEvalDocs, load_docs
 from hubmerge.tasks.rows import CHECK_HINT, select_columns, task_errors
 from hubmerge.tasks.source import data_location_hint, read_rows
 from hubmerge.tasks.splits import SPLITS, is_stratified, split_indices
@@ -35,19 +36,23 @@ __all__ = [
     "read_split",
 ]
 
+DOC = "doc"  # the column of the indices of docs of lm_eval
+
 
 @dataclass(frozen=True)
 class Split:
     """The rows of one split, with the columns that its examples are made from.
 
     For classification these are `image` or `text`, and `label`. Other tasks have no classes; their
-    columns are those that the prompts use. `skipped` is how many broken rows are left out.
+    columns are those that the prompts use. A row of a task of lm_eval is the index of one of its
+    `lm_eval` docs, which are no examples. `skipped` is how many broken rows are left out.
     """
 
     task: Task
     name: str
     rows: datasets.Dataset
     class_labels: ClassLabels
+    lm_eval: LmEvalDocs | None = None
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -61,8 +66,14 @@ class Split:
     def example(self, row: int) -> Example:
         """(image or text, label) for classification, else a RankExample or a TargetExample.
 
-        Raises DataError with the row number, and the path of an image, if the row is broken.
+        Raises DataError with the row number, and the path of an image, if the row is broken, and
+        UsageError for a task of lm_eval.
         """
+        if self.lm_eval is not None:
+            raise UsageError(
+                f"Task {self.task.name} only measures models.",
+                "Use it in `hubmerge eval`, `select` and `verify --evidence`.",
+            )
         try:
             return self._example(row, f"{self.name} row {row}")
         except DataError as error:
@@ -139,6 +150,10 @@ def _no_examples(task: Task, name: str, source_rows: int) -> DataError:
 
 def read_split(task: Task, name: str) -> Split:
     """Like `load_split`, but without checking the labels of the rows."""
+    if task.lm_eval is not None:
+        docs = load_docs(task, name)
+        rows = datasets.Dataset.from_dict({DOC: docs.indices})
+        return Split(task, name, rows, ClassLabels(), docs)
     if name not in SPLITS:
         raise UnknownName("split", name, SPLITS)
     source = task.spec.splits.sources[name]

@@ -8,8 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from hubmerge.errors import UnknownName, UsageError
+from hubmerge.refs import printable
 from hubmerge.specs import TaskSpec, read_yaml, validate_spec
 from hubmerge.tasks.files import is_rows_file
+from hubmerge.tasks.lm_eval_name import is_lm_eval
 from hubmerge.tasks.task import Task
 
 CATALOG = Path(str(files("hubmerge") / "tasks" / "catalog"))
@@ -28,6 +30,12 @@ def find_task(text: str, columns: Mapping[str, str] | None = None) -> Task:
     column names. Raises UnknownName with similar names, UsageError if columns do not fit or cannot
     be guessed, DataError if the data do not exist.
     """
+    if is_lm_eval(text):
+        raise UsageError(
+            f"{printable(text)} is a task of lm_eval, which only measures models.",
+            "Use it in `hubmerge eval`, `select` and `verify --evidence`, and here a task with "
+            "examples.",
+        )
     shipped = catalog()
     if has_fixed_columns(text):
         if columns:

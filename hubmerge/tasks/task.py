@@ -13,6 +13,7 @@ from typing import Any
 from hubmerge.durable import hash_file
 from hubmerge.errors import DataError
 from hubmerge.specs import TaskSpec
+from hubmerge.tasks.lm_eval_name import LmEvalTask
 
 # Keys that tasks did not have at first: unless they are used, a task keeps its digest.
 _LATER_KEYS = ("join", "eos", "chat", "format", "max_new_tokens", "stop")
@@ -23,15 +24,17 @@ class Task:
     """A task: its spec, and the folder that its data path is relative to.
 
     `chosen_metric` is what it is measured by instead of the metric of its spec: the id of a metric.
+    A task of `lm_eval` only measures models: of its spec nothing but the kind is used.
     """
 
     spec: TaskSpec
     folder: Path
     chosen_metric: str | None = None
+    lm_eval: LmEvalTask | None = None
 
     @property
     def name(self) -> str:
-        return self.spec.name
+        return self.lm_eval.label if self.lm_eval else self.spec.name
 
     @property
     def id(self) -> str:
@@ -42,11 +45,17 @@ class Task:
     @property
     def metric(self) -> str:
         """The name of the metric; that of a function of one's own is module:function."""
-        return (self.chosen_metric or self.spec.metric).partition("#")[0]
+        own = self.lm_eval.metrics[0] if self.lm_eval else self.spec.metric
+        return (self.chosen_metric or own).partition("#")[0]
 
     @property
     def data_path(self) -> Path | None:
-        """The local folder or file of the data, or None for a Hub data set."""
+        """The local folder or file of the data, or None for a Hub data set.
+
+        Of a task of lm_eval it is the folder of its YAML, None for one that comes with lm_eval.
+        """
+        if self.lm_eval:
+            return self.lm_eval.include_path
         path = self.spec.data.path
         return (self.folder / path.expanduser()).resolve() if path else None
 
@@ -57,6 +66,8 @@ class Task:
         For local data this includes all bytes, but not their location. Raises DataError if the data
         do not exist.
         """
+        if self.lm_eval:
+            return self.lm_eval.digest
         fields: dict[str, Any] = self.spec.model_dump(
             mode="json", exclude={"title", "source", "licence"}
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hubmerge.errors import CheckpointError, HubmergeError
+from hubmerge.evaluation import rows_together
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policies import coordinate, last
 from hubmerge.selection.pool import plain_choice
@@ -78,8 +79,8 @@ class SharedSetup(SearchSetup):
         return self.started[-1]
 
     def worker_rows(self, count: int) -> WorkerRows:
-        kinds = [task.spec.kind for task in self.pool.tasks]
-        return WorkerRows(count, kinds, self.start, wait_for_last)
+        sizes = [rows_together(task) for task in self.pool.tasks]
+        return WorkerRows(count, sizes, self.start, wait_for_last)
 
 
 def wait_for_last(workers: Sequence[InProcessWorker]) -> Sequence[InProcessWorker]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from hubmerge.choosing.merge_selection import PreparedSelection
 from hubmerge.errors import UsageError
+from hubmerge.evaluation import rows_together
 from hubmerge.flows.select_worker import WorkerSetup, open_rows
 from hubmerge.flows.select_workers import worker_setup
 from hubmerge.reproduce.code_digest import code_version
@@ -48,8 +49,8 @@ def ray_workers(
         setup = worker_setup(prepared, hub, count)
         environment = {"HUBMERGE_HOME": home} if home else {}
         start = partial(RayWorker, ray, setup, environment)
-        kinds = [task.spec.kind for task in prepared.pool.tasks]
-        rows = WorkerRows(count, kinds, start, partial(_wait_for_any, ray))
+        sizes = [rows_together(task) for task in prepared.pool.tasks]
+        rows = WorkerRows(count, sizes, start, partial(_wait_for_any, ray))
         try:
             yield rows
         finally:
