@@ -108,7 +108,8 @@ class LmEvalHarness(HFLM):  # type: ignore[misc]  # lm_eval has no types
         values = log_probs.gather(1, wanted.unsqueeze(1)).squeeze(1).cpu()
         is_greedy = (scored.argmax(dim=-1) == wanted).cpu()
         lengths = [len(continuation) for _, continuation in continuations]
-        for part, greedy in zip(values.split(lengths), is_greedy.split(lengths), strict=True):
+        parts = torch.split(values, lengths), torch.split(is_greedy, lengths)
+        for part, greedy in zip(*parts, strict=True):
             yield float(part.sum()), bool(greedy.all())
 
     def _last_logits(self, ids: Tensor, count: int) -> Tensor:

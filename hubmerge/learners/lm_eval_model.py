@@ -20,7 +20,7 @@ from hubmerge.tasks.lm_eval_task import lm_eval_errors, quiet_lm_eval
 
 _RESAMPLES = 100
 _FEWSHOT_SEED = 1234  # of `lm_eval` without options
-DocMetrics = Mapping[str, Any]
+DocMetrics = dict[str, Any]
 
 
 @torch.inference_mode()
@@ -128,7 +128,7 @@ def _measure(
 ) -> list[DocMetrics]:
     """The metrics of each doc under each filter of the task."""
     task = docs.harness_task
-    measured: list[dict[str, Any]] = [{} for _ in rows]
+    measured: list[DocMetrics] = [{} for _ in rows]
     for ensemble in task._filters:
         ensemble.apply([request for group in requests for request in group])
         for row, group, metrics in zip(rows, requests, measured, strict=True):

@@ -14,8 +14,9 @@ from hubmerge.refs import printable
 from hubmerge.tasks.source import one_line
 
 # Lines of YAML that define names: of a task or a group, and of tags, which may be a list.
-_NAMED = re.compile(r"^(task|group):[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
-_TAGS = re.compile(r"^tag:((?:[ \t]*\n[ \t]*-[^\n]*)+|[^\n]*)", re.MULTILINE)
+_NAMED = re.compile(r"^[\"']?(task|group)[\"']?:[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
+_TAGS = re.compile(r"^[\"']?tag[\"']?:((?:[ \t]*\n[ \t]*-[^\n]*)+|[^\n]*)", re.MULTILINE)
+_INCLUDED = re.compile(r"^[\"']?include[\"']?:[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
 _WORDS = re.compile(r"[^\s\"'#,\[\]]+")
 _MOST_MEMBERS = 8  # of a group that are listed
 
@@ -67,14 +68,20 @@ def _shipped_names() -> _Names:
 
     files, tags = dict[str, Path](), dict[str, list[str]]()
     for path in sorted(Path(str(lm_eval.tasks.__file__)).parent.rglob("*.yaml")):
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = _read(path)
         if named := sorted(_NAMED.findall(text)):  # that of a group is before that of its tasks
             name = named[0][1]
             files.setdefault(name, path)
-            for listed in _TAGS.findall(text):
+            included = (path.parent / other for other in _INCLUDED.findall(text))
+            texts = [text, *(_read(other) for other in included if other.is_file())]
+            for listed in next(filter(None, map(_TAGS.findall, texts)), []):
                 for tag in _WORDS.findall(listed.replace("- ", " ")):
                     tags.setdefault(tag, []).append(name)
     return _Names(files, tags)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _make_index(manager: Any, folder: Path) -> Any:
