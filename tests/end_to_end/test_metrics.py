@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 
 from hubmerge.lock import Lock
 from hubmerge.lock_file import parse_lock
-from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
+from tests.end_to_end.conftest import ROWS, Command, LocalHub, run_hubmerge
 from tests.models.language_families import write_family
 
 TRAIN = (
@@ -142,7 +142,7 @@ def test_eval_measures_the_calibration_of_classes(hubmerge: Command) -> None:
     assert 0 < score["stderr"] < 0.1
     card = hubmerge("card", "demo/mnist@step8")
     assert card.code == 0, card.err
-    shown = f"| mini-mnist, test | calibration error | {score['value']:.4g} | 1000 |"
+    shown = f"| mini-mnist, test | calibration error | {score['value']:.4g} | {ROWS['test']} |"
     assert shown in card.out
     assert "type: calibration_error" not in card.out  # no share: the page of a Hub would show it so
 
