@@ -114,3 +114,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A python that has imported torch and hubmerge; beside it is a `hubmerge`, for the PATH."""
     with serve_warm_python(tmp_path_factory.mktemp("warm")) as folder:
         yield folder / "python"
+
+
+@pytest.fixture
+def warm_processes(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that hubmerge starts are warm, too."""
+    monkeypatch.setattr(sys, "executable", str(python))
