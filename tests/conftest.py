@@ -5,15 +5,35 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hubmerge.server import lease
 from tests.warm_python import import_everything, serve_warm_python
 
+_MEMORY = Path("/dev/shm")
+
+
+def _is_roomy(folder: Path) -> bool:
+    """Whether the folder can hold the files of all tests, and programs among them."""
+    if not os.access(folder, os.W_OK):
+        return False
+    status = os.statvfs(folder)
+    free = min(status.f_bavail * status.f_frsize, psutil.virtual_memory().available)
+    return free > 4 << 30 and not status.f_flag & os.ST_NOEXEC
+
+
+# Files are written to last: on a disk the tests would wait a minute for it.
+if "TMPDIR" not in os.environ and _is_roomy(_MEMORY):
+    tempfile.tempdir = os.environ["TMPDIR"] = str(_MEMORY)
+# Every worker and every command would compile all modules anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Two workers on two cores: more threads would only wait. Set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -23,7 +43,7 @@ _cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
 os.environ["HF_HOME"] = _cache.name
 
 # A worker runs whole files: if the slowest came last, the other worker would have no work.
-_SLOWEST = ("test_kinds.py", "test_moerge.py", "test_recipe_units.py", "test_locked.py")
+_SLOWEST = ("test_kinds.py", "test_select.py", "test_cross_fit.py", "test_loop.py")
 _UNSET = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
 
 
@@ -94,3 +114,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A python that has imported torch and hubmerge; beside it is a `hubmerge`, for the PATH."""
     with serve_warm_python(tmp_path_factory.mktemp("warm")) as folder:
         yield folder / "python"
+
+
+@pytest.fixture
+def warm_processes(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that hubmerge starts are warm, too."""
+    monkeypatch.setattr(sys, "executable", str(python))

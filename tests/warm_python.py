@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,10 +101,18 @@ def _answer(connection: socket.socket) -> None:
     for stream in streams:
         os.close(stream)
     connection.sendall(f"{child}\n".encode())
+    threading.Thread(target=_kill_with_client, args=(connection, child), daemon=True).start()
     _, status = os.waitpid(child, 0)
     with contextlib.suppress(BrokenPipeError):
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
+
+
+def _kill_with_client(connection: socket.socket, child: int) -> None:
+    """Wait until the client is gone; if the command still runs, the client was killed."""
+    connection.recv(1)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
 
 
 def _run(request: dict[str, object], streams: list[int]) -> None:
@@ -136,7 +145,7 @@ def _run(request: dict[str, object], streams: list[int]) -> None:
 
 def _run_program(words: list[str]) -> object:
     """Run `-m module`, `-c program` or a file, as python does; returns the exit code."""
-    while words[0] in ("-u", "-B"):
+    while words[0] in ("-u", "-B", "-P"):
         words = words[1:]
     if words[0] == "-m":
         sys.argv, sys.path[0] = words[1:], os.getcwd()

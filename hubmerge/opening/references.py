@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -233,10 +235,13 @@ def read_local_manifest(folder: Path) -> Manifest | None:
 
 def versions() -> dict[str, str]:
     """The versions of the installed packages that can change the bytes of a result."""
-    installed = {"hubmerge": hubmerge.__version__}
+    return {"hubmerge": hubmerge.__version__, **_installed_packages()}
+
+
+@cache  # each version is read from a long file
+def _installed_packages() -> dict[str, str]:
+    installed = {}
     for name in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             installed[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return installed

@@ -73,6 +73,11 @@ def has_fixed_columns(text: str) -> bool:
     return text in catalog() or text.endswith((".yaml", ".yml"))
 
 
+def is_shipped(task: Task) -> bool:
+    """Whether the task comes with hubmerge."""
+    return task.folder == CATALOG
+
+
 def read_task(path: Path) -> Task:
     """The task of a YAML file."""
     return Task(validate_spec(TaskSpec, read_yaml(path), path.name), path.parent)

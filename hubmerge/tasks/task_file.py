@@ -16,7 +16,7 @@ from hubmerge.durable import append_lines
 from hubmerge.errors import DataError
 from hubmerge.refs import printable
 from hubmerge.specs import TaskSpec, parse_yaml, validate_spec
-from hubmerge.tasks.lookup import CATALOG
+from hubmerge.tasks.lookup import is_shipped
 from hubmerge.tasks.task import Task
 
 TASK_YAML = "task.yaml"
@@ -25,7 +25,7 @@ _DATA_LOG = "task-data.jsonl"
 
 def task_file(task: Task) -> bytes | None:
     """The YAML of an own task, None for a task that comes with hubmerge."""
-    if task.folder == CATALOG:
+    if is_shipped(task):
         return None
     fields = task.spec.model_dump(mode="json", exclude_unset=True)
     if task.data_path is not None:
@@ -73,7 +73,7 @@ def remember_data(home: Path, tasks: Iterable[Task]) -> None:
         json.dumps({"task": task.name, "path": str(task.data_path)}) + "\n"
         for task in tasks
         if task.data_path is not None
-        and task.folder != CATALOG
+        and not is_shipped(task)
         and known_data(home, task.name)[:1] != [task.data_path]
     ]
     if new:

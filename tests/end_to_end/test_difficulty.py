@@ -22,11 +22,10 @@ from hubmerge.refs import parse_ref
 from hubmerge.selection.task_split import LoadedModel, TaskSplit, load_merge
 from hubmerge.tasks.data import load_split
 from hubmerge.tasks.lookup import find_task
-from tests.end_to_end.conftest import TRAIN, WEIGHTS, Command, LocalHub, run_hubmerge
+from tests.end_to_end.conftest import ROWS, TRAIN, WEIGHTS, Command, LocalHub, run_hubmerge
 from tests.models.builders import tiny_bert
 
 CPU = torch.device("cpu")
-ROWS = 400  # of validation
 PNG = b"\x89PNG"
 
 
@@ -82,7 +81,7 @@ def test_scores_are_means_over_the_models(hubmerge: Command, hub: Hub, tmp_path:
     assert difficulty.predicted == tuple(eight.predicted)
     assert [model["step"] for model in data["course"]] == [2, 4, 8]
     assert [model["label"] for model in data["models"]] == ["demo/mnist@step4", "demo/mnist@step8"]
-    assert sum(bin_["size"] for bin_ in data["bins"]) == data["rows"] == ROWS
+    assert sum(bin_["size"] for bin_ in data["bins"]) == data["rows"] == ROWS["validation"]
     assert len(data["hardest"]) == 9
     assert data["hardest"][0]["el2n"] == max(difficulty.el2n)
     assert (tmp_path / "hard.png").read_bytes().startswith(PNG)
@@ -94,11 +93,11 @@ def test_a_merge_in_memory_predicts_as_from_its_folder(hub: Hub, merged: Path) -
     base = open_ref(hub, parse_ref("hubmerge/tiny-clip"))
     task_split = TaskSplit(LoadedModel(load_model(base.folder), CPU), split)
     load_merge([task_split.loaded_model], load_file(merged / WEIGHTS).items())
-    in_memory = task_split.predict(range(ROWS), merged)
+    in_memory = task_split.predict(range(ROWS["validation"]), merged)
     from_folder = predict(hub, str(merged))
     np.testing.assert_allclose(in_memory.el2n, from_folder.el2n, atol=1e-5)
     assert in_memory.predicted.tolist() == from_folder.predicted.tolist()
-    bits = task_split.evaluate(range(ROWS), merged)
+    bits = task_split.evaluate(range(ROWS["validation"]), merged)
     assert [bit == "1" for bit in bits] == in_memory.correct.tolist()
 
 
@@ -120,7 +119,7 @@ def test_an_expert_is_trained_without_the_hardest(
     manifest = open_ref(hub, parse_ref("demo/pruned@step8")).manifest
     assert manifest is not None
     training = manifest.training
-    assert (training["dropped"], training["of_rows"]) == (200, 4000)
+    assert (training["dropped"], training["of_rows"]) == (50, ROWS["train"])
     assert training["difficulty"] == read_difficulty(difficulty_file).digest
     # The same rows from another file give the same run.
     moved = Path(shutil.copy(difficulty_file, tmp_path / "moved.json"))
@@ -193,7 +192,7 @@ def test_hard_texts_are_listed(hubmerge: Command, tmp_path: Path) -> None:
     assert (refused.code, "task mini-emoji has none" in refused.err) == (2, True)
 
 
-FEW = "400 rows of validation of task mini-mnist do not fill 401 bins"
+FEW = "100 rows of validation of task mini-mnist do not fill 101 bins"
 
 
 @pytest.mark.parametrize(
@@ -202,8 +201,8 @@ FEW = "400 rows of validation of task mini-mnist do not fill 401 bins"
         (("explain", "demo/mnist"), 2, "was not merged by hubmerge"),
         (("explain", "MERGED", "--tasks", "mini-fashion"), 2, "has no expert for mini-fashion@"),
         (("explain", "MERGED", "--split", "test", "--difficulty", "SCORED"), 1,
-         "The difficulty is of 4000 rows of train of mini-mnist@"),
-        (("difficulty", "demo/mnist", "--split", "validation", "--bins", "401"), 2, FEW),
+         "The difficulty is of 1000 rows of train of mini-mnist@"),
+        (("difficulty", "demo/mnist", "--split", "validation", "--bins", "101"), 2, FEW),
         (("difficulty", ".", "--every-step"), 2, "--every-step needs repositories"),
         (("difficulty", "demo/mnist", "--out", "d.txt"), 2, "--out d.txt is not a JSON file"),
         (("difficulty", "demo/mnist", "--picture", "no/d.png"), 2, "There is no folder no"),

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 from safetensors.numpy import load_file
 
 from hubmerge.manifest import MANIFEST_JSON, parse_manifest
-from tests.end_to_end.conftest import TRAIN, Command, LocalHub
+from tests.end_to_end.conftest import ROWS, TRAIN, Command, LocalHub
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -118,7 +118,7 @@ def test_merge_eval_card_report(
         "eval", *merges, "hubmerge/tiny-clip", "--tasks", "mini-mnist,mini-hebrew", "--json"
     )
     assert scores.code == 0, scores.err
-    assert {s["count"] for s in scores.data} == {1000}
+    assert {s["count"] for s in scores.data} == {ROWS["test"]}
     assert hubmerge("eval", "demo/mnist", "demo/hebrew", "--every-step").code == 0
 
     card = hubmerge("card", merges[1], "--push", "demo/early")

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 
 from hubmerge.lock import Lock
 from hubmerge.lock_file import parse_lock
-from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
+from tests.end_to_end.conftest import ROWS, Command, LocalHub, run_hubmerge
 from tests.models.language_families import write_family
 
 TRAIN = (
@@ -155,7 +155,7 @@ def test_eval_measures_the_calibration_of_classes(hubmerge: Command) -> None:
     assert 0 < score["stderr"] < 0.1
     card = hubmerge("card", "demo/mnist@step8")
     assert card.code == 0, card.err
-    shown = f"| mini-mnist, test | calibration error | {score['value']:.4g} | 1000 |"
+    shown = f"| mini-mnist, test | calibration error | {score['value']:.4g} | {ROWS['test']} |"
     assert shown in card.out
     assert "type: calibration_error" not in card.out  # no share: the page of a Hub would show it so
 
@@ -207,6 +207,7 @@ def test_training_validates_by_the_metric_of_the_task(
     assert score["value"] > 0
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_the_evidence_of_a_lock_is_measured_by_its_metric(
     hubmerge: Command, api: HfApi, chat: Path
 ) -> None:

@@ -11,30 +11,30 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 
-import hubmerge as package
 from hubmerge.choosing.candidates import open_pool
 from hubmerge.errors import DataError, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.refs import parse_ref
 from hubmerge.specs import TaskSpec, validate_spec
-from hubmerge.tasks.lookup import CATALOG, read_task
+from hubmerge.tasks import lookup
+from hubmerge.tasks.lookup import read_task
 from hubmerge.tasks.task import Task
 from hubmerge.tasks.task_file import task_file
 from tests.end_to_end.conftest import Command
 from tests.tasks.builders import png
 
-VISION = Path(package.__file__).parent / "mini" / "vision"
 TRAIN = ("--base", "hubmerge/tiny-clip", "--steps", "2", "--push-every", "1,2", "--batch", "16")
 OWN = {"digits": "mnist", "letters": "hebrew"}
 
 
 def write_task(folder: Path, name: str, shipped: str) -> Path:
     """An own task with its rows beside it."""
-    fields = yaml.safe_load((CATALOG / f"mini-{shipped}.yaml").read_text())
+    shipped_path = lookup.CATALOG / f"mini-{shipped}.yaml"
+    fields = yaml.safe_load(shipped_path.read_text())
     data = folder / f"{name}-rows"
     data.mkdir(parents=True)
     for file in fields["data"]["files"].values():
-        shutil.copyfile(VISION / file, data / file)
+        shutil.copyfile(shipped_path.parent / fields["data"]["path"] / file, data / file)
     fields |= {"name": name, "data": {**fields["data"], "path": data.name}}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(fields))
@@ -154,4 +154,4 @@ def test_what_cannot_be_selected_is_refused_before_steps_are_pinned(
 
 
 def test_a_task_that_comes_with_hubmerge_needs_no_file() -> None:
-    assert task_file(read_task(CATALOG / "mini-mnist.yaml")) is None
+    assert task_file(read_task(lookup.CATALOG / "mini-mnist.yaml")) is None

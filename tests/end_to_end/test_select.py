@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 from hubmerge.lock import Lock
 from hubmerge.lock_file import parse_lock
 from hubmerge.trials import TrialLog
-from tests.end_to_end.conftest import Command, CommandResult, LocalHub
+from tests.end_to_end.conftest import ROWS, Command, CommandResult, LocalHub
 from tests.locks import stderr_of
 
 REPOS = ("demo/mnist", "demo/hebrew")
@@ -72,7 +72,7 @@ def test_every_policy_has_a_pick_in_the_lock(
     assert lock.pick("last").experts[0].step == 8
     assert lock.pick().accuracy >= max(pick.accuracy for pick in lock.picks) - 0.05
     assert {pin.source.sha for pin in lock.experts} >= {e.sha for e in lock.pick().experts}
-    assert [task.rows for task in lock.tasks] == [400, 400]
+    assert [task.rows for task in lock.tasks] == [ROWS["validation"]] * 2
     assert result.code == (0 if lock.conclusive else 4)
     assert "joint" in result.out
     assert "[" in result.out
