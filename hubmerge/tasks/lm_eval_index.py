@@ -48,7 +48,7 @@ def index_of(name: str, include_path: Path | None) -> Any:
     raise _unknown(name, known)
 
 
-def is_shipped(name: str) -> bool:
+def comes_with_lm_eval(name: str) -> bool:
     """Whether a task of that name comes with lm_eval."""
     return name in _shipped_names().files
 

@@ -25,7 +25,7 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import DataError, HubmergeError, UsageError
 from hubmerge.specs import TaskSpec
 from hubmerge.specs.task import DataSpec
-from hubmerge.tasks.lm_eval_index import index_of, is_shipped, read_failure
+from hubmerge.tasks.lm_eval_index import comes_with_lm_eval, index_of, read_failure
 from hubmerge.tasks.lm_eval_name import LmEvalName, LmEvalTask, parse_lm_eval_name
 from hubmerge.tasks.source import one_line
 from hubmerge.tasks.task import Task
@@ -73,7 +73,7 @@ def find_known_task(label: str, paths: list[Path]) -> Task:
     """The task of a name: one that comes with lm_eval, or the one that was used here last."""
     name = parse_lm_eval_name(label)
     check_installed(label)
-    known = [] if is_shipped(name.name) else [path for path in paths if path.is_dir()]
+    known = [] if comes_with_lm_eval(name.name) else [path for path in paths if path.is_dir()]
     return find_lm_eval_task(label, known[0] if known else None)
 
 
@@ -82,7 +82,7 @@ def find_task_with_id(task_id: str, paths: list[Path]) -> Task:
     label = task_id.partition("@")[0]
     check_installed(label)
     folders = [path for path in paths if path.is_dir()]
-    is_own = not is_shipped(parse_lm_eval_name(label).name)
+    is_own = not comes_with_lm_eval(parse_lm_eval_name(label).name)
     for path in folders if is_own else [*folders, None]:
         with suppress(DataError, UsageError):  # what is there now may be another task
             task = find_lm_eval_task(label, path)

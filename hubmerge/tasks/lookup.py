@@ -59,7 +59,7 @@ def without_broken_rows(task: Task) -> Task:
 
     Raises UsageError for a task of hubmerge, which would be another one under its name.
     """
-    if task.folder == CATALOG:
+    if is_shipped(task):
         raise UsageError(
             f"Task {task.name} comes with hubmerge, and everybody measures the same rows of it.",
             "Leave --skip-broken out.",
