@@ -129,9 +129,11 @@ class ExpertJob:
 
 def _skipped_rows(ready: ReadyJob) -> dict[str, int]:
     """How many broken rows were left out, by split."""
-    splits = (ready.training, *(task.examples.split for task in ready.validation_tasks))
-    counts = {split.name: getattr(split, "skipped", 0) for split in splits}
-    return {name: count for name, count in counts.items() if count}
+    from hubmerge.tasks.data import Split
+
+    rows = (ready.training, *(task.examples.split for task in ready.validation_tasks))
+    splits = (split for split in rows if isinstance(split, Split))
+    return {split.name: split.skipped for split in splits if split.skipped}
 
 
 def format_options(options: dict[str, Any]) -> list[str]:
