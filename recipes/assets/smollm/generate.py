@@ -1,8 +1,9 @@
 """Answers of a merged model, by transformers alone.
 
-    python -m recipes.assets.smollm.generate FOLDER [ROWS]
+    python -m recipes.assets.smollm.generate FOLDER TASK...
 
-prints the questions of the first test rows of each task, what the model answers, and the right answer.
+prints the questions of the first test rows of each task and what the model answers, with the right
+answer where that is another.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.assets.smollm.rows import HERE, TASKS
+HERE = Path(__file__).parent
+SHOWN = 3  # rows of each task
 
 
 @torch.inference_mode()
@@ -29,12 +31,12 @@ def answer(model: Any, tokenizer: Any, messages: list[dict[str, str]]) -> str:
     return text.strip()
 
 
-def main(folder: str, count: int) -> None:
+def main(folder: str, tasks: list[str]) -> None:
     """Print questions and answers."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    for task in TASKS:
-        for line in (HERE / task / "test.jsonl").read_text().splitlines()[:count]:
+    for task in tasks:
+        for line in (HERE / task / "test.jsonl").read_text().splitlines()[:SHOWN]:
             *messages, right = json.loads(line)["messages"]
             given = answer(model, tokenizer, messages)
             expected = "" if given == right["content"] else f"   (right: {right['content']})"
@@ -42,4 +44,4 @@ def main(folder: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    main(sys.argv[1], sys.argv[2:])

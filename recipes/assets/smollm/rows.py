@@ -2,34 +2,23 @@
 
     python -m recipes.assets.smollm.rows
 
-writes train.jsonl, validation.jsonl and test.jsonl of each task next to its YAML. The same bytes every
-time; no question is in two splits, in whatever order it names its words or numbers.
+writes train.jsonl, validation.jsonl and test.jsonl of each task next to its YAML. The same bytes
+every time; no question is in two splits, in whatever order it names its words or numbers.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from calendar import month_name
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
 SIZES = {"train": 64, "validation": 32, "test": 96}  # rows of each split
 BRIEF = "Give only the answer."  # the system message of every row
 
-WORDS = (
-    "apple arrow bag ball bank bell bird boat bone book bottle bowl box bread bridge brush button "
-    "cake camp candle car card castle cat chair clock cloud coat coin corn cow cup desk dish dog "
-    "door dress drum duck ear egg eye farm fish flag floor flower fork fox frog garden gate glass "
-    "glove goat gold hammer hand hat hill horse house ice iron island key king kite knife lake lamp "
-    "leaf letter lion map milk mirror moon mouse nail neck needle nest nose oil onion orange paint "
-    "paper pen piano pig plate pocket potato queen rain ring river road roof rope rose salt school "
-    "sheep ship shirt shoe snake snow soap spoon spring star stone sugar sun table tail tent tiger "
-    "tree truck wall watch water wheel wind window wing wolf wood"
-).split()
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+WORDS = (HERE / "words.txt").read_text(encoding="utf-8").split()
 
 Question = tuple[str, str, str]  # what identifies it in any order, the question, the answer
 
@@ -57,7 +46,7 @@ def write_dates(draw: random.Random) -> Question:
     """A date in the format of ISO 8601."""
     year, month, day = draw.randint(1900, 2029), draw.randint(1, 12), draw.randint(1, 28)
     answer = f"{year}-{month:02}-{day:02}"
-    return answer, f"Write in ISO format: {MONTHS[month - 1]} {day}, {year}", answer
+    return answer, f"Write in ISO format: {month_name[month]} {day}, {year}", answer
 
 
 TASKS: dict[str, Callable[[random.Random], Question]] = {
@@ -91,8 +80,8 @@ def _conversation(question: str, answer: str) -> dict[str, list[dict[str, str]]]
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-def _key(parts: object) -> str:
-    return " ".join(sorted(parts))  # type: ignore[call-overload]
+def _key(parts: Iterable[str]) -> str:
+    return " ".join(sorted(parts))
 
 
 def main() -> None:
