@@ -17,8 +17,8 @@ pipeline_tag: text-generation
 
 # {name}
 
-The weights of {file}, dequantised to float32: each tensor has the values that llama.cpp computes
-with, not those of the model before its quantisation.
+The weights of {file}, dequantised to float32. They have the values that the file stands for, not
+those of the model before its quantisation.
 """
 
 
