@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 RECIPES := $(patsubst %/recipe.yaml,%,$(wildcard recipes/*/recipe.yaml))
 
-.PHONY: demo demo-moe test test-slow test-lm-eval check bench docs cards smoke reproduce clean
+.PHONY: demo demo-moe demo-llm test test-slow test-lm-eval check bench docs cards smoke reproduce clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
@@ -15,6 +15,10 @@ demo: .venv/installed
 # Mixtures of the demo's experts.
 demo-moe: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo-moe
+
+# A real language model from a wheel: trained, chosen, merged, generating.
+demo-llm: .venv/installed-gguf
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo-llm
 
 test: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
@@ -37,7 +41,7 @@ smoke: .venv/installed
 	$(BIN)/hubmerge run $(RECIPES) --profile smoke --work build/smoke
 
 # Every recipe, mini profile: hours. What was made is kept, so it goes on where it ended.
-reproduce: .venv/installed
+reproduce: .venv/installed-gguf
 	$(BIN)/hubmerge run $(RECIPES) --profile mini --work build/recipes
 	$(BIN)/hubmerge report $(foreach recipe,$(RECIPES),build/recipes/$(notdir $(recipe))-mini) \
 	  --out build/recipes/report.html
@@ -69,6 +73,10 @@ clean:
 .venv/installed: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --editable .
 	touch $@
+
+.venv/installed-gguf: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --editable '.[gguf]'
+	touch $@ .venv/installed
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --editable '.[dev]'

@@ -1,7 +1,7 @@
 """Write every card in model_cards/ from the manifest, the scores and the lock in its folder.
 
 With --check, only report the files that differ. `--from build/demo` first copies manifests, scores,
-and locks from a finished demo and demo-moe.
+and locks from a finished demo and demo-moe, `--from build/demo-llm/seed0` from a finished demo-llm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hubmerge.scores import ScoreLog
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
-PUBLISHED = ("ties-chosen", "ties-last", "moe-step128")
+PUBLISHED = ("ties-chosen", "ties-last", "moe-step128", "smollm-task_arithmetic-chosen")
 
 
 def render_files(folder: Path) -> dict[str, str]:
@@ -63,7 +63,9 @@ def import_demo(demo: Path) -> None:
     """Copy the inputs of the published cards from the folder of a demo."""
     scores = ScoreLog(demo / "scores.jsonl").read()
     merges = {
-        name: parse_manifest((demo / name / MANIFEST_JSON).read_bytes(), name) for name in PUBLISHED
+        name: parse_manifest((demo / name / MANIFEST_JSON).read_bytes(), name)
+        for name in PUBLISHED
+        if (demo / name / MANIFEST_JSON).is_file()
     }
     for name, manifest in merges.items():
         folder = CARDS / f"demo-{name}"

@@ -40,6 +40,7 @@ PROFILE = "mini"  # the profile whose results are in the repository
 ORDER = (
     "fft-vision", "lora-vision", "moe-vision", "early-stop", "fft-nlp", "lora-nlp", "model-scale",
     "lora-rank", "difficulty", "prune-hardest", "forgetting", "per-task-steps", "anneal-modes",
+    "smollm",
 )  # fmt: skip
 
 
@@ -104,13 +105,14 @@ def read_saved_results(recipe: Recipe) -> Results | None:
 def render_readme(recipe: Recipe, results: Results | None) -> str:
     """The page of one recipe."""
     where = recipe.where if recipe.where.startswith("beyond") else f"{recipe.where} of the paper"
+    run = f"hubmerge run recipes/{recipe.name}"
+    commands = [f"{run}                            # offline, on CPUs"]
+    if "paper" in recipe.suites:
+        commands.append(f"{run} --profile paper --dry-run  # cost of the paper's run")
     lines = [
         f"# {recipe.title}",
         f"{where[0].upper()}{where[1:]} (arXiv 2506.14126). {recipe.statement.strip()}",
-        "```sh\n"
-        f"hubmerge run recipes/{recipe.name}                            # offline, on CPUs\n"
-        f"hubmerge run recipes/{recipe.name} --profile paper --dry-run  # cost of the paper's run\n"
-        "```",
+        "\n".join(["```sh", *commands, "```"]),
     ]
     if results is None:
         lines.append("Not run yet; `make reproduce` runs it.")

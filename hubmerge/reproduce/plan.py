@@ -170,10 +170,8 @@ class PlanBuilder:
         self, variant: Variant, measure: Measure, seed: int
     ) -> Iterator[tuple[Any, Unit]]:
         runs = self._factory.experts(variant, seed)
-        stopped = {
-            f"{STOPPED_PREFIX}{t}": run
-            for t, run in self._factory.experts(variant, seed, True).items()
-        }
+        early = self._factory.experts(variant, seed, True) if self._setting.stop else {}
+        stopped = {f"{STOPPED_PREFIX}{task}": run for task, run in early.items()}
         for method in measure.methods:
             params = {"method": method, "policies": measure.policies, "steps": self._steps(measure)}
             about = f"policies for {method} of {variant.name}, seed {seed}"

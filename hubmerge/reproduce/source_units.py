@@ -17,7 +17,7 @@ from hubmerge.tasks.task import Task
 from hubmerge.training.schedule import push_steps
 
 ABSENT_DIGEST = "absent"  # instead of the digest of a task whose data are not there yet
-FOLDER_PREFIX = "folder:"  # of a base in the folder of the recipes
+FOLDER_PREFIX = "folder:"  # of a base or a task in the folder of the recipes
 Experts = Mapping[str, Unit]  # name of a task -> the run of its expert
 _RESERVED_OPTIONS = {"base", "task", "to", "seed", "tune", "difficulty", "drop_hardest"}
 _FIXED_LENGTH_OPTIONS = ("schedule", "anneal", "warmup")  # not for runs that are stopped early
@@ -36,7 +36,7 @@ class UnitFactory:
 
     def __init__(self, recipe: Recipe, setting: ProfileSettings) -> None:
         self._recipe, self._setting = recipe, setting
-        self.tasks = _find_tasks(setting)
+        self.tasks = _find_tasks(setting, recipe.folder.parent)
 
     def unit(
         self,
@@ -127,16 +127,22 @@ class UnitFactory:
         return self.unit("train", params, about, needs, steps)
 
 
-def _find_tasks(setting: ProfileSettings) -> dict[str, RecipeTask]:
+def find_recipe_task(text: str, recipes: Path) -> Task:
+    """The task of a recipe: a value of `hubmerge train --task`, or folder:PATH below `recipes`."""
+    name = text.removeprefix(FOLDER_PREFIX)
+    return find_task(str(recipes / name) if name != text else text)
+
+
+def _find_tasks(setting: ProfileSettings, recipes: Path) -> dict[str, RecipeTask]:
     """The tasks of a profile by name, found as `hubmerge train --task` finds them."""
     tasks: dict[str, RecipeTask] = {}
     for text in setting.tasks:
-        task = find_task(text)
+        task = find_recipe_task(text, recipes)
         if task.name in tasks:
             raise UsageError(f"Two tasks are called {task.name}.", "Rename one of them.")
         # Units may run in another working folder, so local paths are made absolute.
-        is_local = text not in catalog() and "://" not in text
-        reference = str(Path(text).expanduser().resolve()) if is_local else text
+        is_named = text in catalog() or "://" in text or text.startswith(FOLDER_PREFIX)
+        reference = text if is_named else str(Path(text).expanduser().resolve())
         tasks[task.name] = RecipeTask(reference, _task_digest(task))
     return tasks
 

