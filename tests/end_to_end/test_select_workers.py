@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -42,8 +43,12 @@ def select(hubmerge: Command, local_hub: LocalHub, tmp_path: Path) -> Iterator[S
 
 
 def workers() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "hubmerge.flows.select_worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            if "hubmerge.flows.select_worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def kill_one_midway(log: Path) -> None:
