@@ -246,6 +246,8 @@ class TaskSpec(Spec):
         missing = [key for key in required if not getattr(self, key)]
         if missing:
             raise ValueError(f"kind {self.kind} needs {', '.join(f'`{key}`' for key in missing)}")
+        if self.data.range is not None and self.kind != "image":
+            raise ValueError(f"`range` of the data is for kind image, not {self.kind}")
         carved = (self.splits.test, self.splits.validation)
         if not self.is_classification and any(getattr(s, "stratify", False) for s in carved):
             raise ValueError(f"`stratify` is for kind image or text, not {self.kind}")

@@ -178,14 +178,10 @@ def _without_broken(split: Split) -> Split:
     if not split.task.spec.data.skip_broken:
         return split
     rows = range(len(split))
-    kept = [row for row, tried in try_rows(split.example, rows) if not _is_broken(tried)]
+    kept = [row for row, tried in try_rows(split.example, rows) if not isinstance(tried, DataError)]
     if not kept:
         raise DataError(f"Task {split.task.name}: no row of {split.name} can be read.", CHECK_HINT)
     return replace(split.select(kept), skipped=len(split) - len(kept))
-
-
-def _is_broken(tried: Example | DataError) -> bool:
-    return isinstance(tried, DataError)
 
 
 def _train_labels(task: Task, train: datasets.Dataset | None) -> Iterable[Any]:

@@ -89,3 +89,9 @@ def test_dark_images_are_noted_and_a_range_mends_them(tmp_path: Path) -> None:
 def test_a_wrong_range_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="black must be below"):
         image_task(tmp_path, range=[5, 5])
+
+
+def test_a_range_is_for_images(tmp_path: Path) -> None:
+    data = {"path": tmp_path, "range": [0, 10]}
+    with pytest.raises(Exception, match="`range` of the data is for kind image, not text"):
+        validate_spec(TaskSpec, {"name": "own", "kind": "text", "data": data}, "own")

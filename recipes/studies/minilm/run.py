@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hubmerge.hub.environment import connect
-from recipes.studies.minilm.base import make_base
+from hubmerge.reproduce.units.wheels import make_base
+from recipes.studies.minilm.base import WHEEL
 
 OUT = Path("build/minilm-recipe")
 HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ def hubmerge(*words: object) -> Any:
 
 def publish_base() -> None:
     """Upload the base to the Hub, so that experts refer to its commit."""
-    make_base(OUT / "base")
+    make_base(WHEEL, OUT / "base")
     with connect("local") as hub:
         hub.api.create_repo("me/minilm", exist_ok=True)
         hub.api.upload_folder(repo_id="me/minilm", folder_path=OUT / "base")
