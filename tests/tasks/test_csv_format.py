@@ -119,6 +119,6 @@ def test_options_of_csv_are_refused_for_other_files(tmp_path: Path) -> None:
             tmp_path, {"path": tmp_path, "files": files, "encoding": "ascii", "delimiter": ";"}
         )
     unnamed = {"train": "tr*", "test": "tr*"}
+    found = rows_task_of(tmp_path, {"path": tmp_path, "files": unnamed, "encoding": "ascii"})
     with pytest.raises(DataError, match="tr\\* is no CSV file, which alone has encoding"):
-        found = rows_task_of(tmp_path, {"path": tmp_path, "files": unnamed, "encoding": "ascii"})
         load_split(found, "train")
