@@ -65,11 +65,12 @@ class PanelGroup(TyperGroup):
 
 
 def make_app(arguments: list[str] | None = None) -> typer.Typer:
-    """The app with all commands, or with the one alone that begins the arguments.
+    """The app with all commands, or with the one alone that begins the arguments, if any.
 
     To import all of them would take longer than many a command.
     """
-    only = arguments[0] if arguments and arguments[0] in _NAMES else None
+    first = arguments[0] if arguments else None
+    only = first if first == "--version" or first in _NAMES else None  # no command has that name
     app = typer.Typer(
         name="hubmerge",
         cls=PanelGroup,

@@ -52,11 +52,12 @@ def evaluate(
     refs = [parse_ref(text) for text in models]
     if every_step and any(ref.repo_id is None or ref.revision for ref in refs):
         raise UsageError("--every-step needs repositories.", "Write owner/name without a step.")
+    # A wrong name is reported before a Hub is asked for anything.
+    named = find_tasks(split_names(tasks), columns, include_path)
     with session.open_hub() as hub, session.progress() as progress:
         from hubmerge.flows.evaluate import evaluate as measure
 
         pinned = _pin_models(hub, refs, every_step)
-        named = find_tasks(split_names(tasks), columns, include_path)
         log, notes = session.score_log, list[str]()
         scores = measure(
             hub, pinned, named, split, log, progress, device, metric, print_note=notes.append

@@ -166,7 +166,5 @@ def cut_notes(names: Sequence[str]) -> Iterator[str]:
 def skipped_notes(log: TrialLog) -> Iterator[str]:
     """Yield the note that lines of a log could not be used."""
     if log.skipped:
-        yield (
-            f"{log.skipped} lines of {log.path} are not trials of this version of hubmerge, and "
-            "were skipped."
-        )
+        lines = "1 line" if log.skipped == 1 else f"{log.skipped} lines"
+        yield f"Skipped {lines} of {log.path}: no trials of this version of hubmerge."

@@ -22,6 +22,8 @@ from hubmerge.learners.classification import check_finite
 from hubmerge.learners.ranking import LanguageLearner, TargetScorer
 from hubmerge.tasks.examples import LanguageExample
 
+_SLACK = 4  # tokens more than the bytes of a stop string, for tokens without a text
+
 
 @dataclass(frozen=True)
 class GenerationLimits:
@@ -59,7 +61,7 @@ def generate_answers(
     ends = _end_tokens(learner, model, examples[0])
     input_ids, attention_mask = _pad_left(prompts, tokenizer.pad_token_id, learner.is_seq2seq)
     start = 1 if learner.is_seq2seq else input_ids.shape[1]
-    stopping = _StopStrings(tokenizer, limits.stop, start)
+    stopping = StopStrings(tokenizer, limits.stop, start, skip_special=True)
     output = model.generate(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
@@ -126,13 +128,39 @@ class FiniteLogits(LogitsProcessor):
         return scores
 
 
-class _StopStrings(StoppingCriteria):
-    """Stops each row whose generated text has one of the strings."""
+class StopStrings(StoppingCriteria):
+    """Stops each row whose generated text has one of the strings.
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:
-        self._tokenizer, self._stop, self._start = tokenizer, stop, start
+    Only the last tokens of a row are read, and only where its newest one can end a string. A row
+    that is stopped a token late is cut at the string all the same by whoever reads its text.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], start: int, skip_special: bool) -> None:
+        self._tokenizer, self._stop, self._start = tokenizer, tuple(filter(None, stop)), start
+        self._skip_special = skip_special
+        self._window = max((len(text.encode()) for text in self._stop), default=0) + _SLACK
+        self._last_characters = frozenset(text[-1] for text in self._stop)
+        self._can_end: dict[int, bool] = {}
+        self._stopped: list[bool] = []
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        texts = [_decode(self._tokenizer, row) for row in input_ids[:, self._start :].tolist()]
-        stopped = [any(stop in text for stop in self._stop) for text in texts]
-        return torch.tensor(stopped, device=input_ids.device)
+        last = input_ids[:, self._start :][:, -self._window :].tolist()
+        before = self._stopped or [False] * len(last)
+        self._stopped = [was or self._ends(row) for was, row in zip(before, last, strict=True)]
+        return torch.tensor(self._stopped, device=input_ids.device)
+
+    def _ends(self, ids: list[int]) -> bool:
+        """Whether the text of these tokens has one of the strings."""
+        if not ids or not self._may_end(ids[-1]):
+            return False
+        text = self._tokenizer.decode(ids, skip_special_tokens=self._skip_special)
+        return any(stop in text for stop in self._stop)
+
+    def _may_end(self, token: int) -> bool:
+        """Whether a token has the last character of a string, or a part of a character."""
+        if token not in self._can_end:
+            text = self._tokenizer.decode([token])
+            # Some tokenizers write no space before the first word of a text.
+            found = self._last_characters & {*text, " "}
+            self._can_end[token] = bool(found) or "\N{REPLACEMENT CHARACTER}" in text
+        return self._can_end[token]

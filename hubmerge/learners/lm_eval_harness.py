@@ -11,18 +11,21 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterator, MutableMapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import env
 from torch import Tensor
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from hubmerge.learners.classification import check_finite
-from hubmerge.learners.generation import FiniteLogits
+from hubmerge.learners.generation import FiniteLogits, StopStrings
 
 _LOG = logging.getLogger("lm_eval.models.huggingface")
-_SLACK = 4  # tokens more than the bytes of a stop string, for tokens without a text
+# A task writes one template for all of its rows, which lm_eval would compile for each of them.
+env.from_string = lru_cache(maxsize=256)(env.from_string)
 # What lm_eval scores: a key, and the tokens of a context and of its continuation.
 TokenRequest = tuple[Any, list[int], list[int]]
 TokenPairs = MutableMapping[tuple[str, str], tuple[list[int], list[int]]]
@@ -124,7 +127,7 @@ class LmEvalHarness(HFLM):  # type: ignore[misc]  # lm_eval has no types
         """Greedy texts, each up to its own first stop string, as of lm_eval in batches of one."""
         options.pop("temperature", None)
         start = context.shape[1] if self.backend == "causal" else 0
-        stopping = _FirstStop(self.tokenizer, stop, start)
+        stopping = StopStrings(self.tokenizer, stop, start, skip_special=False)
         output = self.model.generate(
             input_ids=context,
             max_length=max_length,
@@ -135,25 +138,6 @@ class LmEvalHarness(HFLM):  # type: ignore[misc]  # lm_eval has no types
             **options,
         )
         return cast(Tensor, output)
-
-
-class _FirstStop(StoppingCriteria):
-    """Stops each sequence when its text has one of the strings, special tokens written out."""
-
-    def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:
-        self._tokenizer, self._stop, self._start = tokenizer, stop, start
-        self._window = max((len(text.encode()) for text in stop), default=0) + _SLACK
-        self._stopped: list[bool] = []
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self._stopped = self._stopped or [False] * len(input_ids)
-        last = input_ids[:, self._start :][:, -self._window :].tolist()
-        texts = self._tokenizer.batch_decode(last)
-        self._stopped = [
-            was or any(stop in text for stop in self._stop)
-            for was, text in zip(self._stopped, texts, strict=True)
-        ]
-        return torch.tensor(self._stopped, device=input_ids.device)
 
 
 def _takes(model: Any, option: str) -> bool:

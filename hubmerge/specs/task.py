@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, FiniteFloat, Tag, field_validator, model_validator
@@ -72,7 +72,21 @@ class DataSpec(Spec):
             raise ValueError(f"files: {outside[0]!r} is not a pattern inside the data")
         if self.range is not None and self.range[0] >= self.range[1]:
             raise ValueError("range: the value of black must be below that of white")
+        if self.csv_options and not self._may_be_csv():
+            raise ValueError(f"{' and '.join(self.csv_options)}: these data are no CSV files")
         return self
+
+    @property
+    def csv_options(self) -> dict[str, str]:
+        """The given ones of `encoding` and `delimiter`."""
+        options = {"encoding": self.encoding, "delimiter": self.delimiter}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def _may_be_csv(self) -> bool:
+        """Whether an extension is that of CSV, or none is known yet: of a folder, or on the Hub."""
+        names = self.files.values() if self.files else [self.path.name] if self.path else []
+        suffixes = {PurePath(name).suffix.lower() for name in names} - {""}
+        return not suffixes or bool(suffixes & {".csv", ".tsv"})
 
 
 class Carve(Spec):

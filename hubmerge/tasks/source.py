@@ -59,9 +59,10 @@ def _load_dataset(task: Task, split: str, streaming: bool) -> Any:
     data = task.spec.data
     if data.id is not None:
         files = {split: data.files[split]} if data.files else None
+        names = {"encoding": "encoding", "delimiter": "sep"}
         return datasets.load_dataset(
             data.id, data.config, data_files=files, split=split, revision=data.revision,
-            streaming=streaming,
+            streaming=streaming, **{names[key]: text for key, text in data.csv_options.items()},
         )  # fmt: skip
     if data.files is None and task.spec.kind == "image" and local_data_path(task).is_dir():
         images = read_image_folder(local_data_path(task), split)
@@ -83,11 +84,17 @@ def _cache_folder(task: Task) -> str:
 
 def _local_reader(task: Task, split: str) -> tuple[str, dict[str, Any]]:
     """The loader of `datasets` for the local files of a split, and its options."""
-    path, pattern = local_data_path(task), _pattern(task, split)
+    path, pattern, data = local_data_path(task), _pattern(task, split), task.spec.data
     folder = path if path.is_dir() else path.parent
     reader, options = READERS.get(Path(pattern).suffix.lower(), (str(folder), {}))
     if reader == "csv":
         options = {**options, **_csv_options(task, sorted(folder.glob(pattern)))}
+    elif data.csv_options:
+        raise DataError(
+            f"Task {task.name}: {printable(pattern)} is no CSV file, which alone has "
+            f"{' and '.join(data.csv_options)}.",
+            f"Remove {' and '.join(f'`{name}:`' for name in data.csv_options)} from its YAML.",
+        )
     # The folder's name is escaped, because it is not a pattern.
     return reader, {**options, "data_files": {split: f"{glob.escape(str(folder))}/{pattern}"}}
 

@@ -269,7 +269,7 @@ def test_lines_of_the_log_that_are_no_trials_are_reported_and_kept(
     spoiled, lock = log.read_bytes(), default_lock.read_bytes()
     try:
         result = select()
-        assert f"4 lines of {log} are not trials" in result.err
+        assert f"Skipped 4 lines of {log}: no trials" in result.err
         assert log.read_bytes() == spoiled
         assert default_lock.read_bytes() == lock
     finally:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hubmerge.errors import CheckpointError, DataError
-from hubmerge.learners.generation import GenerationLimits, generate_answers
+from hubmerge.learners.generation import GenerationLimits, StopStrings, generate_answers
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.tasks.examples import ChatExample, TargetExample, TextExample
 from hubmerge.tasks.messages import Message
@@ -58,6 +58,16 @@ def test_a_text_ends_before_the_first_stop_string(opened: Any) -> None:
     assert stop
     cut = texts(learner, *PROMPTS, max_new_tokens=12, stop=(stop, "never"))
     assert cut == [text.partition(stop)[0] for text in whole]
+
+
+@pytest.mark.parametrize("stop", ["\n\n", "is", "e,", "?", "é", "a ", "never"])
+def test_a_row_stops_with_the_token_that_completes_a_stop_string(opened: Any, stop: str) -> None:
+    tokenizer = opened[0].tokenizer
+    ids = tokenizer("This is a café,\n\nis it? a b", add_special_tokens=False)["input_ids"]
+    decoded = [tokenizer.decode(ids[:count]) for count in range(1, len(ids) + 1)]
+    criterion = StopStrings(tokenizer, (stop,), 0, skip_special=False)
+    stopped = [bool(criterion(torch.tensor([ids[:n]]), None)) for n in range(1, len(ids) + 1)]
+    assert stopped == [any(stop in text for text in decoded[: n + 1]) for n in range(len(ids))]
 
 
 @pytest.mark.parametrize(

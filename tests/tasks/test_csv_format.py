@@ -109,3 +109,16 @@ def test_labels_that_may_be_missing_are_noted(tmp_path: Path) -> None:
     rows = [{"text": f"t{row}", "label": ("good", "None")[row % 2]} for row in range(20)]
     notes = check_task(rows_task(tmp_path, rows, kind="text")).notes
     assert "'None' is a class: if it stands for a missing label, remove these rows." in notes
+
+
+def test_options_of_csv_are_refused_for_other_files(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "Öl", "label": 1}\n')
+    files = {"train": "train.jsonl", "test": "train.jsonl"}
+    with pytest.raises(ValueError, match="encoding and delimiter: these data are no CSV files"):
+        rows_task_of(
+            tmp_path, {"path": tmp_path, "files": files, "encoding": "ascii", "delimiter": ";"}
+        )
+    unnamed = {"train": "tr*", "test": "tr*"}
+    found = rows_task_of(tmp_path, {"path": tmp_path, "files": unnamed, "encoding": "ascii"})
+    with pytest.raises(DataError, match="tr\\* is no CSV file, which alone has encoding"):
+        load_split(found, "train")
