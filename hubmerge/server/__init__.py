@@ -2,7 +2,7 @@
 
     process, leases, state    one server per data folder: run it, share it, find it
     app                       the ASGI application with all routes
-    account, repos, revisions, files, lfs, storage, commits, discussions
+    account, repos, revisions, files, lfs, multipart, xet, storage, commits, discussions
                               one file per group of endpoints
     access                    the user of a request and their permissions
     messages, info            reading requests and building responses
@@ -11,6 +11,7 @@
     repository, snapshot      one repository, and one commit of it
     pulls                     the pull requests of a repository
     git, trees, content       the only users of dulwich
+    xorbs                     what Xet clients upload, and the files that it becomes
     blobs, tokens, names, http_errors
 
 Importing this package loads neither a web server nor dulwich; `serve` does.

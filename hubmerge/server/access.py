@@ -11,15 +11,19 @@ from hubmerge.server.names import RepoId
 from hubmerge.server.repository import Repository
 from hubmerge.server.store import RepositoryStore
 from hubmerge.server.tokens import Signer, Tokens, User
+from hubmerge.server.xorbs import Xorbs
 
 
 @dataclass(frozen=True)
 class HubState:
-    """The state of the application: the store, its tokens and the signer of upload URLs."""
+    """The state of the application: the store, its tokens, the signer of upload URLs, and what Xet
+    clients have uploaded.
+    """
 
     store: RepositoryStore
     tokens: Tokens
     signer: Signer
+    xorbs: Xorbs
 
 
 def get_hub(request: Request) -> HubState:

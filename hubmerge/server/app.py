@@ -10,12 +10,24 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hubmerge.server import account, commits, discussions, files, lfs, repos, revisions, storage
+from hubmerge.server import (
+    account,
+    commits,
+    discussions,
+    files,
+    lfs,
+    multipart,
+    repos,
+    revisions,
+    storage,
+    xet,
+)
 from hubmerge.server.access import HubState
 from hubmerge.server.http_errors import HttpError
 from hubmerge.server.messages import RawPathMiddleware, http_error_response, not_unicode_response
 from hubmerge.server.store import RepositoryStore, seed
 from hubmerge.server.tokens import Signer, Tokens
+from hubmerge.server.xorbs import Xorbs
 
 FIRST_USER = "local"
 
@@ -25,6 +37,8 @@ _ROUTES = [
     *revisions.routes,
     *files.routes,
     *lfs.routes,
+    *multipart.routes,
+    *xet.routes,
     *storage.routes,
     *commits.routes,
     *discussions.routes,
@@ -35,6 +49,9 @@ def build_app(data: Path, seed_from: Path | None) -> Starlette:
     """The application for a data folder; the caller must hold the lock of the folder."""
     store = RepositoryStore(data)
     store.clean_up()
+    multipart.remove_old_parts(data / "parts")
+    xorbs = Xorbs(data / "xorbs", store.blobs)
+    xorbs.clear_if_old()
     tokens = Tokens(data)
     tokens.ensure_writer(FIRST_USER)
     if seed_from:
@@ -53,7 +70,7 @@ def build_app(data: Path, seed_from: Path | None) -> Starlette:
             500: _internal_error,
         },
     )
-    app.state.hub = HubState(store, tokens, Signer(data))
+    app.state.hub = HubState(store, tokens, Signer(data), xorbs)
     return app
 
 

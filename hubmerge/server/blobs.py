@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from hubmerge.durable import flush_to_disk, rename_into
+from hubmerge.durable import flush_to_disk, hash_file, rename_into
 from hubmerge.server.http_errors import BadRequest
 
 _OID = re.compile(r"[0-9a-f]{64}")
@@ -59,6 +59,18 @@ class BlobStore:
                 incoming.write(chunk)
             incoming.store(oid, size)
 
+    def move_in(self, file: Path, oid: str, size: int) -> None:
+        """Move a complete file into the store; raises BadRequest, and removes the file, if its
+        sha256 or size differ.
+        """
+        with file.open("rb+") as content:
+            received = hash_file(file), file.stat().st_size
+            if received != (oid, size):
+                file.unlink()
+                raise _differs(received, (oid, size))
+            flush_to_disk(content)
+        rename_into(file, self.path(oid))
+
 
 class IncomingBlob:
     """A content that is being received, hashed while it is written."""
@@ -76,11 +88,15 @@ class IncomingBlob:
 
     def store(self, oid: str, size: int) -> None:
         """Move the content into the store, if its size and sha256 are as announced."""
-        sha256 = self._digest.hexdigest()
-        if (sha256, self.size) != (oid, size):
-            raise BadRequest(
-                f"Received {self.size} bytes with sha256 {sha256}, expected {size} bytes "
-                f"with sha256 {oid}."
-            )
+        received = self._digest.hexdigest(), self.size
+        if received != (oid, size):
+            raise _differs(received, (oid, size))
         flush_to_disk(self._file)
         rename_into(Path(self._file.name), self._blobs.path(oid))
+
+
+def _differs(received: tuple[str, int], announced: tuple[str, int]) -> BadRequest:
+    return BadRequest(
+        f"Received {received[1]} bytes with sha256 {received[0]}, expected {announced[1]} bytes "
+        f"with sha256 {announced[0]}."
+    )

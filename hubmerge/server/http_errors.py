@@ -12,7 +12,9 @@ Refusal
 |-- Conflict           409   exists already
 |-- Stale              412   the branch has moved
 |-- TooLarge           413
-`-- BadPath            422   a file path that is unsafe in a checkout
+|-- BadPath            422   a file path that is unsafe in a checkout
+|-- NotBuilt           501   a feature of the public Hub that this one does not have
+`-- DiskFull           507   clients do not retry it
 """
 
 from __future__ import annotations
@@ -76,3 +78,11 @@ class TooLarge(HttpError):
 
 class BadPath(HttpError):
     status = 422
+
+
+class NotBuilt(HttpError):
+    status = 501
+
+
+class DiskFull(HttpError):
+    status = 507

@@ -27,6 +27,7 @@ WEB_PATHS = ("/{kind:kind}/{owner:quoted}/{name:quoted}", "/{owner:quoted}/{name
 
 _NUMBER = re.compile("[0-9]{1,12}")
 _MAX_BODY_BYTES = 32 << 20
+_WRITTEN_AT_ONCE = 1 << 20
 
 
 class QuotedConvertor(Convertor[str]):
@@ -146,6 +147,22 @@ def next_page_link(request: Request, path: str, **changed: str) -> Mapping[str, 
     unchanged = [pair for pair in request.query_params.multi_items() if pair[0] not in changed]
     query = urlencode([*unchanged, *changed.items()])
     return {"Link": f'<{base_url(request)}{path}?{query}>; rel="next"'}
+
+
+async def receive_body(
+    request: Request, write: Callable[[bytearray], object], limit: int, too_large: str
+) -> None:
+    """Write the body in pieces, in a thread; raises TooLarge with that message over the limit."""
+    received, pending = 0, bytearray()
+    async for chunk in request.stream():
+        pending += chunk
+        received += len(chunk)
+        if received > limit:
+            raise TooLarge(too_large)
+        if len(pending) >= _WRITTEN_AT_ONCE:
+            await run_in_threadpool(write, pending)
+            pending = bytearray()
+    await run_in_threadpool(write, pending)
 
 
 def _with_body(handler: Callable[[Request, bytes], Response]) -> Endpoint:

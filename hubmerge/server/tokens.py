@@ -73,18 +73,22 @@ class Signer:
             write_atomic(file, secrets.token_bytes(32))
         self._key = file.read_bytes()
 
-    def sign(self, oid: str, size: int) -> dict[str, str]:
-        """The query of a URL with which anybody may upload this content for some time."""
+    def sign(self, subject: str, size: int) -> dict[str, str]:
+        """The query of a URL with which anybody may upload `size` bytes there for some time.
+
+        The subject is what the URL stands for, as the sha256 of a content.
+        """
         expires = str(int(time.time()) + self._lifetime_s)
         return {
             "size": str(size),
             "expires": expires,
-            "sig": self._signature(oid, str(size), expires),
+            "sig": self._signature(subject, str(size), expires),
         }
 
-    def verify(self, oid: str, size: str, expires: str, sig: str) -> bool:
+    def verify(self, subject: str, size: str, expires: str, sig: str) -> bool:
         """Whether these parameters were signed by this key and have not expired."""
-        is_signed = hmac.compare_digest(self._signature(oid, size, expires).encode(), sig.encode())
+        expected = self._signature(subject, size, expires)
+        is_signed = hmac.compare_digest(expected.encode(), sig.encode())
         return is_signed and int(expires) > time.time()
 
     def _signature(self, *parts: str) -> str:

@@ -14,7 +14,7 @@ import hubmerge.server
 FOLDER = Path(hubmerge.server.__file__).parent
 STORE = {
     "blobs", "content", "git", "http_errors", "names", "pulls", "repository", "snapshot", "store",
-    "tokens", "trees",
+    "tokens", "trees", "xorbs",
 }  # fmt: skip
 
 
