@@ -9,7 +9,7 @@
     ------------------------------------------------------------ below: no HTTP, only files
     store                     all repositories of a data folder, and the first one
     repository, snapshot      one repository, and one commit of it
-    pulls                     the pull requests of a repository
+    discussion_store          the discussions and pull requests of a repository
     git, trees, content       the only users of dulwich
     xorbs                     what Xet clients upload, and the files that it becomes
     blobs, tokens, names, http_errors

@@ -213,7 +213,7 @@ def _unpack_lz4(data: bytes, size: int) -> bytes:
     from pyarrow import Codec
 
     try:
-        # It writes into `size` bytes and fails if they do not suffice, so no frame can grow. A frame
+        # It writes into `size` bytes, or fails if they do not suffice: no frame can grow. A frame
         # that holds fewer leaves the rest undefined; the sha256 of the file then differs.
         return bytes(Codec("lz4").decompress(data, size).to_pybytes())
     except OSError as error:

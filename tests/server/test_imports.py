@@ -13,8 +13,8 @@ import hubmerge.server
 
 FOLDER = Path(hubmerge.server.__file__).parent
 STORE = {
-    "blobs", "content", "git", "http_errors", "names", "pulls", "repository", "snapshot", "store",
-    "tokens", "trees", "xorbs",
+    "blobs", "commit_writer", "content", "discussion_store", "git", "http_errors", "names",
+    "redirects", "repository", "snapshot", "store", "tokens", "trees", "xorbs",
 }  # fmt: skip
 
 
