@@ -2,7 +2,8 @@
 
     process, leases, state    one server per data folder: run it, share it, find it
     app                       the ASGI application with all routes
-    account, repos, revisions, files, lfs, multipart, xet, storage, commits, discussions
+    account, repos, revisions, files, lfs, multipart, xet, storage, commits, discussions,
+    collections
                               one file per group of endpoints
     access                    the user of a request and their permissions
     messages, info            reading requests and building responses

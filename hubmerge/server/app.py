@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from hubmerge.server import (
     account,
+    collections,
     commits,
     discussions,
     files,
@@ -52,6 +53,7 @@ _ROUTES = [
     *storage.routes,
     *commits.routes,
     *discussions.routes,
+    *collections.routes,
 ]
 
 
