@@ -39,6 +39,6 @@ def test_a_collection_is_filled_ordered_and_deleted(
     api.delete_repo(repo)
     assert api.get_collection(made.slug).items == []
     with pytest.raises(HfHubHTTPError, match="401"):
-        anonymous.create_collection("x")
+        anonymous.create_collection("x", namespace="tests")
     api.delete_collection(made.slug)
     api.delete_collection(made.slug, missing_ok=True)
