@@ -11,7 +11,7 @@
     store                     all repositories of a data folder, and the first one
     repository, snapshot      one repository, and one commit of it
     discussion_store          the discussions and pull requests of a repository
-    git, trees, content       the only users of dulwich
+    git, refs, trees, content the only users of dulwich
     xorbs                     what Xet clients upload, and the files that it becomes
     blobs, tokens, names, http_errors
 
