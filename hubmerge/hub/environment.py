@@ -98,7 +98,8 @@ def _open_embedded(server: ServerState) -> Hub:
 
     # A program that calls `hubmerge.load` may have imported it before.
     constants.HF_HUB_OFFLINE = False
-    return Hub(server.url, lambda: server.token, server.data / "cache", "the embedded Hub")
+    cache = server.data / "cache"
+    return Hub(server.url, lambda: server.token, cache, "the embedded Hub", is_embedded=True)
 
 
 def _open_configured() -> Hub:

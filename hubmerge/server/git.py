@@ -116,6 +116,10 @@ class Git:
         ids = [oid for oid in oids if self._is_commit(oid)]
         return ids[0].decode() if len(ids) == 1 else None
 
+    def has_commit(self, sha: str) -> bool:
+        """Whether there is a commit with this full id."""
+        return len(sha) == _SHA_CHARS and self.expand_sha(sha) is not None
+
     def read_commit(self, sha: str) -> GitCommit:
         commit = self._objects[_to_oid(sha)]
         assert isinstance(commit, Commit)

@@ -79,8 +79,11 @@ def info(request: Request) -> Response:
     """Describe a repository at a revision."""
     repository = visible_repo(request)
     snapshot = repository.snapshot(request.path_params.get("revision", "main"))
-    description = describe_repo(repository, snapshot, blobs=query_flag(request, "blobs"))
     names = request.query_params.getlist("expand")
+    if names == ["sha"]:
+        # Asked for every step that is published: nothing of the files is read.
+        return JSONResponse({"id": str(repository.id), "sha": snapshot.sha})
+    description = describe_repo(repository, snapshot, blobs=query_flag(request, "blobs"))
     if names:
         description = select_properties(repository.id.kind, description, names)
     return JSONResponse(description)

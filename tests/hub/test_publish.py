@@ -35,7 +35,7 @@ from tests.hub.proxy import (
 
 ROOT = Path(__file__).parents[2]
 EVERY_REQUEST = (
-    "GET .*/refs", "GET .*/commits/", "GET .*/tree/", "POST .*/preupload/", "POST .*/objects/batch",
+    "GET .*/revision/", "GET .*/commits/", "GET .*/tree/", "POST .*/preupload/", "POST .*/objects/batch",
     "PUT .*sig=", "POST .*/validate-yaml", "POST .*/commit/", "POST .*/tag/",
 )  # fmt: skip
 
