@@ -114,7 +114,7 @@ def test_steps_are_sorted_and_a_tag_wins_over_a_branch_over_a_folder(
     main = commit(
         api, repo, checkpoint_2__config="2", checkpoint_16__config="16", checkpoint_4__config="4"
     )
-    branch(api, repo, "step4", "step8")
+    branch(api, repo, "step4", "step-8")
     api.create_tag(repo, tag="step8", revision=main)
     api.create_tag(repo, tag="best", revision=main)
     assert summarize(list_steps(hub, repo)) == [
