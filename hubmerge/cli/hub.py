@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hubmerge.cli import hub_tokens
+from hubmerge.cli import hub_disk, hub_tokens
 from hubmerge.cli.env_formats import EnvFormat, format_env
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )  # fmt: skip
 app.add_typer(hub_tokens.app, name="token")
+hub_disk.add_commands(app)
 
 
 @app.command("serve")

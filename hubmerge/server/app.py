@@ -24,16 +24,20 @@ from hubmerge.server import (
     repos,
     revisions,
     storage,
+    upkeep,
     xet,
 )
 from hubmerge.server.access import HubState
-from hubmerge.server.http_errors import HttpError, NotBuilt, RepoMissing
+from hubmerge.server.disk import is_disk_full
+from hubmerge.server.http_errors import DiskFull, HttpError, NotBuilt, RepoMissing
 from hubmerge.server.messages import RawPathMiddleware, http_error_response, not_unicode_response
+from hubmerge.server.multipart_store import remove_old_parts
 from hubmerge.server.request_ids import RequestIds
 from hubmerge.server.store import RepositoryStore, seed
 from hubmerge.server.tokens import FIRST_USER, Signer, Tokens
 from hubmerge.server.xorbs import Xorbs
 
+_DAY_S = 24 * 3600
 _log = logging.getLogger("uvicorn.error")
 
 # What else no route serves: old names without an owner, and paths that end early.
@@ -54,6 +58,7 @@ _ROUTES = [
     *commits.routes,
     *discussions.routes,
     *collections.routes,
+    *upkeep.routes,
 ]
 
 
@@ -61,9 +66,12 @@ def build_app(data: Path, seed_from: Path | None) -> ASGIApp:
     """The application for a data folder; the caller must hold the lock of the folder."""
     store = RepositoryStore(data)
     store.clean_up()
-    multipart.remove_old_parts(data / "parts")
+    # Their upload URLs have expired.
+    remove_old_parts(store.parts, _DAY_S)
     xorbs = Xorbs(data / "xorbs", store.blobs)
-    xorbs.clear_if_old()
+    if xorbs.age_s() > _DAY_S:
+        # The files of which they were parts exist without them.
+        xorbs.clear()
     tokens = Tokens(data)
     tokens.ensure_writer(FIRST_USER)
     if seed_from:
@@ -78,6 +86,8 @@ def build_app(data: Path, seed_from: Path | None) -> ASGIApp:
         exception_handlers={
             HttpError: http_error_response,
             UnicodeEncodeError: not_unicode_response,
+            OSError: _disk_error,
+            DiskFull: _disk_full_response,
             404: _no_route,
             500: _internal_error,
         },
@@ -93,6 +103,22 @@ def _no_route(request: Request, error: Exception) -> Response:
         return http_error_response(request, NotBuilt(message))
     # Clients report a 404 without a code as a broken endpoint, but a repository is missing.
     return http_error_response(request, RepoMissing(f"This Hub has nothing at {path[:200]}"))
+
+
+def _disk_error(request: Request, error: Exception) -> Response:
+    """A full disk is said so, with a status that clients do not retry."""
+    if not is_disk_full(error):
+        raise error
+    message = "The disk of this Hub is full: delete repositories, then run `hubmerge hub gc`."
+    return _disk_full_response(request, DiskFull(message))
+
+
+def _disk_full_response(request: Request, error: Exception) -> Response:
+    response = http_error_response(request, error)
+    if request.url.path.startswith("/cas/"):
+        # Xet clients retry any 5xx for minutes.
+        response.status_code = 413
+    return response
 
 
 def _internal_error(request: Request, error: Exception) -> Response:

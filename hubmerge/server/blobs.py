@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +39,24 @@ class BlobStore:
 
     def open(self, oid: str) -> BinaryIO:
         return self.path(oid).open("rb")
+
+    def touch(self, oid: str) -> bool:
+        """Whether a content exists; if so, it is as young as one that was just uploaded."""
+        try:
+            os.utime(self.path(oid))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def release(self, oid: str, age_s: float) -> None:
+        """Let a content count as uploaded so long ago, because what had it is deleted."""
+        with suppress(FileNotFoundError):
+            past = time.time() - age_s
+            os.utime(self.path(oid), (past, past))
+
+    def files(self) -> Iterator[Path]:
+        """The file of each content."""
+        return self.folder.glob("*/*/*")
 
     def remove(self, oid: str) -> None:
         """Delete a content for good; no error if it does not exist."""

@@ -20,7 +20,7 @@ from hubmerge.server.content import AddFile, AddLargeFile, Change, Delete
 from hubmerge.server.discussions import pull_request_url
 from hubmerge.server.http_errors import BadRequest, TooLarge
 from hubmerge.server.lfs import MAX_REGULAR_BYTES
-from hubmerge.server.messages import REPO_PATH, Json, base_url, query_flag
+from hubmerge.server.messages import REPO_PATH, Json, base_url, query_flag, receive_body
 
 _MAX_BYTES_IN_MEMORY = 4 << 20
 _MAX_BODY_BYTES = 1 << 30
@@ -38,10 +38,12 @@ async def commit(request: Request) -> Response:
     with tempfile.SpooledTemporaryFile(
         _MAX_BYTES_IN_MEMORY, dir=str(get_hub(request).store.tmp)
     ) as spool:
-        async for chunk in request.stream():
-            spool.write(chunk)
-            if spool.tell() > _MAX_BODY_BYTES:
-                raise TooLarge(f"More than {_MAX_BODY_BYTES} bytes in one commit: use LFS.")
+        await receive_body(
+            request,
+            spool.write,
+            _MAX_BODY_BYTES,
+            f"More than {_MAX_BODY_BYTES} bytes in one commit: use LFS.",
+        )
         spool.seek(0)
         return await run_in_threadpool(_commit, request, spool)
 

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from hubmerge.server.access import get_hub, requested_repo_id, writable_repo
 from hubmerge.server.content import is_ignored, is_lfs_path, lfs_patterns
+from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest, EntryMissing
 from hubmerge.server.messages import (
     REPO_PATH,
@@ -34,6 +35,8 @@ _LFS_MEDIA_TYPE = "application/vnd.git-lfs+json"
 def preupload(request: Request, body: Json) -> Response:
     """For each file: whether to use LFS, whether it is ignored, and the id of an existing one."""
     snapshot = writable_repo(request).snapshot(request.path_params["revision"])
+    # The first request of every upload: a full disk is known before anything is sent.
+    check_space(get_hub(request).store.data)
     files, gitignore = json_objects(body, "files"), body.get("gitIgnore")
     # The client sends the one that it uploads too; else that of the repository holds.
     gitignore = gitignore or snapshot.read(".gitignore").decode(errors="replace")
@@ -103,8 +106,10 @@ def _upload_actions(request: Request, object: Json, transfer: str) -> Json:
     oid, size = str(object.get("oid")), object.get("size")
     if not isinstance(size, int) or size < 0:
         raise BadRequest(f"The content {oid[:80]} must have a size in bytes.")
-    if get_hub(request).store.blobs.has(oid):
+    store = get_hub(request).store
+    if store.blobs.touch(oid):
         return {"oid": oid, "size": size}
+    check_space(store.data, size)
     if transfer == "multipart" and size:
         upload = part_actions(request, oid, size)
     else:

@@ -28,6 +28,7 @@ WEB_PATHS = ("/{kind:kind}/{owner:quoted}/{name:quoted}", "/{owner:quoted}/{name
 _NUMBER = re.compile("[0-9]{1,12}")
 _MAX_BODY_BYTES = 32 << 20
 _WRITTEN_AT_ONCE = 1 << 20
+_MAX_DRAINED_BYTES = 256 << 20
 
 
 class QuotedConvertor(Convertor[str]):
@@ -155,15 +156,25 @@ async def receive_body(
     request: Request, write: Callable[[bytearray], object], limit: int, too_large: str
 ) -> None:
     """Write the body in pieces, in a thread; raises TooLarge with that message over the limit."""
-    received, pending = 0, bytearray()
+    received, pending, failure = 0, bytearray(), None
     async for chunk in request.stream():
-        pending += chunk
         received += len(chunk)
         if received > limit:
             raise TooLarge(too_large)
+        if failure is None:
+            pending += chunk
+        elif received > _MAX_DRAINED_BYTES:
+            break
         if len(pending) >= _WRITTEN_AT_ONCE:
-            await run_in_threadpool(write, pending)
+            try:
+                await run_in_threadpool(write, pending)
+            except OSError as error:
+                # A client reads the response when it has sent all; else it sees a broken pipe,
+                # and tries again and again.
+                failure = error
             pending = bytearray()
+    if failure is not None:
+        raise failure
     await run_in_threadpool(write, pending)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import secrets
-import time
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -23,7 +22,6 @@ MAX_SINGLE_BYTES = 1 << 30
 
 _MIN_PART_BYTES, _MAX_PARTS = 16 << 20, 1000
 _UPLOAD = re.compile(r"[0-9a-f]{32}")
-_DAY_S = 24 * 3600
 
 
 def part_actions(request: Request, oid: str, size: int) -> Json:
@@ -74,13 +72,6 @@ def complete(request: Request, body: Json) -> Response:
     return Response()
 
 
-def remove_old_parts(folder: Path) -> None:
-    """Remove uploads that were given up: those without a part for a day, as their URLs expire."""
-    for file in folder.glob("*"):
-        if file.stat().st_mtime < time.time() - _DAY_S:
-            file.unlink(missing_ok=True)
-
-
 def signed_size(request: Request, subject: str) -> int:
     """The number of bytes for which a URL was signed; raises Forbidden."""
     query = request.query_params
@@ -99,9 +90,8 @@ def _sign(request: Request, subject: str, size: int) -> str:
 def _part_file(hub: HubState, upload: str) -> Path:
     if not _UPLOAD.fullmatch(upload):
         raise BadRequest("This is not the id of an upload.")
-    folder = hub.store.data / "parts"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / upload
+    hub.store.parts.mkdir(mode=0o700, exist_ok=True)
+    return hub.store.parts / upload
 
 
 _UPLOAD_PATH = "/lfs/{oid:quoted}/{upload:quoted}"

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,9 @@ from hubmerge.server.repository import RepoSettings, Repository
 
 TINY_CLIP = RepoId("models", "hubmerge", "tiny-clip")
 
+# Longer than any upload waits for its commit.
+_LONG_AGO_S = 24 * 3600
+
 # Author, date and message are fixed, so that the commit has the same id everywhere.
 _SEED_AUTHOR = "hubmerge"
 _SEED_DATE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,12 +44,14 @@ class RepositoryStore:
 
     repos/models/owner/name   bare git repositories
     blobs/aa/bb/<sha256>      large files
+    parts/                    uploads in parts that are not complete
     tmp/                      incomplete files; emptied at start
     """
 
     def __init__(self, data: Path) -> None:
         self.data = data
         self.tmp = data / "tmp"
+        self.parts = data / "parts"
         self.blobs = BlobStore(data / "blobs", self.tmp)
         self.redirects = Redirects(data)
         self._write_locks: dict[str, threading.Lock] = {}
@@ -120,29 +125,45 @@ class RepositoryStore:
         return sum(1 for kind in KINDS for _ in self.all(kind))
 
     def delete(self, id: RepoId) -> None:
-        """Delete a repository atomically; shared large files stay."""
+        """Delete a repository atomically; its large files stay until garbage is collected."""
         repository = self.find(id)
+        large_files = repository.large_files()
         trash = self.tmp / secrets.token_hex(8)
         with self._write_lock(id):
             os.rename(repository.folder, trash)
+        for oid in large_files:
+            self.blobs.release(oid, _LONG_AGO_S)
         shutil.rmtree(trash)
 
     def delete_large_files(self, id: RepoId, oids: Iterable[str]) -> None:
         """Delete large files of a repository for good, except those that another one has too."""
         own = set(oids) & self.find(id).large_files().keys()
-        with ExitStack() as locks:
-            # No commit may add a pointer to these files now. Sorted, or two calls would deadlock.
-            repositories = [repo for kind in sorted(KINDS) for repo in self.all(kind)]
-            for repo in repositories:
-                locks.enter_context(self._write_lock(repo.id))
+        # No commit may add a pointer to these files now.
+        with self.locked() as repositories:
             others = [repo.large_files() for repo in repositories if repo.id != id]
             for oid in own.difference(*others):
                 self.blobs.remove(oid)
 
+    @contextmanager
+    def locked(self) -> Iterator[list[Repository]]:
+        """All repositories, to which nobody commits meanwhile; none is created or moved."""
+        with ExitStack() as locks:
+            locks.enter_context(self._names_lock)
+            repositories = [repository for _, repository in self.every()]
+            for repo in repositories:  # sorted, or two calls would deadlock
+                locks.enter_context(self._write_lock(repo.id))
+            yield repositories
+
+    def every(self) -> Iterator[tuple[str, Repository]]:
+        """The repositories of all kinds, each with its kind, sorted."""
+        return ((kind, repo) for kind in sorted(KINDS) for repo in self.all(kind))
+
     def clean_up(self) -> None:
         """Remove what a killed process left: drafts, partial uploads, git locks. Not concurrent."""
-        shutil.rmtree(self.tmp, ignore_errors=True)
-        self.tmp.mkdir(parents=True, mode=0o700)
+        self.tmp.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in self.tmp.iterdir():
+            # The folder itself stays: it could not be created again on a full disk.
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         for stale in (self.data / "repos").glob("*/*/*/**/*.lock"):
             stale.unlink()
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import get_hub, require_writer, writable_repo
+from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest, EntryMissing, NotSignedIn
 from hubmerge.server.messages import REPO_PATH, Json, base_url, receive_body
 from hubmerge.server.xorbs import MAX_SHARD_BYTES, MAX_XORB_BYTES, parse_shard
@@ -30,6 +31,7 @@ def write_token(request: Request) -> Response:
     """Where and with which token the client uploads; both as JSON and as headers."""
     writable_repo(request)
     user, hub = require_writer(request), get_hub(request)
+    check_space(hub.store.data)
     namespace = hashlib.sha256(user.name.encode()).hexdigest()[:16]
     address = f"cas/{hub.xorbs.epoch}/{namespace}"
     signed = hub.signer.sign(address, 0)

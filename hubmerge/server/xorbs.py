@@ -26,7 +26,8 @@ from typing import IO, BinaryIO
 
 from hubmerge.durable import flush_to_disk, rename_into
 from hubmerge.server.blobs import BlobStore
-from hubmerge.server.http_errors import BadRequest, DiskFull
+from hubmerge.server.disk import check_space
+from hubmerge.server.http_errors import BadRequest
 
 # A client makes chunks of up to 128 KiB and xorbs of up to 64 MiB; these are limits for any client.
 MAX_XORB_BYTES = 80 << 20
@@ -44,7 +45,6 @@ _HAS_VERIFICATION, _HAS_SHA256 = 1 << 31, 1 << 30
 _END_OF_FILES = b"\xff" * 32
 _HASH = re.compile(r"[0-9a-f]{64}")
 _COPIED_AT_ONCE = 1 << 20
-_DAY_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,10 @@ class Xorbs:
         for path in self._folder.glob("*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def clear_if_old(self) -> None:
-        """Delete the xorbs if none is younger than a day: their files exist without them."""
+    def age_s(self) -> float:
+        """Seconds since the last xorb arrived; 0 if there are none."""
         times = [path.stat().st_mtime for path in self._folder.glob("*/*/*/*")]
-        if times and max(times) < time.time() - _DAY_S:
-            self.clear()
+        return time.time() - max(times) if times else 0.0
 
     def add(self, user: str, xorb: str, stored: BinaryIO) -> bool:
         """Decode a xorb and keep it; False if it exists already. Raises BadRequest."""
@@ -124,10 +123,9 @@ class Xorbs:
         """Store the files of a shard as large files; raises BadRequest, or DiskFull before it
         writes a file that does not fit."""
         for file in files:
-            if self._blobs.has(file.oid):
+            if self._blobs.touch(file.oid):
                 continue
-            if file.size > shutil.disk_usage(self._blobs.spool).free:
-                raise DiskFull(f"A file of {file.size} bytes does not fit on the disk of this Hub.")
+            check_space(self._blobs.spool, file.size)
             with self._blobs.receive() as incoming:
                 for segment in file.segments:
                     for chunk in self._read(user, segment):
