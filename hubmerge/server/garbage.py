@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from hubmerge.server.multipart_store import remove_old_parts
-from hubmerge.server.reachability import ReachabilityWalk
+from hubmerge.server.reachability import ReachabilityWalk, Reachable
 from hubmerge.server.store import RepositoryStore
 from hubmerge.server.xorbs import Xorbs
 
@@ -69,37 +71,39 @@ def collect_garbage(store: RepositoryStore, xorbs: Xorbs, dry_run: bool) -> Garb
 
 def measure_usage(store: RepositoryStore, xorbs: Xorbs) -> dict[str, object]:
     """Bytes on disk: of each repository, and of what is shared or not reachable."""
-    rows, reached, count = list[dict[str, object]](), dict[str, int](), dict[str, int]()
-    for kind, repository in store.every():
-        walk = ReachabilityWalk(repository.folder)
-        walk.from_refs()
-        walk.close()
-        files = walk.reached.large_files
-        reached |= files
-        for oid in files:
-            count[oid] = count.get(oid, 0) + 1
+    rows, count = list[dict[str, object]](), Counter[str]()
+    walks = [(kind, repo, _walk_refs(repo.folder)) for kind, repo in store.every()]
+    for _, _, reached in walks:
+        count.update(reached.large_files.keys())
+    for kind, repository, reached in walks:
+        files = reached.large_files
         rows.append(
             {
                 "repository": str(repository.id),
                 "kind": kind,
-                "commits": walk.reached.commits,
+                "commits": reached.commits,
                 "git_bytes": _size_of(p for p in repository.folder.rglob("*") if p.is_file()),
                 "large_bytes": sum(files.values()),
-                "large_files": files,
+                "own_bytes": sum(size for oid, size in files.items() if count[oid] == 1),
             }
         )
-    for row in rows:
-        files = row.pop("large_files")
-        assert isinstance(files, dict)
-        row["own_bytes"] = sum(size for oid, size in files.items() if count[oid] == 1)
     stored = list(store.blobs.files())
     return {
         "repositories": rows,
         "large_bytes": _size_of(stored),
-        "unreachable_bytes": _size_of(path for path in stored if path.name not in reached),
+        "unreachable_bytes": _size_of(path for path in stored if path.name not in count),
         "upload_bytes": xorbs.size() + _size_of(store.parts.glob("*")),
         "free_bytes": shutil.disk_usage(store.data).free,
     }
+
+
+def _walk_refs(folder: Path) -> Reachable:
+    walk = ReachabilityWalk(folder)
+    try:
+        walk.from_refs()
+    finally:
+        walk.close()
+    return walk.reached
 
 
 def _follow_pins(walks: list[ReachabilityWalk]) -> None:
@@ -108,15 +112,15 @@ def _follow_pins(walks: list[ReachabilityWalk]) -> None:
     while new := {pin for walk in walks for pin in walk.reached.pins} - followed:
         followed |= new
         for walk in walks:
-            walk.from_pins(pin for pin in new)
+            walk.from_pins(new)
 
 
 def _is_old(path: Path) -> bool:
     return path.stat().st_mtime < time.time() - _UPLOAD_TIME_S
 
 
-def _size_of(paths: object) -> int:
-    return sum(path.stat().st_size for path in paths)  # type: ignore[attr-defined]
+def _size_of(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
 
 
 def _delete(paths: list[Path]) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from hubmerge.cli.env_formats import EnvFormat, format_env
 from hubmerge.server import lease
@@ -76,3 +77,28 @@ def test_tokens_are_created_listed_and_revoked(tmp_path: Path) -> None:
     assert "Unknown token or user 'ada'" in unknown.output
     bad = run_command("hub", "token", "create", "--user", "../x", "--data", tmp_path)
     assert (bad.exit_code, "Invalid repository user" in bad.output) == (2, True)
+
+
+def test_disk_is_shown_freed_and_repositories_deleted(tmp_path: Path) -> None:
+    with lease(tmp_path) as server:
+        api = HfApi(endpoint=server.url, token=server.token)
+        api.create_repo("demo/m", repo_type="dataset")
+        api.upload_file(
+            path_or_fileobj=b"x" * 5000, path_in_repo="w.bin", repo_id="demo/m", repo_type="dataset"
+        )
+        at = ("--data", tmp_path)
+        table = run_command("hub", "usage", *at)
+        assert "demo/m" in table.stdout
+        assert "5.0 kB" in table.stdout
+        assert "Large files:" in table.stderr
+        missing = run_command("hub", "delete", "demo/m", *at)
+        assert "has no model 'demo/m'" in missing.stderr
+        asked = run_command("hub", "delete", "demo/m", "--kind", "dataset", *at)
+        assert (asked.exit_code, "2 commits, and 5.0 kB" in asked.stderr) == (2, True)
+        done = run_command("hub", "delete", "demo/m", "--kind", "dataset", "--yes", *at)
+        assert "frees 5.0 kB" in done.stderr
+        for dry, remaining in ((["--dry-run"], 1), ([], 0)):
+            result = run_command("hub", "gc", *dry, "--json", *at)
+            assert json.loads(result.stdout)["large_bytes"] == 5000
+            files = list((tmp_path / "blobs").glob("*/*/*"))
+            assert sum(file.stat().st_size == 5000 for file in files) == remaining
