@@ -24,7 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )  # fmt: skip
 app.add_typer(hub_tokens.app, name="token")
-hub_disk.add_commands(app)
 
 
 @app.command("serve")
@@ -128,3 +127,6 @@ def _run(words: list[str], environment: dict[str, str]) -> int:
 
 def _reset_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+hub_disk.add_commands(app)
