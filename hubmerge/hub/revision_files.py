@@ -89,7 +89,10 @@ class _CachedFiles:
             huggingface_hub.utils.hf_raise_for_status(response)  # type: ignore[attr-defined]
             return list(response.json()["files"])
 
-        files = self._hub.call(f"reading {self._name} of {self._repo_id}", post)
+        try:
+            files = self._hub.call(f"reading {self._name} of {self._repo_id}", post)
+        except NotOnHub:
+            return {}  # a server of an earlier version does not know the question
         fetched: dict[Any, bytes | None] = {}
         for key, file in zip(wanted, files, strict=True):
             if file is None:

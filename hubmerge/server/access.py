@@ -123,6 +123,16 @@ def readable_repo(request: Request) -> Repository:
     return repository
 
 
+def contributable_repo(request: Request) -> Repository:
+    """The repository in the URL, if the user may propose changes to it and upload files for them.
+
+    Everybody who sees it may, with a token that may write: a proposal changes nothing by itself.
+    """
+    repository = visible_repo(request)
+    require_writer(request)
+    return repository
+
+
 def writable_repo(request: Request) -> Repository:
     """The repository in the URL, if the user may change it."""
     repository = visible_repo(request)

@@ -10,7 +10,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.server.access import require_writer, visible_repo, writable_repo
+from hubmerge.server.access import (
+    check_owner,
+    contributable_repo,
+    require_writer,
+    visible_repo,
+    writable_repo,
+)
 from hubmerge.server.discussion_store import Discussion, Event, Status
 from hubmerge.server.http_errors import BadRequest, Conflict, EntryMissing
 from hubmerge.server.info import format_time
@@ -39,7 +45,7 @@ def listing(request: Request) -> Response:
 
 def create(request: Request, body: Json) -> Response:
     """Open a discussion or, with "pullRequest", a draft that commits to its ref will fill."""
-    repository, author = writable_repo(request), require_writer(request).name
+    repository, author = contributable_repo(request), require_writer(request).name
     title = _read_title(body.get("title"))
     description = _read_text(body.get("description"))
     discussion = repository.open_discussion(
@@ -93,7 +99,7 @@ def comment(request: Request, body: Json) -> Response:
     author, text = require_writer(request).name, _read_text(body.get("comment"))
     if not text:
         raise BadRequest("A comment needs a text.")
-    item = _change(request, lambda item: item.with_comment(author, text))
+    item = _change(request, lambda item: item.with_comment(author, text), by_anyone=True)
     return JSONResponse({"newMessage": _event_to_json(item.events[-1])})
 
 
@@ -134,9 +140,15 @@ def _find_discussion(request: Request, repository: Repository) -> Discussion:
     raise EntryMissing(f"{repository.id} has no discussion or pull request {number[:20]!r}.")
 
 
-def _change(request: Request, change: Callable[[Discussion], Discussion]) -> Discussion:
-    repository = writable_repo(request)
-    return repository.change_discussion(_find_discussion(request, repository).number, change)
+def _change(
+    request: Request, change: Callable[[Discussion], Discussion], by_anyone: bool = False
+) -> Discussion:
+    """Change a discussion, if the user opened it or may change the repository."""
+    repository, user = contributable_repo(request), require_writer(request)
+    item = _find_discussion(request, repository)
+    if not by_anyone and item.author != user.name:
+        check_owner(request, user, repository.id)
+    return repository.change_discussion(item.number, change)
 
 
 def _read_title(value: object) -> str:

@@ -213,10 +213,9 @@ class Git:
 
 
 def init_git(folder: Path) -> None:
-    """Create an empty bare repository in a new folder, with fsync and without reflogs."""
+    """Create an empty bare repository in a new folder, without reflogs."""
     with Repo.init_bare(str(folder), mkdir=True, default_branch=b"main") as repo:
         config = repo.get_config()
-        config.set((b"core",), b"fsyncObjectFiles", True)
         config.set((b"core",), b"logAllRefUpdates", False)
         config.write_to_path()
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.server.access import get_hub, requested_repo_id, writable_repo
+from hubmerge.server.access import contributable_repo, get_hub, requested_repo_id
 from hubmerge.server.content import is_ignored, is_lfs_path, lfs_patterns
 from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest, EntryMissing
@@ -34,7 +34,7 @@ _LFS_MEDIA_TYPE = "application/vnd.git-lfs+json"
 
 def preupload(request: Request, body: Json) -> Response:
     """For each file: whether to use LFS, whether it is ignored, and the id of an existing one."""
-    snapshot = writable_repo(request).snapshot(request.path_params["revision"])
+    snapshot = contributable_repo(request).snapshot(request.path_params["revision"])
     # The first request of every upload: a full disk is known before anything is sent.
     check_space(get_hub(request).store.data)
     files, gitignore = json_objects(body, "files"), body.get("gitIgnore")
@@ -49,7 +49,7 @@ def preupload(request: Request, body: Json) -> Response:
 
 def batch(request: Request, body: Json) -> Response:
     """The upload URL of each content; none for a content that exists already."""
-    writable_repo(request)
+    contributable_repo(request)
     if body.get("operation") != "upload":
         raise BadRequest("Only uploads go by LFS here: download files by /resolve/.")
     objects = json_objects(body, "objects")
@@ -60,7 +60,7 @@ def batch(request: Request, body: Json) -> Response:
 
 def verify(request: Request, body: Json) -> Response:
     """Check that a content arrived completely."""
-    writable_repo(request)
+    contributable_repo(request)
     blobs, oid = get_hub(request).store.blobs, str(body.get("oid"))
     if not blobs.has(oid) or blobs.size(oid) != body.get("size"):
         raise EntryMissing(f"The content {oid} did not arrive.")

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.server.access import get_hub, require_writer, writable_repo
+from hubmerge.server.access import contributable_repo, get_hub, require_writer
 from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest, EntryMissing, NotSignedIn
 from hubmerge.server.messages import REPO_PATH, Json, base_url, receive_body
@@ -29,7 +29,7 @@ _MAX_IN_MEMORY = 1 << 20
 
 def write_token(request: Request) -> Response:
     """Where and with which token the client uploads; both as JSON and as headers."""
-    writable_repo(request)
+    contributable_repo(request)
     user, hub = require_writer(request), get_hub(request)
     check_space(hub.store.data)
     namespace = hashlib.sha256(user.name.encode()).hexdigest()[:16]

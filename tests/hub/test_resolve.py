@@ -152,6 +152,9 @@ def test_a_missing_revision_names_the_steps_that_exist(hub: Hub, repo: str, api:
         with pytest.raises(NotOnHub, match=f"no revision '{name}'") as caught:
             resolve(hub, parse_ref(f"{repo}@{name}"))
         assert caught.value.hint == f"It has the steps 2, 4: write {repo}@step-004."
+    with pytest.raises(NotOnHub) as caught:
+        resolve(hub, parse_ref(f"{repo}@step1"))
+    assert caught.value.hint.endswith(f"write {repo}@step2.")  # the nearest step
 
 
 def test_a_long_list_of_steps_is_shortened(hub: Hub, repo: str, proxy: Proxy) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hubmerge.errors import HubmergeError
@@ -74,6 +74,31 @@ def test_users_write_to_their_own_and_to_those_of_teams(bob: HfApi, api: HfApi) 
     api.upload_file(path_or_fileobj=b"y", path_in_repo="x", repo_id="team-of-all/model")
     assert "team-of-all" in {org["name"] for org in bob.whoami()["orgs"]}
     assert "local" not in {org["name"] for org in bob.whoami()["orgs"]}
+
+
+def test_who_sees_a_repository_may_propose_changes(bob: HfApi, api: HfApi, tmp_path: Path) -> None:
+    api.create_repo("local/proposed-to", exist_ok=True)
+    (tmp_path / "w.bin").write_bytes(b"proposed")
+    add = CommitOperationAdd("w.bin", tmp_path / "w.bin")
+    opened = bob.create_commit("local/proposed-to", [add], commit_message="new", create_pr=True)
+    assert opened.pr_num == 1
+    to_one, to_other = (CommitOperationAdd("a.txt", b"a") for _ in range(2))
+    bob.create_commit("local/proposed-to", [to_one], commit_message="more", revision="refs/pr/1")
+    bob.comment_discussion("local/proposed-to", 1, "Please look")
+    bob.rename_discussion("local/proposed-to", 1, "Better weights")
+    theirs = api.create_discussion("local/proposed-to", "Plans", pull_request=True)
+    for call in (
+        lambda: bob.merge_pull_request("local/proposed-to", 1),
+        lambda: bob.rename_discussion("local/proposed-to", theirs.num, "Mine"),
+        lambda: bob.create_commit(
+            "local/proposed-to", [to_other], commit_message="x", revision=f"refs/pr/{theirs.num}"
+        ),
+    ):
+        with pytest.raises(HfHubHTTPError) as refused:
+            call()
+        assert refused.value.response.status_code == 403
+    api.merge_pull_request("local/proposed-to", 1)
+    assert bob.list_repo_files("local/proposed-to") == [".gitattributes", "a.txt", "w.bin"]
 
 
 def test_the_token_of_the_commands_stays(tmp_path: Path) -> None:
