@@ -53,6 +53,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.select
+	$(BIN)/python -m benchmarks.hub_scale
 	$(BIN)/python -m benchmarks.moe_layer
 	$(BIN)/python -m benchmarks.runner
 

@@ -34,7 +34,8 @@ from hubmerge.opening.publication import (
     parse_matching_lock,
     read_folder_lock,
 )
-from hubmerge.opening.references import CARD, pin, pin_revision
+from hubmerge.opening.references import CARD, pin, pin_revisions
+from hubmerge.progress import no_progress
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.routing import ROUTING_JSON as ROUTING
 from hubmerge.routing import Routing, parse_routing, read_routing
@@ -177,7 +178,9 @@ def _read_forgetting(hub: Hub, pinned: PinnedModel, manifest: Manifest) -> Forge
 
 def _step_tags(hub: Hub, repo_id: str) -> tuple[StepTag, ...]:
     """Return the steps of a repository, each with the accuracy in its manifest."""
-    return tuple(_step_tag(pin_revision(hub, step), step) for step in list_steps(hub, repo_id))
+    steps = list_steps(hub, repo_id)
+    models = pin_revisions(hub, steps, no_progress)
+    return tuple(_step_tag(model, step) for model, step in zip(models, steps, strict=True))
 
 
 def _step_tag(pinned: PinnedModel, revision: Revision) -> StepTag:

@@ -35,6 +35,7 @@ from hubmerge.opening.references import (
     open_delta_base,
     open_pinned,
     pin_revision,
+    pin_revisions,
     require_steps,
     source_of,
 )
@@ -72,7 +73,7 @@ def store_as_deltas(
     Before a delta is tagged, it is downloaded, restored and compared with the original. Raises
     UsageError if a step is not fully fine-tuned, or if its delta would not be smaller.
     """
-    pinned = [pin_revision(hub, revision) for revision in _find_steps(hub, repo, steps)]
+    pinned = pin_revisions(hub, _find_steps(hub, repo, steps), progress)
     raise_together(UsageError, list(_find_problems(pinned, repo, to)))
     check_repository_kind(hub, to, "expert")
     published = [_find_published(hub, step, to) for step in pinned]

@@ -10,7 +10,8 @@ from hubmerge.errors import DataError
 from hubmerge.hub.client import Hub
 from hubmerge.manifest import Manifest
 from hubmerge.opening.opened_model import PinnedModel
-from hubmerge.opening.references import pin, pin_revision, require_steps
+from hubmerge.opening.references import pin, pin_revisions, require_steps
+from hubmerge.progress import no_progress
 from hubmerge.refs import ModelRef
 from hubmerge.scores import Score, ScoreLog, UpcyclingScore, display_names, upcycling
 
@@ -129,7 +130,7 @@ def _pin_models(hub: Hub, refs: Sequence[ModelRef]) -> list[PinnedModel]:
         if ref.repo_id is None or ref.revision:
             models.append(pin(hub, ref))
         else:
-            models += [pin_revision(hub, step) for step in require_steps(hub, ref.repo_id)]
+            models += pin_revisions(hub, require_steps(hub, ref.repo_id), no_progress)
     return models
 
 

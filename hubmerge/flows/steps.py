@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, format_ref
 from hubmerge.manifest import ValidationPoint
-from hubmerge.opening.references import pin_revision
+from hubmerge.opening.opened_model import PinnedModel
+from hubmerge.opening.references import pin_revisions
 from hubmerge.progress import Progress
 from hubmerge.refs import Revision, is_sha
 
 BEST, STOPPED, LAST = "best", "early stop", "last"
-_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ class Step:
 
 def describe_steps(hub: Hub, repos: Sequence[str], progress: Progress) -> list[Step]:
     """Return the steps of every repository, run after run and rising."""
-    revisions = [find_steps(hub, repo, progress) for repo in dict.fromkeys(repos)]
-    total, steps = sum(map(len, revisions)), list[Step]()
-    for repository_steps in revisions:
-        described = []
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for step in pool.map(lambda revision: _describe(hub, revision), repository_steps):
-                described.append(step)
-                progress(step.ref, len(steps) + len(described), total)
-        steps += add_marks(described)
+    steps = list[Step]()
+    for repo in dict.fromkeys(repos):
+        revisions = find_steps(hub, repo, progress)
+        # Commits pushed by a Trainer have no manifest, and there may be thousands.
+        pinned = iter(pin_revisions(hub, [r for r in revisions if not r.run], progress))
+        models = [PinnedModel(r, None) if r.run else next(pinned) for r in revisions]
+        steps += add_marks(
+            [_describe(r, model) for r, model in zip(revisions, models, strict=True)]
+        )
     return steps
 
 
@@ -81,9 +80,8 @@ def _marks(step: Step, best: Step | None, last: Step | None) -> Iterator[str]:
         yield LAST
 
 
-def _describe(hub: Hub, revision: Revision) -> Step:
-    # Commits pushed by a Trainer have no manifest, and there may be thousands.
-    manifest = None if revision.run else pin_revision(hub, revision).manifest
+def _describe(revision: Revision, model: PinnedModel) -> Step:
+    manifest = model.manifest
     training = manifest.training if manifest else {}
     return Step(
         repo_id=str(revision.ref.repo_id),

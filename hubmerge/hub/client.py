@@ -39,7 +39,7 @@ class Hub:
     `sign_in` returns the token, None without one, or raises HubmergeError; the first call needs it.
     `deadline_s` is the longest that one call may take, retries included. Transfers get more time,
     by their size. `step_pattern` finds the step in the names of revisions and folders, in its first
-    group, where the usual names do not fit.
+    group, where the usual names do not fit. The embedded Hub reads a file at many commits at once.
     """
 
     endpoint: str
@@ -48,6 +48,7 @@ class Hub:
     name: str
     deadline_s: float = 60.0
     step_pattern: re.Pattern[str] | None = None
+    is_embedded: bool = False
 
     @cached_property
     def token(self) -> str | None:

@@ -21,7 +21,7 @@ from hubmerge.errors import HubUnreachable, IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.client_errors import no_token_error, wait_before_retry
 from hubmerge.hub.fetch import HubFile, list_files, same_bytes
-from hubmerge.hub.step_names import list_refs
+from hubmerge.hub.step_names import list_refs, read_commit_of
 from hubmerge.refs import ModelRef, Revision, check_inner_path
 
 T = TypeVar("T")
@@ -154,6 +154,9 @@ def _find_tagged(hub: Hub, publication: Publication) -> str | None:
     """The commit of the tag, if the tag exists; raises IntegrityError if it has other bytes."""
     if publication.tag is None:
         return None
+    # All refs are read only if there may be such a tag: a new step costs the same among thousands.
+    if read_commit_of(hub, publication.repo_id, publication.tag) is None:
+        return None
     commit = list_refs(hub, publication.repo_id).tags.get(publication.tag)
     return check_commit(hub, publication, commit) if commit else None
 
@@ -222,7 +225,7 @@ def _commit_folder(hub: Hub, publication: Publication) -> str:
 
 def read_head(hub: Hub, repo_id: str) -> str | None:
     """The newest commit of main; None in an empty repository."""
-    return list_refs(hub, repo_id).branches.get("main")
+    return read_commit_of(hub, repo_id, "main")
 
 
 def read_main(hub: Hub, publication: Publication) -> tuple[str | None, dict[str, HubFile]]:

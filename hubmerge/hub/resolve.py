@@ -162,7 +162,11 @@ def _steps_hint(ref: ModelRef, steps: Sequence[Revision]) -> str:
     shown = [str(revision.step) for revision in steps]
     if len(shown) > _MAX_SHOWN_STEPS:
         shown[_MAX_SHOWN_STEPS - 2 : -1] = ["..."]
-    return f"It has the steps {', '.join(shown)}: write {format_ref(steps[-1])}."
+    asked = step_of(ref.revision or "")
+    nearest = min(
+        reversed(steps), key=lambda item: 0 if asked is None else abs((item.step or 0) - asked)
+    )
+    return f"It has the steps {', '.join(shown)}: write {format_ref(nearest)}."
 
 
 def format_ref(revision: Revision) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import huggingface_hub
 
-from hubmerge.errors import UsageError
+from hubmerge.errors import NotOnHub, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.refs import (
     ModelRef,
@@ -44,6 +44,21 @@ def list_refs(hub: Hub, repo_id: str) -> Refs:
         _safe_refs((tag.name, tag.target_commit) for tag in refs.tags),
         _safe_refs((branch.name, branch.target_commit) for branch in refs.branches),
     )
+
+
+def read_commit_of(hub: Hub, repo_id: str, name: str) -> str | None:
+    """The commit of a branch or a tag, None if there is none; raises NotOnHub without repository.
+
+    One small request, however many refs there are.
+    """
+    action = f"reading {repo_id}@{name}"
+    try:
+        info = hub.call(action, lambda api: api.model_info(repo_id, revision=name, expand=["sha"]))
+    except NotOnHub as error:
+        if isinstance(error.__cause__, huggingface_hub.errors.RevisionNotFoundError):
+            return None
+        raise
+    return str(info.sha) if is_sha(str(info.sha)) else None
 
 
 def named_steps(repo_id: str, refs: Refs, pattern: re.Pattern[str] | None = None) -> list[Revision]:

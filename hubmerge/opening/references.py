@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +17,12 @@ from hubmerge.errors import IntegrityError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, list_files, read_file
 from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
+from hubmerge.hub.revision_files import read_at_revisions
 from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, parse_manifest
 from hubmerge.opening.delta import DELTA_JSON, DeltaManifest, is_delta, read_delta, restore_to_cache
 from hubmerge.opening.integrity import check_manifest
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
+from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.weights.adapter_config import read_config_bytes
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
@@ -61,7 +64,16 @@ def pin(hub: Hub, ref: ModelRef) -> PinnedModel:
 
 def pin_revision(hub: Hub, revision: Revision) -> PinnedModel:
     """Read the manifest of a revision; the step in it overrides the step in the name."""
-    data = read_file(hub, revision, MANIFEST_JSON)
+    return _with_manifest(revision, read_file(hub, revision, MANIFEST_JSON))
+
+
+def pin_revisions(hub: Hub, revisions: Sequence[Revision], progress: Progress) -> list[PinnedModel]:
+    """Read the manifests of many revisions, as `pin_revision` does; known ones are not read."""
+    manifests = read_at_revisions(hub, revisions, MANIFEST_JSON, progress)
+    return [_with_manifest(*item) for item in zip(revisions, manifests, strict=True)]
+
+
+def _with_manifest(revision: Revision, data: bytes | None) -> PinnedModel:
     if data is None:
         return PinnedModel(revision, None)
     manifest = parse_manifest(data, revision.label)

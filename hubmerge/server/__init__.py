@@ -2,15 +2,17 @@
 
     process, leases, state    one server per data folder: run it, share it, find it
     app                       the ASGI application with all routes
-    account, repos, revisions, files, lfs, storage, commits, discussions
+    account, repos, revisions, files, lfs, multipart, xet, storage, commits, discussions,
+    collections
                               one file per group of endpoints
     access                    the user of a request and their permissions
     messages, info            reading requests and building responses
     ------------------------------------------------------------ below: no HTTP, only files
     store                     all repositories of a data folder, and the first one
     repository, snapshot      one repository, and one commit of it
-    pulls                     the pull requests of a repository
-    git, trees, content       the only users of dulwich
+    discussion_store          the discussions and pull requests of a repository
+    git, refs, trees, content the only users of dulwich
+    xorbs                     what Xet clients upload, and the files that it becomes
     blobs, tokens, names, http_errors
 
 Importing this package loads neither a web server nor dulwich; `serve` does.

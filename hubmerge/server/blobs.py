@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from hubmerge.durable import flush_to_disk, rename_into
+from hubmerge.durable import flush_to_disk, hash_file, rename_into
 from hubmerge.server.http_errors import BadRequest
 
 _OID = re.compile(r"[0-9a-f]{64}")
@@ -38,6 +40,24 @@ class BlobStore:
     def open(self, oid: str) -> BinaryIO:
         return self.path(oid).open("rb")
 
+    def touch(self, oid: str) -> bool:
+        """Whether a content exists; if so, it is as young as one that was just uploaded."""
+        try:
+            os.utime(self.path(oid))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def release(self, oid: str, age_s: float) -> None:
+        """Let a content count as uploaded so long ago, because what had it is deleted."""
+        with suppress(FileNotFoundError):
+            past = time.time() - age_s
+            os.utime(self.path(oid), (past, past))
+
+    def files(self) -> Iterator[Path]:
+        """The file of each content."""
+        return self.folder.glob("*/*/*")
+
     def remove(self, oid: str) -> None:
         """Delete a content for good; no error if it does not exist."""
         self.path(oid).unlink(missing_ok=True)
@@ -59,6 +79,18 @@ class BlobStore:
                 incoming.write(chunk)
             incoming.store(oid, size)
 
+    def move_in(self, file: Path, oid: str, size: int) -> None:
+        """Move a complete file into the store; raises BadRequest, and removes the file, if its
+        sha256 or size differ.
+        """
+        with file.open("rb+") as content:
+            received = hash_file(file), file.stat().st_size
+            if received != (oid, size):
+                file.unlink()
+                raise _differs(received, (oid, size))
+            flush_to_disk(content)
+        rename_into(file, self.path(oid))
+
 
 class IncomingBlob:
     """A content that is being received, hashed while it is written."""
@@ -76,11 +108,15 @@ class IncomingBlob:
 
     def store(self, oid: str, size: int) -> None:
         """Move the content into the store, if its size and sha256 are as announced."""
-        sha256 = self._digest.hexdigest()
-        if (sha256, self.size) != (oid, size):
-            raise BadRequest(
-                f"Received {self.size} bytes with sha256 {sha256}, expected {size} bytes "
-                f"with sha256 {oid}."
-            )
+        received = self._digest.hexdigest(), self.size
+        if received != (oid, size):
+            raise _differs(received, (oid, size))
         flush_to_disk(self._file)
         rename_into(Path(self._file.name), self._blobs.path(oid))
+
+
+def _differs(received: tuple[str, int], announced: tuple[str, int]) -> BadRequest:
+    return BadRequest(
+        f"Received {received[1]} bytes with sha256 {received[0]}, expected {announced[1]} bytes "
+        f"with sha256 {announced[0]}."
+    )

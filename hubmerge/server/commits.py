@@ -14,12 +14,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.server.access import get_hub, require_writer, writable_repo
+from hubmerge.server.access import contributable_repo, get_hub, require_writer, writable_repo
+from hubmerge.server.card_rules import card_problems
 from hubmerge.server.content import AddFile, AddLargeFile, Change, Delete
+from hubmerge.server.discussion_store import PULL
 from hubmerge.server.discussions import pull_request_url
 from hubmerge.server.http_errors import BadRequest, TooLarge
 from hubmerge.server.lfs import MAX_REGULAR_BYTES
-from hubmerge.server.messages import REPO_PATH, Json, base_url, query_flag
+from hubmerge.server.messages import REPO_PATH, Json, base_url, query_flag, receive_body
+from hubmerge.server.repository import Repository
 
 _MAX_BYTES_IN_MEMORY = 4 << 20
 _MAX_BODY_BYTES = 1 << 30
@@ -33,21 +36,23 @@ async def commit(request: Request) -> Response:
     The lines are spooled to disk, so the body may be large.
     """
     # Checked before the body is read, so that a stranger cannot fill the disk.
-    await run_in_threadpool(writable_repo, request)
+    await run_in_threadpool(_target_repo, request)
     with tempfile.SpooledTemporaryFile(
         _MAX_BYTES_IN_MEMORY, dir=str(get_hub(request).store.tmp)
     ) as spool:
-        async for chunk in request.stream():
-            spool.write(chunk)
-            if spool.tell() > _MAX_BODY_BYTES:
-                raise TooLarge(f"More than {_MAX_BODY_BYTES} bytes in one commit: use LFS.")
+        await receive_body(
+            request,
+            spool.write,
+            _MAX_BODY_BYTES,
+            f"More than {_MAX_BODY_BYTES} bytes in one commit: use LFS.",
+        )
         spool.seek(0)
         return await run_in_threadpool(_commit, request, spool)
 
 
 def _commit(request: Request, body: IO[bytes]) -> Response:
     repository, lines, author = (
-        writable_repo(request),
+        _target_repo(request),
         _read_lines(body),
         require_writer(request).name,
     )
@@ -66,6 +71,19 @@ def _commit(request: Request, body: IO[bytes]) -> Response:
         sha = repository.commit(branch, changes, message, author=author, parent=parent)
     url = f"{base_url(request)}/{repository.id.web_path}/commit/{sha}"
     return JSONResponse({**result, "commitOid": sha, "commitUrl": url})
+
+
+def _target_repo(request: Request) -> Repository:
+    """The repository, if the user may commit there: to their own pull request, or anywhere."""
+    branch = request.path_params["revision"]
+    if query_flag(request, "create_pr"):
+        return contributable_repo(request)
+    if branch.startswith(PULL):
+        repository, user = contributable_repo(request), require_writer(request)
+        pulls = {pull.ref: pull for pull in repository.discussions()}
+        if branch in pulls and pulls[branch].author == user.name:
+            return repository
+    return writable_repo(request)
 
 
 def _read_lines(body: IO[bytes]) -> Iterator[tuple[str, Json]]:
@@ -103,7 +121,12 @@ def _parse_change(key: str, value: Json) -> Change:
     path = str(value.get("path") or "")
     match key:
         case "file":
-            return AddFile(path, _decode_content(path, value))
+            content = _decode_content(path, value)
+            if path == "README.md" and (
+                problems := card_problems(content.decode(errors="replace"))
+            ):
+                raise BadRequest(f"Invalid metadata in README.md. {' '.join(problems)}")
+            return AddFile(path, content)
         case "lfsFile":
             return AddLargeFile(path, str(value.get("oid")), _parse_size(path, value))
         case "deletedFile" | "deletedFolder":

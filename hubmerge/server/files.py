@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from starlette.routing import Route
 
 from hubmerge.server.access import readable_repo, requested_repo_id
 from hubmerge.server.git import GitCommit
+from hubmerge.server.http_errors import BadRequest
 from hubmerge.server.info import format_time, lfs_to_json
 from hubmerge.server.messages import (
     REPO_PATH,
@@ -22,12 +24,14 @@ from hubmerge.server.messages import (
     paginate,
     query_flag,
     with_form,
+    with_json,
 )
-from hubmerge.server.snapshot import File, Snapshot
+from hubmerge.server.snapshot import File, Snapshot, read_at_commits
 
 _PAGE_SIZE = 1000
 _EXPANDED_PAGE_SIZE = 50
 _CHUNK_BYTES = 1 << 20
+_MAX_COMMITS, _MAX_SMALL_BYTES = 1000, 64 << 10
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
@@ -53,6 +57,20 @@ def paths_info(request: Request, form: dict[str, list[str]]) -> Response:
     snapshot = readable_repo(request).snapshot(request.path_params["revision"])
     files = snapshot.find_files(form.get("paths", []))
     return JSONResponse(_files_to_json(snapshot, files, is_true(form.get("expand", [""])[0])))
+
+
+def at_commits(request: Request, body: Json) -> Response:
+    """The contents of small files at many commits; null for others, which a client reads one by
+    one. Only commands of hubmerge ask this.
+    """
+    paths = body.get("paths")
+    if not isinstance(paths, list) or len(paths) > _MAX_COMMITS:
+        raise BadRequest(f'"paths" must be a list of up to {_MAX_COMMITS} commits and paths.')
+    if not all(isinstance(item, list) and [*map(type, item)] == [str, str] for item in paths):
+        raise BadRequest("Each path must be a list of a commit and a path.")
+    wanted = [(sha, path) for sha, path in paths]
+    read = read_at_commits(readable_repo(request).folder, wanted, _MAX_SMALL_BYTES)
+    return JSONResponse({"files": [_small_file_to_json(file) for file in read]})
 
 
 def resolve(request: Request) -> Response:
@@ -94,6 +112,13 @@ def parse_range(header: str, size: int) -> range | None:
 def _files_to_json(snapshot: Snapshot, files: list[File], expand: bool) -> list[Json]:
     changes = snapshot.last_changes(file.path for file in files) if expand else {}
     return [_file_to_json(file, changes.get(file.path)) for file in files]
+
+
+def _small_file_to_json(file: tuple[str, bytes] | None) -> Json | None:
+    if file is None:
+        return None
+    oid, content = file
+    return {"oid": oid, "content": base64.b64encode(content).decode() if oid else None}
 
 
 def _file_to_json(file: File, change: GitCommit | None) -> Json:
@@ -138,5 +163,10 @@ routes = [
     Route(REPO_PATH + "/tree/{revision:quoted}", tree),
     Route(REPO_PATH + "/tree/{revision:quoted}/{path:rest}", tree),
     Route(REPO_PATH + "/paths-info/{revision:quoted}", with_form(paths_info), methods=["POST"]),
+    Route(
+        "/api/hubmerge/files/{kind:kind}/{owner:quoted}/{name:quoted}",
+        with_json(at_commits),
+        methods=["POST"],
+    ),
     *(Route(web + "/resolve/{revision:quoted}/{path:rest}", resolve) for web in WEB_PATHS),
 ]

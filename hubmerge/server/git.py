@@ -1,4 +1,4 @@
-"""One bare git repository: refs, commits and blobs. With `trees`, the only user of dulwich."""
+"""One bare git repository: refs, commits and blobs. Few other files use dulwich."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from posixpath import join
 
@@ -14,10 +14,11 @@ from dulwich.errors import NotTreeError, RefFormatError
 from dulwich.file import FileLocked
 from dulwich.object_store import DiskObjectStore, tree_lookup_path
 from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
-from dulwich.refs import DiskRefsContainer, Ref, check_ref_format
+from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
 from hubmerge.server.http_errors import Conflict
+from hubmerge.server.refs import RefStore
 from hubmerge.server.trees import FOLDER_MODE, TreeEditor, read_tree
 
 # A path, and the blob to put there; None removes the path.
@@ -63,7 +64,7 @@ class Git:
         # Opened at each request, so without dulwich's Repo, which reads the configuration first.
         self._folder = folder
         self._objects = DiskObjectStore(str(folder / "objects"), fsync_object_files=True)
-        self._refs = DiskRefsContainer(str(folder))
+        self._refs = RefStore(folder, partial(_peel_tag, folder))
 
     def __enter__(self) -> Git:
         return self
@@ -73,18 +74,16 @@ class Git:
 
     def refs(self, prefix: str) -> dict[str, str]:
         """The names below a prefix ("refs/heads/") and their commits."""
-        names = self._refs.subkeys(Ref(prefix.encode()))
-        commits = {name.decode(): self._read_ref(prefix + name.decode()) for name in sorted(names)}
-        return {name: sha for name, sha in commits.items() if sha}
+        return self._refs.commits(prefix)
 
     def ref(self, name: str) -> str | None:
         """The commit of a full ref name; tag objects are resolved to their commit."""
-        return self._read_ref(name) if check_ref_format(Ref(name.encode())) else None
+        return self._refs.commit(name) if check_ref_format(Ref(name.encode())) else None
 
     def add_ref(self, name: str, sha: str) -> bool:
-        """Create a ref; False if it exists already."""
+        """Create a ref; False if it exists already. The caller holds the repository's lock."""
         try:
-            return self._refs.add_if_new(Ref(name.encode()), ObjectID(sha.encode()))
+            return self._refs.add(name, _to_oid(sha))
         except (FileLocked, NotADirectoryError, IsADirectoryError, RefFormatError) as error:
             raise Conflict(f"Reference {name} collides with another one") from error
 
@@ -116,6 +115,10 @@ class Git:
         oids = [_to_oid(prefix)] if is_complete else self._objects.iter_prefix(prefix.encode())
         ids = [oid for oid in oids if self._is_commit(oid)]
         return ids[0].decode() if len(ids) == 1 else None
+
+    def has_commit(self, sha: str) -> bool:
+        """Whether there is a commit with this full id."""
+        return len(sha) == _SHA_CHARS and self.expand_sha(sha) is not None
 
     def read_commit(self, sha: str) -> GitCommit:
         commit = self._objects[_to_oid(sha)]
@@ -199,10 +202,6 @@ class Git:
         self._objects.add_object(commit)
         return commit.id.decode()
 
-    def _read_ref(self, name: str) -> str | None:
-        oid = self._refs.read_loose_ref(Ref(name.encode()))
-        return _peel_tag(self._folder, ObjectID(oid)) if oid else None
-
     def _is_commit(self, oid: ObjectID) -> bool:
         return isinstance(self._object(oid), Commit)
 
@@ -214,10 +213,9 @@ class Git:
 
 
 def init_git(folder: Path) -> None:
-    """Create an empty bare repository in a new folder, with fsync and without reflogs."""
+    """Create an empty bare repository in a new folder, without reflogs."""
     with Repo.init_bare(str(folder), mkdir=True, default_branch=b"main") as repo:
         config = repo.get_config()
-        config.set((b"core",), b"fsyncObjectFiles", True)
         config.set((b"core",), b"logAllRefUpdates", False)
         config.write_to_path()
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hubmerge.server.http_errors import BadRequest, HttpError, TooLarge
+from hubmerge.server.http_errors import BadRequest, HttpError, Moved, TooLarge
 from hubmerge.server.names import KINDS
 
 Json = dict[str, Any]
@@ -27,6 +27,8 @@ WEB_PATHS = ("/{kind:kind}/{owner:quoted}/{name:quoted}", "/{owner:quoted}/{name
 
 _NUMBER = re.compile("[0-9]{1,12}")
 _MAX_BODY_BYTES = 32 << 20
+_WRITTEN_AT_ONCE = 1 << 20
+_MAX_DRAINED_BYTES = 256 << 20
 
 
 class QuotedConvertor(Convertor[str]):
@@ -96,6 +98,8 @@ def http_error_response(request: Request, error: Exception) -> Response:
         "X-Error-Code": error.code,
         "X-Repo-Commit": error.commit,
     }
+    if isinstance(error, Moved):
+        headers["Location"] = error.location
     headers = {name: value for name, value in headers.items() if value}
     return JSONResponse({"error": error.message}, error.status, headers)
 
@@ -146,6 +150,32 @@ def next_page_link(request: Request, path: str, **changed: str) -> Mapping[str, 
     unchanged = [pair for pair in request.query_params.multi_items() if pair[0] not in changed]
     query = urlencode([*unchanged, *changed.items()])
     return {"Link": f'<{base_url(request)}{path}?{query}>; rel="next"'}
+
+
+async def receive_body(
+    request: Request, write: Callable[[bytearray], object], limit: int, too_large: str
+) -> None:
+    """Write the body in pieces, in a thread; raises TooLarge with that message over the limit."""
+    received, pending, failure = 0, bytearray(), None
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise TooLarge(too_large)
+        if failure is None:
+            pending += chunk
+        elif received > _MAX_DRAINED_BYTES:
+            break
+        if len(pending) >= _WRITTEN_AT_ONCE:
+            try:
+                await run_in_threadpool(write, pending)
+            except OSError as error:
+                # A client reads the response when it has sent all; else it sees a broken pipe,
+                # and tries again and again.
+                failure = error
+            pending = bytearray()
+    if failure is not None:
+        raise failure
+    await run_in_threadpool(write, pending)
 
 
 def _with_body(handler: Callable[[Request, bytes], Response]) -> Endpoint:

@@ -12,6 +12,8 @@ from typing import IO, TYPE_CHECKING
 
 from hubmerge.durable import try_lock
 from hubmerge.errors import HubmergeError
+from hubmerge.server.data_folder import open_data_folder
+from hubmerge.server.disk import is_disk_full, keep_reserve, release_reserve
 from hubmerge.server.state import ServerState, read_state, state_file, write_state
 
 if TYPE_CHECKING:
@@ -32,10 +34,10 @@ def serve(
     """Serve a data folder until a signal or, if leased, until the last client has ended.
 
     Port 0 takes any free port. An empty Hub is seeded from a folder, or stays empty for None.
-    Raises HubmergeError if another server uses the folder or the port.
+    Raises HubmergeError if another server uses the folder or the port, or if the folder is not this
+    user's.
     """
-    data = data.resolve()
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    data = open_data_folder(data)
     # The lease is unlocked last: a process that waits for it must find the data folder free.
     with (data / "lease").open("ab") as lease_file, (data / "lock").open("ab") as lock:
         _lock_folder(lock, data)
@@ -44,10 +46,23 @@ def serve(
             url = f"http://{_HOST}:{listening.getsockname()[1]}"
             try:
                 # Early requests wait in the queue of the socket until the server answers.
-                write_state(ServerState(url, os.getpid(), data, leased))
+                _announce(ServerState(url, os.getpid(), data, leased))
                 asyncio.run(_run(server, listening, lease_file if leased else None))
             finally:
                 state_file(data).unlink(missing_ok=True)
+
+
+def _announce(state: ServerState) -> None:
+    """Write the state file; on a full disk, in the space that was kept for it."""
+    try:
+        write_state(state)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        release_reserve(state.data)
+        write_state(state)
+    else:
+        keep_reserve(state.data)
 
 
 def _lock_folder(lock: IO[bytes], data: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 from hubmerge.durable import write_atomic
 from hubmerge.server.blobs import BlobStore
-from hubmerge.server.content import AddFile, AddLargeFile, Change, Pointer, parse_pointer
-from hubmerge.server.git import Edit, Git
+from hubmerge.server.commit_writer import CommitWriter
+from hubmerge.server.content import Change, Pointer, parse_pointer
+from hubmerge.server.discussion_store import PULL, Discussion, Discussions, Status
+from hubmerge.server.git import Git, GitCommit
 from hubmerge.server.http_errors import (
     BadRequest,
     Conflict,
@@ -21,8 +24,7 @@ from hubmerge.server.http_errors import (
     RevisionMissing,
     StaleParent,
 )
-from hubmerge.server.names import RepoId, check_path, check_ref
-from hubmerge.server.pulls import PULL, Pull, Pulls, Status
+from hubmerge.server.names import RepoId, check_ref
 from hubmerge.server.snapshot import Snapshot
 
 BRANCH, TAG = "refs/heads/", "refs/tags/"
@@ -50,9 +52,10 @@ class Repository:
         self.id = id
         self.folder = folder
         self._blobs = blobs
+        self._writer = CommitWriter(blobs)
         self._write_lock = write_lock
         self._settings_file = folder / "hub.json"
-        self._pulls = Pulls(folder)
+        self._discussions = Discussions(folder)
 
     @property
     def settings(self) -> RepoSettings:
@@ -88,7 +91,10 @@ class Repository:
         """Create a branch or a tag, with or without a message; raises Conflict if it exists."""
         with Git(self.folder) as git, self._write_lock:
             sha = _resolve(git, revision)
-            ref = prefix + check_ref(name)
+            ref, other = prefix + check_ref(name), TAG if prefix == BRANCH else BRANCH
+            if git.ref(other + name):
+                # A revision of that name would mean the branch, whatever the tag is.
+                raise Conflict(f"Reference {other + name} already exists: use another name")
             _add_ref(git, ref, git.write_tag(sha, name, message, author) if message else sha)
 
     def delete_ref(self, prefix: str, name: str) -> None:
@@ -119,93 +125,97 @@ class Repository:
         with Git(self.folder) as git, self._write_lock:
             ref = branch if branch.startswith(PULL) else BRANCH + branch
             head = _check_head(git, ref, branch, parent)
-            sha = self._write_commit(git, head, changes, message, author, when or datetime.now(UTC))
+            sha = self._writer.write(git, head, changes, message, author, when or datetime.now(UTC))
+            if not git.move_ref(ref, head, sha):
+                raise StaleParent(_STALE_MESSAGE)
+            return sha
+
+    def squash(self, branch: str, message: str, author: str) -> str:
+        """Replace the history of a branch by one commit; tags keep their commits."""
+        with Git(self.folder) as git, self._write_lock:
+            ref = branch if branch.startswith(PULL) else BRANCH + branch
+            head = _check_head(git, ref, branch, "")
+            tree = git.read_commit(head).tree
+            sha = git.write_commit(tree, None, message, author, datetime.now(UTC))
             if not git.move_ref(ref, head, sha):
                 raise StaleParent(_STALE_MESSAGE)
             return sha
 
     def open_pull(
         self, changes: Iterable[Change], message: str, *, author: str, parent: str = ""
-    ) -> tuple[Pull, str]:
+    ) -> tuple[Discussion, str]:
         """Open a pull request with one commit on top of `parent`, by default of main."""
         now = datetime.now(UTC)
+        title, _, description = message.partition("\n\n")
         with Git(self.folder) as git, self._write_lock:
             start = _resolve(git, parent or "main")
-            sha = self._write_commit(git, start, changes, message, author, now)
-            pull = self._pulls.add(message.partition("\n")[0], author, now)
+            sha = self._writer.write(git, start, changes, message, author, now)
+            pull = Discussion(0, title, author, now, base=start)
+            pull = self._discussions.add(pull.with_comment(author, description))
             _add_ref(git, pull.ref, sha)
             return pull, sha
 
-    def pulls(self) -> list[Pull]:
-        """The pull requests by number."""
-        with Git(self.folder) as git:
-            return [pull for pull in self._pulls.all() if git.ref(pull.ref)]
+    def open_discussion(
+        self, title: str, description: str, author: str, is_pull_request: bool
+    ) -> Discussion:
+        """Open a discussion, or a draft of a pull request whose ref is at main."""
+        now = datetime.now(UTC)
+        with Git(self.folder) as git, self._write_lock:
+            main = _resolve(git, "main")
+            status: Status = "draft" if is_pull_request else "open"
+            item = Discussion(0, title, author, now, status, is_pull_request, main)
+            item = self._discussions.add(item.with_comment(author, description))
+            if is_pull_request:
+                _add_ref(git, item.ref, main)
+            return item
 
-    def merge_pull(self, number: int) -> None:
+    def discussions(self) -> list[Discussion]:
+        """The discussions and pull requests by number."""
+        with Git(self.folder) as git:
+            return [
+                item
+                for item in self._discussions.all()
+                if not item.is_pull_request or git.ref(item.ref)
+            ]
+
+    def change_discussion(
+        self, number: int, change: Callable[[Discussion], Discussion]
+    ) -> Discussion:
+        """Change a discussion; the function may raise an HttpError, then nothing changes."""
+        with self._write_lock:
+            return self._discussions.change(number, change)
+
+    def pull_commits(self, pull: Discussion) -> list[GitCommit]:
+        """The commits of a pull request, oldest first; the newest one if its base is unknown."""
+        with Git(self.folder) as git:
+            history = git.history(_resolve(git, pull.ref))
+            if not pull.base:
+                return [next(history)]
+            return [*takewhile(lambda commit: commit.id != pull.base, history)][::-1]
+
+    def merge_pull(self, number: int, author: str) -> None:
         """Merge an open pull request by fast-forward; raises Conflict if main has moved on."""
         with Git(self.folder) as git, self._write_lock:
-            pull = self._pulls.all()[number - 1]
-            if pull.status != "open":
-                raise Conflict(f"Pull request {number} is {pull.status}.")
+            pull = self._discussions.all()[number - 1]
+            if not pull.is_pull_request or not pull.is_open:
+                kind = "Pull request" if pull.is_pull_request else "Discussion"
+                raise Conflict(f"{kind} {number} is {pull.status}.")
             head, main = git.ref(pull.ref) or "", git.ref(BRANCH + "main") or ""
             if all(commit.id != main for commit in git.history(head)):
                 raise Conflict(f"main has moved on since pull request {number} was opened.")
             if not git.move_ref(BRANCH + "main", main, head):
                 raise StaleParent(_STALE_MESSAGE)
-            self._pulls.set_status(number, "merged")
-
-    def set_pull_status(self, number: int, status: Status) -> Pull:
-        """Close or reopen a pull request; raises Conflict if it is merged."""
-        with self._write_lock:
-            if self._pulls.all()[number - 1].status == "merged":
-                raise Conflict(f"Pull request {number} is merged.")
-            return self._pulls.set_status(number, status)
+            merged = replace(pull, status="merged")
+            merged = merged.with_event("status-change", author, status="merged")
+            self._discussions.change(number, lambda _: merged)
 
     def write_first_commit(
         self, changes: Iterable[Change], message: str, author: str, when: datetime
     ) -> None:
         """Write the first commit and create main."""
         with Git(self.folder) as git:
-            tree = git.edit_tree(None, self._write_changes(git, changes))
-            _add_ref(git, BRANCH + "main", git.write_commit(tree, None, message, author, when))
-
-    def _write_commit(
-        self,
-        git: Git,
-        head: str,
-        changes: Iterable[Change],
-        message: str,
-        author: str,
-        when: datetime,
-    ) -> str:
-        tree = git.edit_tree(git.read_commit(head).tree, self._write_changes(git, changes))
-        return git.write_commit(tree, head, message, author, when)
-
-    def _write_changes(self, git: Git, changes: Iterable[Change]) -> list[Edit]:
-        return [(check_path(change.path), self._write_blob(git, change)) for change in changes]
-
-    def _write_blob(self, git: Git, change: Change) -> str | None:
-        match change:
-            case AddFile(content=content):
-                # A regular file that parses as a pointer is one, so its content must exist too.
-                self._check_pointer(parse_pointer(content))
-                return git.write_blob(content)
-            case AddLargeFile(path, oid, size):
-                pointer = Pointer(oid, self._uploaded_size(path, oid) if size is None else size)
-                self._check_pointer(pointer)
-                return git.write_blob(pointer.text)
-        return None
-
-    def _uploaded_size(self, path: str, oid: str) -> int:
-        if not self._blobs.has(oid):
-            raise BadRequest(f"The content of {path!r} was never uploaded (sha256 {oid}).")
-        return self._blobs.size(oid)
-
-    def _check_pointer(self, pointer: Pointer | None) -> None:
-        if pointer and not self._blobs.has(pointer.oid):
-            raise BadRequest(f"LFS pointer points to a file that does not exist: {pointer.oid}")
-        if pointer and self._blobs.size(pointer.oid) != pointer.size:
-            raise BadRequest(f"The LFS file {pointer.oid} does not have {pointer.size} bytes.")
+            sha = self._writer.write(git, None, changes, message, author, when)
+            _add_ref(git, BRANCH + "main", sha)
 
 
 def _resolve(git: Git, revision: str) -> str:

@@ -16,10 +16,10 @@ from hubmerge.server.access import (
     visible_repo,
     writable_repo,
 )
+from hubmerge.server.discussion_store import PULL
 from hubmerge.server.git import GitCommit
 from hubmerge.server.info import format_time
 from hubmerge.server.messages import REPO_PATH, Json, next_page_link, query_number, with_json
-from hubmerge.server.pulls import PULL
 from hubmerge.server.repository import BRANCH, TAG, Repository
 
 _PAGE_SIZE = 50
@@ -66,6 +66,14 @@ def create_tag(request: Request, body: Json) -> Response:
     return JSONResponse({})
 
 
+def squash(request: Request, body: Json) -> Response:
+    """Replace the history of a branch by one commit."""
+    branch, author = request.path_params["revision"], require_writer(request).name
+    message = str(body.get("message") or "").strip() or f"Super-squash branch {branch!r}"
+    writable_repo(request).squash(branch, message, author)
+    return JSONResponse({})
+
+
 def delete_ref(prefix: str, request: Request) -> Response:
     writable_repo(request).delete_ref(prefix, request.path_params["ref"])
     return JSONResponse({})
@@ -97,6 +105,7 @@ _BRANCH_PATH, _TAG_PATH = REPO_PATH + "/branch/{ref:quoted}", REPO_PATH + "/tag/
 routes = [
     Route(REPO_PATH + "/refs", refs),
     Route(REPO_PATH + "/commits/{revision:quoted}", commits),
+    Route(REPO_PATH + "/super-squash/{revision:quoted}", with_json(squash), methods=["POST"]),
     Route(_BRANCH_PATH, with_json(create_branch), methods=["POST"]),
     Route(_BRANCH_PATH, partial(delete_ref, BRANCH), methods=["DELETE"]),
     Route(_TAG_PATH, with_json(create_tag), methods=["POST"]),

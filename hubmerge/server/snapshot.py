@@ -109,6 +109,26 @@ class Snapshot:
         return changes
 
 
+def read_at_commits(
+    folder: Path, paths: Iterable[tuple[str, str]], limit: int
+) -> Iterator[tuple[str, bytes] | None]:
+    """The git id and the bytes of regular files, each by its commit and path; None if it is a large
+    file or longer than the limit, or if there is no such commit. The id is "" if there is no file.
+    """
+    with Git(folder) as git:
+        for sha, path in paths:
+            if not git.has_commit(sha):
+                yield None
+                continue
+            entry = git.find(git.read_commit(sha).tree, path)
+            if entry is None or entry.is_folder:
+                yield "", b""
+                continue
+            content = git.read_blob(entry.oid)
+            is_small = len(content) <= limit and parse_pointer(content) is None
+            yield (entry.oid, content) if is_small else None
+
+
 # A commit never changes, so what was read of one stays true.
 @lru_cache(maxsize=4096)
 def _read_commit(folder: Path, sha: str) -> GitCommit:

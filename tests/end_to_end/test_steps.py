@@ -22,6 +22,9 @@ from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, ValidationPoint
 from hubmerge.opening.integrity import matches_manifest
 from hubmerge.opening.publication import CARD, finalize_folder, step_publication
 from hubmerge.opening.references import read_local_manifest
+from hubmerge.server.content import AddFile
+from hubmerge.server.names import RepoId
+from hubmerge.server.store import RepositoryStore
 from tests.end_to_end.conftest import Command, LocalHub
 
 ACCURACIES = {1: 0.5, 2: 0.6, 4: 0.9, 8: 0.9, 16: 0.8}
@@ -274,11 +277,12 @@ def test_a_table_has_no_empty_columns(
                               "validation", "%"]  # fmt: skip
 
 
-def test_search_finds_experts_on_the_hub(
-    hubmerge: Command, local_hub: LocalHub, api: HfApi, repo: str
-) -> None:
+def test_search_finds_experts_on_the_hub(hubmerge: Command, local_hub: LocalHub, repo: str) -> None:
     hostile = b"---\nbase_model: hubmerge/tiny-clip\nlicense: '[red]x'\n---\n"
-    api.upload_file(path_or_fileobj=hostile, path_in_repo="README.md", repo_id=repo)
+    # The embedded Hub refuses such a card from a client; another Hub may have it.
+    store = RepositoryStore(local_hub.server.data)
+    changes = [AddFile("README.md", hostile)]
+    store.find(RepoId("models", *repo.split("/"))).commit("main", changes, "m", author="demo")
     result = hubmerge("steps", "--search", "base=hubmerge/tiny-clip", "author=demo")
     assert result.code == 0, result.err
     assert "[red]x" in result.out
@@ -299,7 +303,7 @@ def test_search_finds_experts_on_the_hub(
         ([], "No repository is named."),
         (["--search", "bass=o/n"], "Did you mean base?"),
         (["--search", "base=o/n", "x"], "is not key=value"),
-        (["--search", "collection=o/n"], "has no collections"),
+        (["--search", "collection=o/n"], "has no collection o/n"),
         (["o/n=x"], "is not a repository id"),
     ],
 )

@@ -93,7 +93,7 @@ def test_the_publisher_waits_as_long_as_the_hub_asks(
     waits: list[float] = []
     monkeypatch.setattr(Publisher, "_sleep", lambda self, seconds: waits.append(seconds))
     save_steps(outbox, 1)
-    proxy.fail("GET .*/refs", status(429, Retry_After="3600"))
+    proxy.fail("GET .*/revision/", status(429, Retry_After="3600"))
     publisher = Publisher(hub, outbox, publications_of(outbox, repo))
     wait_until(lambda: not publisher.unpublished)
     assert waits == [3600.0]

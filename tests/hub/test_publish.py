@@ -35,8 +35,9 @@ from tests.hub.proxy import (
 
 ROOT = Path(__file__).parents[2]
 EVERY_REQUEST = (
-    "GET .*/refs", "GET .*/commits/", "GET .*/tree/", "POST .*/preupload/", "POST .*/objects/batch",
-    "PUT .*sig=", "POST .*/validate-yaml", "POST .*/commit/", "POST .*/tag/",
+    "GET .*/revision/", "GET .*/commits/", "GET .*/tree/", "POST .*/preupload/",
+    "POST .*/objects/batch", "PUT .*sig=", "POST .*/validate-yaml",
+    "POST .*/commit/", "POST .*/tag/",
 )  # fmt: skip
 
 

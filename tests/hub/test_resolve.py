@@ -114,7 +114,7 @@ def test_steps_are_sorted_and_a_tag_wins_over_a_branch_over_a_folder(
     main = commit(
         api, repo, checkpoint_2__config="2", checkpoint_16__config="16", checkpoint_4__config="4"
     )
-    branch(api, repo, "step4", "step8")
+    branch(api, repo, "step4", "step-8")
     api.create_tag(repo, tag="step8", revision=main)
     api.create_tag(repo, tag="best", revision=main)
     assert summarize(list_steps(hub, repo)) == [
@@ -152,6 +152,9 @@ def test_a_missing_revision_names_the_steps_that_exist(hub: Hub, repo: str, api:
         with pytest.raises(NotOnHub, match=f"no revision '{name}'") as caught:
             resolve(hub, parse_ref(f"{repo}@{name}"))
         assert caught.value.hint == f"It has the steps 2, 4: write {repo}@step-004."
+    with pytest.raises(NotOnHub) as caught:
+        resolve(hub, parse_ref(f"{repo}@step1"))
+    assert caught.value.hint.endswith(f"write {repo}@step2.")  # the nearest step
 
 
 def test_a_long_list_of_steps_is_shortened(hub: Hub, repo: str, proxy: Proxy) -> None:

@@ -108,3 +108,49 @@ def test_preupload_says_which_files_go_by_lfs(
     body = {"files": [{"path": path, "size": size, "sample": ""}]}
     (answer,) = web.post(f"/api/models/{repo}/preupload/main", json=body).json()["files"]
     assert answer == {"path": path, "uploadMode": mode, "shouldIgnore": False}
+
+
+def test_a_file_is_uploaded_in_parts_and_completed_once(
+    hub: ServerState, web: httpx2.Client, repo: str
+) -> None:
+    body = b"part" * (5 << 20) + b"end"  # two parts of up to 16 MiB
+    oid, size = hashlib.sha256(body).hexdigest(), len(body)
+    offer = {
+        "operation": "upload",
+        "transfers": ["multipart"],
+        "objects": [{"oid": oid, "size": size}],
+    }
+    answer = web.post(f"/{repo}.git/info/lfs/objects/batch", json=offer).json()
+    upload = answer["objects"][0]["actions"]["upload"]
+    header, length = upload["header"], int(upload["header"]["chunk_size"])
+    assert (answer["transfer"], list(header)) == ("multipart", ["chunk_size", "00001", "00002"])
+    early = httpx2.post(upload["href"], json={"oid": oid, "parts": []}, timeout=None)
+    assert early.status_code == 400
+    for number in (2, 1, 1):  # in any order, and again
+        part = body[(number - 1) * length : number * length]
+        sent = httpx2.put(header[f"{number:05}"], content=part, timeout=None)
+        assert sent.headers["etag"] == f'"{hashlib.sha256(part).hexdigest()}"'
+    assert httpx2.put(header["00002"], content=b"short", timeout=None).status_code == 400
+    assert httpx2.put(header["00002"], content=body, timeout=None).status_code == 413
+    assert web.put(header["00001"].replace("size=", "size=1"), content=b"").status_code == 403
+    httpx2.put(header["00002"], content=body[length:], timeout=None)
+    for _ in range(2):
+        assert httpx2.post(upload["href"], json={"oid": oid, "parts": []}).status_code == 200
+    assert BlobStore(hub.data / "blobs", hub.data / "tmp").size(oid) == size
+    assert list((hub.data / "parts").iterdir()) == []
+
+
+def test_parts_with_another_sha256_are_dropped(
+    hub: ServerState, web: httpx2.Client, repo: str, oid: str
+) -> None:
+    offer = {
+        "operation": "upload",
+        "transfers": ["multipart"],
+        "objects": [{"oid": oid, "size": 5}],
+    }
+    answer = web.post(f"/{repo}.git/info/lfs/objects/batch", json=offer).json()
+    upload = answer["objects"][0]["actions"]["upload"]
+    assert httpx2.put(upload["header"]["00001"], content=b"wrong").status_code == 200
+    refused = httpx2.post(upload["href"], json={})
+    assert (refused.status_code, "sha256" in refused.json()["error"]) == (400, True)
+    assert list((hub.data / "parts").iterdir()) == []

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
 from hubmerge.server import ServerState
+from hubmerge.server.discussion_store import Discussions
 
 
 def propose(api: HfApi, repo: str, text: str = "new", **more: object) -> CommitInfo:
@@ -183,3 +184,72 @@ def test_the_hf_command_lists_and_merges_them(hub: ServerState, api: HfApi, repo
     assert "new" in hf("info", repo, "1")
     hf("merge", repo, "1", "--yes")
     assert api.model_info(repo).sha == proposed.oid
+
+
+def test_a_folder_becomes_a_pull_request_by_xet(
+    api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    (tmp_path / "model.safetensors").write_bytes(b"weights" * 9000)
+    for kind in ("dataset", "space"):
+        sdk = {"space_sdk": "static"} if kind == "space" else {}
+        api.create_repo("tests/pr-by-xet", repo_type=kind, **sdk)
+        info = api.upload_folder(
+            repo_id="tests/pr-by-xet", folder_path=tmp_path, repo_type=kind, create_pr=True
+        )
+        assert info.pr_num == 1
+        details = api.get_discussion_details("tests/pr-by-xet", 1, repo_type=kind)
+        assert (details.status, details.events[-1].oid) == ("draft", info.oid)  # type: ignore[attr-defined]
+        api.merge_pull_request("tests/pr-by-xet", 1, repo_type=kind, comment="Thanks")
+        assert api.repo_info("tests/pr-by-xet", repo_type=kind).sha == info.oid
+
+
+def test_a_discussion_has_comments_that_can_be_edited_and_hidden(api: HfApi, repo: str) -> None:
+    opened = api.create_discussion(repo, "A question", description="Which step?")
+    assert (opened.num, opened.is_pull_request, opened.status) == (1, False, "open")
+    added = api.comment_discussion(repo, 1, "Step 4.")
+    edited = api.edit_discussion_comment(repo, 1, added.id, "Step 8.")
+    assert (edited.content, edited.edited) == ("Step 8.", True)
+    api.rename_discussion(repo, 1, "Answered")
+    api.change_discussion_status(repo, 1, "closed", comment="Done")
+    hidden = api.hide_discussion_comment(repo, 1, added.id)
+    assert (hidden.hidden, "Step" in hidden.content) == (True, False)
+    details = api.get_discussion_details(repo, 1)
+    assert (details.title, details.status) == ("Answered", "closed")
+    kinds = [event.type for event in details.events]
+    assert kinds == ["comment", "comment", "title-change", "comment", "status-change"]
+    assert details.events[0].content == "Which step?"  # type: ignore[attr-defined]
+    propose(api, repo)
+    assert [item.num for item in api.get_repo_discussions(repo)] == [2, 1]
+    assert [item.num for item in api.get_repo_discussions(repo, discussion_type="discussion")] == [
+        1
+    ]
+    with pytest.raises(HfHubHTTPError, match="Discussion 1 is closed"):
+        api.merge_pull_request(repo, 1)
+    with pytest.raises(HfHubHTTPError, match="no comment"):
+        api.edit_discussion_comment(repo, 1, "f" * 24, "x")
+    with pytest.raises(HfHubHTTPError, match="3 to 200"):
+        api.create_discussion(repo, "no")
+
+
+def test_pull_requests_of_an_old_version_are_read(tmp_path: Path) -> None:
+    item = {"number": 1, "title": "t", "author": "me", "opened": "2026-01-02T00:00:00+00:00"}
+    (tmp_path / "pulls.json").write_text(json.dumps([{**item, "status": "open"}]))
+    (old,) = Discussions(tmp_path).all()
+    assert (old.ref, old.is_pull_request, old.base, old.events) == ("refs/pr/1", True, "", ())
+
+
+def test_a_squash_leaves_one_commit_and_the_tags(api: HfApi, repo: str) -> None:
+    for name in ("a", "b"):
+        api.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id=repo)
+    api.create_tag(repo, tag="step1")
+    before = api.list_repo_commits(repo)
+    api.super_squash_history(repo, commit_message="One")
+    (after,) = api.list_repo_commits(repo)
+    assert after.title == "One"
+    assert api.list_repo_files(repo) == [".gitattributes", "a", "b"]
+    assert [c.commit_id for c in api.list_repo_commits(repo, revision="step1")] == [
+        commit.commit_id for commit in before
+    ]
+    with pytest.raises(RevisionNotFoundError):
+        api.super_squash_history(repo, branch="other")

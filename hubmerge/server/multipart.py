@@ -1,0 +1,102 @@
+"""Endpoints to upload a very large file in parts, so that a lost connection costs one part."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from hubmerge.server.access import HubState, get_hub
+from hubmerge.server.http_errors import BadRequest, Forbidden
+from hubmerge.server.messages import Json, base_url, receive_body, with_json
+
+# Files that are larger go in parts if the client can do that.
+MAX_SINGLE_BYTES = 1 << 30
+
+_MIN_PART_BYTES, _MAX_PARTS = 16 << 20, 1000
+_UPLOAD = re.compile(r"[0-9a-f]{32}")
+
+
+def part_actions(request: Request, oid: str, size: int) -> Json:
+    """The URL of each part by its number, and the URL that completes the upload."""
+    upload, part_bytes = secrets.token_hex(16), max(_MIN_PART_BYTES, -(-size // _MAX_PARTS))
+    header = {"chunk_size": str(part_bytes)}
+    for number, start in enumerate(range(0, size, part_bytes), 1):
+        length = min(part_bytes, size - start)
+        header[f"{number:05}"] = _sign(request, f"{oid}/{upload}/{start}", length)
+    return {"href": _sign(request, f"{oid}/{upload}", size), "header": header}
+
+
+async def receive_part(request: Request) -> Response:
+    """Write a part to its place; clients need an ETag in the response."""
+    names = request.path_params
+    subject = f"{names['oid']}/{names['upload']}/{names['start']}"
+    size, start, digest = signed_size(request, subject), int(names["start"]), hashlib.sha256()
+    file = os.open(_part_file(get_hub(request), names["upload"]), os.O_WRONLY | os.O_CREAT, 0o600)
+    written = 0
+
+    def write(chunk: bytearray) -> None:
+        nonlocal written
+        view = memoryview(chunk)
+        while view:
+            count = os.pwrite(file, view, start + written)
+            written, view = written + count, view[count:]
+        digest.update(chunk)
+
+    try:
+        await receive_body(request, write, size, f"More than the {size} bytes of this part.")
+    finally:
+        os.close(file)
+    if written != size:
+        raise BadRequest(f"Received {written} bytes of a part of {size} bytes.")
+    return Response(headers={"ETag": f'"{digest.hexdigest()}"'})
+
+
+def complete(request: Request, body: Json) -> Response:
+    """Store the content if all parts together have the announced sha256."""
+    names, hub = request.path_params, get_hub(request)
+    size = signed_size(request, f"{names['oid']}/{names['upload']}")
+    file = _part_file(hub, names["upload"])
+    # A client that lost the response asks again.
+    if not hub.store.blobs.has(names["oid"]):
+        if not file.is_file():
+            raise BadRequest("No part of this upload has arrived: upload the file again.")
+        hub.store.blobs.move_in(file, names["oid"], size)
+    return Response()
+
+
+def signed_size(request: Request, subject: str) -> int:
+    """The number of bytes for which a URL was signed; raises Forbidden."""
+    query = request.query_params
+    size = query.get("size", "")
+    signature = query.get("expires", ""), query.get("sig", "")
+    if not get_hub(request).signer.verify(subject, size, *signature):
+        raise Forbidden("This upload URL was not signed by this Hub, or it has expired.")
+    return int(size)
+
+
+def _sign(request: Request, subject: str, size: int) -> str:
+    query = urlencode(get_hub(request).signer.sign(subject, size))
+    return f"{base_url(request)}/lfs/{subject}?{query}"
+
+
+def _part_file(hub: HubState, upload: str) -> Path:
+    if not _UPLOAD.fullmatch(upload):
+        raise BadRequest("This is not the id of an upload.")
+    hub.store.parts.mkdir(mode=0o700, exist_ok=True)
+    return hub.store.parts / upload
+
+
+_UPLOAD_PATH = "/lfs/{oid:quoted}/{upload:quoted}"
+
+routes = [
+    Route(_UPLOAD_PATH, with_json(complete), methods=["POST"]),
+    Route(_UPLOAD_PATH + "/{start:quoted}", receive_part, methods=["PUT"]),
+]
