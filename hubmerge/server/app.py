@@ -19,6 +19,7 @@ from hubmerge.server import (
     multipart,
     repos,
     revisions,
+    smart_http,
     storage,
     xet,
 )
@@ -42,6 +43,7 @@ _ROUTES = [
     *storage.routes,
     *commits.routes,
     *discussions.routes,
+    *smart_http.routes,
 ]
 
 
