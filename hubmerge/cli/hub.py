@@ -1,4 +1,4 @@
-"""hubmerge hub serve, hubmerge hub status: the embedded Hub."""
+"""hubmerge hub: serve and show the embedded Hub; move repositories between Hubs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hubmerge.cli.hub_mirror import pull, push
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
 from hubmerge.errors import HubUnreachable
@@ -15,9 +16,12 @@ from hubmerge.hub.environment import hub_folder
 
 Option = typer.Option
 app = typer.Typer(
-    help="Run a Hub of your own on this machine.", no_args_is_help=True,
-    rich_markup_mode=None,
+    help="Run a Hub of your own on this machine, and move repositories between Hubs.",
+    no_args_is_help=True, rich_markup_mode=None,
 )  # fmt: skip
+
+app.command("pull")(pull)
+app.command("push")(push)
 
 
 @app.command("serve")
