@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hubmerge.server.names import RepoId
 
 Kind = Literal["model", "dataset", "space"]
-Names = Annotated[list[str], typer.Argument(help="Repositories: owner/name, or owner/name@step64.")]
+Repositories = Annotated[list[str], typer.Argument(help="Repositories: owner/name, or owner/name@step64.")]
 As = Annotated[
     str | None, typer.Option("--as", help="Name at the target, for one repository. [the same]")
 ]
@@ -36,7 +36,7 @@ TokenFile = Annotated[
 @command
 def pull(
     session: Session,
-    names: Names,
+    repos: Repositories,
     source: Annotated[
         str, typer.Option("--from", help="Address of the Hub (https://...), or a folder.")
     ],
@@ -51,13 +51,13 @@ def pull(
 
     Example: hubmerge hub pull you/mnist --from https://huggingface.co --hub local
     """
-    _move(session, names, new_name, kind, source, token_file, is_pull=True)
+    _move(session, repos, new_name, kind, source, token_file, is_pull=True)
 
 
 @command
 def push(
     session: Session,
-    names: Names,
+    repos: Repositories,
     target: Annotated[
         str, typer.Option("--to", help="Address of the Hub (https://...), or a folder.")
     ],
@@ -72,7 +72,7 @@ def push(
 
     Example: hubmerge hub push you/mnist --to ./suite --hub local
     """
-    _move(session, names, new_name, kind, target, token_file, is_pull=False)
+    _move(session, repos, new_name, kind, target, token_file, is_pull=False)
 
 
 def _move(
