@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
 from hubmerge.errors import HubUnreachable
 from hubmerge.hub.environment import hub_folder
+
+if TYPE_CHECKING:
+    from hubmerge.server.faults import Fault
 
 Option = typer.Option
 app = typer.Typer(
@@ -32,20 +35,29 @@ def serve(
         int, Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
     ] = 0,
     data: Annotated[Path | None, Option(help="Data folder. [~/.hubmerge/hub]")] = None,
+    faults: Annotated[
+        Path | None, Option(help="YAML file with failures to make, to rehearse them.")
+    ] = None,
 ) -> None:
     """Run the embedded Hub until Ctrl-C.
 
-    `--hub local` uses it; for other clients, see `hubmerge hub status --env`.
+    `--hub local` uses it; for other clients, see `hubmerge hub status --env`. With --faults it
+    fails as the file says: docs/faults.md.
 
     Example: hubmerge hub serve --port 8080
     """
     from hubmerge.server.process import serve as run
 
     folder = data or hub_folder()
+    plan: list[Fault] = []
+    if faults:
+        from hubmerge.server.faults import read_fault_plan
+
+        plan = read_fault_plan(faults)
     session.print_message(
         f"Serving {folder} on 127.0.0.1; `hubmerge hub status` prints its address. Ctrl-C stops it."
     )
-    run(folder, port)
+    run(folder, port, faults=plan)
 
 
 @app.command("status")

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from hubmerge.server.names import RepoId
 
 Kind = Literal["model", "dataset", "space"]
-Repositories = Annotated[list[str], typer.Argument(help="Repositories: owner/name, or owner/name@step64.")]
+Repositories = Annotated[
+    list[str], typer.Argument(help="Repositories: owner/name, or owner/name@step64.")
+]
 As = Annotated[
     str | None, typer.Option("--as", help="Name at the target, for one repository. [the same]")
 ]
