@@ -44,15 +44,15 @@ def card_problem(readme: str) -> str:
 
 def card_tags(card: dict[str, Any]) -> list[str]:
     """The tags of a card: its own, its library and language, license:x and so on."""
-    own = [*_texts(card.get("tags")), *_texts(card.get("library_name"))]
-    own += _texts(card.get("pipeline_tag"))
+    own = [*texts(card.get("tags")), *texts(card.get("library_name"))]
+    own += texts(card.get("pipeline_tag"))
     keyed = [
         text if tag == "language" else f"{tag}:{text}"
         for tag in _TAG_KEYS
-        for text in _texts(card.get(_KEY_OF_TAG.get(tag, tag)))
+        for text in texts(card.get(_KEY_OF_TAG.get(tag, tag)))
     ]
     relation = card.get("base_model_relation")
-    related = [f"base_model:{relation}:{base}" for base in _texts(card.get("base_model"))]
+    related = [f"base_model:{relation}:{base}" for base in texts(card.get("base_model"))]
     return list(dict.fromkeys([*own, *keyed, *(related if relation else [])]))
 
 
@@ -101,6 +101,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """The texts and numbers of a value that may be one of them or a list."""
     values = value if isinstance(value, list) else [value]
     return (str(text) for text in values if isinstance(text, str | int | float))

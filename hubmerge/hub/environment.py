@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hubmerge.hub.client import Hub
     from hubmerge.server.state import ServerState
 
+_LOOPBACK = ("127.0.0.1", "localhost")
+
 
 def home() -> Path:
     """The folder of all data of hubmerge: HUBMERGE_HOME, else ~/.hubmerge."""
@@ -25,6 +27,41 @@ def home() -> Path:
 def hub_folder() -> Path:
     """The data folder of the embedded Hub."""
     return home() / "hub"
+
+
+def client_environment(server: ServerState) -> dict[str, str]:
+    """The variables with which any client uses the embedded Hub, whatever is set already.
+
+    The token is not among them: clients read it from the file that HF_TOKEN_PATH names.
+    """
+    return {
+        "HF_ENDPOINT": server.url,
+        "HF_TOKEN_PATH": str(server.token_file),
+        # The cache knows repositories by name only, so each Hub needs a cache folder of its own.
+        "HF_HUB_CACHE": str(server.data / "cache"),
+        # Faster, and a folder is one commit, which Xet uploads may split.
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Empty counts as not set. Any of these would send another token, or none.
+        "HF_TOKEN": "",
+        "HUGGING_FACE_HUB_TOKEN": "",
+        "HF_OIDC_RESOURCE": "",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0",
+        # The embedded Hub needs no network, and no proxy leads to it.
+        "HF_HUB_OFFLINE": "0",
+        "TRANSFORMERS_OFFLINE": "0",
+        "HF_DATASETS_OFFLINE": "0",
+        **{name: _without_proxy(os.environ.get(name, "")) for name in ("NO_PROXY", "no_proxy")},
+        # It would name another endpoint.
+        "HUGGINGFACE_CO_STAGING": "0",
+        "HUBMERGE_HUB": "default",
+    }
+
+
+def _without_proxy(hosts: str) -> str:
+    """The hosts to which no proxy leads, with those of this machine."""
+    known = [host.strip() for host in hosts.split(",") if host.strip()]
+    return ",".join([*known, *(host for host in _LOOPBACK if host not in known)])
 
 
 @contextmanager
@@ -51,20 +88,17 @@ def connect(choice: str | None = None) -> Iterator[Hub]:
 
 
 def _open_embedded(server: ServerState) -> Hub:
-    cache = hub_folder() / "cache"
-    # huggingface_hub reads these when it is imported, which has not happened yet. Its cache knows
-    # repositories by name only, so each Hub needs a cache folder of its own.
-    os.environ.update(
-        HF_ENDPOINT=server.url,
-        HF_TOKEN=server.token,
-        HF_HUB_CACHE=str(cache),
-        HF_HUB_DISABLE_XET="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HUB_OFFLINE="0",  # the embedded Hub needs no network
-    )
+    # huggingface_hub reads these when it is imported, which has not happened in a command.
+    variables = client_environment(server)
+    del variables["HUBMERGE_HUB"]
+    os.environ.update({**variables, "HF_TOKEN": server.token})
+    from huggingface_hub import constants
+
     from hubmerge.hub.client import Hub
 
-    return Hub(server.url, lambda: server.token, cache, "the embedded Hub")
+    # A program that calls `hubmerge.load` may have imported it before.
+    constants.HF_HUB_OFFLINE = False
+    return Hub(server.url, lambda: server.token, server.data / "cache", "the embedded Hub")
 
 
 def _open_configured() -> Hub:

@@ -28,7 +28,8 @@ def _make_http_client() -> httpx2.Client:
 set_client_factory(_make_http_client)
 disable_progress_bars()
 logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-# A Hub without a Xet write side makes huggingface_hub fail instead of falling back to LFS.
+# LFS is faster on the embedded Hub, and works on those without a Xet write side, on which
+# huggingface_hub would fail instead of falling back.
 constants.HF_HUB_DISABLE_XET = True
 
 

@@ -114,7 +114,7 @@ def _models_of_collection(hub: Hub, slug: str) -> list[huggingface_hub.ModelInfo
     except NotOnHub as error:
         raise NotOnHub(
             f"{hub.name} has no collection {slug}.",
-            "The embedded Hub has no collections: search by author= or tag=.",
+            "Copy owner/slug from its page, or search by author= or tag=.",
         ) from error
     names = [item.item_id for item in items if item.item_type == "model"]
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -2,7 +2,8 @@
 
     process, leases, state    one server per data folder: run it, share it, find it
     app                       the ASGI application with all routes
-    account, repos, revisions, files, lfs, multipart, xet, storage, commits, discussions
+    account, repos, revisions, files, lfs, multipart, xet, storage, commits, discussions,
+    collections
                               one file per group of endpoints
     access                    the user of a request and their permissions
     messages, info            reading requests and building responses
@@ -10,7 +11,7 @@
     store                     all repositories of a data folder, and the first one
     repository, snapshot      one repository, and one commit of it
     discussion_store          the discussions and pull requests of a repository
-    git, trees, content       the only users of dulwich
+    git, refs, trees, content the only users of dulwich
     xorbs                     what Xet clients upload, and the files that it becomes
     blobs, tokens, names, http_errors
 

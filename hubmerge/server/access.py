@@ -7,12 +7,21 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from hubmerge.server.http_errors import Forbidden, GatedRepo, HiddenRepo, NotSignedIn, RepoMissing
+from hubmerge.server.http_errors import (
+    Forbidden,
+    GatedRepo,
+    HiddenRepo,
+    Moved,
+    NotSignedIn,
+    RepoMissing,
+)
 from hubmerge.server.names import RepoId
 from hubmerge.server.repository import Repository
 from hubmerge.server.store import RepositoryStore
 from hubmerge.server.tokens import Signer, Tokens, User
 from hubmerge.server.xorbs import Xorbs
+
+_WHO_ARE_YOU = "Invalid username or password."
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ def require_writer(request: Request) -> User:
     """The user of the request; raises an error if they may not write."""
     user = current_user(request)
     if user is None:
-        raise HiddenRepo("Invalid username or password.")
+        raise HiddenRepo(_WHO_ARE_YOU)
     if not user.may_write:
         raise Forbidden("This token may only read: use a token with the write role.")
     return user
@@ -70,18 +79,50 @@ def requested_repo_id(request: Request) -> RepoId:
     return RepoId(names.get("kind", "models"), names["owner"], names["name"])
 
 
-def visible_repo(request: Request) -> Repository:
-    """The repository in the URL, if the user may know that it exists."""
-    user = current_user(request)
-    try:
-        repository = get_hub(request).store.find(requested_repo_id(request))
-    except RepoMissing:
-        if user is None:
-            raise HiddenRepo("Invalid username or password.") from None
-        raise
-    if user is None and repository.settings.private:
-        raise HiddenRepo("Invalid username or password.")
+def may_see(request: Request, user: User | None, repository: Repository) -> bool:
+    """Whether the user may know that a repository exists."""
+    if not repository.settings.private:
+        return True
+    return user is not None and get_hub(request).tokens.is_member(user, repository.id.owner)
+
+
+def check_owner(request: Request, user: User, id: RepoId) -> None:
+    """Raise Forbidden if the user may not write to the repositories of this owner."""
+    if not get_hub(request).tokens.is_member(user, id.owner):
+        raise Forbidden(f"You may not write to {id}: it belongs to the user {id.owner}.")
+
+
+def check_writable(request: Request, user: User, repository: Repository) -> Repository:
+    """Return a repository that the user may change; raises RepoMissing or Forbidden."""
+    if not may_see(request, user, repository):
+        raise RepoMissing("Repository not found")
+    check_owner(request, user, repository.id)
     return repository
+
+
+def visible_repo(request: Request) -> Repository:
+    """The repository in the URL, if the user may know that it exists.
+
+    Raises Moved for an old name, or for a name in another case.
+    """
+    user, id, store = current_user(request), requested_repo_id(request), get_hub(request).store
+    name = store.existing_name(id) or store.redirects.find(id)
+    if name and may_see(request, user, repository := store.find(name)):
+        if name != id:
+            raise Moved(_path_with(request, id, name))
+        return repository
+    raise RepoMissing("Repository not found") if user else HiddenRepo(_WHO_ARE_YOU)
+
+
+def _path_with(request: Request, old: RepoId, new: RepoId) -> str:
+    """The path of a request with another name of its repository."""
+    start = 3 if request.url.path.startswith("/api/") else 2 if "kind" in request.path_params else 1
+    segments = request.scope["path"].split("/")
+    ending = ".git" if segments[start + 1].endswith(".git") else ""
+    segments[start : start + 2] = [new.owner, new.name + ending]
+    query = f"?{request.url.query}" if request.url.query else ""
+    # Without a host: clients follow such redirects even where they look for the headers of a file.
+    return "/".join(segments) + query
 
 
 def readable_repo(request: Request) -> Repository:
@@ -95,5 +136,5 @@ def readable_repo(request: Request) -> Repository:
 def writable_repo(request: Request) -> Repository:
     """The repository in the URL, if the user may change it."""
     repository = visible_repo(request)
-    require_writer(request)
+    check_owner(request, require_writer(request), repository.id)
     return repository

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.front_matter import card_problem
 from hubmerge.server.access import current_user, get_hub
+from hubmerge.server.card_rules import card_problems
 from hubmerge.server.http_errors import NotSignedIn
 from hubmerge.server.messages import Json, query_flag, with_json
 from hubmerge.server.names import KINDS
@@ -24,7 +24,9 @@ def whoami(request: Request) -> Response:
     if user is None:
         raise NotSignedIn("Invalid username or password.")
     token = {"displayName": f"{user.name} ({user.role})", "role": user.role}
-    owners = {repo.id.owner for kind in KINDS for repo in get_hub(request).store.all(kind)}
+    hub = get_hub(request)
+    owners = {repo.id.owner for kind in KINDS for repo in hub.store.all(kind)}
+    owners = {owner for owner in owners if hub.tokens.is_member(user, owner)}
     account: Json = {
         "type": "user",
         **dict.fromkeys(("id", "name", "fullname"), user.name),
@@ -48,8 +50,7 @@ def status(request: Request) -> Response:
 
 def validate_yaml(request: Request, body: Json) -> Response:
     """Whether the front matter of a card is valid; clients call this before they send README.md."""
-    problem = card_problem(str(body.get("content", "")))
-    errors = [{"message": problem}] if problem else []
+    errors = [{"message": problem} for problem in card_problems(str(body.get("content", "")))]
     return JSONResponse({"errors": errors, "warnings": []}, 400 if errors else 200)
 
 

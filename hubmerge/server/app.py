@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -9,9 +11,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from hubmerge.server import (
     account,
+    collections,
     commits,
     discussions,
     files,
@@ -24,13 +28,20 @@ from hubmerge.server import (
     xet,
 )
 from hubmerge.server.access import HubState
-from hubmerge.server.http_errors import HttpError
+from hubmerge.server.http_errors import HttpError, NotBuilt, RepoMissing
 from hubmerge.server.messages import RawPathMiddleware, http_error_response, not_unicode_response
+from hubmerge.server.request_ids import RequestIds
 from hubmerge.server.store import RepositoryStore, seed
-from hubmerge.server.tokens import Signer, Tokens
+from hubmerge.server.tokens import FIRST_USER, Signer, Tokens
 from hubmerge.server.xorbs import Xorbs
 
-FIRST_USER = "local"
+_log = logging.getLogger("uvicorn.error")
+
+# What else no route serves: old names without an owner, and paths that end early.
+_REPO_PATH = re.compile(
+    r"/api/(?:models|datasets|spaces)/[^/]+(?:/[^/]+)?"
+    r"(?:/(?:revision|tree|refs|commits|paths-info|auth-check|preupload|commit)(?:/.*)?)?"
+)
 
 _ROUTES = [
     *account.routes,
@@ -43,11 +54,15 @@ _ROUTES = [
     *storage.routes,
     *commits.routes,
     *discussions.routes,
+<<<<<<< HEAD
     *smart_http.routes,
+=======
+    *collections.routes,
+>>>>>>> 535cc685b4f6e84ec6a8884bcd1b92d5f7efd0df
 ]
 
 
-def build_app(data: Path, seed_from: Path | None) -> Starlette:
+def build_app(data: Path, seed_from: Path | None) -> ASGIApp:
     """The application for a data folder; the caller must hold the lock of the folder."""
     store = RepositoryStore(data)
     store.clean_up()
@@ -73,14 +88,19 @@ def build_app(data: Path, seed_from: Path | None) -> Starlette:
         },
     )
     app.state.hub = HubState(store, tokens, Signer(data), xorbs)
-    return app
+    return RequestIds(app)
 
 
 def _no_route(request: Request, error: Exception) -> Response:
+    path = request.url.path
+    if path.startswith("/api/") and not _REPO_PATH.fullmatch(path):
+        message = f"This Hub has no {path[:200]}: it serves only what curating checkpoints needs."
+        return http_error_response(request, NotBuilt(message))
     # Clients report a 404 without a code as a broken endpoint, but a repository is missing.
-    message = f"This Hub has nothing at {request.url.path}"
-    return JSONResponse({"error": message}, 404, {"X-Error-Code": "RepoNotFound"})
+    return http_error_response(request, RepoMissing(f"This Hub has nothing at {path[:200]}"))
 
 
 def _internal_error(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "The Hub failed; its log says why."}, 500)
+    id = request.state.request_id
+    _log.error("Request %s failed: %s %s", id, request.method, request.url.path)
+    return JSONResponse({"error": f"The Hub failed on request {id}; its log says why."}, 500)

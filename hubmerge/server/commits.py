@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import get_hub, require_writer, writable_repo
+from hubmerge.server.card_rules import card_problems
 from hubmerge.server.content import AddFile, AddLargeFile, Change, Delete
 from hubmerge.server.discussions import pull_request_url
 from hubmerge.server.http_errors import BadRequest, TooLarge
@@ -103,7 +104,12 @@ def _parse_change(key: str, value: Json) -> Change:
     path = str(value.get("path") or "")
     match key:
         case "file":
-            return AddFile(path, _decode_content(path, value))
+            content = _decode_content(path, value)
+            if path == "README.md" and (
+                problems := card_problems(content.decode(errors="replace"))
+            ):
+                raise BadRequest(f"Invalid metadata in README.md. {' '.join(problems)}")
+            return AddFile(path, content)
         case "lfsFile":
             return AddLargeFile(path, str(value.get("oid")), _parse_size(path, value))
         case "deletedFile" | "deletedFolder":

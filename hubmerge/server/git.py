@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """One bare git repository: refs, commits and blobs."""
+=======
+"""One bare git repository: refs, commits and blobs. Few other files use dulwich."""
+>>>>>>> 535cc685b4f6e84ec6a8884bcd1b92d5f7efd0df
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from posixpath import join
 
@@ -14,10 +18,11 @@ from dulwich.errors import NotTreeError, RefFormatError
 from dulwich.file import FileLocked
 from dulwich.object_store import DiskObjectStore, MissingObjectFinder, tree_lookup_path
 from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
-from dulwich.refs import DiskRefsContainer, Ref, check_ref_format
+from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
 from hubmerge.server.http_errors import Conflict
+from hubmerge.server.refs import RefStore
 from hubmerge.server.trees import FOLDER_MODE, TreeEditor, read_tree
 
 # A path, and the blob to put there; None removes the path.
@@ -63,7 +68,7 @@ class Git:
         # Opened at each request, so without dulwich's Repo, which reads the configuration first.
         self._folder = folder
         self._objects = DiskObjectStore(str(folder / "objects"), fsync_object_files=True)
-        self._refs = DiskRefsContainer(str(folder))
+        self._refs = RefStore(folder, partial(_peel_tag, folder))
 
     def __enter__(self) -> Git:
         return self
@@ -73,18 +78,16 @@ class Git:
 
     def refs(self, prefix: str) -> dict[str, str]:
         """The names below a prefix ("refs/heads/") and their commits."""
-        names = self._refs.subkeys(Ref(prefix.encode()))
-        commits = {name.decode(): self._read_ref(prefix + name.decode()) for name in sorted(names)}
-        return {name: sha for name, sha in commits.items() if sha}
+        return self._refs.commits(prefix)
 
     def ref(self, name: str) -> str | None:
         """The commit of a full ref name; tag objects are resolved to their commit."""
-        return self._read_ref(name) if check_ref_format(Ref(name.encode())) else None
+        return self._refs.commit(name) if check_ref_format(Ref(name.encode())) else None
 
     def add_ref(self, name: str, sha: str) -> bool:
-        """Create a ref; False if it exists already."""
+        """Create a ref; False if it exists already. The caller holds the repository's lock."""
         try:
-            return self._refs.add_if_new(Ref(name.encode()), ObjectID(sha.encode()))
+            return self._refs.add(name, _to_oid(sha))
         except (FileLocked, NotADirectoryError, IsADirectoryError, RefFormatError) as error:
             raise Conflict(f"Reference {name} collides with another one") from error
 
@@ -199,6 +202,7 @@ class Git:
         self._objects.add_object(commit)
         return commit.id.decode()
 
+<<<<<<< HEAD
     def leads_to_commit(self, sha: str) -> bool:
         """Whether an object is a commit, or a tag of one."""
         item = self._object(_to_oid(sha))
@@ -216,6 +220,8 @@ class Git:
         oid = self._refs.read_loose_ref(Ref(name.encode()))
         return _peel_tag(self._folder, ObjectID(oid)) if oid else None
 
+=======
+>>>>>>> 535cc685b4f6e84ec6a8884bcd1b92d5f7efd0df
     def _is_commit(self, oid: ObjectID) -> bool:
         return isinstance(self._object(oid), Commit)
 

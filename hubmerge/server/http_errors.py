@@ -1,11 +1,12 @@
 """The errors of the Hub in one tree: HTTP status, error code for clients, and a message.
 
-Refusal
+HttpError
+|-- Moved              307   the repository has another name
 |-- BadRequest         400   the request is invalid
 |-- NotSignedIn        401   no token, or an unknown one
 |   |-- HiddenRepo           no such repository, or a private one; strangers cannot tell which
 |   `-- GatedRepo            visible, but reading its files needs a token
-|-- Forbidden          403   the token may only read
+|-- Forbidden          403   the token may only read, or the repository belongs to another user
 |-- RepoMissing        404
 |-- RevisionMissing    404
 |-- EntryMissing       404
@@ -30,6 +31,16 @@ class HttpError(Exception):
         super().__init__(message)
         self.message = message
         self.commit = commit
+
+
+class Moved(HttpError):
+    """The repository has another name; `location` is the path of the request with it."""
+
+    status = 307
+
+    def __init__(self, location: str) -> None:
+        super().__init__(f"Temporary Redirect. Redirecting to {location}")
+        self.location = location
 
 
 class BadRequest(HttpError):

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from hubmerge.front_matter import card_data, card_tags
+from hubmerge.front_matter import card_data, card_tags, texts
 from hubmerge.server.http_errors import BadRequest
 from hubmerge.server.messages import Json
 from hubmerge.server.repository import Repository
 from hubmerge.server.snapshot import File, Snapshot
+from hubmerge.server.weight_counts import count_parameters
 
 # The properties that clients may request with `expand`; those without a value here are null.
 _COMMON_PROPERTIES = """author cardData createdAt disabled gated lastModified likes private
@@ -24,6 +25,16 @@ _PROPERTIES_OF_KIND = {
         paperswithcode_id""".split(),
     "spaces": f"{_COMMON_PROPERTIES} datasets models region runtime sdk subdomain".split(),
 }
+
+# Clients filter data sets by key and value.
+_DATASET_TAG_KEYS = (
+    "language",
+    "language_creators",
+    "multilinguality",
+    "size_categories",
+    "task_categories",
+    "task_ids",
+)
 
 # A file at the root -> the library that wrote the model, for cards that do not name it.
 _LIBRARY_OF_FILE = {
@@ -51,13 +62,15 @@ def describe_repo(repository: Repository, snapshot: Snapshot, blobs: bool = Fals
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": card_tags(
-            {**card, "library_name": library, "base_model_relation": _base_relation(card, files)}
-        ),
+        "tags": _tags(repository.id.kind, card, library, files),
         "cardData": card,
         "siblings": [sibling_to_json(file, blobs) for file in files],
         "usedStorage": sum({f.etag: f.size for f in files}.values()),
-        **(_model_properties(snapshot, card, library) if repository.id.kind == "models" else {}),
+        **(
+            _model_properties(snapshot, card, library, files)
+            if repository.id.kind == "models"
+            else {}
+        ),
     }
 
 
@@ -98,14 +111,25 @@ def format_time(time: Any) -> str:
     return str(time.strftime("%Y-%m-%dT%H:%M:%S.000Z"))
 
 
-def _model_properties(snapshot: Snapshot, card: Json, library: str | None) -> Json:
+def _model_properties(
+    snapshot: Snapshot, card: Json, library: str | None, files: list[File]
+) -> Json:
     properties = {
+        "safetensors": count_parameters(snapshot, files),
         "library_name": library,
         "pipeline_tag": card.get("pipeline_tag"),
         "model-index": card.get("model-index"),
         "config": _model_config(snapshot),
     }
     return {name: value for name, value in properties.items() if value is not None}
+
+
+def _tags(kind: str, card: Json, library: str | None, files: list[File]) -> list[str]:
+    relation = _base_relation(card, files)
+    tags = card_tags({**card, "library_name": library, "base_model_relation": relation})
+    if kind == "datasets":
+        tags += [f"{key}:{text}" for key in _DATASET_TAG_KEYS for text in texts(card.get(key))]
+    return tags
 
 
 def _library_from_files(files: Iterable[File]) -> str | None:

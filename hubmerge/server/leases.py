@@ -18,6 +18,7 @@ from typing import IO
 
 from hubmerge.durable import try_lock
 from hubmerge.errors import HubUnreachable
+from hubmerge.server.data_folder import open_data_folder
 from hubmerge.server.state import ServerState, read_state
 
 _TIMEOUT_S = 30.0
@@ -29,8 +30,7 @@ _PACKAGE_PARENT = Path(__file__).parents[2]
 @contextmanager
 def lease(data: Path) -> Iterator[ServerState]:
     """Use the Hub of a data folder; its server ends less than a second after the last user."""
-    data = data.resolve()
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    data = open_data_folder(data)
     with (data / "lease").open("ab") as lease_file:
         _wait_for_lock(lease_file, shared=True)
         yield _find_or_start(data)

@@ -37,10 +37,14 @@ _DOWNLOAD = "download "
 def preupload(request: Request, body: Json) -> Response:
     """For each file: whether to use LFS, whether it is ignored, and the id of an existing one."""
     snapshot = writable_repo(request).snapshot(request.path_params["revision"])
-    files, gitignore = json_objects(body, "files"), str(body.get("gitIgnore") or "")
+    files, gitignore = json_objects(body, "files"), body.get("gitIgnore")
+    # The client sends the one that it uploads too; else that of the repository holds.
+    gitignore = gitignore or snapshot.read(".gitignore").decode(errors="replace")
     existing = {file.path: file for file in snapshot.find_files(str(f.get("path")) for f in files)}
     patterns = lfs_patterns(snapshot.read(".gitattributes"))
-    return JSONResponse({"files": [_upload_mode(f, existing, patterns, gitignore) for f in files]})
+    return JSONResponse(
+        {"files": [_upload_mode(f, existing, patterns, str(gitignore)) for f in files]}
+    )
 
 
 def batch(request: Request, body: Json) -> Response:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hubmerge.server.http_errors import BadRequest, HttpError, TooLarge
+from hubmerge.server.http_errors import BadRequest, HttpError, Moved, TooLarge
 from hubmerge.server.names import KINDS
 
 Json = dict[str, Any]
@@ -97,6 +97,8 @@ def http_error_response(request: Request, error: Exception) -> Response:
         "X-Error-Code": error.code,
         "X-Repo-Commit": error.commit,
     }
+    if isinstance(error, Moved):
+        headers["Location"] = error.location
     headers = {name: value for name, value in headers.items() if value}
     return JSONResponse({"error": error.message}, error.status, headers)
 

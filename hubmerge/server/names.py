@@ -40,7 +40,7 @@ class RepoId:
         """Why the id is invalid; empty if it is valid."""
         if self.kind not in KINDS:
             return f"Unknown kind of repository {self.kind!r}: use model, dataset or space."
-        return _problem_of_part("owner", self.owner) or _problem_of_part("name", self.name)
+        return problem_of_name("owner", self.owner) or problem_of_name("name", self.name)
 
 
 def check_repo(repo: RepoId) -> RepoId:
@@ -75,7 +75,8 @@ def is_sha(text: str) -> bool:
     return _SHA.fullmatch(text) is not None
 
 
-def _problem_of_part(field: str, part: str) -> str:
+def problem_of_name(field: str, part: str) -> str:
+    """Why this is no valid owner or name of a repository; empty if it is valid."""
     if not _PART.fullmatch(part):
         return (
             f"Invalid repository {field} {part[:120]!r}: use 1 to 96 letters, digits, '-', '_' "

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from hubmerge.durable import try_lock
 from hubmerge.errors import HubmergeError
+from hubmerge.server.data_folder import open_data_folder
 from hubmerge.server.state import ServerState, read_state, state_file, write_state
 
 if TYPE_CHECKING:
@@ -42,10 +43,9 @@ def serve(
 
     Port 0 takes any free port. An empty Hub is seeded from a folder, or stays empty for None.
     With `faults`, it fails as they say. Raises HubmergeError if another server uses the folder or
-    the port.
+    the port, or if the folder is not this user's.
     """
-    data = data.resolve()
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    data = open_data_folder(data)
     # The lease is unlocked last: a process that waits for it must find the data folder free.
     with (data / "lease").open("ab") as lease_file, (data / "lock").open("ab") as lock:
         _lock_folder(lock, data)

@@ -10,8 +10,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import (
+    check_owner,
+    check_writable,
     current_user,
     get_hub,
+    may_see,
     require_writer,
     visible_repo,
     writable_repo,
@@ -19,8 +22,8 @@ from hubmerge.server.access import (
 from hubmerge.server.http_errors import BadRequest, Conflict
 from hubmerge.server.info import describe_repo, select_properties
 from hubmerge.server.messages import REPO_PATH, Json, base_url, paginate, query_flag, with_json
-from hubmerge.server.names import RepoId
-from hubmerge.server.repository import Repository
+from hubmerge.server.names import RepoId, check_repo
+from hubmerge.server.repo_filters import check_filters, matches_description, matches_name
 
 _PAGE_SIZE = 1000
 _SORT_KEYS = {"createdAt", "lastModified", "downloads", "likes", "trendingScore"}
@@ -31,6 +34,9 @@ def create(request: Request, body: Json) -> Response:
     """Create a repository; for an existing one the error has its URL, which clients read."""
     user = require_writer(request)
     id = _repo_id_of(body, user.name)
+    check_owner(request, user, id)
+    # The name in the case in which it exists.
+    id = get_hub(request).store.existing_name(id) or id
     result = {"url": f"{base_url(request)}/{id.web_path}", "name": str(id)}
     try:
         get_hub(request).store.create(id, author=user.name, private=_is_private(body))
@@ -40,8 +46,21 @@ def create(request: Request, body: Json) -> Response:
 
 
 def delete(request: Request, body: Json) -> Response:
-    user = require_writer(request)
-    get_hub(request).store.delete(_repo_id_of(body, user.name))
+    """Delete a repository; unlike other requests, not by an old name."""
+    user, store = require_writer(request), get_hub(request).store
+    id = check_writable(request, user, store.find(_repo_id_of(body, user.name))).id
+    store.delete(id)
+    return JSONResponse({})
+
+
+def move(request: Request, body: Json) -> Response:
+    """Rename a repository or give it to another owner; its old name redirects to the new one."""
+    user, store = require_writer(request), get_hub(request).store
+    kind = f"{body.get('type') or 'model'}s"
+    old, new = (_parse_id(kind, body.get(key)) for key in ("fromRepo", "toRepo"))
+    old = check_writable(request, user, store.find(old)).id
+    check_owner(request, user, new)
+    store.move(old, new)
     return JSONResponse({})
 
 
@@ -88,6 +107,11 @@ def _repo_id_of(body: Json, user: str) -> RepoId:
     return RepoId(kind, str(body.get("organization") or user), str(body.get("name") or ""))
 
 
+def _parse_id(kind: str, name: object) -> RepoId:
+    owner, _, rest = str(name or "").partition("/")
+    return check_repo(RepoId(kind, owner, rest))
+
+
 def _is_private(body: Json, default: bool = False) -> bool:
     if "visibility" in body:
         return bool(body["visibility"] != "public")
@@ -95,20 +119,14 @@ def _is_private(body: Json, default: bool = False) -> bool:
 
 
 def _matching_repos(request: Request) -> Iterator[Json]:
-    query, signed_in = request.query_params, current_user(request) is not None
-    required_tags = set(query.getlist("filter"))
-    for repository in get_hub(request).store.all(request.path_params["kind"]):
-        if not signed_in and repository.settings.private:
-            continue
-        if not _name_matches(repository, query.get("author"), query.get("search", "")):
-            continue
-        description = describe_repo(repository, repository.snapshot("main"))
-        if required_tags <= set(description["tags"]):
-            yield description
-
-
-def _name_matches(repository: Repository, author: str | None, search: str) -> bool:
-    return author in (None, repository.id.owner) and search.lower() in str(repository.id).lower()
+    kind, query = request.path_params["kind"], request.query_params
+    check_filters(kind, query)
+    user = current_user(request)
+    for repository in get_hub(request).store.all(kind):
+        if may_see(request, user, repository) and matches_name(str(repository.id), query):
+            description = describe_repo(repository, repository.snapshot("main"))
+            if matches_description(description, query):
+                yield description
 
 
 def _sorted(request: Request, descriptions: list[Json]) -> list[Json]:
@@ -120,6 +138,7 @@ def _sorted(request: Request, descriptions: list[Json]) -> list[Json]:
 
 routes = [
     Route("/api/repos/create", with_json(create), methods=["POST"]),
+    Route("/api/repos/move", with_json(move), methods=["POST"]),
     Route("/api/repos/delete", with_json(delete), methods=["DELETE"]),
     Route("/api/{kind:kind}", listing),
     Route(REPO_PATH, info),

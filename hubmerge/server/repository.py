@@ -90,7 +90,10 @@ class Repository:
         """Create a branch or a tag, with or without a message; raises Conflict if it exists."""
         with Git(self.folder) as git, self._write_lock:
             sha = _resolve(git, revision)
-            ref = prefix + check_ref(name)
+            ref, other = prefix + check_ref(name), TAG if prefix == BRANCH else BRANCH
+            if git.ref(other + name):
+                # A revision of that name would mean the branch, whatever the tag is.
+                raise Conflict(f"Reference {other + name} already exists: use another name")
             _add_ref(git, ref, git.write_tag(sha, name, message, author) if message else sha)
 
     def delete_ref(self, prefix: str, name: str) -> None:

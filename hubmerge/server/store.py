@@ -26,6 +26,7 @@ from hubmerge.server.content import (
 from hubmerge.server.git import init_git
 from hubmerge.server.http_errors import Conflict, RepoMissing
 from hubmerge.server.names import KINDS, RepoId, check_repo
+from hubmerge.server.redirects import Redirects
 from hubmerge.server.repository import RepoSettings, Repository
 
 TINY_CLIP = RepoId("models", "hubmerge", "tiny-clip")
@@ -47,7 +48,10 @@ class RepositoryStore:
         self.data = data
         self.tmp = data / "tmp"
         self.blobs = BlobStore(data / "blobs", self.tmp)
+        self.redirects = Redirects(data)
         self._write_locks: dict[str, threading.Lock] = {}
+        # Held while a name is taken: names that differ only in case are one.
+        self._names_lock = threading.Lock()
 
     def create(
         self,
@@ -60,20 +64,44 @@ class RepositoryStore:
     ) -> Repository:
         """Create a repository with a first commit, atomically; raises Conflict if it exists."""
         created = when or datetime.now(UTC)
-        folder = self._folder(check_repo(id))
-        if folder.exists():
-            raise Conflict(f"You already created this {id.kind.removesuffix('s')} repo: {id}")
+        self._check_free(check_repo(id))
         draft = Repository(id, self.tmp / secrets.token_hex(8), self.blobs, self._write_lock(id))
         try:
             init_git(draft.folder)
             draft.configure(RepoSettings(created, private))
             first = chain([AddFile(".gitattributes", GITATTRIBUTES)], changes)
             draft.write_first_commit(first, "initial commit", author, created)
-            _move_into_store(draft, folder)
+            with self._names_lock:
+                self._check_free(id)
+                rename_into(draft.folder, self._folder(id))
+                self.redirects.remove(id)
         finally:
             # After success the folder has moved away.
             shutil.rmtree(draft.folder, ignore_errors=True)
         return self.find(id)
+
+    def move(self, old: RepoId, new: RepoId) -> None:
+        """Rename a repository; the old name then redirects to the new one."""
+        repository = self.find(old)
+        with self._names_lock, self._write_lock(old):
+            # The same name in another case is free.
+            if self.existing_name(new) != old:
+                self._check_free(check_repo(new), "A {} repository called {} already exists")
+            # First, because a name that exists is found before a redirect is looked for.
+            self.redirects.add(old, new)
+            rename_into(repository.folder, self._folder(new))
+
+    def existing_name(self, id: RepoId) -> RepoId | None:
+        """The name of a repository as it was created; it may be given in another case."""
+        if id.problem:
+            return None
+        if self._folder(id).is_dir():
+            return id
+        kind = self.data / "repos" / id.kind
+        for owner in _same_in_any_case(kind, id.owner):
+            for name in _same_in_any_case(kind / owner, id.name):
+                return RepoId(id.kind, owner, name)
+        return None
 
     def find(self, id: RepoId) -> Repository:
         """The repository; raises RepoMissing."""
@@ -118,12 +146,25 @@ class RepositoryStore:
         for stale in (self.data / "repos").glob("*/*/*/**/*.lock"):
             stale.unlink()
 
+    def _check_free(
+        self, id: RepoId, message: str = "You already created this {} repo: {}"
+    ) -> None:
+        if existing := self.existing_name(id):
+            raise Conflict(message.format(id.kind.removesuffix("s"), existing))
+
     def _folder(self, id: RepoId) -> Path:
         return self.data / "repos" / id.kind / id.owner / id.name
 
     def _write_lock(self, id: RepoId) -> threading.Lock:
         # setdefault is atomic: two threads get the same lock.
         return self._write_locks.setdefault(f"{id.kind}/{id}", threading.Lock())
+
+
+def _same_in_any_case(folder: Path, name: str) -> list[str]:
+    try:
+        return [entry for entry in sorted(os.listdir(folder)) if entry.lower() == name.lower()]
+    except FileNotFoundError:
+        return []
 
 
 def seed(store: RepositoryStore, folder: Path) -> None:
@@ -147,11 +188,3 @@ def _change_of_file(blobs: BlobStore, file: Path) -> Change:
     oid, size = hash_file(file), file.stat().st_size
     blobs.add(file, oid, size)
     return AddLargeFile(file.name, oid, size)
-
-
-def _move_into_store(draft: Repository, folder: Path) -> None:
-    try:
-        rename_into(draft.folder, folder)
-    except OSError as error:
-        # Created twice at once: a folder cannot be renamed to one that is not empty.
-        raise Conflict(f"You already created this repo: {draft.id}") from error

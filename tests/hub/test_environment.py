@@ -6,22 +6,24 @@ import os
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants, get_token
 
 from hubmerge.errors import NoAccess, UsageError
-from hubmerge.hub.environment import connect, hub_folder
+from hubmerge.hub.environment import client_environment, connect, hub_folder
 from hubmerge.hub.publish import ensure_repo
 from hubmerge.hub.step_names import list_refs
-from hubmerge.server import read_state
+from hubmerge.server import ServerState, read_state
 
-_SET = ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")
+SERVER = ServerState("http://127.0.0.1:1", 1, Path("/hub"))
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment variables that `connect` sets are restored after the test."""
-    for name in _SET:
+    """What `connect` sets is restored after the test."""
+    for name in client_environment(SERVER):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
 
 
 @pytest.mark.parametrize("choice", ["local", None])
@@ -35,6 +37,30 @@ def test_the_embedded_hub_starts_and_may_be_written_to(
         assert hub.endpoint == state.url == os.environ["HF_ENDPOINT"]
         assert hub.cache == hub_folder() / "cache"
         ensure_repo(hub, "demo/new")
+
+
+def test_nothing_that_is_set_keeps_a_command_from_the_embedded_hub(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_TOKEN", "hf_of_another_hub")
+    monkeypatch.setenv("HF_OIDC_RESOURCE", "o/merged")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "intranet, localhost")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with connect("local") as hub:
+        assert get_token() == hub.token
+        assert os.environ["NO_PROXY"] == "intranet,localhost,127.0.0.1"
+        assert os.environ["HF_DATASETS_OFFLINE"] == "0"
+        ensure_repo(hub, "demo/offline")
+        assert "main" in list_refs(hub, "demo/offline").branches
+
+
+def test_other_clients_are_given_no_token_but_the_file_of_it() -> None:
+    variables = client_environment(SERVER)
+    assert (variables["HF_TOKEN"], variables["HF_TOKEN_PATH"]) == ("", "/hub/token")
+    assert variables["HF_HUB_CACHE"] == "/hub/cache"
 
 
 def test_the_configured_hub(monkeypatch: pytest.MonkeyPatch) -> None:

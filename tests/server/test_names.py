@@ -150,7 +150,8 @@ def test_a_hostile_name_is_not_found(web: httpx2.Client, repo: str, name: str) -
     assert web.get(f"/{repo}/resolve/main/{quoted}").status_code == 404
     assert web.get(f"/{repo}/resolve/{quoted}/README.md").status_code == 404
     assert web.get(f"/api/models/{repo}/tree/main/{quoted}").status_code == 404
-    assert web.get(f"/api/models/{quoted}/x").status_code == 404
+    # The client shortens one of them to /api/x, which no Hub has.
+    assert web.get(f"/api/models/{quoted}/x").status_code in (404, 501)
 
 
 def _file(path: str) -> dict[str, object]:
