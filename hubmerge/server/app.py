@@ -54,11 +54,8 @@ _ROUTES = [
     *storage.routes,
     *commits.routes,
     *discussions.routes,
-<<<<<<< HEAD
     *smart_http.routes,
-=======
     *collections.routes,
->>>>>>> 535cc685b4f6e84ec6a8884bcd1b92d5f7efd0df
 ]
 
 

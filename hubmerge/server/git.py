@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""One bare git repository: refs, commits and blobs."""
-=======
 """One bare git repository: refs, commits and blobs. Few other files use dulwich."""
->>>>>>> 535cc685b4f6e84ec6a8884bcd1b92d5f7efd0df
 
 from __future__ import annotations
 
@@ -202,7 +198,6 @@ class Git:
         self._objects.add_object(commit)
         return commit.id.decode()
 
-<<<<<<< HEAD
     def leads_to_commit(self, sha: str) -> bool:
         """Whether an object is a commit, or a tag of one."""
         item = self._object(_to_oid(sha))
@@ -216,12 +211,6 @@ class Git:
         for oid, _ in MissingObjectFinder(self._objects, known, map(_to_oid, tips)):
             yield self._objects[oid]
 
-    def _read_ref(self, name: str) -> str | None:
-        oid = self._refs.read_loose_ref(Ref(name.encode()))
-        return _peel_tag(self._folder, ObjectID(oid)) if oid else None
-
-=======
->>>>>>> 535cc685b4f6e84ec6a8884bcd1b92d5f7efd0df
     def _is_commit(self, oid: ObjectID) -> bool:
         return isinstance(self._object(oid), Commit)
 

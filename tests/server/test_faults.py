@@ -15,6 +15,7 @@ from hubmerge.errors import UsageError
 from hubmerge.server.app import build_app
 from hubmerge.server.faults import Fault, FaultMiddleware, read_fault_plan
 from hubmerge.server.process import _listen
+from hubmerge.server.tokens import Tokens
 from tests.command_line import run_command
 
 PLAN = r"""
@@ -41,7 +42,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx2.Cl
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        token = next(iter(app.state.hub.tokens._users()))
+        token = Tokens(folder / "data").create("me", "write")
         with httpx2.Client(base_url=url, timeout=5) as client:
             yield client, token
         server.should_exit = True
