@@ -19,14 +19,14 @@ from hubmerge.server.tokens import Tokens
 from tests.command_line import run_command
 
 PLAN = r"""
-- {request: 'models\?a', fault: status, status: 429, retry_after: 7, message: slowly, times: 2}
-- {request: 'models\?b', fault: redirect, to: "http://elsewhere/"}
+- {request: 'search=a', fault: status, status: 429, retry_after: 7, message: slowly, times: 2}
+- {request: 'search=b', fault: redirect, to: "http://elsewhere/"}
 - {request: 'POST /api/repos/create', fault: lose}
-- {request: 'models\?c', fault: reset, after: 1}
-- {request: 'models\?d', fault: hang, times: null}
-- {request: 'models\?e', fault: drip, delay: 0}
-- {request: 'models\?f', fault: truncate}
-- {request: 'models\?g', fault: flip}
+- {request: 'search=c', fault: reset, after: 1}
+- {request: 'search=d', fault: hang, times: null}
+- {request: 'search=e', fault: drip, delay: 0}
+- {request: 'search=f', fault: truncate}
+- {request: 'search=g', fault: flip}
 """
 
 
@@ -51,23 +51,23 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx2.Cl
 
 def test_each_failure(served: tuple[httpx2.Client, str]) -> None:
     web, _ = served
-    plain = web.get("/api/models?x=1").content
+    plain = web.get("/api/models?search=x").content
     for _ in range(2):
-        answer = web.get("/api/models?a=1")
+        answer = web.get("/api/models?search=a")
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
         assert answer.json() == {"error": "slowly"}
-    assert web.get("/api/models?a=1").content == plain
-    assert web.get("/api/models?b=1").headers["Location"] == "http://elsewhere/"
-    assert web.get("/api/models?c=1").content == plain
+    assert web.get("/api/models?search=a").content == plain
+    assert web.get("/api/models?search=b").headers["Location"] == "http://elsewhere/"
+    assert web.get("/api/models?search=c").content == plain
     with pytest.raises(httpx2.TransportError):
-        web.get("/api/models?c=1")
+        web.get("/api/models?search=c")
     for _ in range(2):
         with pytest.raises(httpx2.ReadTimeout):
-            web.get("/api/models?d=1", timeout=0.2)
-    assert web.get("/api/models?e=1").content == plain
+            web.get("/api/models?search=d", timeout=0.2)
+    assert web.get("/api/models?search=e").content == plain
     with pytest.raises(httpx2.TransportError):
-        web.get("/api/models?f=1")
-    flipped = web.get("/api/models?g=1").content
+        web.get("/api/models?search=f")
+    flipped = web.get("/api/models?search=g").content
     assert len(flipped) == len(plain)
     assert sum((a ^ b).bit_count() for a, b in zip(flipped, plain, strict=True)) == 1
 
