@@ -60,6 +60,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.select
 	$(BIN)/python -m benchmarks.moe_layer
 	$(BIN)/python -m benchmarks.runner
+	$(BIN)/python -m benchmarks.hub
 
 docs: cards
 	$(BIN)/python scripts/help_pages.py
