@@ -20,15 +20,15 @@ from .testing_utils import repo_name
 RepoFactory = Callable[..., RepoUrl]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def api() -> HfApi:
     """A client with the token of the first user."""
     return HfApi(endpoint=ENDPOINT_STAGING, token=TOKEN)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repo_factory() -> Iterator[RepoFactory]:
-    """Creates repositories that are deleted after the test."""
+    """Creates repositories that are deleted after the last test."""
     made: list[tuple[HfApi, str, str]] = []
 
     def create(
