@@ -92,6 +92,7 @@ def run_group(
         f"tests/test_{name}.py" for name in names if (folder / f"tests/test_{name}.py").exists()
     ]
     options = ["-q", "-p", "no:cacheprovider", "-m", "not production", "--timeout=120"]
+    options += ["--continue-on-collection-errors"]
     options += ["-o", "addopts=", f"--junitxml={report}"]
     with (home / "log.txt").open("a") as log:
         subprocess.run(
