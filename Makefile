@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 RECIPES := $(patsubst %/recipe.yaml,%,$(wildcard recipes/*/recipe.yaml))
 
-.PHONY: demo demo-moe demo-llm test test-slow test-lm-eval check bench docs cards smoke reproduce clean
+.PHONY: demo demo-moe demo-llm test test-slow test-lm-eval conformance check bench docs cards smoke reproduce clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
@@ -30,6 +30,11 @@ test-slow: .venv/installed-dev
 test-lm-eval: .venv/installed-dev
 	$(BIN)/pip install --editable '.[lm-eval]'
 	$(BIN)/pytest tests/compat/test_lm_eval.py tests/compat/test_lm_eval_tasks.py
+
+# The tests of the client library against the embedded Hub; a quarter of an hour.
+conformance: .venv/installed-dev
+	$(BIN)/pip install --quiet pytest-mock pytest-timeout pytest-vcr jedi
+	$(BIN)/python scripts/conformance/run.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff check
@@ -56,6 +61,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.hub_scale
 	$(BIN)/python -m benchmarks.moe_layer
 	$(BIN)/python -m benchmarks.runner
+	$(BIN)/python -m benchmarks.hub
 
 docs: cards
 	$(BIN)/python scripts/help_pages.py

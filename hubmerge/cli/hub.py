@@ -1,4 +1,4 @@
-"""hubmerge hub serve, status, run: the embedded Hub, and clients that use it."""
+"""hubmerge hub: the embedded Hub, clients that use it, and moves between Hubs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hubmerge.cli import hub_disk, hub_tokens
 from hubmerge.cli.env_formats import EnvFormat, format_env
+from hubmerge.cli.hub_mirror import pull, push
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import make_table
 from hubmerge.errors import HubUnreachable, UsageError
 from hubmerge.hub.environment import client_environment, hub_folder
 
+if TYPE_CHECKING:
+    from hubmerge.server.faults import Fault
+
 Option, Argument = typer.Option, typer.Argument
 Data = Annotated[Path | None, Option(help="Data folder. [~/.hubmerge/hub]")]
 app = typer.Typer(
-    help="Run a Hub of your own on this machine.", no_args_is_help=True,
-    rich_markup_mode=None,
+    help="Run a Hub of your own on this machine, and move repositories between Hubs.",
+    no_args_is_help=True, rich_markup_mode=None,
 )  # fmt: skip
 app.add_typer(hub_tokens.app, name="token")
+
+app.command("pull")(pull)
+app.command("push")(push)
 
 
 @app.command("serve")
@@ -34,20 +41,29 @@ def serve(
         int, Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
     ] = 0,
     data: Data = None,
+    faults: Annotated[
+        Path | None, Option(help="YAML file with failures to make, to rehearse them.")
+    ] = None,
 ) -> None:
     """Run the embedded Hub until Ctrl-C.
 
-    `--hub local` uses it; for other clients, see `hubmerge hub status --env`.
+    `--hub local` uses it; for other clients, see `hubmerge hub status --env`. With --faults it
+    fails as the file says: docs/faults.md.
 
     Example: hubmerge hub serve --port 8080
     """
     from hubmerge.server.process import serve as run
 
     folder = data or hub_folder()
+    plan: list[Fault] = []
+    if faults:
+        from hubmerge.server.faults import read_fault_plan
+
+        plan = read_fault_plan(faults)
     session.print_message(
         f"Serving {folder} on 127.0.0.1; `hubmerge hub status` prints its address. Ctrl-C stops it."
     )
-    run(folder, port)
+    run(folder, port, faults=plan)
 
 
 @app.command("status")

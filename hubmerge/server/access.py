@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -46,11 +47,20 @@ def current_user(request: Request) -> User | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if not scheme:
         return None
-    user = get_hub(request).tokens.user(token.strip()) if scheme.lower() == "bearer" else None
+    # git sends a name and a password, which is the token.
+    token = _password(token) if scheme.lower() == "basic" else token.strip()
+    user = get_hub(request).tokens.user(token) if scheme.lower() in ("basic", "bearer") else None
     if user is None:
         # Exactly this text: clients distinguish a bad token from a missing repository by it.
         raise NotSignedIn("Invalid credentials in Authorization header")
     return user
+
+
+def _password(credentials: str) -> str:
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def require_writer(request: Request) -> User:

@@ -23,6 +23,7 @@ from hubmerge.server import (
     multipart,
     repos,
     revisions,
+    smart_http,
     storage,
     upkeep,
     xet,
@@ -57,6 +58,7 @@ _ROUTES = [
     *storage.routes,
     *commits.routes,
     *discussions.routes,
+    *smart_http.routes,
     *collections.routes,
     *upkeep.routes,
 ]

@@ -12,7 +12,7 @@ from posixpath import join
 
 from dulwich.errors import NotTreeError, RefFormatError
 from dulwich.file import FileLocked
-from dulwich.object_store import DiskObjectStore, tree_lookup_path
+from dulwich.object_store import DiskObjectStore, MissingObjectFinder, tree_lookup_path
 from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
 from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
@@ -201,6 +201,19 @@ class Git:
         commit.encoding, commit.message = b"UTF-8", message.encode()
         self._objects.add_object(commit)
         return commit.id.decode()
+
+    def leads_to_commit(self, sha: str) -> bool:
+        """Whether an object is a commit, or a tag of one."""
+        item = self._object(_to_oid(sha))
+        while isinstance(item, Tag):
+            item = self._object(item.object[1])
+        return isinstance(item, Commit)
+
+    def new_objects(self, tips: Sequence[str]) -> Iterator[ShaFile]:
+        """Every object that `tips` reach and no ref does; raises KeyError if one is missing."""
+        known = [_to_oid(sha) for sha in self.refs("refs/").values()]
+        for oid, _ in MissingObjectFinder(self._objects, known, map(_to_oid, tips)):
+            yield self._objects[oid]
 
     def _is_commit(self, oid: ObjectID) -> bool:
         return isinstance(self._object(oid), Commit)

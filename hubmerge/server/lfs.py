@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.server.access import contributable_repo, get_hub, requested_repo_id
+from hubmerge.server.access import (
+    contributable_repo,
+    get_hub,
+    readable_repo,
+    requested_repo_id,
+)
 from hubmerge.server.content import is_ignored, is_lfs_path, lfs_patterns
 from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest, EntryMissing
@@ -30,6 +36,8 @@ from hubmerge.server.snapshot import File
 MAX_REGULAR_BYTES = 10 << 20
 
 _LFS_MEDIA_TYPE = "application/vnd.git-lfs+json"
+# What a download is signed for, so that an URL to upload a content does not read it.
+_DOWNLOAD = "download "
 
 
 def preupload(request: Request, body: Json) -> Response:
@@ -48,11 +56,12 @@ def preupload(request: Request, body: Json) -> Response:
 
 
 def batch(request: Request, body: Json) -> Response:
-    """The upload URL of each content; none for a content that exists already."""
-    contributable_repo(request)
-    if body.get("operation") != "upload":
-        raise BadRequest("Only uploads go by LFS here: download files by /resolve/.")
+    """The URL of each content: to download it, or to upload it unless it exists already."""
     objects = json_objects(body, "objects")
+    if body.get("operation") == "download":
+        answers = [*_download_actions(request, objects)]
+        return JSONResponse({"transfer": "basic", "objects": answers}, media_type=_LFS_MEDIA_TYPE)
+    contributable_repo(request)
     transfer = _choose_transfer(body.get("transfers"), objects)
     answers = [_upload_actions(request, object, transfer) for object in objects]
     return JSONResponse({"transfer": transfer, "objects": answers}, media_type=_LFS_MEDIA_TYPE)
@@ -79,6 +88,13 @@ async def upload(request: Request) -> Response:
     return Response()
 
 
+def download(request: Request) -> Response:
+    """A content whose URL was signed for a download."""
+    oid = request.path_params["oid"]
+    signed_size(request, _DOWNLOAD + oid)
+    return FileResponse(get_hub(request).store.blobs.path(oid))
+
+
 def _upload_mode(
     file: Json, existing: dict[str, File], patterns: list[str], gitignore: str
 ) -> Json:
@@ -100,6 +116,23 @@ def _choose_transfer(offered: Any, objects: list[Json]) -> str:
         return "basic"
     is_large = max(sizes, default=0) > MAX_SINGLE_BYTES
     return "multipart" if is_large or "basic" not in offered else "basic"
+
+
+def _download_actions(request: Request, objects: list[Json]) -> Iterator[Json]:
+    """Yield the URL of each content that is in this repository, not only in another one."""
+    repository = readable_repo(request)
+    files = repository.large_files()
+    for object in objects:
+        oid, size = str(object.get("oid")), object.get("size")
+        if oid not in files:
+            error = {"code": 404, "message": f"{repository.id} has no large file {oid[:80]}."}
+            yield {"oid": oid, "size": size, "error": error}
+            continue
+        query = urlencode(get_hub(request).signer.sign(_DOWNLOAD + oid, files[oid][1].size))
+        action = {"href": f"{base_url(request)}/lfs/{oid}?{query}"}
+        yield {
+            "oid": oid, "size": size, "authenticated": True, "actions": {"download": action},
+        }  # fmt: skip
 
 
 def _upload_actions(request: Request, object: Json, transfer: str) -> Json:
@@ -126,6 +159,7 @@ def _upload_actions(request: Request, object: Json, transfer: str) -> Json:
 routes = [
     Route(REPO_PATH + "/preupload/{revision:quoted}", with_json(preupload), methods=["POST"]),
     Route("/lfs/{oid:quoted}", upload, methods=["PUT"]),
+    Route("/lfs/{oid:quoted}", download),
     *(
         Route(f"{web}.git/info/lfs/objects/{verb}", with_json(handler), methods=["POST"])
         for web in WEB_PATHS

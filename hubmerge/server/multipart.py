@@ -78,7 +78,7 @@ def signed_size(request: Request, subject: str) -> int:
     size = query.get("size", "")
     signature = query.get("expires", ""), query.get("sig", "")
     if not get_hub(request).signer.verify(subject, size, *signature):
-        raise Forbidden("This upload URL was not signed by this Hub, or it has expired.")
+        raise Forbidden("This URL was not signed by this Hub, or it has expired.")
     return int(size)
 
 

@@ -17,7 +17,12 @@ from hubmerge.server.disk import is_disk_full, keep_reserve, release_reserve
 from hubmerge.server.state import ServerState, read_state, state_file, write_state
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import uvicorn
+    from starlette.types import ASGIApp
+
+    from hubmerge.server.faults import Fault
 
 TINY_CLIP_FOLDER = Path(__file__).parents[1] / "mini" / "base"
 
@@ -29,19 +34,23 @@ _LOCK_TIMEOUT_S = 10.0
 
 
 def serve(
-    data: Path, port: int = 0, leased: bool = False, seed_from: Path | None = TINY_CLIP_FOLDER
+    data: Path,
+    port: int = 0,
+    leased: bool = False,
+    seed_from: Path | None = TINY_CLIP_FOLDER,
+    faults: Sequence[Fault] = (),
 ) -> None:
     """Serve a data folder until a signal or, if leased, until the last client has ended.
 
     Port 0 takes any free port. An empty Hub is seeded from a folder, or stays empty for None.
-    Raises HubmergeError if another server uses the folder or the port, or if the folder is not this
-    user's.
+    With `faults`, it fails as they say. Raises HubmergeError if another server uses the folder or
+    the port, or if the folder is not this user's.
     """
     data = open_data_folder(data)
     # The lease is unlocked last: a process that waits for it must find the data folder free.
     with (data / "lease").open("ab") as lease_file, (data / "lock").open("ab") as lock:
         _lock_folder(lock, data)
-        server = _make_server(data, seed_from)
+        server = _make_server(data, seed_from, faults)
         with _listen(port) as listening:
             url = f"http://{_HOST}:{listening.getsockname()[1]}"
             try:
@@ -79,14 +88,19 @@ def _lock_folder(lock: IO[bytes], data: Path) -> None:
         time.sleep(_POLL_S / 10)
 
 
-def _make_server(data: Path, seed_from: Path | None) -> uvicorn.Server:
+def _make_server(data: Path, seed_from: Path | None, faults: Sequence[Fault]) -> uvicorn.Server:
     # Imported here: only a process that serves needs the web server and dulwich.
     import uvicorn
 
     from hubmerge.server.app import build_app
 
+    app: ASGIApp = build_app(data, seed_from)
+    if faults:
+        from hubmerge.server.faults import FaultMiddleware
+
+        app = FaultMiddleware(app, faults)
     config = uvicorn.Config(
-        build_app(data, seed_from),
+        app,
         log_level="warning",
         lifespan="off",
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_S,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -25,9 +25,8 @@ from hubmerge.server.http_errors import (
     StaleParent,
 )
 from hubmerge.server.names import RepoId, check_ref
+from hubmerge.server.pushes import BRANCH, TAG, RefUpdate, apply_updates
 from hubmerge.server.snapshot import Snapshot
-
-BRANCH, TAG = "refs/heads/", "refs/tags/"
 
 _MIN_PARENT_CHARS = 5
 _MIN_SHA_CHARS = 7
@@ -208,6 +207,11 @@ class Repository:
             merged = replace(pull, status="merged")
             merged = merged.with_event("status-change", author, status="merged")
             self._discussions.change(number, lambda _: merged)
+
+    def update_refs(self, updates: Sequence[RefUpdate]) -> list[str]:
+        """Do what a push asks for; returns why each update is refused, empty if it was done."""
+        with Git(self.folder) as git, self._write_lock:
+            return apply_updates(git, self._blobs, updates)
 
     def write_first_commit(
         self, changes: Iterable[Change], message: str, author: str, when: datetime

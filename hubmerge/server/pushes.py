@@ -1,0 +1,93 @@
+"""What a `git push` may change: branches and tags, to commits whose files are all here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dulwich.errors import ObjectFormatException
+from dulwich.objects import Blob, ShaFile, Tree
+
+from hubmerge.server.blobs import BlobStore
+from hubmerge.server.content import parse_pointer
+from hubmerge.server.git import Git
+from hubmerge.server.http_errors import Conflict, HttpError
+from hubmerge.server.names import check_path, check_ref
+
+BRANCH, TAG = "refs/heads/", "refs/tags/"
+
+_SUBMODULE_MODE = 0o160000
+
+
+@dataclass(frozen=True)
+class RefUpdate:
+    """A ref that is to be moved from an object to another one; None for a ref that is not there."""
+
+    name: str
+    old: str | None
+    new: str | None
+
+
+def apply_updates(git: Git, blobs: BlobStore, updates: Sequence[RefUpdate]) -> list[str]:
+    """Move, create or delete refs, each if it is allowed; returns each problem, empty if done."""
+    tips = [update.new for update in updates if update.new]
+    try:
+        _check_objects(git, blobs, tips)
+        checked = True
+    except HttpError:
+        checked = False  # then each is checked alone, to say which is wrong
+    return [_apply_update(git, blobs, update, checked) for update in updates]
+
+
+def _apply_update(git: Git, blobs: BlobStore, update: RefUpdate, checked: bool) -> str:
+    try:
+        _check_name(update)
+        if update.new is None:
+            git.delete_ref(update.name)
+            return ""
+        if not checked:
+            _check_objects(git, blobs, [update.new])
+        _write_ref(git, update.name, update.old, update.new)
+    except HttpError as error:
+        return error.message
+    return ""
+
+
+def _check_name(update: RefUpdate) -> None:
+    prefix = next((prefix for prefix in (BRANCH, TAG) if update.name.startswith(prefix)), None)
+    if prefix is None:
+        raise Conflict("only branches and tags can be pushed")
+    check_ref(update.name.removeprefix(prefix))
+    if update.name == BRANCH + "main" and update.new is None:
+        raise Conflict("the main branch cannot be deleted")
+
+
+def _check_objects(git: Git, blobs: BlobStore, tips: Sequence[str]) -> None:
+    """Raise Conflict unless commits are complete, their paths safe and their large files here."""
+    if not all(map(git.leads_to_commit, tips)):
+        raise Conflict("it is no commit, and no tag of one")
+    try:
+        for item in git.new_objects(tips):
+            _check_object(item, blobs)
+    except KeyError as error:
+        raise Conflict("objects are missing") from error
+    except ObjectFormatException as error:
+        raise Conflict(f"an object is malformed: {error}") from error
+
+
+def _check_object(item: ShaFile, blobs: BlobStore) -> None:
+    item.check()
+    if isinstance(item, Tree):
+        for name, mode, _ in item.iteritems():
+            check_path(name.decode("utf-8", "surrogateescape"))
+            if mode == _SUBMODULE_MODE:
+                raise Conflict("submodules are not supported")
+    elif isinstance(item, Blob):
+        pointer = parse_pointer(item.data)
+        if pointer and not blobs.has(pointer.oid):
+            raise Conflict(f"the large file {pointer.oid} was not uploaded: push it by LFS first")
+
+
+def _write_ref(git: Git, name: str, old: str | None, new: str) -> None:
+    if not (git.move_ref(name, old, new) if old else git.add_ref(name, new)):
+        raise Conflict("it has been changed meanwhile: fetch first")
