@@ -14,6 +14,7 @@ from hubmerge.server import account, commits, discussions, files, lfs, repos, re
 from hubmerge.server.access import HubState
 from hubmerge.server.http_errors import HttpError
 from hubmerge.server.messages import RawPathMiddleware, http_error_response, not_unicode_response
+from hubmerge.server.pages import routes as pages
 from hubmerge.server.store import RepositoryStore, seed
 from hubmerge.server.tokens import Signer, Tokens
 
@@ -28,6 +29,7 @@ _ROUTES = [
     *storage.routes,
     *commits.routes,
     *discussions.routes,
+    *pages.routes,
 ]
 
 
@@ -47,9 +49,9 @@ def build_app(data: Path, seed_from: Path | None) -> Starlette:
             Middleware(RawPathMiddleware),
         ],
         exception_handlers={
-            HttpError: http_error_response,
+            HttpError: pages.page_for_browsers(http_error_response),
             UnicodeEncodeError: not_unicode_response,
-            404: _no_route,
+            404: pages.page_for_browsers(_no_route),
             500: _internal_error,
         },
     )

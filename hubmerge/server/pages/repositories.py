@@ -1,0 +1,87 @@
+"""The list of the repositories, with search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from hubmerge.server.access import current_user, get_hub
+from hubmerge.server.http_errors import HttpError
+from hubmerge.server.names import KINDS, RepoId
+from hubmerge.server.pages.cards import CardSummary, read_summary
+from hubmerge.server.pages.charts import Sparkline, draw_sparkline
+from hubmerge.server.pages.links import query_url
+from hubmerge.server.pages.numbers import formatter_of
+from hubmerge.server.pages.paging import take_page
+from hubmerge.server.pages.rendering import render_page
+from hubmerge.server.pages.steps import curves_of, read_manifest
+from hubmerge.server.repository import Repository
+
+_PAGE_SIZE = 50
+
+
+@dataclass(frozen=True)
+class Row:
+    """A repository in the list; `summary` is None if its main branch cannot be read."""
+
+    id: RepoId
+    private: bool
+    updated: datetime | None = None
+    summary: CardSummary | None = None
+    about: str = ""
+    sparkline: Sparkline | None = None
+
+
+def repositories(request: Request) -> Response:
+    """The repositories that the reader may see and that match the query, by name."""
+    kind, owner = request.query_params.get("kind", ""), request.query_params.get("owner", "")
+    search = request.query_params.get("search", "")
+    visible = [
+        repository
+        for repository in visible_repositories(request, kind)
+        if search.lower() in str(repository.id).lower() and owner in ("", repository.id.owner)
+    ]
+    page = take_page(request, visible, _PAGE_SIZE, "/")
+    return render_page(
+        request, "repositories.html", page=page, rows=[_row(r) for r in page.items],
+        kind=kind, owner=owner, kinds=KINDS,
+    )  # fmt: skip
+
+
+def kind(request: Request) -> Response:
+    """`/datasets` and its like lead to the list of that kind."""
+    return RedirectResponse(query_url("/", kind=request.path_params["kind"]), 307)
+
+
+def owner(request: Request) -> Response:
+    """`/owner` leads to the list of their repositories."""
+    return RedirectResponse(query_url("/", owner=request.path_params["owner"]), 307)
+
+
+def visible_repositories(request: Request, kind: str = "") -> Iterator[Repository]:
+    """The repositories of a kind, or of all, that the reader may know of, by kind and name."""
+    signed_in = current_user(request) is not None
+    for each in (kind,) if kind in KINDS else KINDS:
+        for repository in get_hub(request).store.all(each):
+            if signed_in or not repository.settings.private:
+                yield repository
+
+
+def _row(repository: Repository) -> Row:
+    private = repository.settings.private
+    try:
+        snapshot = repository.snapshot("main")
+    except HttpError:
+        return Row(repository.id, private)
+    manifest, _ = read_manifest(snapshot) if repository.id.kind == "models" else (None, "")
+    row = Row(repository.id, private, snapshot.commit.date, read_summary(snapshot))
+    if manifest is None:
+        return row
+    curves = curves_of(manifest)
+    sparkline = draw_sparkline(curves[0].points, formatter_of(curves[0].name)) if curves else None
+    about = manifest.noun if not manifest.is_expert else f"expert, step {manifest.step}"
+    return Row(row.id, private, row.updated, row.summary, about, sparkline)
