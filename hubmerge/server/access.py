@@ -9,6 +9,7 @@ from starlette.requests import Request
 from hubmerge.server.http_errors import Forbidden, GatedRepo, HiddenRepo, NotSignedIn, RepoMissing
 from hubmerge.server.names import RepoId
 from hubmerge.server.repository import Repository
+from hubmerge.server.sessions import browser_user
 from hubmerge.server.store import RepositoryStore
 from hubmerge.server.tokens import Signer, Tokens, User
 
@@ -32,7 +33,7 @@ def current_user(request: Request) -> User | None:
     """The user of the request, None without a token; raises NotSignedIn for an unknown token."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if not scheme:
-        return None
+        return browser_user(request)
     user = get_hub(request).tokens.user(token.strip()) if scheme.lower() == "bearer" else None
     if user is None:
         # Exactly this text: clients distinguish a bad token from a missing repository by it.

@@ -15,6 +15,7 @@ from hubmerge.server.access import HubState
 from hubmerge.server.http_errors import HttpError
 from hubmerge.server.messages import RawPathMiddleware, http_error_response, not_unicode_response
 from hubmerge.server.pages import routes as pages
+from hubmerge.server.sessions import Sessions
 from hubmerge.server.store import RepositoryStore, seed
 from hubmerge.server.tokens import Signer, Tokens
 
@@ -55,6 +56,7 @@ def build_app(data: Path, seed_from: Path | None) -> Starlette:
             500: _internal_error,
         },
     )
+    app.state.sessions = Sessions()
     app.state.hub = HubState(store, tokens, Signer(data))
     return app
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hubmerge.server.pages.numbers import format_percent, format_tick
 from hubmerge.ticks import round_numbers, thin_ticks
 
 Point = tuple[int, float]
@@ -67,8 +68,7 @@ def draw_chart(
         return None
     x_of = _log_axis([step for step, _ in everything])
     y_of, y_ticks = _value_axis([value for _, value in everything], format_value)
-    steps = sorted({step for step, _ in dots or line})
-    ticks = [(x_of(step), str(step)) for step in steps]
+    ticks = [(x_of(step), str(step)) for step in _octaves([step for step, _ in everything])]
     return Chart(
         _path([(x_of(step), y_of(value)) for step, value in _thin(line)]),
         [
@@ -97,6 +97,13 @@ def draw_sparkline(
     return Sparkline(_path(places), *places[-1], title)
 
 
+def _octaves(steps: Sequence[int]) -> list[int]:
+    """The powers of two in the range of the steps, and the first step."""
+    low, high = min(steps), max(steps)
+    powers = [2**power for power in range(high.bit_length()) if low < 2**power]
+    return [low, *powers]
+
+
 def _value_axis(
     values: Sequence[float], format_value: Callable[[float], str]
 ) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
@@ -104,7 +111,8 @@ def _value_axis(
     margin = 0.06 * (high - low) or max(abs(high), 1.0) * 0.05
     low, high = low - margin, high + margin
     y_of = _scale(low, high, HEIGHT - _BOTTOM, _TOP)
-    return y_of, [(y_of(value), format_value(value)) for value in round_numbers(low, high)]
+    format_label = format_tick if format_value is format_percent else format_value
+    return y_of, [(y_of(value), format_label(value)) for value in round_numbers(low, high)]
 
 
 def _log_axis(steps: Sequence[int]) -> Callable[[int], float]:

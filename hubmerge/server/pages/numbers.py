@@ -10,9 +10,14 @@ def format_percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def format_tick(value: float) -> str:
+    """A fraction as a round percentage: 0.5 -> 50 %."""
+    return f"{100 * value:.4g} %"
+
+
 def format_number(value: float) -> str:
-    """A number with four significant digits."""
-    return f"{value:.4g}"
+    """A number with three significant digits."""
+    return f"{value:.3g}"
 
 
 def formatter_of(name: str) -> Callable[[float], str]:

@@ -31,7 +31,7 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     # What is shown depends on who asks, and on which branch is where.
     "Cache-Control": "no-store",
-    "Vary": "Accept",
+    "Vary": "Accept, Cookie",
 }
 
 
@@ -44,7 +44,15 @@ def render_page(request: Request, template: str, status: int = 200, **values: ob
 
 def asset(request: Request) -> Response:
     """The style sheet or the icon of all pages."""
-    name = request.path_params["name"]
+    return _send_asset(request.path_params["name"])
+
+
+def icon(request: Request) -> Response:
+    """The icon, which browsers also ask for at an address of their own."""
+    return _send_asset("icon.svg")
+
+
+def _send_asset(name: str) -> Response:
     if name not in _MEDIA_TYPES:
         raise EntryMissing(f"This Hub has nothing at /-/{name[:80]}")
     # Its address holds a digest, so a new version is never hidden by an old one.

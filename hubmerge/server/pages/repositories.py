@@ -48,7 +48,7 @@ def repositories(request: Request) -> Response:
     page = take_page(request, visible, _PAGE_SIZE, "/")
     return render_page(
         request, "repositories.html", page=page, rows=[_row(r) for r in page.items],
-        kind=kind, owner=owner, kinds=KINDS,
+        kind=kind, owner=owner, kinds=KINDS, reader=current_user(request),
     )  # fmt: skip
 
 
@@ -64,11 +64,15 @@ def owner(request: Request) -> Response:
 
 def visible_repositories(request: Request, kind: str = "") -> Iterator[Repository]:
     """The repositories of a kind, or of all, that the reader may know of, by kind and name."""
-    signed_in = current_user(request) is not None
     for each in (kind,) if kind in KINDS else KINDS:
         for repository in get_hub(request).store.all(each):
-            if signed_in or not repository.settings.private:
+            if is_visible(request, repository):
                 yield repository
+
+
+def is_visible(request: Request, repository: Repository) -> bool:
+    """Whether the reader may know that a repository exists."""
+    return not repository.settings.private or current_user(request) is not None
 
 
 def _row(repository: Repository) -> Row:

@@ -13,19 +13,19 @@ from starlette.responses import Response
 from hubmerge.front_matter import card_body
 from hubmerge.manifest import Manifest
 from hubmerge.server.access import get_hub, readable_repo
-from hubmerge.server.http_errors import HttpError
+from hubmerge.server.http_errors import HttpError, RepoMissing, RevisionMissing
 from hubmerge.server.names import RepoId
 from hubmerge.server.pages.card_html import CardPlace, is_cut, render_markdown
 from hubmerge.server.pages.cards import Card, read_card, read_summary
 from hubmerge.server.pages.charts import Chart, Sparkline, draw_chart, draw_sparkline
 from hubmerge.server.pages.comparison import comparison
 from hubmerge.server.pages.lineage import Parent, find_children, parents_of
-from hubmerge.server.pages.links import repo_url
+from hubmerge.server.pages.links import repo_url, tree_url
 from hubmerge.server.pages.loading import loading_snippets
 from hubmerge.server.pages.numbers import format_number, formatter_of
 from hubmerge.server.pages.paging import Page, take_page
 from hubmerge.server.pages.rendering import render_page
-from hubmerge.server.pages.repositories import visible_repositories
+from hubmerge.server.pages.repositories import is_visible, visible_repositories
 from hubmerge.server.pages.steps import (
     StepFacts,
     StepTag,
@@ -153,18 +153,23 @@ def _read_facts(repo: Repository, tag: StepTag) -> StepFacts:
 
 def _linked_parents(
     request: Request, manifest: Manifest | None, snapshot: Snapshot
-) -> list[tuple[Parent, bool]]:
-    """What it was made from, each with whether this Hub has it and shows it to the reader."""
+) -> list[tuple[Parent, str]]:
+    """What it was made from, each with its page, empty if this Hub does not show it."""
     parents = parents_of(manifest, read_summary(snapshot).bases)
-    return [(parent, _is_here(request, parent)) for parent in parents]
+    return [(parent, _url_of(request, parent)) for parent in parents]
 
 
-def _is_here(request: Request, parent: Parent) -> bool:
+def _url_of(request: Request, parent: Parent) -> str:
+    """The page of the commit, or of the repository if it does not have that commit any more."""
     if parent.id is None:
-        return False
+        return ""
     try:
         repo = get_hub(request).store.find(parent.id)
+        if not is_visible(request, repo):
+            return ""
         repo.snapshot(parent.revision)
-    except HttpError:
-        return False
-    return not repo.settings.private
+    except RepoMissing:
+        return ""
+    except RevisionMissing:
+        return repo_url(parent.id)
+    return tree_url(parent.id, parent.revision)

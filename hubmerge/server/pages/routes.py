@@ -7,11 +7,14 @@ from collections.abc import Callable
 from starlette.convertors import register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hubmerge.server.messages import QuotedConvertor
+from hubmerge.server.access import current_user
+from hubmerge.server.http_errors import NotSignedIn
+from hubmerge.server.messages import Json, QuotedConvertor, with_json
 from hubmerge.server.names import KINDS
+from hubmerge.server.sessions import get_sessions
 
 Handler = Callable[[Request, Exception], Response]
 
@@ -67,6 +70,14 @@ def _accepts_html(request: Request) -> bool:
     return any(kind in accepts for kind in ("text/html", "text/*", "*/*"))
 
 
+def _sign_in_key(request: Request, body: Json) -> Response:
+    """A key that signs one browser in as the user of the token."""
+    user = current_user(request)
+    if user is None:
+        raise NotSignedIn("Send the token of the user whom the browser should read as.")
+    return JSONResponse({"key": get_sessions(request).create_key(user)})
+
+
 def _repository_routes(web_path: str) -> list[Route]:
     return [
         Route(web_path, _page("repository")),
@@ -82,8 +93,11 @@ def _repository_routes(web_path: str) -> list[Route]:
 
 
 routes = [
+    Route("/api/hubmerge/sign-in-key", with_json(_sign_in_key), methods=["POST"]),
     Route("/", _page("repositories")),
+    Route("/-/sign-in", _page("sign_in")),
     Route("/-/{name:quoted}", _page("asset")),
+    Route("/favicon.ico", _page("icon")),
     Route("/settings/tokens", _page("tokens")),
     Route("/{kind:kind}", _page("kind")),
     Route("/{owner:owner}", _page("owner")),

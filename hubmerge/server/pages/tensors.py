@@ -38,5 +38,5 @@ def _tensor(name: str, value: Any) -> Tensor | None:
     shape = value.get("shape") if isinstance(value, dict) else None
     if not isinstance(shape, list) or not all(isinstance(n, int) for n in shape) or len(shape) > 16:
         return None
-    text = " × ".join(map(str, shape)) or "scalar"
+    text = ", ".join(map(str, shape)) or "scalar"
     return Tensor(name[:300], str(value.get("dtype"))[:20], text[:200], prod(shape))
