@@ -28,7 +28,7 @@ class CardSummary:
     def chips(self) -> list[str]:
         """Short words about it, without repeats."""
         words = [self.relation, self.task, self.library, self.licence, *self.tags]
-        return list(dict.fromkeys(word for word in words if word))
+        return list(dict.fromkeys(word for word in words if word not in ("", "unknown")))
 
 
 @dataclass(frozen=True)

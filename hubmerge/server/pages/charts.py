@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hubmerge.server.pages.numbers import format_percent, format_tick
+from hubmerge.server.pages.numbers import format_tick, formatter_of
 from hubmerge.ticks import round_numbers, thin_ticks
 
 Point = tuple[int, float]
@@ -55,10 +55,8 @@ class Sparkline:
     height: float = _SPARK_HEIGHT
 
 
-def draw_chart(
-    points: Sequence[Point], marked: Sequence[Point], format_value: Callable[[float], str]
-) -> Chart | None:
-    """The curve of a number over steps on a logarithmic axis, with dots at the marked points.
+def draw_chart(name: str, points: Sequence[Point], marked: Sequence[Point]) -> Chart | None:
+    """The curve of a metric over steps on a logarithmic axis, with dots at the marked points.
 
     None if there are fewer than two different steps.
     """
@@ -67,7 +65,8 @@ def draw_chart(
     if len({step for step, _ in everything}) < 2:
         return None
     x_of = _log_axis([step for step, _ in everything])
-    y_of, y_ticks = _value_axis([value for _, value in everything], format_value)
+    y_of, y_ticks = _value_axis(name, [value for _, value in everything])
+    format_value = formatter_of(name)
     ticks = [(x_of(step), str(step)) for step in _octaves([step for step, _ in everything])]
     return Chart(
         _path([(x_of(step), y_of(value)) for step, value in _thin(line)]),
@@ -80,10 +79,9 @@ def draw_chart(
     )
 
 
-def draw_sparkline(
-    points: Sequence[Point], format_value: Callable[[float], str]
-) -> Sparkline | None:
-    """A curve in the space of a word; None if there are fewer than two points."""
+def draw_sparkline(name: str, points: Sequence[Point]) -> Sparkline | None:
+    """The curve of a metric in the space of a word; None if there are fewer than two points."""
+    format_value = formatter_of(name)
     finite = _thin(_finite(points), 60)
     if len(finite) < 2:
         return None
@@ -93,7 +91,7 @@ def draw_sparkline(
     ys = _scale(low, high, _SPARK_HEIGHT - _SPARK_MARGIN, _SPARK_MARGIN)
     places = [(xs(number), ys(value)) for number, value in enumerate(values)]
     (first, start), (last, end) = finite[0], finite[-1]
-    title = f"{format_value(start)} at step {first}, {format_value(end)} at step {last}"
+    title = f"{name}: {format_value(start)} at step {first}, {format_value(end)} at step {last}"
     return Sparkline(_path(places), *places[-1], title)
 
 
@@ -105,14 +103,13 @@ def _octaves(steps: Sequence[int]) -> list[int]:
 
 
 def _value_axis(
-    values: Sequence[float], format_value: Callable[[float], str]
+    name: str, values: Sequence[float]
 ) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or max(abs(high), 1.0) * 0.05
     low, high = low - margin, high + margin
     y_of = _scale(low, high, HEIGHT - _BOTTOM, _TOP)
-    format_label = format_tick if format_value is format_percent else format_value
-    return y_of, [(y_of(value), format_label(value)) for value in round_numbers(low, high)]
+    return y_of, [(y_of(value), format_tick(name, value)) for value in round_numbers(low, high)]
 
 
 def _log_axis(steps: Sequence[int]) -> Callable[[int], float]:

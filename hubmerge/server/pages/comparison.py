@@ -14,7 +14,7 @@ from hubmerge.byte_sizes import format_bytes
 from hubmerge.manifest import Manifest
 from hubmerge.server.http_errors import BadRequest
 from hubmerge.server.pages.charts import draw_chart
-from hubmerge.server.pages.numbers import format_number, formatter_of
+from hubmerge.server.pages.numbers import format_norm, formatter_of
 from hubmerge.server.pages.rendering import render_page
 from hubmerge.server.pages.steps import curves_of, read_facts, read_manifest
 from hubmerge.server.repository import Repository
@@ -64,7 +64,7 @@ def comparison(request: Request, repo: Repository) -> Response:
     if curves[0] and curves[1] and curves[0][0] == curves[1][0]:
         name, points = max(curves, key=lambda curve: len(curve[1]) if curve else 0) or ("", [])
         marked = [point for curve in curves if curve for point in curve[1][-1:]]
-        charts = (name, draw_chart(points, marked, formatter_of(name)))
+        charts = (name, draw_chart(name, points, marked))
     return render_page(
         request, "comparison.html", repo=repo, left=left, right=right,
         tables=[table for table in _tables(left, right) if table.rows], chart=charts,
@@ -112,10 +112,10 @@ def _norms(left: Side, right: Side) -> Iterator[Row]:
     if not any(norms):
         return
     layers = [n.layers if n else {} for n in norms]
-    yield Row("all tensors", *(format_number(n.model) if n else "" for n in norms))
+    yield Row("all tensors", *(format_norm(n.model) if n else "" for n in norms))
     yield Row("layers that changed", *(str(len(each)) if each else "" for each in layers))
     for name in list(dict.fromkeys([*layers[0], *layers[1]]))[:_MAX_ROWS]:
-        yield Row(name, *(format_number(e[name]) if name in e else "" for e in layers))
+        yield Row(name, *(format_norm(e[name]) if name in e else "" for e in layers))
 
 
 def _training(side: Side) -> dict[str, str]:

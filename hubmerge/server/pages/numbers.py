@@ -10,14 +10,19 @@ def format_percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def format_tick(value: float) -> str:
-    """A fraction as a round percentage: 0.5 -> 50 %."""
-    return f"{100 * value:.4g} %"
-
-
 def format_number(value: float) -> str:
-    """A number with three significant digits."""
+    """A number with five significant digits at most."""
+    return f"{value:.5g}"
+
+
+def format_norm(value: float) -> str:
+    """A number with three significant digits at most."""
     return f"{value:.3g}"
+
+
+def format_tick(name: str, value: float) -> str:
+    """A round value of a metric at an axis: 0.5 -> 50 %."""
+    return f"{100 * value:.6g} %" if name.endswith("accuracy") else f"{value:.6g}"
 
 
 def formatter_of(name: str) -> Callable[[float], str]:

@@ -15,7 +15,6 @@ from hubmerge.server.names import KINDS, RepoId
 from hubmerge.server.pages.cards import CardSummary, read_summary
 from hubmerge.server.pages.charts import Sparkline, draw_sparkline
 from hubmerge.server.pages.links import query_url
-from hubmerge.server.pages.numbers import formatter_of
 from hubmerge.server.pages.paging import take_page
 from hubmerge.server.pages.rendering import render_page
 from hubmerge.server.pages.steps import curves_of, read_manifest
@@ -86,6 +85,6 @@ def _row(repository: Repository) -> Row:
     if manifest is None:
         return row
     curves = curves_of(manifest)
-    sparkline = draw_sparkline(curves[0].points, formatter_of(curves[0].name)) if curves else None
+    sparkline = draw_sparkline(curves[0].name, curves[0].points) if curves else None
     about = manifest.noun if not manifest.is_expert else f"expert, step {manifest.step}"
     return Row(row.id, private, row.updated, row.summary, about, sparkline)

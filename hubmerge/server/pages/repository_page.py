@@ -22,7 +22,7 @@ from hubmerge.server.pages.comparison import comparison
 from hubmerge.server.pages.lineage import Parent, find_children, parents_of
 from hubmerge.server.pages.links import repo_url, tree_url
 from hubmerge.server.pages.loading import loading_snippets
-from hubmerge.server.pages.numbers import format_number, formatter_of
+from hubmerge.server.pages.numbers import format_norm, formatter_of
 from hubmerge.server.pages.paging import Page, take_page
 from hubmerge.server.pages.rendering import render_page
 from hubmerge.server.pages.repositories import is_visible, visible_repositories
@@ -122,22 +122,21 @@ def _step_table(
     names = list(dict.fromkeys(name for _, fact in facts for name in fact.numbers))[:_MAX_COLUMNS]
     curve = next(iter(curves_of(manifest)), None) if manifest else None
     name = curve.name if curve else (names[0] if names else "")
-    format_value = formatter_of(name)
     own = [(tag.step, fact.numbers[name]) for tag, fact in facts if name in fact.numbers]
     points = list(curve.points) if curve else own
     return StepTable(
         page,
         names,
         [_step_row(tag, fact, names) for tag, fact in facts],
-        draw_chart(points, own, format_value),
+        draw_chart(name, points, own),
         name,
-        draw_sparkline(points, format_value),
+        draw_sparkline(name, points),
     )
 
 
 def _step_row(tag: StepTag, facts: StepFacts, names: Sequence[str]) -> StepRow:
     numbers = [_format(facts.numbers.get(name), formatter_of(name)) for name in names]
-    return StepRow(tag, numbers, _format(facts.norm, format_number), facts.problem)
+    return StepRow(tag, numbers, _format(facts.norm, format_norm), facts.problem)
 
 
 def _format(value: float | None, format_value: Callable[[float], str]) -> str:
