@@ -55,7 +55,8 @@ _ALIGN_STYLE = re.compile(r"text-align:(left|right|center)")
 _ID_PREFIX = "card-"
 # A card starts below a heading of the page.
 _FIRST_LEVEL, _LAST_LEVEL = 3, 6
-_MAX_CHARS = 256 << 10
+# A parser takes seconds for some texts that are longer than this.
+_MAX_CHARS = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class CardPlace:
 
 @lru_cache(maxsize=32)
 def render_markdown(text: str, place: CardPlace) -> Markup:
-    """Untrusted Markdown as inert HTML, of at most 256 KiB of text."""
+    """Untrusted Markdown as inert HTML, of its first 64 KiB."""
     html = _clean(_render(text[:_MAX_CHARS], place), place)
     levels = sorted({int(level) for _, level in _HEADING.findall(html)})
     new_levels = {

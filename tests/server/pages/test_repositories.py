@@ -1,0 +1,154 @@
+"""The list of repositories: who sees which, search, kinds and pages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from huggingface_hub import HfApi
+
+from hubmerge.server import ServerState
+from hubmerge.server.app import build_app
+from hubmerge.server.content import AddFile
+from hubmerge.server.names import RepoId
+from hubmerge.server.sessions import request_link
+from hubmerge.server.store import RepositoryStore
+from tests.server.pages.conftest import BROWSER, Put, step_manifest
+from tests.server.pages.html_pages import read_page
+
+
+@pytest.fixture(scope="module")
+def pages_repo(api: HfApi, put: Put) -> str:
+    put("searched/needle", {"a.txt": b"x"})
+    put("searched/rows", {"a.txt": b"x"}, kind="dataset")
+    api.create_repo("searched/hidden", private=True)
+    return "searched/needle"
+
+
+def test_anybody_sees_public_repositories_alone(browser: httpx2.Client, pages_repo: str) -> None:
+    page = read_page(browser.get("/", params={"search": "searched/"}).text)
+    assert "searched/needle" in page.text
+    assert "searched/rows" in page.text
+    assert "hidden" not in page.text
+    assert page.links()["searched/needle"] == "/searched/needle"
+    assert page.links()["searched/rows"] == "/datasets/searched/rows"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "not_shown"),
+    [
+        ("/?search=NEEDLE", "searched/needle", "searched/rows"),
+        ("/?kind=datasets&owner=searched", "searched/rows", "searched/needle"),
+        ("/datasets", "searched/rows", "searched/needle"),
+        ("/searched", "searched/needle", "tiny-clip"),
+        ("/?search=no-such-name", "No public repository matches", "searched"),
+    ],
+)
+def test_the_list_is_searched_by_name_kind_and_owner(
+    browser: httpx2.Client, pages_repo: str, path: str, shown: str, not_shown: str
+) -> None:
+    text = read_page(browser.get(path).text).text
+    assert shown in text
+    assert not_shown not in text
+
+
+def test_a_search_is_shown_as_it_was_written(browser: httpx2.Client) -> None:
+    search = "\"><script>alert('ü')</script>"
+    page = read_page(browser.get("/", params={"search": search}).text)
+    assert page.all("input", id="search")[0].attributes["value"] == search
+    assert not page.all("script")
+
+
+def test_an_expert_in_the_list_has_its_step_and_its_curve(
+    browser: httpx2.Client, expert: str
+) -> None:
+    page = read_page(browser.get("/?search=pages/expert").text)
+    assert "expert, step 8" in page.texts("span", class_="chip strong")
+    (curve,) = page.all("svg", class_="spark")
+    assert curve.attributes["aria-label"] == (
+        "validation accuracy: 50.0 % at step 0, 90.0 % at step 8"
+    )
+
+
+def test_a_link_signs_one_browser_in_to_read(
+    browser: httpx2.Client, hub: ServerState, pages_repo: str
+) -> None:
+    link = request_link(hub)
+    assert browser.head(link).status_code == 404  # a look uses nothing up
+    with httpx2.Client(base_url=hub.url, headers={"Accept": BROWSER}) as other:
+        answer = other.get(link)
+        assert answer.status_code == 303
+        assert re.search(r"; HttpOnly;.* SameSite=strict", answer.headers["Set-Cookie"])
+        assert "hidden" in other.get("/?search=searched").text
+        assert other.get("/searched/hidden").status_code == 200
+        body = {"name": "hidden", "organization": "searched"}
+        refused = other.request("DELETE", "/api/repos/delete", json=body)
+        assert refused.status_code == 403
+    assert browser.get(link).status_code == 404
+    assert "Restart" not in browser.get(link).text
+    assert browser.get("/searched/hidden").status_code == 404
+
+
+def test_a_key_is_only_made_for_a_token(browser: httpx2.Client, web: httpx2.Client) -> None:
+    assert browser.post("/api/hubmerge/sign-in-key", json={}).status_code == 401
+    assert web.post("/api/hubmerge/sign-in-key", json={}).status_code == 200
+    cookie = {"Cookie": f"hubmerge-hub-{web.base_url.port}=guessed"}
+    assert browser.get("/searched/hidden", headers=cookie).status_code == 404
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with 1,000 repositories, which share one, and one with 1,000 tags."""
+    data = tmp_path_factory.mktemp("many")
+    store = RepositoryStore(data)
+    store.clean_up()
+    files = [AddFile("hubmerge.json", step_manifest(8).to_bytes()), AddFile("README.md", b"# x")]
+    repository = store.create(RepoId("models", "a", "tagged"), files, author="a")
+    owner = repository.folder.parent
+    shutil.copytree(repository.folder, owner / "shared")
+    for number in range(1, 1000):
+        (owner / f"r{number:03}").symlink_to("shared")
+        (repository.folder / "refs/tags" / f"step{number}").write_text(
+            repository.snapshot("main").sha
+        )
+    return data
+
+
+def test_a_thousand_repositories_and_tags_have_pages_and_cost_few_reads(many: Path) -> None:
+    app, opened = build_app(many, None), list[str]()
+    # A hook cannot be removed, so it is switched off by its list.
+    watched = [True]
+    sys.addaudithook(
+        lambda event, args: (
+            opened.append(os.fspath(args[0]))
+            if watched[0] and event == "open" and isinstance(args[0], str | Path)
+            else None
+        )
+    )
+
+    async def fetch(path: str) -> str:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            opened.clear()
+            return str((await client.get(path, headers={"Accept": BROWSER})).text)
+
+    first = read_page(asyncio.run(fetch("/")))
+    assert len(first.all("p", class_="row-name")) == 50
+    assert "1-50 of 1001" in first.text.replace("\u2013", "-")
+    # The settings of each repository, and a few files of each that is shown.
+    assert len(opened) < 1001 + 50 * 20
+    assert "a/tagged" in read_page(asyncio.run(fetch("/?page=21"))).text
+    assert "a/tagged" in read_page(asyncio.run(fetch("/?page=99999"))).text
+    page = read_page(asyncio.run(fetch("/a/tagged?steps=2")))
+    assert page.links()["step51"] == "/a/tagged/tree/step51"
+    assert "step101" not in page.text
+    asyncio.run(fetch("/a/tagged?steps=2"))
+    # Each tag once, the settings and main of each repository, nothing of steps on other pages.
+    assert len([path for path in opened if "/objects/" in path]) < 300
+    watched[0] = False
