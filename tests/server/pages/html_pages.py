@@ -123,9 +123,8 @@ def accessibility_problems(html: str) -> Iterator[str]:
     if len(set(ids)) != len(ids):
         yield f"an id twice: {sorted(ids)}"
     labelled = {e.attributes.get("for") for e in page.all("label")}
-    yield from (
-        f"no label: {e}" for e in page.all("input") if e.attributes.get("id") not in labelled
-    )
+    fields = {e.attributes.get("id") for e in page.all("input")}
+    yield from (f"no label: {field}" for field in fields - labelled)
     yield from (f"no scope: {e}" for e in page.all("th") if "scope" not in e.attributes)
     yield from (f"no alt: {e}" for e in page.all("img") if "alt" not in e.attributes)
     yield from (f"no name: {e}" for e in page.all("nav") if "aria-label" not in e.attributes)

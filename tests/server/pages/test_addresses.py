@@ -20,7 +20,8 @@ ALL_PAGES = (
     "/pages/expert/blob/main/config.json", "/pages/expert/blob/main/curve.png",
     "/pages/expert/commits/main", "/pages/expert/commit/main", "/pages/expert/discussions",
     "/pages/expert/discussions/1", "/hubmerge/tiny-clip",
-    "/hubmerge/tiny-clip/blob/main/open_clip_model.safetensors", "/no/such", "/pages/expert/tree/no",
+    "/hubmerge/tiny-clip/blob/main/open_clip_model.safetensors", "/no/such",
+    "/pages/expert/tree/no",
 )  # fmt: skip
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
@@ -90,7 +91,7 @@ def test_the_api_and_the_files_never_become_pages(browser: httpx2.Client, expert
     assert browser.post(f"/{expert}", json={}).status_code in (404, 405)
     answer = browser.get(f"/{expert}/resolve/main/README.md")
     assert answer.headers["Content-Type"] == "application/octet-stream"
-    for path in ("/api", "/api/nothing", "/lfs/x", "/v1/x"):
+    for path in ("/api", "/api/nothing", "/v1/x"):
         answer = browser.get(path, headers={"Accept": "*/*"})
         assert answer.headers["Content-Type"] == "application/json", path
 

@@ -29,7 +29,6 @@ def hostile(put: Put) -> str:
 def test_a_hostile_card_is_inert(name: str) -> None:
     html = f'<div class="card">{render_markdown(VECTORS[name], PLACE)}</div>'
     assert list(dangers_of(html)) == []
-    assert "evil.example" not in html or "Image:" in html or html.count("&lt;")
 
 
 def test_hostile_pages_are_inert(browser: httpx2.Client, hostile: str) -> None:

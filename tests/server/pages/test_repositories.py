@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -17,10 +16,11 @@ from hubmerge.server import ServerState
 from hubmerge.server.app import build_app
 from hubmerge.server.content import AddFile
 from hubmerge.server.names import RepoId
+from hubmerge.server.repository import Repository
 from hubmerge.server.sessions import request_link
 from hubmerge.server.store import RepositoryStore
 from tests.server.pages.conftest import BROWSER, Put, step_manifest
-from tests.server.pages.html_pages import read_page
+from tests.server.pages.html_pages import Page, read_page
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_link_signs_one_browser_in_to_read(
         refused = other.request("DELETE", "/api/repos/delete", json=body)
         assert refused.status_code == 403
     assert browser.get(link).status_code == 404
-    assert "Restart" not in browser.get(link).text
+    assert "was used before" in browser.get(link).text
     assert browser.get("/searched/hidden").status_code == 404
 
 
@@ -102,53 +102,72 @@ def test_a_key_is_only_made_for_a_token(browser: httpx2.Client, web: httpx2.Clie
     assert browser.get("/searched/hidden", headers=cookie).status_code == 404
 
 
+FILES = [AddFile("hubmerge.json", step_manifest(8).to_bytes()), AddFile("README.md", b"# x")]
+
+
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with 1,000 repositories, which share one, and one with 1,000 tags."""
-    data = tmp_path_factory.mktemp("many")
+def opened() -> Iterator[list[str]]:
+    """The paths of all files that are opened in this process."""
+    paths, watched = list[str](), [True]
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if watched[0] and event == "open":
+            paths.append(str(arguments[0]))
+
+    sys.addaudithook(note)
+    yield paths
+    # A hook stays for as long as the process.
+    watched[0] = False
+
+
+def new_repository(data: Path) -> Repository:
     store = RepositoryStore(data)
     store.clean_up()
-    files = [AddFile("hubmerge.json", step_manifest(8).to_bytes()), AddFile("README.md", b"# x")]
-    repository = store.create(RepoId("models", "a", "tagged"), files, author="a")
-    owner = repository.folder.parent
-    shutil.copytree(repository.folder, owner / "shared")
-    for number in range(1, 1000):
-        (owner / f"r{number:03}").symlink_to("shared")
-        (repository.folder / "refs/tags" / f"step{number}").write_text(
-            repository.snapshot("main").sha
-        )
-    return data
+    return store.create(RepoId("models", "a", "r0"), FILES, author="a")
 
 
-def test_a_thousand_repositories_and_tags_have_pages_and_cost_few_reads(many: Path) -> None:
-    app, opened = build_app(many, None), list[str]()
-    # A hook cannot be removed, so it is switched off by its list.
-    watched = [True]
-    sys.addaudithook(
-        lambda event, args: (
-            opened.append(os.fspath(args[0]))
-            if watched[0] and event == "open" and isinstance(args[0], str | Path)
-            else None
-        )
-    )
+def fetch(data: Path, *paths: str) -> list[Page]:
+    """Pages of a server in this process."""
+    app = build_app(data, None)
 
-    async def fetch(path: str) -> str:
+    async def fetch_all() -> list[str]:
         transport = httpx2.ASGITransport(app=app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            opened.clear()
-            return str((await client.get(path, headers={"Accept": BROWSER})).text)
+            return [(await client.get(path, headers={"Accept": BROWSER})).text for path in paths]
 
-    first = read_page(asyncio.run(fetch("/")))
-    assert len(first.all("p", class_="row-name")) == 50
-    assert "1-50 of 1001" in first.text.replace("\u2013", "-")
+    return [read_page(html) for html in asyncio.run(fetch_all())]
+
+
+def test_a_thousand_repositories_have_pages_and_cost_few_reads(
+    tmp_path: Path, opened: list[str]
+) -> None:
+    folder = new_repository(tmp_path).folder
+    for number in range(1, 1000):
+        (folder.parent / f"r{number}").symlink_to(folder)
+    opened.clear()
+    (first,) = fetch(tmp_path, "/")
     # The settings of each repository, and a few files of each that is shown.
-    assert len(opened) < 1001 + 50 * 20
-    assert "a/tagged" in read_page(asyncio.run(fetch("/?page=21"))).text
-    assert "a/tagged" in read_page(asyncio.run(fetch("/?page=99999"))).text
-    page = read_page(asyncio.run(fetch("/a/tagged?steps=2")))
-    assert page.links()["step51"] == "/a/tagged/tree/step51"
+    assert len(opened) < 1000 + 50 * 20
+    assert len(first.all("p", class_="row-name")) == 50
+    assert first.links()["Next"] == "/?page=2"
+    last, beyond = fetch(tmp_path, "/?page=20", "/?page=99999")
+    assert last.links().keys() == beyond.links().keys()
+    assert "a/r999" in last.text
+
+
+def test_a_thousand_steps_have_pages_and_cost_few_reads(tmp_path: Path, opened: list[str]) -> None:
+    repository = new_repository(tmp_path)
+    sha = repository.snapshot("main").sha
+    for number in range(1, 1001):
+        (repository.folder / f"refs/tags/step{number}").write_text(sha)
+    opened.clear()
+    page, files = fetch(tmp_path, "/a/r0?steps=2", "/a/r0/tree/main")
+    assert page.links()["step51"] == "/a/r0/tree/step51"
     assert "step101" not in page.text
-    asyncio.run(fetch("/a/tagged?steps=2"))
-    # Each tag once, the settings and main of each repository, nothing of steps on other pages.
-    assert len([path for path in opened if "/objects/" in path]) < 300
-    watched[0] = False
+    assert (page.links()["Previous"], page.links()["Next"]) == (
+        "/a/r0#steps",
+        "/a/r0?steps=3#steps",
+    )
+    # The steps of other pages are names only.
+    assert len([path for path in opened if "/objects/" in path]) < 50 * 4
+    assert len(files.all("option")) == 200

@@ -168,7 +168,8 @@ def test_no_page_shows_a_token(
         "/pages/leak/tree/main", "/pages/leak/blob/main/notes.txt",
         "/pages/leak/blob/main/README.md", f"/pages/leak/blob/main/{token}.md",
         "/pages/leak/blob/main/hubmerge.json", "/pages/leak/commits/main",
-        f"/pages/leak/commit/{sha}", f"/pages/leak?compare={sha}..main", f"/pages/leak/tree/{token}",
+        f"/pages/leak/commit/{sha}", f"/pages/leak?compare={sha}..main",
+        f"/pages/leak/tree/{token}",
         f"/pages/{token}", f"/?search={token}", f"/?owner={token}", f"/-/sign-in?key={token}",
     ):  # fmt: skip
         assert token not in browser.get(path).text, path
