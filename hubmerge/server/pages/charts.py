@@ -96,10 +96,10 @@ def draw_sparkline(name: str, points: Sequence[Point]) -> Sparkline | None:
 
 
 def _octaves(steps: Sequence[int]) -> list[int]:
-    """The powers of two in the range of the steps, and the first step."""
-    low, high = min(steps), max(steps)
-    powers = [2**power for power in range(high.bit_length()) if low < 2**power]
-    return [low, *powers]
+    """The first step, the powers of two beyond it, and step 0 if it is among the steps."""
+    first, last = min((step for step in steps if step > 0), default=1), max(steps)
+    powers = [2**power for power in range(last.bit_length()) if first < 2**power]
+    return [*([0] if 0 in steps else []), first, *powers]
 
 
 def _value_axis(
