@@ -29,7 +29,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Chart:
+class LineChart:
     """A line, dots, and the ticks of both axes, in the units of a view box of 640 by 260."""
 
     line: str
@@ -55,7 +55,7 @@ class Sparkline:
     height: float = _SPARK_HEIGHT
 
 
-def draw_chart(name: str, points: Sequence[Point], marked: Sequence[Point]) -> Chart | None:
+def draw_chart(name: str, points: Sequence[Point], marked: Sequence[Point]) -> LineChart | None:
     """The curve of a metric over steps on a logarithmic axis, with dots at the marked points.
 
     None if there are fewer than two different steps.
@@ -68,7 +68,7 @@ def draw_chart(name: str, points: Sequence[Point], marked: Sequence[Point]) -> C
     y_of, y_ticks = _value_axis(name, [value for _, value in everything])
     format_value = formatter_of(name)
     ticks = [(x_of(step), str(step)) for step in _octaves([step for step, _ in everything])]
-    return Chart(
+    return LineChart(
         _path([(x_of(step), y_of(value)) for step, value in _thin(line)]),
         [
             Dot(x_of(step), y_of(value), f"step {step}: {format_value(value)}")

@@ -35,7 +35,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """A value on both sides, empty where it is missing."""
 
     name: str
@@ -48,11 +48,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class ComparisonTable:
     """Rows about one subject; `note` counts what is not shown."""
 
     title: str
-    rows: list[Row]
+    rows: list[ComparisonRow]
     note: str = ""
 
 
@@ -91,31 +91,31 @@ def _curve(side: Side) -> tuple[str, list[tuple[int, float]]] | None:
     return (curves[0].name, list(curves[0].points)) if curves else None
 
 
-def _tables(left: Side, right: Side) -> Iterator[Table]:
-    yield Table("Numbers", list(_numbers(left, right)))
-    yield Table("Norms of the task vector", list(_norms(left, right)))
+def _tables(left: Side, right: Side) -> Iterator[ComparisonTable]:
+    yield ComparisonTable("Numbers", list(_numbers(left, right)))
+    yield ComparisonTable("Norms of the task vector", list(_norms(left, right)))
     yield _changed("Training", _training(left), _training(right))
     yield _files(left.snapshot, right.snapshot)
     yield _changed("config.json", _config(left.snapshot), _config(right.snapshot))
 
 
-def _numbers(left: Side, right: Side) -> Iterator[Row]:
+def _numbers(left: Side, right: Side) -> Iterator[ComparisonRow]:
     facts = read_facts(left.snapshot), read_facts(right.snapshot)
     for name in dict.fromkeys([*facts[0].numbers, *facts[1].numbers]):
         format_value = formatter_of(name)
         texts = [format_value(f.numbers[name]) if name in f.numbers else "" for f in facts]
-        yield Row(name, *texts)
+        yield ComparisonRow(name, *texts)
 
 
-def _norms(left: Side, right: Side) -> Iterator[Row]:
+def _norms(left: Side, right: Side) -> Iterator[ComparisonRow]:
     norms = [side.manifest.norms if side.manifest else None for side in (left, right)]
     if not any(norms):
         return
     layers = [n.layers if n else {} for n in norms]
-    yield Row("all tensors", *(format_norm(n.model) if n else "" for n in norms))
-    yield Row("layers that changed", *(str(len(each)) if each else "" for each in layers))
+    yield ComparisonRow("all tensors", *(format_norm(n.model) if n else "" for n in norms))
+    yield ComparisonRow("layers that changed", *(str(len(each)) if each else "" for each in layers))
     for name in list(dict.fromkeys([*layers[0], *layers[1]]))[:_MAX_ROWS]:
-        yield Row(name, *(format_norm(e[name]) if name in e else "" for e in layers))
+        yield ComparisonRow(name, *(format_norm(e[name]) if name in e else "" for e in layers))
 
 
 def _training(side: Side) -> dict[str, str]:
@@ -134,16 +134,16 @@ def _config(snapshot: Snapshot) -> dict[str, str]:
     return _texts(config) if isinstance(config, dict) else {}
 
 
-def _files(left: Snapshot, right: Snapshot) -> Table:
+def _files(left: Snapshot, right: Snapshot) -> ComparisonTable:
     sides = [{file.path: file for file in snapshot.files()} for snapshot in (left, right)]
     names = sorted(sides[0].keys() | sides[1].keys())
     changed = [name for name in names if _etag(sides[0], name) != _etag(sides[1], name)]
-    rows = [Row(name, _size(sides[0], name), _size(sides[1], name)) for name in changed]
+    rows = [ComparisonRow(name, _size(sides[0], name), _size(sides[1], name)) for name in changed]
     # The manifest of every step differs: it holds the step.
     note = f"{len(names) - len(changed)} of {len(names)} files are the same."
     if len(rows) > _MAX_ROWS:
         note += f" The first {_MAX_ROWS} of {len(rows)} that differ are shown."
-    return Table("Files that differ", rows[:_MAX_ROWS], note)
+    return ComparisonTable("Files that differ", rows[:_MAX_ROWS], note)
 
 
 def _etag(files: Mapping[str, File], name: str) -> str:
@@ -154,14 +154,14 @@ def _size(files: Mapping[str, File], name: str) -> str:
     return format_bytes(files[name].size) if name in files else ""
 
 
-def _changed(title: str, left: Mapping[str, str], right: Mapping[str, str]) -> Table:
+def _changed(title: str, left: Mapping[str, str], right: Mapping[str, str]) -> ComparisonTable:
     """The values that differ, and how many do not."""
     names = list(dict.fromkeys([*left, *right]))
-    rows = [Row(name, left.get(name, ""), right.get(name, "")) for name in names]
+    rows = [ComparisonRow(name, left.get(name, ""), right.get(name, "")) for name in names]
     changed = [row for row in rows if row.differs]
     same = len(rows) - len(changed)
     note = f"{same} of {len(rows)} values are the same." if changed else ""
-    return Table(title, changed[:_MAX_ROWS], note)
+    return ComparisonTable(title, changed[:_MAX_ROWS], note)
 
 
 def _texts(fields: Mapping[str, Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ _PAGE_SIZE = 50
 
 
 @dataclass(frozen=True)
-class Row:
+class RepoRow:
     """A repository in the list; `summary` is None if its main branch cannot be read."""
 
     id: RepoId
@@ -74,17 +74,17 @@ def is_visible(request: Request, repository: Repository) -> bool:
     return not repository.settings.private or current_user(request) is not None
 
 
-def _row(repository: Repository) -> Row:
+def _row(repository: Repository) -> RepoRow:
     private = repository.settings.private
     try:
         snapshot = repository.snapshot("main")
     except HttpError:
-        return Row(repository.id, private)
+        return RepoRow(repository.id, private)
     manifest, _ = read_manifest(snapshot) if repository.id.kind == "models" else (None, "")
-    row = Row(repository.id, private, snapshot.commit.date, read_summary(snapshot))
+    row = RepoRow(repository.id, private, snapshot.commit.date, read_summary(snapshot))
     if manifest is None:
         return row
     curves = curves_of(manifest)
     sparkline = draw_sparkline(curves[0].name, curves[0].points) if curves else None
     about = manifest.noun if not manifest.is_expert else f"expert, step {manifest.step}"
-    return Row(row.id, private, row.updated, row.summary, about, sparkline)
+    return RepoRow(row.id, private, row.updated, row.summary, about, sparkline)

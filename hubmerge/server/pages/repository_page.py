@@ -17,7 +17,7 @@ from hubmerge.server.http_errors import HttpError, RepoMissing, RevisionMissing
 from hubmerge.server.names import RepoId
 from hubmerge.server.pages.card_html import CardPlace, is_cut, render_markdown
 from hubmerge.server.pages.cards import Card, read_card, read_summary
-from hubmerge.server.pages.charts import Chart, Sparkline, draw_chart, draw_sparkline
+from hubmerge.server.pages.charts import LineChart, Sparkline, draw_chart, draw_sparkline
 from hubmerge.server.pages.comparison import comparison
 from hubmerge.server.pages.lineage import Parent, find_children, parents_of
 from hubmerge.server.pages.links import repo_url, tree_url
@@ -28,7 +28,7 @@ from hubmerge.server.pages.rendering import render_page
 from hubmerge.server.pages.repositories import is_visible, visible_repositories
 from hubmerge.server.pages.steps import (
     StepFacts,
-    StepTag,
+    TaggedStep,
     curves_of,
     list_steps,
     read_facts,
@@ -44,10 +44,10 @@ _MAX_FIELD_CHARS = 400
 
 
 @dataclass(frozen=True)
-class StepRow:
+class StepTableRow:
     """A step in the table: its numbers as text, one for each column."""
 
-    tag: StepTag
+    tag: TaggedStep
     numbers: list[str]
     norm: str
     problem: str
@@ -57,10 +57,10 @@ class StepRow:
 class StepTable:
     """A page of the steps, the curve of their run, and how it went in one word's space."""
 
-    page: Page[StepTag]
+    page: Page[TaggedStep]
     columns: list[str]
-    rows: list[StepRow]
-    chart: Chart | None
+    rows: list[StepTableRow]
+    chart: LineChart | None
     chart_name: str
     sparkline: Sparkline | None
 
@@ -115,7 +115,7 @@ def _card_html(card: Card, id: RepoId) -> str:
 
 
 def _step_table(
-    request: Request, repo: Repository, steps: Sequence[StepTag], manifest: Manifest | None
+    request: Request, repo: Repository, steps: Sequence[TaggedStep], manifest: Manifest | None
 ) -> StepTable:
     page = take_page(request, steps, _STEPS_PER_PAGE, repo_url(repo.id), "steps", "#steps")
     facts = [(tag, _read_facts(repo, tag)) for tag in page.items]
@@ -134,16 +134,16 @@ def _step_table(
     )
 
 
-def _step_row(tag: StepTag, facts: StepFacts, names: Sequence[str]) -> StepRow:
+def _step_row(tag: TaggedStep, facts: StepFacts, names: Sequence[str]) -> StepTableRow:
     numbers = [_format(facts.numbers.get(name), formatter_of(name)) for name in names]
-    return StepRow(tag, numbers, _format(facts.norm, format_norm), facts.problem)
+    return StepTableRow(tag, numbers, _format(facts.norm, format_norm), facts.problem)
 
 
 def _format(value: float | None, format_value: Callable[[float], str]) -> str:
     return "" if value is None else format_value(value)
 
 
-def _read_facts(repo: Repository, tag: StepTag) -> StepFacts:
+def _read_facts(repo: Repository, tag: TaggedStep) -> StepFacts:
     try:
         return read_facts(repo.snapshot(tag.sha))
     except HttpError as error:

@@ -19,7 +19,7 @@ ACCURACY = "validation accuracy"
 
 
 @dataclass(frozen=True)
-class StepTag:
+class TaggedStep:
     """A tag that names a step, and its commit."""
 
     name: str
@@ -48,10 +48,10 @@ class Curve:
     points: tuple[tuple[int, float], ...]
 
 
-def list_steps(repository: Repository) -> list[StepTag]:
+def list_steps(repository: Repository) -> list[TaggedStep]:
     """The tags that name steps, in rising order; their commits are not read."""
     tags = (
-        StepTag(name, step, sha)
+        TaggedStep(name, step, sha)
         for name, sha in repository.refs(TAG).items()
         if (step := step_of(name)) is not None
     )
