@@ -57,6 +57,11 @@ def requested_repo_id(request: Request) -> RepoId:
     return RepoId(names.get("kind", "models"), names["owner"], names["name"])
 
 
+def may_see(request: Request, user: User | None, repository: Repository) -> bool:
+    """Whether the user may know that a repository exists."""
+    return user is not None or not repository.settings.private
+
+
 def visible_repo(request: Request) -> Repository:
     """The repository in the URL, if the user may know that it exists."""
     user = current_user(request)
@@ -66,7 +71,7 @@ def visible_repo(request: Request) -> Repository:
         if user is None:
             raise HiddenRepo("Invalid username or password.") from None
         raise
-    if user is None and repository.settings.private:
+    if not may_see(request, user, repository):
         raise HiddenRepo("Invalid username or password.")
     return repository
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from hubmerge.server.access import current_user, get_hub
+from hubmerge.server.access import current_user, get_hub, may_see
 from hubmerge.server.http_errors import HttpError
 from hubmerge.server.names import KINDS, RepoId
 from hubmerge.server.pages.cards import CardSummary, read_summary
@@ -71,7 +71,7 @@ def visible_repositories(request: Request, kind: str = "") -> Iterator[Repositor
 
 def is_visible(request: Request, repository: Repository) -> bool:
     """Whether the reader may know that a repository exists."""
-    return not repository.settings.private or current_user(request) is not None
+    return may_see(request, current_user(request), repository)
 
 
 def _row(repository: Repository) -> RepoRow:
