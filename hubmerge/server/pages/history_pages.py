@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from hubmerge.server import discussions as discussions_api
 from hubmerge.server.access import readable_repo, visible_repo
-from hubmerge.server.pages.links import commits_url, discussions_url
+from hubmerge.server.pages.links import commit_url, commits_url, discussions_url
 from hubmerge.server.pages.paging import take_page
 from hubmerge.server.pages.rendering import render_page
 from hubmerge.server.repository import Repository
@@ -53,7 +53,7 @@ def commit(request: Request) -> Response:
     repo, revision = readable_repo(request), request.path_params["revision"]
     snapshot = repo.snapshot(revision)
     changes = list_changes(repo, snapshot)
-    page = take_page(request, changes, _FILES_PER_PAGE, request.url.path)
+    page = take_page(request, changes, _FILES_PER_PAGE, commit_url(repo.id, snapshot.sha))
     return render_page(
         request, "commit.html", repo=repo, commit=snapshot.commit, page=page, revision=snapshot.sha
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hubmerge.manifest import Manifest, Source
 from hubmerge.server.http_errors import HttpError
@@ -70,6 +71,7 @@ def find_children(repository: Repository, others: Iterable[Repository]) -> Child
     return Children(tuple(found), is_cut=False)
 
 
+@lru_cache(maxsize=1024)
 def _child(name: str, id: RepoId, snapshot: Snapshot) -> Child:
     manifest, _ = read_manifest(snapshot)
     sources = [manifest.base, *manifest.experts] if manifest else []

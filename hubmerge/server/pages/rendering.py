@@ -39,7 +39,9 @@ def render_page(request: Request, template: str, status: int = 200, **values: ob
     """A template as a page; tokens in it are replaced, wherever they come from."""
     search = request.query_params.get("search", "")
     html = _environment().get_template(template).render(search=search, **values)
-    return Response(redact_tokens(html), status, HEADERS, "text/html")
+    # JSON and YAML can hold lone surrogates, which UTF-8 cannot.
+    body = redact_tokens(html).encode(errors="replace")
+    return Response(body, status, HEADERS, "text/html")
 
 
 def asset(request: Request) -> Response:

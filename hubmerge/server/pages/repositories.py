@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -19,6 +20,7 @@ from hubmerge.server.pages.paging import take_page
 from hubmerge.server.pages.rendering import render_page
 from hubmerge.server.pages.steps import curves_of, read_manifest
 from hubmerge.server.repository import Repository
+from hubmerge.server.snapshot import Snapshot
 
 _PAGE_SIZE = 50
 
@@ -80,11 +82,18 @@ def _row(repository: Repository) -> RepoRow:
         snapshot = repository.snapshot("main")
     except HttpError:
         return RepoRow(repository.id, private)
-    manifest, _ = read_manifest(snapshot) if repository.id.kind == "models" else (None, "")
-    row = RepoRow(repository.id, private, snapshot.commit.date, read_summary(snapshot))
+    about, sparkline = _describe_model(snapshot) if repository.id.kind == "models" else ("", None)
+    updated, summary = snapshot.commit.date, read_summary(snapshot)
+    return RepoRow(repository.id, private, updated, summary, about, sparkline)
+
+
+# A manifest may have megabytes, and the list shows a line of it.
+@lru_cache(maxsize=4096)
+def _describe_model(snapshot: Snapshot) -> tuple[str, Sparkline | None]:
+    """What the model at a commit is, and how its training went, as its manifest says."""
+    manifest, _ = read_manifest(snapshot)
     if manifest is None:
-        return row
+        return "", None
     curves = curves_of(manifest)
     sparkline = draw_sparkline(curves[0].name, curves[0].points) if curves else None
-    about = manifest.noun if not manifest.is_expert else f"expert, step {manifest.step}"
-    return RepoRow(row.id, private, row.updated, row.summary, about, sparkline)
+    return f"expert, step {manifest.step}" if manifest.is_expert else manifest.noun, sparkline

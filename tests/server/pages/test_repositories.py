@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hubmerge.server.names import RepoId
 from hubmerge.server.repository import Repository
 from hubmerge.server.sessions import request_link
 from hubmerge.server.store import RepositoryStore
+from tests.command_line import run_command
 from tests.server.pages.conftest import BROWSER, Put, step_manifest
 from tests.server.pages.html_pages import Page, read_page
 
@@ -93,6 +95,18 @@ def test_a_link_signs_one_browser_in_to_read(
     assert browser.get(link).status_code == 404
     assert "was used before" in browser.get(link).text
     assert browser.get("/searched/hidden").status_code == 404
+
+
+def test_the_command_prints_such_a_link(hub: ServerState) -> None:
+    url = json.loads(run_command("hub", "open", "--data", hub.data, "--json").stdout)["url"]
+    with httpx2.Client(headers={"Accept": BROWSER}, follow_redirects=True) as client:
+        assert "This browser is signed in" in client.get(url).text
+
+
+def test_the_command_says_that_no_hub_runs(tmp_path: Path) -> None:
+    result = run_command("hub", "open", "--data", tmp_path)
+    assert result.exit_code == 75
+    assert "hubmerge hub serve" in result.stderr
 
 
 def test_a_key_is_only_made_for_a_token(browser: httpx2.Client, web: httpx2.Client) -> None:

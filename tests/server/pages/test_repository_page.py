@@ -127,6 +127,17 @@ def test_what_is_broken_is_said(browser: httpx2.Client, api: HfApi, put: Put) ->
     assert browser.get("/pages/broken?compare=step2..main").status_code == 200
 
 
+def test_text_that_is_not_unicode_is_shown_with_question_marks(
+    browser: httpx2.Client, put: Put
+) -> None:
+    lone = b'{"\\ud800": "\\ud800"}'
+    files = {"README.md": b"# &#xd800;", "config.json": lone}
+    sha = put("pages/surrogates", {**files, "hubmerge.json": lone})
+    put("pages/surrogates", {"config.json": b"{}"})
+    for path in ("", f"?compare={sha}..main", "/blob/main/config.json"):
+        assert browser.get(f"/pages/surrogates{path}").status_code == 200, path
+
+
 def test_a_long_card_is_cut_and_linked(browser: httpx2.Client, put: Put) -> None:
     put("pages/long", {"README.md": b"word " * 20000})
     page = read_page(browser.get("/pages/long").text)
@@ -148,7 +159,7 @@ def test_no_page_shows_a_token(
     browser: httpx2.Client, hub: ServerState, api: HfApi, put: Put
 ) -> None:
     token = Tokens(hub.data).create("seeded", "read")
-    card = f"---\ntags: [{token}]\nlicense: {token}\nnote: {token}\n---\n# {token}\n".encode()
+    card = f"---\ntags: [{token}]\nlibrary_name: {token}\nnote: {token}\n---\n# {token}\n".encode()
     manifest = replace(step_manifest(2), command=token, task=f"{token}@0")
     files = {
         "README.md": card,
