@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,7 +16,10 @@ from hubmerge.server.http_errors import (
 )
 from hubmerge.server.pages.rendering import render_page
 
-_SIGN_IN = "If it is private, open this Hub with `hubmerge hub open`, which signs your browser in."
+_SIGN_IN = Markup(
+    "If it is private, open this Hub with <code>hubmerge hub open</code>, which signs your browser "
+    "in."
+)
 
 
 def render_error(request: Request, error: Exception, status: int) -> Response:

@@ -11,8 +11,8 @@ def format_percent(value: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """A number with five significant digits at most."""
-    return f"{value:.5g}"
+    """A number with four decimals, or four significant digits if it is very small or large."""
+    return f"{value:.4f}" if 0.001 <= abs(value) < 10_000 else f"{value:.4g}"
 
 
 def format_norm(value: float) -> str:
