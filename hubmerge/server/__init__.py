@@ -4,7 +4,8 @@
     app                       the ASGI application with all routes
     account, repos, revisions, files, lfs, storage, commits, discussions
                               one file per group of endpoints
-    access                    the user of a request and their permissions
+    access, sessions          the user of a request and their permissions; signed-in browsers
+    pages                     HTML for people, imported at the first page
     messages, info            reading requests and building responses
     ------------------------------------------------------------ below: no HTTP, only files
     store                     all repositories of a data folder, and the first one
