@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 RECIPES := $(patsubst %/recipe.yaml,%,$(wildcard recipes/*/recipe.yaml))
 
-.PHONY: demo demo-moe demo-llm test test-slow test-lm-eval conformance check bench docs cards smoke reproduce clean
+.PHONY: demo demo-moe demo-llm test test-slow test-page test-lm-eval conformance check bench docs cards smoke reproduce clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
@@ -21,10 +21,15 @@ demo-llm: .venv/installed-gguf
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo-llm
 
 test: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+# The Hub's pages in a browser: needs Chromium or Chrome on the PATH (apt-get install chromium).
+test-page: .venv/installed-dev
+	$(BIN)/pip install --editable '.[browser]'
+	$(BIN)/pytest tests/server/pages/test_in_browser.py
 
 # lm_eval and what it needs are 360 MB, so it is not among the other tools.
 test-lm-eval: .venv/installed-dev

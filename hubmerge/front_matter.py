@@ -42,6 +42,12 @@ def card_problem(readme: str) -> str:
     return ""
 
 
+def card_body(readme: str) -> str:
+    """The text below the front matter; all of it if there is none, or it cannot be read."""
+    match = None if card_problem(readme) else _FRONT_MATTER.match(readme)
+    return readme[match.end() :] if match else readme
+
+
 def card_tags(card: dict[str, Any]) -> list[str]:
     """The tags of a card: its own, its library and language, license:x and so on."""
     own = [*texts(card.get("tags")), *texts(card.get("library_name"))]

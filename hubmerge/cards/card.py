@@ -12,12 +12,13 @@ from hubmerge.cards.author_text import BEGIN, END, assemble_card
 from hubmerge.cards.card_input import CardInput, StepTag
 from hubmerge.cards.headline import title
 from hubmerge.cards.licence import licence_conflicts
-from hubmerge.cards.markdown import escape_code, escape_markdown, redact_tokens
+from hubmerge.cards.markdown import escape_code, escape_markdown
 from hubmerge.cards.metadata import eval_results, front_matter, licence
 from hubmerge.cards.sections import template_variables
 from hubmerge.cards.training_summary import provenance
 from hubmerge.cards.usage import loading_instructions
 from hubmerge.manifest import Manifest
+from hubmerge.redaction import redact_tokens
 
 __all__ = ["BEGIN", "END", "CardInput", "StepTag", "eval_results", "render_card"]
 

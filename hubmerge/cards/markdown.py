@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from hubmerge.refs import printable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$])")
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _COMMIT_DIGITS = 12
 
 
@@ -54,8 +53,3 @@ def escape_formula(text: str) -> str:
 def break_comments(text: str) -> str:
     """Text without HTML comments, and therefore without our markers; for use where escapes fail."""
     return text.replace("<!--", "<! --")
-
-
-def redact_tokens(text: str) -> str:
-    """Text with every Hub access token replaced by `hf_***`."""
-    return _TOKEN.sub("hf_***", text)

@@ -146,3 +146,33 @@ def _reset_interrupt() -> None:
 
 
 hub_disk.add_commands(app)
+
+
+@app.command("open")
+@command
+def open_pages(
+    session: Session,
+    data: Annotated[Path | None, Option(help="Data folder. [~/.hubmerge/hub]")] = None,
+    browser: Annotated[bool, Option("--browser", help="Open it in the browser, too.")] = False,
+) -> None:
+    """Print the address of the Hub's pages, which signs one browser in.
+
+    The address works once, for ten minutes. The browser then sees private repositories, and can
+    change nothing.
+
+    Example: hubmerge hub open --browser
+    """
+    import webbrowser
+
+    from hubmerge.server.leases import server_in_use
+    from hubmerge.server.sessions import request_link
+
+    state = server_in_use(data or hub_folder())
+    if state is None:
+        raise HubUnreachable(
+            f"No Hub runs on {data or hub_folder()}.", "Start it with `hubmerge hub serve`."
+        )
+    url = request_link(state)
+    session.print_result(url, {"url": url})
+    if browser:
+        webbrowser.open(url)

@@ -7,7 +7,6 @@ import functools
 import inspect
 import json
 import os
-import re
 import signal
 import sys
 import traceback
@@ -23,6 +22,7 @@ from hubmerge.errors import HubmergeError
 from hubmerge.file_digests import remember_in
 from hubmerge.hub.environment import connect, home
 from hubmerge.progress import MOST_COUNTED, no_progress
+from hubmerge.redaction import redact_tokens
 from hubmerge.refs import parse_step_pattern, printable
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from hubmerge.hub.client import Hub
     from hubmerge.scores import ScoreLog
     from hubmerge.trials import TrialLog
-
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class Session:
         if self.as_json:
             print(json.dumps(data, indent=1, sort_keys=True))
         elif isinstance(table, str):
-            print(_redact_tokens(printable_lines(table)))
+            print(redact_tokens(printable_lines(table)))
         else:
             self.console.print(table)
 
@@ -233,15 +231,11 @@ def _errors_as_messages(debug: bool) -> Iterator[None]:
 
 def _print_error(message: str, hint: str) -> None:
     lines = [f"Error: {message}", *([hint] if hint else [])]
-    print(_redact_tokens(printable_lines("\n".join(lines))), file=sys.stderr)
+    print(redact_tokens(printable_lines("\n".join(lines))), file=sys.stderr)
 
 
 def _print_traceback() -> None:
-    print(_redact_tokens(traceback.format_exc()), file=sys.stderr)
-
-
-def _redact_tokens(text: str) -> str:
-    return _TOKEN.sub("hf_***", text)
+    print(redact_tokens(traceback.format_exc()), file=sys.stderr)
 
 
 def printable_lines(text: str) -> str:

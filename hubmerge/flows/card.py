@@ -11,7 +11,6 @@ from pathlib import Path
 
 from hubmerge.cards.card import CardInput, StepTag, render_card
 from hubmerge.cards.metadata import EVAL_RESULTS, eval_results
-from hubmerge.cards.model_class import language_loader
 from hubmerge.cards.usage import is_language_model
 from hubmerge.durable import write_atomic
 from hubmerge.errors import UsageError
@@ -25,6 +24,7 @@ from hubmerge.hub.resolve import list_steps
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.lock import Lock
 from hubmerge.manifest import MANIFEST_JSON, Manifest
+from hubmerge.model_class import language_loader
 from hubmerge.opening.integrity import check_manifest
 from hubmerge.opening.opened_model import PinnedModel
 from hubmerge.opening.publication import (

@@ -13,7 +13,6 @@ from hubmerge.cards.card import CardInput, render_card
 from hubmerge.cards.curve import CSV, PICTURE, curve_csv
 from hubmerge.cards.figures import heat_map_png, selection_png, training_curve_png
 from hubmerge.cards.forgotten_bars import forgotten_bars_png
-from hubmerge.cards.model_class import language_loader
 from hubmerge.cards.routing_map import routing_map_png
 from hubmerge.durable import hash_file, write_atomic
 from hubmerge.errors import IntegrityError, NotOnHub
@@ -26,6 +25,7 @@ from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.lock import Lock
 from hubmerge.lock_file import parse_lock, read_lock_bytes
 from hubmerge.manifest import MANIFEST_JSON, Manifest, ValidationPoint
+from hubmerge.model_class import language_loader
 from hubmerge.opening.integrity import files_in
 from hubmerge.opening.references import CARD as CARD
 from hubmerge.opening.references import pin

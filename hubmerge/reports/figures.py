@@ -13,8 +13,9 @@ from hubmerge.durable import write_atomic
 from hubmerge.errors import DataError, raise_together
 from hubmerge.reports.chart_data import ChartData, Line, chart_data
 from hubmerge.reports.palette import MARKERS, colour, dashes
-from hubmerge.reports.scales import positions, thin_ticks, x_range, x_ticks, y_range
+from hubmerge.reports.scales import positions, x_range, x_ticks, y_range
 from hubmerge.results import Results
+from hubmerge.ticks import thin_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

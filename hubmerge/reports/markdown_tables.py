@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hubmerge.cards.markdown import break_comments, escape_markdown, redact_tokens
+from hubmerge.cards.markdown import break_comments, escape_markdown
 from hubmerge.cards.number_format import MISSING
+from hubmerge.redaction import redact_tokens
 from hubmerge.reports.number_format import format_cell, format_claim, format_p
 from hubmerge.reports.verdicts import symbol_and_word
 from hubmerge.results import Claim, Results, Table

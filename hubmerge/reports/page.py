@@ -14,7 +14,7 @@ from importlib.resources import files
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from hubmerge.cards.markdown import redact_tokens
+from hubmerge.redaction import redact_tokens
 from hubmerge.reports.sections import sections
 from hubmerge.reports.verdicts import WORDS, count_verdicts
 from hubmerge.results import Results

@@ -13,14 +13,8 @@ from markupsafe import Markup, escape
 
 from hubmerge.reports.chart_data import ChartData, Line, Mark
 from hubmerge.reports.palette import css_classes
-from hubmerge.reports.scales import (
-    positions,
-    round_numbers,
-    thin_ticks,
-    x_range,
-    x_ticks,
-    y_range,
-)
+from hubmerge.reports.scales import positions, x_range, x_ticks, y_range
+from hubmerge.ticks import round_numbers, thin_ticks
 
 WIDTH = 640
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 34, 38

@@ -5,7 +5,8 @@
     account, repos, revisions, files, lfs, multipart, xet, storage, commits, discussions,
     collections
                               one file per group of endpoints
-    access                    the user of a request and their permissions
+    access, sessions          the user of a request and their permissions; signed-in browsers
+    pages                     HTML for people, imported at the first page
     messages, info            reading requests and building responses
     ------------------------------------------------------------ below: no HTTP, only files
     store                     all repositories of a data folder, and the first one

@@ -17,6 +17,7 @@ from hubmerge.server.http_errors import (
 )
 from hubmerge.server.names import RepoId
 from hubmerge.server.repository import Repository
+from hubmerge.server.sessions import browser_user
 from hubmerge.server.store import RepositoryStore
 from hubmerge.server.tokens import Signer, Tokens, User
 from hubmerge.server.xorbs import Xorbs
@@ -46,7 +47,7 @@ def current_user(request: Request) -> User | None:
     """The user of the request, None without a token; raises NotSignedIn for an unknown token."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if not scheme:
-        return None
+        return browser_user(request)
     # git sends a name and a password, which is the token.
     token = _password(token) if scheme.lower() == "basic" else token.strip()
     user = get_hub(request).tokens.user(token) if scheme.lower() in ("basic", "bearer") else None

@@ -33,7 +33,9 @@ from hubmerge.server.disk import is_disk_full
 from hubmerge.server.http_errors import DiskFull, HttpError, NotBuilt, RepoMissing
 from hubmerge.server.messages import RawPathMiddleware, http_error_response, not_unicode_response
 from hubmerge.server.multipart_store import remove_old_parts
+from hubmerge.server.pages import routes as pages
 from hubmerge.server.request_ids import RequestIds
+from hubmerge.server.sessions import Sessions
 from hubmerge.server.store import RepositoryStore, seed
 from hubmerge.server.tokens import FIRST_USER, Signer, Tokens
 from hubmerge.server.xorbs import Xorbs
@@ -86,14 +88,15 @@ def build_app(data: Path, seed_from: Path | None) -> ASGIApp:
             Middleware(RawPathMiddleware),
         ],
         exception_handlers={
-            HttpError: http_error_response,
+            HttpError: pages.page_for_browsers(http_error_response),
             UnicodeEncodeError: not_unicode_response,
             OSError: _disk_error,
             DiskFull: _disk_full_response,
-            404: _no_route,
+            404: pages.page_for_browsers(_no_route),
             500: _internal_error,
         },
     )
+    app.state.sessions = Sessions()
     app.state.hub = HubState(store, tokens, Signer(data), xorbs)
     return RequestIds(app)
 

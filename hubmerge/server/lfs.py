@@ -61,6 +61,8 @@ def batch(request: Request, body: Json) -> Response:
     if body.get("operation") == "download":
         answers = [*_download_actions(request, objects)]
         return JSONResponse({"transfer": "basic", "objects": answers}, media_type=_LFS_MEDIA_TYPE)
+    if body.get("operation") != "upload":
+        raise BadRequest('"operation" must be "upload" or "download".')
     contributable_repo(request)
     transfer = _choose_transfer(body.get("transfers"), objects)
     answers = [_upload_actions(request, object, transfer) for object in objects]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hubmerge.cards.card import CardInput, render_card
-from hubmerge.cards.model_class import language_loader
+from hubmerge.model_class import language_loader
 
 from .test_expert_card import expert
 

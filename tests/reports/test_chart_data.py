@@ -14,16 +14,10 @@ from hypothesis import strategies as st
 from hubmerge.reports.chart_data import chart_data, to_json
 from hubmerge.reports.page import _asset
 from hubmerge.reports.palette import COLOURS, RAMP, assign_styles, colour, css_classes, dashes
-from hubmerge.reports.scales import (
-    positions,
-    round_numbers,
-    thin_ticks,
-    x_range,
-    x_ticks,
-    y_range,
-)
+from hubmerge.reports.scales import positions, x_range, x_ticks, y_range
 from hubmerge.reports.svg import MARKERS, static_svg
 from hubmerge.results import Axis, Chart, ChartPoint, Series
+from hubmerge.ticks import round_numbers, thin_ticks
 from tests.reports.builders import by_bin, by_policy, by_rank, by_steps
 
 

@@ -45,6 +45,22 @@ def test_a_file_imports_only_what_it_may(file: Path) -> None:
         assert "dulwich" not in tops
 
 
+PAGES = FOLDER / "pages"
+
+
+@pytest.mark.parametrize("file", sorted(PAGES.glob("*.py")), ids=lambda file: str(file.stem))
+def test_a_page_imports_only_what_it_may(file: Path) -> None:
+    tops = {name.partition(".")[0] for name in imports(file)}
+    assert not tops & {"huggingface_hub", "torch", "requests", "dulwich", "numpy"}
+    assert "os.environ" not in file.read_text()
+
+
+def test_the_app_starts_without_what_only_pages_need() -> None:
+    code = "import sys, hubmerge.server.app; print(*{m.partition('.')[0] for m in sys.modules})"
+    loaded = subprocess.check_output([sys.executable, "-c", code], cwd=FOLDER.parents[1], text=True)
+    assert not set(loaded.split()) & {"jinja2", "markdown_it", "nh3", "pydantic"}
+
+
 def test_the_package_is_light() -> None:
     code = "import sys, hubmerge.server; print(*{m.partition('.')[0] for m in sys.modules})"
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=FOLDER.parents[1], text=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 import time
 import traceback
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hubmerge.errors import HubmergeError
+from hubmerge.redaction import redact_tokens
 from hubmerge.reproduce.engines.engine import Perform, UnitError, UnitOutcome
 from hubmerge.reproduce.unit import Result, Unit, WorkContext
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _TEMPORARY_FAILURE = 75  # the exit code of errors that may be gone later
 
 
@@ -106,16 +105,12 @@ def _context_from_json(content: Mapping[str, Any]) -> WorkContext:
 
 def _unit_error(error: Exception) -> UnitError:
     """An exception as a UnitError without Hub tokens, as it is shown and logged."""
-    trace = _without_tokens(traceback.format_exc())
+    trace = redact_tokens(traceback.format_exc())
     if isinstance(error, HubmergeError):
         transient = error.exit_code == _TEMPORARY_FAILURE
-        return UnitError(_without_tokens(error.message), error.hint, transient, trace)
+        return UnitError(redact_tokens(error.message), error.hint, transient, trace)
     return UnitError(
-        _without_tokens(f"It failed unexpectedly: {type(error).__name__}: {error}"),
+        redact_tokens(f"It failed unexpectedly: {type(error).__name__}: {error}"),
         "Please report it with the output of --debug.",
         trace=trace,
     )
-
-
-def _without_tokens(text: str) -> str:
-    return _TOKEN.sub("hf_***", text)

@@ -41,7 +41,7 @@ def language_loader(read: Callable[[str], str]) -> str | None:
 def _parse(text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 
