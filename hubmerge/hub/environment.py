@@ -33,6 +33,23 @@ def connect(choice: str | None = None) -> Iterator[Hub]:
 
     The embedded Hub is started if it is not running, and runs until its last user has finished.
     """
+    with connect_inside(choice) as hub:
+        if hub.cache == _embedded_cache():
+            # huggingface_hub reads these when it is imported, which has not happened yet.
+            os.environ.update(
+                HF_ENDPOINT=hub.endpoint,
+                HF_TOKEN=hub.token or "",
+                HF_HUB_CACHE=str(hub.cache),
+                HF_HUB_DISABLE_XET="1",
+                HF_HUB_DISABLE_TELEMETRY="1",
+                HF_HUB_OFFLINE="0",  # the embedded Hub needs no network
+            )
+        yield hub
+
+
+@contextmanager
+def connect_inside(choice: str | None = None) -> Iterator[Hub]:
+    """`connect` inside a program of somebody else, whose own Hub and token stay as they are."""
     choice = choice or os.environ.get("HUBMERGE_HUB") or "default"
     if choice == "local":
         # Nobody else needs the server's asyncio and http.client.
@@ -50,21 +67,23 @@ def connect(choice: str | None = None) -> Iterator[Hub]:
         )
 
 
+def find_cached(repo_id: str, revision: str | None) -> Path | None:
+    """The folder in the user's cache that has the config.json of a repository, None without it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo_id, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _embedded_cache() -> Path:
+    """The client's cache knows repositories by name only, so each Hub needs one of its own."""
+    return hub_folder() / "cache"
+
+
 def _open_embedded(server: ServerState) -> Hub:
-    cache = hub_folder() / "cache"
-    # huggingface_hub reads these when it is imported, which has not happened yet. Its cache knows
-    # repositories by name only, so each Hub needs a cache folder of its own.
-    os.environ.update(
-        HF_ENDPOINT=server.url,
-        HF_TOKEN=server.token,
-        HF_HUB_CACHE=str(cache),
-        HF_HUB_DISABLE_XET="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HUB_OFFLINE="0",  # the embedded Hub needs no network
-    )
     from hubmerge.hub.client import Hub
 
-    return Hub(server.url, lambda: server.token, cache, "the embedded Hub")
+    return Hub(server.url, lambda: server.token, _embedded_cache(), "the embedded Hub")
 
 
 def _open_configured() -> Hub:
