@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from hubmerge.tasks.task import Task
 from hubmerge.training.schedule import is_due
 
 DEFAULT_PATIENCE_S = 60.0
+_ONE_STEP = re.compile(r"[1-9]\d*,")
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,7 @@ class PushTarget:
 
     def is_due(self, step: int) -> bool:
         """Whether the rule includes a step."""
-        if self.push_every.endswith(","):  # one step alone
-            return step == int(self.push_every[:-1])
-        return is_due(self.push_every, step)
+        return _is_due(self.push_every, step)
 
     def publish_command(self, steps: Path, to: str | None = None) -> str:
         """The command that publishes a folder of steps later."""
@@ -62,7 +62,7 @@ def make_target(
     rule = write_rule(push_every)
     check_all(
         lambda: check_repo_id(to),
-        lambda: rule.endswith(",") or is_due(rule, 1),
+        lambda: _is_due(rule, 1),
         lambda: _check_hub(hub),
         lambda: _check_patience(patience_s),
         lambda: find_task(str(task)).digest if task is not None else None,
@@ -85,7 +85,14 @@ def write_rule(push_every: str | int | Sequence[int]) -> str:
     if isinstance(push_every, str | int):
         return str(push_every)
     steps = [str(step) for step in push_every]
-    return f"{steps[0]}," if len(steps) == 1 and steps[0].isdecimal() else ",".join(steps)
+    return f"{steps[0]}," if len(steps) == 1 else ",".join(steps)
+
+
+def _is_due(rule: str, step: int) -> bool:
+    """Whether a rule includes a step; raises UsageError for what is no rule."""
+    if _ONE_STEP.fullmatch(rule):
+        return step == int(rule[:-1])
+    return is_due(rule, step)
 
 
 def _check_hub(hub: str | None) -> None:
