@@ -13,7 +13,7 @@ from hubmerge.callbacks.closing import show_waiting
 from hubmerge.callbacks.run_settings import LoopRun
 from hubmerge.callbacks.step_drafts import StepDrafts
 from hubmerge.callbacks.target import PushTarget
-from hubmerge.errors import HubmergeError, HubUnreachable, NotOnHub, UsageError
+from hubmerge.errors import HubmergeError, HubUnreachable, IntegrityError, NotOnHub, UsageError
 from hubmerge.file_digests import remember_in
 from hubmerge.hub.client import Hub
 from hubmerge.hub.environment import connect_inside, find_cached, home
@@ -29,6 +29,7 @@ from hubmerge.runs.run import check_steps_of
 # How long the start of training waits for the Hub, so that a refusal is read before the first step.
 _START_PATIENCE_S = 5.0
 _HINT = "Choose another repository with to=."
+OTHER_REPOSITORY = "OTHER/REPOSITORY"
 
 
 class StepPublisher:
@@ -129,9 +130,7 @@ class StepPublisher:
         base = self._ready(self._hub)
         self._check(self._hub, base)  # another run may have started to publish there
         manifest = self._drafts.complete(step, base)
-        return step_publication(
-            self._drafts.outbox.step_folder(step), manifest, self._target.to
-        )
+        return step_publication(self._drafts.outbox.step_folder(step), manifest, self._target.to)
 
     def _complete_all(self) -> None:
         """Write the manifests of all saved steps, if the base is known by now."""
@@ -144,19 +143,16 @@ class StepPublisher:
                 self._warn(error.message)
 
     def _describe_left(self, count: int) -> str:
-        steps = self._drafts.outbox.steps_folder
-        reason = self._refusal.message if self._refusal else "The Hub did not answer."
-        if isinstance(self._refusal, HubUnreachable) or self._refusal is None:
-            return f"{_count(count)} in {steps}: run the script again, or publish them later with: {
-                self._target.publish_command(steps)
-            } ({reason})"
-        return f"{_count(count)} in {steps}: {reason} Publish them with: {
-            self._target.publish_command(steps)
-        }"
-
-
-def _count(count: int) -> str:
-    return f"{count} step{' is' if count == 1 else 's are'} not on the Hub, and kept"
+        steps, error = self._drafts.outbox.steps_folder, self._refusal
+        left = f"{count} step{' is' if count == 1 else 's are'} in {steps} and not on the Hub"
+        # A repository that has something else stays as it is.
+        to = OTHER_REPOSITORY if isinstance(error, IntegrityError) else self._target.to
+        command = self._target.publish_command(steps, to)
+        again = (
+            "Run the script again, or publish" if isinstance(error, HubUnreachable) else "Publish"
+        )
+        reason = f": {error.message}" if error else "."
+        return f"{left}{reason} {again} them with: {command}"
 
 
 def open_base_of_loop(hub: Hub, ref: ModelRef | None) -> OpenedModel:

@@ -13,7 +13,7 @@ from hubmerge.callbacks.evaluations import Metrics
 from hubmerge.callbacks.model_writer import name_base
 from hubmerge.callbacks.run_settings import LoopRun
 from hubmerge.callbacks.step_drafts import StepDrafts
-from hubmerge.callbacks.step_publisher import StepPublisher
+from hubmerge.callbacks.step_publisher import OTHER_REPOSITORY, StepPublisher
 from hubmerge.callbacks.target import PushTarget
 from hubmerge.durable import hash_file, try_lock
 from hubmerge.errors import Busy
@@ -48,15 +48,13 @@ class StepRecorder:
     ) -> None:
         self._target, self._run, self._starts_at, self._warn = target, run, starts_at, warn
         self._resources, self._variants = ExitStack(), 1
-        folder = target.folder or home() / "runs" / target.to / run.id[:12]
-        self._lock(folder)
-        self._drafts = StepDrafts(Outbox(folder))
+        self._use_folder(target.folder or home() / "runs" / target.to / run.id[:12])
         if target.task is not None:
             remember_data(home(), [target.task])
-        self.base = base or self._saved_base(folder, write_base)
-        self._publisher: StepPublisher | None = StepPublisher(
-            target, run, self._drafts, self.base, warn
-        )
+        self._publisher: StepPublisher | None = None
+        self.base = base or self._saved_base(write_base)
+        if self._variants == 1:
+            self._publisher = StepPublisher(target, self._run, self._drafts, self.base, warn)
         atexit.register(self._warn_of_left)
 
     @property
@@ -138,21 +136,18 @@ class StepRecorder:
 
     def _compare(self, step: int, write: Write, save_again: Callable[[], None]) -> None:
         """Check that a step that is made again has the saved weights."""
-        folder = self._drafts.outbox.step_folder(step)
-        with TemporaryDirectory(dir=self.folder) as name:
-            write(Path(name))
-            if _weights(Path(name)) == _weights(folder):
-                return
+        if self._has_weights_of(self._drafts.outbox.step_folder(step), write):
+            return
         if self._starts_at > 0:
             self._warn(
                 f"{step_tag(step)} has other weights than before it was interrupted; the one that "
                 "was saved first is kept."
             )
             return
-        self._leave_folder(step)
+        self._leave_folder(step_tag(step))
         save_again()
 
-    def _leave_folder(self, step: int) -> None:
+    def _leave_folder(self, name: str) -> None:
         """Go on in a folder of its own: this run does not repeat what is saved in this one."""
         if self._publisher is not None:
             self._publisher.close()
@@ -160,27 +155,34 @@ class StepRecorder:
         old, self._variants = self.folder, self._variants + 1
         first = old if self._variants == 2 else old.with_name(old.name.rpartition("-")[0])
         self._run = self._run.variant(self._variants)
-        folder = first.with_name(f"{first.name}-{self._variants}")
-        self._lock(folder)
-        self._drafts = StepDrafts(Outbox(folder))
+        self._use_folder(first.with_name(f"{first.name}-{self._variants}"))
         steps = self._drafts.outbox.steps_folder
         self._warn(
-            f"This run does not repeat {step_tag(step)} as saved in {old}: data, code, threads or "
-            f"hardware have changed. Its steps are saved in {steps} and not published; publish "
-            f"them with: {self._target.publish_command(steps, 'OTHER/REPOSITORY')}"
+            f"This run does not repeat {name} as saved in {old}: data, code, threads or hardware "
+            f"have changed. Its steps are saved in {steps} and not published; publish them with: "
+            f"{self._target.publish_command(steps, OTHER_REPOSITORY)}"
         )
 
-    def _saved_base(self, folder: Path, write_base: Write) -> ModelRef | None:
+    def _saved_base(self, write_base: Write) -> ModelRef | None:
         """The base of a model that was not loaded from a name: saved before the first step."""
-        path = folder / _BASE
+        path = self.folder / _BASE
+        if self._starts_at > 0:
+            return ModelRef(path=path) if path.is_dir() else None
+        if path.is_dir() and not self._has_weights_of(path, write_base):
+            self._leave_folder("the weights before the first step")
+            return self._saved_base(write_base)
         if not path.is_dir():
-            if self._starts_at > 0:
-                return None
             with atomic_folder(path) as partial:
                 write_base(partial)
         return ModelRef(path=path)
 
-    def _lock(self, folder: Path) -> None:
+    def _has_weights_of(self, folder: Path, write: Write) -> bool:
+        """Whether `write` writes the same weights as are in a folder."""
+        with TemporaryDirectory(dir=self.folder) as name:
+            write(Path(name))
+            return _weights(Path(name)) == _weights(folder)
+
+    def _use_folder(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         lock = self._resources.enter_context((folder / ".lock").open("ab"))
         if not try_lock(lock):
@@ -189,6 +191,7 @@ class StepRecorder:
                 f"{folder} is in use: another PushSteps saves and publishes the steps of this run.",
                 "Leave one of the two out.",
             )
+        self._drafts = StepDrafts(Outbox(folder))
 
     def _warn_of_left(self) -> None:
         if self._publisher is not None and (left := self._publisher.unpublished):
@@ -205,4 +208,3 @@ def _weights(folder: Path) -> dict[str, str]:
         os.fspath(path.relative_to(folder)): hash_file(path)
         for path in folder.rglob("*.safetensors")
     }
-
