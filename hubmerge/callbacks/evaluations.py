@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -49,20 +50,21 @@ def validation_curve(
     The loss and the learning rate are the last that were logged by then.
     """
     logged = [entry for entry in log_history if "loss" in entry]
+    steps = [int(entry.get("step", 0)) for entry in logged]
     points = []
     for step, metrics in evaluations.items():
         if (name := accuracy_name(metrics)) is None:
             continue
-        before = [entry for entry in logged if int(entry.get("step", 0)) <= step]
-        last: Mapping[str, Any] = before[-1] if before else {}
+        before = bisect_right(steps, step)
+        last: Mapping[str, Any] = logged[before - 1] if before else {}
         loss = last.get("loss")
-        counted = not any(word in name for word in _NOT_OF_ROWS)
+        is_of_rows = not any(word in name for word in _NOT_OF_ROWS)
         points.append(
             ValidationPoint(
                 step=step,
                 loss=float(loss) if loss is not None and math.isfinite(loss) else None,
                 accuracy=metrics[name],
-                count=rows if counted else 0,
+                count=rows if is_of_rows else 0,
                 lr=float(last.get("learning_rate") or 0.0),
             )
         )

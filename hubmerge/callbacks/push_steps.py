@@ -64,7 +64,8 @@ class PushSteps(TrainerCallback):
     file or data, as in `hubmerge train --task`. `base` is only needed if the model does not know
     what it was loaded from. `hub="local"` is the embedded Hub. With `evaluate` the Trainer
     evaluates at each due step. `out` is the folder of the run. The end of training waits
-    `patience_s` seconds for a Hub that does not answer. Raises UsageError for wrong arguments.
+    `patience_s` seconds for a Hub that does not answer. Afterwards `commits` has the commit of each
+    step, and `folder` is that of the run. Raises UsageError for wrong arguments.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class PushSteps(TrainerCallback):
         self._waiting = False  # a due step is saved after its evaluation
         self._saved = 0
         self._warned: set[str] = set()
+        self.folder: Path | None = None
         self.commits: dict[int, str] = {}
 
     def loop(
@@ -155,8 +157,9 @@ class PushSteps(TrainerCallback):
         if self._evaluate and can_evaluate(self._trainer, args):
             control.should_evaluate = True
         self._waiting = True
-        # An evaluation follows at once: its numbers belong to the step.
-        if not control.should_evaluate:
+        # An evaluation follows at once, or ends the last epoch: its numbers belong to the step.
+        ends_epoch = step >= state.max_steps and args.eval_strategy == "epoch"
+        if not (control.should_evaluate or ends_epoch):
             self._save_waiting(args, state, **objects)
 
     @_never_stops_training
@@ -245,7 +248,7 @@ class PushSteps(TrainerCallback):
                 partial(write_model, model=plain, state=weights, processor=processing_class),
                 evaluations,
                 curve,
-                step < state.max_steps and self._is_last(state),
+                step < state.max_steps and not self._target.is_due(step),
             )
         except Exception as error:
             reason = error.message if isinstance(error, HubmergeError) else str(error)
@@ -254,11 +257,9 @@ class PushSteps(TrainerCallback):
                 "the same script makes it again when it runs from an earlier checkpoint."
             )
 
-    def _is_last(self, state: Any) -> bool:
-        return not self._target.is_due(state.global_step)
-
     def _finish(self) -> None:
         """Wait for what is not published, and let the folder go."""
         if self._recorder is not None:
             recorder, self._recorder = self._recorder, None
             self.commits = recorder.close()
+            self.folder = recorder.folder

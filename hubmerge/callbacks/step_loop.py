@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,9 @@ from hubmerge.callbacks.step_recorder import StepRecorder
 from hubmerge.callbacks.target import PushTarget
 from hubmerge.errors import HubmergeError
 from hubmerge.refs import step_tag
+
+_TRAINING = ("step", "loss", "learning_rate")
+_SHARDED = ("FSDP", "DEEPSPEED")
 
 
 class StepLoop:
@@ -91,15 +94,12 @@ class StepLoop:
 
     def _save(self) -> None:
         self._saved = self._step
-        # Weights may be spread over processes, which then gather them together.
-        weights = self._accelerator.get_state_dict(self._model) if self._accelerator else None
+        # Weights that are spread over processes are gathered by all of them together.
+        weights = self._accelerator.get_state_dict(self._model) if self._is_sharded() else None
         if self._recorder is None:
             return
         recorder, step = self._recorder, self._step
-        evaluations = self._earlier | {
-            int(entry["step"]): plain_metrics({k: v for k, v in entry.items() if k in _eval(entry)})
-            for entry in self._history
-        }
+        evaluations = self._earlier | _evaluations(self._history)
         curve = validation_curve(evaluations, self._history, 0)
         write = partial(
             write_model, model=self._plain_model(), state=weights, processor=self._tokenizer
@@ -118,6 +118,10 @@ class StepLoop:
             recorder, self._recorder = self._recorder, None
             self._guard(lambda: self.commits.update(recorder.close()))
 
+    def _is_sharded(self) -> bool:
+        kind = getattr(self._accelerator, "distributed_type", None)
+        return str(getattr(kind, "value", kind)) in _SHARDED
+
     def _plain_model(self) -> nn.Module:
         if self._accelerator is None:
             return self._model
@@ -134,10 +138,15 @@ class StepLoop:
 
 
 def _log_entry(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of a step as a Trainer logs them: the loss and lr of training by these names."""
-    names = {"lr": "learning_rate"}
-    return {"step": step, **{names.get(key, key): value for key, value in metrics.items()}}
+    """Metrics of a step as a Trainer logs them."""
+    named = {("learning_rate" if key == "lr" else key): value for key, value in metrics.items()}
+    return {**named, "step": step}
 
 
-def _eval(entry: Mapping[str, float]) -> set[str]:
-    return set(entry) - {"step", "learning_rate"}
+def _evaluations(history: Iterable[Mapping[str, float]]) -> dict[int, Metrics]:
+    """The metrics of each step that are not those of training."""
+    measured = {
+        int(entry["step"]): plain_metrics({k: v for k, v in entry.items() if k not in _TRAINING})
+        for entry in history
+    }
+    return {step: metrics for step, metrics in measured.items() if metrics}

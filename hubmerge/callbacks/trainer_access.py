@@ -55,8 +55,7 @@ def gather_weights(trainer: Trainer | None) -> Mapping[str, Tensor]:
     """
     if trainer is None:
         raise RuntimeError("the Trainer that gathers the weights was not found")
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    return {name: tensor for name, tensor in (state or {}).items()}
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
 
 
 def plain_model(trainer: Trainer | None, model: nn.Module) -> nn.Module:
