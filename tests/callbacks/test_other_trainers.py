@@ -30,14 +30,16 @@ from tests.callbacks.builders import (
 )
 from tests.models.builders import tiny_bert
 
-LORA = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+
+def lora() -> LoraConfig:
+    return LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
 
 
 def test_of_an_adapter_only_the_adapter_is_published(
     base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
 ) -> None:
     copies = KeepCopies()
-    model = get_peft_model(load(base), LORA)
+    model = get_peft_model(load(base), lora())
     make_trainer(model, tmp_path, [copies, PushSteps(repo, hub="local")], max_steps=2).train()
     assert published_weights(api, repo) == {step: copies.weights[step] for step in (1, 2)}
     assert [*published_weights(api, repo)[2]] == ["adapter_model.safetensors"]
@@ -56,11 +58,12 @@ def test_of_an_adapter_only_the_adapter_is_published(
 def test_an_adapter_of_a_model_without_a_name_knows_its_base(
     base: Path, tmp_path: Path, api: HfApi, repo: str
 ) -> None:
-    whole = AutoModelForCausalLM.from_config(load(base).config)
-    whole.config._name_or_path = ""
+    config = load(base).config
+    config._name_or_path = ""
+    whole = AutoModelForCausalLM.from_config(config)
     start = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     steps = PushSteps(repo, hub="local")
-    make_trainer(get_peft_model(whole, LORA), tmp_path, [steps], max_steps=1).train()
+    make_trainer(get_peft_model(whole, lora()), tmp_path, [steps], max_steps=1).train()
     saved = steps.folder / "base"
     assert load_file(saved / "model.safetensors").keys() == start.keys()
     assert all(torch.equal(load(saved).state_dict()[name], start[name]) for name in start)
@@ -68,9 +71,8 @@ def test_an_adapter_of_a_model_without_a_name_knows_its_base(
     assert f'"base_model_name_or_path": "{saved}"' in Path(folder, "adapter_config.json").read_text()
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
 def test_sft_trainer(
-    base: Path, tmp_path: Path, api: HfApi, repo: str, tune: str, sentences: list[str]
+    base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
 ) -> None:
     from trl import SFTConfig, SFTTrainer
 
@@ -86,14 +88,14 @@ def test_sft_trainer(
         train_dataset=rows,
         eval_dataset=rows.select(range(4)),
         processing_class=tokenizer,
-        peft_config=LORA if tune == "lora" else None,
+        peft_config=lora(),
         callbacks=[copies, PushSteps(repo, hub="local", evaluate=True)],
     )
     trainer.train()
     assert published_weights(api, repo) == {step: copies.weights[step] for step in (1, 2, 4)}
     manifest = published_manifest(api, repo, 4, tmp_path / "manifest")
     assert manifest.command == f'PushSteps("{repo}") in SFTTrainer'
-    assert manifest.training["tune"] == tune
+    assert manifest.training["tune"] == "lora"
     assert [point.step for point in manifest.validation] == [1, 2, 4]
     logged = [entry for entry in trainer.state.log_history if "eval_mean_token_accuracy" in entry]
     assert manifest.validation[-1].accuracy == logged[-1]["eval_mean_token_accuracy"]
@@ -166,20 +168,39 @@ def test_a_loop_of_ones_own(
     assert sentences == []
 
 
-def test_a_loop_that_goes_on_keeps_its_curve_and_saves_its_last_step(
-    base: Path, tmp_path: Path, api: HfApi, repo: str
+def test_a_loop_that_goes_on_keeps_its_curve_and_repeats_no_step(
+    base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
 ) -> None:
-    model = load(base)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
-    for first, resumed_at in ((1, 0), (3, 2)):
+    model, checkpoint = load(base), dict[str, torch.Tensor]()
+    for numbers, resumed_at in (((1, 2, 3), 0), ((3, 4), 2)):
+        if resumed_at:
+            model.load_state_dict(checkpoint)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
         with PushSteps(repo, hub="local").loop(model, resumed_at=resumed_at) as steps:
-            for number in range(first, first + 3 - resumed_at // 2):
+            for number in numbers:
                 train_step(model, optimizer, None, token_rows()[number])
+                if number == 2:
+                    checkpoint = {n: tensor.clone() for n, tensor in model.state_dict().items()}
                 steps.step(number, {"accuracy": number / 8})
     assert list(tags(api, repo)) == ["step1", "step2", "step3", "step4"]
     manifest = published_manifest(api, repo, 4, tmp_path / "manifest")
-    assert [point.step for point in manifest.validation] == [3, 4]
-    assert list(manifest.training["evaluations"]) == ["1", "2", "3", "4"]
+    assert [point.step for point in manifest.validation] == [1, 2, 3, 4]
+    assert sentences == []
+
+
+def test_a_loop_that_breaks_publishes_what_it_saved(
+    base: Path, api: HfApi, repo: str, sentences: list[str]
+) -> None:
+    model = load(base)
+    with (
+        pytest.raises(ZeroDivisionError),
+        PushSteps(repo, hub="local").loop(model, settings={"lr": 1e-2}) as steps,
+    ):
+        steps.step(1)
+        steps.step(3)
+        raise ZeroDivisionError
+    assert list(tags(api, repo)) == ["step1"]
+    assert sentences == []
 
 
 def train_step(model: Any, optimizer: Any, accelerator: Any, row: dict[str, Any]) -> None:

@@ -122,8 +122,9 @@ def test_a_run_that_does_not_repeat_its_saved_steps_goes_on_beside_them(
 def test_a_model_without_a_name_brings_its_base(
     base: Path, tmp_path: Path, api: HfApi, repo: str
 ) -> None:
-    model = AutoModelForCausalLM.from_config(load(base).config)
-    model.config._name_or_path = ""
+    config = load(base).config
+    config._name_or_path = ""
+    model = AutoModelForCausalLM.from_config(config)
     start = KeepCopies()
     steps = PushSteps(repo, hub="local")
     make_trainer(model, tmp_path, [start, steps], max_steps=1).train()
