@@ -75,4 +75,4 @@ def accuracy_name(metrics: Metrics) -> str | None:
     """The name of the accuracy among metrics, None if there is none from 0 to 1."""
     named = [key for key in metrics if "accuracy" in key and 0 <= metrics[key] <= 1]
     first = [key for key in _ACCURACIES if key in named]
-    return (first or named or [None])[0]
+    return next(iter(first or named), None)

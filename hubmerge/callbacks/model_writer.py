@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file, save_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from hubmerge.callbacks.model_facts import adapter_config, inner_model, is_sentence_transformer
 from hubmerge.errors import CheckpointError
@@ -21,7 +21,7 @@ _WRAPPED, _ADAPTER = ".base_layer.", ("lora_", "modules_to_save.", "ia3_", "orig
 
 
 def write_model(
-    folder: Path, model: nn.Module, state: Mapping[str, Tensor] | None, processor: Any
+    folder: Path, model: Any, state: Mapping[str, Tensor] | None, processor: Any
 ) -> None:
     """Write weights, configuration and tokenizer or processor; of a peft model only the adapter.
 
@@ -29,7 +29,7 @@ def write_model(
     if nothing that hubmerge reads was written.
     """
     if is_sentence_transformer(model):
-        model.save_pretrained(str(folder), create_model_card=False)  # type: ignore[operator]
+        model.save_pretrained(str(folder), create_model_card=False)
     elif hasattr(model, "save_pretrained"):
         model.save_pretrained(folder, state_dict=state)
     elif state is not None:
@@ -43,11 +43,11 @@ def write_model(
         raise CheckpointError(f"{type(model).__name__} saved no safetensors into {folder}.")
 
 
-def write_base(folder: Path, model: nn.Module, processor: Any) -> None:
+def write_base(folder: Path, model: Any, processor: Any) -> None:
     """Write the model before its first step, without its adapter: the base of its steps."""
     if adapter_config(model) is None:
         return write_model(folder, model, None, processor)
-    whole = inner_model(model)
+    whole: Any = inner_model(model)
     if hasattr(whole, "get_base_model"):
         whole = whole.get_base_model()
     state = {
