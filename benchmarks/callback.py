@@ -101,13 +101,9 @@ def time_steps(trainer: Trainer) -> Times:
     begin = time.perf_counter()
     trainer.train()
     whole = time.perf_counter() - begin
+    ended = [step for step in starts if step + 1 in starts]
     steps, cpu = (
-        {
-            step: starts[step + 1][clock] - starts[step][clock]
-            for step in starts
-            if step + 1 in starts
-        }
-        for clock in (0, 1)
+        {step: starts[step + 1][clock] - starts[step][clock] for step in ended} for clock in (0, 1)
     )
     return {"steps": steps, "cpu": cpu, "whole": whole, "inside": inside}
 

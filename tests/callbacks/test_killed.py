@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
 
 from hubmerge.server import ServerState
-from tests.callbacks.builders import STEPS, KeepCopies, load, make_trainer, published_weights, tags
+from tests.callbacks.builders import (
+    STEPS,
+    KeepCopies,
+    load,
+    make_trainer,
+    published_manifest,
+    published_weights,
+    tags,
+)
 from tests.hub.proxy import run_proxy
 
 ROOT = Path(__file__).parents[2]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 @pytest.mark.parametrize("is_hub_up", [True, False], ids=["pushed", "not pushed"])
@@ -41,8 +52,29 @@ def test_a_killed_script_goes_on_from_its_checkpoint(
 def run(
     python: Path, base: Path, out: Path, repo: str, kill_at: int, endpoint: str, token: str
 ) -> subprocess.CompletedProcess[str]:
-    words = [str(python), "-m", "tests.callbacks.killed_trainer", str(base), str(out), repo]
+    words = ["-m", "tests.callbacks.killed_trainer", base, out, repo, kill_at]
+    return run_script(python, words, endpoint, token)
+
+
+def run_script(
+    python: Path, words: Sequence[object], endpoint: str, token: str
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_TOKEN": token}
     return subprocess.run(
-        [*words, str(kill_at)], cwd=ROOT, env=environment, capture_output=True, text=True
+        [str(python), *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_publishes(
+    base: Path, tmp_path: Path, server: ServerState, api: HfApi, repo: str, python: Path
+) -> None:
+    script = ["-m", "tests.callbacks.replicas", base, tmp_path, repo]
+    done = run_script(python, [*TORCHRUN, *script], server.url, server.token)
+    assert done.returncode == 0, done.stderr
+    weights = json.loads((tmp_path / "weights.json").read_text())
+    expected = {step: weights[str(step)] for step in (1, 2, 4)}
+    assert published_weights(api, repo) == expected
+    manifest = published_manifest(api, repo, 4, tmp_path / "manifest")
+    assert manifest.training["processes"] == 2
+    assert manifest.training["batch"] == 4
