@@ -1,10 +1,13 @@
 """The cost of PushSteps beside a Trainer alone and beside its own `hub_strategy="every_save"`.
 
-A small Llama is trained by three Trainers in turn, on one thread, with an embedded Hub: alone, with
-PushSteps at steps 2^k, and with push_to_hub and as many saves at equal distances. A Trainer skips a
-push while another one runs. A step is timed from its beginning to the beginning of the next one, so
-that everything between them counts. All numbers are ratios to the median step of the Trainer alone
-in the same round; "in its code" is the time inside the events of the callback.
+A small Llama is trained by three Trainers on one thread, with an embedded Hub: alone, with
+PushSteps at steps 2^k, and with push_to_hub and as many saves at equal distances. They take turns,
+step by step: a busy machine slows all three of them, and so does what one of them pushes in the
+background. A step is timed from its beginning to the beginning of the next one, so that everything
+between them counts. All numbers are ratios to the same step of the Trainer alone: "step" is the
+median and "mean" the mean over steps that are not saved, "saving step" the median over those that
+are; "in its code" is the time inside the events of PushSteps at steps that are not saved. A Trainer
+skips a push while another one runs, which "published" shows.
 
     python -m benchmarks.callback              four rounds of 64 steps, some minutes
     python -m benchmarks.callback --rounds 1 --steps 16
@@ -22,8 +25,10 @@ import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 
 KINDS = ("alone", "PushSteps", "every_save")
 _EVENTS = ("on_train_begin", "on_step_begin", "on_step_end", "on_epoch_end", "on_train_end")
-Times = dict[str, Any]
+Row = dict[str, float]
 
 
 def make_model(width: int) -> Any:
@@ -62,8 +67,7 @@ def make_trainer(kind: str, name: str, steps: int, width: int, folder: Path) -> 
     rows = torch.randint(0, 4096, (64, 64), generator=torch.Generator().manual_seed(0))
     own: dict[str, Any] = {"save_strategy": "no"}
     if kind == "every_save":
-        every = max(1, round(steps / len(push_steps("2^k", steps))))
-        own = {"save_strategy": "steps", "save_steps": every, "push_to_hub": True,
+        own = {"save_strategy": "steps", "save_steps": int(_save_rule(steps)), "push_to_hub": True,
                "hub_model_id": f"bench/{name}", "hub_strategy": "every_save"}  # fmt: skip
     return Trainer(
         make_model(width),
@@ -76,41 +80,80 @@ def make_trainer(kind: str, name: str, steps: int, width: int, folder: Path) -> 
     )  # fmt: skip
 
 
-def time_steps(trainer: Trainer) -> Times:
-    """Seconds of each step, by clock and of CPU, of the run, and inside the events of PushSteps."""
-    from transformers import TrainerCallback
+class Turns:
+    """Lets one of several threads work at a time, in rotation."""
 
-    from hubmerge import PushSteps
+    def __init__(self, names: Sequence[str]) -> None:
+        self._waiting, self._changed = list(names), threading.Condition()
 
-    starts: dict[int, tuple[float, float]] = {}
-    inside: Counter[int] = Counter()
+    def take(self, name: str) -> None:
+        """Wait until it is the turn of `name`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting[0] == name)
 
-    class Clock(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            starts[state.global_step + 1] = _now()
-
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if control.should_training_stop:
-                starts[state.global_step + 1] = _now()
-
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, PushSteps):
-            for event in _EVENTS:
-                _time_event(callback, event, inside)
-    trainer.callback_handler.callbacks.insert(0, Clock())
-    begin = time.perf_counter()
-    trainer.train()
-    whole = time.perf_counter() - begin
-    ended = [step for step in starts if step + 1 in starts]
-    steps, cpu = (
-        {step: starts[step + 1][clock] - starts[step][clock] for step in ended} for clock in (0, 1)
-    )
-    return {"steps": steps, "cpu": cpu, "whole": whole, "inside": inside}
+    def give(self, name: str, is_last: bool = False) -> None:
+        """End the turn of `name`, which gets another one unless it was the last."""
+        with self._changed:
+            self._waiting.remove(name)
+            self._waiting += [] if is_last else [name]
+            self._changed.notify_all()
 
 
-def _now() -> tuple[float, float]:
-    """Wall time, and CPU time of this thread, which other processes disturb less."""
-    return time.perf_counter(), time.thread_time()
+class Clock:
+    """The seconds of each step of a Trainer, and inside the events of PushSteps by step."""
+
+    def __init__(self, trainer: Trainer, name: str, turns: Turns) -> None:
+        from transformers import TrainerCallback
+
+        from hubmerge import PushSteps
+
+        self.steps: dict[int, float] = {}
+        self.inside: Counter[int] = Counter()
+        clock, begin = self, 0.0
+
+        class TakeTurns(TrainerCallback):
+            """The first callback: a step ends where the next one begins."""
+
+            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                nonlocal begin
+                self._end(state.global_step)
+                turns.give(name)
+                turns.take(name)
+                begin = time.perf_counter()
+
+            def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if control.should_training_stop:
+                    self._end(state.global_step)
+
+            def _end(self, step: int) -> None:
+                if step:
+                    clock.steps[step] = time.perf_counter() - begin
+
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, PushSteps):
+                for event in _EVENTS:
+                    _time_event(callback, event, self.inside)
+        trainer.callback_handler.callbacks.insert(0, TakeTurns())
+
+
+def time_in_turns(trainers: Mapping[str, Trainer]) -> dict[str, Clock]:
+    """Train all of them, one step of each after the other."""
+    turns = Turns(list(trainers))
+    clocks = {name: Clock(trainer, name, turns) for name, trainer in trainers.items()}
+
+    def train(name: str) -> None:
+        turns.take(name)
+        try:
+            trainers[name].train()
+        finally:
+            turns.give(name, is_last=True)
+
+    threads = [threading.Thread(target=train, args=(name,)) for name in trainers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return clocks
 
 
 def _time_event(callback: Any, event: str, inside: Counter[int]) -> None:
@@ -124,25 +167,25 @@ def _time_event(callback: Any, event: str, inside: Counter[int]) -> None:
     setattr(callback, event, timed)
 
 
-def summarize(kind: str, times: Times, alone: Times, steps: int, tags: int) -> dict[str, float]:
-    """The ratios of one run to the median step of the Trainer alone, and to its whole run."""
-    step_s = statistics.median(alone["steps"].values())
-    every = max(1, round(steps / len(push_steps("2^k", steps))))
-    saved = set(push_steps("2^k" if kind == "PushSteps" else str(every), steps))
+def summarize(kind: str, clock: Clock, alone: Clock, steps: int, published: int) -> Row:
+    """The ratios of a run to the steps of the Trainer alone."""
+    saved = set(push_steps("2^k" if kind == "PushSteps" else _save_rule(steps), steps))
     saved = set() if kind == "alone" else saved
-    others = [s for step, s in times["steps"].items() if step not in saved]
-    pushed = [s for step, s in times["steps"].items() if step in saved]
-    cpu = [s for step, s in times["cpu"].items() if step not in saved]
-    code = [s for step, s in times["inside"].items() if step not in saved and 0 < step < steps]
+    ratios = {step: seconds / alone.steps[step] for step, seconds in clock.steps.items()}
+    others = [ratio for step, ratio in ratios.items() if step not in saved]
+    code = [clock.inside[step] / alone.steps[step] for step in ratios if step not in saved]
     return {
-        "step": statistics.median(others) / step_s,
-        "mean step": statistics.mean(others) / step_s,
-        "CPU of step": statistics.median(cpu) / statistics.median(alone["cpu"].values()),
-        "in its code": statistics.mean(code) / step_s if code else 0.0,
-        "saving step": statistics.median(pushed) / step_s if pushed else 0.0,
-        "whole run": times["whole"] / alone["whole"],
-        "published": tags,
+        "step": statistics.median(others),
+        "mean": statistics.mean(others),
+        "in its code": statistics.median(code),
+        "saving step": statistics.median([ratios[step] for step in saved]) if saved else 1.0,
+        "published": published,
     }
+
+
+def _save_rule(steps: int) -> str:
+    """As many saves at equal distances as PushSteps makes."""
+    return str(max(1, round(steps / len(push_steps("2^k", steps)))))
 
 
 def count_published(kind: str, name: str) -> int:
@@ -166,20 +209,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--width", type=int, default=320)
     options = parser.parse_args()
-    rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as text, lease(Path(text) / "hub") as server:
         # Read by huggingface_hub when it is imported, which has not happened yet.
         os.environ.update(HUBMERGE_HOME=text, HF_ENDPOINT=server.url, HF_TOKEN=server.token)
-        time_steps(make_trainer("alone", "warm", 4, options.width, Path(text)))
         for number in range(options.rounds):
-            done = {}
+            names = {kind: f"{kind.lower()}-{number}" for kind in KINDS}
+            clocks = time_in_turns({
+                kind: make_trainer(kind, name, options.steps, options.width, Path(text))
+                for kind, name in names.items()
+            })  # fmt: skip
             for kind in KINDS:
-                name = f"{kind.lower()}-{number}"
-                done[kind] = time_steps(
-                    make_trainer(kind, name, options.steps, options.width, Path(text))
-                )
-                published = count_published(kind, name)
-                row = summarize(kind, done[kind], done["alone"], options.steps, published)
+                published = count_published(kind, names[kind])
+                row = summarize(kind, clocks[kind], clocks["alone"], options.steps, published)
                 rows[kind].append(row)
                 print(kind, {key: round(value, 4) for key, value in row.items()}, flush=True)
     print(f"{'':12}" + "".join(f"{key:>13}" for key in rows["alone"][0]))

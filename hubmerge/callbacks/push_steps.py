@@ -13,13 +13,17 @@ from transformers import TrainerCallback
 from hubmerge.callbacks.evaluations import read_evaluations, validation_curve
 from hubmerge.callbacks.model_facts import describe_model
 from hubmerge.callbacks.model_writer import write_base, write_model
-from hubmerge.callbacks.run_settings import describe_run, trainer_identity, trainer_settings
+from hubmerge.callbacks.run_settings import (
+    count_rows,
+    describe_run,
+    trainer_identity,
+    trainer_settings,
+)
 from hubmerge.callbacks.step_loop import StepLoop
-from hubmerge.callbacks.step_recorder import StepRecorder
+from hubmerge.callbacks.step_recorder import StepRecorder, open_recorder
 from hubmerge.callbacks.target import DEFAULT_PATIENCE_S, make_target
 from hubmerge.callbacks.trainer_access import (
     can_evaluate,
-    evaluation_rows,
     find_trainer,
     gather_weights,
     is_sharded,
@@ -228,7 +232,11 @@ class PushSteps(TrainerCallback):
                 "The model was not loaded from a name, and its weights are spread over processes.",
                 "Write base= with the folder or the repository it was made from.",
             )
-        return StepRecorder(self._target, run, base, state.global_step, writer, self.warn)
+        handler = getattr(self._trainer, "callback_handler", None)
+        beside = tuple(getattr(handler, "callbacks", ()))
+        return open_recorder(
+            self, beside, self._target, run, base, state.global_step, writer, self.warn
+        )
 
     def _save(
         self, args: Any, state: Any, model: nn.Module, processing_class: Any = None, **_: Any
@@ -241,7 +249,8 @@ class PushSteps(TrainerCallback):
             return
         step, plain = state.global_step, plain_model(self._trainer, model)
         evaluations = read_evaluations(state.log_history, step)
-        curve = validation_curve(evaluations, state.log_history, evaluation_rows(self._trainer))
+        rows = count_rows(getattr(self._trainer, "eval_dataset", None))
+        curve = validation_curve(evaluations, state.log_history, rows)
         try:
             self._recorder.save(
                 step,

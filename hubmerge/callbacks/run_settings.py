@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +73,16 @@ def describe_run(
 def trainer_identity(args: Any, dataset: object) -> list[Any]:
     """The arguments of a Trainer that change weights, and the number of its training rows."""
     fields = {key: v for key, v in args.to_dict().items() if not _WITHOUT_EFFECT.fullmatch(key)}
-    return [fields, args.world_size, len(dataset) if isinstance(dataset, Sized) else None]
+    return [fields, args.world_size, count_rows(dataset)]
+
+
+def count_rows(dataset: object) -> int:
+    """The number of rows of a data set, 0 if it does not know it."""
+    if not isinstance(dataset, Sized) or isinstance(dataset, Mapping):
+        return 0
+    with suppress(TypeError, NotImplementedError):  # a stream may have a length in name only
+        return len(dataset)
+    return 0
 
 
 def trainer_settings(args: Any, last_step: int) -> dict[str, Any]:

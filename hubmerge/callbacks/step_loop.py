@@ -13,7 +13,7 @@ from hubmerge.callbacks.evaluations import Metrics, plain_metrics, validation_cu
 from hubmerge.callbacks.model_facts import describe_model
 from hubmerge.callbacks.model_writer import write_base, write_model
 from hubmerge.callbacks.run_settings import describe_run
-from hubmerge.callbacks.step_recorder import StepRecorder
+from hubmerge.callbacks.step_recorder import StepRecorder, open_recorder
 from hubmerge.callbacks.target import PushTarget
 from hubmerge.errors import HubmergeError
 from hubmerge.refs import step_tag
@@ -89,7 +89,9 @@ class StepLoop:
         run = describe_run(self._target, facts, settings, settings, "a loop", self._steps)
         writer = partial(write_base, model=model, processor=self._tokenizer)
         base = self._target.base or facts.base
-        self._recorder = StepRecorder(self._target, run, base, self._step, writer, self._warn)
+        self._recorder = open_recorder(
+            self, (), self._target, run, base, self._step, writer, self._warn
+        )
         self._earlier = dict(self._recorder.evaluations_before(self._step + 1))
 
     def _save(self) -> None:

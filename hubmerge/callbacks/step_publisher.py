@@ -70,12 +70,13 @@ class StepPublisher:
         if self._publisher is not None:
             self._publisher.notify()
 
-    def close(self) -> dict[int, str]:
+    def close(self, patience_s: float) -> dict[int, str]:
         """Wait until all steps are published, with progress; returns step -> commit.
 
+        Gives up on a Hub that does not answer after `patience_s` seconds without a published step.
         Steps that are left get their manifests, and a sentence says where they are.
         """
-        patience_s, commits = self._target.patience_s, dict[int, str]()
+        commits: dict[int, str] = {}
         self._opening.join(patience_s)
         try:
             if self._publisher is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,36 @@ from hubmerge.weights.atomic_folder import atomic_folder
 
 Write = Callable[[Path], None]
 _BASE = "base"
+# By the folder of the run: who records it in this process.
+_open_recorders: dict[Path, tuple[object, StepRecorder]] = {}
+
+
+def open_recorder(
+    owner: object,
+    beside: Collection[object],
+    target: PushTarget,
+    run: LoopRun,
+    base: ModelRef | None,
+    starts_at: int,
+    write_base: Write,
+    warn: Callable[[str], None],
+) -> StepRecorder:
+    """The recorder of a run for its callback or loop.
+
+    One that an interrupted loop of this process has left, as in a notebook, is closed first. Raises
+    Busy if another process records the run, or one of the callbacks `beside` this one.
+    """
+    folder = _run_folder(target, run)
+    other, left = _open_recorders.get(folder, (None, None))
+    if left is not None and not any(callback is other for callback in beside):
+        left.close(patience_s=0.0)
+    recorder = StepRecorder(target, run, base, starts_at, write_base, warn)
+    _open_recorders[folder] = owner, recorder
+    return recorder
+
+
+def _run_folder(target: PushTarget, run: LoopRun) -> Path:
+    return target.folder or home() / "runs" / target.to / run.id[:12]
 
 
 class StepRecorder:
@@ -48,7 +78,8 @@ class StepRecorder:
     ) -> None:
         self._target, self._run, self._starts_at, self._warn = target, run, starts_at, warn
         self._resources, self._variants = ExitStack(), 1
-        self._use_folder(target.folder or home() / "runs" / target.to / run.id[:12])
+        self.run_folder = _run_folder(target, run)
+        self._use_folder(self.run_folder)
         if target.task is not None:
             remember_data(home(), [target.task])
         self._publisher: StepPublisher | None = None
@@ -101,10 +132,12 @@ class StepRecorder:
         if self._publisher is not None:
             self._publisher.notify()
 
-    def close(self) -> dict[int, str]:
+    def close(self, patience_s: float | None = None) -> dict[int, str]:
         """Wait until all steps are published; returns step -> commit. What is left is named."""
         atexit.unregister(self._warn_of_left)
-        commits = self._publisher.close() if self._publisher is not None else {}
+        _open_recorders.pop(self.run_folder, None)
+        patience_s = self._target.patience_s if patience_s is None else patience_s
+        commits = self._publisher.close(patience_s) if self._publisher is not None else {}
         self._resources.close()
         return commits
 
@@ -150,7 +183,7 @@ class StepRecorder:
     def _leave_folder(self, name: str) -> None:
         """Go on in a folder of its own: this run does not repeat what is saved in this one."""
         if self._publisher is not None:
-            self._publisher.close()
+            self._publisher.close(self._target.patience_s)
             self._publisher = None
         old, self._variants = self.folder, self._variants + 1
         first = old if self._variants == 2 else old.with_name(old.name.rpartition("-")[0])

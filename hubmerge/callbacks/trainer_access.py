@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -35,12 +35,6 @@ def can_evaluate(trainer: Trainer | None, args: Any) -> bool:
     if trainer is None:
         return str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
     return trainer.eval_dataset is not None or getattr(trainer, "evaluator", None) is not None
-
-
-def evaluation_rows(trainer: Trainer | None) -> int:
-    """The number of rows of an evaluation, 0 if it is not known."""
-    rows = getattr(trainer, "eval_dataset", None)
-    return len(rows) if isinstance(rows, Sized) and not isinstance(rows, Mapping) else 0
 
 
 def is_sharded(args: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,20 @@ def test_a_repository_with_something_else_is_left_alone(
     make_trainer(load(base), tmp_path, [PushSteps(repo, hub="local")], max_steps=1).train()
     assert api.model_info(repo).sha == head
     assert "holds other files on main" in sentences[0]
+
+
+def test_a_notebook_runs_its_cell_again_after_an_error(
+    base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
+) -> None:
+    class Interrupt(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    for more in ([Interrupt()], []):
+        callbacks = [PushSteps(repo, hub="local"), *more]
+        trainer = make_trainer(load(base), tmp_path, callbacks, max_steps=4)
+        with suppress(KeyboardInterrupt):
+            trainer.train()
+    assert list(tags(api, repo)) == ["step1", "step2", "step4"]
+    assert sentences == []
