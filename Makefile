@@ -52,6 +52,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.callback
 	$(BIN)/python -m benchmarks.select
 	$(BIN)/python -m benchmarks.moe_layer
 	$(BIN)/python -m benchmarks.runner

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,35 +27,28 @@ def hub_folder() -> Path:
     return home() / "hub"
 
 
-@contextmanager
-def connect(choice: str | None = None) -> Iterator[Hub]:
+def connect(choice: str | None = None) -> AbstractContextManager[Hub]:
     """The Hub to work with: `local` is the embedded one, None follows HUBMERGE_HUB and HF_ENDPOINT.
 
     The embedded Hub is started if it is not running, and runs until its last user has finished.
     """
-    with connect_inside(choice) as hub:
-        if hub.cache == _embedded_cache():
-            # huggingface_hub reads these when it is imported, which has not happened yet.
-            os.environ.update(
-                HF_ENDPOINT=hub.endpoint,
-                HF_TOKEN=hub.token or "",
-                HF_HUB_CACHE=str(hub.cache),
-                HF_HUB_DISABLE_XET="1",
-                HF_HUB_DISABLE_TELEMETRY="1",
-                HF_HUB_OFFLINE="0",  # the embedded Hub needs no network
-            )
-        yield hub
+    return _connect(choice, _set_environment)
+
+
+def connect_inside(choice: str | None = None) -> AbstractContextManager[Hub]:
+    """`connect` inside a program of somebody else, whose own Hub and token stay as they are."""
+    return _connect(choice, lambda server: None)
 
 
 @contextmanager
-def connect_inside(choice: str | None = None) -> Iterator[Hub]:
-    """`connect` inside a program of somebody else, whose own Hub and token stay as they are."""
+def _connect(choice: str | None, prepare: Callable[[ServerState], None]) -> Iterator[Hub]:
     choice = choice or os.environ.get("HUBMERGE_HUB") or "default"
     if choice == "local":
         # Nobody else needs the server's asyncio and http.client.
         from hubmerge.server.leases import lease
 
         with lease(hub_folder()) as server:
+            prepare(server)
             yield _open_embedded(server)
     elif choice == "default":
         yield _open_configured()
@@ -67,6 +60,18 @@ def connect_inside(choice: str | None = None) -> Iterator[Hub]:
         )
 
 
+def _set_environment(server: ServerState) -> None:
+    """Set what huggingface_hub reads when it is imported, which has not happened yet."""
+    os.environ.update(
+        HF_ENDPOINT=server.url,
+        HF_TOKEN=server.token,
+        HF_HUB_CACHE=str(_embedded_cache()),
+        HF_HUB_DISABLE_XET="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_OFFLINE="0",  # the embedded Hub needs no network
+    )
+
+
 def find_cached(repo_id: str, revision: str | None) -> Path | None:
     """The folder in the user's cache that has the config.json of a repository, None without it."""
     from huggingface_hub import try_to_load_from_cache
@@ -76,7 +81,7 @@ def find_cached(repo_id: str, revision: str | None) -> Path | None:
 
 
 def _embedded_cache() -> Path:
-    """The client's cache knows repositories by name only, so each Hub needs one of its own."""
+    """A cache of its own: that of huggingface_hub knows repositories by name only."""
     return hub_folder() / "cache"
 
 

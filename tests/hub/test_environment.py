@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hubmerge.errors import NoAccess, UsageError
-from hubmerge.hub.environment import connect, hub_folder
+from hubmerge.hub.environment import connect, connect_inside, hub_folder
 from hubmerge.hub.publish import ensure_repo
 from hubmerge.hub.step_names import list_refs
 from hubmerge.server import read_state
@@ -35,6 +35,15 @@ def test_the_embedded_hub_starts_and_may_be_written_to(
         assert hub.endpoint == state.url == os.environ["HF_ENDPOINT"]
         assert hub.cache == hub_folder() / "cache"
         ensure_repo(hub, "demo/new")
+
+
+def test_inside_another_program_its_hub_and_token_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+    before = dict(os.environ)
+    with connect_inside("local") as hub:
+        ensure_repo(hub, "demo/inside")
+        assert hub.token != "hf_of_the_user"
+    assert dict(os.environ) == before
 
 
 def test_the_configured_hub(monkeypatch: pytest.MonkeyPatch) -> None:
