@@ -263,7 +263,8 @@ def test_another_version_of_the_task_is_a_separate_row() -> None:
 
 
 @pytest.mark.parametrize(("evaluations", "line"), [
-    ({"8": {"loss": 2.5}, "16": {"loss": 1.25, "accuracy": 0.5}}, "2, the last at step 16: loss 1.25, accuracy 0.5"),
+    ({"8": {"loss": 2.5}, "16": {"loss": 1.25, "accuracy": 0.5}},
+     "2, the last at step 16: loss 1.25, accuracy 0.5"),
     ({"x": 3}, "evaluations: 1"),
     ({}, "evaluations: 0"),
 ])  # fmt: skip

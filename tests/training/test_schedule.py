@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from hubmerge.errors import UsageError
 from hubmerge.training.schedule import (
-    is_due,
     branch_points,
     cooldown_factor,
     cooldown_length,
+    is_due,
     lr_factor,
     push_steps,
 )
