@@ -62,6 +62,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.callback
 	$(BIN)/python -m benchmarks.select
 	$(BIN)/python -m benchmarks.hub_scale
 	$(BIN)/python -m benchmarks.moe_layer

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hubmerge.callbacks.push_steps import PushSteps as PushSteps
     from hubmerge.errors import HubmergeError as HubmergeError
     from hubmerge.flows.load import load_moe as load_moe
     from hubmerge.manifest import Manifest as Manifest
@@ -37,6 +38,7 @@ _MODULES = {
     "Manifest": "manifest",
     "MergePlan": "merging.plan",
     "ModelRef": "refs",
+    "PushSteps": "callbacks.push_steps",
     "Score": "scores",
     "TaskVector": "weights.task_vector",
     "load_moe": "flows.load",

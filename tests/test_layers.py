@@ -40,7 +40,7 @@ LAYERS = [
     {"training", "selection", "difficulty"},
     {"opening"},
     {"runs"},
-    {"choosing"},
+    {"choosing", "callbacks"},
     {"flows"},
     {"reproduce"},
     {"cli"},

@@ -129,6 +129,8 @@ def _format_setting(key: str, value: Any) -> str:
             return ", ".join(map(str, value))
         case "data_revisions", dict():
             return ", ".join(f"{name} {revision or 'none'}" for name, revision in value.items())
+        case "evaluations", dict():
+            return _format_evaluations(value)
         case "stopped", "early":
             return "at this step"
         case _, bool():
@@ -136,3 +138,13 @@ def _format_setting(key: str, value: Any) -> str:
         case _, float():
             return f"{value:.12g}"
     return str(value)
+
+
+def _format_evaluations(evaluations: Mapping[str, Any]) -> str:
+    """The number of evaluations, and the metrics of the last."""
+    last = max(evaluations, key=lambda step: int(step) if step.isdecimal() else -1, default="")
+    metrics = evaluations.get(last)
+    if not isinstance(metrics, dict):
+        return str(len(evaluations))
+    numbers = ", ".join(f"{name} {_format_setting(name, metrics[name])}" for name in metrics)
+    return f"{len(evaluations)}, the last at step {last}: {numbers}"

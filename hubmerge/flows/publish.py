@@ -230,7 +230,7 @@ def _make_publication(
         (folder / CARD).unlink(missing_ok=True)
         finalize_folder(folder, dataclasses.replace(prepared.manifest, step=checkpoint.step))
         manifest = read_local_manifest(folder)
-    if manifest is not None and manifest.validation:
+    if manifest is not None and manifest.run:
         return step_publication(folder, manifest, prepared.to)
     digest = files_digest({name: hash_file(path) for name, path in files_in(folder).items()})
     of_task = f" of {manifest.task_name}" if manifest and manifest.task_name else ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,18 +64,28 @@ def _without_proxy(hosts: str) -> str:
     return ",".join([*known, *(host for host in _LOOPBACK if host not in known)])
 
 
-@contextmanager
-def connect(choice: str | None = None) -> Iterator[Hub]:
+def connect(choice: str | None = None) -> AbstractContextManager[Hub]:
     """The Hub to work with: `local` is the embedded one, None follows HUBMERGE_HUB and HF_ENDPOINT.
 
     The embedded Hub is started if it is not running, and runs until its last user has finished.
     """
+    return _connect(choice, _set_environment)
+
+
+def connect_inside(choice: str | None = None) -> AbstractContextManager[Hub]:
+    """`connect` inside a program of somebody else, whose own Hub and token stay as they are."""
+    return _connect(choice, lambda server: None)
+
+
+@contextmanager
+def _connect(choice: str | None, prepare: Callable[[ServerState], None]) -> Iterator[Hub]:
     choice = choice or os.environ.get("HUBMERGE_HUB") or "default"
     if choice == "local":
         # Nobody else needs the server's asyncio and http.client.
         from hubmerge.server.leases import lease
 
         with lease(hub_folder()) as server:
+            prepare(server)
             yield _open_embedded(server)
     elif choice == "default":
         yield _open_configured()
@@ -87,17 +97,29 @@ def connect(choice: str | None = None) -> Iterator[Hub]:
         )
 
 
-def _open_embedded(server: ServerState) -> Hub:
-    # huggingface_hub reads these when it is imported, which has not happened in a command.
+def _set_environment(server: ServerState) -> None:
+    """Set what huggingface_hub reads when it is imported, which has not happened in a command."""
     variables = client_environment(server)
     del variables["HUBMERGE_HUB"]
     os.environ.update({**variables, "HF_TOKEN": server.token})
     from huggingface_hub import constants
 
-    from hubmerge.hub.client import Hub
-
     # A program that calls `hubmerge.load` may have imported it before.
     constants.HF_HUB_OFFLINE = False
+
+
+def find_cached(repo_id: str, revision: str | None) -> Path | None:
+    """The folder in the user's cache that has the config.json of a repository, None without it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo_id, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _open_embedded(server: ServerState) -> Hub:
+    from hubmerge.hub.client import Hub
+
+    # A cache of its own: that of huggingface_hub knows repositories by name only.
     cache = server.data / "cache"
     return Hub(server.url, lambda: server.token, cache, "the embedded Hub", is_embedded=True)
 

@@ -12,7 +12,7 @@ from hubmerge.errors import IntegrityError, NotOnHub
 from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Outbox
 from hubmerge.hub.resolve import list_steps
-from hubmerge.kinds import EXPERT
+from hubmerge.kinds import EXPERT, ModelKind
 from hubmerge.manifest import Manifest
 from hubmerge.opening.integrity import matches_manifest
 from hubmerge.opening.opened_model import OpenedModel
@@ -130,29 +130,38 @@ def discard_position(run: Run) -> None:
 
 def check_repository(hub: Hub, run: Run) -> None:
     """Raise IntegrityError if the repository holds steps of another run or from another base."""
-    if run.to is None:
-        return
+    if run.to is not None:
+        hint = _HINT.format("--to" if run.job.kind == EXPERT else "--push")
+        check_steps_of(hub, run.to, run.job.kind, run.base, run.id, hint)
+
+
+def check_steps_of(
+    hub: Hub, repo_id: str, kind: ModelKind, base: OpenedModel, run_id: str, hint: str
+) -> None:
+    """Raise IntegrityError if a repository holds something else than steps of one run.
+
+    A repository that is missing or empty is accepted; `hint` says how to name another.
+    """
     try:
-        steps = list_steps(hub, run.to)
+        steps = list_steps(hub, repo_id)
     except NotOnHub:
         return
     if not steps:
-        check_repository_kind(hub, run.to, run.job.kind)
+        check_repository_kind(hub, repo_id, kind)
         return
     label, manifest = steps[-1].label, pin_revision(hub, steps[-1]).manifest
-    hint = _HINT.format("--to" if run.job.kind == EXPERT else "--push")
     if manifest is None:
         raise IntegrityError(f"{label} exists already, and hubmerge did not make it.", hint)
-    if manifest.base.digest != run.base.digest:
+    if manifest.base.digest != base.digest:
         raise IntegrityError(
-            f"{run.to} was trained from another base: {manifest.base.label} "
-            f"({manifest.base.sha[:12]}), not {run.base.revision.label}.",
+            f"{repo_id} was trained from another base: {manifest.base.label} "
+            f"({manifest.base.sha[:12]}), not {base.revision.label}.",
             hint,
         )
-    if manifest.run != run.id:
+    if manifest.run != run_id:
         raise IntegrityError(
             f"{label} exists already and belongs to another run ({str(manifest.run)[:12]}, "
-            f"this is {run.id[:12]}): other options, data or task.",
+            f"this is {run_id[:12]}): other options, data or task.",
             f"{hint} That run was made with: {manifest.command}",
         )
 

@@ -28,6 +28,20 @@ def push_steps(rule: str, total: int) -> tuple[int, ...]:
     return tuple(sorted(steps | {total}))
 
 
+def is_due(rule: str, step: int) -> bool:
+    """Whether `rule` includes a step, for a run whose length need not be known.
+
+    Raises UsageError for a rule that `push_steps` refuses whatever the length.
+    """
+    if (powers := _POWER_RULE.fullmatch(rule)) and int(powers[1]) >= 2:
+        while step > 1 and step % int(powers[1]) == 0:
+            step //= int(powers[1])
+        return step == 1
+    if rule.isdecimal() and int(rule) > 0:
+        return step > 0 and step % int(rule) == 0
+    return step in _parse_list(rule)
+
+
 def _power_steps(base: int, total: int) -> set[int]:
     steps, step = set(), 1
     while step <= total:
@@ -37,19 +51,24 @@ def _power_steps(base: int, total: int) -> set[int]:
 
 
 def _listed_steps(rule: str, total: int) -> set[int]:
+    steps = _parse_list(rule)
+    beyond = [step for step in steps if step > total]
+    if beyond:
+        raise UsageError(
+            f"--push-every includes step {beyond[0]}, but the run has {total} steps.",
+            f"Write --steps {max(steps)}, or leave it out.",
+        )
+    return set(steps)
+
+
+def _parse_list(rule: str) -> list[int]:
     parts = [part.strip() for part in rule.split(",")]
     if len(parts) < 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(
             f"--push-every {rule!r} is not a rule for steps.",
             "Write 2^k (1, 2, 4, ...), a number n (every n steps) or a list such as 8,64,512.",
         )
-    beyond = [part for part in parts if int(part) > total]
-    if beyond:
-        raise UsageError(
-            f"--push-every includes step {beyond[0]}, but the run has {total} steps.",
-            f"Write --steps {max(map(int, parts))}, or leave it out.",
-        )
-    return {int(part) for part in parts}
+    return [int(part) for part in parts]
 
 
 def lr_factor(step: int, total: int, warmup: int, schedule: str, cooldown: int) -> float:

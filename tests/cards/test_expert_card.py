@@ -260,3 +260,13 @@ def test_another_version_of_the_task_is_a_separate_row() -> None:
     card = render_card(CardInput(manifest, log))
     assert "| cats@1, test | 50.00 | 1000 |" in card
     assert "| cats@2, test | 75.00 | 1000 |" in card
+
+
+@pytest.mark.parametrize(("evaluations", "line"), [
+    ({"8": {"loss": 2.5}, "16": {"loss": 1.25, "accuracy": 0.5}},
+     "2, the last at step 16: loss 1.25, accuracy 0.5"),
+    ({"x": 3}, "evaluations: 1"),
+    ({}, "evaluations: 0"),
+])  # fmt: skip
+def test_evaluations_of_a_loop_are_one_line(evaluations: Mapping[str, Any], line: str) -> None:
+    assert line in card_of(expert({"evaluations": evaluations}))

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants, get_token
 
 from hubmerge.errors import NoAccess, UsageError
-from hubmerge.hub.environment import client_environment, connect, hub_folder
+from hubmerge.hub.environment import client_environment, connect, connect_inside, hub_folder
 from hubmerge.hub.publish import ensure_repo
 from hubmerge.hub.step_names import list_refs
 from hubmerge.server import ServerState, read_state
@@ -61,6 +61,15 @@ def test_other_clients_are_given_no_token_but_the_file_of_it() -> None:
     variables = client_environment(SERVER)
     assert (variables["HF_TOKEN"], variables["HF_TOKEN_PATH"]) == ("", "/hub/token")
     assert variables["HF_HUB_CACHE"] == "/hub/cache"
+
+
+def test_inside_another_program_its_hub_and_token_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+    before = dict(os.environ)
+    with connect_inside("local") as hub:
+        ensure_repo(hub, "demo/inside")
+        assert hub.token != "hf_of_the_user"
+    assert dict(os.environ) == before
 
 
 def test_the_configured_hub(monkeypatch: pytest.MonkeyPatch) -> None:

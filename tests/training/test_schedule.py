@@ -11,6 +11,7 @@ from hubmerge.training.schedule import (
     branch_points,
     cooldown_factor,
     cooldown_length,
+    is_due,
     lr_factor,
     push_steps,
 )
@@ -60,6 +61,7 @@ def test_steps_rise_within_the_run_and_end_with_it(total: int, rule: str) -> Non
         assert max(map(int, rule.split(","))) > total
         return
     assert list(steps) == sorted(set(steps))
+    assert [step for step in range(1, total) if is_due(rule, step)] == list(steps)[:-1]
     assert steps[0] >= 1
     assert steps[-1] == total
 
