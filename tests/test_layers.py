@@ -34,7 +34,7 @@ LAYERS = [
     {"row_values"},
     {"training", "selection", "difficulty"},
     {"opening"},
-    {"runs"},
+    {"runs", "trainer_runs"},
     {"choosing"},
     {"flows"},
     {"reproduce"},
@@ -71,6 +71,7 @@ LIGHT = (
     "results",
     "seed_statistics",
     "reports",
+    "trainer_runs",
     "cli",
 )
 HEAVY = {"torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate"}

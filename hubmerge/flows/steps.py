@@ -97,7 +97,7 @@ def _describe(hub: Hub, revision: Revision) -> Step:
         run=revision.run,
         note=revision.note,
         task=(manifest.task_name or None) if manifest else None,
-        validation=_last_accuracy(manifest.validation) if manifest else None,
+        validation=manifest.own_accuracy if manifest else None,
         anneal=_text_setting(training, "anneal"),
         tune=_text_setting(training, "tune"),
         marks=(STOPPED,) if training.get("stopped") == "early" else (),
@@ -111,12 +111,6 @@ def _revision_name(revision: Revision) -> str:
         return ref.revision
     commit = revision.sha[:12] if ref.revision else ""
     return "/".join(filter(None, (commit, ref.subfolder))) or "main"
-
-
-def _last_accuracy(curve: Sequence[ValidationPoint]) -> float | None:
-    """Return the accuracy at the end of a curve, None if missing or not valid."""
-    accuracy = curve[-1].accuracy if curve else math.nan
-    return accuracy if 0 <= accuracy <= 1 else None
 
 
 def _text_setting(training: Mapping[str, Any], key: str) -> str | None:

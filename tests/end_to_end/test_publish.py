@@ -166,7 +166,7 @@ def test_everything_is_checked_before_the_first_upload(
     for words, message in (
         ((str(run_folder / "empty"), "--to", repo), "holds no checkpoints"),
         ((str(run_folder / "nowhere"), "--to", repo), "There is no folder"),
-        ((str(run_folder), "--to", repo, "--base", "hubmerge/tiny-clip"), "both --base and --task"),
+        ((str(run_folder / "empty"), "--to", repo, "--last-step", "3"), "holds no checkpoints"),
         ((str(run_folder), "--to", "../x"), "is not a repository id"),
     ):
         result = hubmerge("publish", *words)
