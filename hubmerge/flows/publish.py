@@ -189,14 +189,23 @@ def _find_base(
     if original := original_of_quantised(named.value):
         raise UsageError(f"{where} is a quantised copy.", f"Perhaps --base {printable(original)}.")
     try:
-        ref = parse_ref(named.value)
-        if ref.path is not None and (not run.source.is_local or not ref.path.is_dir()):
+        ref = _parse_base(named.value)
+        if ref is None or (
+            ref.path is not None and not (run.source.is_local and ref.path.is_dir())
+        ):
             raise UsageError(f"{where} is no repository and no folder here.", hint)
         if run.settings.base_revision and ref.repo_id and ref.revision is None:
             ref = parse_ref(f"{ref.repo_id}@{run.settings.base_revision}")
         return open_ref(hub, ref), (f"The base is {ref}, from {named.where}.",)
     except (NotOnHub, NoAccess) as error:
         raise UsageError(f"{where} cannot be opened: {error.message}", hint) from error
+
+
+def _parse_base(name: str) -> ModelRef | None:
+    try:
+        return parse_ref(name)
+    except UsageError:
+        return None
 
 
 def _manifest_hint(run: FoundRun) -> Iterator[str]:

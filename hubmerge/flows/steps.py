@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, format_ref
-from hubmerge.manifest import ValidationPoint
 from hubmerge.opening.references import pin_revision
 from hubmerge.progress import Progress
 from hubmerge.refs import Revision, is_sha

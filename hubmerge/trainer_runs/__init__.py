@@ -1,1 +1,1 @@
-"""Runs that were trained elsewhere: what Trainer and those built on it leave in a folder or repo."""
+"""Runs that were trained elsewhere: what Trainer and those built on it leave behind."""

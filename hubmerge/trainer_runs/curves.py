@@ -29,7 +29,7 @@ _LOWER = re.compile(
 )
 _HIGHER = re.compile(
     r"accurac|precision|recall|exact_match|bleu|rouge|meteor|ndcg|spearman|pearson|cosine"
-    r"|matthews|reward|likelihood"
+    r"|matthews|likelihood|rewards/margins"
     r"|(?:^|[_/.-])(?:acc|f1|mrr|map|auc|iou|miou|ap|em|score)(?:$|[_/.@-])",
     re.IGNORECASE,
 )
@@ -153,14 +153,15 @@ def _best_model_curve(
 
 
 def _usual_curve(names: Sequence[str], histories: Sequence[Sequence[Entry]]) -> CurveMetric | None:
-    """eval_accuracy, the only other metric of which more is better, or eval_loss."""
+    """An accuracy, the only other metric of which more is better, or the loss."""
     usable = [
         (name, direction)
         for name in names
         if (direction := _direction_of(name)) and _problem(name, direction, histories) is None
     ]
     higher = [pair for pair in usable if pair[1] == "higher"]
-    for pairs in ([("eval_accuracy", "higher")], higher, [("eval_loss", "lower")], usable):
+    usual = [[("eval_accuracy", "higher")], [("eval_rewards/accuracies", "higher")]]
+    for pairs in (*usual, higher, [("eval_loss", "lower")], usable):
         if len(pairs) == 1 and pairs[0] in usable:
             name, direction = pairs[0]
             return _checked(name, "lower" if direction == "lower" else "higher", histories, "")

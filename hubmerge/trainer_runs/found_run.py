@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from hubmerge.byte_sizes import format_bytes
 from hubmerge.errors import CheckpointError, HubmergeError, UsageError, raise_together
 from hubmerge.file_digests import file_digest
 from hubmerge.hub.commit_contents import TRAINER_STATE, is_checkpoint_folder
 from hubmerge.hub.fetch import files_to_download
+from hubmerge.hub.mining import LAST_CHECKPOINT
 from hubmerge.manifest import MANIFEST_JSON, Manifest, ValidationPoint, parse_manifest
 from hubmerge.refs import printable
 from hubmerge.trainer_runs.curves import CurveMetric, choose_curve, curve_points, find_metrics
@@ -70,14 +72,16 @@ class FoundCheckpoint:
 class FoundRun:
     """A run that was looked at: checkpoints by rising step, what is left out and why, and notes.
 
-    `metrics` are the names of the validation metrics that it logged, and `curve` the one that
-    becomes the curve of the manifests.
+    `best_step` is that of the best model by the metric of the run itself. `metrics` are the names
+    of the validation metrics that it logged, and `curve` the one that becomes the curve of the
+    manifests.
     """
 
     source: RunSource
     checkpoints: tuple[FoundCheckpoint, ...]
     left_out: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    best_step: int | None
     metrics: tuple[str, ...]
     curve: CurveMetric | None
     settings: RunSettings
@@ -92,12 +96,10 @@ class FoundRun:
 
     def marks(self, checkpoint: FoundCheckpoint) -> tuple[str, ...]:
         """How the run itself marks a step: its best model, where it stopped early, its last."""
-        last = self.checkpoints[-1]
-        best = next((c.state.best_step for c in reversed(self.checkpoints) if c.state), None)
         marks = {
-            BEST: checkpoint.step == best,
+            BEST: checkpoint.step == self.best_step,
             STOPPED: bool(checkpoint.state and checkpoint.state.stopped_early),
-            LAST: checkpoint is last,
+            LAST: checkpoint is self.checkpoints[-1],
         }
         return tuple(mark for mark, holds in marks.items() if holds)
 
@@ -123,14 +125,16 @@ def inspect_run(
         reason = f"{left_out[0][0] or ROOT_NAME}: {left_out[0][1]}" if left_out else "none"
         raise UsageError(f"{source.label} holds no checkpoints that can be published.",
                          f"Left out is {reason}.")  # fmt: skip
-    checkpoints = _with_histories(source, sorted(found, key=lambda c: c.step))
-    states = [c.state for c in checkpoints if c.state]
+    beside = _state_beside(source)
+    checkpoints = _with_histories(source, sorted(found, key=lambda c: c.step), beside)
+    states = [c.state for c in checkpoints if c.state] or ([beside] if beside else [])
     histories = [c.history for c in checkpoints]
     return FoundRun(
         source=source,
         checkpoints=tuple(checkpoints),
         left_out=tuple(left_out),
         notes=(*notes, *_find_notes(checkpoints, states)),
+        best_step=next((state.best_step for state in reversed(states) if state.best_step), None),
         metrics=find_metrics(histories),
         curve=choose_curve(wanted_curve, states, histories),
         settings=read_run_settings(
@@ -271,12 +275,23 @@ def _one_per_step(
     return list(by_step.values())
 
 
+def _state_beside(source: RunSource) -> TrainerState | None:
+    """The state at the root of a run, or that of the last checkpoint in a repository."""
+    names = (TRAINER_STATE, f"{LAST_CHECKPOINT}/{TRAINER_STATE}")
+    states = (parse_trainer_state(source.read_root(name)) for name in names)
+    return next((state for state in states if state), None)
+
+
 def _with_histories(
-    source: RunSource, checkpoints: Sequence[FoundCheckpoint]
+    source: RunSource, checkpoints: Sequence[FoundCheckpoint], beside: TrainerState | None
 ) -> list[FoundCheckpoint]:
-    """The checkpoints with the history up to each: its own, else the longest of the run."""
-    longest = max((c.state for c in checkpoints if c.state), key=lambda s: s.step, default=None)
-    others = longest.history if longest else _written_history(source)
+    """The checkpoints with the history up to each: its own, else the longest of the run.
+
+    Where no state has one it is that in LLaMA-Factory's log, or in the table on the card.
+    """
+    states = [c.state for c in checkpoints if c.state] + [beside] * (beside is not None)
+    longest = max(states, key=lambda state: state.step if state else 0, default=None)
+    others = longest.history if longest and longest.history else _written_history(source)
 
     def history(checkpoint: FoundCheckpoint) -> tuple[Entry, ...]:
         own = checkpoint.state.history if checkpoint.state else ()
@@ -286,10 +301,6 @@ def _with_histories(
 
 
 def _written_history(source: RunSource) -> tuple[Entry, ...]:
-    """The history where no state has one: at the root, in LLaMA-Factory's log, or on the card."""
-    state = parse_trainer_state(source.read_root(TRAINER_STATE))
-    if state and state.history:
-        return state.history
     card = (source.read_root(CARD) or b"").decode("utf-8", "replace")
     return parse_trainer_log(source.read_root(_TRAINER_LOG)) or parse_card_table(card)
 
@@ -300,10 +311,10 @@ def _find_notes(
     yield from _disagreements(checkpoints)
     if removed := _removed_steps(checkpoints, states):
         shown = ", ".join(map(str, removed[:6])) + (" ..." if removed[6:] else "")
-        yield f"Steps {shown} were saved and have no folder: save_total_limit has removed them."
-    if best := next((s.best_step for s in reversed(states) if s.best_step), None):
-        if best not in {checkpoint.step for checkpoint in checkpoints}:
-            yield f"The best model of the run is step {best}, which is not here."
+        yield f"save_total_limit has removed the folders of {len(removed)} saved steps: {shown}."
+    best = next((s.best_step for s in reversed(states) if s.best_step), None)
+    if best is not None and best not in {checkpoint.step for checkpoint in checkpoints}:
+        yield f"The best model of the run is step {best}, which is not here."
     yield from _left_out_note(checkpoints)
 
 
@@ -337,7 +348,7 @@ def _removed_steps(
 def _disagreements(checkpoints: Sequence[FoundCheckpoint]) -> Iterator[str]:
     """A sentence for each state whose history is not that of the state before it."""
     with_state = [c for c in checkpoints if c.state]
-    for first, second in zip(with_state, with_state[1:], strict=False):
+    for first, second in pairwise(with_state):
         if found := _first_difference(first.history, second.history):
             step, name, one, other = found
             yield (

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from hubmerge.errors import HubmergeError
+from hubmerge.errors import HubmergeError, UsageError
 from hubmerge.front_matter import card_data
+from hubmerge.refs import parse_ref
 from hubmerge.weights.adapter_config import parse_base_reference
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 
@@ -56,7 +57,8 @@ def read_run_settings(read_root: Read, read_checkpoint: Read, is_adapter: bool) 
     """The settings of a run, from the files beside its checkpoints and from one checkpoint."""
     adapter = _parse_json(read_checkpoint(ADAPTER_CONFIG))
     revision = adapter.get("revision")
-    base = next(_bases(read_root, read_checkpoint), None)
+    bases = list(_bases(read_root, read_checkpoint))
+    base = next((named for named in bases if _is_usable(named.value)), bases[0] if bases else None)
     from_adapter = base is not None and base.where == ADAPTER_CONFIG
     return RunSettings(
         base=base,
@@ -81,6 +83,15 @@ def _bases(read_root: Read, read_checkpoint: Read) -> Iterator[NamedValue]:
             yield from _named(value[0] if isinstance(value, list) and len(value) == 1 else value,
                               CARD)  # fmt: skip
     yield from _named(_parse_json(read_checkpoint(CONFIG)).get("_name_or_path"), CONFIG)
+
+
+def _is_usable(name: str) -> bool:
+    """Whether a base is a repository or a folder here; a run may name one of another machine."""
+    try:
+        ref = parse_ref(name)
+    except UsageError:
+        return False
+    return ref.path is None or ref.path.is_dir()
 
 
 def _seeds(read_root: Read, read_checkpoint: Read) -> Iterator[int]:
