@@ -34,6 +34,7 @@ _HIGHER = re.compile(
     re.IGNORECASE,
 )
 _OF_ROWS = re.compile(r"(accuracy|exact_match)$")  # shares of rows, which have a standard error
+_MAX_NAME = 96
 _HINT = "Name it with --curve, as eval_NAME:higher or eval_NAME:lower."
 
 
@@ -75,7 +76,10 @@ def find_metrics(histories: Iterable[Sequence[Entry]]) -> tuple[str, ...]:
         for history in histories
         for entry in history
         for name in entry
-        if name.startswith(_EVAL) and not _TIMES.search(name) and not _COUNTS.search(name)
+        if name.startswith(_EVAL)
+        and len(name) <= _MAX_NAME
+        and not _TIMES.search(name)
+        and not _COUNTS.search(name)
     }
     return tuple(sorted(names))
 
