@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,13 @@ from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.models.config import read_config
 from hubmerge.models.fused_attention import keep_base_weights_exact
 from hubmerge.models.language_model import LanguageModel
-from hubmerge.models.layers import ia3_layers, linear_layers, target_modules
+from hubmerge.models.layers import (
+    ia3_layers,
+    linear_layers,
+    named_layers,
+    saved_modules,
+    target_modules,
+)
 from hubmerge.models.loading import Model
 from hubmerge.models.open_clip_folder import OpenClip
 from hubmerge.refs import printable
@@ -72,7 +78,8 @@ class AdaptedModel:
 def add_adapter(model: Model, spec: TrainSpec, base_id: str, base_sha: str) -> AdaptedModel:
     """Add a new adapter to a model, in place; its initial values depend on `spec.seed` only.
 
-    LoRA (arXiv 2106.09685) and DoRA (2402.09353) adapt every linear layer; (IA)^3 (2205.05638)
+    LoRA (arXiv 2106.09685) and DoRA (2402.09353) adapt every linear layer, or those that the spec
+    names, and may train modules whole beside them; (IA)^3 (2205.05638)
     scales keys, values and feed-forward inputs; prefix tuning (2101.00190) has `spec.rank` virtual
     tokens. `base_id` and `base_sha` are recorded in the adapter's config as its base model. Raises
     UsageError if the method does not support the model.
@@ -136,17 +143,33 @@ def _check_fits(model: Model, spec: TrainSpec) -> None:
 
 
 def _lora(model: Model, spec: TrainSpec) -> PeftConfig:
-    layers, alpha = linear_layers(model), spec.lora_alpha
+    is_dora, alpha = spec.tune == "dora", spec.lora_alpha
+    if spec.target_names:
+        layers = named_layers(model, spec.target_names, embeddings=not is_dora)
+    else:
+        layers = linear_layers(model)
+    saved = saved_modules(model, spec.saved_names)
+    _check_disjoint(layers, saved)
     return LoraConfig(
         task_type=_task_type(model),
         r=spec.rank,
         lora_alpha=cast(int, int(alpha) if alpha.is_integer() else alpha),
         lora_dropout=spec.dropout,
         use_rslora=spec.rslora,
-        use_dora=spec.tune == "dora",
+        use_dora=is_dora,
         target_modules=target_modules(model.module, layers),
+        modules_to_save=saved or None,
         fan_in_fan_out=_are_transposed(model.module, layers),
     )
+
+
+def _check_disjoint(layers: Collection[str], saved: Collection[str]) -> None:
+    """Raise UsageError for a module that is to be adapted and to be trained whole."""
+    if both := sorted({*layers} & {*saved}):
+        raise UsageError(
+            f"{', '.join(both)} cannot be adapted and trained whole.",
+            "Name the other layers with --target-modules.",
+        )
 
 
 def _ia3(model: Model, spec: TrainSpec) -> PeftConfig:
