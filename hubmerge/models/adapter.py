@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -36,6 +36,8 @@ from hubmerge.weights.checkpoint import open_checkpoint
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_TYPES = ("LORA", "IA3", "PREFIX_TUNING")  # DoRA is a LoRA to peft
 _PREFIX_WEIGHT = "prompt_encoder.default.embedding.weight"
+# What decides how the weights of an adapter are used; a prefix has none of them.
+_SAME_FIELDS = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora")
 _WRONG_BASE_HINT = "Apply it to the base that it was trained from."
 
 
@@ -61,6 +63,28 @@ class AdaptedModel:
         save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         text = json.dumps(_config_fields(self.peft_model), indent=2, sort_keys=True)
         (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Put the weights of a saved adapter into this one, in place, to train it further.
+
+        Raises CheckpointError for one of other modules, another size or another scaling.
+        """
+        _check_safe(folder)
+        saved, ours = read_config(folder / ADAPTER_CONFIG), self.peft_model.active_peft_config
+        for key in _SAME_FIELDS:
+            if saved.get(key) != getattr(ours, key, None):
+                raise CheckpointError(
+                    f"{folder} has {key} {printable(str(saved.get(key)))[:40]}, and this run has "
+                    f"{getattr(ours, key, None)}.",
+                    "Leave the options of the adapter out: they are those of its manifest.",
+                )
+        _check_complete(self, folder)
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        try:
+            set_peft_model_state_dict(self.peft_model, tensors)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = printable(" ".join(str(error).split()))[:400]
+            raise CheckpointError(f"{folder} does not fit this run: {reason}") from error
 
     def _weights(self, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         if state is not None and self.peft_model.active_peft_config.is_prompt_learning:

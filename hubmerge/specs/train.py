@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -315,3 +316,13 @@ class TrainSpec(Spec):
         if self.warmup is None and self.lr_schedule == "plateau":
             return _PLATEAU_WARMUP
         return int((0.1 if self.warmup is None else self.warmup) * steps)
+
+
+def unused_options(values: Mapping[str, Any]) -> set[str]:
+    """The options among these values that have no effect together with the others.
+
+    The values need not be valid: what is wrong with them is found when a spec is made of them.
+    """
+    fields = {name: value for name, value in values.items() if name in TrainSpec.model_fields}
+    settings = TrainSpec.model_construct(**fields).settings
+    return {name for name in _UNUSED_HINTS if name in fields and name not in settings}

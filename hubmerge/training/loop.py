@@ -47,6 +47,8 @@ def train(
         yield loop.event(pushed=0 in pushed)  # the base: a mean has nothing to average yet
     else:
         loop.restore(start)
+        if not loop.curve:  # a run that continues one of another task
+            loop.validate()
     yield from loop.run_branches() if fit.spec.anneal == "branch" else loop.run_schedule()
 
 
