@@ -230,16 +230,17 @@ def _run_manifest(run: FoundRun, base: OpenedModel, request: PublishRequest) -> 
         training["curve"] = run.curve.formula
     if not run.source.is_local:
         training["published_from"] = run.source.label
-    return Manifest(
+    manifest = Manifest(
         kind=EXPERT,
         base=source_of(base),
-        task=task.id if task else None,
-        **({"task_kind": task.spec.kind} if task else {}),
         last_step=last.step,
         training=training,
         command="hubmerge publish",
         versions=versions(),
     )
+    if task is None:
+        return manifest
+    return dataclasses.replace(manifest, task=task.id, task_kind=task.spec.kind)
 
 
 def _check_fit(base: OpenedModel, steps: Sequence[CheckpointFolder]) -> None:

@@ -158,17 +158,15 @@ def _best_model_curve(
 
 def _usual_curve(names: Sequence[str], histories: Sequence[Sequence[Entry]]) -> CurveMetric | None:
     """An accuracy, the only other metric of which more is better, or the loss."""
-    usable = [
-        (name, direction)
+    usable: dict[str, Direction] = {
+        name: direction
         for name in names
         if (direction := _direction_of(name)) and _problem(name, direction, histories) is None
-    ]
-    higher = [pair for pair in usable if pair[1] == "higher"]
-    usual = [[("eval_accuracy", "higher")], [("eval_rewards/accuracies", "higher")]]
-    for pairs in (*usual, higher, [("eval_loss", "lower")], usable):
-        if len(pairs) == 1 and pairs[0] in usable:
-            name, direction = pairs[0]
-            return _checked(name, "lower" if direction == "lower" else "higher", histories, "")
+    }
+    higher = [name for name, direction in usable.items() if direction == "higher"]
+    for chosen in (["eval_accuracy"], ["eval_rewards/accuracies"], higher, ["eval_loss"], usable):
+        if len(chosen) == 1 and (name := next(iter(chosen))) in usable:
+            return _checked(name, usable[name], histories, "")
     return None
 
 
