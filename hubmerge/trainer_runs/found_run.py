@@ -11,7 +11,6 @@ from hubmerge.errors import CheckpointError, HubmergeError, UsageError, raise_to
 from hubmerge.file_digests import file_digest
 from hubmerge.hub.commit_contents import TRAINER_STATE, is_checkpoint_folder
 from hubmerge.hub.fetch import files_to_download
-from hubmerge.hub.mining import LAST_CHECKPOINT
 from hubmerge.manifest import MANIFEST_JSON, Manifest, ValidationPoint, parse_manifest
 from hubmerge.refs import printable
 from hubmerge.trainer_runs.curves import CurveMetric, choose_curve, curve_points, find_metrics
@@ -20,21 +19,20 @@ from hubmerge.trainer_runs.foreign_weights import (
     find_safe_weights,
     is_training_state,
 )
-from hubmerge.trainer_runs.run_settings import CARD, RunSettings, read_run_settings
+from hubmerge.trainer_runs.run_settings import RunSettings, read_run_settings
 from hubmerge.trainer_runs.run_source import CheckpointSource, RunSource
 from hubmerge.trainer_runs.trainer_state import (
     Entry,
     TrainerState,
-    parse_card_table,
     parse_trainer_log,
     parse_trainer_state,
 )
+from hubmerge.trainer_runs.written_history import TRAINER_LOG, state_beside, written_history
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 
 ROOT_NAME = "(root)"
 BEST, STOPPED, LAST = "best", "early stop", "last"
-_TRAINER_LOG = "trainer_log.jsonl"
 _REPAIR_HINT = "Repair or move them, and run the command again."
 _STEP_HINT = "Write --last-step N to publish it as step N."
 
@@ -125,7 +123,7 @@ def inspect_run(
         reason = f"{left_out[0][0] or ROOT_NAME}: {left_out[0][1]}" if left_out else "none"
         raise UsageError(f"{source.label} holds no checkpoints that can be published.",
                          f"Left out is {reason}.")  # fmt: skip
-    beside = _state_beside(source)
+    beside = state_beside(source.read_root)
     checkpoints = _with_histories(source, sorted(found, key=lambda c: c.step), beside)
     states = [c.state for c in checkpoints if c.state] or ([beside] if beside else [])
     histories = [c.history for c in checkpoints]
@@ -239,7 +237,7 @@ def _root_step(source: RunSource, root: FoundCheckpoint) -> int | None:
     """The step of a final save, which Trainer's root state or LLaMA-Factory's log has."""
     if root.state:
         return root.state.step
-    log = parse_trainer_log(source.read_root(_TRAINER_LOG))
+    log = parse_trainer_log(source.read_root(TRAINER_LOG))
     return next((int(e["step"]) for e in reversed(log) if e.get("total_steps") == e["step"]), None)
 
 
@@ -250,7 +248,17 @@ def _same_weights(first: FoundCheckpoint, second: FoundCheckpoint) -> bool:
         return False
     pairs = [(one.folder / name, other.folder / name) for name in names]
     same_sizes = all(a.stat().st_size == b.stat().st_size for a, b in pairs)
-    return same_sizes and all(file_digest(a) == file_digest(b) for a, b in pairs)
+    if not same_sizes or not _begins_alike(one, other):
+        return False
+    return all(file_digest(a) == file_digest(b) for a, b in pairs)
+
+
+def _begins_alike(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether every tensor begins with the same values: hashing every checkpoint takes minutes."""
+    if first.index.keys() != second.index.keys():
+        return False
+    reads = ((first.read_first(n, 64), second.read_first(n, 64)) for n in first.index)
+    return all(a.tobytes() == b.tobytes() for a, b in reads)
 
 
 def _one_per_step(
@@ -275,13 +283,6 @@ def _one_per_step(
     return list(by_step.values())
 
 
-def _state_beside(source: RunSource) -> TrainerState | None:
-    """The state at the root of a run, or that of the last checkpoint in a repository."""
-    names = (TRAINER_STATE, f"{LAST_CHECKPOINT}/{TRAINER_STATE}")
-    states = (parse_trainer_state(source.read_root(name)) for name in names)
-    return next((state for state in states if state), None)
-
-
 def _with_histories(
     source: RunSource, checkpoints: Sequence[FoundCheckpoint], beside: TrainerState | None
 ) -> list[FoundCheckpoint]:
@@ -291,18 +292,13 @@ def _with_histories(
     """
     states = [c.state for c in checkpoints if c.state] + [beside] * (beside is not None)
     longest = max(states, key=lambda state: state.step if state else 0, default=None)
-    others = longest.history if longest and longest.history else _written_history(source)
+    others = longest.history if longest and longest.history else written_history(source.read_root)
 
     def history(checkpoint: FoundCheckpoint) -> tuple[Entry, ...]:
         own = checkpoint.state.history if checkpoint.state else ()
         return tuple(e for e in own or others if e["step"] <= checkpoint.step)
 
     return [replace(checkpoint, history=history(checkpoint)) for checkpoint in checkpoints]
-
-
-def _written_history(source: RunSource) -> tuple[Entry, ...]:
-    card = (source.read_root(CARD) or b"").decode("utf-8", "replace")
-    return parse_trainer_log(source.read_root(_TRAINER_LOG)) or parse_card_table(card)
 
 
 def _find_notes(

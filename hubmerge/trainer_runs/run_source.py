@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from hubmerge.opening.references import pin
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, step_of
 from hubmerge.trainer_runs.run_settings import Read
+from hubmerge.trainer_runs.written_history import epoch_steps, written_history
 
 _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
 _MAX_READ_BYTES = 64 << 20
@@ -32,6 +33,7 @@ _OTHERS = {
     "last-run-prepared": "prepared data",
 }
 _UNFINISHED = re.compile(r"tmp-checkpoint-\d+|checkpoint-\d+\.tmp|\.tmp-.*")
+_EPOCH_NOTE = re.compile(r"epoch ([0-9]{1,12})(?:;|$)")
 _HINT = "Name a folder with subfolders like checkpoint-64 or step64 that have safetensors files."
 
 
@@ -132,7 +134,8 @@ def _read_local(folder: Path, name: str) -> bytes | None:
 def _hub_source(hub: Hub, repo_id: str, progress: Progress) -> RunSource:
     """The last run in a repository: its folders and tags, or the commits that Trainer pushed."""
     main = pin(hub, ModelRef(repo_id)).revision
-    revisions = find_steps(hub, repo_id, progress)
+    read_root = partial(_read_hub, hub, main)
+    revisions = _with_epochs(find_steps(hub, repo_id, progress), read_root)
     used = [r for r in revisions if r.step is not None and r.confidence >= _MIN_CONFIDENCE]
     last_run = max((r.run for r in used if r.run), default=None)
     left_out = [
@@ -147,9 +150,23 @@ def _hub_source(hub: Hub, repo_id: str, progress: Progress) -> RunSource:
     with ThreadPoolExecutor(_THREADS) as pool:
         checkpoints = tuple(pool.map(partial(_hub_checkpoint, hub), used))
     return RunSource(
-        main.label, checkpoints, None, partial(_read_hub, hub, main), tuple(left_out),
+        main.label, checkpoints, None, read_root, tuple(left_out),
         is_local=False,
     )  # fmt: skip
+
+
+def _with_epochs(revisions: Sequence[Revision], read_root: Read) -> list[Revision]:
+    """The revisions, with the step of an epoch where the run's history has both."""
+    known = [revision for revision in revisions if revision.step is not None]
+    if len(known) == len(revisions):
+        return known
+    steps = epoch_steps(written_history(read_root))
+    dated = []
+    for revision in revisions:
+        match = _EPOCH_NOTE.match(revision.note) if revision.step is None else None
+        step = steps.get(int(match[1])) if match else None
+        dated.append(replace(revision, step=step) if step is not None else revision)
+    return dated
 
 
 def _is_used(revision: Revision, last_run: int | None) -> bool:

@@ -113,15 +113,18 @@ def test_shards_are_refused_before_anything_is_pushed(api: HfApi, to: str, tmp_p
 
 
 def test_folders_in_a_repository(
-    api: HfApi, trained: Path, base: Path, to: str, tmp_path: Path
+    api: HfApi, trained: Path, base: Path, to: str, tmp_path: Path, running_home: Path
 ) -> None:
     """hub_strategy: all_checkpoints."""
     source = f"{to}-run"
     api.create_repo(source)
     api.upload_folder(repo_id=source, folder_path=trained)
+    cache = running_home / "hub" / "cache" / f"models--{source.replace('/', '--')}"
     plan = publish(source, "--to", to, "--dry-run")
     assert plan["steps"] == [2, 4]
     assert plan["commits"] == {}
+    assert plan["seed"] == 42
+    assert not list(cache.rglob("*.safetensors"))
     done = publish(source, "--to", to, "--base", "demo/base")
     assert done["curve"] == "exp(-eval_loss)"
     manifest = manifest_of(api, to, "step2", tmp_path)
@@ -129,6 +132,8 @@ def test_folders_in_a_repository(
     assert [point.step for point in manifest.validation] == [0, 2]
     files = set(api.list_repo_files(to, revision="step4"))
     assert not {name for name in files if name.endswith((".pt", ".pth", ".bin"))}
+    fetched = {path.suffix for path in (cache / "snapshots").rglob("*") if not path.is_dir()}
+    assert fetched == {".json", ".md", ".safetensors"}
     assert "is the repository of the run itself" in publish(
         source, "--to", source, code=2
     )["err"]  # fmt: skip
@@ -154,8 +159,9 @@ def test_commits_of_trainer(api: HfApi, trained: Path, base: Path, to: str, tmp_
     assert [c["value"] for c in local["checkpoints"]] == [c["value"] for c in done["checkpoints"]]
 
 
+@pytest.mark.parametrize(("unit", "per_unit"), [("step", 1), ("epoch", 2)])
 def test_commits_without_a_state(
-    api: HfApi, trained: Path, base: Path, to: str, tmp_path: Path
+    api: HfApi, trained: Path, base: Path, to: str, tmp_path: Path, unit: str, per_unit: int
 ) -> None:
     """hub_strategy: every_save, whose only history is the table on the card."""
     source = f"{to}-run"
@@ -163,7 +169,8 @@ def test_commits_without_a_state(
     for step in (2, 4):
         folder = trained / f"checkpoint-{step}"
         names = ("model.safetensors", "config.json", "training_args.bin")
-        push(api, source, f"Training in progress, step {step}", {n: folder / n for n in names})
+        title = f"Training in progress, {unit} {step // per_unit}"
+        push(api, source, title, {n: folder / n for n in names})
     push(api, source, "End of training", {"README.md": trained / "README.md"})
     done = publish(source, "--to", to, "--base", "demo/base")
     assert done["steps"] == [2, 4]
