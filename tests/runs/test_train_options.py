@@ -15,8 +15,13 @@ import yaml
 from huggingface_hub import HfApi
 from typer.testing import Result
 
+from hubmerge.choosing.candidates import open_pool
+from hubmerge.hub.client import Hub
 from hubmerge.manifest import Manifest, parse_manifest
+from hubmerge.progress import no_progress
+from hubmerge.refs import parse_ref
 from hubmerge.server import lease
+from hubmerge.tasks.lookup import find_task
 from hubmerge.weights.checkpoint import open_checkpoint
 from tests.command_line import run_command
 from tests.models.builders import tiny_llama
@@ -50,6 +55,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def api(running_home: Path) -> Any:
     with lease(running_home / "hub") as server:
         yield HfApi(endpoint=server.url, token=server.token)
+
+
+@pytest.fixture
+def hub(running_home: Path, api: HfApi) -> Hub:
+    return Hub(str(api.endpoint), lambda: str(api.token), running_home / "hub/cache", "the Hub")
 
 
 @pytest.fixture
@@ -167,7 +177,9 @@ def test_the_first_loss_is_that_of_the_step(
     assert [point.loss for point in rest] == pytest.approx([point.loss for point in whole])
 
 
-def test_means_are_recorded(train: Train, api: HfApi, tmp_path: Path) -> None:
+def test_means_are_recorded(
+    train: Train, world: Path, api: HfApi, hub: Hub, tmp_path: Path
+) -> None:
     done = train("runs/means", "--average", "ema:0.9", "--sam", "0.05")
     assert done.exit_code == 0, done.stderr
     folder = download(api, "runs/means", "step4", tmp_path)
@@ -176,3 +188,11 @@ def test_means_are_recorded(train: Train, api: HfApi, tmp_path: Path) -> None:
     card = (folder / "README.md").read_text()
     assert "means of weights ema:0.9" in card
     assert train("runs/means", "--average", "ema:0.99").exit_code == 3
+    assert train("runs/weights", "--push-every", "4").exit_code == 0
+    refs = [parse_ref("runs/weights"), parse_ref("runs/means")]
+    pool = open_pool(hub, refs, [find_task(str(world / "films.yaml"))], None, no_progress,
+                     metric="exact_match").pool  # fmt: skip
+    (candidates,) = pool.candidates  # of one expert
+    assert [candidate.source.label for candidate in candidates] == [
+        "runs/means@step2", "runs/means@step4", "runs/weights@step4",
+    ]  # fmt: skip
