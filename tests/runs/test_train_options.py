@@ -137,22 +137,23 @@ def test_a_run_continues_a_published_step(
     train: Train, world: Path, api: HfApi, tmp_path: Path, tune: str
 ) -> None:
     source, to = f"runs/{tune}", f"runs/{tune}-continued"
-    assert train(source, "--tune", tune).exit_code == 0
+    assert train(source, "--tune", tune, "--steps", "3", "--push-every", "2,3").exit_code == 0
     words = ("--task", world / "films.yaml", "--to", to)
     done = run_command("train", "--start-from", f"{source}@step2", *words, "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
-    assert list(result["commits"]) == ["step4"]
+    assert list(result["commits"]) == ["step3"]
     first = manifest_in(download(api, source, "step2", tmp_path))
-    last = manifest_in(download(api, to, "step4", tmp_path))
+    whole = manifest_in(download(api, source, "step3", tmp_path))
+    last = manifest_in(download(api, to, "step3", tmp_path))
+    # Only the moments of the optimizer differ, and they have no part in the next loss.
+    assert last.validation[-1].loss == pytest.approx(whole.validation[-1].loss)
     assert last.validation[: len(first.validation)] == first.validation
     assert last.base == first.base
     assert last.training["start_step"] == 2
     assert str(last.training["start_from"]).startswith(f"{source}@")
     assert "not published" in str(last.training["optimizer"])
     assert (last.training["lr"], last.training["tune"]) == (0.01, tune)
-    again = run_command("train", "--start-from", f"{source}@step2", *words, "--json")
-    assert json.loads(again.stdout)["commits"] == result["commits"]
     for more, message in (
         (("--steps", "2"), "is step 2, and the run ends at step 2"),
         (("--tune", "ia3" if tune == "full" else "full"), "cannot continue"),
@@ -161,20 +162,6 @@ def test_a_run_continues_a_published_step(
                            "runs/none", *more)  # fmt: skip
         assert done.exit_code == 2, done.stderr
         assert message in done.stderr
-
-
-def test_the_first_loss_is_that_of_the_step(
-    train: Train, world: Path, api: HfApi, tmp_path: Path
-) -> None:
-    """Without dropout and with the same rows, only the moments of the optimizer differ."""
-    words = ("--tune", "lora", "--push-every", "1", "--steps", "3")
-    assert train("runs/whole", *words).exit_code == 0
-    done = run_command("train", "--start-from", "runs/whole@step2", "--task", world / "films.yaml",
-                       "--to", "runs/rest", "--json")  # fmt: skip
-    assert done.exit_code == 0, done.stderr
-    whole = manifest_in(download(api, "runs/whole", "step3", tmp_path)).validation
-    rest = manifest_in(download(api, "runs/rest", "step3", tmp_path)).validation
-    assert [point.loss for point in rest] == pytest.approx([point.loss for point in whole])
 
 
 def test_means_are_recorded(

@@ -155,7 +155,7 @@ def test_commits_of_trainer(api: HfApi, trained: Path, base: Path, to: str, tmp_
     assert done["seed"] == 42
     points = manifest_of(api, to, "step2", tmp_path).validation
     assert [point.step for point in points] == [0, 2]
-    local = publish(trained, "--to", f"{to}-local", "--base", "demo/base")
+    local = publish(trained, "--to", f"{to}-local", "--dry-run")
     assert [c["value"] for c in local["checkpoints"]] == [c["value"] for c in done["checkpoints"]]
 
 
