@@ -49,6 +49,8 @@ class Case:
     lr: float
     augment: bool = False
     pack: bool = False
+    sam: float | None = None
+    average: str | None = None
 
     def spec(self, steps: int, to: str = "bench/it") -> TrainSpec:
         """No warm-up and a constant rate, so that the other loops need no schedule."""
@@ -63,6 +65,8 @@ class Case:
             batch=32,
             augment=self.augment,
             pack=self.pack,
+            sam=self.sam,
+            average=self.average,
         )
 
     def training(self) -> Split:

@@ -7,6 +7,7 @@ publish  wall time of a run that pushes its steps 2^k to the embedded Hub over t
          the same evaluations, that saves nothing; and the part that blocks the training thread.
 evaluate examples per second over a bare evaluation loop, with rows prepared before.
 pack     rows per second with --pack over those without, on prompts and answers of 1 to 60 words.
+options  steps per second with --sam 0.05, and with --average ema:0.999, over those without.
 wait     share of the wall time of training that is spent waiting for the next batch.
 
     make bench                                    everything, 20 minutes on an idle machine
@@ -112,6 +113,21 @@ def measure_packing(case: Case, sizes: Sizes) -> Iterator[Row]:
     yield _row(case, "pack: rows/s over padded", packed, padded, 1.0)
 
 
+def measure_options(case: Case, sizes: Sizes) -> Iterator[Row]:
+    """Steps per second of hubmerge's loop with options that cost time, and without, in turn."""
+    steps, rows, runs = sizes.steps(case.steps), case.training(), []
+    changed = {
+        "plain": case, "sam": replace(case, sam=0.05), "ema": replace(case, average="ema:0.999"),
+    }  # fmt: skip
+    for _ in range(sizes.repeats):
+        loops = {name: partial(run_hubmerge, each, steps, rows) for name, each in changed.items()}
+        runs.append(run_interleaved(loops))
+    per_second = {name: [steps / run[name] for run, _ in runs] for name in changed}
+    for name, goal in (("sam", 0.45), ("ema", 0.9)):
+        what = f"options: steps/s of {name} over plain"
+        yield _row(case, what, per_second[name], per_second["plain"], goal)
+
+
 def _check_same_work(case: Case, losses: dict[str, list[float]]) -> None:
     """Check that losses agree: loops have the same rows and differ only in dropout and crops."""
     means = [statistics.mean(values) for values in losses.values()]
@@ -210,18 +226,22 @@ def _measured(sizes: Sizes, only: str, folder: Path) -> Iterator[Row]:
         parts = {
             "speed": lambda case=case: measure_speed(case, sizes),
             "evaluate": lambda case=case: measure_evaluation(case, sizes),
+            "options": lambda case=case: measure_options(case, sizes),
             "wait": lambda case=case: measure_waiting(case, sizes),
             "publish": lambda case=case: measure_publishing(case, sizes, folder),
         }
         if case.augment:  # the same model once more: only its batches differ
-            del parts["evaluate"], parts["publish"]
+            del parts["evaluate"], parts["publish"], parts["options"]
         if case.name == "t5":
             del parts["publish"]
         for name, part in parts.items():
             if only in f"{case.name}/{name}":
                 yield from part()
-    if only in "llama/pack":
-        yield from measure_packing(short_texts(folder), sizes)
+    measures = {"llama/pack": measure_packing, "llama/options": measure_options}
+    if wanted := [measure for name, measure in measures.items() if only in name]:
+        short = short_texts(folder)
+        for measure in wanted:
+            yield from measure(short, sizes)
 
 
 def main() -> None:
@@ -234,7 +254,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     sizes = Sizes(1, 1 / 16) if options.quick else Sizes(options.repeats, 1.0)
-    print(f"{'model':12}{'what':34}{'ours':>9}{'theirs':>9}{'ratio':>8}{'goal':>9}")
+    print(f"{'model':12}{'what':38}{'ours':>9}{'theirs':>9}{'ratio':>8}{'goal':>9}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for row in _measured(sizes, options.only, Path(folder)):
@@ -248,7 +268,7 @@ def main() -> None:
 def _line(row: Row) -> str:
     goal = f"{'>=' if row.at_least else '<='} {row.goal:.2f}"
     return (
-        f"{row.model:12}{row.what:34}{row.ours:9.2f}{row.theirs:9.2f}{row.ratio:8.3f}{goal:>9}"
+        f"{row.model:12}{row.what:38}{row.ours:9.2f}{row.theirs:9.2f}{row.ratio:8.3f}{goal:>9}"
         f"  {'met' if row.met else 'NOT MET'}"
     )
 

@@ -206,6 +206,21 @@ class Manifest:
         return (self.task or "").partition("@")[0]
 
     @property
+    def own_accuracy(self) -> float | None:
+        """The last value of its curve; None if it is of another step, or not from 0 to 1.
+
+        A run of Trainer may be evaluated at other steps than it is saved.
+        """
+        last = self.validation[-1] if self.validation else None
+        is_valid = last is not None and 0 <= last.accuracy <= 1 and last.step == self.step
+        return last.accuracy if last is not None and is_valid else None
+
+    @property
+    def curve_name(self) -> str:
+        """What the points of its curve are: accuracy, or a metric of a run trained elsewhere."""
+        return str(self.training.get("curve") or "accuracy")
+
+    @property
     def digest(self) -> str:
         """The digest of the model, computed from `files`."""
         return files_digest(self.files)

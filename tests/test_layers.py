@@ -39,7 +39,7 @@ LAYERS = [
     {"row_values"},
     {"training", "selection", "difficulty"},
     {"opening"},
-    {"runs"},
+    {"runs", "trainer_runs"},
     {"choosing", "callbacks"},
     {"flows"},
     {"reproduce"},
@@ -79,6 +79,7 @@ LIGHT = (
     "results",
     "seed_statistics",
     "reports",
+    "trainer_runs",
     "cli",
 )
 HEAVY = {"torch", "transformers", "peft", "datasets", "open_clip", "evaluate", "accelerate"}

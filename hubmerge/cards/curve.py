@@ -64,11 +64,11 @@ def curve_csv(points: Sequence[ValidationPoint]) -> str:
     return text.getvalue()
 
 
-def describe_curve(points: Sequence[ValidationPoint]) -> str:
-    """The alternative text of the picture."""
+def describe_curve(points: Sequence[ValidationPoint], name: str = "accuracy") -> str:
+    """The alternative text of the picture; `name` is what the points are."""
     first, last, best = points[0], points[-1], max(points, key=lambda point: point.accuracy)
     return (
-        "Validation accuracy and training loss against training steps on a log axis: accuracy "
+        f"Validation {name} and training loss against training steps on a log axis: {name} "
         f"goes from {percent(first.accuracy)} % at step {first.step} to {percent(last.accuracy)} % "
         f"at step {last.step}, and is highest at step {best.step} with {percent(best.accuracy)} %."
     )

@@ -56,8 +56,10 @@ def draw_curves(curves: Mapping[str, Curve], title: str, path: Path) -> None:
         figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def training_curve_png(points: Sequence[ValidationPoint]) -> bytes:
+def training_curve_png(points: Sequence[ValidationPoint], name: str = "accuracy") -> bytes:
     """A PNG of 640 x 400: validation accuracy with a band of one standard error, training loss.
+
+    `name` is what the points are.
 
     It is drawn during training, so it must be fast: the layout is fixed instead of computed.
     """
@@ -90,7 +92,7 @@ def training_curve_png(points: Sequence[ValidationPoint]) -> bytes:
         )
         _set_log_axis(axes, points[-1].step)
         axes.set_xlabel("training steps (band: one standard error)")
-        axes.set_ylabel("validation accuracy (%)", color="C0")
+        axes.set_ylabel(f"validation {name} (%)", color="C0")
         right.set_ylabel("training loss (dashed)", color="C1")
         axes.grid(alpha=0.3)
         return to_png(figure)

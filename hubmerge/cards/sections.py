@@ -104,7 +104,8 @@ def _curve_variables(manifest: Manifest) -> dict[str, Any]:
         "curve_tasks": [
             escape_markdown(name) for name in display_names(curve_tasks(curve)).values()
         ],
-        "picture": f"![{describe_curve(curve)}]({PICTURE})" if curve else "",
+        "curve_name": escape_markdown(manifest.curve_name),
+        "picture": f"![{describe_curve(curve, manifest.curve_name)}]({PICTURE})" if curve else "",
         "csv": CSV,
         "thinned": len(thin_curve(curve)) < len(curve),
     }

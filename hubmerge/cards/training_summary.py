@@ -22,7 +22,11 @@ _SETTING_NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "tuned": {
         "tune": "", "rank": "rank", "alpha": "alpha", "rslora": "rank-stabilised",
-        "dropout": "dropout",
+        "dropout": "dropout", "target_modules": "layers", "modules_to_save": "trained whole",
+        "load_in": "base in",
+    },
+    "continued": {
+        "start_from": "from", "start_step": "step", "optimizer": "optimizer:",
     },
     "annealing": {"anneal": "", "cooldown": "cool-down share"},
     "steps": {
@@ -39,7 +43,8 @@ _SETTING_NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "updates": {
         "batch": "batch", "accumulate": "accumulated from", "weight_decay": "weight decay",
-        "clip": "gradient norm at most", "precision": "precision", "recompute": "recomputing",
+        "clip": "gradient norm at most", "sam": "sharpness-aware in radius",
+        "average": "means of weights", "precision": "precision", "recompute": "recomputing",
     },
     "data": {
         "data_revision": "revision", "data_revisions": "revisions", "augment": "augmented",

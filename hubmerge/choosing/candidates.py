@@ -287,7 +287,7 @@ def _make_candidate(
         last_sha=last.sha,
         folder=pinned.revision.ref.subfolder,
     )
-    own_accuracy = curve[-1].accuracy if curve and 0 <= curve[-1].accuracy <= 1 else None
+    own_accuracy = manifest.own_accuracy if manifest and curve else None
     stopped_early = manifest is not None and manifest.training.get("stopped") == "early"
     seed = manifest.training.get("seed") if manifest else None
     return Candidate(

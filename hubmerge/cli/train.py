@@ -45,7 +45,9 @@ def train(
 
     Example: hubmerge train --base o/clip --task mini-mnist --to me/mnist
     """
-    train_spec = _read_spec(spec, typed)
+    values = _read_values(spec, typed)
+    source = str(spec) if spec else "train"
+    train_spec = None if values.get("start_from") else validate_spec(TrainSpec, values, source)
     machine = training_options.machine()
     if not machine.is_main_process:
         session = dataclasses.replace(session, quiet=True)
@@ -57,6 +59,11 @@ def train(
         from hubmerge.tasks.lookup import find_task, without_broken_rows
         from hubmerge.tasks.task_file import remember_data
 
+        if train_spec is None:
+            from hubmerge.runs.start_point import recorded_options
+
+            recorded = recorded_options(hub, str(values["start_from"]), values)
+            train_spec = validate_spec(TrainSpec, {**recorded, **values}, source)
         task = find_task(train_spec.task, parse_columns(columns) if columns else None)
         if skip_broken:
             task = without_broken_rows(task)
@@ -84,11 +91,10 @@ def train(
 train_command = command(train, options_from_spec(TrainSpec))
 
 
-def _read_spec(path: Path | None, typed: dict[str, Any]) -> TrainSpec:
-    """The spec of a YAML file, with the options given on the command line in place of its own."""
+def _read_values(path: Path | None, typed: dict[str, Any]) -> dict[str, Any]:
+    """The options of a YAML file, with those given on the command line in place of its own."""
     values: dict[str, Any] = read_yaml(path) if path else {}
-    values |= {name: value for name, value in typed.items() if value is not None}
-    return validate_spec(TrainSpec, values, str(path) if path else "train")
+    return values | {name: value for name, value in typed.items() if value is not None}
 
 
 def _print_plan(session: Session, run: Run) -> None:

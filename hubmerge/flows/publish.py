@@ -1,4 +1,4 @@
-"""hubmerge publish: publish checkpoint folders as tagged step revisions of a repository."""
+"""hubmerge publish: publish the checkpoints of a run as tagged step revisions of a repository."""
 
 from __future__ import annotations
 
@@ -10,93 +10,121 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hubmerge.durable import hash_file
-from hubmerge.errors import CheckpointError, HubmergeError, NotOnHub, UsageError, raise_together
+from hubmerge.errors import CheckpointError, NoAccess, NotOnHub, UsageError, raise_together
 from hubmerge.hub.client import Hub
-from hubmerge.hub.commit_contents import TRAINER_STATE, TRAINER_STATE_BYTES, parse_global_step
-from hubmerge.hub.fetch import files_to_download, list_files, same_bytes
+from hubmerge.hub.fetch import list_files, read_file, same_bytes
 from hubmerge.hub.publish import Publication, ensure_repo, publish
 from hubmerge.hub.step_names import list_refs
 from hubmerge.kinds import EXPERT, MOE
-from hubmerge.manifest import Manifest, files_digest
+from hubmerge.manifest import MANIFEST_JSON, Manifest, files_digest, parse_manifest
 from hubmerge.merging.plan import Expert, MergePlan, find_checkpoint_problems
 from hubmerge.merging.registry import method
+from hubmerge.opening.bases import original_of_quantised
 from hubmerge.opening.integrity import check_manifest, files_in
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.publication import (
     CARD,
+    add_figures,
     check_repository_kind,
     finalize_folder,
     step_publication,
 )
 from hubmerge.opening.references import open_ref, read_local_manifest, source_of, versions
+from hubmerge.opening.step_norms import measure_step_norms
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef, Revision, step_of, step_tag
+from hubmerge.refs import ModelRef, Revision, parse_ref, printable, step_tag
 from hubmerge.tasks.task import Task
-from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.trainer_runs.found_run import FoundCheckpoint, FoundRun, inspect_run
+from hubmerge.trainer_runs.run_source import open_run_source
+from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.expert_stacks import restack
 from hubmerge.weights.match_options import VOCABULARY_HINT, MatchOptions
 
-_HINT = "Name a folder with subfolders like checkpoint-64 or step64 that have safetensors files."
+
+@dataclass(frozen=True)
+class PublishRequest:
+    """What to publish and how it is described.
+
+    `base` and `task` make manifests; without `base`, that of the run's own files is used. `curve`
+    names the validation metric of the curve, and `last_step` is the step of the model at the root.
+    """
+
+    to: str
+    base: ModelRef | None = None
+    task: Task | None = None
+    curve: str | None = None
+    last_step: int | None = None
 
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """A checkpoint folder on disk and its step; its manifest if hubmerge made it."""
+    """A checkpoint that is opened: its folder on disk, and its manifest if hubmerge made it."""
 
+    found: FoundCheckpoint
     folder: Path
-    step: int
     checkpoint: Checkpoint
-    manifest: Manifest | None
+
+    @property
+    def step(self) -> int:
+        return self.found.step
+
+    @property
+    def manifest(self) -> Manifest | None:
+        return self.found.manifest
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files to publish, by path: those that would be fetched, so no pickles."""
-        files = {name: path for name, path in files_in(self.folder).items() if path.is_file()}
-        return {name: files[name] for name in files_to_download(files)}
+        """The files to publish, by path."""
+        return {name: self.folder / name for name in self.found.files}
 
 
 @dataclass(frozen=True)
 class PreparedPublish:
-    """Checkpoints that were checked, by rising step; with a manifest if base and task are known."""
+    """A run that was checked; with a manifest if a base or a task was named.
+
+    `steps` are its checkpoints by rising step; none if they are on a Hub and were not fetched.
+    `published` has the commits of those that are published already.
+    """
 
     to: str
+    run: FoundRun
     steps: tuple[CheckpointFolder, ...]
     manifest: Manifest | None
+    base: OpenedModel | None
+    published: dict[int, str]
+    notes: tuple[str, ...]
 
 
 def prepare_publish(
-    hub: Hub, folder: Path, to: str, base: ModelRef | None, task: Task | None
+    hub: Hub, source: ModelRef, request: PublishRequest, progress: Progress, *, fetch: bool = True
 ) -> PreparedPublish:
-    """Find the checkpoints of a folder and check them all before anything is uploaded.
+    """Find the checkpoints of a run and check them all before anything is uploaded.
 
+    Without `fetch`, the weights of a run on a Hub are not fetched and not compared with the base.
     Raises UsageError for a folder without checkpoints, CheckpointError for one that cannot be
     opened or does not fit the base, IntegrityError for a repository with other contents.
     """
-    if (base is None) != (task is None):
+    if source.repo_id == request.to:
         raise UsageError(
-            "A manifest needs both --base and --task.",
-            "Give both, or neither to publish without a manifest.",
+            f"{request.to} is the repository of the run itself.", "Choose another with --to."
         )
-    steps = _find_checkpoints(folder)
-    kind, manifest = _repository_kind(steps), None
-    if base is not None and task is not None:
-        opened = open_ref(hub, base)
-        _check_fit(opened, steps)
-        manifest = Manifest(
-            kind=EXPERT,
-            base=source_of(opened),
-            task=task.id,
-            task_kind=task.spec.kind,
-            last_step=steps[-1].step,
-            layout=_layout(steps[-1]),
-            command="hubmerge publish",
-            versions=versions(),
-        )
-    if not _holds_our_step(hub, to, steps):
-        check_repository_kind(hub, to, kind)
-    return PreparedPublish(to, steps, manifest)
+    run = inspect_run(open_run_source(hub, source, progress), request.curve, request.last_step)
+    is_opened = fetch or run.source.is_local
+    steps = tuple(_open_all(run, progress)) if is_opened else ()
+    kind = _repository_kind(run, steps)
+    base, notes = _find_base(hub, run, request)
+    manifest = None
+    if base is not None:
+        _check_fit(base, steps)
+        manifest = _run_manifest(run, base, request)
+    if not _holds_our_step(hub, request.to, steps):
+        check_repository_kind(hub, request.to, kind)
+    published = {c.step: commit for c in steps if (commit := _find_published(hub, request.to, c))}
+    notes += _unchanged_notes(hub, request.to, published, manifest)
+    return PreparedPublish(request.to, run, steps, manifest, base, published, (*run.notes, *notes))
 
 
 def publish_steps(
@@ -112,59 +140,107 @@ def publish_steps(
     commits: dict[int, str] = {}
     for checkpoint in prepared.steps:
         progress(f"{prepared.to}@{step_tag(checkpoint.step)}", len(commits), len(prepared.steps))
+        if commit := prepared.published.get(checkpoint.step):
+            commits[checkpoint.step] = commit
+            continue
         with _stage_files(checkpoint, staging) as folder:
             commits[checkpoint.step] = publish(hub, _make_publication(checkpoint, folder, prepared))
     return commits
 
 
-def _find_checkpoints(folder: Path) -> tuple[CheckpointFolder, ...]:
-    if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}.", _HINT)
-    paths = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    checkpoints, problems = list[CheckpointFolder](), list[str]()
-    for path in paths:
-        if step_of(path.name) is not None:
-            try:
-                checkpoints.append(_read_checkpoint(path))
-            except HubmergeError as error:
-                problems.append(error.message)
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    problems += [
-        f"Two folders hold step {step}." for step in sorted({*steps}) if steps.count(step) > 1
-    ]
-    raise_together(CheckpointError, problems, "Repair or move them, and run the command again.")
-    if not checkpoints:
-        raise UsageError(f"{folder} holds no checkpoints.", _HINT)
-    return tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step))
+def _open_all(run: FoundRun, progress: Progress) -> Iterator[CheckpointFolder]:
+    """Open every checkpoint, fetched where it is on a Hub, and compare it with its manifest."""
+    for number, found in enumerate(run.checkpoints):
+        if not run.source.is_local:
+            progress(f"fetching {found.source.label}", number, len(run.checkpoints))
+        folder = found.source.folder()
+        if found.manifest is not None:
+            check_manifest(folder, found.manifest, found.source.label)
+        yield CheckpointFolder(found, folder, found.open())
 
 
-def _read_checkpoint(folder: Path) -> CheckpointFolder:
-    """Read a checkpoint; its step is in the manifest, else in the trainer state or folder name."""
-    manifest = read_local_manifest(folder)
-    if manifest is not None:
-        check_manifest(folder, manifest, str(folder))
-    steps = [manifest.step if manifest else None, _trainer_step(folder), step_of(folder.name)]
-    (step, *_) = [step for step in steps if step is not None]
-    return CheckpointFolder(folder, step, open_checkpoint(folder), manifest)
-
-
-def _repository_kind(steps: Sequence[CheckpointFolder]) -> str:
+def _repository_kind(run: FoundRun, steps: Sequence[CheckpointFolder]) -> str:
     """Return the kind of a repository of these steps: experts or mixtures of experts."""
-    kinds = {MOE if checkpoint.checkpoint.is_moe else EXPERT for checkpoint in steps}
+    kinds = {MOE if checkpoint.checkpoint.is_moe else EXPERT for checkpoint in steps} or {EXPERT}
     if len(kinds) > 1:
         raise CheckpointError(
-            f"{steps[0].folder.parent} holds experts and mixtures.",
+            f"{run.source.label} holds experts and mixtures.",
             "Publish them from two folders to two repositories.",
         )
     return kinds.pop()
 
 
-def _trainer_step(folder: Path) -> int | None:
-    state_file = folder / TRAINER_STATE
-    if not state_file.is_file():
+def _find_base(
+    hub: Hub, run: FoundRun, request: PublishRequest
+) -> tuple[OpenedModel | None, tuple[str, ...]]:
+    """The base of the manifests: the one named, else the one in the run's files; with notes.
+
+    None without --base and --task: a base may be large, and is fetched for a manifest alone.
+    """
+    if request.base is not None:
+        return open_ref(hub, request.base), ()
+    if request.task is None:
+        return None, tuple(_manifest_hint(run))
+    named = run.settings.base
+    hint = "Name it with --base."
+    if named is None:
+        raise UsageError("A manifest needs a base, and no file of the run names one.", hint)
+    where = f"{printable(named.value)}, which {named.where} names as the base,"
+    if original := original_of_quantised(named.value):
+        raise UsageError(f"{where} is a quantised copy.", f"Perhaps --base {printable(original)}.")
+    try:
+        ref = _parse_base(named.value)
+        if ref is None or (
+            ref.path is not None and not (run.source.is_local and ref.path.is_dir())
+        ):
+            raise UsageError(f"{where} is no repository and no folder here.", hint)
+        if run.settings.base_revision and ref.repo_id and ref.revision is None:
+            ref = parse_ref(f"{ref.repo_id}@{run.settings.base_revision}")
+        return open_ref(hub, ref), (f"The base is {ref}, from {named.where}.",)
+    except (NotOnHub, NoAccess) as error:
+        raise UsageError(f"{where} cannot be opened: {error.message}", hint) from error
+
+
+def _parse_base(name: str) -> ModelRef | None:
+    try:
+        return parse_ref(name)
+    except UsageError:
         return None
-    with state_file.open("rb") as file:
-        return parse_global_step(file.read(TRAINER_STATE_BYTES))
+
+
+def _manifest_hint(run: FoundRun) -> Iterator[str]:
+    if any(c.manifest is None for c in run.checkpoints):
+        base = run.settings.base
+        where = f" The base is perhaps {printable(base.value)} ({base.where})." if base else ""
+        yield (
+            "Without --task or --base, steps get no manifest and no curve, which policies of "
+            f"`select` use.{where}"
+        )
+
+
+def _run_manifest(run: FoundRun, base: OpenedModel, request: PublishRequest) -> Manifest:
+    """The manifest of the run, without what differs between its steps."""
+    last, task = run.checkpoints[-1], request.task
+    training: dict[str, Any] = dict(run.settings.tuning)
+    if run.settings.seed is not None:
+        training["seed"] = run.settings.seed
+    if last.state and last.state.max_steps:
+        training["steps"] = last.state.max_steps
+    if run.curve is not None:
+        training["curve"] = run.curve.formula
+    if not run.source.is_local:
+        training["published_from"] = run.source.label
+    manifest = Manifest(
+        kind=EXPERT,
+        base=source_of(base),
+        last_step=last.step,
+        training=training,
+        command="hubmerge publish",
+        versions=versions(),
+    )
+    if task is None:
+        return manifest
+    return dataclasses.replace(manifest, task=task.id, task_kind=task.spec.kind)
 
 
 def _check_fit(base: OpenedModel, steps: Sequence[CheckpointFolder]) -> None:
@@ -172,9 +248,11 @@ def _check_fit(base: OpenedModel, steps: Sequence[CheckpointFolder]) -> None:
 
     What `merge` decides by its options, heads, ties and vocabularies, is not decided here.
     """
+    if not steps:
+        return
     average = method("average")
     experts = tuple(
-        Expert(restack(base.checkpoint, s.checkpoint), str(s.step), label=str(s.folder))
+        Expert(restack(base.checkpoint, s.checkpoint), str(s.step), label=s.found.source.label)
         for s in steps
     )
     options = MatchOptions(tied="untie", heads="keep")
@@ -197,14 +275,58 @@ def _holds_our_step(hub: Hub, to: str, steps: Sequence[CheckpointFolder]) -> boo
         head = list_refs(hub, to).branches.get("main")
     except NotOnHub:
         return False
-    files = list_files(hub, Revision(ModelRef(to), head)) if head else {}
-    return any(
-        all(
-            name in files and same_bytes(checkpoint.folder / name, files[name])
-            for name in checkpoint.checkpoint.weight_file_names()
-        )
-        for checkpoint in steps
+    return any(_has_weights(hub, to, head, checkpoint) for checkpoint in steps) if head else False
+
+
+def _find_published(hub: Hub, to: str, checkpoint: CheckpointFolder) -> str | None:
+    """The commit of a step that is tagged with these weights already.
+
+    A published step never changes, so its manifest stays as it is: that of a shorter run.
+    """
+    try:
+        commit = list_refs(hub, to).tags.get(step_tag(checkpoint.step))
+    except NotOnHub:
+        return None
+    return commit if commit and _has_weights(hub, to, commit, checkpoint) else None
+
+
+def _has_weights(hub: Hub, to: str, commit: str, checkpoint: CheckpointFolder) -> bool:
+    """Whether a commit has the weight files of a checkpoint."""
+    files = list_files(hub, Revision(ModelRef(to), commit))
+    return all(
+        name in files and same_bytes(checkpoint.folder / name, files[name])
+        for name in checkpoint.checkpoint.weight_file_names()
     )
+
+
+def _unchanged_notes(
+    hub: Hub, to: str, published: dict[int, str], manifest: Manifest | None
+) -> tuple[str, ...]:
+    """A note on steps that were published with another base, task or curve, or without one."""
+    if manifest is None:
+        return ()
+    other = [
+        step_tag(step)
+        for step, commit in published.items()
+        if _described(_published_manifest(hub, to, commit)) != _described(manifest)
+    ]
+    if not other:
+        return ()
+    return (
+        f"{', '.join(other)} of {to} were published with another base, task or curve, and a "
+        "published step never changes: choose another repository for these.",
+    )
+
+
+def _published_manifest(hub: Hub, to: str, commit: str) -> Manifest | None:
+    data = read_file(hub, Revision(ModelRef(to), commit), MANIFEST_JSON)
+    return parse_manifest(data, f"{to}@{commit[:12]}") if data else None
+
+
+def _described(manifest: Manifest | None) -> list[object]:
+    if manifest is None:
+        return []
+    return [manifest.base.digest, manifest.task, manifest.training.get("curve")]
 
 
 @contextmanager
@@ -226,12 +348,14 @@ def _make_publication(
     checkpoint: CheckpointFolder, folder: Path, prepared: PreparedPublish
 ) -> Publication:
     manifest = checkpoint.manifest
-    if manifest is None and prepared.manifest is not None:
-        (folder / CARD).unlink(missing_ok=True)
-        finalize_folder(folder, dataclasses.replace(prepared.manifest, step=checkpoint.step))
-        manifest = read_local_manifest(folder)
     if manifest is not None and manifest.run:
         return step_publication(folder, manifest, prepared.to)
+    if manifest is None and prepared.manifest is not None:
+        (folder / CARD).unlink(missing_ok=True)
+        finalize_folder(folder, _step_manifest(checkpoint, folder, prepared))
+        manifest = read_local_manifest(folder)
+        assert manifest is not None
+        add_figures(folder, manifest)
     digest = files_digest({name: hash_file(path) for name, path in files_in(folder).items()})
     of_task = f" of {manifest.task_name}" if manifest and manifest.task_name else ""
     return Publication(
@@ -240,4 +364,22 @@ def _make_publication(
         title=f"Step {checkpoint.step}{of_task}",
         trailer={"step": str(checkpoint.step), "files": digest},
         tag=step_tag(checkpoint.step),
+    )
+
+
+def _step_manifest(
+    checkpoint: CheckpointFolder, folder: Path, prepared: PreparedPublish
+) -> Manifest:
+    """The manifest of one step: its curve, and the norms of its task vector."""
+    assert prepared.manifest is not None
+    assert prepared.base is not None
+    found = checkpoint.found
+    stopped = {"stopped": "early"} if found.state and found.state.stopped_early else {}
+    return dataclasses.replace(
+        prepared.manifest,
+        step=checkpoint.step,
+        layout=_layout(checkpoint),
+        training={**prepared.manifest.training, **stopped},
+        validation=prepared.run.points(found),
+        norms=measure_step_norms(prepared.base.checkpoint, folder),
     )

@@ -200,7 +200,7 @@ def _read_refs(hub: Hub, repos: Sequence[str], progress: Progress) -> Iterator[R
             step = None if name == "main" and kind == "branch" else step_of(name)
             yield RefInfo(
                 *(repo, name, kind, sha, contents, step),
-                own_accuracy=_own_accuracy(manifest) if step is not None else None,
+                own_accuracy=manifest.own_accuracy if manifest and step is not None else None,
                 stopped_early=manifest is not None and manifest.training.get("stopped") == "early",
             )
 
@@ -213,12 +213,6 @@ def _read_commit(hub: Hub, revision: Revision) -> tuple[dict[str, int], Manifest
 
 def _content_sha(file: HubFile) -> str:
     return file.sha256 or file.blob_id
-
-
-def _own_accuracy(manifest: Manifest | None) -> float | None:
-    """Return the expert's validation accuracy on its own task, None if missing or not valid."""
-    curve = manifest.validation if manifest else ()
-    return curve[-1].accuracy if curve and 0 <= curve[-1].accuracy <= 1 else None
 
 
 def _moved_refs(plan: RetentionPlan, refs: Mapping[str, Refs]) -> Iterator[str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, format_ref
-from hubmerge.manifest import ValidationPoint
 from hubmerge.opening.opened_model import PinnedModel
 from hubmerge.opening.references import pin_revisions
 from hubmerge.progress import Progress
@@ -95,7 +93,7 @@ def _describe(revision: Revision, model: PinnedModel) -> Step:
         run=revision.run,
         note=revision.note,
         task=(manifest.task_name or None) if manifest else None,
-        validation=_last_accuracy(manifest.validation) if manifest else None,
+        validation=manifest.own_accuracy if manifest else None,
         anneal=_text_setting(training, "anneal"),
         tune=_text_setting(training, "tune"),
         marks=(STOPPED,) if training.get("stopped") == "early" else (),
@@ -109,12 +107,6 @@ def _revision_name(revision: Revision) -> str:
         return ref.revision
     commit = revision.sha[:12] if ref.revision else ""
     return "/".join(filter(None, (commit, ref.subfolder))) or "main"
-
-
-def _last_accuracy(curve: Sequence[ValidationPoint]) -> float | None:
-    """Return the accuracy at the end of a curve, None if missing or not valid."""
-    accuracy = curve[-1].accuracy if curve else math.nan
-    return accuracy if 0 <= accuracy <= 1 else None
 
 
 def _text_setting(training: Mapping[str, Any], key: str) -> str | None:

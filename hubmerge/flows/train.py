@@ -22,6 +22,8 @@ from hubmerge.runs.step_folders import save_step, write_curve
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from hubmerge.runs.job import ReadyJob
+    from hubmerge.training.fit import Fit
     from hubmerge.training.position import Position
 
 
@@ -171,6 +173,8 @@ def _train_line(
     if accelerator.num_processes > 1:
         freeze_unused(learner, learner.collate([learner.for_training(inputs.sample, 0)]))
     fit = make_fit(learner, run.spec, accelerator)
+    if start is None and inputs.start_step:
+        start = _start_position(fit, inputs)
 
     def save_position(position: Callable[[], Position]) -> None:
         if run.machine.is_main_process or fit.is_sharded:
@@ -197,6 +201,18 @@ def _train_line(
             if not run.machine.state_every:
                 save_position(event.position)
             yield event.step
+
+
+def _start_position(fit: Fit, inputs: ReadyJob) -> Position:
+    """The position of a run that continues another one: its weights, and no moments."""
+    from hubmerge.training.position import Position
+
+    if fit.is_deepspeed:
+        raise UsageError(
+            "DeepSpeed keeps its own state, so a run under it cannot continue another one.",
+            "Leave --start-from out, or train without DeepSpeed.",
+        )
+    return Position(inputs.start_step, inputs.start_curve, (), None, fit.state())
 
 
 def _make_publication(hub: Hub, run: Run, step: int) -> Publication:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -20,7 +20,13 @@ from hubmerge.errors import CheckpointError, UsageError
 from hubmerge.models.config import read_config
 from hubmerge.models.fused_attention import keep_base_weights_exact
 from hubmerge.models.language_model import LanguageModel
-from hubmerge.models.layers import ia3_layers, linear_layers, target_modules
+from hubmerge.models.layers import (
+    ia3_layers,
+    linear_layers,
+    named_layers,
+    saved_modules,
+    target_modules,
+)
 from hubmerge.models.loading import Model
 from hubmerge.models.open_clip_folder import OpenClip
 from hubmerge.refs import printable
@@ -30,6 +36,8 @@ from hubmerge.weights.checkpoint import open_checkpoint
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_TYPES = ("LORA", "IA3", "PREFIX_TUNING")  # DoRA is a LoRA to peft
 _PREFIX_WEIGHT = "prompt_encoder.default.embedding.weight"
+# What decides how the weights of an adapter are used; a prefix has none of them.
+_SAME_FIELDS = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora")
 _WRONG_BASE_HINT = "Apply it to the base that it was trained from."
 
 
@@ -56,6 +64,28 @@ class AdaptedModel:
         text = json.dumps(_config_fields(self.peft_model), indent=2, sort_keys=True)
         (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
+    def load(self, folder: Path) -> None:
+        """Put the weights of a saved adapter into this one, in place, to train it further.
+
+        Raises CheckpointError for one of other modules, another size or another scaling.
+        """
+        _check_safe(folder)
+        saved, ours = read_config(folder / ADAPTER_CONFIG), self.peft_model.active_peft_config
+        for key in _SAME_FIELDS:
+            if saved.get(key) != getattr(ours, key, None):
+                raise CheckpointError(
+                    f"{folder} has {key} {printable(str(saved.get(key)))[:40]}, and this run has "
+                    f"{getattr(ours, key, None)}.",
+                    "Leave the options of the adapter out: they are those of its manifest.",
+                )
+        _check_complete(self, folder)
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+        try:
+            set_peft_model_state_dict(self.peft_model, tensors)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = printable(" ".join(str(error).split()))[:400]
+            raise CheckpointError(f"{folder} does not fit this run: {reason}") from error
+
     def _weights(self, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         if state is not None and self.peft_model.active_peft_config.is_prompt_learning:
             # peft would read them from the module and ignore `state`.
@@ -72,7 +102,8 @@ class AdaptedModel:
 def add_adapter(model: Model, spec: TrainSpec, base_id: str, base_sha: str) -> AdaptedModel:
     """Add a new adapter to a model, in place; its initial values depend on `spec.seed` only.
 
-    LoRA (arXiv 2106.09685) and DoRA (2402.09353) adapt every linear layer; (IA)^3 (2205.05638)
+    LoRA (arXiv 2106.09685) and DoRA (2402.09353) adapt every linear layer, or those that the spec
+    names, and may train modules whole beside them; (IA)^3 (2205.05638)
     scales keys, values and feed-forward inputs; prefix tuning (2101.00190) has `spec.rank` virtual
     tokens. `base_id` and `base_sha` are recorded in the adapter's config as its base model. Raises
     UsageError if the method does not support the model.
@@ -136,17 +167,33 @@ def _check_fits(model: Model, spec: TrainSpec) -> None:
 
 
 def _lora(model: Model, spec: TrainSpec) -> PeftConfig:
-    layers, alpha = linear_layers(model), spec.lora_alpha
+    is_dora, alpha = spec.tune == "dora", spec.lora_alpha
+    if spec.target_names:
+        layers = named_layers(model, spec.target_names, embeddings=not is_dora)
+    else:
+        layers = linear_layers(model)
+    saved = saved_modules(model, spec.saved_names)
+    _check_disjoint(layers, saved)
     return LoraConfig(
         task_type=_task_type(model),
         r=spec.rank,
         lora_alpha=cast(int, int(alpha) if alpha.is_integer() else alpha),
         lora_dropout=spec.dropout,
         use_rslora=spec.rslora,
-        use_dora=spec.tune == "dora",
+        use_dora=is_dora,
         target_modules=target_modules(model.module, layers),
+        modules_to_save=saved or None,
         fan_in_fan_out=_are_transposed(model.module, layers),
     )
+
+
+def _check_disjoint(layers: Collection[str], saved: Collection[str]) -> None:
+    """Raise UsageError for a module that is to be adapted and to be trained whole."""
+    if both := sorted({*layers} & {*saved}):
+        raise UsageError(
+            f"{', '.join(both)} cannot be adapted and trained whole.",
+            "Name the other layers with --target-modules.",
+        )
 
 
 def _ia3(model: Model, spec: TrainSpec) -> PeftConfig:

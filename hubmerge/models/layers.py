@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
@@ -13,11 +14,12 @@ from peft.utils.constants import (
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from hubmerge.errors import UsageError
+from hubmerge.errors import UsageError, join_with_or, raise_together
 from hubmerge.models.clip_folder import TransformersClip
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
 from hubmerge.models.open_clip_folder import OpenClip
+from hubmerge.refs import printable
 
 # Families missing in peft; like its own entries: keys, values, and the second feed-forward layer.
 _IA3_LAYERS = {"clip": ["k_proj", "v_proj", "fc2"], "vit": ["k_proj", "v_proj", "fc2"]}
@@ -42,6 +44,68 @@ def linear_layers(model: Model) -> tuple[str, ...]:
             "Use `tune: full`.",
         )
     return names
+
+
+def named_layers(model: Model, names: Sequence[str], embeddings: bool) -> tuple[str, ...]:
+    """The names in `model.module` of the linear layers that users name, by their last parts.
+
+    `q_proj` is the layer of that name in every block, `layers.0.self_attn.q_proj` one of them; with
+    `embeddings` these count as layers. Raises UsageError for all names that are no layers at once.
+    """
+    kinds = (nn.Linear, Conv1D, *((nn.Embedding,) if embeddings else ()))
+    modules = dict(model.module.named_modules())
+    allowed = [name for name, module in modules.items() if isinstance(module, kinds)]
+    if isinstance(model, OpenClip):  # peft adapts its attention as one layer
+        allowed = list(linear_layers(model))
+    found, problems = set[str](), list[str]()
+    for name in names:
+        matches = _with_suffix(allowed, [name])
+        found.update(matches)
+        if not matches:
+            is_other = bool(_with_suffix(modules, [name]))
+            problems.append(_unknown_module(name, allowed, "layer", is_other))
+    raise_together(UsageError, problems, "Write --target-modules with names of layers.")
+    return tuple(name for name in allowed if name in found)
+
+
+def saved_modules(model: Model, names: Sequence[str]) -> list[str]:
+    """The full names of the modules that users name, which are trained whole beside LoRA.
+
+    Raises UsageError, naming near matches, for names that are no modules with weights, and for
+    those by which peft, which compares ends of names, would train other modules too.
+    """
+    all_names = _names(model)
+    with_weights = [
+        name
+        for name, module in model.module.named_modules()
+        if name and any(True for _ in module.parameters(recurse=False))
+    ]
+    problems, found = list[str](), set[str]()
+    for name in names:
+        matches = _with_suffix(with_weights, [name])
+        found.update(matches)
+        if not matches:
+            is_other = bool(_with_suffix(all_names, [name]))
+            problems.append(_unknown_module(name, with_weights, "module", is_other))
+    others = sorted({n for n in all_names if any(n.endswith(path) for path in found)} - found)
+    if others:
+        problems.append(f"peft would also train {others[0]} whole, whose name ends like the other.")
+    raise_together(UsageError, problems, "Write --modules-to-save with names of such modules.")
+    return sorted(found)
+
+
+def _names(model: Model) -> list[str]:
+    return [name for name, _ in model.module.named_modules()]
+
+
+def _unknown_module(name: str, allowed: Sequence[str], noun: str, is_other: bool) -> str:
+    """A sentence on a name that is not allowed, with near ones."""
+    known = sorted({path.rpartition(".")[2] for path in allowed})
+    near = difflib.get_close_matches(name.rpartition(".")[2], known, n=3, cutoff=0.5)
+    shown = f"did you mean {join_with_or(near)}?" if near else f"it has {', '.join(known[:12])}."
+    what = "no linear layer" if noun == "layer" else "no module with weights of its own"
+    problem = f"is {what} of this model" if is_other else "is in no name of this model"
+    return f"{printable(name)!r} {problem}: {shown}"
 
 
 def ia3_layers(model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:

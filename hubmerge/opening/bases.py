@@ -70,14 +70,20 @@ def common_base(hub: Hub, pinned: Sequence[PinnedModel]) -> ModelRef:
     return max(reversed(bases), key=lambda named: named.base.revision is not None).base
 
 
+def original_of_quantised(name: str) -> str | None:
+    """The original's name of a quantised copy, such as unsloth/llama-3-8b-bnb-4bit, by its name."""
+    match = _QUANTISED.fullmatch(name)
+    return match[1] if match else None
+
+
 def _check_not_quantised(bases: Iterable[NamedBase]) -> None:
     """Raise UsageError for bases that are quantised copies of others, by their names."""
     problems, examples = [], []
     for named in bases:
         name = str(named.base.repo_id or "")
-        if match := _QUANTISED.fullmatch(name):
+        if original := original_of_quantised(name):
             problems.append(f"{named.label} was trained on {name}, a quantised copy of its base.")
-            examples.append(match[1])
+            examples.append(original)
     hint = f"Name the original with --base, perhaps --base {examples[0]}." if examples else ""
     raise_together(UsageError, problems, hint)
 

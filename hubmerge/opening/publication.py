@@ -24,7 +24,7 @@ from hubmerge.hub.publish import Publication, manifest_digest
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.lock import Lock
 from hubmerge.lock_file import parse_lock, read_lock_bytes
-from hubmerge.manifest import MANIFEST_JSON, Manifest, ValidationPoint
+from hubmerge.manifest import MANIFEST_JSON, Manifest
 from hubmerge.model_class import language_loader
 from hubmerge.opening.integrity import files_in
 from hubmerge.opening.references import CARD as CARD
@@ -107,7 +107,7 @@ def add_figures(folder: Path, manifest: Manifest) -> None:
 
 def _figures(folder: Path, manifest: Manifest) -> Figures:
     return {
-        **_curve_figures(manifest.validation),
+        **_curve_figures(manifest),
         **_selection_figures(read_folder_lock(folder, manifest)),
         **_routing_figures(
             _read_routing(folder, manifest), [expert.task for expert in manifest.experts]
@@ -121,10 +121,14 @@ def _read_routing(folder: Path, manifest: Manifest) -> Routing | None:
     return read_routing(folder) if manifest.is_moe else None
 
 
-def _curve_figures(points: tuple[ValidationPoint, ...]) -> Figures:
+def _curve_figures(manifest: Manifest) -> Figures:
+    points, name = manifest.validation, manifest.curve_name
     if not points:
         return {}
-    return {CSV: lambda: curve_csv(points).encode(), PICTURE: lambda: training_curve_png(points)}
+    return {
+        CSV: lambda: curve_csv(points).encode(),
+        PICTURE: lambda: training_curve_png(points, name),
+    }
 
 
 def _selection_figures(lock: Lock | None) -> Figures:

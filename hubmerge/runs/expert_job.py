@@ -16,8 +16,9 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_ref, pin_task, source_of
 from hubmerge.refs import parse_ref
 from hubmerge.runs.job import ReadyJob
-from hubmerge.runs.machine import Machine, check_machine
+from hubmerge.runs.machine import Machine, check_can_quantise, check_machine
 from hubmerge.runs.run import Run, prepare_run
+from hubmerge.runs.start_point import NEW_OPTIMIZER, StartPoint, load_start, open_start
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.task import Task
 from hubmerge.tasks.task_file import task_file
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 class ExpertJob:
     """The training of one expert; `columns` is the value of --columns.
 
-    `pruned` are the remaining rows if the hardest ones are dropped.
+    `pruned` are the remaining rows if the hardest ones are dropped, and `start` the step that the
+    run continues from.
     """
 
     spec: TrainSpec
@@ -41,21 +43,30 @@ class ExpertJob:
     task: Task
     columns: str | None = None
     pruned: PrunedRows | None = None
+    start: StartPoint | None = None
     kind: JobKind = EXPERT
 
     @property
     def planned_steps(self) -> tuple[int, ...]:
-        return push_steps(self.spec.push_every, self.spec.steps)
+        first = self.start.step if self.start else 0
+        steps = push_steps(self.spec.push_every, self.spec.steps)
+        return tuple(step for step in steps if step > first)
 
     @property
     def identity(self) -> list[Any]:
         # The remaining rows decide the weights, not the file and the share that select them.
-        ignored = {"push_every", *(("difficulty", "drop_hardest") if self.pruned else ())}
+        ignored = {
+            "push_every",
+            "start_from",
+            *(("difficulty", "drop_hardest") if self.pruned else ()),
+        }
         settings = {n: value for n, value in self.spec.settings.items() if n not in ignored}
         settings["warmup"] = [self.spec.warmup_length(step) for step in self.planned_steps]
         if self.pruned:
             settings["rows"] = self.pruned.digest
-        return [settings, self.planned_steps, self.spec.to, self.base.digest, self.task.digest]
+        start = [self.start.identity] if self.start else []
+        steps = self.planned_steps
+        return [settings, steps, self.spec.to, self.base.digest, self.task.digest, *start]
 
     def build(self) -> ReadyJob:
         from hubmerge.evaluation import Examples
@@ -65,6 +76,8 @@ class ExpertJob:
 
         validation = load_split(self.task, "validation")
         expert = make_expert_model(self.base, self.task, validation.classes, self.spec)
+        if self.start is not None:
+            load_start(expert, self.start)
         examples = Examples(expert.learner.for_evaluation, validation)
         manifest_fields: dict[str, Any] = {"layout": expert.layout}
         if expert.adapted:
@@ -77,6 +90,8 @@ class ExpertJob:
             save=expert.save,
             manifest_fields=manifest_fields,
             task_file=task_file(self.task),
+            start_step=self.start.step if self.start else 0,
+            start_curve=self.start.curve if self.start else (),
         )
 
     def _training_rows(self) -> Split | Stream:
@@ -114,6 +129,10 @@ class ExpertJob:
         training = {**spec.settings, "warmup_steps": spec.warmup_length(length), **fields}
         if self.pruned:
             training |= self.pruned.to_json()
+        if self.start:
+            source = source_of(self.start.model)
+            training |= {"start_from": f"{source.name}@{source.sha}", "start_step": self.start.step,
+                         "optimizer": NEW_OPTIMIZER}  # fmt: skip
         if skipped := _skipped_rows(ready):
             training |= {"skipped_rows": skipped}
         return Manifest(
@@ -163,11 +182,14 @@ def prepare_expert_run(
     """
     machine = machine or Machine()
     check_machine(machine)
+    if spec.load_in is not None:
+        check_can_quantise()
     check_even_batches(spec, machine.world_size)
     push_steps(spec.push_every, spec.steps)
     base = open_ref(hub, parse_ref(spec.base))
     pinned = pin_task(hub, task)
-    job = ExpertJob(spec, base, pinned, columns, _prune(spec, pinned))
+    start = open_start(hub, spec, base, pinned)
+    job = ExpertJob(spec, base, pinned, columns, _prune(spec, pinned), start)
 
     def folder(run_id: str) -> Path:
         return out or runs / spec.to / run_id[:12]

@@ -21,6 +21,7 @@ from hubmerge.models.adapter import AdaptedModel, add_adapter
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model, load_model
 from hubmerge.models.packed_attention import check_packing
+from hubmerge.models.quantised import quantise_to_4bit
 from hubmerge.models.recompute import enable_recompute
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
@@ -109,6 +110,8 @@ def make_expert_model(
     model = load_model(base.folder, task.spec.kind)
     head = initial_head(model, task, classes)
     adapted = None
+    if spec.load_in == "4bit":
+        quantise_to_4bit(model)
     if spec.tune != "full":
         sha = base.revision.sha or base.digest
         name = base.revision.ref.repo_id or str(base.folder)

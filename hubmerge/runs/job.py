@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hubmerge.kinds import JobKind
-from hubmerge.manifest import Manifest
+from hubmerge.manifest import Manifest, ValidationPoint
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
 
@@ -32,7 +32,8 @@ class ReadyJob:
     weights of the network or the given ones, by their names in the network. `write_measurements`
     adds files that the manifest does not list. `extra_metrics` are logged by trackers in addition
     to the accuracy. `manifest_fields` go into the manifest in addition to the settings, and `lock`
-    and `task_file`, the YAML of an own task, are written next to every step.
+    and `task_file`, the YAML of an own task, are written next to every step. A run that continues
+    another one starts after `start_step`, with `start_curve` up to it.
     """
 
     learner: Learner
@@ -45,6 +46,8 @@ class ReadyJob:
     extra_metrics: Callable[[], Mapping[str, float]] = dict
     lock: bytes | None = None
     task_file: bytes | None = None
+    start_step: int = 0
+    start_curve: tuple[ValidationPoint, ...] = ()
 
 
 class Job(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,20 @@ def check_machine(machine: Machine) -> None:
         pick_device(machine.device)
     for name in machine.track:
         _check_tracker(name)
+
+
+def check_can_quantise() -> None:
+    """Raise UsageError where bases cannot be quantised to 4 bits: without bitsandbytes or CUDA."""
+    if find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "A base in 4 bits needs bitsandbytes, which is not installed.",
+            "pip install bitsandbytes, or leave --load-in out.",
+        )
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "A base in 4 bits needs a GPU with CUDA, and this machine has none.",
+            "Leave --load-in out.",
+        )
 
 
 def _check_tracker(name: str) -> None:

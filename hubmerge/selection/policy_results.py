@@ -99,9 +99,14 @@ class PolicyResults:
                         self.search.better_of(chosen.choice.with_candidate(task, neighbour), chosen)
 
     def own_accuracy(self, task: int, index: int) -> float:
-        """Return a candidate's accuracy on its own task, measured if it was not recorded."""
-        recorded = self.search.pool.candidates[task][index].own_accuracy
-        return recorded if recorded is not None else self.search.measure_expert(task, index)
+        """Return a candidate's accuracy on its own task, measured if it was not recorded.
+
+        All steps of a task are measured if one is not recorded: what a run trained elsewhere
+        recorded may be another metric.
+        """
+        recorded = [candidate.own_accuracy for candidate in self.search.pool.candidates[task]]
+        own = None if None in recorded else recorded[index]
+        return own if own is not None else self.search.measure_expert(task, index)
 
     def best(self, *names: str) -> MeasuredChoice | None:
         """Return the best result of these policies, or of all if no name is given."""

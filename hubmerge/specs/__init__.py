@@ -13,7 +13,7 @@ from hubmerge.specs.task import (
     SplitsSpec,
     TaskSpec,
 )
-from hubmerge.specs.train import Anneal, TrainSpec, Tune
+from hubmerge.specs.train import Anneal, TrainSpec, Tune, unused_options
 
 __all__ = [
     "BINARY_METRICS",
@@ -32,5 +32,6 @@ __all__ = [
     "Tune",
     "parse_yaml",
     "read_yaml",
+    "unused_options",
     "validate_spec",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,11 +17,15 @@ Anneal = Literal["trajectory", "independent", "branch"]
 Schedule = Literal["constant", "cosine", "linear", "wsd", "plateau"]
 EarlyStop = Literal["off", "plateau", "noise"]
 Precision = Literal["fp32", "bf16"]
+LoadIn = Literal["4bit"]
 _DIFFICULTY_HINT = "`difficulty` and a `drop_hardest` above 0 go together"
 _ADAPTER_HINT = "it belongs to `tune: lora` or another adapter"
+_LORA_HINT = "it belongs to `tune: lora` or `tune: dora`"
+_AVERAGE = re.compile(r"ema:(?P<decay>0\.\d{1,9})|last:(?P<count>[1-9]\d{0,3})")
 _UNUSED_HINTS = {
     "rank": _ADAPTER_HINT, "alpha": _ADAPTER_HINT,
     "dropout": _ADAPTER_HINT, "rslora": _ADAPTER_HINT,
+    "target_modules": _LORA_HINT, "modules_to_save": _LORA_HINT, "load_in": _ADAPTER_HINT,
     "cooldown": "it belongs to `schedule: wsd` or `anneal: branch`",
     "factor": "it belongs to `schedule: plateau` or `early_stop: plateau`",
     "min_lr": "it belongs to `early_stop: plateau`",
@@ -44,6 +50,11 @@ class TrainSpec(Spec):
         "hf://datasets/owner/name."
     )
     to: str = Field(description="Repository for the steps: owner/name.")
+    start_from: str | None = Field(
+        None,
+        description="Step of an expert to continue from: owner/name@step64. What its manifest "
+        "records, base and task too, is used for options that are not given. [none]",
+    )
     steps: int = Field(2048, ge=1, le=10_000_000, description="Optimizer steps.")
     push_every: str = Field(
         "2^k", description="Steps that become revisions: 2^k, a number N, or a list a,b,c."
@@ -63,6 +74,15 @@ class TrainSpec(Spec):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before LoRA's A.")
     rslora: bool = Field(False, description="Scale by alpha / sqrt(rank).")
+    target_modules: str | None = Field(
+        None, description="Layers that LoRA changes: q_proj,v_proj. [every linear layer]"
+    )
+    modules_to_save: str | None = Field(
+        None, description="Modules that are trained whole beside LoRA: lm_head. [none]"
+    )
+    load_in: LoadIn | None = Field(
+        None, description="Train the adapter on a base quantised to 4 bits; needs CUDA. [no]"
+    )
 
     lr: float | None = Field(None, gt=0, description="Peak learning rate. [1e-5, adapters 1e-4]")
     schedule: Schedule | None = Field(
@@ -104,6 +124,16 @@ class TrainSpec(Spec):
     recompute: bool = Field(False, description="Trade time for memory (gradient checkpointing).")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay.")
     clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
+    sam: float | None = Field(
+        None,
+        gt=0,
+        description="Radius of sharpness-aware steps, 0.05 for example: two passes a step. [none]",
+    )
+    average: str | None = Field(
+        None,
+        description="Push means of weights along the run: ema:0.999, or last:4 of the last 4 "
+        "evaluations. [none]",
+    )
     augment: bool = Field(True, description="Random crops of 90 to 100 % of an image.")
     bucket: bool = Field(False, description="Put texts of similar length into one batch.")
     pack: bool = Field(
@@ -136,6 +166,23 @@ class TrainSpec(Spec):
             return ",".join(str(step) for step in value)
         return str(value) if isinstance(value, int) else value
 
+    @field_validator("target_modules", "modules_to_save", mode="before")
+    @classmethod
+    def _names_as_text(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = value.split(",")
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+            return value
+        return ",".join(sorted({name.strip() for name in value} - {""})) or None
+
+    @field_validator("average")
+    @classmethod
+    def _check_average(cls, value: str | None) -> str | None:
+        match = _AVERAGE.fullmatch(value) if value is not None else None
+        if value is not None and (match is None or float(match["decay"] or 0.5) == 0):
+            raise ValueError("write ema:0.999, the decay, or last:4, the number of evaluations")
+        return value
+
     @field_validator("early_stop", mode="before")
     @classmethod
     def _parse_off(cls, value: object) -> object:
@@ -166,6 +213,10 @@ class TrainSpec(Spec):
             raise ValueError("bucket sorts texts by length, but a stream cannot be sorted")
         if self.pack and self.tune == "prefix":
             raise ValueError("pack keeps rows apart by positions, which tune: prefix ignores")
+        if self.average is not None and self.anneal == "branch":
+            raise ValueError("a mean stands in for the cool-down of anneal: branch")
+        if self.start_from is not None and self.anneal != "trajectory":
+            raise ValueError("start_from continues one run: anneal: trajectory")
         if self.stream and self.drops_rows:
             raise ValueError("drop_hardest needs row numbers, but a stream has none")
         return self
@@ -206,6 +257,28 @@ class TrainSpec(Spec):
         return self.patience or (_NOISE_PATIENCE if self.early_stop == "noise" else 3)
 
     @property
+    def target_names(self) -> tuple[str, ...]:
+        """The layers that LoRA changes; empty for every linear layer."""
+        return tuple(self.target_modules.split(",")) if self.target_modules else ()
+
+    @property
+    def saved_names(self) -> tuple[str, ...]:
+        """The modules that are trained whole beside LoRA."""
+        return tuple(self.modules_to_save.split(",")) if self.modules_to_save else ()
+
+    @property
+    def average_decay(self) -> float | None:
+        """The decay of an exponential mean of the weights."""
+        match = _AVERAGE.fullmatch(self.average or "")
+        return float(match["decay"]) if match and match["decay"] else None
+
+    @property
+    def averaged_evaluations(self) -> int | None:
+        """How many evaluations the mean of the weights is over."""
+        match = _AVERAGE.fullmatch(self.average or "")
+        return int(match["count"]) if match and match["count"] else None
+
+    @property
     def settings(self) -> dict[str, object]:
         """The options that influence the run, with defaults filled in."""
         options = self.model_dump(mode="json", exclude={"base", "task", "to"}, exclude_none=True)
@@ -214,7 +287,9 @@ class TrainSpec(Spec):
         if self.tune in ("lora", "dora"):
             options["alpha"] = self.lora_alpha
         else:
-            unused |= {"alpha", "dropout", "rslora", *(() if self.tune == "prefix" else ("rank",))}
+            unused |= {"alpha", "dropout", "rslora", "target_modules", "modules_to_save"}
+            unused |= {*(() if self.tune == "prefix" else ("rank",))}
+            unused |= {"load_in"} if self.tune == "full" else set()
         if self.lr_schedule != "wsd" and self.anneal != "branch":
             unused.add("cooldown")
         if self.lr_schedule != "plateau":
@@ -241,3 +316,13 @@ class TrainSpec(Spec):
         if self.warmup is None and self.lr_schedule == "plateau":
             return _PLATEAU_WARMUP
         return int((0.1 if self.warmup is None else self.warmup) * steps)
+
+
+def unused_options(values: Mapping[str, Any]) -> set[str]:
+    """The options among these values that have no effect together with the others.
+
+    The values need not be valid: what is wrong with them is found when a spec is made of them.
+    """
+    fields = {name: value for name, value in values.items() if name in TrainSpec.model_fields}
+    settings = TrainSpec.model_construct(**fields).settings
+    return {name for name in _UNUSED_HINTS if name in fields and name not in settings}

@@ -55,6 +55,20 @@ class Fit:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        value = self._add_gradients(step, micro_batches)
+        if self.spec.sam is not None:
+            self._move_gradients_to_worst(step, micro_batches, self.spec.sam)
+        norm = self._clip_gradients()
+        if norm is not None:  # DeepSpeed clips by itself
+            require_finite("gradient", float(full_tensor(norm)), step)
+        # Accelerate's wrapper handles scaled gradients and DeepSpeed; without them it only costs.
+        optimizer = self.optimizer if self.is_sharded else self.optimizer.optimizer
+        optimizer.step()
+        optimizer.zero_grad()
+        return value
+
+    def _add_gradients(self, step: int, micro_batches: Sequence[Batch]) -> float:
+        """Add the gradients of the mean loss over a step's batches; returns that loss."""
         accelerator = self.accelerator
         _seed(seed_at(self.spec.seed, "dropout", step, accelerator.process_index))
         terms = self._sum_over_processes(sum(map(self.learner.count_terms, micro_batches)))
@@ -68,15 +82,30 @@ class Fit:
                     # Processes average their gradients; the mean is over all terms of a step.
                     accelerator.backward(loss * (accelerator.num_processes / terms))
                     total += loss.item()  # synchronises; by now the device has all its work queued
-        value = require_finite("loss", self._sum_over_processes(total) / terms, step)
-        norm = self._clip_gradients()
-        if norm is not None:  # DeepSpeed clips by itself
-            require_finite("gradient", float(full_tensor(norm)), step)
-        # Accelerate's wrapper handles scaled gradients and DeepSpeed; without them it only costs.
-        optimizer = self.optimizer if self.is_sharded else self.optimizer.optimizer
-        optimizer.step()
-        optimizer.zero_grad()
-        return value
+        return require_finite("loss", self._sum_over_processes(total) / terms, step)
+
+    def _move_gradients_to_worst(
+        self, step: int, micro_batches: Sequence[Batch], radius: float
+    ) -> None:
+        """Replace the gradients by those at the worst point within a radius (SAM).
+
+        That point is radius * g / |g| away, over all trained weights: arXiv 2010.01412, equation 2.
+        The second pass has the rows and the dropout of the first.
+        """
+        moved = [p for _, p in self.trained_parameters() if p.grad is not None]
+        gradients = [p.grad for p in moved if p.grad is not None]
+        norm = require_finite("gradient", float(nn.utils.get_total_norm(gradients)), step)
+        if norm == 0:
+            return
+        before = [p.detach().clone() for p in moved]
+        with torch.no_grad():
+            for parameter, gradient in zip(moved, gradients, strict=True):
+                parameter.add_(gradient, alpha=radius / norm)
+        self.optimizer.optimizer.zero_grad()
+        self._add_gradients(step, micro_batches)
+        with torch.no_grad():
+            for parameter, value in zip(moved, before, strict=True):
+                parameter.copy_(value)
 
     def _clip_gradients(self) -> Tensor | None:
         """Clip the gradients; returns their norm before clipping."""
@@ -103,8 +132,8 @@ class Fit:
         """
         if self.is_deepspeed:
             return {}
-        tensors = {f"weight.{name}": parameter for name, parameter in self._trained_parameters()}
-        for name, parameter in self._trained_parameters():
+        tensors = {f"weight.{name}": parameter for name, parameter in self.trained_parameters()}
+        for name, parameter in self.trained_parameters():
             for key, moment in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = moment
         return {
@@ -114,12 +143,12 @@ class Fit:
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state` returned; raises CheckpointError if it is of another network."""
-        expected = {f"weight.{name}" for name, _ in self._trained_parameters()}
+        expected = {f"weight.{name}" for name, _ in self.trained_parameters()}
         if expected != {name for name in state if name.startswith("weight.")}:
             raise CheckpointError(
                 "The saved training state is of another network.", "Start over with --no-resume."
             )
-        for name, parameter in self._trained_parameters():
+        for name, parameter in self.trained_parameters():
             parameter.copy_(_placed_like(state[f"weight.{name}"], parameter))
             self.optimizer.state[parameter] = {
                 key: _placed_like(state[f"{key}.{name}"], parameter)
@@ -127,7 +156,8 @@ class Fit:
                 if f"{key}.{name}" in state
             }
 
-    def _trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that require gradients, by their names in the network."""
         network = self.accelerator.unwrap_model(self.network)
         return ((name, p) for name, p in network.named_parameters() if p.requires_grad)
 
@@ -190,6 +220,11 @@ def _placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 def _check_plugins(spec: TrainSpec, accelerator: Accelerator) -> None:
     """Check FSDP and DeepSpeed settings, and fill in what DeepSpeed needs in advance."""
     kind = accelerator.distributed_type
+    if spec.sam is not None and kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UsageError(
+            "Sharpness-aware steps need weights that are not sharded over processes.",
+            "Leave --sam out, or train without FSDP and DeepSpeed.",
+        )
     if kind == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version < 2:
         raise UsageError(
             "The first version of FSDP hides the names of weights.",

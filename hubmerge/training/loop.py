@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -16,6 +17,7 @@ from hubmerge.errors import CheckpointError
 from hubmerge.evaluation import accuracy
 from hubmerge.manifest import ValidationPoint
 from hubmerge.row_values import has_row_metric, measure_rows
+from hubmerge.training.averaging import make_average
 from hubmerge.training.batches import Batches, ProcessShard
 from hubmerge.training.events import CheckpointEvent
 from hubmerge.training.fit import EXPLOSION_WINDOW, Fit, check_not_exploding, divergence_error
@@ -42,9 +44,11 @@ def train(
     loop = _TrainingLoop(fit, data, pushed, callbacks)
     if start is None:
         loop.validate()
-        yield loop.event(pushed=0 in pushed)
+        yield loop.event(pushed=0 in pushed)  # the base: a mean has nothing to average yet
     else:
         loop.restore(start)
+        if not loop.curve:  # a run that continues one of another task
+            loop.validate()
     yield from loop.run_branches() if fit.spec.anneal == "branch" else loop.run_schedule()
 
 
@@ -59,6 +63,7 @@ class _TrainingLoop:
         accelerator = fit.accelerator
         self.shard = ProcessShard(accelerator.process_index, accelerator.num_processes)
         self.batches = Batches(fit.learner, data.training, fit.spec, self.shard, data.workers)
+        self.average = make_average(fit)
         self.step, self.current_lr = 0, 0.0
         self.curve: list[ValidationPoint] = []
         self.losses: list[float] = []
@@ -70,9 +75,10 @@ class _TrainingLoop:
         """Train on the schedule until the last pushed step or early stopping."""
         for _ in self.updates(self.pushed[-1], self.lr):
             if self.step in self.pushed or self.is_due():
-                self.validate()
-                stopped = self.should_stop() and self.step < self.pushed[-1]
-                yield self.event(self.step in self.pushed or stopped, stopped)
+                with self.averaged():
+                    self.validate()
+                    stopped = self.should_stop() and self.step < self.pushed[-1]
+                    yield self.event(self.step in self.pushed or stopped, stopped)
                 if stopped:
                     return
             self.callbacks.save_position(self.step, self.position)
@@ -101,6 +107,8 @@ class _TrainingLoop:
         for micro_batches in self.batches.for_steps(range(self.step + 1, end + 1)):
             self.current_lr = lr(self.step + 1)
             loss = self.fit.update(self.step + 1, micro_batches, self.current_lr)
+            if self.average is not None:
+                self.average.record_update()
             self.step, self.updates_made = self.step + 1, self.updates_made + 1
             self.first_loss = loss if self.first_loss is None else self.first_loss
             self.losses.append(loss)
@@ -109,6 +117,13 @@ class _TrainingLoop:
             self.callbacks.log_metrics({"loss": loss, "lr": self.current_lr}, self.step)
             self.callbacks.progress(self.progress_line(loss), self.step, self.pushed[-1])
             yield
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The network with the mean of its weights, if the spec names one, while a block lasts."""
+        if self.average is None:
+            return nullcontext()
+        self.average.record_evaluation()
+        return self.average.applied()
 
     def validate(self) -> None:
         """Evaluate all validation tasks, and add a point to the curve."""
@@ -210,12 +225,16 @@ class _TrainingLoop:
         return CheckpointEvent(tuple(self.curve), pushed, stopped, self.position)
 
     def position(self) -> Position:
-        losses = tuple(self.losses)
-        return Position(self.step, tuple(self.curve), losses, self.first_loss, self.fit.state())
+        losses, state = tuple(self.losses), self.fit.state()
+        if self.average is not None:
+            state |= self.average.state()
+        return Position(self.step, tuple(self.curve), losses, self.first_loss, state)
 
     def restore(self, position: Position) -> None:
         """Continue from this position."""
         self.fit.restore(position.state)
+        if self.average is not None:
+            self.average.restore(position.state)
         self.step, self.first_loss = position.step, position.first_loss
         self.curve, self.losses = list(position.curve), list(position.losses)
 

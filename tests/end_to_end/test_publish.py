@@ -12,8 +12,13 @@ import pytest
 from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 
+from hubmerge.choosing.candidates import open_pool
+from hubmerge.hub.client import Hub
 from hubmerge.manifest import parse_manifest
 from hubmerge.opening.references import read_local_manifest
+from hubmerge.progress import no_progress
+from hubmerge.refs import parse_ref
+from hubmerge.selection.proxy import rise_index
 from tests.end_to_end.conftest import Command, LocalHub
 
 TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
@@ -166,7 +171,7 @@ def test_everything_is_checked_before_the_first_upload(
     for words, message in (
         ((str(run_folder / "empty"), "--to", repo), "holds no checkpoints"),
         ((str(run_folder / "nowhere"), "--to", repo), "There is no folder"),
-        ((str(run_folder), "--to", repo, "--base", "hubmerge/tiny-clip"), "both --base and --task"),
+        ((str(run_folder / "empty"), "--to", repo, "--last-step", "3"), "holds no checkpoints"),
         ((str(run_folder), "--to", "../x"), "is not a repository id"),
     ):
         result = hubmerge("publish", *words)
@@ -188,3 +193,36 @@ def test_other_checkpoints_never_replace_published_ones(
     assert "already exists and has other bytes" in result.err
     assert tags(api, repo) == before
     assert hubmerge("publish", str(run_folder), "--to", "hubmerge/tiny-clip").code == 3
+
+
+def test_policies_use_the_curve_of_trainer(
+    hubmerge: Command, hub: Hub, run_folder: Path, repo: str
+) -> None:
+    log = [
+        {"step": 0, "eval_accuracy": 0.1, "eval_loss": 2.0},
+        {"step": 2, "eval_accuracy": 0.6, "eval_loss": 1.0},
+        {"step": 4, "eval_accuracy": 0.5, "eval_loss": 0.9},
+    ]
+    stopping = {
+        "args": {"early_stopping_patience": 1},
+        "attributes": {"early_stopping_patience_counter": 1},
+    }
+    for step in (2, 4):
+        state = {
+            "global_step": step, "log_history": log[: 1 + step // 2], "max_steps": 8,
+            "stateful_callbacks": {"EarlyStoppingCallback": stopping} if step == 4 else {},
+        }  # fmt: skip
+        path = run_folder / f"checkpoint-{step}" / "trainer_state.json"
+        path.write_text(json.dumps(state))
+    words = ("publish", str(run_folder), "--to", repo, "--base", "hubmerge/tiny-clip", "--task",
+             "mini-mnist", "--json")  # fmt: skip
+    result = hubmerge(*words)
+    assert result.code == 0, result.err
+    assert result.data["curve"] == "eval_accuracy"
+    pool = open_pool(hub, [parse_ref(repo)], [], None, no_progress).pool
+    (steps,) = pool.candidates
+    assert [candidate.own_accuracy for candidate in steps] == [0.6, 0.5]
+    assert [candidate.stopped_early for candidate in steps] == [False, True]
+    assert rise_index(steps) == 0
+    assert all(candidate.norms is not None for candidate in steps)
+    assert hubmerge("steps", repo, "--json").data[1]["marks"] == ["early stop", "last"]
