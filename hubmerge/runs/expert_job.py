@@ -167,6 +167,10 @@ def prepare_expert_run(
     push_steps(spec.push_every, spec.steps)
     base = open_ref(hub, parse_ref(spec.base))
     pinned = pin_task(hub, task)
+    if pinned.spec.kind == "pairs":
+        from hubmerge.runs.expert_model import check_batch_of_pairs
+
+        check_batch_of_pairs(pinned, spec, machine.world_size)
     job = ExpertJob(spec, base, pinned, columns, _prune(spec, pinned))
 
     def folder(run_id: str) -> Path:

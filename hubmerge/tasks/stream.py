@@ -66,6 +66,11 @@ def load_stream(task: Task, max_examples: int | None = None, buffer: int = 1000)
             f"{source!r}, which needs all rows at once.",
             "Give the data's own validation and test splits under `splits:`.",
         )
+    if task.spec.corpus is not None:
+        raise DataError(
+            f"Task {task.name} cannot be streamed: its rows name documents of a corpus.",
+            "Leave --stream out.",
+        )
     rows = select_columns(task, stream_rows(task, source))
     class_labels = ClassLabels()
     if task.spec.is_classification:
