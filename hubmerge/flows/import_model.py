@@ -21,9 +21,9 @@ from hubmerge.refs import ModelRef, check_inner_path
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.atomic_folder import atomic_folder, check_target
 from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.embedding_modules import module_weight_files
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.layout import regular_file
-from hubmerge.weights.embedding_modules import module_weight_files
 from hubmerge.weights.side_files import copy_side_files
 from hubmerge.weights.state_dict import StateDict, find_state_dict, write_state_dicts
 from hubmerge.weights.torch_file import open_torch_file

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from hubmerge.models.pooling import RUN_MODULES, Pooling, build_module
-from hubmerge.models.tensor_names import TensorNames, tensor_names
+from hubmerge.models.tensor_names import TensorNames
 from hubmerge.models.text_encoder import count_positions, freeze_pooler
 from hubmerge.models.transformers_folder import (
     class_of_config,
@@ -25,7 +25,6 @@ from hubmerge.models.transformers_folder import (
     load_tokenizer,
     save_module,
 )
-from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.embedding_modules import (
     MODEL_CONFIG,
     MODULE_WEIGHTS,
@@ -40,8 +39,8 @@ from hubmerge.weights.embedding_modules import (
 SIMILARITIES = ("cosine", "dot")
 _LIBRARY = "sentence_transformers.models"  # a name that versions 2 to 6 understand
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-_PLAIN = (EmbeddingModule("Transformer", "", {}),
-          EmbeddingModule("Pooling", "1_Pooling", {"modes": ["mean"], "include_prompt": True}))  # fmt: skip
+_MEAN = {"modes": ["mean"], "include_prompt": True}
+_PLAIN = (EmbeddingModule("Transformer", "", {}), EmbeddingModule("Pooling", "1_Pooling", _MEAN))
 
 
 class TextEmbedder(nn.Module):
@@ -87,10 +86,11 @@ class Embedder:
     similarity: str = "cosine"
     lower_case: bool = False
     module_folders: tuple[str, ...] = ()
+    has_modules: bool = True
     layout: str = "transformers"
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write weights and config; the files of modules too, if the folder has none."""
+        """Write weights and config; the files of modules too, if the model had none."""
         save_module(self.module, self.names, folder, state)
         complete_modules(self, folder)
 
@@ -100,7 +100,8 @@ def load_embedder(folder: Path, config: dict[str, Any]) -> Embedder:
 
     Raises CheckpointError for modules that are not supported.
     """
-    stack = read_stack(folder) or EmbeddingStack(folder, _PLAIN)
+    own_stack = read_stack(folder)
+    stack = own_stack or EmbeddingStack(folder, _PLAIN)
     _check_stack(stack)
     module, names = load_module(
         folder, class_of_config(config, MODEL_MAPPING_NAMES), _attach(stack)
@@ -129,12 +130,13 @@ def load_embedder(folder: Path, config: dict[str, Any]) -> Embedder:
         stack.similarity,
         stack.lower_case,
         tuple(name.rpartition("/")[0] for name in stack.weight_files),
+        own_stack is not None,
     )
 
 
 def complete_modules(model: Embedder, folder: Path) -> None:
     """Write the files with which sentence-transformers loads mean pooling, if there are none."""
-    if (folder / MODULES_JSON).is_file():
+    if model.has_modules or (folder / MODULES_JSON).is_file():
         return
     listed = [
         {"idx": n, "name": str(n), "path": module.path, "type": f"{_LIBRARY}.{module.kind}"}
@@ -161,9 +163,7 @@ def _check_stack(stack: EmbeddingStack) -> None:
     if kinds[:1] != ["Transformer"] or kinds.count("Transformer") > 1 or kinds[1:2] != ["Pooling"]:
         raise ValueError(f"its modules are {', '.join(kinds)}, not a Transformer and a Pooling")
     if stack.similarity not in SIMILARITIES:
-        raise ValueError(
-            f"its similarity is {stack.similarity!r}, and {' and '.join(SIMILARITIES)} are supported"
-        )
+        raise ValueError(f"its similarity is {stack.similarity!r}, not one of {SIMILARITIES}")
 
 
 def _attach(stack: EmbeddingStack) -> Any:

@@ -171,10 +171,10 @@ class TaskSpec(Spec):
     What follows ends with end of sequence, unless `eos` is false. With `chat`, the prompt is a
     user's message in the tokenizer's chat template, and what follows is the answer. Instead of a
     prompt and a target, `format` names that of the rows, such as `messages`. Texts are truncated to
-    `max_tokens`. `pairs`: an `anchor` and its `positive`, both jinja2 over the columns of a row, get
-    embeddings that are near, and far from the `negative` if there is one and from the positives of
-    other rows; instead of a positive, the expression `relevant` may give the ids of documents of a
-    `corpus`. Texts that the model generates to be measured end after `max_new_tokens`, at end
+    `max_tokens`. `pairs`: an `anchor` and its `positive`, both jinja2 over the columns of a row,
+    get embeddings that are near, and far from the `negative` if there is one and from the positives
+    of other rows; instead of a positive, the expression `relevant` may give the ids of documents of
+    a `corpus`. Texts that the model generates to be measured end after `max_new_tokens`, at end
     of sequence, or before any of the strings `stop`.
     """
 

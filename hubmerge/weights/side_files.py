@@ -12,7 +12,6 @@ from hubmerge.weights.atomic_folder import disk_errors_name
 from hubmerge.weights.embedding_modules import module_weight_files
 from hubmerge.weights.layout import regular_file
 
-
 # An adapter stands in place of the transformer that these configure.
 _TRANSFORMER_CONFIGS = ("config.json", "generation_config.json")
 

@@ -34,8 +34,8 @@ def create_files_like(
 
     File names, index and order are the base's; floating-point tensors get `dtype` if one is given.
     With `shard_size` the tensors are in files of at most so many bytes, named as transformers does;
-    a larger tensor has a file of its own. The modules of an embedding model keep their files. Returns name -> location, for `write_tensor`. Raises
-    CheckpointError if the disk is full.
+    a larger tensor has a file of its own. The modules of an embedding model keep their files.
+    Returns name -> location, for `write_tensor`. Raises CheckpointError if the disk is full.
     """
     check_space_for_copy(base, folder, dtype)
     layout = find_layout(base.folder)
