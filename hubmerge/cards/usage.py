@@ -40,7 +40,7 @@ _KINDS = {
     "target": _GENERATION,
     "pairs": TaskKind(
         "sentence-similarity", "information-retrieval",
-        "AutoModel", " (or the class that its config.json names), with the mean of its tokens",
+        "AutoModel", " (or the class that its config.json names)",
     ),
 }  # fmt: skip
 # A model with trained heads is not a CLIP whose classes are words, so it is not zero-shot.
