@@ -108,10 +108,10 @@ def test_the_loss_is_equal_on_batches_without_duplicates(root: Path, negatives: 
 
 def write_task(folder: Path) -> Path:
     """Queries of some documents of a corpus."""
-    words = "good bad films cat mat dog question answer first two".split()
+    words = ["good", "bad", "films", "cat", "mat", "dog", "question", "answer", "first", "two"]
     corpus = [{"_id": f"{n:03}", "text": f"{words[n % 10]} {words[n // 10]}"} for n in range(60)]
     rows = [
-        {"q": f"{words[n % 10]} the", "ids": [f"{7 * n * k % 60:03}" for k in range(1, 7)]}
+        {"q": corpus[n]["text"], "ids": [f"{n * k % 60:03}" for k in (1, 7, 11)]}
         for n in range(1, 20)
     ]
     for name, listed in (("corpus", corpus), ("rows", rows)):
@@ -142,7 +142,7 @@ def test_metrics_are_those_of_its_evaluator(root: Path) -> None:
         prepared = Examples(learner.for_evaluation, load_split(measured, "test"))
         mean = measure_rows(learner, learner.network, prepared, rows, CPU).mean
         assert mean == pytest.approx(expected[f"cosine_{name}"], abs=1e-6)
-        assert 0 < mean < 1
+        assert mean > 0
 
 
 def test_an_average_is_the_mean_of_what_it_loads(root: Path) -> None:

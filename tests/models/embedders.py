@@ -36,8 +36,8 @@ def tiny_embedder(
     generator = torch.Generator().manual_seed(seed)
     for path in folder.glob("*_Dense"):
         weights = {
-            "linear.weight": torch.randn(DENSE_WIDTH, WIDTH, generator=generator),
-            "linear.bias": torch.randn(DENSE_WIDTH, generator=generator),
+            "linear.weight": 0.2 * torch.randn(DENSE_WIDTH, WIDTH, generator=generator),
+            "linear.bias": 0.1 * torch.randn(DENSE_WIDTH, generator=generator),
         }
         save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     return folder
