@@ -31,8 +31,8 @@ from hubmerge.tasks.examples import PairExample
 from hubmerge.tasks.lookup import find_task
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.side_files import copy_module_files
-from tests.models.builders import SENTENCES
-from tests.models.embedders import tiny_embedder
+from tests.models.builders import SENTENCES, tiny_llama
+from tests.models.embedders import tiny_embedder, write_modules
 
 library = pytest.importorskip("sentence_transformers")
 CPU = torch.device("cpu")
@@ -81,6 +81,14 @@ def test_dense_modules_and_prompts_are_equal(root: Path) -> None:
     rows = [learner.for_evaluation(PairExample(text, ""))["input_ids"] for text in TEXTS]
     ours, _ = embed_documents(learner, learner.network, rows, 3, CPU)
     torch.testing.assert_close(ours, queries, atol=1e-6, rtol=1e-5)
+
+
+def test_a_decoder_is_pooled_by_its_last_token(root: Path) -> None:
+    tiny_llama(root / "decoder")
+    write_modules(root / "decoder", ("Transformer", "Pooling", "Normalize"), "lasttoken")
+    learner = embedding_learner(load_model(root / "decoder", "pairs"), 512)
+    expected = load(root / "decoder").encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(embed(learner, TEXTS), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("negatives", [False, True])
