@@ -24,7 +24,7 @@ from hubmerge.tasks.examples import (
 )
 from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
 from hubmerge.tasks.lm_eval_docs import LmEvalDocs, load_docs
-from hubmerge.tasks.rows import CHECK_HINT, select_columns, task_errors
+from hubmerge.tasks.rows import CHECK_HINT, name_labels, select_columns, task_errors
 from hubmerge.tasks.source import data_location_hint, read_rows
 from hubmerge.tasks.splits import SPLITS, is_stratified, split_indices
 from hubmerge.tasks.stream import Stream, load_stream
@@ -94,7 +94,8 @@ class Split:
 
     def _example(self, row: int, location: str) -> Example:
         with task_errors(self.task, f"the {self.task.spec.kind} of {location} cannot be read"):
-            example = make_example(self.task.spec, self.class_labels, self.rows[row], location)
+            values = name_labels(self.task, self.rows.features, self.rows[row])
+            example = make_example(self.task.spec, self.class_labels, values, location)
             if self.corpus is not None and isinstance(example, PairExample):
                 return self.corpus.complete(example, location)
             return example

@@ -10,7 +10,7 @@ import datasets
 from hubmerge.errors import DataError
 from hubmerge.tasks.examples import Example, make_example
 from hubmerge.tasks.labels import ClassLabels, find_class_labels
-from hubmerge.tasks.rows import select_columns, task_errors
+from hubmerge.tasks.rows import name_labels, select_columns, task_errors
 from hubmerge.tasks.source import data_location_hint, stream_rows
 from hubmerge.tasks.splits import carved_splits
 from hubmerge.tasks.task import Task
@@ -44,7 +44,8 @@ class Stream:
                 row = next(rows, None)
                 if row is None:
                     break
-                example = make_example(self.task.spec, self.class_labels, row, location)
+                values = name_labels(self.task, self.rows.features or {}, row)
+                example = make_example(self.task.spec, self.class_labels, values, location)
             yield example
             count += 1
         if count == 0:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 
@@ -149,3 +150,17 @@ def test_files_of_pairs_are_recognised(tmp_path: Path, columns: tuple[str, ...])
     assert isinstance(example, PairExample)
     assert example.positive.startswith("positive ")
     assert (example.negative is not None) == ("negative" in columns)
+
+
+def test_classes_are_texts_by_their_names(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["bad", "good"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": names})
+    rows = {"text": ["dull", "fine"], "label": [0, 1]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "films.parquet")
+    (tmp_path / "films.yaml").write_text(
+        "name: films\nkind: pairs\ndata: {path: ., files: {train: films.parquet, test: "
+        "films.parquet}}\nsplits: {validation: {count: 1}}\nanchor: '{{ text }}'\n"
+        "positive: 'A {{ label }} film.'\n"
+    )
+    split = load_split(find_task(str(tmp_path / "films.yaml")), "test")
+    assert split.documents.texts == ("A bad film.", "A good film.")
