@@ -197,11 +197,15 @@ def main() -> None:
     """Measure opening, training and embedding, and print the medians of the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12, help="steps of training in each repeat")
     parser.add_argument("--out", type=Path, help="file for the ratios of every repeat, as JSON")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    repeats, steps, count = (1, 2, 64) if options.quick else (3, 12, 512)
+    repeats, steps, count = options.repeats, options.steps, 512
+    if options.quick:
+        repeats, steps, count = 1, 2, 64
     base = fetch_minilm()
     with tempfile.TemporaryDirectory() as scratch:
         task = find_task(str(write_task(Path(scratch), 768)))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -114,8 +114,6 @@ def load_embedder(folder: Path, config: dict[str, Any]) -> Embedder:
     ]
     encoder = TextEmbedder(module.base_model, after).eval()
     freeze_pooler(module.base_model)
-    with torch.no_grad():
-        embedding = cast(Tensor, encoder(torch.zeros(1, 1).long(), torch.ones(1, 1).long()))
     limits = (stack.max_tokens, tokenizer.model_max_length, count_positions(module))
     return Embedder(
         module,
@@ -123,7 +121,7 @@ def load_embedder(folder: Path, config: dict[str, Any]) -> Embedder:
         encoder,
         tokenizer,
         min(int(limit) for limit in limits if limit),
-        int(embedding.shape[1]),
+        _width(module, stack),
         type(module).__name__,
         stack.prompts.get("query", ""),
         next((stack.prompts[name] for name in _DOCUMENT_PROMPTS if name in stack.prompts), ""),
@@ -132,6 +130,15 @@ def load_embedder(folder: Path, config: dict[str, Any]) -> Embedder:
         tuple(name.rpartition("/")[0] for name in stack.weight_files),
         own_stack is not None,
     )
+
+
+def _width(module: Any, stack: EmbeddingStack) -> int:
+    """The features of an embedding."""
+    width = int(module.config.get_text_config().hidden_size)
+    for each in stack.modules:
+        width *= len(each.settings["modes"]) if each.kind == "Pooling" else 1
+        width = int(each.settings["out_features"]) if each.kind == "Dense" else width
+    return width
 
 
 def complete_modules(model: Embedder, folder: Path) -> None:

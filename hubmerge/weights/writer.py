@@ -58,7 +58,7 @@ def split_modules(
 ) -> tuple[list[TensorSpec], dict[str, list[TensorSpec]]]:
     """The tensors of the folder itself, and those of each of its files in a subfolder."""
     modules: dict[str, list[TensorSpec]] = {name: [] for name in files if "/" in name}
-    own = []
+    own: list[TensorSpec] = []
     for spec in specs:
         subfolder = spec[0].rpartition("/")[0]
         modules.get(f"{subfolder}/{SINGLE_FILE}", own).append(spec)

@@ -134,13 +134,15 @@ def test_prompts_and_lengths_are_those_of_the_model(tmp_path: Path) -> None:
 
 
 def test_embeddings_do_not_depend_on_the_batch(folder: Path) -> None:
-    learner = embedding_learner(load_model(folder, "pairs"), 512)
+    model = load_model(folder, "pairs")
+    learner = embedding_learner(model, 512)
     texts = ["the cat sat on the mat and the dog did not", "good", "bad films are dull"]
     tokens = learner.encode_documents(texts)
     device = torch.device("cpu")
     together, _ = embed_documents(learner, learner.network, tokens, 3, device)
     apart, _ = embed_documents(learner, learner.network, tokens, 1, device)
     assert torch.allclose(together, apart, atol=1e-6)
+    assert together.shape == (3, model.width)
     assert similarity(together, apart, True).diagonal().tolist() == pytest.approx([1, 1, 1])
 
 
