@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from PIL.Image import Image
@@ -16,10 +16,11 @@ from hubmerge.tasks.metrics import make_metric
 from hubmerge.tasks.task import Task
 
 CACHE_BYTES = 500_000_000
-_BATCH_SIZES = {"image": 256, "text": 64, "rank": 16, "target": 16}
+_BATCH_SIZES = {"image": 256, "text": 64, "rank": 16, "target": 16, "pairs": 64}
 
 _LM_EVAL_ROWS = 64  # of which the harness makes batches of equal lengths
 
+T = TypeVar("T")
 Gather = Callable[[Tensor], Tensor]
 
 
@@ -92,6 +93,13 @@ class Examples:
         self.split, self._prepare = split, prepare
         self.cached_bytes, self._cache_bytes = 0, cache_bytes
         self._cache: dict[int, Example] = {}
+        self._prepared: dict[str, Any] = {}
+
+    def prepare_once(self, name: str, prepare: Callable[[], T]) -> T:
+        """What `prepare` returns, which is called once: of all rows, for the same preparation."""
+        if name not in self._prepared:
+            self._prepared[name] = prepare()
+        return cast(T, self._prepared[name])
 
     def __getitem__(self, row: int) -> Example:
         if row in self._cache:

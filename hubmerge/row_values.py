@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hubmerge.errors import UsageError
 from hubmerge.evaluation import Examples, batch_size, correct_rows, rows_together
 from hubmerge.learners.classification import check_finite
+from hubmerge.learners.embedding import EmbeddingLearner
 from hubmerge.learners.generation import (
     GeneratedText,
     GenerationLimits,
@@ -21,12 +22,14 @@ from hubmerge.learners.generation import (
 )
 from hubmerge.learners.learner import Batch, Learner
 from hubmerge.learners.ranking import LanguageLearner
+from hubmerge.learners.retrieval import embed_documents, embed_queries, rank_documents
 from hubmerge.learners.row_encoder import IGNORED
 from hubmerge.refs import printable
-from hubmerge.specs import BINARY_METRICS, LIKELIHOOD
+from hubmerge.specs import BINARY_METRICS, LIKELIHOOD, RETRIEVAL_METRICS
 from hubmerge.tasks.data import DOC, Split
 from hubmerge.tasks.examples import ChatExample, LanguageExample, TextExample
 from hubmerge.tasks.metric_function import MetricRow, call_metric_function
+from hubmerge.tasks.retrieval_metrics import RANK_METRICS
 from hubmerge.tasks.task import Task
 from hubmerge.tasks.text_metrics import TEXT_METRICS
 from hubmerge.trials import RowValues
@@ -66,9 +69,9 @@ class MeasuredRows:
 def has_row_metric(task: Task) -> bool:
     """Whether the metric of a task is a mean of numbers, one for each row, by `measure_rows`.
 
-    They are measured on generated texts, or are likelihoods.
+    They are measured on generated texts or on ranks of documents, or are likelihoods.
     """
-    return _is_generated(task) or task.metric == LIKELIHOOD
+    return _is_generated(task) or task.metric in (LIKELIHOOD, *RETRIEVAL_METRICS)
 
 
 def measure_rows(
@@ -92,11 +95,36 @@ def measure_rows(
     if _is_generated(split.task):
         assert isinstance(learner, LanguageLearner)
         return _measure_texts(learner, network, split, rows, device)
+    if split.task.spec.kind == "pairs":
+        assert isinstance(learner, EmbeddingLearner)
+        return MeasuredRows(_measure_ranks(learner, network, examples, rows, device))
     batches = examples.batches_of(rows, learner.collate)
     if examples.split.task.metric == LIKELIHOOD:
         losses, tokens = _answer_losses(network, batches, device)
         return MeasuredRows(tuple((-losses / tokens).exp().tolist()))
     return MeasuredRows(tuple(map(float, correct_rows(learner, network, batches, device))))
+
+
+def _measure_ranks(
+    learner: EmbeddingLearner,
+    network: nn.Module,
+    examples: Examples,
+    rows: Sequence[int],
+    device: torch.device,
+) -> tuple[float, ...]:
+    """The metric of each row by the ranks of its documents among all of the split."""
+    documents, measure = examples.split.documents, RANK_METRICS[examples.split.task.metric]
+    tokens = examples.prepare_once("documents", lambda: learner.encode_documents(documents.texts))
+    network.eval()
+    size = batch_size(examples.split.task.spec.kind)
+    embedded = embed_documents(learner, network, tokens, size, device)
+    values: list[float] = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        queries = embed_queries(learner, network, [examples[row] for row in part], device)
+        relevant = [documents.relevant[row] for row in part]
+        values += map(measure, rank_documents(queries, embedded, relevant))
+    return tuple(values)
 
 
 def lm_eval_values(

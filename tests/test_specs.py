@@ -87,7 +87,7 @@ def test_a_minimal_task_of_every_kind() -> None:
     ("kind", "fields", "sentence"),
     [
         ("rank", {"target": "{{ a }}"}, "`target` is for kind target, not rank"),
-        ("image", {"max_tokens": 9}, "`max_tokens` is for kind text or rank or target, not image"),
+        ("image", {"max_tokens": 9}, "`max_tokens` is for kind text or rank or target or pairs"),
         ("rank", {"prompt": ""}, "kind rank needs `prompt`"),
         ("target", {"metric": "accuracy"}, "kind target is measured by token_accuracy"),
         ("text", {"metric": "token_accuracy"}, "kind text is measured by accuracy"),

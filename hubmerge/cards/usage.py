@@ -23,6 +23,8 @@ class TaskKind:
     loader_note: str = ""
 
 
+SENTENCE_TRANSFORMERS = "sentence-transformers"
+MODULES_JSON = "modules.json"  # of embedding models
 # The Hub has removed text2text-generation.
 _GENERATION = TaskKind(
     "text-generation", "text-generation",
@@ -36,6 +38,10 @@ _KINDS = {
     "text": TaskKind("text-classification", "text-classification", "AutoModel"),
     "rank": _GENERATION,
     "target": _GENERATION,
+    "pairs": TaskKind(
+        "sentence-similarity", "information-retrieval",
+        "AutoModel", " (or the class that its config.json names)",
+    ),
 }  # fmt: skip
 # A model with trained heads is not a CLIP whose classes are words, so it is not zero-shot.
 _HEADED_IMAGE = TaskKind("image-classification", "image-classification", "AutoModel")
@@ -63,7 +69,15 @@ def base_model_relation(manifest: Manifest) -> str:
 
 def library_name(manifest: Manifest) -> str:
     """The library that loads the model."""
+    if is_embedding_model(manifest):
+        return SENTENCE_TRANSFORMERS
     return "hubmerge" if manifest.is_moe else manifest.layout
+
+
+def is_embedding_model(manifest: Manifest) -> bool:
+    """Whether sentence-transformers loads the model as it was trained and measured."""
+    has_modules = MODULES_JSON in manifest.files
+    return manifest.task_kind == "pairs" and has_modules and not manifest.is_moe
 
 
 def pinned_label(source: Source) -> str:
@@ -96,6 +110,12 @@ def _head_files(manifest: Manifest) -> list[str]:
 def _model_loading(manifest: Manifest, kind: TaskKind) -> str:
     if manifest.is_moe:
         return _moe_loading(manifest, kind)
+    if is_embedding_model(manifest):
+        note = ", which loads the base too, by the name in adapter_config.json"
+        return (
+            'Load it with sentence-transformers alone: `SentenceTransformer("REPO", '
+            f'revision="TAG")`{note if manifest.layout == "peft" else ""}.'
+        )
     if manifest.layout == "open_clip":
         return (
             "Load it with open_clip alone: download the folder and call "

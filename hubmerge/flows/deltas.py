@@ -122,6 +122,8 @@ def _find_problems(pinned: Sequence[PinnedModel], repo: str, to: str) -> Iterato
             yield f"The base of {label} is a local folder, so nobody else could restore the delta."
         elif DELTA_JSON in manifest.files:
             yield f"{label} is a delta already."
+        elif any("/" in name for name in manifest.files):
+            yield f"{label} has modules in subfolders, which a delta cannot restore."
 
 
 def _can_shrink(checkpoint: Checkpoint) -> bool:

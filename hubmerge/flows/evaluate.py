@@ -17,6 +17,7 @@ from hubmerge.calibration import calibration_error, calibration_stderr, read_con
 from hubmerge.errors import map_all
 from hubmerge.evaluation import Examples, accuracy
 from hubmerge.hub.client import Hub
+from hubmerge.learners.embedding import EmbeddingLearner
 from hubmerge.learners.factory import class_model, make_learner
 from hubmerge.learners.heads import head_path
 from hubmerge.learners.learner import Learner, without_network
@@ -247,6 +248,8 @@ def preprocessing_key(learner: Learner, model: Model) -> str:
         )
     if isinstance(learner, LanguageLearner):
         limits: object = learner.encoder.settings, tokenizer.chat_template
+    elif isinstance(learner, EmbeddingLearner):
+        limits = learner.settings
     else:
         limits = getattr(learner, "max_tokens", None)
     special_tokens = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -21,6 +21,7 @@ from hubmerge.refs import ModelRef, check_inner_path
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.atomic_folder import atomic_folder, check_target
 from hubmerge.weights.checkpoint import open_checkpoint
+from hubmerge.weights.embedding_modules import module_weight_files
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.layout import regular_file
 from hubmerge.weights.side_files import copy_side_files
@@ -154,6 +155,9 @@ def _target_name(name: str) -> str:
 
 def _copy_other_files(folder: Path, out: Path) -> None:
     copy_side_files(folder, out)
+    for name in module_weight_files(folder):
+        (out / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(regular_file(folder, name), out / name)
     for name in (ADAPTER_CONFIG, _CARD):
         if (folder / name).exists():
             shutil.copyfile(regular_file(folder, name), out / name)

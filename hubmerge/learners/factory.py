@@ -9,6 +9,7 @@ from torch import nn
 
 from hubmerge.errors import UsageError
 from hubmerge.learners.classification import TEXT_INPUTS, Classifier, ImageLearner, TextLearner
+from hubmerge.learners.embedding import embedding_learner
 from hubmerge.learners.heads import head_path, label_head, load_head, missing_head, new_head
 from hubmerge.learners.learner import Learner
 from hubmerge.learners.pair_encoder import PairEncoder
@@ -21,6 +22,7 @@ from hubmerge.models.class_model import (
     is_class_model,
     load_class_model,
 )
+from hubmerge.models.embedder import Embedder
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
 from hubmerge.models.text_decoder import PaddedClassifier, TextDecoder
@@ -35,6 +37,8 @@ def make_learner(model: Model, task: Task, head: nn.Module | None, augment: bool
     With `augment`, images are cropped at random in training.
     """
     max_tokens = task.spec.max_tokens
+    if isinstance(model, Embedder):
+        return embedding_learner(model, max_tokens)
     if isinstance(model, LanguageModel):
         scorer = TargetScorer(model.forward_module, model.is_seq2seq, model.shares_encoder)
         positions = _max_positions(model)
@@ -56,7 +60,7 @@ def initial_head(model: Model, task: Task, classes: tuple[str, ...]) -> nn.Modul
     Raises UsageError if the task needs a head of labels and the model cannot encode text, and for a
     model with a decoder, which has no features that a head could take.
     """
-    if isinstance(model, LanguageModel):
+    if isinstance(model, LanguageModel | Embedder):
         return None
     if isinstance(model, TextDecoder):
         raise UsageError(
@@ -82,7 +86,7 @@ def load_trained_head(
     It is in a file of its own, beside a merge with the whole model that it belongs to, or a part of
     the model itself. Raises UsageError if there is none, CheckpointError if it does not fit.
     """
-    assert not isinstance(model, LanguageModel)
+    assert not isinstance(model, LanguageModel | Embedder)
     file = head_path(folder, task)
     if file.is_file() and has_config(file):
         return class_model(model, load_class_model(folder, file), classes, str(file))
@@ -106,7 +110,9 @@ def class_model(model: Model, module: Any, classes: tuple[str, ...], where: str)
 
 
 def _encoder(model: Model) -> nn.Module:
-    assert not isinstance(model, LanguageModel | TextDecoder)  # neither takes a head of features
+    assert not isinstance(
+        model, LanguageModel | TextDecoder | Embedder
+    )  # none takes a head of features
     return model.encoder
 
 

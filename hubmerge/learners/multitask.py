@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from hubmerge.errors import UsageError
 from hubmerge.learners.classification import Classifier, ImageLearner, TextLearner
+from hubmerge.learners.embedding import EmbeddingLearner
 from hubmerge.learners.learner import Batch, Example, Learner, without_network
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.tasks.task import Task
@@ -126,6 +127,11 @@ def _with_task_input(learner: Learner) -> Learner:
 
 
 def _check_one_family(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
+    if any(isinstance(learner, EmbeddingLearner) for learner in learners):
+        raise UsageError(
+            "A mixture of experts is not trained on tasks of kind pairs.",
+            "Merge the experts instead, with `hubmerge merge` or `hubmerge select`.",
+        )
     by_family = dict[str, list[str]]()
     for learner, task in zip(learners, tasks, strict=True):
         by_family.setdefault(_FAMILIES[type(learner)], []).append(task.name)

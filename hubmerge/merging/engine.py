@@ -34,7 +34,7 @@ from hubmerge.weights.dtypes import Array, is_float
 from hubmerge.weights.header import TensorInfo, safe_name
 from hubmerge.weights.match_options import BASE_TIE_HINT, TIED_HINT
 from hubmerge.weights.model_config import changed_config
-from hubmerge.weights.side_files import copy_side_files, side_files
+from hubmerge.weights.side_files import copy_side_files, side_files, write_files
 from hubmerge.weights.stack_files import create_stack_files
 from hubmerge.weights.task_vector import TaskVector
 from hubmerge.weights.writer import (
@@ -92,6 +92,7 @@ def merge(
                 ),
             },
         )
+        write_files(folder, plan.module_files)
         if plan.method.parts(plan.params) != "tensors":
             with open_stream(plan, softenings, threads or core_count()) as stream:
                 merge_by_parts(stream, targets, progress)

@@ -73,7 +73,8 @@ class MergePlan:
     `settings` are parameters and weights that differ between tensors or experts. With `shard_size`
     the weights are written to files of at most so many bytes, not to files like the base's. With a
     `config`, which replaces the base's, the base is not one folder but a stack of layers: see
-    `weights.layer_stack`.
+    `weights.layer_stack`. `module_files`, by path, are those of the modules of embedding models
+    that only the experts have.
     """
 
     base: Checkpoint
@@ -89,6 +90,7 @@ class MergePlan:
     settings: TensorSettings = field(default=UNIFORM, repr=False)
     shard_size: int | None = None
     config: Mapping[str, Any] | None = field(default=None, repr=False)
+    module_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @cached_property
     def vectors(self) -> tuple[TaskVector, ...]:

@@ -150,10 +150,14 @@ def _layer_filter(model: Model) -> Callable[[str, nn.Module], bool]:
         body = model.module
     else:
         body = model.module.base_model
+    outside = getattr(model, "module_folders", ())  # modules of an embedding model
     inside = {layer for layer in body.modules() if isinstance(layer, (nn.Linear, Conv1D))}
     output = cast(object, model.module.get_output_embeddings())
     return lambda name, layer: (
-        layer in inside and layer is not output and "pooler" not in name.split(".")
+        layer in inside
+        and layer is not output
+        and "pooler" not in (parts := name.split("."))
+        and parts[0] not in outside
     )
 
 

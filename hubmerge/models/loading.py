@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 from hubmerge.errors import CheckpointError
 from hubmerge.models.clip_folder import TransformersClip, load_transformers_clip
 from hubmerge.models.config import check_configs, read_config
+from hubmerge.models.embedder import Embedder, load_embedder
 from hubmerge.models.language_model import LanguageModel, load_language_model
 from hubmerge.models.load_errors import load_errors_name
 from hubmerge.models.open_clip_folder import OpenClip, load_open_clip
@@ -26,7 +27,7 @@ from hubmerge.specs import Kind
 from hubmerge.weights.checkpoint import open_checkpoint
 
 ImageModel = OpenClip | TransformersClip | VisionEncoder
-Model = ImageModel | TextEncoder | TextDecoder | LanguageModel
+Model = ImageModel | TextEncoder | TextDecoder | LanguageModel | Embedder
 Family = Literal["clip", "image", "text", "language", "none"]
 Loader = Callable[[Path, dict[str, Any]], Model]
 
@@ -41,12 +42,14 @@ _FAMILIES_OF_KIND: dict[Kind, tuple[Family, ...]] = {
     "text": ("text",),
     "rank": ("language",),
     "target": ("language",),
+    "pairs": ("text", "language"),
 }
 _REQUIRED_MODEL: dict[Kind, str] = {
     "image": "a CLIP in open_clip's or transformers' layout, or a vision encoder such as a ViT",
     "text": "a text encoder such as BERT or RoBERTa",
     "rank": "a language model such as T5 or GPT-2",
     "target": "a language model such as T5 or GPT-2",
+    "pairs": "a text encoder such as BERT, or a decoder, with the modules of sentence-transformers",
 }
 # transformers' image classifiers that are not plain encoders: they also read text, or fetch their
 # tower from elsewhere.
@@ -59,6 +62,8 @@ def load_model(folder: Path, kind: Literal["image"] = "image") -> ImageModel: ..
 def load_model(folder: Path, kind: Literal["text"]) -> TextEncoder: ...
 @overload
 def load_model(folder: Path, kind: Literal["rank", "target"]) -> LanguageModel: ...
+@overload
+def load_model(folder: Path, kind: Literal["pairs"]) -> Embedder: ...
 @overload
 def load_model(folder: Path, kind: Kind) -> Model: ...
 
@@ -73,7 +78,7 @@ def load_model(folder: Path, kind: Kind = "image") -> Model:
     _check_no_adapter(folder)
     check_configs(folder)
     if (folder / "open_clip_config.json").is_file():
-        _check_family(folder, "an open_clip CLIP", "clip", kind)
+        _check_family(folder, "an open_clip CLIP", "clip", kind, {})
         return _load(load_open_clip, folder, read_config(folder / "open_clip_config.json"))
     if not (folder / "config.json").is_file():
         raise CheckpointError(
@@ -81,9 +86,9 @@ def load_model(folder: Path, kind: Kind = "image") -> Model:
         )
     config = read_config(folder / "config.json")
     family = family_of(config)
-    _check_family(folder, f"a {config.get('model_type', 'unnamed')!r} model", family, kind)
+    _check_family(folder, f"a {config.get('model_type', 'unnamed')!r} model", family, kind, config)
     _check_not_quantised(folder, config)
-    return _load(_LOADERS[family], folder, config)
+    return _load(load_embedder if kind == "pairs" else _LOADERS[family], folder, config)
 
 
 def load_classifier(folder: Path, kind: Kind) -> Model:
@@ -128,8 +133,11 @@ def family_of(config: dict[str, Any]) -> Family:
     return "language" if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "none"
 
 
-def _check_family(folder: Path, description: str, family: Family, kind: Kind) -> None:
-    if family not in _FAMILIES_OF_KIND[kind]:
+def _check_family(
+    folder: Path, description: str, family: Family, kind: Kind, config: Mapping[str, Any]
+) -> None:
+    is_seq2seq = kind == "pairs" and config.get("is_encoder_decoder")
+    if family not in _FAMILIES_OF_KIND[kind] or is_seq2seq:
         raise CheckpointError(
             f"{folder} is {description}, which does not support tasks of kind {kind}.",
             f"Tasks of kind {kind} need {_REQUIRED_MODEL[kind]}.",

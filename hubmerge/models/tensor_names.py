@@ -102,6 +102,8 @@ def _name_variants(name: str, prefix: str) -> Iterator[str]:
     yield name
     yield f"{prefix}.{name}"
     yield name.removeprefix(f"{prefix}.")
+    if "/" in name:  # a module of an embedding model, which is attached to its transformer
+        yield name.replace("/", ".")
 
 
 def _check_complete(module: nn.Module, names: set[str]) -> None:
@@ -116,5 +118,6 @@ def _check_complete(module: nn.Module, names: set[str]) -> None:
 
 def _read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     with safe_open(checkpoint.tensor(name).file, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(name)
+        own_name = name if name in file.keys() else name.rpartition("/")[2]  # noqa: SIM118
+        tensor: Tensor = file.get_tensor(own_name)
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -72,14 +72,14 @@ def load_text_encoder(folder: Path, config: dict[str, Any]) -> TextEncoder:
     module, names = load_module(folder, class_of_config(config, MODEL_MAPPING_NAMES))
     tokenizer = load_tokenizer(folder)
     encoder = TextFeatures(module.base_model).eval()
-    _freeze_pooler(module.base_model)
+    freeze_pooler(module.base_model)
     max_tokens = min(tokenizer.model_max_length, count_positions(module))
     with torch.no_grad():
         width = int(encoder(torch.zeros(1, 1).long(), torch.ones(1, 1).long()).shape[1])
     return TextEncoder(module, names, encoder, tokenizer, max_tokens, width, type(module).__name__)
 
 
-def _freeze_pooler(body: nn.Module) -> None:
+def freeze_pooler(body: nn.Module) -> None:
     """Freeze the pooler: it gets no gradient, and distributed training would wait for one."""
     pooler = getattr(body, "pooler", None)
     if isinstance(pooler, nn.Module):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import transformers
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
@@ -42,9 +42,14 @@ def class_of_config(config: Mapping[str, Any], names: Mapping[str, Any]) -> type
     return model_class if fits else class_of_type(config, names)
 
 
-def load_module(folder: Path, model_class: type[PreTrainedModel]) -> tuple[Any, TensorNames]:
+def load_module(
+    folder: Path,
+    model_class: type[PreTrainedModel],
+    attach: Callable[[nn.Module], None] = lambda module: None,
+) -> tuple[Any, TensorNames]:
     """The module of a folder in float32 on the CPU, and the names of its tensors.
 
+    `attach` adds to the module what the library does not load, before tensors are named.
     Raises ValueError with the name of a tensor that the folder lacks.
     """
     with without_warnings():
@@ -56,6 +61,7 @@ def load_module(folder: Path, model_class: type[PreTrainedModel]) -> tuple[Any, 
             # Always set, because a config may name a kernel on the Hub.
             attn_implementation="sdpa" if model_class._supports_sdpa else "eager",
         )
+    attach(module)
     return module, tensor_names(open_checkpoint(folder), module)
 
 
@@ -82,11 +88,26 @@ def tokenize_prompts(tokenizer: Any, prompts: Sequence[str], max_tokens: int) ->
 def save_module(
     module: Any, names: TensorNames, folder: Path, state: Mapping[str, Tensor] | None
 ) -> None:
-    """Write the weights in float32 to one file, and the config with this dtype."""
-    save_file(names.file_tensors(module, state), folder / WEIGHTS, metadata={"format": "pt"})
+    """Write the weights in float32, and the config with this dtype.
+
+    They are one file, and one more for each module of an embedding model.
+    """
+    for path, tensors in by_subfolder(names.file_tensors(module, state)).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / path, metadata={"format": "pt"})
     module.config.dtype = "float32"  # else the bfloat16 of a base would round on the next load
     module.config.architectures = [type(module).__name__]
     module.config.save_pretrained(folder)
+
+
+def by_subfolder(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file by its path: those of a module are in its subfolder."""
+    files: dict[str, dict[str, Tensor]] = {WEIGHTS: {}}
+    for name, tensor in tensors.items():
+        subfolder, _, own_name = name.rpartition("/")
+        path = f"{subfolder}/{WEIGHTS}" if subfolder else WEIGHTS
+        files.setdefault(path, {})[own_name] = tensor
+    return files
 
 
 @contextmanager

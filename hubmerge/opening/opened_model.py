@@ -14,6 +14,7 @@ from hubmerge.model_files import PICKLE_SUFFIXES
 from hubmerge.refs import Revision
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.checkpoint import Checkpoint
+from hubmerge.weights.embedding_modules import read_stack
 from hubmerge.weights.layout import regular_file
 from hubmerge.weights.moe_layout import config_file_names
 
@@ -60,7 +61,7 @@ class OpenedModel:
     def identifying_files(self) -> Mapping[str, Path]:
         """Without a manifest, the files whose bytes identify the model, by their path in it."""
         weights, configs = self.checkpoint.weight_file_names(), _config_files(self.checkpoint)
-        names = {*weights, *configs, *_identifying_files(self.folder)}
+        names = {*weights, *configs, *_identifying_files(self.folder), *_module_files(self.folder)}
         return {name: self.folder / name for name in sorted(names)}
 
     @cached_property
@@ -89,6 +90,15 @@ def _config_files(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.is_moe:
         return config_file_names(checkpoint.folder)
     return (ADAPTER_CONFIG,) if checkpoint.kind == "lora" else ()
+
+
+def _module_files(folder: Path) -> tuple[str, ...]:
+    """The files of an embedding model's modules, unless they are those of mean pooling alone.
+
+    Earlier versions knew no modules, and locks hold their digests of such models.
+    """
+    stack = read_stack(folder)
+    return () if stack is None or stack.is_plain else stack.files()
 
 
 def _identifying_files(folder: Path) -> list[str]:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hubmerge.errors import Failures, UsageError, raise_together
+from hubmerge.errors import CheckpointError, Failures, UsageError, raise_together
 from hubmerge.merging.plan import Expert, MergePlan, check_checkpoints, check_plan
 from hubmerge.merging.settings import for_tensors
 from hubmerge.opening.expert_heads import expert_notes, find_heads, find_kept_heads
 from hubmerge.opening.matched_inputs import MatchedInputs, match_inputs
 from hubmerge.opening.merge_inputs import MergeInputs
-from hubmerge.opening.stacked_inputs import stack_inputs
+from hubmerge.opening.stacked_inputs import StackedInputs, stack_inputs
+from hubmerge.weights.embedding_match import find_disagreement, find_module_files, stack_notes
 from hubmerge.weights.header import safe_name, summarize_names
 from hubmerge.weights.kept_heads import KeptHead
 from hubmerge.weights.match_options import MatchOptions
@@ -33,11 +34,14 @@ class PlannedMerge:
         """What differs between the experts and the base, in sentences."""
         yield from expert_notes(inputs.experts)
         for expert, vector in zip(self.plan.experts, self.plan.vectors, strict=True):
+            yield from stack_notes(self.plan.base.folder, expert.checkpoint.folder, expert.name)
             if vector.adapter is None:
                 yield from vector.full.notes(expert.name)
             elif vector.adapter.head:
                 names = summarize_names(vector.adapter.head)
                 yield f"{expert.name} has a head of its own, {names}: it is not merged."
+        if self.plan.module_files:
+            yield "The base has no modules of an embedding model: those of the experts are kept."
         if kept := [name for name, head in self.heads.items() if isinstance(head, KeptHead)]:
             yield f"Beside the merge: {', '.join(map(safe_name, kept))}."
 
@@ -76,12 +80,26 @@ def plan_merge(
         settings=for_tensors(inputs.settings, stacked.base.index),
         config=stacked.config,
         shard_size=shard_size,
+        module_files=_find_module_files(stacked, failures),
     )
     # Without the experts that were left out, their weights do not sum up as they would.
     check = check_checkpoints if inputs.failures else check_plan
     failures.run(lambda: check(plan))
     failures.raise_all()
     return PlannedMerge(plan, matched, _find_all_heads(inputs, plan, matched.tokens))
+
+
+def _find_module_files(stacked: StackedInputs, failures: Failures) -> Mapping[str, bytes]:
+    """The files of the modules of embedding models, if only the experts have them."""
+    labels = [f"Expert {source.label}" for source in stacked.sources]
+
+    def find() -> Mapping[str, bytes]:
+        problems = list(find_disagreement(stacked.base, stacked.experts, labels))
+        hints = dict.fromkeys(hint for _, hint in problems)
+        raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
+        return find_module_files(stacked.base, stacked.experts)
+
+    return failures.run(find) or {}
 
 
 def _find_all_heads(inputs: MergeInputs, plan: MergePlan, tokens: AlignedTokens) -> Heads:

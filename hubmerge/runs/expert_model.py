@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hubmerge.errors import CheckpointError, DataError, UsageError
+from hubmerge.learners.embedding import EmbeddingLearner
 from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.heads import save_head
 from hubmerge.learners.learner import Learner
 from hubmerge.learners.ranking import LanguageLearner
 from hubmerge.models.adapter import AdaptedModel, add_adapter
+from hubmerge.models.embedder import Embedder, complete_modules
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model, load_model
 from hubmerge.models.packed_attention import check_packing
@@ -30,7 +32,7 @@ from hubmerge.tasks.examples import ChatExample, LanguageExample
 from hubmerge.tasks.row_formats import describe_shapes, shape_of
 from hubmerge.tasks.source import source_notes
 from hubmerge.tasks.task import Task
-from hubmerge.weights.side_files import copy_side_files
+from hubmerge.weights.side_files import copy_module_files, copy_side_files
 
 _SAMPLED_ROWS = 50  # images and texts that are read before training, spread over the split
 _TOKENIZED_ROWS = 2000  # rows of language tasks that become tokens before training
@@ -76,6 +78,9 @@ class ExpertModel:
     def _save(self, folder: Path, weights: Mapping[str, Tensor] | None) -> None:
         if self.adapted:
             self.adapted.save(folder, self._renamed(weights, self.adapted.peft_model))
+            if isinstance(self.model, Embedder):
+                copy_module_files(self.base.folder, folder)
+                complete_modules(self.model, folder)
         else:
             # The config of the model replaces that of the base: the dtype may differ.
             copy_side_files(self.base.folder, folder)
@@ -138,6 +143,11 @@ def _check_kind(task: Task, spec: TrainSpec) -> None:
         raise UsageError(
             f"--bucket sorts texts by length, and {task.name} is a task of images.", "Leave it out."
         )
+    if task.spec.kind == "pairs" and spec.tune == "prefix":
+        raise UsageError(
+            "Prefix tuning is for language models only, and embeddings have no prompt to continue.",
+            "Use `tune: lora`.",
+        )
     if spec.pack and task.spec.kind != "target":
         raise UsageError(
             f"--pack is for tasks of `kind: target`, and {task.name} is of `kind: "
@@ -161,6 +171,9 @@ def data_notes(learner: Learner, training: Split | None, validation: Split) -> I
         if isinstance(learner, LanguageLearner):
             yield from _language_notes(learner, split)
             continue
+        if isinstance(learner, EmbeddingLearner):
+            yield from _pair_notes(learner, split)
+            continue
         for row in range(0, len(split), max(1, len(split) // _SAMPLED_ROWS)):
             split.example(row)
         if split.task.spec.is_classification and (absent := split.absent_classes()):
@@ -168,6 +181,38 @@ def data_notes(learner: Learner, training: Split | None, validation: Split) -> I
                 f"{len(absent)} of {len(split.classes)} classes of {split.task.name} are not in "
                 f"its {split.name} split: {', '.join(absent[:5])}."
             )
+
+
+def _pair_notes(learner: EmbeddingLearner, split: Split) -> Iterator[str]:
+    """Notes on the texts of pairs; raises DataError for rows that cannot be used.
+
+    Training rows need something that is far, and validation rows more than one document.
+    """
+    texts, spec = split.documents.texts, split.task.spec
+    if len(texts) < 2 and not spec.negative:
+        raise DataError(
+            f"All {len(split)} {split.name} rows of {split.task.name} have one positive: there is "
+            "nothing that an embedding should be far from.",
+            "Give rows with other positives, or a `negative`.",
+        )
+    sample = texts[:_TOKENIZED_ROWS]
+    cut = sum(len(ids) >= learner.max_tokens for ids in learner.encode_documents(sample))
+    if cut:
+        yield (
+            f"{cut} of {len(sample)} {split.name} documents of {split.task.name} have "
+            f"{learner.max_tokens} tokens or more, and are cut there."
+        )
+
+
+def check_batch_of_pairs(task: Task, spec: TrainSpec, processes: int) -> None:
+    """Raise UsageError for batches of one pair, in which a positive has no negatives."""
+    rows = spec.batch // (spec.accumulate * processes)
+    if task.spec.kind == "pairs" and rows < 2 and not task.spec.negative:
+        raise UsageError(
+            f"Each batch of {task.name} would be one pair, without another pair to compare it "
+            "with.",
+            "Give a larger --batch or a smaller --accumulate, or a task with a `negative`.",
+        )
 
 
 def _language_notes(learner: LanguageLearner, split: Split) -> Iterator[str]:

@@ -20,6 +20,7 @@ from hubmerge.learners.factory import (
 )
 from hubmerge.learners.learner import without_network
 from hubmerge.models.class_model import HeadedBase
+from hubmerge.models.embedder import Embedder
 from hubmerge.models.language_model import LanguageModel
 from hubmerge.models.loading import Model
 from hubmerge.models.text_decoder import TextDecoder
@@ -48,7 +49,8 @@ class LoadedModel:
         self._state: Mapping[str, Tensor] = module.state_dict()
         self._module_names = model.names.module_names if classifier is None else classifier.names
         self._base_tensors: dict[str, Tensor] = {}
-        encoder = None if isinstance(model, LanguageModel | TextDecoder) else model.encoder
+        has_head = not isinstance(model, LanguageModel | TextDecoder | Embedder)
+        encoder = model.encoder if has_head else None
         self._encoder_pointers = {p.data_ptr() for p in encoder.parameters()} if encoder else set()
         self.changes_outside_encoder = False
 

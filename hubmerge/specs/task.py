@@ -11,10 +11,13 @@ from pydantic import Discriminator, Field, FiniteFloat, Tag, field_validator, mo
 from hubmerge.refs import check_label
 from hubmerge.specs.parsing import Spec, as_value_error
 
-Kind = Literal["image", "text", "rank", "target"]
+Kind = Literal["image", "text", "rank", "target", "pairs"]
 Head = Literal["label", "trained"]
 Format = Literal["messages", "conversations", "completion", "preference", "alpaca", "text"]
-Metric = Literal["accuracy", "token_accuracy", "exact_match", "contains", "f1", "rouge_l"]
+Metric = Literal[
+    "accuracy", "token_accuracy", "exact_match", "contains", "f1", "rouge_l",
+    "ndcg_at_10", "mrr_at_10", "recall_at_10", "accuracy_at_1",
+]  # fmt: skip
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 _LANGUAGE_KEYS = ("max_tokens", "join", "eos", "chat", "max_new_tokens", "stop")
@@ -24,17 +27,25 @@ _KEYS_BY_KIND = {
     "text": {"head", "templates", "classes", "max_tokens"},
     "rank": {"prompt", "choices", "answer", *_LANGUAGE_KEYS},
     "target": {"prompt", "target", "format", *_LANGUAGE_KEYS},
+    "pairs": {"anchor", "positive", "negative", "relevant", "corpus", "max_tokens"},
 }
-_REQUIRED_KEYS = {"rank": ("prompt", "choices", "answer"), "target": ("prompt", "target")}
-_METRIC_BY_KIND = {"target": "token_accuracy"}
+_REQUIRED_KEYS = {
+    "rank": ("prompt", "choices", "answer"),
+    "target": ("prompt", "target"),
+    "pairs": ("anchor",),
+}
+_METRIC_BY_KIND = {"target": "token_accuracy", "pairs": "ndcg_at_10"}
 # Of a text that the model generates, compared with the answer.
 GENERATION_METRICS = ("exact_match", "contains", "f1", "rouge_l")
 # Of a row: the geometric mean of the probabilities of the answer's tokens.
 LIKELIHOOD = "likelihood"
+# Of the rank that a model gives to the documents that belong to a text, among all documents.
+RETRIEVAL_METRICS = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "accuracy_at_1")
 # A row is right or wrong, without anything between.
-BINARY_METRICS = ("accuracy", "exact_match", "contains")
+BINARY_METRICS = ("accuracy", "exact_match", "contains", "accuracy_at_1")
 _CHAT_FORMATS = ("messages", "conversations")
 _MAX_TOKENS_IN_TOTAL = 1024  # the default for conversations and texts
+_MAX_TOKENS_OF_PAIRS = 512  # the default for each text of a pair, if the model takes as many
 _TEMPLATES_BY_KIND = {"text": ("This text is about {}.",)}
 
 
@@ -143,8 +154,27 @@ class SplitsSpec(Spec):
         return self
 
 
+class CorpusSpec(Spec):
+    """The documents of a task of kind pairs: a split of the data of their own, or a `config`.
+
+    `id` is the column of their ids, `text` is jinja2 over the columns of a row.
+    """
+
+    split: str = "corpus"
+    config: str | None = None
+    id: str = "_id"
+    text: str = "{{ text }}"
+
+    @field_validator("text")
+    @classmethod
+    def _check_text(cls, text: str) -> str:
+        from hubmerge.specs.prompt_language import check_template  # as in TaskSpec
+
+        return as_value_error(check_template, text)
+
+
 class TaskSpec(Spec):
-    """A task of one of four kinds, with its data and splits.
+    """A task of one of five kinds, with its data and splits.
 
     `image` and `text`: classification with a frozen head of label embeddings from `templates` and
     `classes` (empty: the label names of the data), or with a `trained` head. `rank`: `prompt`,
@@ -155,7 +185,10 @@ class TaskSpec(Spec):
     What follows ends with end of sequence, unless `eos` is false. With `chat`, the prompt is a
     user's message in the tokenizer's chat template, and what follows is the answer. Instead of a
     prompt and a target, `format` names that of the rows, such as `messages`. Texts are truncated to
-    `max_tokens`. Texts that the model generates to be measured end after `max_new_tokens`, at end
+    `max_tokens`. `pairs`: an `anchor` and its `positive`, both jinja2 over the columns of a row,
+    get embeddings that are near, and far from the `negative` if there is one and from the positives
+    of other rows; instead of a positive, the expression `relevant` may give the ids of documents of
+    a `corpus`. Texts that the model generates to be measured end after `max_new_tokens`, at end
     of sequence, or before any of the strings `stop`.
     """
 
@@ -180,6 +213,11 @@ class TaskSpec(Spec):
     eos: bool = True
     chat: bool = False
     format: Format | None = None
+    anchor: str = ""
+    positive: str = ""
+    negative: str = ""
+    relevant: str = ""
+    corpus: CorpusSpec | None = None
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 64
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
@@ -197,7 +235,11 @@ class TaskSpec(Spec):
         defaults = {
             "metric": _METRIC_BY_KIND.get(kind),
             "templates": _TEMPLATES_BY_KIND.get(kind),
-            "max_tokens": _MAX_TOKENS_IN_TOTAL if in_total else None,
+            "max_tokens": _MAX_TOKENS_OF_PAIRS
+            if kind == "pairs"
+            else _MAX_TOKENS_IN_TOTAL
+            if in_total
+            else None,
         }
         return {key: value for key, value in defaults.items() if value} | values
 
@@ -224,7 +266,7 @@ class TaskSpec(Spec):
             raise ValueError("a classification task needs two classes or more")
         return classes
 
-    @field_validator("prompt", "target")
+    @field_validator("prompt", "target", "anchor", "positive", "negative")
     @classmethod
     def _check_template_syntax(cls, template: str) -> str:
         from hubmerge.specs.prompt_language import (
@@ -233,7 +275,7 @@ class TaskSpec(Spec):
 
         return as_value_error(check_template, template) if template else template
 
-    @field_validator("choices", "answer")
+    @field_validator("choices", "answer", "relevant")
     @classmethod
     def _check_expression_syntax(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         from hubmerge.specs.prompt_language import check_expression  # as above
@@ -266,8 +308,8 @@ class TaskSpec(Spec):
         if not self.is_classification and any(getattr(s, "stratify", False) for s in carved):
             raise ValueError(f"`stratify` is for kind image or text, not {self.kind}")
         default = _METRIC_BY_KIND.get(self.kind, "accuracy")
-        others = (*GENERATION_METRICS, LIKELIHOOD) if self.kind == "target" else ()
-        metrics = (default, *others)
+        others = {"target": (*GENERATION_METRICS, LIKELIHOOD), "pairs": RETRIEVAL_METRICS}
+        metrics = tuple(dict.fromkeys((default, *others.get(self.kind, ()))))
         if self.metric not in metrics:
             raise ValueError(f"kind {self.kind} is measured by {' or '.join(metrics)}")
         return self
@@ -289,8 +331,21 @@ class TaskSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _check_pairs(self) -> TaskSpec:
+        if self.kind != "pairs":
+            return self
+        if bool(self.relevant) != (self.corpus is not None):
+            raise ValueError("`relevant` gives ids of a `corpus`: give both, or none")
+        if bool(self.positive) == bool(self.relevant):
+            raise ValueError("kind pairs needs either `positive`, or `relevant` and a `corpus`")
+        if self.corpus and self.corpus.split in self.splits.sources.values():
+            raise ValueError(f"`corpus` and the rows are both the split {self.corpus.split!r}")
+        return self
+
+    @model_validator(mode="after")
     def _check_files(self) -> TaskSpec:
-        missing = sorted(set(self.splits.sources.values()) - set(self.data.files or ()))
+        used = {*self.splits.sources.values(), *([self.corpus.split] if self.corpus else [])}
+        missing = sorted(used - set(self.data.files or ()))
         if self.data.files is not None and missing:
             raise ValueError(f"`data.files` has no files for split {missing[0]!r}")
         return self

@@ -18,6 +18,7 @@ from hubmerge.tasks.data import SPLITS, Split, read_split
 from hubmerge.tasks.examples import (
     ChatExample,
     Example,
+    PairExample,
     RankExample,
     TargetExample,
     TextExample,
@@ -223,6 +224,10 @@ def _describe_example(example: Example, classes: tuple[str, ...]) -> str:
         return "\n".join(_describe_turns(example))
     if isinstance(example, TextExample):
         return _shorten(example.text)
+    if isinstance(example, PairExample):
+        lines = [_shorten(example.anchor), f"-> {_shorten(example.positive)}"]
+        negative = [f"   {_shorten(example.negative)}"] if example.negative is not None else []
+        return "\n".join([*lines, *negative])
     text, label = example
     if not isinstance(text, str):
         text = f"an image of {text.width} x {text.height} pixels, mode {text.mode}"

@@ -6,7 +6,7 @@ import dataclasses
 
 from hubmerge.errors import UsageError
 from hubmerge.refs import printable
-from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD, Kind
+from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD, RETRIEVAL_METRICS, Kind
 from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.metric_function import metric_function_id
 from hubmerge.tasks.task import Task
@@ -19,6 +19,7 @@ _METRICS_BY_KIND: dict[Kind, tuple[str, ...]] = {
     "text": ("accuracy", CALIBRATION),
     "rank": ("accuracy", CALIBRATION, *GENERATION_METRICS),
     "target": ("token_accuracy", *GENERATION_METRICS, LIKELIHOOD, *LOSSES),
+    "pairs": RETRIEVAL_METRICS,
 }
 
 
@@ -32,10 +33,11 @@ def with_metric(task: Task, metric: str | None) -> Task:
         return task
     if task.lm_eval is not None:
         return _with_lm_eval_metric(task, task.lm_eval, metric)
-    has_answers = not task.spec.is_classification and task.spec.format != "text"
+    kind = task.spec.kind
+    has_answers = kind in ("rank", "target") and task.spec.format != "text"
     if ":" in metric and has_answers:
         return dataclasses.replace(task, chosen_metric=metric_function_id(metric))
-    allowed = _METRICS_BY_KIND[task.spec.kind]
+    allowed = _METRICS_BY_KIND[kind]
     if task.spec.format == "text":
         allowed = ("token_accuracy", LIKELIHOOD, *LOSSES)
     if metric not in allowed:

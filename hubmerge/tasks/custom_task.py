@@ -28,11 +28,17 @@ _LABEL_COLUMNS = ("label", "labels", "class", "category", "intent")
 _COLUMN_GUESSES = {
     "image": {"image": ("image",), "label": _LABEL_COLUMNS},
     "text": {"text": ("text", "sentence", "content", "review"), "label": _LABEL_COLUMNS},
+    "pairs": {
+        "anchor": ("anchor", "query", "question"),
+        "positive": ("positive", "positive_passage"),
+    },
     "target": {
         "prompt": ("prompt", "instruction", "question", "input"),
         "target": ("target", "response", "answer", "completion", "output"),
     },
 }
+# Keys that a kind may have besides.
+_OPTIONAL_GUESSES = {"pairs": {"negative": ("negative", "hard_negative", "negative_passage")}}
 # Formats of rows, by the columns that they are recognised by; the first that fits is used. Prompts
 # and completions that are texts become templates, as in tasks of earlier versions.
 _FORMAT_COLUMNS = {
@@ -43,7 +49,7 @@ _FORMAT_COLUMNS = {
     "alpaca": ("instruction", "input", "output"),
 }
 _COLUMN_KEYS = (
-    *("image", "text", "label", "prompt", "target"),
+    *("image", "text", "label", "prompt", "target", "anchor", "positive", "negative"),
     *("messages", "conversations", "chosen", "rejected", "completion", "instruction", "input"),
     *("output", "system", "tools"),
 )
@@ -192,7 +198,7 @@ def _task_from_rows(
         return Task(validate_spec(TaskSpec, values, text), folder)
     kind, column_of = _guess_columns(available, columns, text)
     kind_fields: dict[str, object] = {"data": {**fields["data"], **column_of}}
-    if kind == "target":
+    if kind in ("target", "pairs"):
         kind_fields = {key: _column_template(column) for key, column in column_of.items()}
     if kind in ("image", "text"):
         kind_fields["splits"] = _by_class(fields["splits"])
@@ -235,18 +241,20 @@ def _guess_columns(
     remaining = [name for name in available if name not in columns.values()]
     by_lower_name = {name.lower(): name for name in reversed(remaining)}
     for kind, guesses in _COLUMN_GUESSES.items():
+        optional: Mapping[str, Sequence[str]] = _OPTIONAL_GUESSES.get(kind, {})
         column_of = {
             key: columns.get(key)
             or next((by_lower_name[name] for name in names if name in by_lower_name), None)
-            for key, names in guesses.items()
+            for key, names in {**guesses, **optional}.items()
         }
-        if set(columns) <= set(guesses) and all(column_of.values()):
-            return kind, {key: str(column) for key, column in column_of.items()}
+        is_complete = all(column_of[key] for key in guesses)
+        if set(columns) <= {*guesses, *optional} and is_complete:
+            return kind, {key: column for key, column in column_of.items() if column}
     raise UsageError(
         f"Cannot guess which columns of {printable(text)} are input and answer: "
         f"{', '.join(map(printable, available))}.",
         "Write --columns text=COLUMN,label=COLUMN, or image= and label=, or prompt= and target=; "
-        "for conversations messages=.",
+        "for conversations messages=, for embeddings anchor= and positive=.",
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import datasets
@@ -14,10 +14,17 @@ import torch
 from hubmerge.errors import DataError, UnknownName, UsageError
 from hubmerge.refs import printable
 from hubmerge.specs import Carve
-from hubmerge.tasks.examples import Example, RankExample, TargetExample, make_example
+from hubmerge.tasks.documents import Corpus, Documents, find_documents, load_corpus
+from hubmerge.tasks.examples import (
+    Example,
+    PairExample,
+    RankExample,
+    TargetExample,
+    make_example,
+)
 from hubmerge.tasks.labels import ClassLabels, LabelArray, find_class_labels
 from hubmerge.tasks.lm_eval_docs import LmEvalDocs, load_docs
-from hubmerge.tasks.rows import CHECK_HINT, select_columns, task_errors
+from hubmerge.tasks.rows import CHECK_HINT, name_labels, select_columns, task_errors
 from hubmerge.tasks.source import data_location_hint, read_rows
 from hubmerge.tasks.splits import SPLITS, is_stratified, split_indices
 from hubmerge.tasks.stream import Stream, load_stream
@@ -27,6 +34,7 @@ from hubmerge.tasks.tried_rows import try_rows
 __all__ = [
     "SPLITS",
     "Example",
+    "PairExample",
     "RankExample",
     "Split",
     "Stream",
@@ -45,7 +53,8 @@ class Split:
 
     For classification these are `image` or `text`, and `label`. Other tasks have no classes; their
     columns are those that the prompts use. A row of a task of lm_eval is the index of one of its
-    `lm_eval` docs, which are no examples. `skipped` is how many broken rows are left out.
+    `lm_eval` docs, which are no examples. `skipped` is how many broken rows are left out. The
+    documents of a task of pairs are in its `corpus`, if it has one.
     """
 
     task: Task
@@ -54,6 +63,7 @@ class Split:
     class_labels: ClassLabels
     lm_eval: LmEvalDocs | None = None
     skipped: int = 0
+    corpus: Corpus | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,7 +94,11 @@ class Split:
 
     def _example(self, row: int, location: str) -> Example:
         with task_errors(self.task, f"the {self.task.spec.kind} of {location} cannot be read"):
-            return make_example(self.task.spec, self.class_labels, self.rows[row], location)
+            values = name_labels(self.task, self.rows.features, self.rows[row])
+            example = make_example(self.task.spec, self.class_labels, values, location)
+            if self.corpus is not None and isinstance(example, PairExample):
+                return self.corpus.complete(example, location)
+            return example
 
     def _image_path(self, row: int) -> str | None:
         """The path of a row's image, None if it is not a file."""
@@ -93,6 +107,24 @@ class Split:
         images = self.rows.cast_column("image", datasets.Image(decode=False))
         path = (images[row]["image"] or {}).get("path")
         return printable(path) if path else None
+
+    @cached_property
+    def documents(self) -> Documents:
+        """The documents that texts of pairs are compared with, and which belong to each row.
+
+        Raises DataError, with all problems of the rows at once.
+        """
+        return find_documents(self.task, self._pairs(), self.corpus)
+
+    def _pairs(self) -> Iterator[PairExample | DataError]:
+        for row in range(len(self)):
+            try:
+                example = self.example(row)
+            except DataError as error:
+                yield error
+                continue
+            assert isinstance(example, PairExample)
+            yield example
 
     def labels(self) -> LabelArray:
         """The labels of all rows; raises DataError if a row has no valid label."""
@@ -164,7 +196,7 @@ def read_split(task: Task, name: str) -> Split:
     if len(rows) == 0:
         raise _no_examples(task, name, len(source_rows))
     if not task.spec.is_classification:
-        return _without_broken(Split(task, name, rows, ClassLabels()))
+        return _without_broken(Split(task, name, rows, ClassLabels(), corpus=load_corpus(task)))
     with task_errors(task, "its labels cannot be read"):
         train = source_rows if source == task.spec.splits.train else None
         labels = find_class_labels(

@@ -45,14 +45,29 @@ class RankExample:
         return self.choices[self.answer]
 
 
+@dataclass(frozen=True)
+class PairExample:
+    """A text, the text that it should be near to, and one that it should be far from, if any.
+
+    `relevant` are the ids of documents that belong to it, of a task with a corpus; then `positive`
+    is the text of the first one.
+    """
+
+    anchor: str
+    positive: str
+    negative: str | None = None
+    relevant: tuple[str, ...] = ()
+
+
 LanguageExample = RankExample | FormatExample
-Example = tuple[Image, int] | tuple[str, int] | LanguageExample
+Example = tuple[Image, int] | tuple[str, int] | LanguageExample | PairExample
 
 
 __all__ = [
     "ChatExample",
     "Example",
     "LanguageExample",
+    "PairExample",
     "RankExample",
     "TargetExample",
     "TextExample",
@@ -68,6 +83,8 @@ def make_example(
     """The example of a row; DataError names the row by `location`, such as "train row 3"."""
     if spec.kind == "rank":
         return _rank_example(spec, row, location)
+    if spec.kind == "pairs":
+        return _pair_example(spec, row, location)
     if spec.format:
         return example_of_row(spec, row, location)
     if spec.kind == "target":
@@ -93,6 +110,30 @@ def _rank_example(spec: TaskSpec, row: Mapping[str, Any], location: str) -> Rank
             f"{len(choices)} choices"
         )
     return RankExample(prompt, choices, int(answer), spec.chat)
+
+
+def _pair_example(spec: TaskSpec, row: Mapping[str, Any], location: str) -> PairExample:
+    """The texts of a pair; that of a relevant document is filled in by its corpus."""
+
+    def render(field: str) -> str:
+        return _render_field(field, getattr(spec, field), row, None, location)
+
+    return PairExample(
+        render("anchor"),
+        render("positive") if spec.positive else "",
+        render("negative") if spec.negative else None,
+        _relevant(spec, row, location) if spec.relevant else (),
+    )
+
+
+def _relevant(spec: TaskSpec, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
+    ids = _evaluate_field("relevant", spec.relevant, row, location)
+    listed = ids if isinstance(ids, (list, tuple)) else [] if ids in (None, "") else [ids]
+    if not listed:
+        raise DataError(
+            f"{location} has no relevant document", "Remove the row, or name a document of it."
+        )
+    return tuple(dict.fromkeys(str(each) for each in listed))
 
 
 def _choices(spec: TaskSpec, row: Mapping[str, Any], location: str) -> tuple[str, ...]:
@@ -152,5 +193,9 @@ def used_columns(spec: TaskSpec) -> dict[str, set[str]]:
         "target": template_names(spec.target),
         "choices": expression_names(spec.choices) if isinstance(spec.choices, str) else set(),
         "answer": expression_names(spec.answer) if spec.answer else set(),
+        "anchor": template_names(spec.anchor),
+        "positive": template_names(spec.positive),
+        "negative": template_names(spec.negative),
+        "relevant": expression_names(spec.relevant) if spec.relevant else set(),
     }
     return {field: names - {"range"} for field, names in columns.items() if names}

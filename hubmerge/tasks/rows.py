@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import datasets
 
@@ -42,6 +42,20 @@ def select_columns(task: Task, rows: Rows) -> Rows:
     except Exception as error:  # arrow raises several kinds of errors
         label = printable(repr(column))
         raise DataError(f"Task {task.name}: column {label} does not hold images.") from error
+
+
+def name_labels(task: Task, features: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a task of pairs with the names of its classes in place of their numbers."""
+    if task.spec.kind != "pairs":
+        return dict(row)
+    return {
+        column: feature.int2str(value)
+        if isinstance(feature := features.get(column), datasets.ClassLabel)
+        and isinstance(value, int)
+        and value in range(feature.num_classes)
+        else value
+        for column, value in row.items()
+    }
 
 
 def check_columns(task: Task, available: Sequence[str]) -> None:

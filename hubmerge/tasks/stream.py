@@ -10,7 +10,7 @@ import datasets
 from hubmerge.errors import DataError
 from hubmerge.tasks.examples import Example, make_example
 from hubmerge.tasks.labels import ClassLabels, find_class_labels
-from hubmerge.tasks.rows import select_columns, task_errors
+from hubmerge.tasks.rows import name_labels, select_columns, task_errors
 from hubmerge.tasks.source import data_location_hint, stream_rows
 from hubmerge.tasks.splits import carved_splits
 from hubmerge.tasks.task import Task
@@ -44,7 +44,8 @@ class Stream:
                 row = next(rows, None)
                 if row is None:
                     break
-                example = make_example(self.task.spec, self.class_labels, row, location)
+                values = name_labels(self.task, self.rows.features or {}, row)
+                example = make_example(self.task.spec, self.class_labels, values, location)
             yield example
             count += 1
         if count == 0:
@@ -65,6 +66,11 @@ def load_stream(task: Task, max_examples: int | None = None, buffer: int = 1000)
             f"Task {task.name} cannot be streamed: its {carved[0]} split is carved from "
             f"{source!r}, which needs all rows at once.",
             "Give the data's own validation and test splits under `splits:`.",
+        )
+    if task.spec.corpus is not None:
+        raise DataError(
+            f"Task {task.name} cannot be streamed: its rows name documents of a corpus.",
+            "Leave --stream out.",
         )
     rows = select_columns(task, stream_rows(task, source))
     class_labels = ClassLabels()

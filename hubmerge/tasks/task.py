@@ -16,7 +16,10 @@ from hubmerge.specs import TaskSpec
 from hubmerge.tasks.lm_eval_name import LmEvalTask
 
 # Keys that tasks did not have at first: unless they are used, a task keeps its digest.
-_LATER_KEYS = ("join", "eos", "chat", "format", "max_new_tokens", "stop")
+_LATER_KEYS = (
+    *("join", "eos", "chat", "format", "max_new_tokens", "stop"),
+    *("anchor", "positive", "negative", "relevant", "corpus"),
+)
 
 
 @dataclass(frozen=True)

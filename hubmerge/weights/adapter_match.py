@@ -34,6 +34,7 @@ from hubmerge.weights.adapter_orientation import MatchContext, build_context
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.class_heads import is_class_head
 from hubmerge.weights.conversions import conversions_of, stacks_of
+from hubmerge.weights.embedding_match import find_adapter_stack_problems
 from hubmerge.weights.expert_lora import is_parameter_module, stack_changes
 from hubmerge.weights.expert_stacks import find_stacks
 from hubmerge.weights.full_names import part_of_class
@@ -113,6 +114,7 @@ def match_adapter(
     if unclear:
         problems.append((f"{label} {_UNCLEAR[0].format(summarize_names(unclear))}.", _UNCLEAR[1]))
     changes = {**adapter.changes, **changes}
+    problems += find_adapter_stack_problems(base.folder, checkpoint.folder, label)
     return MatchResult(replace(adapter, head=head, changes=changes), problems)
 
 

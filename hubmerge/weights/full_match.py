@@ -12,6 +12,7 @@ from hubmerge.weights.adapter_config_fields import Problem
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.class_heads import is_class_head, own_head
 from hubmerge.weights.conversions import memory_names
+from hubmerge.weights.embedding_match import find_stack_problems
 from hubmerge.weights.full_misfits import find_misfits
 from hubmerge.weights.full_names import (
     PARTS,
@@ -80,6 +81,8 @@ def match_full(
     base: Checkpoint, expert: Checkpoint, label: str, options: MatchOptions = DEFAULT_OPTIONS
 ) -> FullMatch:
     """Match a full expert with a base, without reading a value; `label` begins its problems."""
+    if problems := tuple(find_stack_problems(base.folder, expert.folder, label)):
+        return FullMatch({}, problems=problems)
     if expert.index.keys() == base.index.keys() and options.heads not in ("keep", "drop"):
         return _match_by_name(base, expert, label, options)
     config, own_config = map(read_model_config, (base.folder, expert.folder))
@@ -214,6 +217,8 @@ class _Matcher:
         plain = self.ours[name]
         if is_buffer(name, self.base.index[name]) or self._is_left_head(plain):
             return True
+        if "/" in name:  # a module of an embedding model, of which the expert is the transformer
+            return not any("/" in own for own in self.expert.index)
         if self.prefix.add and not plain.startswith(self.prefix.add):
             return True
         part = part_of(plain)

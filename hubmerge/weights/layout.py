@@ -6,12 +6,13 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubmerge.errors import CheckpointError
 from hubmerge.kinds import CheckpointKind
 from hubmerge.model_files import PICKLE_SUFFIXES
+from hubmerge.weights.embedding_modules import SAVE_AGAIN_HINT, module_weight_files, read_stack
 from hubmerge.weights.header import MAX_HEADER_BYTES, parse_json_object, safe_name
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -23,8 +24,8 @@ _BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 class Layout:
     """The names of a folder's weight files; `index` and `weight_map` only if they are sharded.
 
-    `weight_map` is tensor name -> file name, from the index. The files of a mixture of experts are
-    in subfolders: their names are paths, with "/".
+    `weight_map` is tensor name -> file name, from the index. The files of a mixture of experts, and
+    of the modules of an embedding model, are in subfolders: their names are paths, with "/".
     """
 
     kind: CheckpointKind
@@ -37,9 +38,17 @@ def find_layout(folder: Path) -> Layout:
     """Find the weights of a folder, in the same order as open_clip, transformers and peft.
 
     open_clip_model.safetensors; model.safetensors (which transformers prefers to an index next to
-    it); an index of shards; adapter_model.safetensors; any single safetensors file. Raises
-    CheckpointError if there are none, only pickles, or several without an index.
+    it); an index of shards; adapter_model.safetensors; any single safetensors file. The modules of
+    an embedding model come after its transformer. Raises CheckpointError if there are none, only
+    pickles, or several without an index.
     """
+    layout = _find_own_layout(folder)
+    modules = module_weight_files(folder) if layout.kind == "full" else ()
+    return replace(layout, files=(*layout.files, *modules)) if modules else layout
+
+
+def _find_own_layout(folder: Path) -> Layout:
+    """The weights in the folder itself."""
     names = _list_files(folder)
     for single in ("open_clip_model.safetensors", "model.safetensors"):
         if single in names:
@@ -98,6 +107,13 @@ def _find_single_file(folder: Path, names: Sequence[str]) -> str:
         raise CheckpointError(
             f"{folder} has its weights only as pickles, which can run code when they are read.",
             f"`hubmerge import {folder} --out DIR` takes the tensors out without running them.",
+        )
+    stack = read_stack(folder)
+    if stack and stack.modules and stack.modules[0].path:
+        raise CheckpointError(
+            f"{folder} has its transformer in {stack.modules[0].path}, as old versions of "
+            "sentence-transformers saved it.",
+            SAVE_AGAIN_HINT,
         )
     raise CheckpointError(f"{folder} has no weights: no safetensors file is in it.")
 

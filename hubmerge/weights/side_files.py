@@ -9,18 +9,24 @@ from pathlib import Path
 
 from hubmerge import model_files
 from hubmerge.weights.atomic_folder import disk_errors_name
+from hubmerge.weights.embedding_modules import module_weight_files
 from hubmerge.weights.layout import regular_file
+
+# An adapter stands in place of the transformer that these configure.
+_TRANSFORMER_CONFIGS = ("config.json", "generation_config.json")
 
 
 def side_files(folder: Path) -> tuple[str, ...]:
     """The paths, with "/", of the files besides the weights that a model needs, sorted.
 
+    The weights of an embedding model's modules are weights.
     Raises CheckpointError if one of them is a link that leaves the folder, or not a regular file.
     """
+    modules = module_weight_files(folder)
     names = model_files.side_files(_paths_in(folder))
     for name in names:
         regular_file(folder, name)
-    return names
+    return tuple(name for name in names if name not in modules)
 
 
 def other_files(folder: Path) -> tuple[str, ...]:
@@ -39,6 +45,27 @@ def copy_side_files(
                 (folder / name).write_bytes(replaced[name])
             else:
                 shutil.copyfile(source / name, folder / name)
+
+
+def copy_module_files(source: Path, folder: Path) -> None:
+    """Copy modules and tokenizer of an embedding model beside an adapter of its transformer.
+
+    With them sentence-transformers loads the adapter as it was trained.
+    """
+    modules = module_weight_files(source)
+    for name in (*side_files(source), *modules):
+        if name not in _TRANSFORMER_CONFIGS:
+            with disk_errors_name(folder / name):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(regular_file(source, name), folder / name)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder, by their path in it."""
+    for name, content in files.items():
+        with disk_errors_name(folder / name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
 
 
 def _paths_in(folder: Path) -> list[str]:

@@ -11,7 +11,9 @@ from hubmerge.weights.writer import (
     TensorSpec,
     check_space_for_copy,
     create_files,
+    create_module_files,
     spec_nbytes,
+    split_modules,
     tensor_spec,
 )
 
@@ -25,11 +27,14 @@ def create_stack_files(
     Returns name -> location, for `write_tensor`. Raises CheckpointError if the disk is full.
     """
     layout = find_layout(base.folder)
-    specs = [tensor_spec(base, name, dtype) for name in base.index]
+    every = [tensor_spec(base, name, dtype) for name in base.index]
     check_space_for_copy(base, folder, dtype)
+    specs, modules = split_modules(every, layout.files)
+    targets = create_module_files(folder, modules)
     if layout.index is None:
-        return create_files({folder / layout.files[0]: specs})
-    largest = max(regular_file(base.folder, name).stat().st_size for name in layout.files)
+        return {**create_files({folder / layout.files[0]: specs}), **targets}
+    own_files = [name for name in layout.files if "/" not in name]
+    largest = max(regular_file(base.folder, name).stat().st_size for name in own_files)
     shards = _cut(specs, largest)
     stem = layout.index.removesuffix(".safetensors.index.json")
     names = [
@@ -37,7 +42,7 @@ def create_stack_files(
         for number in range(1, len(shards) + 1)
     ]
     files = {folder / name: shard for name, shard in zip(names, shards, strict=True)}
-    return create_files(files, folder / layout.index)
+    return {**create_files(files, folder / layout.index), **targets}
 
 
 def _cut(specs: list[TensorSpec], largest: int) -> list[list[TensorSpec]]:

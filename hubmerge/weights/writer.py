@@ -34,24 +34,45 @@ def create_files_like(
 
     File names, index and order are the base's; floating-point tensors get `dtype` if one is given.
     With `shard_size` the tensors are in files of at most so many bytes, named as transformers does;
-    a larger tensor has a file of its own. Returns name -> location, for `write_tensor`. Raises
-    CheckpointError if the disk is full.
+    a larger tensor has a file of its own. The modules of an embedding model keep their files.
+    Returns name -> location, for `write_tensor`. Raises CheckpointError if the disk is full.
     """
-    if shard_size is not None:
-        check_space_for_copy(base, folder, dtype)
-        specs = [tensor_spec(base, name, dtype) for name in base.names()]
-        return _create_shards(folder, specs, shard_size)
-    layout = find_layout(base.folder)
-    files = {
-        folder / name: [
-            tensor_spec(base, tensor, dtype)
-            for tensor in base.names()
-            if base.index[tensor].file.name == name
-        ]
-        for name in layout.files
-    }
     check_space_for_copy(base, folder, dtype)
-    return create_files(files, folder / layout.index if layout.index else None)
+    layout = find_layout(base.folder)
+    specs = [tensor_spec(base, name, dtype) for name in base.names()]
+    own, modules = split_modules(specs, layout.files)
+    if shard_size is not None:
+        targets = _create_shards(folder, own, shard_size)
+    else:
+        files = {
+            folder / name: [spec for spec in own if base.index[spec[0]].file.name == name]
+            for name in layout.files
+            if "/" not in name
+        }
+        targets = create_files(files, folder / layout.index if layout.index else None)
+    return {**targets, **create_module_files(folder, modules)}
+
+
+def split_modules(
+    specs: Sequence[TensorSpec], files: Iterable[str]
+) -> tuple[list[TensorSpec], dict[str, list[TensorSpec]]]:
+    """The tensors of the folder itself, and those of each of its files in a subfolder."""
+    modules: dict[str, list[TensorSpec]] = {name: [] for name in files if "/" in name}
+    own: list[TensorSpec] = []
+    for spec in specs:
+        subfolder = spec[0].rpartition("/")[0]
+        modules.get(f"{subfolder}/{SINGLE_FILE}", own).append(spec)
+    return own, modules
+
+
+def create_module_files(
+    folder: Path, modules: Mapping[str, Sequence[TensorSpec]]
+) -> dict[str, TensorInfo]:
+    """Create the files in subfolders, by path, as `create_files` does."""
+    for name in modules:
+        with disk_errors_name(folder / name):
+            (folder / name).parent.mkdir(exist_ok=True)
+    return create_files({folder / name: specs for name, specs in modules.items()})
 
 
 def create_files(
@@ -156,7 +177,9 @@ def _encode_header(tensors: Mapping[str, TensorInfo], data_start: int = 0) -> by
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     for name, tensor in tensors.items():
         offsets = [tensor.start - data_start, tensor.end - data_start]
-        entries[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
+        # A tensor of a subfolder has its name before its own.
+        own_name = name.removeprefix(f"{tensor.file.parent.name}/")
+        entries[own_name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
     raw = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
     return struct.pack("<Q", len(raw)) + raw
