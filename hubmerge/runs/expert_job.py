@@ -188,16 +188,12 @@ def prepare_expert_run(
     push_steps(spec.push_every, spec.steps)
     base = open_ref(hub, parse_ref(spec.base))
     pinned = pin_task(hub, task)
-<<<<<<< HEAD
-    start = open_start(hub, spec, base, pinned)
-    job = ExpertJob(spec, base, pinned, columns, _prune(spec, pinned), start)
-=======
     if pinned.spec.kind == "pairs":
         from hubmerge.runs.expert_model import check_batch_of_pairs
 
         check_batch_of_pairs(pinned, spec, machine.world_size)
-    job = ExpertJob(spec, base, pinned, columns, _prune(spec, pinned))
->>>>>>> 23f08c9fe39cad6bc3abf5d654a67ab71f405077
+    start = open_start(hub, spec, base, pinned)
+    job = ExpertJob(spec, base, pinned, columns, _prune(spec, pinned), start)
 
     def folder(run_id: str) -> Path:
         return out or runs / spec.to / run_id[:12]
