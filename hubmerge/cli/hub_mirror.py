@@ -16,7 +16,7 @@ from hubmerge.cli.tables import make_table
 from hubmerge.errors import UsageError
 
 if TYPE_CHECKING:
-    from hubmerge.flows.mirror import Moved, Transfer
+    from hubmerge.flows.mirror import TransferResult, Transfer
     from hubmerge.hub.client import Hub
     from hubmerge.hub.mirror_folder import MirrorFolder
     from hubmerge.server.names import RepoId
@@ -149,7 +149,7 @@ def _read_token(path: Path) -> str:
     return token
 
 
-def _table(moved: Sequence[Moved]) -> object:
+def _table(moved: Sequence[TransferResult]) -> object:
     rows = [
         (
             _label(item),
@@ -163,7 +163,7 @@ def _table(moved: Sequence[Moved]) -> object:
     return make_table(("repository", "new or moved", "unchanged", "large files"), rows)
 
 
-def _label(item: Moved) -> str:
+def _label(item: TransferResult) -> str:
     source, target = str(item.transfer.source), str(item.transfer.target)
     return source if source == target else f"{source} as {target}"
 
@@ -172,7 +172,7 @@ def _short(ref: str) -> str:
     return ref.split("/", 2)[2]
 
 
-def _fields(item: Moved) -> dict[str, object]:
+def _fields(item: TransferResult) -> dict[str, object]:
     return {
         "repository": str(item.transfer.source),
         "as": str(item.transfer.target),

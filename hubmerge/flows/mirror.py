@@ -34,7 +34,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Moved:
+class TransferResult:
     """What was moved: refs that are new or moved, refs that were there, large files and bytes."""
 
     transfer: Transfer
@@ -50,7 +50,7 @@ def mirror(
     transfers: Sequence[Transfer],
     work: Path,
     progress: Progress,
-) -> list[Moved]:
+) -> list[TransferResult]:
     """Move repositories; `work` is an own folder for a move between two Hubs, removed at the end.
 
     Raises NotOnHub for what is not there, IntegrityError for a file whose SHA differs, UsageError
@@ -72,7 +72,7 @@ def _move(
     middle: MirrorFolder,
     transfer: Transfer,
     progress: Progress,
-) -> Moved:
+) -> TransferResult:
     # In the folder of a target, a repository has the name that it gets there.
     name = transfer.target if target is middle else transfer.source
     repository = middle.repository(name)
@@ -89,7 +89,7 @@ def _move(
         sent = files
     new = tuple(sorted(name for name, oid in refs.items() if before.get(name) != oid))
     size = sum(file.size for file in sent)
-    return Moved(transfer, new, len(refs) - len(new), len(sent), size)
+    return TransferResult(transfer, new, len(refs) - len(new), len(sent), size)
 
 
 def _pull(

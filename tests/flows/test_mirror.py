@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from hubmerge.durable import try_lock
 from hubmerge.errors import Busy, IntegrityError, NotOnHub, UsageError
-from hubmerge.flows.mirror import Moved, Transfer, mirror
+from hubmerge.flows.mirror import TransferResult, Transfer, mirror
 from hubmerge.hub.client import Hub
 from hubmerge.hub.mirror_folder import MirrorFolder
 from hubmerge.progress import no_progress
@@ -54,7 +54,7 @@ def add_step(api: HfApi, step: int) -> None:
     api.create_tag(str(NAME), tag=f"step{step}", tag_message="annotated" if step == 1 else None)
 
 
-def move(source: Hub | Path, target: Hub | Path, work: Path, **options: str) -> Moved:
+def move(source: Hub | Path, target: Hub | Path, work: Path, **options: str) -> TransferResult:
     ends = [MirrorFolder(end) if isinstance(end, Path) else end for end in (source, target)]
     name = RepoId("models", "me", options.get("name", "mnist"))
     transfer = Transfer(NAME, name, options.get("revision"))
