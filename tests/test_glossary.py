@@ -58,7 +58,7 @@ PLAIN = words_of(
     models month name no noise nonfinite note notes only open original out own owner
     paper parameters params parse parts per picture pictured pieces plan points port
     precision predicted price private provenance pull purge push q quiet ray rebuild
-    recompute ref replace report repos request requested results resume retries revoke
+    recompute ref replace repo report repos request requested results resume retries revoke
     role rounding row rows rslora sampling schedule scored search seconds seed series
     serve set setting sha share size source spec spent state statement status stderr
     stream tables taken target targets temperature threshold tied title to token top
