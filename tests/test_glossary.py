@@ -48,21 +48,21 @@ PRIVATE = words_of(
 # hubmerge what they mean in any program.
 PLAIN = words_of(
     """
-    accumulate accuracy address after against allow alpha any apply as augment batch before
-    bits bucket by c charts check chosen classes clip code columns command conclusive config cost
-    count counts cut data debug decay device drop dropout dry dtype emit env error eval
-    evaluate evaluations every examples exhaustive explain explanation export extract factor
-    figures files flops folder for format from gb group hardest hubmerge id in index json k keep
-    kind known label last layout learnt left licence license limit load locked loss lr machine
-    max merged metric min model models month name no noise nonfinite note notes only open
-    original out own owner paper parameters params parse parts per picture pictured pieces
-    plan points port precision predicted price private provenance pull purge push q quiet
-    ray rebuild recompute ref replace report repos request requested results resume retries
-    rounding row rows rslora sampling save schedule scored search seconds seed series serve set
-    setting sha share size source spec spent start state statement status stderr stream tables taken
-    target targets temperature threshold tied title to token top track train trained
-    training tune usd validation value values verdict verdicts verify version versions
-    weight where work workers x y yes
+    accumulate accuracy address after against allow alpha any apply as augment batch before bits
+    bucket by c charts check chosen classes clip code columns command conclusive config cost
+    count counts create cut data debug decay delete device drop dropout dry dtype emit env error
+    eval evaluate evaluations every examples exhaustive explain explanation export extract
+    factor figures files flops folder for format from gb group hardest hubmerge id in index json
+    k keep kind known label last layout learnt left licence license limit list load locked loss
+    lr machine max merged metric min model models month name no noise nonfinite note notes only
+    open original out own owner paper parameters params parse parts per picture pictured pieces
+    plan points port precision predicted price private provenance pull purge push q quiet ray
+    rebuild recompute ref replace repo report repos request requested results resume retries
+    revoke role rounding row rows rslora sampling save schedule scored search seconds seed
+    series serve set setting sha share size source spec spent start state statement status
+    stderr stream tables taken target targets temperature threshold tied title to token top
+    track train trained training tune usage usd user validation value values verdict verdicts
+    verify version versions weight where words work workers x y yes
     """
 )
 VARIANTS = {"experts": "expert", "tasks": "task", "recipes": "recipe", "claims": "claim"}

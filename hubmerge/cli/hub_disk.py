@@ -90,7 +90,7 @@ def gc(
 @command
 def delete(
     session: Session,
-    repository: Annotated[str, Argument(help="OWNER/NAME.")],
+    repo: Annotated[str, Argument(help="OWNER/NAME.")],
     data: Data = None,
     kind: Annotated[RepoKind, Option(help="What it holds.")] = RepoKind.model,
     yes: Annotated[bool, Option("--yes", help="Delete it; without this it is only shown.")] = False,
@@ -101,27 +101,27 @@ def delete(
 
     Example: hubmerge hub delete demo/mnist --yes
     """
-    owner, _, name = repository.partition("/")
+    owner, _, name = repo.partition("/")
     with _open(data) as server:
         found = _send(server, "GET", "/api/hubmerge/usage")["repositories"]
         known = {(row["repository"], row["kind"]): row for row in found}
-        row = known.get((repository, f"{kind.value}s"))
+        row = known.get((repo, f"{kind.value}s"))
         if row is None:
             raise NotOnHub(
-                f"This Hub has no {kind.value} {repository[:200]!r}.",
+                f"This Hub has no {kind.value} {repo[:200]!r}.",
                 "`hubmerge hub usage` lists all repositories; --kind is one of model, dataset, "
                 "space.",
             )
         size = format_bytes(row["own_bytes"])
         if not yes:
             raise UsageError(
-                f"{repository} has {row['commits']} commits, and {size} of large files that no "
+                f"{repo} has {row['commits']} commits, and {size} of large files that no "
                 "other repository has.",
                 "Add --yes to delete it for good.",
             )
         fields = {"organization": owner, "name": name, "type": kind.value}
         _send(server, "DELETE", "/api/repos/delete", fields)
-    session.print_message(f"Deleted {repository}; `hubmerge hub gc` frees {size}.")
+    session.print_message(f"Deleted {repo}; `hubmerge hub gc` frees {size}.")
 
 
 def add_commands(app: typer.Typer) -> None:
