@@ -119,6 +119,27 @@ def test_a_run_that_does_not_repeat_its_saved_steps_goes_on_beside_them(
     assert second.folder == folder.with_name(f"{folder.name}-2")
 
 
+def test_a_folder_with_another_run_is_left_alone(
+    base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
+) -> None:
+    out = tmp_path / "run"
+    for number, rate in enumerate((1e-3, 1e-2)):
+        steps = PushSteps(f"{repo}-{number}", [1], hub="local", out=out)
+        make_trainer(load(base), tmp_path, [steps], max_steps=1, learning_rate=rate).train()
+    assert "does not repeat the steps of run" in sentences[0]
+    assert steps.folder == out.with_name("run-2")
+    assert list(tags(api, f"{repo}-0")) == ["step1"]
+    assert not api.repo_exists(f"{repo}-1")
+
+
+def test_steps_that_a_run_does_not_reach_are_a_sentence(
+    base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
+) -> None:
+    make_trainer(load(base), tmp_path, [PushSteps(repo, [1, 64], hub="local")], max_steps=2).train()
+    assert sentences == ["The run ends at step 2, before step 64 is due."]
+    assert list(tags(api, repo)) == ["step1", "step2"]
+
+
 def test_a_model_without_a_name_brings_its_base(
     base: Path, tmp_path: Path, api: HfApi, repo: str
 ) -> None:
