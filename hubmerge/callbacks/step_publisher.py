@@ -84,8 +84,9 @@ class StepPublisher:
                 commits = show_waiting(
                     lambda: publisher.close(patience_s), lambda: len(publisher.unpublished)
                 )
-        except HubmergeError as error:
-            self._refusal = self._refusal or error
+        except HubmergeError as error:  # its cause does not repeat where the steps are
+            cause = error.__cause__
+            self._refusal = cause if isinstance(cause, HubmergeError) else error
         self._complete_left()
         if left := self.unpublished:
             self._warn(self._describe_left(len(left)))
