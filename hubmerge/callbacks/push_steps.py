@@ -137,6 +137,8 @@ class PushSteps(TrainerCallback):
         self._trainer = find_trainer(self)
         if self._evaluate and not can_evaluate(self._trainer, args):
             self.warn("evaluate=True has nothing to evaluate on: the Trainer has no eval_dataset.")
+        if beyond := self._target.steps_after(state.max_steps):
+            self.warn(f"The run ends at step {state.max_steps}, before step {beyond[0]} is due.")
         if state.is_world_process_zero:
             self._recorder = self._open(args, state, **objects)
         if state.global_step > 0 and self._target.is_due(state.global_step):

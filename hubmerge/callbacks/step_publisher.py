@@ -84,9 +84,10 @@ class StepPublisher:
                 commits = show_waiting(
                     lambda: publisher.close(patience_s), lambda: len(publisher.unpublished)
                 )
-        except HubmergeError as error:
-            self._refusal = self._refusal or error
-        self._complete_all()
+        except HubmergeError as error:  # its cause does not repeat where the steps are
+            cause = error.__cause__
+            self._refusal = cause if isinstance(cause, HubmergeError) else error
+        self._complete_left()
         if left := self.unpublished:
             self._warn(self._describe_left(len(left)))
         self._resources.close()
@@ -133,11 +134,11 @@ class StepPublisher:
         manifest = self._drafts.complete(step, base)
         return step_publication(self._drafts.outbox.step_folder(step), manifest, self._target.to)
 
-    def _complete_all(self) -> None:
-        """Write the manifests of all saved steps, if the base is known by now."""
+    def _complete_left(self) -> None:
+        """Write the manifests of the steps that are left, if the base is known by now."""
         if self._base is None:
             return
-        for step in self._drafts.outbox.saved_steps():
+        for step in self.unpublished:
             try:
                 self._drafts.complete(step, self._base)
             except HubmergeError as error:

@@ -78,11 +78,13 @@ class StepRecorder:
     ) -> None:
         self._target, self._run, self._starts_at, self._warn = target, run, starts_at, warn
         self._resources, self._variants = ExitStack(), 1
+        self._publisher: StepPublisher | None = None
         self.run_folder = _run_folder(target, run)
         self._use_folder(self.run_folder)
+        while other := self._other_run():
+            self._leave_folder(f"the steps of run {other[:12]}")
         if target.task is not None:
             remember_data(home(), [target.task])
-        self._publisher: StepPublisher | None = None
         self.base = base or self._saved_base(write_base)
         if self._variants == 1:
             self._publisher = StepPublisher(target, self._run, self._drafts, self.base, warn)
@@ -195,6 +197,12 @@ class StepRecorder:
             f"have changed. Its steps are saved in {steps} and not published; publish them with: "
             f"{self._target.publish_command(steps, OTHER_REPOSITORY)}"
         )
+
+    def _other_run(self) -> str | None:
+        """The id of the run whose steps are in the folder, if that is another one."""
+        saved = (self._drafts.read(step) for step in self._drafts.outbox.saved_steps())
+        runs = {str(manifest.run) for manifest in saved if manifest} - {self._run.id}
+        return min(runs, default=None)
 
     def _saved_base(self, write_base: Write) -> ModelRef | None:
         """The base of a model that was not loaded from a name: saved before the first step."""

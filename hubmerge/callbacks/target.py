@@ -41,6 +41,11 @@ class PushTarget:
         """Whether the rule includes a step."""
         return _is_due(self.push_every, step)
 
+    def steps_after(self, last: int) -> list[int]:
+        """The steps of a list that a run of `last` steps does not reach."""
+        listed = self.push_every.split(",") if "," in self.push_every else []
+        return sorted(int(step) for step in listed if step.strip() and int(step) > last)
+
     def publish_command(self, steps: Path, to: str | None = None) -> str:
         """The command that publishes a folder of steps later."""
         words = ["hubmerge", "publish", str(steps), "--to", to or self.to]

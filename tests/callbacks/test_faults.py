@@ -74,6 +74,7 @@ def test_a_dead_hub_fills_the_outbox_and_a_command_publishes_it_later(
     left = sentences[-1]
     assert left.startswith(f"2 steps are in {steps.folder}/steps and not on the Hub: ")
     assert "Run the script again, or publish them with: " in left
+    assert left.count("steps wait in") == 0
 
     proxy.faults.clear()
     command = shlex.split(left.partition("with: ")[2])

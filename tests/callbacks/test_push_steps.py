@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback
 
 from hubmerge import PushSteps
@@ -119,6 +119,27 @@ def test_a_run_that_does_not_repeat_its_saved_steps_goes_on_beside_them(
     assert second.folder == folder.with_name(f"{folder.name}-2")
 
 
+def test_a_folder_with_another_run_is_left_alone(
+    base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
+) -> None:
+    out = tmp_path / "run"
+    for number, rate in enumerate((1e-3, 1e-2)):
+        steps = PushSteps(f"{repo}-{number}", [1], hub="local", out=out)
+        make_trainer(load(base), tmp_path, [steps], max_steps=1, learning_rate=rate).train()
+    assert "does not repeat the steps of run" in sentences[0]
+    assert steps.folder == out.with_name("run-2")
+    assert list(tags(api, f"{repo}-0")) == ["step1"]
+    assert not api.repo_exists(f"{repo}-1")
+
+
+def test_steps_that_a_run_does_not_reach_are_a_sentence(
+    base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
+) -> None:
+    make_trainer(load(base), tmp_path, [PushSteps(repo, [1, 64], hub="local")], max_steps=2).train()
+    assert sentences == ["The run ends at step 2, before step 64 is due."]
+    assert list(tags(api, repo)) == ["step1", "step2"]
+
+
 def test_a_model_without_a_name_brings_its_base(
     base: Path, tmp_path: Path, api: HfApi, repo: str
 ) -> None:
@@ -133,6 +154,34 @@ def test_a_model_without_a_name_brings_its_base(
     assert (steps.folder / "base" / "model.safetensors").is_file()
     assert manifest.norms is not None
     assert 0 < manifest.norms.model < 10
+
+
+def test_a_base_by_name_is_that_of_the_hub_or_of_the_cache(
+    base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
+) -> None:
+    """transformers may have loaded it from another Hub than the one that gets the steps."""
+    name = f"{repo}-base"
+    api.create_repo(name)
+    commit = api.upload_folder(repo_id=name, folder_path=base).oid
+    model = load(base)
+    model.config._name_or_path = name
+    make_trainer(model, tmp_path, [PushSteps(f"{repo}-a", [1], hub="local")], max_steps=1).train()
+    manifest = published_manifest(api, f"{repo}-a", 1, tmp_path / "a")
+    assert (manifest.base.sha, manifest.base.name) == (commit, name)
+
+    cached = api.snapshot_download(name, cache_dir=constants.HF_HUB_CACHE)
+    api.delete_repo(name)
+    make_trainer(model, tmp_path, [PushSteps(f"{repo}-b", [1], hub="local")], max_steps=1).train()
+    local = published_manifest(api, f"{repo}-b", 1, tmp_path / "b")
+    assert (local.base.name, local.base.digest) == (cached, manifest.base.digest)
+
+    model.config._name_or_path = "nobody/has-it"
+    lost = PushSteps(f"{repo}-c", [1], hub="local")
+    make_trainer(model, tmp_path, [lost], max_steps=1).train()
+    assert "nobody/has-it" in sentences[0]
+    again = PushSteps(f"{repo}-c", [1], hub="local", base=base)  # the weights differ by now
+    make_trainer(model, tmp_path, [again], max_steps=1).train()
+    assert "does not repeat step1" in sentences[-1]
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])

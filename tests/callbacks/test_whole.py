@@ -56,6 +56,7 @@ def train_on(base: Path, rows: list[dict[str, str]], out: Path, steps: PushSteps
     trainer.train()
 
 
+@pytest.mark.slow
 def test_experts_of_two_scripts_are_selected_merged_and_loaded(
     base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
 ) -> None:
