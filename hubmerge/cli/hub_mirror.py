@@ -16,7 +16,7 @@ from hubmerge.cli.tables import make_table
 from hubmerge.errors import UsageError
 
 if TYPE_CHECKING:
-    from hubmerge.flows.mirror import TransferResult, Transfer
+    from hubmerge.flows.mirror import Transfer, TransferResult
     from hubmerge.hub.client import Hub
     from hubmerge.hub.mirror_folder import MirrorFolder
     from hubmerge.server.names import RepoId

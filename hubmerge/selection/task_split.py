@@ -49,8 +49,8 @@ class LoadedModel:
         self._state: Mapping[str, Tensor] = module.state_dict()
         self._module_names = model.names.module_names if classifier is None else classifier.names
         self._base_tensors: dict[str, Tensor] = {}
-        has_head = not isinstance(model, LanguageModel | TextDecoder | Embedder)
-        encoder = model.encoder if has_head else None
+        no_head = LanguageModel, TextDecoder, Embedder
+        encoder = None if isinstance(model, no_head) else model.encoder
         self._encoder_pointers = {p.data_ptr() for p in encoder.parameters()} if encoder else set()
         self.changes_outside_encoder = False
 

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from hubmerge.durable import try_lock
 from hubmerge.errors import Busy, IntegrityError, NotOnHub, UsageError
-from hubmerge.flows.mirror import TransferResult, Transfer, mirror
+from hubmerge.flows.mirror import Transfer, TransferResult, mirror
 from hubmerge.hub.client import Hub
 from hubmerge.hub.mirror_folder import MirrorFolder
 from hubmerge.progress import no_progress
