@@ -20,8 +20,7 @@ from hubmerge.hub.large_files import download_large_file, upload_large_files
 from hubmerge.hub.mirror_folder import LargeFile, MirroredRepository, MirrorFolder, Origin
 from hubmerge.progress import ByteProgress, Progress
 from hubmerge.server.names import RepoId, is_sha
-
-BRANCH, TAG = "refs/heads/", "refs/tags/"
+from hubmerge.server.pushes import BRANCH, TAG
 
 
 @dataclass(frozen=True)

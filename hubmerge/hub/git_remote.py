@@ -35,9 +35,11 @@ class GitRemote:
 
     def __init__(self, hub: Hub, id: RepoId) -> None:
         self._hub, self._id, self._path = hub, id, id.web_path
-        user = {"username": "hubmerge", "password": hub.token} if hub.token else {}
+        user = "hubmerge" if hub.token else None
         # urllib3's own client; dulwich's environment and the user's git configuration are not read.
-        self._client: Any = HttpGitClient(hub.endpoint, timeout=_TIMEOUT_S, quiet=True, **user)
+        self._client: Any = HttpGitClient(
+            hub.endpoint, timeout=_TIMEOUT_S, quiet=True, username=user, password=hub.token
+        )
 
     def refs(self) -> dict[str, str]:
         """The branches and tags, by full name, and the objects that they point to."""

@@ -127,7 +127,8 @@ class MirroredRepository:
             if ObjectID(commit.encode()) not in repo.object_store:
                 return False
             return any(
-                entry.commit.id == commit.encode() for entry in repo.get_walker([tip.encode()])
+                entry.commit.id == commit.encode()
+                for entry in repo.get_walker([ObjectID(tip.encode())])
             )
 
     def large_files(self, refs: Mapping[str, str]) -> list[LargeFile]:

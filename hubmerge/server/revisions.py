@@ -20,7 +20,8 @@ from hubmerge.server.discussion_store import PULL
 from hubmerge.server.git import GitCommit
 from hubmerge.server.info import format_time
 from hubmerge.server.messages import REPO_PATH, Json, next_page_link, query_number, with_json
-from hubmerge.server.repository import BRANCH, TAG, Repository
+from hubmerge.server.pushes import BRANCH, TAG
+from hubmerge.server.repository import Repository
 
 _PAGE_SIZE = 50
 _MAX_PAGE_SIZE = 1000

@@ -18,7 +18,8 @@ from hubmerge.server.pages.links import tree_url
 from hubmerge.server.pages.paging import take_page
 from hubmerge.server.pages.rendering import render_page
 from hubmerge.server.pages.tensors import Tensor, read_tensors
-from hubmerge.server.repository import BRANCH, TAG, Repository
+from hubmerge.server.pushes import BRANCH, TAG
+from hubmerge.server.repository import Repository
 from hubmerge.server.snapshot import File, Snapshot
 
 _FILES_PER_PAGE = 200

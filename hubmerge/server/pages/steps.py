@@ -11,7 +11,8 @@ from hubmerge.errors import IntegrityError
 from hubmerge.manifest import MANIFEST_JSON, Manifest, parse_manifest
 from hubmerge.refs import step_of
 from hubmerge.server.http_errors import HttpError
-from hubmerge.server.repository import TAG, Repository
+from hubmerge.server.pushes import TAG
+from hubmerge.server.repository import Repository
 from hubmerge.server.snapshot import Snapshot
 
 _MAX_MANIFEST_BYTES = 5_000_000
