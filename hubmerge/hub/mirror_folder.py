@@ -126,10 +126,8 @@ class MirroredRepository:
         with self.open() as repo:
             if ObjectID(commit.encode()) not in repo.object_store:
                 return False
-            return any(
-                entry.commit.id == commit.encode()
-                for entry in repo.get_walker([ObjectID(tip.encode())])
-            )
+            walker = repo.get_walker([ObjectID(tip.encode())])
+            return any(entry.commit.id == commit.encode() for entry in walker)
 
     def large_files(self, refs: Mapping[str, str]) -> list[LargeFile]:
         """The large files of all commits that these refs reach, each once.
