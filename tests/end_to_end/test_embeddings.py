@@ -127,7 +127,7 @@ def test_an_adapter_of_a_transformer_alone_is_merged_with_modules(
     base = Path(shutil.copytree(world / "base", tmp_path / "base"))
     shutil.rmtree(base / "2_Dense")
     (base / "modules.json").unlink()
-    lora = ("--tune", "lora", "--rank", "2", "--to", "embed/lora")
+    lora = ("--tune", "lora", "--rank", "2", "--push-every", "16", "--to", "embed/lora")
     result = train(base, world / "faq.yaml", *lora)
     assert result.code == 0, result.err
     words = ("merge", "embed/lora@step16", "--method", "task_arithmetic", "--base", base)
