@@ -9,12 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from hubmerge.front_matter import card_data
 from hubmerge.server.access import current_user, get_hub
 from hubmerge.server.card_rules import card_problems
 from hubmerge.server.http_errors import NotSignedIn
 from hubmerge.server.messages import Json, query_flag, with_json
 from hubmerge.server.names import KINDS
 
+_NO_METADATA = "The card has no metadata: a licence, tags and a base let others find the model."
 _PACKAGES = ("hubmerge", "starlette", "uvicorn", "dulwich")
 
 
@@ -50,8 +52,10 @@ def status(request: Request) -> Response:
 
 def validate_yaml(request: Request, body: Json) -> Response:
     """Whether the front matter of a card is valid; clients call this before they send README.md."""
-    errors = [{"message": problem} for problem in card_problems(str(body.get("content", "")))]
-    return JSONResponse({"errors": errors, "warnings": []}, 400 if errors else 200)
+    content = str(body.get("content", ""))
+    errors = [{"message": problem} for problem in card_problems(content)]
+    warnings = [] if errors or card_data(content) else [{"message": _NO_METADATA}]
+    return JSONResponse({"errors": errors, "warnings": warnings}, 400 if errors else 200)
 
 
 def empty_response(request: Request) -> Response:

@@ -66,8 +66,7 @@ def create(request: Request, body: Json) -> Response:
         for slug, item in collections.items():
             if (item["owner"], item["title"]) == (owner.owner, title):
                 return JSONResponse({"error": "This collection exists already.", "slug": slug}, 409)
-        words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-        slug = f"{owner.owner}/{words}-{secrets.token_hex(12)}".replace("/-", "/")
+        slug = _make_slug(owner.owner, title, secrets.token_hex(12))
         item = {
             "slug": slug,
             "title": title,
@@ -89,9 +88,16 @@ def show(request: Request) -> Response:
 
 def change(request: Request, body: Json) -> Response:
     """Change the title, description, theme, position or visibility."""
-    with _changing_one(request) as item:
+    with _changing(request) as collections:
+        item = _find(request, collections)
+        _check_may_change(request, item)
+        del collections[item["slug"]]
         item |= {key: body[key] for key in _CHANGEABLE if key in body}
         item |= {key: _read_text(body, key) for key in ("title", "description") if key in body}
+        # The old slug ends with the same id, so it stays valid.
+        item["slug"] = _make_slug(item["owner"], item["title"], _id_of(item["slug"]))
+        item["lastUpdated"] = format_time(datetime.now(UTC))
+        collections[item["slug"]] = item
     return JSONResponse({"success": True, "data": _to_json(request, item)})
 
 
@@ -137,6 +143,16 @@ def delete_item(request: Request) -> Response:
     return JSONResponse({})
 
 
+def _make_slug(owner: str, title: str, id: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    return f"{owner}/{words}-{id}".replace("/-", "/")
+
+
+def _id_of(slug: str) -> str:
+    """The end of a slug, which stays the same when the title changes."""
+    return slug.rpartition("/")[2].rpartition("-")[2]
+
+
 def _file(request: Request) -> Path:
     return get_hub(request).store.data / "collections.json"
 
@@ -171,7 +187,8 @@ def _check_may_change(request: Request, item: Json) -> None:
 
 def _find(request: Request, collections: dict[str, Json]) -> Json:
     slug = f"{request.path_params['owner']}/{request.path_params['slug']}"
-    item = collections.get(slug)
+    ids = {f"{entry['owner']}/{_id_of(key)}": entry for key, entry in collections.items()}
+    item = ids.get(f"{request.path_params['owner']}/{_id_of(slug)}")
     if item is None or not _is_visible(request, item):
         raise EntryMissing(f"This Hub has no collection {slug[:200]}.")
     return item

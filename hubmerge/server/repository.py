@@ -90,16 +90,17 @@ class Repository:
         """Create a branch or a tag, with or without a message; raises Conflict if it exists."""
         with Git(self.folder) as git, self._write_lock:
             sha = _resolve(git, revision)
-            ref, other = prefix + check_ref(name), TAG if prefix == BRANCH else BRANCH
-            if git.ref(other + name):
-                # A revision of that name would mean the branch, whatever the tag is.
-                raise Conflict(f"Reference {other + name} already exists: use another name")
+            ref = prefix + check_ref(name)
+            if prefix == TAG and git.ref(BRANCH + name):
+                # A revision of that name would mean the branch, which moves. The public Hub allows
+                # the opposite, a new branch beside a tag.
+                raise Conflict(f"Reference {BRANCH + name} already exists: use another name")
             _add_ref(git, ref, git.write_tag(sha, name, message, author) if message else sha)
 
     def delete_ref(self, prefix: str, name: str) -> None:
         """Delete a tag, or a branch other than main; its commits stay."""
         if prefix + name == BRANCH + "main":
-            raise Forbidden("The main branch cannot be deleted.")
+            raise Forbidden("Cannot delete refs/heads/main: every repository has it.")
         with Git(self.folder) as git, self._write_lock:
             if git.ref(prefix + name) is None:
                 raise RevisionMissing(f"Invalid rev id: {name}")

@@ -33,6 +33,8 @@ def test_a_collection_is_filled_ordered_and_deleted(
     ]
     renamed = api.update_collection_metadata(made.slug, title="Best", private=True)
     assert (renamed.title, renamed.private) == ("Best", True)
+    assert renamed.slug == made.slug.replace("good-steps", "best")
+    assert api.get_collection(made.slug).slug == renamed.slug  # the old slug stays valid
     with pytest.raises(EntryNotFoundError):
         anonymous.get_collection(made.slug)
     api.delete_collection_item(made.slug, filled.items[1].item_object_id)
