@@ -46,7 +46,6 @@ def run(hub: ServerState, home: Path, code: str, *arguments: str) -> list[str]:
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": hub.token,
         "HF_HOME": str(home / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     command = [sys.executable, "-c", code, *arguments]
