@@ -87,7 +87,7 @@ print(load_dataset(sys.argv[1], split="train", streaming=True).take(1).__iter__(
 """
 
 
-def run(hub: ServerState, home: Path, code: str, *arguments: str, xet: bool = False) -> list[str]:
+def run(hub: ServerState, home: Path, code: str, *arguments: str, xet: bool = True) -> list[str]:
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
