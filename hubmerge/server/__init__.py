@@ -13,7 +13,8 @@
     repository, snapshot      one repository, and one commit of it
     discussion_store          the discussions and pull requests of a repository
     git, refs, trees, content the only users of dulwich
-    xorbs                     what Xet clients upload, and the files that it becomes
+    xorbs, shards             what Xet clients upload, and the files that it becomes
+    garbage, reachability     what nothing reaches any more
     blobs, tokens, names, http_errors
 
 Importing this package loads neither a web server nor dulwich; `serve` does.

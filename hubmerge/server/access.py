@@ -12,6 +12,7 @@ from hubmerge.server.http_errors import (
     GatedRepo,
     HiddenRepo,
     Moved,
+    NotGranted,
     NotSignedIn,
     RepoMissing,
 )
@@ -127,10 +128,14 @@ def _path_with(request: Request, old: RepoId, new: RepoId) -> str:
 
 
 def readable_repo(request: Request) -> Repository:
-    """The repository in the URL, if the user may read its files."""
-    repository = visible_repo(request)
-    if repository.settings.gated and current_user(request) is None:
-        raise GatedRepo(f"Access to {repository.id} is restricted: you must be signed in.")
+    """The repository in the URL, if the user may read its files; of a gated one, its owner may."""
+    repository, user = visible_repo(request), current_user(request)
+    if repository.settings.gated:
+        message = f"Access to {repository.id} is restricted"
+        if user is None:
+            raise GatedRepo(f"{message}: you must be signed in.")
+        if not get_hub(request).tokens.is_member(user, repository.id.owner):
+            raise NotGranted(f"{message} to the user {repository.id.owner}.")
     return repository
 
 

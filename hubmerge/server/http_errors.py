@@ -7,6 +7,7 @@ HttpError
 |   |-- HiddenRepo           no such repository, or a private one; strangers cannot tell which
 |   `-- GatedRepo            visible, but reading its files needs a token
 |-- Forbidden          403   the token may only read, or the repository belongs to another user
+|   `-- NotGranted           gated, and its owner is another user
 |-- RepoMissing        404
 |-- RevisionMissing    404
 |-- EntryMissing       404
@@ -61,6 +62,10 @@ class GatedRepo(NotSignedIn):
 
 class Forbidden(HttpError):
     status = 403
+
+
+class NotGranted(Forbidden):
+    code = "GatedRepo"
 
 
 class RepoMissing(HttpError):

@@ -15,6 +15,7 @@ from hubmerge.server.access import (
     current_user,
     get_hub,
     may_see,
+    readable_repo,
     require_writer,
     visible_repo,
     writable_repo,
@@ -100,8 +101,8 @@ def listing(request: Request) -> Response:
 
 
 def auth_check(request: Request) -> Response:
-    """Check that the user may see or, with /write, change a repository."""
-    (writable_repo if request.url.path.endswith("/write") else visible_repo)(request)
+    """Check that the user may read or, with /write, change a repository."""
+    (writable_repo if request.url.path.endswith("/write") else readable_repo)(request)
     return JSONResponse({})
 
 

@@ -35,7 +35,7 @@ _STALE_MESSAGE = "The branch was updated since you opened this page. Please refr
 
 @dataclass(frozen=True)
 class RepoSettings:
-    """Private: visible only with a token. Gated: visible, but reading its files needs a token."""
+    """Private: visible only to its owner. Gated: visible, but only its owner may read its files."""
 
     created: datetime
     private: bool = False

@@ -20,7 +20,8 @@ from hubmerge.server.access import contributable_repo, get_hub, require_writer
 from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest, EntryMissing, NotSignedIn
 from hubmerge.server.messages import REPO_PATH, Json, base_url, receive_body
-from hubmerge.server.xorbs import MAX_SHARD_BYTES, MAX_XORB_BYTES, parse_shard
+from hubmerge.server.shards import MAX_SHARD_BYTES, parse_shard
+from hubmerge.server.xorbs import MAX_XORB_BYTES
 
 # Chunk headers and an index, besides the chunks.
 _MAX_XORB_BODY = MAX_XORB_BYTES + (8 << 20)

@@ -4,9 +4,8 @@ A Xet client cuts files into chunks and sends them in blocks, called xorbs. Then
 which list the chunks of each file. A file becomes a large file like any other: it is stored under
 its sha256, and downloads never read a xorb.
 
-Formats: the public Xet protocol. A xorb is a sequence of chunks, each with a header of 8 bytes:
-version, stored size (3 bytes), compression scheme, size (3 bytes). A shard is a header of 48 bytes,
-then records of 48 bytes.
+The format is that of the public Xet protocol: a sequence of chunks, each with a header of 8 bytes:
+version, stored size (3 bytes), compression scheme, size (3 bytes).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import tempfile
 import time
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -28,45 +26,19 @@ from hubmerge.durable import flush_to_disk, rename_into
 from hubmerge.server.blobs import BlobStore
 from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest
+from hubmerge.server.shards import Segment, ShardFile, read_exactly
 
 # A client makes chunks of up to 128 KiB and xorbs of up to 64 MiB; these are limits for any client.
 MAX_XORB_BYTES = 80 << 20
-MAX_SHARD_BYTES = 64 << 20
 _MAX_CHUNK_BYTES = 1 << 20
 _MAX_CHUNKS = 1 << 16
-_MAX_SEGMENTS = 1 << 18
 
-_CHUNK_HEADER_BYTES, _RECORD_BYTES = 8, 48
+_CHUNK_HEADER_BYTES = 8
 _STORED, _LZ4, _GROUPED_LZ4 = range(3)
 # Some clients end a xorb with an index of its chunks.
 _FOOTER = b"XETBLOB"
-_SHARD_TAG = b"HFRepoMetaData\x00"
-_HAS_VERIFICATION, _HAS_SHA256 = 1 << 31, 1 << 30
-_END_OF_FILES = b"\xff" * 32
 _HASH = re.compile(r"[0-9a-f]{64}")
 _COPIED_AT_ONCE = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Consecutive chunks of a xorb, and how many bytes they have together."""
-
-    xorb: str
-    first: int
-    end: int
-    size: int
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    """A file of a shard: its sha256, and the segments of which it consists."""
-
-    oid: str
-    segments: tuple[Segment, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(segment.size for segment in self.segments)
 
 
 class Xorbs:
@@ -152,31 +124,6 @@ class Xorbs:
         return self._folder / self.epoch / user / xorb[:2] / xorb
 
 
-def parse_shard(shard: BinaryIO) -> Iterator[ShardFile]:
-    """The files of a shard, as they are read; raises BadRequest if it is not one."""
-    if not shard.read(_RECORD_BYTES).startswith(_SHARD_TAG):
-        raise BadRequest("This is not a shard: its header is not that of one.")
-    while True:
-        record = _read_exactly(shard, _RECORD_BYTES, "The shard")
-        if record[:32] == _END_OF_FILES:
-            return
-        flags, count = struct.unpack_from("<II", record, 32)
-        if count > _MAX_SEGMENTS:
-            raise BadRequest(f"The shard has a file of more than {_MAX_SEGMENTS} segments.")
-        segments = tuple(_parse_segment(shard) for _ in range(count))
-        for _ in range(count if flags & _HAS_VERIFICATION else 0):
-            _read_exactly(shard, _RECORD_BYTES, "The shard")
-        if not flags & _HAS_SHA256:
-            raise BadRequest("The shard has a file without its sha256.")
-        yield ShardFile(_to_hex(_read_exactly(shard, _RECORD_BYTES, "The shard")), segments)
-
-
-def _parse_segment(shard: BinaryIO) -> Segment:
-    record = _read_exactly(shard, _RECORD_BYTES, "The shard")
-    size, first, end = struct.unpack_from("<III", record, 36)
-    return Segment(_to_hex(record), first, end, size)
-
-
 def _decode_chunks(stored: BinaryIO, target: IO[bytes]) -> Iterator[int]:
     """Write the chunks of a xorb; yields where each of them ends."""
     end = count = 0
@@ -192,7 +139,7 @@ def _decode_chunks(stored: BinaryIO, target: IO[bytes]) -> Iterator[int]:
             raise BadRequest(f"The xorb has a chunk of 0 or of more than {_MAX_CHUNK_BYTES} bytes.")
         if end + size > MAX_XORB_BYTES or count > _MAX_CHUNKS:
             raise BadRequest(f"The xorb unpacks to more than {MAX_XORB_BYTES} bytes.")
-        target.write(_decode(_read_exactly(stored, stored_size, "The xorb"), header[4], size))
+        target.write(_decode(read_exactly(stored, stored_size, "The xorb"), header[4], size))
         end += size
         yield end
 
@@ -242,15 +189,3 @@ def _byte_range(file: BinaryIO, segment: Segment) -> tuple[int, int]:
             f"A segment of the xorb {segment.xorb} does not have {segment.size} bytes."
         )
     return start, ends[segment.end - 1]
-
-
-def _read_exactly(file: BinaryIO, size: int, what: str) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
-        raise BadRequest(f"{what} is cut off.")
-    return data
-
-
-def _to_hex(hash: bytes) -> str:
-    """A hash as clients print it: four little-endian numbers of 8 bytes."""
-    return "".join(f"{word:016x}" for word in struct.unpack_from("<4Q", hash))

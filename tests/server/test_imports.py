@@ -15,7 +15,7 @@ FOLDER = Path(hubmerge.server.__file__).parent
 STORE = {
     "blobs", "commit_writer", "content", "discussion_store", "disk", "garbage",
     "git", "http_errors", "multipart_store", "names", "reachability",
-    "redirects", "refs", "repository", "snapshot", "store", "tokens", "trees", "xorbs",
+    "redirects", "refs", "repository", "shards", "snapshot", "store", "tokens", "trees", "xorbs",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from hubmerge.errors import HubmergeError
 from hubmerge.server import ServerState
@@ -74,6 +74,22 @@ def test_users_write_to_their_own_and_to_those_of_teams(bob: HfApi, api: HfApi) 
     api.upload_file(path_or_fileobj=b"y", path_in_repo="x", repo_id="team-of-all/model")
     assert "team-of-all" in {org["name"] for org in bob.whoami()["orgs"]}
     assert "local" not in {org["name"] for org in bob.whoami()["orgs"]}
+
+
+def test_the_files_of_a_gated_repository_are_its_owners(bob: HfApi, hub: ServerState) -> None:
+    bob.create_repo("gated")
+    bob.update_repo_settings("bob/gated", gated="auto")
+    assert bob.list_repo_files("bob/gated") == [".gitattributes"]
+    bob.auth_check("bob/gated")
+    other = HfApi(endpoint=hub.url, token=Tokens(hub.data).create("eve", "read"))
+    assert other.model_info("bob/gated").gated == "auto"
+    for call in (
+        lambda: list(other.list_repo_tree("bob/gated")),
+        lambda: other.auth_check("bob/gated"),
+        lambda: other.hf_hub_download("bob/gated", ".gitattributes"),
+    ):
+        with pytest.raises(GatedRepoError):
+            call()
 
 
 def test_who_sees_a_repository_may_propose_changes(bob: HfApi, api: HfApi, tmp_path: Path) -> None:

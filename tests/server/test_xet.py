@@ -18,7 +18,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from hubmerge.server import ServerState
 from hubmerge.server.blobs import BlobStore
 from hubmerge.server.http_errors import BadRequest, DiskFull
-from hubmerge.server.xorbs import Segment, ShardFile, Xorbs, parse_shard
+from hubmerge.server.shards import Segment, ShardFile, parse_shard
+from hubmerge.server.xorbs import Xorbs
 from tests.server.conftest import send_signal_and_wait
 
 XORB = "ab" * 32
