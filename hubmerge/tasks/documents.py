@@ -84,9 +84,9 @@ def find_documents(
 
     Rows with the same anchor share their documents. Raises DataError, with all problems at once.
     """
-    examples, errors = list[PairExample](), list[DataError]()
-    for pair in pairs:
-        (errors if isinstance(pair, DataError) else examples).append(pair)  # type: ignore[arg-type]
+    listed = list(pairs)
+    examples = [pair for pair in listed if isinstance(pair, PairExample)]
+    errors = [pair for pair in listed if isinstance(pair, DataError)]
     if errors:
         more = f" {len(errors)} rows cannot be used." if len(errors) > 1 else ""
         raise DataError(f"{errors[0].message}{more}", errors[0].hint or CHECK_HINT)

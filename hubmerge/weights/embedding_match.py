@@ -64,19 +64,15 @@ def stack_notes(base: Path, expert: Path, label: str) -> Iterator[str]:
     ours, theirs = read_stack(base), read_stack(expert)
     if ours is None or theirs is None:
         return
-    pairs = {
+    settings = {
         "prompts": (ours.prompts, theirs.prompts),
-        "default prompt": (ours.default_prompt, theirs.default_prompt),
-        "similarity": (ours.similarity, theirs.similarity),
-        "max_seq_length": (ours.max_tokens, theirs.max_tokens),
+        "a default prompt": (ours.default_prompt, theirs.default_prompt),
+        "a similarity": (ours.similarity, theirs.similarity),
+        "a max_seq_length": (ours.max_tokens, theirs.max_tokens),
     }
-    for name, (own, other) in pairs.items():
-        if own != other:
-            yield (
-                f"{label} has another {name} than the base, whose is kept."
-                if (name != "prompts")
-                else f"{label} has other prompts than the base, whose are kept."
-            )
+    different = [name for name, (own, other) in settings.items() if own != other]
+    if different:
+        yield f"{label} has {', '.join(different)} unlike the base: a merge has the base's."
 
 
 def find_module_files(base: Checkpoint, experts: Sequence[Checkpoint]) -> Mapping[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hubmerge.merging.plan import Expert, MergePlan, check_checkpoints
 from hubmerge.merging.registry import method
 from hubmerge.model_files import side_files
 from hubmerge.weights.checkpoint import open_checkpoint
-from hubmerge.weights.embedding_match import stack_notes
+from hubmerge.weights.embedding_match import find_adapter_stack_problems, stack_notes
 from hubmerge.weights.embedding_modules import find_unknown_modules, read_stack
 from tests.models.embedders import OLD, STACK, tiny_embedder, write_json, write_modules
 
@@ -75,8 +76,6 @@ def test_the_weights_of_modules_are_tensors_of_the_checkpoint(base: Path) -> Non
 def test_the_weights_of_modules_are_merged_into_their_files(
     base: Path, other: Path, tmp_path: Path, shard_size: int | None
 ) -> None:
-    import dataclasses
-
     averaged = dataclasses.replace(plan(base, base, other), shard_size=shard_size)
     merge(averaged, tmp_path / "merged")
     files = [load_file(f / "2_Dense/model.safetensors") for f in (base, other, tmp_path / "merged")]
@@ -155,15 +154,12 @@ def test_damaged_lists_of_modules_are_refused(copy: Path, text: str) -> None:
 
 def test_other_prompts_and_lengths_are_noted(base: Path, copy: Path) -> None:
     write_modules(copy, max_tokens=32, prompts={"query": "query: "}, similarity_fn_name="dot")
-    notes = " ".join(stack_notes(base, copy, "copy"))
-    assert "copy has other prompts than the base" in notes
-    assert "another similarity" in notes
-    assert "another max_seq_length" in notes
+    [note] = stack_notes(base, copy, "copy")
+    assert note.startswith("copy has prompts, a similarity, a max_seq_length unlike the base")
+    assert not list(stack_notes(base, base, "base"))
 
 
 def test_an_adapter_with_other_modules_is_refused(base: Path, tmp_path: Path) -> None:
-    from hubmerge.weights.embedding_match import find_adapter_stack_problems
-
     adapter = Path(shutil.copytree(base, tmp_path / "adapter"))
     assert not list(find_adapter_stack_problems(base, adapter, "adapter"))
     file = adapter / "2_Dense/model.safetensors"
