@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Option, Argument = typer.Option, typer.Argument
 Data = Annotated[Path | None, Option(help="Data folder. [~/.hubmerge/hub]")]
 app = typer.Typer(
-    help="Run a Hub of your own on this machine, and move repositories between Hubs.",
+    help="Run a Hub of your own; move repositories between Hubs.",
     no_args_is_help=True, rich_markup_mode=None,
 )  # fmt: skip
 app.add_typer(hub_tokens.app, name="token")

@@ -63,6 +63,7 @@ _ROUTES = [
     *smart_http.routes,
     *collections.routes,
     *upkeep.routes,
+    *pages.routes,
 ]
 
 

@@ -57,13 +57,13 @@ def preupload(request: Request, body: Json) -> Response:
 
 def batch(request: Request, body: Json) -> Response:
     """The URL of each content: to download it, or to upload it unless it exists already."""
-    objects = json_objects(body, "objects")
     if body.get("operation") == "download":
-        answers = [*_download_actions(request, objects)]
+        answers = [*_download_actions(request, body)]
         return JSONResponse({"transfer": "basic", "objects": answers}, media_type=_LFS_MEDIA_TYPE)
+    contributable_repo(request)
     if body.get("operation") != "upload":
         raise BadRequest('"operation" must be "upload" or "download".')
-    contributable_repo(request)
+    objects = json_objects(body, "objects")
     transfer = _choose_transfer(body.get("transfers"), objects)
     answers = [_upload_actions(request, object, transfer) for object in objects]
     return JSONResponse({"transfer": transfer, "objects": answers}, media_type=_LFS_MEDIA_TYPE)
@@ -120,11 +120,11 @@ def _choose_transfer(offered: Any, objects: list[Json]) -> str:
     return "multipart" if is_large or "basic" not in offered else "basic"
 
 
-def _download_actions(request: Request, objects: list[Json]) -> Iterator[Json]:
+def _download_actions(request: Request, body: Json) -> Iterator[Json]:
     """Yield the URL of each content that is in this repository, not only in another one."""
     repository = readable_repo(request)
     files = repository.large_files()
-    for object in objects:
+    for object in json_objects(body, "objects"):
         oid, size = str(object.get("oid")), object.get("size")
         if oid not in files:
             error = {"code": 404, "message": f"{repository.id} has no large file {oid[:80]}."}

@@ -9,18 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hubmerge.cards.markdown import escape_markdown
 from hubmerge.models.class_model import load_class_model
 from tests.command_line import run_command as run
+from tests.models.embedders import STACK, tiny_embedder
 
 pytestmark = pytest.mark.usefixtures("running_hub")
 
@@ -303,6 +306,21 @@ def pickled(folder: Path) -> Callable[[Path], None]:
     shutil.copy(folder / "expert" / "config.json", folder / "pickled")
     shutil.rmtree(folder / "expert")
     return same_logits(model)
+
+
+@case("embedding models of sentence-transformers")
+def embedder(folder: Path) -> Callable[[Path], None]:
+    tiny_embedder(folder / "base")
+    shutil.copytree(folder / "base", folder / "expert")
+    rewrite(folder / "expert", lambda t: {n: v + 0.01 * v.sign() for n, v in t.items()})
+    expected = SentenceTransformer(str(folder / "expert"), device="cpu").encode(["a b"])
+
+    def check(out: Path) -> None:
+        merged = SentenceTransformer(str(out), device="cpu")
+        assert [type(module).__name__ for module in merged] == [*STACK]
+        np.testing.assert_allclose(merged.encode(["a b"]), expected, atol=1e-5)
+
+    return check
 
 
 def test_every_row_has_a_case() -> None:
