@@ -272,6 +272,7 @@ def test_an_adapter_and_its_merge_are_evaluated_with_its_head(tmp_path: Path) ->
     assert accuracy(merge(tmp_path, ["news"]), task) == 1
 
 
+@pytest.mark.slow
 def test_a_selection_measures_decoders_with_their_own_heads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,7 @@ def test_training_validates_by_the_metric_of_the_task(
     assert score["value"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_processes")
 def test_the_evidence_of_a_lock_is_measured_by_its_metric(
     hubmerge: Command, api: HfApi, chat: Path

@@ -67,6 +67,7 @@ def test_two_workers_give_the_lock_of_one(select: Select) -> None:
     assert workers() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_processes")
 def test_a_killed_worker_does_not_change_the_lock(select: Select, local_hub: LocalHub) -> None:
     _, alone, _ = select()
