@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hubmerge.errors import NotOnHub, UsageError
+from hubmerge.errors import HubError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.environment import home
 from hubmerge.hub.fetch import read_file
@@ -35,7 +35,7 @@ def find_trained_tasks(
     names = {str(task_id).partition("@")[0] for task_id in task_ids}
     shipped = {name: find_task(name) for name in names & catalog().keys()}
     matches = [
-        _shipped_task(hub, shipped, task_id)
+        _shipped_task(hub, model, shipped, task_id)
         or find_recorded_lm_eval_task(task_id)
         or _own_task(hub, model, task_id)
         for task_id in task_ids
@@ -79,10 +79,18 @@ def _task_ids(manifest: Manifest) -> Iterable[str | None]:
     return [source.task for source in manifest.experts]
 
 
-def _shipped_task(hub: Hub, shipped: dict[str, Task], task_id: str | None) -> Task | None:
-    """The shipped task with that id; one with the same name may have other data."""
+def _shipped_task(
+    hub: Hub, model: OpenedModel | PinnedModel, shipped: dict[str, Task], task_id: str | None
+) -> Task | None:
+    """The shipped task with that id; an own task of the same name has another id."""
     task = shipped.get((task_id or "").partition("@")[0])
-    pinned = pin_task(hub, task) if task else None
+    try:
+        pinned = pin_task(hub, task) if task else None
+    except HubError:
+        # Its data are not on this Hub, where there may be an own task of that name.
+        if own := _own_task(hub, model, task_id):
+            return own
+        raise
     return pinned if pinned and pinned.id == task_id else None
 
 
