@@ -38,7 +38,7 @@ test-lm-eval: .venv/installed-dev
 
 # The tests of the client library against the embedded Hub; a quarter of an hour.
 conformance: .venv/installed-dev
-	$(BIN)/pip install --quiet pytest-mock pytest-timeout pytest-vcr jedi
+	$(BIN)/pip install --quiet pytest-asyncio pytest-mock pytest-timeout pytest-vcr jedi
 	$(BIN)/python scripts/conformance/run.py
 
 check: .venv/installed-dev

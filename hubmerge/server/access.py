@@ -131,11 +131,13 @@ def readable_repo(request: Request) -> Repository:
     """The repository in the URL, if the user may read its files; of a gated one, its owner may."""
     repository, user = visible_repo(request), current_user(request)
     if repository.settings.gated:
-        message = f"Access to {repository.id} is restricted"
+        id = repository.id
+        # The words of the public Hub, which clients know.
+        message = f"Access to {id.kind.removesuffix('s')} {id} is restricted"
         if user is None:
-            raise GatedRepo(f"{message}: you must be signed in.")
-        if not get_hub(request).tokens.is_member(user, repository.id.owner):
-            raise NotGranted(f"{message} to the user {repository.id.owner}.")
+            raise GatedRepo(f"{message}. You must be authenticated to access it.")
+        if not get_hub(request).tokens.is_member(user, id.owner):
+            raise NotGranted(f"{message} and you are not in the authorized list: ask {id.owner}.")
     return repository
 
 

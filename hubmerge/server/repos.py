@@ -20,10 +20,10 @@ from hubmerge.server.access import (
     visible_repo,
     writable_repo,
 )
-from hubmerge.server.http_errors import BadRequest, Conflict
+from hubmerge.server.http_errors import BadRequest, Conflict, HiddenRepo
 from hubmerge.server.info import describe_repo, select_properties
 from hubmerge.server.messages import REPO_PATH, Json, base_url, paginate, query_flag, with_json
-from hubmerge.server.names import RepoId, check_repo
+from hubmerge.server.names import KINDS, RepoId, check_repo
 from hubmerge.server.repo_filters import check_filters, matches_description, matches_name
 
 _PAGE_SIZE = 1000
@@ -100,6 +100,33 @@ def listing(request: Request) -> Response:
     )
 
 
+def own_listing(request: Request) -> Response:
+    """The repositories of the user of the token, with their size, as `hf repos ls` lists them."""
+    user = current_user(request)
+    if user is None:
+        raise HiddenRepo("Invalid username or password.")
+    descriptions = [
+        describe_repo(repository, repository.snapshot("main"))
+        | {"kind": kind, "private": repository.settings.private}
+        for kind in KINDS
+        for repository in get_hub(request).store.all(kind)
+        if repository.id.owner.lower() == user.name.lower()
+    ]
+    total = sum(item["usedStorage"] for item in descriptions)
+    return JSONResponse([_storage_of(item, total) for item in descriptions])
+
+
+def _storage_of(item: Json, total: int) -> Json:
+    return {
+        "id": item["id"],
+        "type": item["kind"].removesuffix("s"),
+        "updatedAt": item["lastModified"],
+        "visibility": "private" if item["private"] else "public",
+        "storage": item["usedStorage"],
+        "storagePercent": 100 * item["usedStorage"] / max(1, total),
+    }
+
+
 def auth_check(request: Request) -> Response:
     """Check that the user may read or, with /write, change a repository."""
     (writable_repo if request.url.path.endswith("/write") else readable_repo)(request)
@@ -145,6 +172,7 @@ routes = [
     Route("/api/repos/move", with_json(move), methods=["POST"]),
     Route("/api/repos/delete", with_json(delete), methods=["DELETE"]),
     Route("/api/{kind:kind}", listing),
+    Route("/api/settings/repositories", own_listing),
     Route(REPO_PATH, info),
     Route(REPO_PATH + "/revision/{revision:quoted}", info),
     Route(REPO_PATH + "/settings", with_json(configure), methods=["PUT"]),

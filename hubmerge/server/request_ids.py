@@ -8,6 +8,7 @@ import uuid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEADER = b"x-request-id"
+_SENT_AS = (_HEADER, b"x-amzn-trace-id")  # the second is what huggingface_hub sends
 _ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -21,7 +22,8 @@ class RequestIds:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        sent = dict(scope["headers"]).get(_HEADER, b"")
+        headers = dict(scope["headers"])
+        sent = next((headers[name] for name in _SENT_AS if name in headers), b"")
         id = sent if _ID.fullmatch(sent) else uuid.uuid4().hex.encode()
 
         async def send_with_id(message: Message) -> None:

@@ -8,6 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from hubmerge.server import ServerState
+from hubmerge.server.tokens import Tokens
 
 CARD = b"---\nlicense: mit\nbase_model: me/base\nbase_model_relation: merge\n---\n# hello\n"
 
@@ -238,3 +239,19 @@ WRITES = [
     ("POST", "/{}.git/info/lfs/objects/verify"),
     ("GET", "/api/models/{}/auth-check/write"),
 ]
+
+
+def test_a_user_lists_their_repositories_with_their_size(hub: ServerState) -> None:
+    name = "storekeeper"
+    api = HfApi(endpoint=hub.url, token=Tokens(hub.data).create(name, "write"))
+    api.create_repo(f"{name}/large", private=True)
+    api.upload_file(
+        path_or_fileobj=b"x" * 3000, path_in_repo="a.safetensors", repo_id=f"{name}/large"
+    )
+    api.create_repo(f"{name}/rows", repo_type="dataset")
+    large, rows = api.list_user_repos()
+    assert (large.id, large.type, large.visibility) == (f"{name}/large", "model", "private")
+    assert (rows.id, rows.type, rows.visibility) == (f"{name}/rows", "dataset", "public")
+    assert large.storage >= 3000 > rows.storage
+    with pytest.raises(HfHubHTTPError):
+        list(HfApi(endpoint=hub.url, token=False).list_user_repos())
