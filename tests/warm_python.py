@@ -93,14 +93,21 @@ def _answer(connection: socket.socket) -> None:
     """Run the command in a fork of this fork; send its process id, then its exit code."""
     data, streams, _, _ = socket.recv_fds(connection, _SIZE, 3)
     while not data.endswith(b"\n"):
-        data += connection.recv(_SIZE)
+        more = connection.recv(_SIZE)
+        if not more:  # the client was killed
+            os._exit(1)
+        data += more
     child = os.fork()
     if child == 0:
         connection.close()
         _run(json.loads(data), streams)
     for stream in streams:
         os.close(stream)
-    connection.sendall(f"{child}\n".encode())
+    try:
+        connection.sendall(f"{child}\n".encode())
+    except BrokenPipeError:  # the client was killed, and the command with it
+        os.kill(child, signal.SIGKILL)
+        os._exit(1)
     threading.Thread(target=_kill_with_client, args=(connection, child), daemon=True).start()
     _, status = os.waitpid(child, 0)
     with contextlib.suppress(BrokenPipeError):
