@@ -109,7 +109,10 @@ def _value_axis(
     margin = 0.06 * (high - low) or max(abs(high), 1.0) * 0.05
     low, high = low - margin, high + margin
     y_of = _scale(low, high, HEIGHT - _BOTTOM, _TOP)
-    return y_of, [(y_of(value), format_tick(name, value)) for value in round_numbers(low, high)]
+    # No tick beyond all and nothing, which a share such as an accuracy cannot be.
+    is_share = "loss" not in name and min(values) >= 0 and max(values) <= 1
+    ticks = [tick for tick in round_numbers(low, high) if not is_share or 0 <= tick <= 1]
+    return y_of, [(y_of(tick), format_tick(name, tick)) for tick in ticks]
 
 
 def _log_axis(steps: Sequence[int]) -> Callable[[int], float]:

@@ -28,6 +28,12 @@ def test_step_0_is_an_octave_before_the_first_step() -> None:
     assert "L339 " in chart.line
 
 
+def test_no_tick_is_beyond_all_of_the_rows() -> None:
+    chart = draw_chart("validation accuracy", [(1, 1.0), (2, 1.0)], [])
+    assert chart
+    assert [label for _, label in chart.y_ticks] == ["95 %", "100 %"]
+
+
 @pytest.mark.parametrize("points", [[], [(4, 1.0)], [(4, 1.0), (4, 2.0)], [(1, math.nan)] * 3])
 def test_there_is_no_curve_without_two_steps(points: list[tuple[int, float]]) -> None:
     assert draw_chart("loss", points, []) is None
