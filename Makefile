@@ -67,6 +67,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.hub_scale
 	$(BIN)/python -m benchmarks.moe_layer
 	$(BIN)/python -m benchmarks.runner
+	$(BIN)/python -m benchmarks.check_rows
 	$(BIN)/python -m benchmarks.hub
 
 docs: cards
