@@ -23,13 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 
 from benchmarks.cases import BUILD
 from hubmerge.server import ServerState, lease
@@ -172,7 +172,7 @@ def measure_load(server: ServerState, clients: int, commits: int) -> Load:
     )  # fmt: skip
 
 
-def _until_done(commit):  # type: ignore[no-untyped-def]
+def _until_done(commit: Callable[[], CommitInfo]) -> CommitInfo:
     """A commit that lost the race for the branch is made again."""
     for _ in range(1000):
         try:

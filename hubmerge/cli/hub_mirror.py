@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hubmerge.hub.mirror_folder import MirrorFolder
     from hubmerge.server.names import RepoId
 
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 Kind = Literal["model", "dataset", "space"]
 Repositories = Annotated[
     list[str], typer.Argument(help="Repositories: owner/name, or owner/name@step64.")
@@ -135,6 +136,11 @@ def _open_end(place: str, token_file: Path | None) -> Iterator[Hub | MirrorFolde
         return
     if not address.hostname or address.username:
         raise UsageError("This is not the address of a Hub.", "Write https://host, no password.")
+    if token_file and address.scheme == "http" and address.hostname not in _THIS_MACHINE:
+        raise UsageError(
+            f"The token would be sent to {address.hostname} without encryption.",
+            "Write https://, or reach that Hub through a tunnel to 127.0.0.1.",
+        )
     token = _read_token(token_file) if token_file else None
     yield Hub(place.rstrip("/"), lambda: token, Path(), address.netloc)
 

@@ -57,6 +57,10 @@ def mirror(
     Busy if another process uses the folder.
     """
     folder = next((end for end in (source, target) if isinstance(end, MirrorFolder)), None)
+    if isinstance(source, MirrorFolder) and not source.folder.is_dir():
+        raise NotOnHub(
+            f"There is no folder {source.folder}.", "`hubmerge hub push --to FOLDER` makes one."
+        )
     middle = folder or MirrorFolder(work)
     with middle.lock():
         moved = [_move(source, target, middle, transfer, progress) for transfer in transfers]

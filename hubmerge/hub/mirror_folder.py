@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dulwich.errors import (
+    ApplyDeltaError,
+    ChecksumMismatch,
+    FileFormatException,
+    NotGitRepository,
+)
 from dulwich.objects import Blob, Commit, ObjectID, Tag, Tree
 from dulwich.refs import Ref
 from dulwich.repo import Repo
@@ -28,6 +35,11 @@ from hubmerge.server.git import init_git
 from hubmerge.server.names import RepoId
 
 _FOLDER_MODE = 0o040000
+# What dulwich raises for missing and malformed objects, packs and folders.
+_DAMAGE = (
+    KeyError, ValueError, TypeError, AssertionError, zlib.error, ChecksumMismatch,
+    ApplyDeltaError, FileFormatException, NotGitRepository,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,11 +112,26 @@ class MirroredRepository:
 
     @property
     def origin(self) -> Origin:
-        return Origin(**json.loads(self._origin.read_text()))
+        """Where it came from; raises IntegrityError if that cannot be read."""
+        with self._damage_as_error():
+            return Origin(**json.loads(self._origin.read_text()))
 
-    def open(self) -> Repo:
-        """The git repository; the caller closes it (`with repository.open() as repo`)."""
-        return Repo(str(self._folder), bare=True)
+    @contextmanager
+    def open(self) -> Iterator[Repo]:
+        """The git repository; what is wrong with its files is raised as IntegrityError."""
+        with self._damage_as_error(), Repo(str(self._folder), bare=True) as repo:
+            yield repo
+
+    @contextmanager
+    def _damage_as_error(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGE as error:
+            raise IntegrityError(
+                f"{self.id} in {self.mirror.folder} is damaged or not complete "
+                f"({type(error).__name__}).",
+                "Copy the folder again, or remove the repository there and pull it again.",
+            ) from error
 
     def refs(self) -> dict[str, str]:
         """The branches and tags by full name, and the objects that they point to."""
@@ -135,13 +162,7 @@ class MirroredRepository:
         Raises IntegrityError if an object is missing.
         """
         with self.open() as repo:
-            try:
-                return [*_large_files(repo, refs.values())]
-            except KeyError as error:
-                raise IntegrityError(
-                    f"The history of {self.id} in {self.mirror.folder} is not complete.",
-                    "Remove it there, and pull it again.",
-                ) from error
+            return [*_large_files(repo, refs.values())]
 
 
 def _large_files(repo: Repo, tips: Iterable[str]) -> Iterator[LargeFile]:

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -169,7 +169,7 @@ def _damaged(fault: Fault, send: Send) -> Send:
 
 async def _reset(send: Send) -> None:
     """Break the connection at once, which ASGI has no message for."""
-    transport: Any = getattr(send, "__self__").transport  # noqa: B009  # uvicorn's, not typed
+    transport = cast(Any, send).__self__.transport  # `send` is a method of uvicorn's
     linger = struct.pack("ii", 1, 0)
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     transport.abort()

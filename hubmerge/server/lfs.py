@@ -94,7 +94,10 @@ def download(request: Request) -> Response:
     """A content whose URL was signed for a download."""
     oid = request.path_params["oid"]
     signed_size(request, _DOWNLOAD + oid)
-    return FileResponse(get_hub(request).store.blobs.path(oid))
+    blobs = get_hub(request).store.blobs
+    if not blobs.has(oid):
+        raise EntryMissing(f"The content {oid} has been deleted.")
+    return FileResponse(blobs.path(oid))
 
 
 def _upload_mode(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,31 @@ def test_a_folder_that_was_damaged_is_refused(hubs: tuple[Hub, Hub], tmp_path: P
     assert not [*two.api.list_models(author="me")]
 
 
+def test_damage_of_any_kind_is_one_sentence(hubs: tuple[Hub, Hub], tmp_path: Path) -> None:
+    one, two = hubs
+    move(one, tmp_path / "whole", tmp_path / "work")
+    git = Path("models/me/mnist.git")
+    damages: dict[Path, Callable[[Path], object]] = {
+        git.with_suffix(".json"): lambda path: path.write_text("{"),
+        git / "objects": _damage_objects,
+        git / "objects/pack": shutil.rmtree,
+        git / "refs/heads/main": lambda path: path.write_text("0" * 39 + "1"),
+    }
+    for number, (where, damage) in enumerate(damages.items()):
+        suite = Path(shutil.copytree(tmp_path / "whole", tmp_path / f"{number}"))
+        damage(suite / where)
+        with pytest.raises((IntegrityError, NotOnHub), match="me/mnist"):
+            move(suite, two, tmp_path / "work")
+    assert not [*two.api.list_models(author="me")]
+
+
+def _damage_objects(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o600)
+            path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+
+
 def test_what_a_killed_process_left_does_not_matter(hubs: tuple[Hub, Hub], tmp_path: Path) -> None:
     one, two = hubs
     suite, git = tmp_path / "suite", tmp_path / "suite/models/me/mnist.git"
@@ -183,7 +209,8 @@ def test_the_commands(hubs: tuple[Hub, Hub], running_hub: None, tmp_path: Path) 
 @pytest.mark.parametrize(("words", "message"), [
     (["pull", "nobody", "--from", "."], "Invalid repository name"),
     (["pull", "a/b", "c/d", "--from", ".", "--as", "e/f"], "--as names one repository"),
-    (["pull", "a/b", "--from", "./nothing"], "has no a/b"),
+    (["pull", "a/b", "--from", "./nothing"], "There is no folder nothing"),
+    (["pull", "a/b", "--from", "http://hub.example", "--token-file", "x"], "without encryption"),
     (["push", "a/b", "--to", "http://u:p@host"], "not the address of a Hub"),
     (["push", "a/b", "--to", ".", "--token-file", "x"], "--token-file is for a Hub"),
     (["push", "a/b", "--to", "http://127.0.0.1:9", "--token-file", "x"], "cannot be read"),
@@ -199,4 +226,5 @@ def test_bad_arguments(
     monkeypatch.chdir(tmp_path)
     done = run_command("hub", *words)
     assert done.exit_code != 0
+    assert not (tmp_path / "nothing").exists()
     assert message in " ".join(done.stderr.split())
