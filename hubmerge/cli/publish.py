@@ -14,7 +14,7 @@ from hubmerge.refs import check_repo_id, parse_ref, step_tag
 
 if TYPE_CHECKING:
     from hubmerge.flows.publish import PreparedPublish
-    from hubmerge.trainer_runs.found_run import FoundCheckpoint
+    from hubmerge.trainer_runs.found_checkpoint import FoundCheckpoint
 
 
 @command

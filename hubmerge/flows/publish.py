@@ -37,7 +37,8 @@ from hubmerge.opening.step_norms import measure_step_norms
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, parse_ref, printable, step_tag
 from hubmerge.tasks.task import Task
-from hubmerge.trainer_runs.found_run import FoundCheckpoint, FoundRun, inspect_run
+from hubmerge.trainer_runs.found_checkpoint import FoundCheckpoint
+from hubmerge.trainer_runs.found_run import FoundRun, inspect_run
 from hubmerge.trainer_runs.run_source import open_run_source
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.expert_stacks import restack

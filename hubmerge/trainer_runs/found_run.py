@@ -2,68 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
-from hubmerge.byte_sizes import format_bytes
 from hubmerge.errors import CheckpointError, HubmergeError, UsageError, raise_together
 from hubmerge.file_digests import file_digest
-from hubmerge.hub.commit_contents import TRAINER_STATE, is_checkpoint_folder
-from hubmerge.hub.fetch import files_to_download
-from hubmerge.manifest import MANIFEST_JSON, Manifest, ValidationPoint, parse_manifest
-from hubmerge.refs import printable
+from hubmerge.hub.commit_contents import TRAINER_STATE
+from hubmerge.manifest import ValidationPoint
 from hubmerge.trainer_runs.curves import CurveMetric, choose_curve, curve_points, find_metrics
 from hubmerge.trainer_runs.foreign_weights import (
     explain_weights,
     find_safe_weights,
-    is_training_state,
 )
+from hubmerge.trainer_runs.found_checkpoint import (
+    ROOT_NAME,
+    FoundCheckpoint,
+    inspect_checkpoint,
+)
+from hubmerge.trainer_runs.run_notes import find_notes
 from hubmerge.trainer_runs.run_settings import RunSettings, read_run_settings
-from hubmerge.trainer_runs.run_source import CheckpointSource, RunSource
+from hubmerge.trainer_runs.run_source import RunSource
 from hubmerge.trainer_runs.trainer_state import (
     Entry,
     TrainerState,
     parse_trainer_log,
-    parse_trainer_state,
 )
 from hubmerge.trainer_runs.written_history import TRAINER_LOG, state_beside, written_history
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
-from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
+from hubmerge.weights.checkpoint import Checkpoint
 
-ROOT_NAME = "(root)"
 BEST, STOPPED, LAST = "best", "early stop", "last"
 _REPAIR_HINT = "Repair or move them, and run the command again."
 _STEP_HINT = "Write --last-step N to publish it as step N."
-
-
-@dataclass(frozen=True)
-class FoundCheckpoint:
-    """A checkpoint of a run and its step; its manifest if hubmerge made it.
-
-    `state` is the state of Trainer in its folder, None without one; `history` what the run logged
-    up to it, from its own state or from another one of the run.
-    """
-
-    source: CheckpointSource
-    step: int
-    state: TrainerState | None = None
-    manifest: Manifest | None = None
-    history: tuple[Entry, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.source.name or ROOT_NAME
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The paths of the files to publish: those that would be fetched, so no pickles."""
-        return tuple(files_to_download(self.source.files))
-
-    def open(self) -> Checkpoint:
-        """Open its weights; raises CheckpointError."""
-        return open_checkpoint(self.source.folder())
 
 
 @dataclass(frozen=True)
@@ -111,7 +81,7 @@ def inspect_run(
     CheckpointError with all checkpoints that cannot be published, UsageError if none is left.
     """
     left_out = list(source.left_out)
-    found = [_inspect(checkpoint) for checkpoint in source.checkpoints]
+    found = [inspect_checkpoint(checkpoint) for checkpoint in source.checkpoints]
     found, problems = _without_broken(source, found, left_out)
     found, notes = _add_root(source, found, last_step, left_out)
     found = _one_per_step(source, found, left_out, problems)
@@ -131,7 +101,7 @@ def inspect_run(
         source=source,
         checkpoints=tuple(checkpoints),
         left_out=tuple(left_out),
-        notes=(*notes, *_find_notes(checkpoints, states)),
+        notes=(*notes, *find_notes(checkpoints, states)),
         best_step=next((state.best_step for state in reversed(states) if state.best_step), None),
         metrics=find_metrics(histories),
         curve=choose_curve(wanted_curve, states, histories),
@@ -140,22 +110,6 @@ def inspect_run(
             is_adapter=ADAPTER_CONFIG in checkpoints[-1].source.files,
         ),
     )  # fmt: skip
-
-
-def _inspect(source: CheckpointSource) -> FoundCheckpoint:
-    """The step of a checkpoint: that of its manifest, else of its trainer state or its name."""
-    data = source.read(MANIFEST_JSON) if MANIFEST_JSON in source.files else None
-    manifest = parse_manifest(data, source.label) if data else None
-    state = (
-        parse_trainer_state(source.read(TRAINER_STATE)) if TRAINER_STATE in source.files else None
-    )
-    own = [manifest.step if manifest else None, state.step if state else None, source.named_step]
-    step = next((step for step in own if step is not None), 0)
-    named = source.named_step
-    notes = [f"its name says step {named}, its {TRAINER_STATE} {step}"] * (
-        named not in (None, step) and manifest is None
-    )
-    return FoundCheckpoint(source, step, state, manifest, notes=tuple(notes))
 
 
 def _without_broken(
@@ -216,7 +170,7 @@ def _add_root(
                 f"There is no model at the root of {source.label}.", "Leave --last-step out."
             )
         return list(found), []
-    root = _inspect(source.root)
+    root = inspect_checkpoint(source.root)
     if root.manifest is not None and found:
         return list(found), []
     root.open()
@@ -299,75 +253,3 @@ def _with_histories(
         return tuple(e for e in own or others if e["step"] <= checkpoint.step)
 
     return [replace(checkpoint, history=history(checkpoint)) for checkpoint in checkpoints]
-
-
-def _find_notes(
-    checkpoints: Sequence[FoundCheckpoint], states: Sequence[TrainerState]
-) -> Iterator[str]:
-    yield from _disagreements(checkpoints)
-    if removed := _removed_steps(checkpoints, states):
-        shown = ", ".join(map(str, removed[:6])) + (" ..." if removed[6:] else "")
-        yield f"save_total_limit has removed the folders of {len(removed)} saved steps: {shown}."
-    best = next((s.best_step for s in reversed(states) if s.best_step), None)
-    if best is not None and best not in {checkpoint.step for checkpoint in checkpoints}:
-        yield f"The best model of the run is step {best}, which is not here."
-    yield from _left_out_note(checkpoints)
-
-
-def _left_out_note(checkpoints: Sequence[FoundCheckpoint]) -> Iterator[str]:
-    """One sentence on optimizer states and pickles, which are never published."""
-    sizes = [
-        size
-        for checkpoint in checkpoints
-        for name, size in checkpoint.source.files.items()
-        if is_training_state(name) and not is_checkpoint_folder(name.partition("/")[0])
-    ]
-    if sizes:
-        files = f"{len(sizes)} files" if len(sizes) > 1 else "1 file"
-        yield (
-            f"Left out: {files} ({format_bytes(sum(sizes))}) of optimizer, scheduler and random "
-            "states and other pickles, which only continued training needs."
-        )
-
-
-def _removed_steps(
-    checkpoints: Sequence[FoundCheckpoint], states: Sequence[TrainerState]
-) -> list[int]:
-    """The steps that Trainer must have saved, by its interval, and that are not here."""
-    interval = states[-1].save_steps if states else None
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    if not interval or any(step % interval for step in steps[:-1]):
-        return []
-    return sorted({*range(interval, steps[-1] + 1, interval)} - {*steps})[:1000]
-
-
-def _disagreements(checkpoints: Sequence[FoundCheckpoint]) -> Iterator[str]:
-    """A sentence for each state whose history is not that of the state before it."""
-    with_state = [c for c in checkpoints if c.state]
-    for first, second in pairwise(with_state):
-        if found := _first_difference(first.history, second.history):
-            step, name, one, other = found
-            yield (
-                f"{first.name} and {second.name} disagree at step {step} ({printable(name)} "
-                f"{one:.6g} and {other:.6g}): a run was repeated here, and each step keeps the "
-                "history in its own folder."
-            )
-
-
-def _first_difference(
-    first: Sequence[Entry], second: Sequence[Entry]
-) -> tuple[int, str, float, float] | None:
-    known: dict[tuple[int, str], float] = {}
-    for entry in first:
-        known |= {(int(entry["step"]), name): value for name, value in _compared(entry).items()}
-    for entry in second:
-        for name, value in _compared(entry).items():
-            if known.get((int(entry["step"]), name), value) != value:
-                return int(entry["step"]), name, known[int(entry["step"]), name], value
-    return None
-
-
-def _compared(entry: Entry) -> Mapping[str, float]:
-    """The losses and metrics of an entry, not its times."""
-    metrics = find_metrics([[entry]])
-    return {name: value for name, value in entry.items() if name in metrics or name == "loss"}
