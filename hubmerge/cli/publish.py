@@ -13,7 +13,7 @@ from hubmerge.cli.tables import format_percent, make_table
 from hubmerge.refs import check_repo_id, parse_ref, step_tag
 
 if TYPE_CHECKING:
-    from hubmerge.flows.publish import PreparedPublish
+    from hubmerge.flows.prepared_publish import PreparedPublish
     from hubmerge.trainer_runs.found_checkpoint import FoundCheckpoint
 
 
@@ -61,10 +61,11 @@ def publish(
     """
     repo_id = check_repo_id(to)
     with session.open_hub() as hub:
-        from hubmerge.flows import publish as flow
+        from hubmerge.flows.prepared_publish import PublishRequest, prepare_publish
+        from hubmerge.flows.publish import publish_steps
         from hubmerge.tasks.lookup import find_task
 
-        request = flow.PublishRequest(
+        request = PublishRequest(
             repo_id,
             parse_ref(base) if base else None,
             find_task(task) if task else None,
@@ -73,11 +74,9 @@ def publish(
         )
         commits: dict[int, str] = {}
         with session.progress() as progress:
-            prepared = flow.prepare_publish(
-                hub, parse_ref(run), request, progress, fetch=not dry_run
-            )
+            prepared = prepare_publish(hub, parse_ref(run), request, progress, fetch=not dry_run)
             if not dry_run:
-                commits = flow.publish_steps(
+                commits = publish_steps(
                     hub, prepared, session.home / "publishing", progress, private=private
                 )
     for note in _notes(prepared):
