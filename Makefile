@@ -4,6 +4,8 @@ BIN := .venv/bin
 
 # Every worker of pytest and every command would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
+# Tests run as on a machine where nobody has set it.
+unexport PYTHONUNBUFFERED
 
 RECIPES := $(patsubst %/recipe.yaml,%,$(wildcard recipes/*/recipe.yaml))
 

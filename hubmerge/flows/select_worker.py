@@ -70,6 +70,8 @@ def serve() -> None:
     """Reply to requests until the parent is gone, even in the middle of one."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # A file is buffered in blocks, and a worker is killed: what it printed would be lost.
+    sys.stdout = sys.stderr
     lines: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
     try:

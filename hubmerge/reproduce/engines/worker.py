@@ -19,6 +19,8 @@ def serve_jobs(name: str) -> None:
     """Perform jobs with the function of that name until the engine ends."""
     outcomes = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # A file is buffered in blocks, and a worker is killed: what it printed would be lost.
+    sys.stdout = sys.stderr
     jobs: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
     perform = find_function(name)
