@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -231,6 +232,15 @@ class Lock:
         """What picks are measured by, in words; score if tasks have different metrics."""
         metrics = {task.metric or "accuracy" for task in self.tasks}
         return metrics.pop().replace("_", " ") if len(metrics) == 1 else "score"
+
+    def build_command(self, path: str) -> str:
+        """The command that builds the choice of this lock in a file.
+
+        A base in a folder is named, because a lock does not decide which folders are read.
+        """
+        words = ["hubmerge", "moerge" if self.is_moe else "merge", "--lock", path]
+        base = ["--base", self.base.source.name] if self.base.source.is_local else []
+        return shlex.join([*words, *base])
 
     def pick(self, policy: str | None = None) -> Pick:
         """The pick of a policy, by default the chosen one; raises UnknownName."""

@@ -63,6 +63,11 @@ class Score:
     def task_name(self) -> str:
         return self.task.partition("@")[0]
 
+    @property
+    def chosen_metric(self) -> str:
+        """The metric that was chosen instead of the task's own; empty for none."""
+        return self.task.partition("+")[2]
+
 
 @dataclass(frozen=True)
 class UpcyclingScore:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hubmerge.cards.card_input import LAST, UNIFORM, CardInput
 from hubmerge.cards.number_format import HALF, interval, percent, points
 from hubmerge.cards.plain_merge import find_plain_merges
+from hubmerge.cards.rows import unscored_experts
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
 from hubmerge.merging.settings import format_settings
@@ -69,7 +70,19 @@ def missing_score_commands(card_input: CardInput) -> list[str]:
     if not card_input.own_scores or manifest.is_expert:
         return []
     unscored = [baseline for baseline in _baselines(card_input) if not baseline.scores]
-    return [command for baseline in unscored for command in baseline.commands]
+    commands = [command for baseline in unscored for command in baseline.commands]
+    return commands + _expert_commands(card_input)
+
+
+def _expert_commands(card_input: CardInput) -> list[str]:
+    """The commands that score experts on their own tasks, which are those that they record."""
+    commands = list[str]()
+    for metric in dict.fromkeys(score.chosen_metric for score in card_input.own_scores):
+        unscored = [e for e, score in unscored_experts(card_input) if score.chosen_metric == metric]
+        if names := [_pinned_reference(expert) for expert in unscored]:
+            chosen = ["--metric", metric] if metric else []
+            commands.append(shlex.join(["hubmerge", "eval", *names, *chosen]))
+    return commands
 
 
 def _summary_row(name: str, score: UpcyclingScore) -> dict[str, str]:
@@ -104,7 +117,7 @@ def _baselines(card_input: CardInput) -> Iterator[Baseline]:
     if manifest.is_moe:
         yield from _plain_merge_baselines(card_input)
     scores = card_input.scores_of_model(manifest.base.digest)
-    commands = (_eval_command(card_input, _pinned_reference(manifest.base)),)
+    commands = _eval_commands(card_input, _pinned_reference(manifest.base))
     yield Baseline("base", "against the base", scores, commands)
 
 
@@ -178,7 +191,7 @@ def _commands_with_experts(card_input: CardInput, labels: Sequence[str]) -> tupl
         return ()
     out = f"./{LAST}-mixture"
     replaced = [replacements.get(argument, argument) for argument in arguments]
-    return shlex.join([*replaced, "--out", out]), _eval_command(card_input, out)
+    return shlex.join([*replaced, "--out", out]), *_eval_commands(card_input, out)
 
 
 def _policy_commands(card_input: CardInput, policy: str) -> tuple[str, ...]:
@@ -186,17 +199,18 @@ def _policy_commands(card_input: CardInput, policy: str) -> tuple[str, ...]:
     command = "moerge" if manifest.is_moe else "merge"
     rank = manifest.params.get("as_lora")
     form = [] if rank is None else ["--as-lora", str(rank)]
-    arguments = ["--lock", LOCK, "--policy", policy, *form]
+    base = ["--base", manifest.base.name] if manifest.base.is_local else []
+    arguments = ["--lock", LOCK, "--policy", policy, *base, *form]
     return _build_commands(card_input, command, arguments, policy)
 
 
 def _build_commands(
     card_input: CardInput, command: str, arguments: Sequence[str], name: str
 ) -> tuple[str, ...]:
-    """Two commands: build the model in a folder named after `name`, then evaluate it."""
+    """Build the model in a folder named after `name`, then evaluate it."""
     out = f"./{name}-{'mixture' if command == 'moerge' else 'merge'}"
     build = shlex.join(["hubmerge", command, *arguments, "--out", out])
-    return build, _eval_command(card_input, out)
+    return build, *_eval_commands(card_input, out)
 
 
 def _select_commands(card_input: CardInput) -> tuple[str, ...]:
@@ -208,6 +222,13 @@ def _select_commands(card_input: CardInput) -> tuple[str, ...]:
     return (shlex.join(["hubmerge", "select", *repositories, "--target", str(manifest.method)]),)
 
 
-def _eval_command(card_input: CardInput, model: str) -> str:
-    tasks = ",".join(dict.fromkeys(score.task_name for score in card_input.own_scores))
-    return shlex.join(["hubmerge", "eval", model, "--tasks", tasks])
+def _eval_commands(card_input: CardInput, model: str) -> tuple[str, ...]:
+    """One command for each metric that was chosen, and one for tasks measured by their own."""
+    tasks = dict[str, list[str]]()
+    for score in card_input.own_scores:
+        tasks.setdefault(score.chosen_metric, []).append(score.task_name)
+    return tuple(
+        shlex.join(["hubmerge", "eval", model, "--tasks", ",".join(dict.fromkeys(names)),
+                    *(["--metric", metric] if metric else [])])
+        for metric, names in tasks.items()
+    )  # fmt: skip

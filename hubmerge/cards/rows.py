@@ -80,6 +80,15 @@ def expert_rows(card_input: CardInput) -> list[dict[str, str]]:
     ]
 
 
+def unscored_experts(card_input: CardInput) -> list[tuple[Source, Score]]:
+    """The experts that were not scored on their own tasks, with the model's score there."""
+    return [
+        (row.expert, row.score)
+        for row in _rows(card_input)
+        if row.expert and row.score and _find_score(card_input, row.expert, row.score) is None
+    ]
+
+
 def expert_score_rows(card_input: CardInput) -> list[dict[str, str]]:
     """One row per task, split and metric on which an expert was scored.
 

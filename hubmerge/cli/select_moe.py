@@ -147,7 +147,7 @@ def _conclusion(result: MoeSelectResult, path: Path) -> str:
         f"by {lock.spent.evaluations} mixtures, {result.train_steps} training steps in "
         f"{result.seconds / 60:.1f} minutes"
     )
-    build = f"`hubmerge moerge --lock {path}` trains it."
+    build = f"`{lock.build_command(str(path))}` trains it."
     gain = format_gain(lock, lock.pick())
     if lock.conclusive:
         return f"{lock.chosen}: {gain} points over the null, {lock.rival}, {cost}. {build}"

@@ -131,7 +131,7 @@ def _task_names(lock: Lock) -> list[str]:
 def describe_conclusion(lock: Lock, seconds: float, path: Path) -> str:
     """What was gained, at what cost, and the command to run next."""
     cost = f"{lock.spent.evaluations} merges in {seconds / 60:.1f} minutes"
-    return f"{_describe_outcome(lock)}, by {cost}. `hubmerge merge --lock {path}` builds it."
+    return f"{_describe_outcome(lock)}, by {cost}. `{lock.build_command(str(path))}` builds it."
 
 
 def _describe_outcome(lock: Lock) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def open_locked_merge(
     data, lock = read_lock(path)
     if lock.is_moe:
         raise UsageError(
-            f"{path} is for a mixture of experts.", f"Write `hubmerge moerge --lock {path}`."
+            f"{path} is for a mixture of experts.", f"Write `{lock.build_command(str(path))}`."
         )
     method = find_method(lock.method)
     params, settings = restore_settings(method, lock.pick(policy).params, ())
@@ -164,7 +165,9 @@ def _check_base(pin: Pin, base: ModelRef | None) -> None:
     """Raise UsageError unless the user names a local base: a lock must not choose local folders."""
     if pin.source.is_local and base is None:
         raise UsageError(
-            f"The base of the lock was the folder {pin.source.name}.", "Name it with --base FOLDER."
+            f"The base of the lock was the folder {pin.source.name}, and a lock does not decide "
+            "which folders are read.",
+            shlex.join(["Add", "--base", pin.source.name]) + ".",
         )
     if base and not (pin.source.is_local and base.is_local):
         raise UsageError(f"The lock pins its base, {pin.source.label}.", "Leave out --base.")

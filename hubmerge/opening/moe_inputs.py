@@ -91,7 +91,9 @@ def open_locked_moe(
     """
     data, lock = read_lock(path)
     if not lock.is_moe:
-        raise UsageError(f"{path} is for {lock.method}.", f"Write `hubmerge merge --lock {path}`.")
+        raise UsageError(
+            f"{path} is for {lock.method}.", f"Write `{lock.build_command(str(path))}`."
+        )
     moe_spec = parse_moe_params(lock.pick(policy).params, str(path))
     opened = open_pick(hub, lock, policy, strict, base)
     experts = match_experts(

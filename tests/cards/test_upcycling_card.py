@@ -91,6 +91,23 @@ def test_without_a_lock_there_are_commands_for_the_baselines() -> None:
     assert "## How it was chosen" not in card
 
 
+def test_experts_without_scores_have_a_command_for_them() -> None:
+    manifest = merge(lock=None)
+    own = [score(manifest.digest, task, 0.5) for task in TASKS]
+    card = render_card(CardInput(manifest, own))
+    cats, dogs = (f"{expert.name}@{expert.sha[:12]}" for expert in manifest.experts)
+    assert f"hubmerge eval {cats} {dogs}\n" in card
+    alone = score(manifest.experts[0].digest, TASKS[0], 0.9)
+    assert f"hubmerge eval {dogs}\n" in render_card(CardInput(manifest, [*own, alone]))
+
+
+def test_commands_measure_by_the_metric_that_was_chosen() -> None:
+    manifest = merge(lock=None)
+    own = [score(manifest.digest, f"{task}+f1", 0.5) for task in TASKS]
+    card = render_card(CardInput(manifest, own))
+    assert f"hubmerge eval o/base@{manifest.base.sha[:12]} --tasks cats,dogs --metric f1" in card
+
+
 def test_the_normalised_value_is_only_in_the_folded_table() -> None:
     card = merge_card()
     folded = card.split("<details>")[1].split("</details>")[0]

@@ -254,7 +254,8 @@ def test_a_base_in_a_folder_must_be_named_and_is_checked(
     lock = locks.write_lock(content, tmp_path / LOCK)
     words = ("merge", "--lock", lock, "--out", tmp_path / "m")
     result = hubmerge(*words)
-    assert (result.code, "Name it with --base" in result.err) == (2, True)
+    assert (result.code, f"Add --base {folder}." in result.err) == (2, True)
+    assert content.build_command("a.lock") == f"hubmerge merge --lock a.lock --base {folder}"
     result = hubmerge(*words, "--base", folder)
     assert result.code == 0, result.err
     (folder / "open_clip_config.json").write_text("{}")
