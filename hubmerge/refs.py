@@ -13,6 +13,7 @@ from hubmerge.errors import UsageError
 # The Hub's rule for one part of a repository id, without names that git or a shell misreads.
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_-])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,199}")
+_PINNED_NAME = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}@{_REVISION.pattern}")
 _SHA = re.compile(r"[0-9a-f]{40}")
 # A number of at most 12 digits, or of thousands or millions: 0064, 20k, 1.5M.
 _NUMBER = r"([0-9]{1,12}|[0-9]{1,6}(?:\.[0-9]{1,3})?[kKM])"
@@ -112,6 +113,11 @@ def parse_ref(text: str) -> ModelRef:
         return ModelRef(path=Path(text).expanduser())
     repo_id, at, revision = text.partition("@")
     return _hub_ref(repo_id, revision if at else None, None, text)
+
+
+def is_pinned_name(text: str) -> bool:
+    """Whether a text is `owner/name@revision`, and no file or folder."""
+    return bool(_PINNED_NAME.fullmatch(text)) and not Path(text).exists()
 
 
 def _parse_uri(rest: str, text: str) -> ModelRef:

@@ -15,6 +15,7 @@ from hubmerge.refs import (
     check_label,
     check_repo_id,
     check_revision,
+    is_pinned_name,
     ordinal_of,
     parse_ref,
     parse_step_pattern,
@@ -57,6 +58,17 @@ def test_a_reference_is_parsed(text: str, expected: ModelRef) -> None:
 def test_a_reference_prints_as_it_was_written(text: str) -> None:
     assert str(parse_ref(text)) == text
     assert parse_ref(str(parse_ref(text))) == parse_ref(text)
+
+
+def test_a_pinned_name_has_a_revision_and_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b@c").mkdir(parents=True)
+    assert is_pinned_name("owner/name@step64")
+    assert is_pinned_name("owner/name@a/b")
+    others = ("a/b@c", "owner/name", "a/b/c@d", "hf://datasets/owner/name@main", "x.yaml", "../a@b")
+    assert not any(map(is_pinned_name, others))
 
 
 def test_a_folder_that_exists_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,9 @@ from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
 from hubmerge.merging.settings import format_settings
 from hubmerge.scores import Score, UpcyclingScore, upcycling
+from hubmerge.tasks.chosen_metric import metric_of_id
+from hubmerge.tasks.lm_eval_name import is_lm_eval
+from hubmerge.tasks.lookup import catalog
 from hubmerge.weights.match_options import split_options
 
 _PER_EXPERT_OPTIONS = ("weight", "keep", "intruders")
@@ -226,9 +229,22 @@ def _eval_commands(card_input: CardInput, model: str) -> tuple[str, ...]:
     """One command for each metric that was chosen, and one for tasks measured by their own."""
     tasks = dict[str, list[str]]()
     for score in card_input.own_scores:
-        tasks.setdefault(score.chosen_metric, []).append(score.task_name)
+        tasks.setdefault(score.chosen_metric, []).append(_task_to_write(card_input, score))
     return tuple(
         shlex.join(["hubmerge", "eval", model, "--tasks", ",".join(dict.fromkeys(names)),
                     *(["--metric", metric] if metric else [])])
         for metric, names in tasks.items()
     )  # fmt: skip
+
+
+def _task_to_write(card_input: CardInput, score: Score) -> str:
+    """The name of a shipped task; for others an expert that was trained for it, if on a Hub."""
+    if score.task_name in catalog() or is_lm_eval(score.task_name):
+        return score.task_name
+    own_id = metric_of_id(score.task)[0]
+    trained = (
+        _pinned_reference(expert)
+        for expert in card_input.manifest.experts
+        if not expert.is_local and expert.task and metric_of_id(expert.task)[0] == own_id
+    )
+    return next(trained, score.task_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,26 +15,32 @@ from hubmerge.cli.options import (
     EvalSplit,
     IncludePath,
     Metric,
-    Tasks,
     find_tasks,
     split_names,
 )
 from hubmerge.cli.session import Session, command
 from hubmerge.cli.tables import format_score, make_table
 from hubmerge.errors import UsageError
-from hubmerge.refs import ModelRef, parse_ref
+from hubmerge.refs import ModelRef, is_pinned_name, parse_ref
 from hubmerge.scores import Score, display_names, upcycling
 
 if TYPE_CHECKING:
     from hubmerge.hub.client import Hub
     from hubmerge.opening.opened_model import PinnedModel
+    from hubmerge.tasks.task import Task
 
 
 @command
 def evaluate(
     session: Session,
     models: Annotated[list[str], typer.Argument(help="Models: owner/name@step64, folders ...")],
-    tasks: Tasks = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks, separated by commas, also lm-eval:NAME, and owner/name@step for the task "
+            "of an expert. [the tasks that the model or its experts are trained for]"
+        ),
+    ] = None,
     split: EvalSplit = "test",
     every_step: Annotated[
         bool, typer.Option("--every-step", help="Measure all step revisions of the repositories.")
@@ -53,7 +60,7 @@ def evaluate(
     if every_step and any(ref.repo_id is None or ref.revision for ref in refs):
         raise UsageError("--every-step needs repositories.", "Write owner/name without a step.")
     # A wrong name is reported before a Hub is asked for anything.
-    named = find_tasks(split_names(tasks), columns, include_path)
+    named = _find_tasks(split_names(tasks), columns, include_path)
     with session.open_hub() as hub, session.progress() as progress:
         from hubmerge.flows.evaluate import evaluate as measure
 
@@ -70,6 +77,15 @@ def evaluate(
     for score in scores:
         if score.unfinished:
             session.print_message(f"Note: {_unfinished_note(score)}")
+
+
+def _find_tasks(
+    names: Sequence[str], columns: str | None, include_path: Path | None
+) -> list[Task | ModelRef]:
+    """The tasks of these names, and references to the experts whose tasks are meant."""
+    experts = {name: parse_ref(name) for name in names if is_pinned_name(name)}
+    others = iter(find_tasks([n for n in names if n not in experts], columns, include_path))
+    return [experts[name] if name in experts else next(others) for name in names]
 
 
 def _unfinished_note(score: Score) -> str:

@@ -29,11 +29,12 @@ from hubmerge.models.loading import Model, load_classifier
 from hubmerge.moerging.moe_model import read_moe
 from hubmerge.opening.bases import open_base
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
-from hubmerge.opening.references import open_pinned, pin_task
+from hubmerge.opening.references import open_pinned, pin, pin_task
 from hubmerge.opening.task_heads import TaskHeads
 from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.predictions import Predictions, read_predictions
 from hubmerge.progress import Progress
+from hubmerge.refs import ModelRef
 from hubmerge.row_values import (
     MeasuredRows,
     check_metric,
@@ -60,7 +61,7 @@ from hubmerge.weights.task_vector import TaskVector
 def evaluate(
     hub: Hub,
     models: Sequence[PinnedModel],
-    tasks: Sequence[Task],
+    tasks: Sequence[Task | ModelRef],
     split: str,
     log: ScoreLog,
     progress: Progress,
@@ -70,13 +71,14 @@ def evaluate(
 ) -> list[Score]:
     """Measure every model on every task, or if `tasks` is empty on those it was trained for.
 
+    A reference among the tasks is an expert, and stands for the tasks that it was trained for.
     `metric` is used instead of those of the tasks. Scores in the log are not measured again. All
     models are opened, and functions tried, before the first is measured. `print_note` gets what is
     to be said of the tasks.
     """
     evaluator = ModelEvaluator(hub, split, pick_device(device))
     opened = map_all(partial(open_pinned, hub), models)
-    pinned_tasks = [with_metric(pin_task(hub, task), metric) for task in tasks]
+    pinned_tasks = [pinned for task in tasks for pinned in _pin_tasks(hub, task, metric)]
     pairs = [(model, pinned_tasks or find_trained_tasks(hub, model, metric)) for model in opened]
     for task in {task.id: task for _, model_tasks in pairs for task in model_tasks}.values():
         if ":" in task.metric:
@@ -95,6 +97,13 @@ def evaluate(
             # The same weights may have been measured under another label.
             scores.append(dataclasses.replace(known[key], label=model.revision.label))
     return scores
+
+
+def _pin_tasks(hub: Hub, task: Task | ModelRef, metric: str | None) -> list[Task]:
+    """A task with its data at a commit, or those that an expert was trained for."""
+    if isinstance(task, ModelRef):
+        return find_trained_tasks(hub, pin(hub, task), metric)
+    return [with_metric(pin_task(hub, task), metric)]
 
 
 class ModelEvaluator:

@@ -59,7 +59,8 @@ def test_missing_scores_have_their_commands() -> None:
     card = moe_card(log=moe_scores()[:2])
     last = " ".join(f"{e.name}@{(e.last_sha or '')[:12]}" for e in EXPERTS)
     assert f"hubmerge moerge {last} --train-steps 300 --out ./last-mixture\n" in card
-    assert "hubmerge eval ./last-mixture --tasks cats,dogs\n" in card
+    tasks = ",".join(f"{e.name}@{e.sha[:12]}" for e in EXPERTS)
+    assert f"hubmerge eval ./last-mixture --tasks {tasks}\n" in card
     assert "hubmerge select o/cats o/dogs --target moe\n" in card
     assert "--method ties --out ./plain-merge\nhubmerge eval ./plain-merge --tasks" in card
     assert "against" not in card.split("\n## ")[0]

@@ -73,8 +73,8 @@ def test_gains_need_scores_on_the_same_tasks() -> None:
     assert "against the best common step" not in card
     assert (
         "```\nhubmerge merge --lock hubmerge.lock --policy uniform --out ./uniform-merge\n"
-        "hubmerge eval ./uniform-merge --tasks cats,dogs\n```"
-    ) in card
+        "hubmerge eval ./uniform-merge --tasks o/cats@{},o/dogs@{}\n```"
+    ).format(*(expert.sha[:12] for expert in merge().experts)) in card
 
 
 def test_without_a_lock_there_are_commands_for_the_baselines() -> None:
@@ -87,7 +87,8 @@ def test_without_a_lock_there_are_commands_for_the_baselines() -> None:
         "--out ./last-merge"
     ) in card
     assert "hubmerge select o/cats o/dogs --target ties" in card
-    assert f"hubmerge eval o/base@{manifest.base.sha[:12]} --tasks cats,dogs" in card
+    tasks = ",".join(f"{expert.name}@{expert.sha[:12]}" for expert in manifest.experts)
+    assert f"hubmerge eval o/base@{manifest.base.sha[:12]} --tasks {tasks}\n" in card
     assert "## How it was chosen" not in card
 
 
@@ -105,7 +106,8 @@ def test_commands_measure_by_the_metric_that_was_chosen() -> None:
     manifest = merge(lock=None)
     own = [score(manifest.digest, f"{task}+f1", 0.5) for task in TASKS]
     card = render_card(CardInput(manifest, own))
-    assert f"hubmerge eval o/base@{manifest.base.sha[:12]} --tasks cats,dogs --metric f1" in card
+    tasks = ",".join(f"{expert.name}@{expert.sha[:12]}" for expert in manifest.experts)
+    assert f"o/base@{manifest.base.sha[:12]} --tasks {tasks} --metric f1\n" in card
 
 
 def test_the_normalised_value_is_only_in_the_folded_table() -> None:

@@ -63,6 +63,12 @@ def test_own_tasks_are_named_once(hubmerge: Command, api: HfApi, tmp_path: Path)
     result = hubmerge("eval", merged, "--split", "validation", "--json")
     assert result.code == 0, result.err
     assert len(result.data) == 2
+    # Another model is measured by the tasks of the experts.
+    named = ("--tasks", "own/digits@step1,mini-mnist,own/cars@step1", "--split", "validation")
+    base = hubmerge("eval", "hubmerge/tiny-clip", *named, "--json")
+    assert base.code == 0, base.err
+    tasks_of_merge = [score["task"] for score in result.data]
+    assert [score["task"] for score in base.data][::2] == tasks_of_merge
 
     second = first.rename(tmp_path / "second")
     result = hubmerge(*select, *lock)
