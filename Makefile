@@ -26,7 +26,7 @@ test: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 
 test-slow: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2 --dist loadfile -m "slow or hypothesis"
 
 # The Hub's pages in a browser: needs Chromium or Chrome on the PATH (apt-get install chromium).
 test-page: .venv/installed-dev

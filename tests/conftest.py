@@ -52,9 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("numprocesses", None):
         from hypothesis import settings
 
-        # A slow machine must not fail a test.
-        settings.register_profile("hubmerge", deadline=None)
-        settings.load_profile("hubmerge")
+        # A slow machine must not fail a test. `make test-slow` tries more examples, and new ones.
+        settings.register_profile("fast", deadline=None, derandomize=True, max_examples=25)
+        settings.register_profile("thorough", deadline=None)
+        settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
