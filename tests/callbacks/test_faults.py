@@ -46,6 +46,7 @@ def proxy(server: ServerState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prox
         yield proxy
 
 
+@pytest.mark.slow
 def test_failures_of_the_hub_leave_every_tag(
     base: Path, tmp_path: Path, api: HfApi, repo: str, proxy: Proxy, sentences: list[str]
 ) -> None:

@@ -164,6 +164,7 @@ def test_what_a_merge_forgot_is_reported_and_shown_in_its_card(
     assert not (merged / "forgotten-examples.png").exists()
 
 
+@pytest.mark.slow
 def test_bins_follow_a_given_difficulty(hubmerge: Command, merged: Path, tmp_path: Path) -> None:
     split = ("--split", "validation")
     scores = tmp_path / "d.json"

@@ -121,6 +121,7 @@ def test_training_finds_what_belongs_together(hubmerge: Command, world: Path) ->
     assert {score["metric"] for score in result.data} == {"ndcg_at_10"}
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_transformer_alone_is_merged_with_modules(
     hubmerge: Command, world: Path, tmp_path: Path
 ) -> None:

@@ -315,6 +315,7 @@ def test_a_pull_request_is_opened_once_and_can_be_downloaded(
     assert "nothing is proposed" in result.err
 
 
+@pytest.mark.slow
 def test_checkpoint_folders_of_one_commit_have_separate_pins(
     hubmerge: Command, api: HfApi, hub: Hub, tmp_path: Path
 ) -> None:

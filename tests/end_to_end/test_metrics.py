@@ -114,6 +114,7 @@ def test_numbers_between_right_and_wrong_are_raced_and_locked(
     assert again == lock
 
 
+@pytest.mark.slow
 def test_a_choice_by_likelihood_is_that_of_the_merge(
     hubmerge: Command, chat: Path, tmp_path: Path
 ) -> None:

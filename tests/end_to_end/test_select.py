@@ -134,6 +134,7 @@ def test_the_lock_builds_what_was_measured(
     assert values == pytest.approx(dict(lock.pick().tasks))
 
 
+@pytest.mark.slow
 def test_layers_with_scales_of_their_own_are_built_from_the_lock(
     select: Select, hubmerge: Command, lock_folder: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_budget_limits_the_number_of_merges(select: Select, lock_folder: Path)
     assert lock.budget == "8"
 
 
+@pytest.mark.slow
 def test_a_requested_policy_is_chosen(select: Select, lock_folder: Path) -> None:
     assert select("--policy", "uniform", "--budget", "24", lock="uniform.lock").code in (0, 4)
     lock = read(lock_folder / "uniform.lock")
@@ -219,6 +221,7 @@ def test_a_requested_policy_is_chosen(select: Select, lock_folder: Path) -> None
     assert len({expert.step for expert in lock.pick().experts}) == 1
 
 
+@pytest.mark.slow
 def test_the_worst_task_can_be_maximised(select: Select, lock_folder: Path) -> None:
     assert select("--objective", "worst", "--budget", "24", lock="worst.lock").code in (0, 4)
     lock = read(lock_folder / "worst.lock")

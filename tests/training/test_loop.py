@@ -42,7 +42,8 @@ def test_thirty_steps_improve_accuracy(training: Split, long_validation: Split) 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"augment": True}, {"accumulate": 2}, {"tune": "lora", "lr": 2e-3}],
+    [{"augment": True}, {"tune": "lora", "lr": 2e-3},
+     *(pytest.param(settings, marks=pytest.mark.slow) for settings in ({}, {"accumulate": 2}))],
     ids=str,
 )  # fmt: skip
 def test_a_run_repeats(training: Split, validation: Split, settings: Any) -> None:
@@ -126,7 +127,8 @@ def test_only_the_tuned_weights_change(training: Split, validation: Split, tune:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"anneal": "branch", "push_every": "2^k"}, {"tune": "lora"},
+    [{}, pytest.param({"anneal": "branch", "push_every": "2^k"}, marks=pytest.mark.slow),
+     pytest.param({"tune": "lora"}, marks=pytest.mark.slow),
      {"early_stop": "noise", "evaluate_every": 2, "push_every": "5"}],
     ids=str,
 )  # fmt: skip
