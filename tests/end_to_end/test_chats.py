@@ -163,6 +163,7 @@ def test_chats_are_recognised_by_their_columns(
     assert result.data["validation"][1]["loss"] == pytest.approx(loss, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", EACH_FAMILY, indirect=True)
 def test_packed_chats_are_learned_like_others(
     hubmerge: Command, api: HfApi, base: Path, rows: Path

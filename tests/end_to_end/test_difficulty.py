@@ -193,7 +193,7 @@ def test_hard_texts_are_listed(hubmerge: Command, tmp_path: Path) -> None:
     assert (refused.code, "task mini-emoji has none" in refused.err) == (2, True)
 
 
-FEW = "100 rows of validation of task mini-mnist do not fill 101 bins"
+FEW = f"{ROWS['validation']} rows of validation of task mini-mnist do not fill 101 bins"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.models.builders import SENTENCES
 from tests.models.embedders import OLD, tiny_embedder, write_json
 
 TRAIN = (
-    "--steps", "16", "--push-every", "2^k", "--batch", "16", "--lr", "3e-3",
+    "--steps", "16", "--push-every", "4,16", "--batch", "16", "--lr", "3e-3",
     "--schedule", "constant", "--warmup-steps", "0",
 )  # fmt: skip
 TASKS = ("faq", "manual")

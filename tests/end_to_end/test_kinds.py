@@ -136,6 +136,7 @@ def test_texts_with_trained_heads(local_hub: LocalHub, hubmerge: Command, tmp_pa
     assert "no trained head for task pets" in missing.err
 
 
+@pytest.mark.slow
 def test_two_heads_of_one_task_are_refused(hubmerge: Command, tmp_path: Path) -> None:
     tiny_bert(tmp_path / "base")
     write_reviews(tmp_path / "films.csv", {"good": "film", "bad": "cat"})
@@ -316,6 +317,7 @@ def test_options_without_effect_are_refused(hubmerge: Command) -> None:
         assert message in result.err
 
 
+@pytest.mark.slow
 def test_the_recorded_command_repeats_the_run(
     local_hub: LocalHub, hubmerge: Command, tmp_path: Path
 ) -> None:
