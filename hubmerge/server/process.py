@@ -29,6 +29,8 @@ TINY_CLIP_FOLDER = Path(__file__).parents[1] / "mini" / "base"
 _HOST = "127.0.0.1"
 _POLL_S = 0.5
 _SHUTDOWN_TIMEOUT_S = 5
+# Clients keep idle connections for 5 s: a server that closes them then would lose requests.
+_KEEP_ALIVE_S = 60
 _LOCK_TIMEOUT_S = 10.0
 
 
@@ -103,6 +105,7 @@ def _make_server(data: Path, seed_from: Path | None, faults: Sequence[Fault]) ->
         log_level="warning",
         lifespan="off",
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
     return uvicorn.Server(config)
 
