@@ -25,6 +25,7 @@ demo-llm: .venv/installed-gguf
 test: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 
+# Variants of what `make test` checks, and the tests with many examples with all of them.
 test-slow: .venv/installed-dev
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2 --dist loadfile -m "slow or hypothesis"
 

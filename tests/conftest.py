@@ -43,7 +43,7 @@ _cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
 os.environ["HF_HOME"] = _cache.name
 
 # A worker runs whole files: if the slowest came last, the other worker would have no work.
-_SLOWEST = ("test_kinds.py", "test_select.py", "test_cross_fit.py", "test_loop.py")
+_SLOWEST = ("test_kinds.py", "test_select.py", "test_recipe_units.py", "test_export.py")
 _UNSET = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
 
 

@@ -176,6 +176,7 @@ def test_a_loop_of_ones_own(
     assert sentences == []
 
 
+@pytest.mark.slow
 def test_a_loop_that_goes_on_keeps_its_curve_and_repeats_no_step(
     base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
 ) -> None:

@@ -184,8 +184,7 @@ def test_recompute_keeps_the_losses(case_of: Cases, name: str, tune: str) -> Non
     assert recomputed.losses == pytest.approx(expected.losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "tune"), EACH_TUNED)
 def test_recompute_runs_layers_twice(case_of: Cases, name: str, tune: str) -> None:
     """Every attention layer is called in the forward pass and again in the backward pass."""
 

@@ -181,6 +181,7 @@ def test_early_stopping_ends_at_a_pushed_step(training: Split, validation: Split
     assert [point.lr for point in curve(events)[1:]] == [1e-9, 1e-9, 1e-9, 5e-10]
 
 
+@pytest.mark.slow
 def test_stopping_does_not_depend_on_pushed_steps(training: Split, validation: Split) -> None:
     settings = {"steps": 60, "early_stop": "noise", "patience": 3, "lr": 1e-9}
     few = run_training(make_spec(push_every="60", **settings), training, validation)[1]
