@@ -25,8 +25,9 @@ demo-llm: .venv/installed-gguf
 test: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 
+# Variants of what `make test` checks, and the tests with many examples with all of them.
 test-slow: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2 --dist loadfile -m "slow or hypothesis"
 
 # The Hub's pages in a browser: needs Chromium or Chrome on the PATH (apt-get install chromium).
 test-page: .venv/installed-dev

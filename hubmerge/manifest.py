@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -261,9 +261,25 @@ def recipe_id(
     base: Source, experts: tuple[Source, ...], method: str, params: Mapping[str, Any]
 ) -> str:
     """64 hex digits that are equal for two merges exactly if all their inputs are equal."""
+    return next(recipe_ids(base, experts, [encode_method(method, params)]))
+
+
+def encode_method(method: str, params: Mapping[str, Any]) -> bytes:
+    """A method with its parameters, for `recipe_ids`."""
+    return json.dumps([method, dict(params)], sort_keys=True).removeprefix("[").encode()
+
+
+def recipe_ids(
+    base: Source, experts: tuple[Source, ...], methods: Iterable[bytes]
+) -> Iterator[str]:
+    """The recipe id of each encoded method with the same base and experts, in microseconds."""
     parts = sorted((_recipe_part(expert) for expert in experts), key=_recipe_order)
-    inputs = [base.sha, parts, method, dict(params)]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    inputs = json.dumps([base.sha, parts], sort_keys=True).removesuffix("]") + ", "
+    start = hashlib.sha256(inputs.encode())
+    for method in methods:
+        recipe = start.copy()
+        recipe.update(method)
+        yield recipe.hexdigest()
 
 
 def _recipe_part(expert: Source) -> list[Any]:

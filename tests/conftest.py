@@ -43,7 +43,7 @@ _cache = tempfile.TemporaryDirectory(prefix="hubmerge-tests-")
 os.environ["HF_HOME"] = _cache.name
 
 # A worker runs whole files: if the slowest came last, the other worker would have no work.
-_SLOWEST = ("test_kinds.py", "test_select.py", "test_cross_fit.py", "test_loop.py")
+_SLOWEST = ("test_kinds.py", "test_select.py", "test_recipe_units.py", "test_export.py")
 _UNSET = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUBMERGE_HUB")
 
 
@@ -52,9 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("numprocesses", None):
         from hypothesis import settings
 
-        # A slow machine must not fail a test.
-        settings.register_profile("hubmerge", deadline=None)
-        settings.load_profile("hubmerge")
+        # A slow machine must not fail a test. `make test-slow` tries more examples, and new ones.
+        settings.register_profile("fast", deadline=None, derandomize=True, max_examples=25)
+        settings.register_profile("thorough", deadline=None)
+        settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

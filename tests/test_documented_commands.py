@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -33,9 +35,14 @@ def words_of(line: str) -> list[str]:
     return words[:end]
 
 
+@cache
+def main_command() -> Any:
+    return get_command(make_app())
+
+
 @pytest.mark.parametrize(("page", "line"), list(dict.fromkeys(commands())))
 def test_a_documented_command_can_be_parsed(page: str, line: str) -> None:
-    command, words = get_command(make_app()), words_of(line)
+    command, words = main_command(), words_of(line)
     while hasattr(command, "commands"):
         name, *words = words
         assert name in command.commands, f"{page}: there is no command {name!r}"

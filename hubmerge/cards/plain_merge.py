@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
 from hubmerge.cards.card_input import CardInput
-from hubmerge.manifest import recipe_id
+from hubmerge.manifest import encode_method, recipe_ids
 from hubmerge.merging.registry import METHODS, Method
 from hubmerge.scores import Score, upcycling
 
@@ -37,14 +38,24 @@ def find_plain_merges(card_input: CardInput) -> list[PlainMerge]:
     manifest = card_input.manifest
     scored = {score.recipe for score in card_input.scores}
     best: dict[str, tuple[float, PlainMerge]] = {}
-    for method in METHODS.values():
-        for params in _parameter_grid(method):
-            recipe = recipe_id(manifest.base, manifest.experts, method.name, params)
-            scores = card_input.scores_of_recipe(recipe) if recipe in scored else []
-            mean = upcycling(scores)
-            if mean and mean.value > best.get(method.name, (-1.0,))[0]:
-                best[method.name] = mean.value, PlainMerge(method.name, params, scores)
+    encoded = [method for *_, method in _tried_methods()]
+    recipes = recipe_ids(manifest.base, manifest.experts, encoded)
+    for (method, params, _), recipe in zip(_tried_methods(), recipes, strict=True):
+        scores = card_input.scores_of_recipe(recipe) if recipe in scored else []
+        mean = upcycling(scores)
+        if mean and mean.value > best.get(method, (-1.0,))[0]:
+            best[method] = mean.value, PlainMerge(method, params, scores)
     return [merge for _, merge in best.values()]
+
+
+@cache
+def _tried_methods() -> tuple[tuple[str, Mapping[str, Any], bytes], ...]:
+    """Name, parameters and encoding of every method with every parameter that is tried."""
+    return tuple(
+        (method.name, params, encode_method(method.name, params))
+        for method in METHODS.values()
+        for params in _parameter_grid(method)
+    )
 
 
 def _parameter_grid(method: Method) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import DTYPES, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo
 
-_MEASURED_S = 0.2
+_MEASURED_S = 0.05
 _NOT_SOFTENED = Softening()
 _START_BYTES = 60_000_000  # interpreter and libraries
 _COPIES = 4  # parts or tensors of an expert that are in memory at once

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 TINY_CLIP_FOLDER = Path(__file__).parents[1] / "mini" / "base"
 
 _HOST = "127.0.0.1"
-_LEASE_GRACE_S = 2.0
 _POLL_S = 0.5
 _SHUTDOWN_TIMEOUT_S = 5
+# Clients keep idle connections for 5 s: a server that closes them then would lose requests.
+_KEEP_ALIVE_S = 60
 _LOCK_TIMEOUT_S = 10.0
 
 
@@ -104,6 +105,7 @@ def _make_server(data: Path, seed_from: Path | None, faults: Sequence[Fault]) ->
         log_level="warning",
         lifespan="off",
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
     return uvicorn.Server(config)
 
@@ -133,7 +135,8 @@ async def _stop_when_unleased(server: uvicorn.Server, lease_file: IO[bytes] | No
     """Stop a leased server when no client holds the lease; it keeps the lock while it ends."""
     if lease_file is None:
         return
-    await asyncio.sleep(_LEASE_GRACE_S)
+    # The client that started it has the lease, and the next command may follow at once.
+    await asyncio.sleep(_POLL_S)
     while not try_lock(lease_file):
         await asyncio.sleep(_POLL_S)
     server.should_exit = True

@@ -7,14 +7,11 @@ from hubmerge.specs.task import (
     GENERATION_METRICS,
     LIKELIHOOD,
     RETRIEVAL_METRICS,
-    Carve,
-    CorpusSpec,
-    DataSpec,
     Head,
     Kind,
-    SplitsSpec,
     TaskSpec,
 )
+from hubmerge.specs.task_data import Carve, CorpusSpec, DataSpec, SplitsSpec
 from hubmerge.specs.train import Anneal, TrainSpec, Tune, unused_options
 
 __all__ = [

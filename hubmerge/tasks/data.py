@@ -94,11 +94,16 @@ class Split:
 
     def _example(self, row: int, location: str) -> Example:
         with task_errors(self.task, f"the {self.task.spec.kind} of {location} cannot be read"):
-            values = name_labels(self.task, self.rows.features, self.rows[row])
+            values = name_labels(self.task, self._features, self.rows[row])
             example = make_example(self.task.spec, self.class_labels, values, location)
             if self.corpus is not None and isinstance(example, PairExample):
                 return self.corpus.complete(example, location)
             return example
+
+    @cached_property
+    def _features(self) -> datasets.Features:
+        """The types of the columns, which the rows copy whenever they are asked for them."""
+        return self.rows.features
 
     def _image_path(self, row: int) -> str | None:
         """The path of a row's image, None if it is not a file."""

@@ -24,7 +24,7 @@ import numpy as np
 from hubmerge.durable import hash_file
 from hubmerge.errors import DataError, HubmergeError, UsageError
 from hubmerge.specs import TaskSpec
-from hubmerge.specs.task import DataSpec
+from hubmerge.specs.task_data import DataSpec
 from hubmerge.tasks.lm_eval_index import comes_with_lm_eval, index_of, read_failure
 from hubmerge.tasks.lm_eval_name import LmEvalName, LmEvalTask, parse_lm_eval_name
 from hubmerge.tasks.source import one_line

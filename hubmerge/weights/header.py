@@ -157,7 +157,7 @@ def _parse_tensor(
     def fail(reason: str) -> NoReturn:
         raise CheckpointError(f"{file}: tensor {safe_name(name)!r} {reason}.")
 
-    if any("\ud800" <= character <= "\udfff" for character in name):
+    if not _is_text(name):
         fail("has a name that is not text")
     if not isinstance(entry, dict) or set(entry) != _KEYS:
         fail("is not described by dtype, shape and data_offsets alone")
@@ -175,6 +175,15 @@ def _parse_tensor(
     if prod(shape) * DTYPES[dtype].itemsize != end - start:
         fail(f"has {end - start} bytes, which its dtype {dtype} and its shape do not give")
     return TensorInfo(file, dtype, tuple(shape), data_start + start, data_start + end)
+
+
+def _is_text(name: str) -> bool:
+    """Whether it has no half of a surrogate pair, which JSON can escape."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _are_whole_numbers(values: object) -> bool:

@@ -33,7 +33,7 @@ from tests.hub.proxy import Proxy, lose_response, reset_connection, run_proxy, s
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter delays between attempts, for a Hub on the same machine; as many as usual."""
     for module in (client, publish, outbox):
-        delays = [delay_s / 20 for delay_s in module._RETRY_DELAYS_S]
+        delays = [delay_s / 200 for delay_s in module._RETRY_DELAYS_S]
         monkeypatch.setattr(module, "_RETRY_DELAYS_S", tuple(delays))
 
 
@@ -46,6 +46,7 @@ def proxy(server: ServerState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prox
         yield proxy
 
 
+@pytest.mark.slow
 def test_failures_of_the_hub_leave_every_tag(
     base: Path, tmp_path: Path, api: HfApi, repo: str, proxy: Proxy, sentences: list[str]
 ) -> None:

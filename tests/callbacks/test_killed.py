@@ -28,10 +28,8 @@ ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-@pytest.mark.parametrize("is_hub_up", [
-    pytest.param(True, id="pushed", marks=pytest.mark.slow),
-    pytest.param(False, id="not pushed"),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("is_hub_up", [True, False], ids=["pushed", "not pushed"])
 def test_a_killed_script_goes_on_from_its_checkpoint(
     base: Path, tmp_path: Path, server: ServerState, api: HfApi, repo: str, python: Path,
     is_hub_up: bool,

@@ -73,6 +73,7 @@ def test_an_adapter_of_a_model_without_a_name_knows_its_base(
     assert settings["base_model_name_or_path"] == str(saved)
 
 
+@pytest.mark.slow
 def test_sft_trainer(
     base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_sft_trainer(
     assert sentences == []
 
 
+@pytest.mark.slow
 def test_sentence_transformer_trainer(
     tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_loop_of_ones_own(
     assert sentences == []
 
 
+@pytest.mark.slow
 def test_a_loop_that_goes_on_keeps_its_curve_and_repeats_no_step(
     base: Path, tmp_path: Path, api: HfApi, repo: str, sentences: list[str]
 ) -> None:

@@ -184,7 +184,7 @@ def test_a_base_by_name_is_that_of_the_hub_or_of_the_cache(
     assert "does not repeat step1" in sentences[-1]
 
 
-@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+@pytest.mark.parametrize("strategy", ["steps", pytest.param("epoch", marks=pytest.mark.slow)])
 def test_a_run_that_stops_early_publishes_its_last_step_and_not_its_best(
     base: Path, tmp_path: Path, api: HfApi, repo: str, strategy: str
 ) -> None:

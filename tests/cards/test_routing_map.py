@@ -89,9 +89,9 @@ def test_one_task_one_expert_one_layer() -> None:
 
 
 def huge() -> Routing:
-    """Ten tasks, forty experts and two hundred layers, with long formulas as names."""
+    """Ten tasks, forty experts and seventy layers, with long formulas as names."""
     experts = tuple(f"$\\frac{{{number}}}$-{'x' * 60}" for number in range(40))
-    layers = tuple(f"model.layers.{number // 7}.{'y' * 60}.{number % 7}" for number in range(200))
+    layers = tuple(f"model.layers.{number // 7}.{'y' * 60}.{number % 7}" for number in range(70))
     tasks = tuple(f"task-{number}-{'z' * 60}@1" for number in range(10))
-    share = (((1 / 40,) * 40,) * 200,) * 10
+    share = (((1 / 40,) * 40,) * 70,) * 10
     return routing(tasks=tasks, experts=experts, layers=layers, share=share)

@@ -115,7 +115,9 @@ def test_a_lock_without_measurements_is_drawn(draw: object) -> None:
     assert "none of those shown" in describe_heat_map(bare)
 
 
-@pytest.mark.parametrize("draw", PICTURES)
+@pytest.mark.parametrize("draw", [
+    pytest.param(draw, marks=pytest.mark.slow if draw is heat_map_png else ()) for draw in PICTURES
+])  # fmt: skip
 def test_the_size_of_a_picture_is_limited(draw: object) -> None:
     picture = draw(huge())  # type: ignore[operator]
     width, height = struct.unpack(">II", picture[16:24])

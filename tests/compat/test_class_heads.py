@@ -365,6 +365,7 @@ def published(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
                "--target", "average", "--lock", tmp_path / "lock"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_selection_measures_each_task_with_its_own_head(
     bert: Path, published: list[Any], tmp_path: Path
 ) -> None:

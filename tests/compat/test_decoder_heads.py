@@ -166,8 +166,10 @@ def mean_body(models: dict[str, PreTrainedModel]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("family", "padding"),
     [
-        ("gpt2", "own"), ("gpt2", "none"), ("gpt2", "word"), ("llama", "own"), ("llama", "none"),
-        ("t5", "own"), ("bart", "own"),
+        ("gpt2", "none"), ("llama", "own"), ("t5", "own"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+            ("gpt2", "own"), ("gpt2", "word"), ("llama", "none"), ("bart", "own"),
+        )),
     ],
 )  # fmt: skip
 def test_a_merge_is_evaluated_with_each_head(family: str, padding: str, tmp_path: Path) -> None:
@@ -200,8 +202,10 @@ def test_padded_rows_have_the_logits_of_transformers(
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("pad", [None, -1])
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize(("family", "pad"), [
+    ("gpt2", None), ("llama", -1),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (("gpt2", -1), ("llama", None))),
+])  # fmt: skip
 def test_rows_are_not_padded_without_a_token_for_it(
     family: str, pad: int | None, tmp_path: Path
 ) -> None:
@@ -227,7 +231,7 @@ def add_padding_tokens(models: dict[str, PreTrainedModel], folder: Path) -> None
         own.save_pretrained(folder / name)
 
 
-@pytest.mark.parametrize("mode", ["base", "union"])
+@pytest.mark.parametrize("mode", [pytest.param("base", marks=pytest.mark.slow), "union"])
 def test_experts_that_added_a_padding_token(mode: str, tmp_path: Path) -> None:
     """Each at another row: in the merge it has one row, or none."""
     models = save_models("llama", None, tmp_path)

@@ -418,7 +418,9 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("name", "params"), METHODS, ids=str)
-@pytest.mark.parametrize("adapted", [(0, 1, 2), (1,), (0, 2)], ids=str)
+@pytest.mark.parametrize("adapted", [
+    (0, 2), *(pytest.param(each, marks=pytest.mark.slow) for each in ((0, 1, 2), (1,))),
+], ids=str)  # fmt: skip
 def test_adapters_merge_like_the_models_that_peft_merges_from_them(
     name: str, params: dict[str, Any], adapted: tuple[int, ...], family: Any, tmp_path: Path
 ) -> None:

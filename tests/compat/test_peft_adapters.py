@@ -118,7 +118,16 @@ FAMILIES = {
         ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
     ),
 }  # fmt: skip
-CASES = [(name, tune) for name, family in FAMILIES.items() for tune in family.methods]
+# Every family and every method is in the fast suite once.
+_FAST = {
+    "open_clip": "lora", "clip": "dora", "vit": "ia3", "bert": "lora", "masked": "lora",
+    "t5": "prefix", "gpt2": "lora", "llama": "dora",
+}  # fmt: skip
+CASES = [
+    pytest.param(name, tune, marks=() if _FAST[name] == tune else pytest.mark.slow)
+    for name, family in FAMILIES.items()
+    for tune in family.methods
+]
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,9 @@ def embed(learner: EmbeddingLearner, texts: list[str]) -> Tensor:
     return embed_documents(learner, learner.network, tokens, 3, CPU)[0]
 
 
-@pytest.mark.parametrize("is_new", [False, True], ids=["v2", "v6"])
+@pytest.mark.parametrize("is_new", [
+    pytest.param(False, id="v2", marks=pytest.mark.slow), pytest.param(True, id="v6"),
+])  # fmt: skip
 @pytest.mark.parametrize("pooling", [
     "mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", "cls+mean",
 ])  # fmt: skip

@@ -25,7 +25,7 @@ from tests.command_line import run_command
 REPOS = ("demo/mnist", "demo/hebrew")
 WEIGHTS = "open_clip_model.safetensors"
 # Of each split of the mini image tasks, in place of 4000, 400 and 1000.
-ROWS = {"train": 1000, "validation": 100, "test": 200}
+ROWS = {"train": 1000, "validation": 60, "test": 100}
 
 TRAIN = (
     "--base", "hubmerge/tiny-clip", "--steps", "8", "--push-every", "2,4,8", "--lr", "5e-4",

@@ -59,6 +59,7 @@ def test_a_merge_of_whole_experts_as_an_adapter(
     assert f"rebuilt {ADAPTER}" in verified.out
 
 
+@pytest.mark.slow
 def test_a_lock_as_an_adapter(hubmerge: Command, api: HfApi, hub: Hub, tmp_path: Path) -> None:
     lock = locks.write_lock(locks.make_lock(hub, REPOS), tmp_path / "in" / LOCK)
     out = tmp_path / "out"

@@ -196,7 +196,9 @@ def test_a_message_names_the_broken_expert(
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize(("first", "then"), [("1,2,3", "1,3"), ("2,3", "1,2,3")])
+@pytest.mark.parametrize(("first", "then"), [
+    pytest.param("1,2,3", "1,3", marks=pytest.mark.slow), ("2,3", "1,2,3"),
+])  # fmt: skip
 def test_other_push_rules_are_another_run(
     hubmerge: Command, tmp_path: Path, first: str, then: str
 ) -> None:

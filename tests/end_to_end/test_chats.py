@@ -31,6 +31,7 @@ AROUND_ANSWERS = {
     "llama3": ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
     "qwen": ("<|im_start|>assistant\n", "<|im_end|>"),
 }
+EACH_FAMILY = ["llama3", pytest.param("qwen", marks=pytest.mark.slow)]
 
 
 def turns(pair: tuple[str, str]) -> list[Row]:
@@ -108,7 +109,7 @@ def measured(base: Path, model: Any, chats: list[list[Row]]) -> tuple[float, flo
     return torch.cat(losses).mean().item(), torch.cat(right).float().mean().item()
 
 
-@pytest.mark.parametrize("base", AROUND_ANSWERS, indirect=True)
+@pytest.mark.parametrize("base", EACH_FAMILY, indirect=True)
 def test_chats_are_learned_published_evaluated_and_loaded(
     hubmerge: Command, api: HfApi, base: Path, rows: Path
 ) -> None:
@@ -162,7 +163,8 @@ def test_chats_are_recognised_by_their_columns(
     assert result.data["validation"][1]["loss"] == pytest.approx(loss, abs=1e-4)
 
 
-@pytest.mark.parametrize("base", AROUND_ANSWERS, indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("base", EACH_FAMILY, indirect=True)
 def test_packed_chats_are_learned_like_others(
     hubmerge: Command, api: HfApi, base: Path, rows: Path
 ) -> None:

@@ -164,6 +164,7 @@ def test_what_a_merge_forgot_is_reported_and_shown_in_its_card(
     assert not (merged / "forgotten-examples.png").exists()
 
 
+@pytest.mark.slow
 def test_bins_follow_a_given_difficulty(hubmerge: Command, merged: Path, tmp_path: Path) -> None:
     split = ("--split", "validation")
     scores = tmp_path / "d.json"
@@ -192,7 +193,7 @@ def test_hard_texts_are_listed(hubmerge: Command, tmp_path: Path) -> None:
     assert (refused.code, "task mini-emoji has none" in refused.err) == (2, True)
 
 
-FEW = "100 rows of validation of task mini-mnist do not fill 101 bins"
+FEW = f"{ROWS['validation']} rows of validation of task mini-mnist do not fill 101 bins"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.models.builders import SENTENCES
 from tests.models.embedders import OLD, tiny_embedder, write_json
 
 TRAIN = (
-    "--steps", "16", "--push-every", "2^k", "--batch", "16", "--lr", "3e-3",
+    "--steps", "16", "--push-every", "4,16", "--batch", "16", "--lr", "3e-3",
     "--schedule", "constant", "--warmup-steps", "0",
 )  # fmt: skip
 TASKS = ("faq", "manual")
@@ -121,6 +121,7 @@ def test_training_finds_what_belongs_together(hubmerge: Command, world: Path) ->
     assert {score["metric"] for score in result.data} == {"ndcg_at_10"}
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_transformer_alone_is_merged_with_modules(
     hubmerge: Command, world: Path, tmp_path: Path
 ) -> None:

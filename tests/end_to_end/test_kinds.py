@@ -136,6 +136,7 @@ def test_texts_with_trained_heads(local_hub: LocalHub, hubmerge: Command, tmp_pa
     assert "no trained head for task pets" in missing.err
 
 
+@pytest.mark.slow
 def test_two_heads_of_one_task_are_refused(hubmerge: Command, tmp_path: Path) -> None:
     tiny_bert(tmp_path / "base")
     write_reviews(tmp_path / "films.csv", {"good": "film", "bad": "cat"})
@@ -168,6 +169,7 @@ def test_own_rows_need_only_options(hubmerge: Command, tmp_path: Path) -> None:
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 def test_choices_ranked_by_a_t5(local_hub: LocalHub, hubmerge: Command, tmp_path: Path) -> None:
     tiny_t5(tmp_path / "base")
     lines = [{"q": f"is {n} even?", "label": n % 2} for n in range(40)]
@@ -196,6 +198,7 @@ def test_choices_ranked_by_a_t5(local_hub: LocalHub, hubmerge: Command, tmp_path
     assert not HfApi(endpoint=local_hub.server.url).repo_exists("t5/cut")
 
 
+@pytest.mark.slow
 def test_early_stopping_marks_the_last_step(hubmerge: Command) -> None:
     words = [word for word in TRAIN if word not in ("--schedule", "constant", "8", "2,4,8")]
     words = [word for word in words if word not in ("--steps", "--push-every")]
@@ -231,7 +234,9 @@ def test_other_annealing_modes(hubmerge: Command, tmp_path: Path, anneal: str) -
     assert "annealed in different ways" in result.err
 
 
-@pytest.mark.parametrize("tune", ["dora", "ia3", "prefix"])
+@pytest.mark.parametrize(
+    "tune", [*(pytest.param(tune, marks=pytest.mark.slow) for tune in ("dora", "ia3")), "prefix"]
+)
 def test_other_adapters_are_published_and_merge_or_are_refused(
     local_hub: LocalHub, hubmerge: Command, tmp_path: Path, tune: str
 ) -> None:
@@ -312,6 +317,7 @@ def test_options_without_effect_are_refused(hubmerge: Command) -> None:
         assert message in result.err
 
 
+@pytest.mark.slow
 def test_the_recorded_command_repeats_the_run(
     local_hub: LocalHub, hubmerge: Command, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_merge_by_hand_gives_the_same_model(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_a_lock_of_an_earlier_version_seeds_by_commits(
     hubmerge: Command, hub: Hub, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_lock_of_an_earlier_version_seeds_by_commits(
     assert hubmerge("verify", tmp_path / "by-commit", "--rebuild").code == 0
 
 
+@pytest.mark.slow
 def test_the_other_picks_can_be_built_too(hubmerge: Command, lock: Path, tmp_path: Path) -> None:
     for policy, steps in {"last": [8, 8], "uniform": [4, 4], "coordinate": [2, 8]}.items():
         out = tmp_path / policy
@@ -142,6 +144,7 @@ def test_locked_reports_every_moved_tag_and_writes_nothing(
     assert not api.repo_exists("locked/never")
 
 
+@pytest.mark.slow
 def test_a_deleted_tag_is_reported(
     hubmerge: Command, own_lock: tuple[Path, tuple[str, str]], api: HfApi, tmp_path: Path
 ) -> None:
@@ -316,6 +319,7 @@ def test_a_pull_request_is_opened_once_and_can_be_downloaded(
     assert "nothing is proposed" in result.err
 
 
+@pytest.mark.slow
 def test_checkpoint_folders_of_one_commit_have_separate_pins(
     hubmerge: Command, api: HfApi, hub: Hub, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_training_again_changes_nothing(local_hub: LocalHub, hubmerge: Command, 
     assert [c.commit_id for c in api.list_repo_commits("demo/mnist")] == before
 
 
+@pytest.mark.slow
 def test_training_elsewhere_gives_the_same_weights(
     local_hub: LocalHub, hubmerge: Command, tmp_path: Path
 ) -> None:

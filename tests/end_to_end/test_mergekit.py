@@ -41,8 +41,11 @@ def on_the_hub(name: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", [
-    "ties-gradient", "slices-by-layers", "frankenmerge", "slices-of-other-layers",
-    "slices-upscaled-ties", "slices-upscaled-linear", "block-expansion", "linear",
+    "ties-gradient", "frankenmerge", "slices-upscaled-linear",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        "slices-by-layers", "slices-of-other-layers", "slices-upscaled-ties", "block-expansion",
+        "linear",
+    )),
 ])  # fmt: skip
 def test_a_merge_can_be_made_again(
     name: str, models: Path, hubmerge: Command, tmp_path: Path

@@ -15,7 +15,7 @@ from tests.end_to_end.conftest import ROWS, Command, LocalHub, run_hubmerge
 from tests.models.language_families import write_family
 
 TRAIN = (
-    "--steps", "24", "--push-every", "8,16,24", "--batch", "8", "--lr", "4e-3",
+    "--steps", "24", "--push-every", "12,24", "--batch", "8", "--lr", "4e-3",
     "--schedule", "constant", "--warmup-steps", "0",
 )  # fmt: skip
 ANSWERS = {
@@ -76,7 +76,7 @@ def chat(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def select(hubmerge: Command, root: Path, *options: object) -> Lock:
     path = root / "chosen.lock"
-    words = ("select", "chat/places", "chat/films", "--target", "task_arithmetic", "--budget", "25")
+    words = ("select", "chat/places", "chat/films", "--target", "task_arithmetic", "--budget", "14")
     result = hubmerge(*words, *options, "--lock", path)
     assert result.code in (0, 4), result.err
     return parse_lock(path.read_bytes(), "chosen.lock")
@@ -114,6 +114,7 @@ def test_numbers_between_right_and_wrong_are_raced_and_locked(
     assert again == lock
 
 
+@pytest.mark.slow
 def test_a_choice_by_likelihood_is_that_of_the_merge(
     hubmerge: Command, chat: Path, tmp_path: Path
 ) -> None:

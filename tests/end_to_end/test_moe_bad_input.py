@@ -205,7 +205,7 @@ def shades(local_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("tune", ["dora", "ia3"])
+@pytest.mark.parametrize("tune", [pytest.param("dora", marks=pytest.mark.slow), "ia3"])
 def test_dora_and_ia3_adapters_are_refused(hubmerge: Command, shades: Path, tune: str) -> None:
     words = ("--tune", tune, *(LORA[2:] if tune == "dora" else ()), *LAST_STEP)
     train_expert(shades / "task.yaml", f"shades/{tune}", *words, base=shades / "base")

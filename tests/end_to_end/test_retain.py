@@ -221,7 +221,9 @@ def test_without_a_terminal_nothing_is_deleted(
     assert len(tags(api, fixed_run)) == len(ACCURACIES)
 
 
-@pytest.mark.parametrize(("answer", "left"), [(b"n\n", 6), (b"y\n", 2)])
+@pytest.mark.parametrize(
+    ("answer", "left"), [(b"n\n", 6), pytest.param(b"y\n", 2, marks=pytest.mark.slow)]
+)
 def test_a_terminal_asks_before_deleting(
     run: str,
     hubmerge: Command,

@@ -90,7 +90,7 @@ def test_evidence_is_measured_again(hubmerge: Command, default_lock: Path, tmp_p
     honest = hubmerge(*words)
     assert honest.code == 0, honest.err
     assert {check["what"] for check in honest.data} >= {f"accuracy of {lock.chosen}"}
-    path.write_bytes(with_more_right(lock, lock.rival, 40).to_bytes())
+    path.write_bytes(with_more_right(lock, lock.rival, ROWS["validation"] * 2 // 5).to_bytes())
     parse_lock(path.read_bytes(), "forged")  # its numbers follow from one another
     forged = hubmerge(*words)
     assert forged.code == 3
@@ -134,6 +134,7 @@ def test_the_lock_builds_what_was_measured(
     assert values == pytest.approx(dict(lock.pick().tasks))
 
 
+@pytest.mark.slow
 def test_layers_with_scales_of_their_own_are_built_from_the_lock(
     select: Select, hubmerge: Command, lock_folder: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_budget_limits_the_number_of_merges(select: Select, lock_folder: Path)
     assert lock.budget == "8"
 
 
+@pytest.mark.slow
 def test_a_requested_policy_is_chosen(select: Select, lock_folder: Path) -> None:
     assert select("--policy", "uniform", "--budget", "24", lock="uniform.lock").code in (0, 4)
     lock = read(lock_folder / "uniform.lock")
@@ -219,6 +221,7 @@ def test_a_requested_policy_is_chosen(select: Select, lock_folder: Path) -> None
     assert len({expert.step for expert in lock.pick().experts}) == 1
 
 
+@pytest.mark.slow
 def test_the_worst_task_can_be_maximised(select: Select, lock_folder: Path) -> None:
     assert select("--objective", "worst", "--budget", "24", lock="worst.lock").code in (0, 4)
     lock = read(lock_folder / "worst.lock")
@@ -246,6 +249,7 @@ def test_the_front_is_listed_and_can_be_built(
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 def test_an_earlier_lock_is_the_rival(
     select: Select, lock_folder: Path, default_lock: Path
 ) -> None:
@@ -258,6 +262,7 @@ def test_an_earlier_lock_is_the_rival(
     assert "Inconclusive" in result.err
 
 
+@pytest.mark.slow
 def test_lines_of_the_log_that_are_no_trials_are_reported_and_kept(
     select: Select, default_lock: Path, local_hub: LocalHub
 ) -> None:
@@ -276,6 +281,7 @@ def test_lines_of_the_log_that_are_no_trials_are_reported_and_kept(
         log.write_bytes(before)
 
 
+@pytest.mark.slow
 def test_out_writes_pictures_and_a_table(select: Select, tmp_path: Path) -> None:
     select("--out", str(tmp_path / "pictures"), "--budget", "8", lock="pictures.lock")
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}

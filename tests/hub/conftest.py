@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter delays between attempts, for a Hub on the same machine; as many as usual."""
     for module in (client, publish, outbox):
-        delays = [delay_s / 20 for delay_s in module._RETRY_DELAYS_S]
+        delays = [delay_s / 200 for delay_s in module._RETRY_DELAYS_S]
         monkeypatch.setattr(module, "_RETRY_DELAYS_S", tuple(delays))
 
 

@@ -185,7 +185,7 @@ def test_a_commit_without_response_is_retried(
 ) -> None:
     proxy.fail("POST .*/commit/", hang(proxy))
     step = step_publication(repo, folder(4), 4)
-    commit = publish(replace(hub, deadline_s=3.0), step)
+    commit = publish(replace(hub, deadline_s=1.5), step)
     assert commits_with(api, step) == [commit]
 
 

@@ -37,7 +37,10 @@ ON_DEVICE = [
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("dtype", [
+    np.float32,
+    *(pytest.param(each, marks=pytest.mark.slow) for each in (np.float64, ml_dtypes.bfloat16)),
+])  # fmt: skip
 @pytest.mark.parametrize(("name", "params"), ON_DEVICE)
 def test_the_bytes_are_those_of_the_cpu(
     name: str,

@@ -10,8 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -110,29 +111,46 @@ def push(api: HfApi, repo: str, folder: Path) -> str:
         return api.upload_folder(repo_id=repo, folder_path=folder).oid
 
 
+# The others are run by `make test-slow`: a process for these, and one for those.
+FAST = ("clip", "hub-t5")
+SLOW = (*(name for name in FAMILIES if name != "clip"), "hub-clip")
+
+
 @pytest.fixture(scope="module")
-def outputs(exported: ExportedModels) -> dict[str, Tensor]:
-    """Outputs of all exports in another process: run by their README, and two from the Hub."""
+def outputs(exported: ExportedModels) -> Callable[[tuple[str, ...]], dict[str, Tensor]]:
+    """The outputs of some exports in another process, run once."""
+    return cache(partial(run_exports, exported))
+
+
+def run_exports(exported: ExportedModels, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Outputs in another process, by the README of each export, or from the Hub for `hub-`."""
     program = ""
-    for name, out in exported.exports.items():
+    for name in names:
+        if name.startswith("hub-"):
+            continue
+        out = exported.exports[name]
         (block,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
         program += f"os.chdir({str(out)!r})\n{block}outputs[{name!r}] = RUN[{name!r}](model)\n"
     for name, auto in (("clip", "AutoModel"), ("t5", "AutoModelForSeq2SeqLM")):
+        if f"hub-{name}" not in names:
+            continue
         sha = push(exported.api, f"demo/moe-{name}", exported.exports[name])
         program += (
             f"model = {auto}.from_pretrained('demo/moe-{name}', revision={sha!r}, "
             f"trust_remote_code=True)\n"
             f"outputs['hub-{name}'] = RUN[{name!r}](model)\n"
         )
-    program += (
-        f"again = {{'revision': {sha!r}, 'trust_remote_code': True, 'local_files_only': True}}\n"
-        "AutoModelForSeq2SeqLM.from_pretrained('demo/moe-t5', **again)\n"
-        "again['dtype'] = 'bfloat16'\n"
-        "half = AutoModelForSeq2SeqLM.from_pretrained('demo/moe-t5', **again)\n"
-        "assert RUN['t5'](half).dtype == torch.bfloat16\n"
-        "print(sorted({'hubmerge', 'peft'} & set(sys.modules)))\n"
-    )
-    where = exported.root / "outputs.safetensors"
+        if name == "t5":
+            program += (
+                f"again = {{'revision': {sha!r}, 'trust_remote_code': True}}\n"
+                "again['local_files_only'] = True\n"
+                f"{auto}.from_pretrained('demo/moe-t5', **again)\n"
+                "again['dtype'] = 'bfloat16'\n"
+                f"half = {auto}.from_pretrained('demo/moe-t5', **again)\n"
+                "assert RUN['t5'](half).dtype == torch.bfloat16\n"
+            )
+    program += "print(sorted({'hubmerge', 'peft'} & set(sys.modules)))\n"
+    where = exported.root / f"outputs-{names[0]}.safetensors"
     program += f"save_file({{n: t.detach() for n, t in outputs.items()}}, {str(where)!r})\n"
     done = exported.run(program)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -140,12 +158,15 @@ def outputs(exported: ExportedModels) -> dict[str, Tensor]:
     return load_file(where)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "hub-clip", "hub-t5"])
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
 def test_export_has_the_outputs_of_the_moe(
-    exported: ExportedModels, outputs: dict[str, Tensor], name: str
+    exported: ExportedModels, outputs: Callable[[tuple[str, ...]], dict[str, Tensor]], name: str
 ) -> None:
     family = name.removeprefix("hub-")
-    assert is_close(outputs[name], predict(family, exported.moes[family].model.module))
+    found = outputs(FAST if name in FAST else SLOW)
+    assert is_close(found[name], predict(family, exported.moes[family].model.module))
 
 
 def test_export_does_not_open_without_trust_remote_code(exported: ExportedModels) -> None:

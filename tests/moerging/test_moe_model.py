@@ -52,7 +52,9 @@ def experts(networks: NetworkFolders, name: str) -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize(
+    "index", [0, *(pytest.param(index, marks=pytest.mark.slow) for index in (1, 2))]
+)
 def test_one_expert_equals_the_adapter(
     name: str, base: Path, experts: list[Path], index: int
 ) -> None:

@@ -132,7 +132,7 @@ def test_bases_in_4_bits_need_a_gpu(train: Train) -> None:
     assert "A base in 4 bits needs" in done.stderr
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("tune", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_a_run_continues_a_published_step(
     train: Train, world: Path, api: HfApi, tmp_path: Path, tune: str
 ) -> None:

@@ -53,7 +53,7 @@ def test_the_rival_is_tuned_as_without_a_limit(setup: SearchSetup) -> None:
 
 
 def test_the_curve_has_the_best_common_step_where_the_budget_ended(setup: SearchSetup) -> None:
-    for merges in range(4, 40):
+    for merges in range(4, 40, 3):
         results = run_all(setup, merges)
         if "uniform" in results.results:
             best = results.results["uniform"].result

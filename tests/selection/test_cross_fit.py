@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -24,11 +26,23 @@ SIGNAL = World(200, 0.95, height=0.15)
 PROCEDURE = Procedure(find_grid(METHOD.name), (LAST, "uniform", "coordinate"), LAST)
 
 
-def run(
-    world: World, seed: int, shares: BudgetShares | None = None
-) -> tuple[Evaluator, PolicyResult, PolicyResult, CrossFit]:
+Fitted = tuple[Evaluator, PolicyResult, PolicyResult, CrossFit]
+
+
+def run(world: World, seed: int, shares: BudgetShares | None = None) -> Fitted:
     """Return the evaluator, the choice and the rival on all rows, and the cross-fit."""
-    shares = shares or BudgetShares()
+    if shares is not None:
+        return fitted(world, seed, shares)
+    # A search takes seconds: each is made once, and every test gets a copy that it may go on with.
+    return copy.deepcopy(fitted_once(world, seed))
+
+
+@cache
+def fitted_once(world: World, seed: int) -> Fitted:
+    return fitted(world, seed, BudgetShares())
+
+
+def fitted(world: World, seed: int, shares: BudgetShares) -> Fitted:
     evaluator = make_evaluator(world, seed)
     results = PROCEDURE.run(evaluator, shares.search())
     fit = cross_fit(PROCEDURE, evaluator, shares.fold)
@@ -36,6 +50,7 @@ def run(
     return evaluator, PROCEDURE.choose(results), results.results[LAST], fit
 
 
+@pytest.mark.slow
 def test_without_any_gain_the_rows_that_chose_see_one_and_the_others_do_not() -> None:
     same, held_out = [], []
     for seed in range(4):
@@ -134,6 +149,6 @@ def test_the_scaling_law_predicts_what_it_was_fitted_to() -> None:
 
 
 def measure_controls(world: World) -> tuple[Controls, CrossFit]:
-    evaluator, chosen, _, fit = run(world, 1)
+    evaluator, chosen, _, fit = run(world, 0)
     runs = ControlRuns(fit, evaluator, chosen.result.choice, PROCEDURE.grid, Budget(), 0)
     return runs.run(), fit

@@ -132,6 +132,7 @@ def test_data_are_pushed_and_loaded(hub: ServerState, repo: str, tmp_path: Path,
     assert lines[-2:] == ["[{'x': 'one'}, {'x': 'y'}]", "[{'x': 'two'}, {'x': 'y'}]"]
 
 
+@pytest.mark.slow
 def test_datasets_loads_a_parquet_file(hub: ServerState, api: HfApi, tmp_path: Path) -> None:
     file = io.BytesIO()
     pq.write_table(pa.table({"text": ["a", "b"], "label": [0, 1]}), file)

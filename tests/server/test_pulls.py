@@ -168,6 +168,7 @@ def test_a_failed_commit_opens_no_pull_request(web: httpx2.Client, api: HfApi, r
     assert open_pulls(api, repo) == []
 
 
+@pytest.mark.slow
 def test_the_hf_command_lists_and_merges_them(hub: ServerState, api: HfApi, repo: str) -> None:
     proposed = propose(api, repo)
     environment = {

@@ -124,8 +124,8 @@ def test_a_name_without_owner_is_not_found(api: HfApi, tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_not_read_into_memory(hub: ServerState, api: HfApi, repo: str) -> None:
-    """A 200 MB file is uploaded and downloaded while the server grows by much less."""
-    size, before = 200 << 20, peak_bytes(hub.pid)
+    """A 100 MB file is uploaded and downloaded while the server grows by much less."""
+    size, before = 100 << 20, peak_bytes(hub.pid)
     with open(hub.data / "large.bin", "wb+") as file:
         file.truncate(size)
         api.upload_file(path_or_fileobj=file, path_in_repo="w.bin", repo_id=repo)

@@ -63,7 +63,10 @@ def test_splits_cover_all_rows_without_overlap(splits: SplitsSpec) -> None:
     assert len(rows) == len(set(rows)) == 50 * len(set(sources.values()))
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", [  # sun397 and cars have hundreds of classes
+    pytest.param(name, marks=pytest.mark.slow if name in ("sun397", "cars") else ())
+    for name in PAPER
+])  # fmt: skip
 def test_the_tasks_of_the_paper_load_from_similar_repositories(name: str, tmp_path: Path) -> None:
     task = find_task(name)
     classes = task.spec.classes

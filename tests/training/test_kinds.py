@@ -45,6 +45,17 @@ PROMPTS = {
     "rank": {"prompt": "{{ text }}?", "choices": ["bad", "good and fun"], "answer": "label"},
     "target": {"prompt": "{{ text }}?", "target": "{{ ['dull', 'good'][label] }}"},
 }
+# Every case is in the fast suite once; what takes seconds in all is tried for the others by
+# `make test-slow`.
+_FAST = {
+    ("text", "full"), ("text, trained head", "lora"), ("image, trained head", "full"),
+    ("rank, T5", "lora"), ("rank, GPT-2", "full"), ("target, Llama", "lora"),
+}  # fmt: skip
+EACH_TUNED = [
+    pytest.param(name, tune, marks=() if (name, tune) in _FAST else pytest.mark.slow)
+    for name in CASES
+    for tune in ("full", "lora")
+]
 ATTENTION = (".attention", ".attn", ".self_attn", ".SelfAttention")
 Case = tuple[Path, Split, Split]  # model folder, training rows, validation rows
 Cases = Callable[[str], Case]
@@ -142,8 +153,7 @@ def plain_run(case_of: Cases) -> Callable[[str, str], Run]:
     return cache(lambda name, tune: trained(case_of(name), tune=tune))
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "tune"), EACH_TUNED)
 def test_every_kind_learns_and_runs_repeat(
     case_of: Cases, plain_run: Callable[[str, str], Run], name: str, tune: str
 ) -> None:
@@ -153,7 +163,9 @@ def test_every_kind_learns_and_runs_repeat(
     assert trained(case_of(name), tune=tune) == run
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=() if (name, "full") in _FAST else pytest.mark.slow) for name in CASES
+])  # fmt: skip
 def test_every_kind_trains_in_bf16(
     case_of: Cases, plain_run: Callable[[str, str], Run], name: str
 ) -> None:
@@ -163,8 +175,7 @@ def test_every_kind_trains_in_bf16(
     assert len(full.weights) == len(half.weights)  # the weights themselves stay in float32
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "tune"), EACH_TUNED)
 def test_recompute_keeps_the_losses(case_of: Cases, name: str, tune: str) -> None:
     settings = {"tune": tune, "steps": 3, "push_every": "3"}
     expected, recomputed = (
@@ -173,8 +184,7 @@ def test_recompute_keeps_the_losses(case_of: Cases, name: str, tune: str) -> Non
     assert recomputed.losses == pytest.approx(expected.losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "tune"), EACH_TUNED)
 def test_recompute_runs_layers_twice(case_of: Cases, name: str, tune: str) -> None:
     """Every attention layer is called in the forward pass and again in the backward pass."""
 
@@ -193,7 +203,7 @@ def test_recompute_runs_layers_twice(case_of: Cases, name: str, tune: str) -> No
     assert recomputed == 2 * without
 
 
-@pytest.mark.parametrize("name", ["rank, T5", "rank, GPT-2"])
+@pytest.mark.parametrize("name", [pytest.param("rank, T5", marks=pytest.mark.slow), "rank, GPT-2"])
 def test_prefix_tuning_learns(case_of: Cases, name: str) -> None:
     run = trained(case_of(name), tune="prefix", rank=4)
     assert run.loss_ratio < 0.95

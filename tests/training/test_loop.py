@@ -42,7 +42,8 @@ def test_thirty_steps_improve_accuracy(training: Split, long_validation: Split) 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"augment": True}, {"accumulate": 2}, {"tune": "lora", "lr": 2e-3}],
+    [{"augment": True}, {"tune": "lora", "lr": 2e-3},
+     *(pytest.param(settings, marks=pytest.mark.slow) for settings in ({}, {"accumulate": 2}))],
     ids=str,
 )  # fmt: skip
 def test_a_run_repeats(training: Split, validation: Split, settings: Any) -> None:
@@ -126,7 +127,8 @@ def test_only_the_tuned_weights_change(training: Split, validation: Split, tune:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"anneal": "branch", "push_every": "2^k"}, {"tune": "lora"},
+    [{}, pytest.param({"anneal": "branch", "push_every": "2^k"}, marks=pytest.mark.slow),
+     pytest.param({"tune": "lora"}, marks=pytest.mark.slow),
      {"early_stop": "noise", "evaluate_every": 2, "push_every": "5"}],
     ids=str,
 )  # fmt: skip
@@ -179,6 +181,7 @@ def test_early_stopping_ends_at_a_pushed_step(training: Split, validation: Split
     assert [point.lr for point in curve(events)[1:]] == [1e-9, 1e-9, 1e-9, 5e-10]
 
 
+@pytest.mark.slow
 def test_stopping_does_not_depend_on_pushed_steps(training: Split, validation: Split) -> None:
     settings = {"steps": 60, "early_stop": "noise", "patience": 3, "lr": 1e-9}
     few = run_training(make_spec(push_every="60", **settings), training, validation)[1]

@@ -161,7 +161,9 @@ def test_multitask_training_resumes_from_any_position(
     assert rest[-1].curve == events[-1].curve
 
 
-@pytest.mark.parametrize("settings", [{}, {"anneal": "branch", "warmup": 0.0}], ids=str)
+@pytest.mark.parametrize("settings", [
+    pytest.param({}, marks=pytest.mark.slow), {"anneal": "branch", "warmup": 0.0},
+], ids=str)  # fmt: skip
 def test_step_0_can_be_pushed(splits: list[list[Split]], settings: Any) -> None:
     _, events = run_training(make_spec(**settings), splits, (0, 2, 4))
     assert [(event.step, event.pushed) for event in events] == [(0, True), (2, True), (4, True)]

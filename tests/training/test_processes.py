@@ -57,6 +57,7 @@ print(sha256(run_training(make_spec(steps=2, push_every="2"), *splits)[0]).hexdi
 """
 
 
+@pytest.mark.slow
 def test_a_run_repeats_in_another_process(python: Path, training: Split, validation: Split) -> None:
     weights, _ = run_training(make_spec(steps=2, push_every="2"), training, validation)
     process = subprocess.run(
@@ -66,10 +67,11 @@ def test_a_run_repeats_in_another_process(python: Path, training: Split, validat
     assert process.stdout.decode().strip() == sha256(weights).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param((), id="full", marks=pytest.mark.slow),  # a minute of two cores
+        pytest.param((), id="full"),  # a minute of two cores
         pytest.param(("--tune", "lora", "--accumulate", "2"), id="lora"),
     ],
 )
