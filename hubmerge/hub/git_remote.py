@@ -21,6 +21,7 @@ from hubmerge.errors import HubError, HubUnreachable, NoAccess, NotOnHub
 from hubmerge.hub.client import Hub
 from hubmerge.hub.mirror_folder import MirroredRepository
 from hubmerge.server.names import RepoId
+from hubmerge.server.pushes import MIRROR_HEADER
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class GitRemote:
         self._client: Any = HttpGitClient(
             hub.endpoint, timeout=_TIMEOUT_S, quiet=True, username=user, password=hub.token
         )
+        self._client.pool_manager.headers[MIRROR_HEADER] = "1"
 
     def refs(self) -> dict[str, str]:
         """The branches and tags, by full name, and the objects that they point to."""

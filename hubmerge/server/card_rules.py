@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hubmerge.front_matter import card_data, card_problem
+from hubmerge.server.http_errors import BadRequest
+
+CARD = "README.md"
 
 _LICENCES = """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m
@@ -36,6 +39,12 @@ def card_problems(readme: str) -> list[str]:
         *_text_problems(card),
         *_index_problems(card.get("model-index")),
     ]
+
+
+def check_card(content: bytes) -> None:
+    """Raise BadRequest with all reasons for which the public Hub would refuse a README."""
+    if problems := card_problems(content.decode(errors="replace")):
+        raise BadRequest(f"Invalid metadata in {CARD}. {' '.join(problems)}")
 
 
 def _licence_problems(value: Any) -> Iterator[str]:
