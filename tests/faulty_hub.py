@@ -1,4 +1,4 @@
-"""The embedded Hub in this process, with a fault plan that a test changes and a clock of its own."""
+"""The embedded Hub in this process, with a fault plan and a clock that a test sets."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class FakeClock:
 
 
 class FaultyHub:
-    """A Hub for tests: its address, its token, and the requests and faults since `plan`."""
+    """A Hub for tests: its address, data folder and token, and its requests since `plan`."""
 
     def __init__(self, app: ASGIApp, data: Path) -> None:
-        self._app, self.url = app, ""
+        self._app, self.data, self.url = app, data, ""
         self.token = Tokens(data).create("me", "write")
         self.clock = FakeClock()
         self.plan()
@@ -54,7 +54,6 @@ class FaultyHub:
     def plan(self, *faults: Fault) -> None:
         """Serve with these faults from now on, none by default."""
         self.requests: list[str] = []
-        self.headers: list[dict[str, str]] = []
         self._faulty = FaultMiddleware(self._app, faults, lambda: self.clock.seconds)
 
     def count(self, text: str) -> int:
@@ -72,7 +71,6 @@ class FaultyHub:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self.requests.append(f"{scope['method']} {scope['path']}")
-            self.headers.append({name.decode(): text.decode() for name, text in scope["headers"]})
         await self._faulty(scope, receive, send)
 
 

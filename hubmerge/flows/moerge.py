@@ -105,7 +105,10 @@ def moerge(
     progress: Progress,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> TrainResult | None:
-    """Train and publish the mixture, and copy its last step to `request.out`; `warn` as in train."""
+    """Train and publish the mixture, and copy its last step to `request.out`.
+
+    `warn` gets a sentence when the Hub asks to wait for minutes or hours.
+    """
     result = train(hub, run, progress, private=request.private, warn=warn)
     if result is None:
         return None

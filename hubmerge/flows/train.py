@@ -54,8 +54,8 @@ def train(
     """Train the missing steps and publish the unpublished ones; run again to resume either.
 
     Training and saving go on while the Hub is unreachable: steps wait on disk, and an error is
-    raised at the end after another `patience_s` seconds. `warn` gets a sentence when the Hub asks to
-    wait for minutes or hours. Returns None in all but the main process.
+    raised at the end after another `patience_s` seconds. `warn` gets a sentence when the Hub asks
+    to wait for minutes or hours. Returns None in all but the main process.
     """
     if not run.machine.is_main_process:
         for _ in _train_and_save(run, progress):

@@ -68,7 +68,7 @@ class Publisher:
         outbox: Outbox,
         publication_of: Callable[[int], Publication],
         warn: Callable[[str], None] = lambda sentence: None,
-        clock: Clock = Clock(),  # noqa: B008
+        clock: Clock = Clock(),
     ) -> None:
         self._hub, self._outbox, self._publication_of = hub, outbox, publication_of
         self._warn, self._clock = warn, clock
@@ -127,12 +127,16 @@ class Publisher:
         delays = chain(_RETRY_DELAYS_S, repeat(_RETRY_DELAYS_S[-1]))
         while True:
             try:
-                commit = publish(self._hub, self._publication_of(step))
+                commit = publish(self._hub, self._publication_of(step), is_over=self._is_over)
             except HubUnreachable as error:
                 self._wait_before_retry(step, error, next(delays))
             else:
                 self._give_up_at = self._clock.now() + self._patience_s
                 return commit
+
+    def _is_over(self) -> bool:
+        """Whether training has ended and its patience too: a dead Hub must not hold it for long."""
+        return self._clock.now() >= self._give_up_at
 
     def _wait_before_retry(self, step: int, error: HubUnreachable, delay_s: float) -> None:
         """Wait before the next attempt; raise the error if the time is up."""

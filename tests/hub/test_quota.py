@@ -23,7 +23,7 @@ STEPS = (1, 2, 4, 8, 16)
 # What huggingface.co answers, without a header.
 SENTENCE = (
     "You have exceeded the rate limit for repository commits (128 per hour). You can retry this "
-    "action in about 1 hour. To reduce the number of commits, you can upload entire folders at once."
+    "action in about 1 hour. To reduce the number of commits, you can upload entire folders."
 )
 
 
