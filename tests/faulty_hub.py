@@ -16,7 +16,7 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Clock
 from hubmerge.server.app import build_app
 from hubmerge.server.faults import Fault, FaultMiddleware
-from hubmerge.server.process import _listen
+from hubmerge.server.process import TINY_CLIP_FOLDER, _listen
 from hubmerge.server.tokens import Tokens
 
 
@@ -75,9 +75,9 @@ class FaultyHub:
 
 
 @contextmanager
-def serve_faulty_hub(data: Path) -> Iterator[FaultyHub]:
-    """Serve a Hub on a port of its own while the block runs."""
-    hub = FaultyHub(build_app(data, None), data)
+def serve_faulty_hub(data: Path, with_base: bool = False) -> Iterator[FaultyHub]:
+    """Serve a Hub on a port of its own while the block runs; it may have the base of examples."""
+    hub = FaultyHub(build_app(data, TINY_CLIP_FOLDER if with_base else None), data)
     server = uvicorn.Server(uvicorn.Config(hub, log_level="error", lifespan="off"))
     with _listen(0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hubmerge.errors import HubError, HubUnreachable, NoAccess
+from hubmerge.errors import HubError, HubmergeError, HubUnreachable, NoAccess
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch
 from hubmerge.hub.outbox import Outbox, Publisher
@@ -185,6 +186,34 @@ def test_a_gated_repository_names_the_remedy(faulty: FaultyHub, hub: Hub, tmp_pa
         fetch(stranger, resolve(stranger, parse_ref(f"{REPO}@step1")))
     assert "Ask for access" in caught.value.hint
     assert len(faulty.requests) <= 3
+
+
+def test_weights_that_were_deleted_for_good_are_an_error(
+    faulty: FaultyHub, hub: Hub, tmp_path: Path
+) -> None:
+    publish(hub, make_step(tmp_path, 1, seed=9))
+    revision = resolve(hub, parse_ref(f"{REPO}@step1"))
+    [file] = faulty.api.list_lfs_files(REPO)
+    faulty.api.permanently_delete_lfs_files(REPO, [file], rewrite_history=False)
+    with pytest.raises(HubError, match=f"downloading {REPO}@step1"):
+        fetch(hub, revision)
+    assert not list(hub.cache.glob("*/snapshots/*/model.safetensors"))
+
+
+def test_a_disk_that_is_full_while_downloading_leaves_no_file(
+    faulty: FaultyHub, hub: Hub, tmp_path: Path
+) -> None:
+    publish(hub, make_step(tmp_path, 1))
+    revision = resolve(hub, parse_ref(f"{REPO}@step1"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # weights have 2048 bytes
+    try:
+        with pytest.raises((OSError, HubmergeError)) as caught:
+            fetch(hub, revision)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "too large" in str(caught.value)
+    assert (fetch(hub, revision) / "model.safetensors").stat().st_size == 2048
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from hubmerge.errors import HubUnreachable
+from hubmerge.flows.mirror import Transfer, mirror
 from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Outbox, Publisher
 from hubmerge.hub.publish import Publication, publish
 from hubmerge.server.faults import Fault
+from hubmerge.server.names import RepoId
 from tests.faulty_hub import FakeClock, FaultyHub, serve_faulty_hub
 from tests.hub.conftest import step_publication, tags, write_step_folder
 
@@ -157,3 +159,22 @@ def test_the_sentence_of_the_public_hub_is_read(
     assert sentence in caught.value.message
     assert f"It asks to wait {seconds} s" in caught.value.hint
     assert faulty.count("/commit/main") == 1
+
+
+def test_many_waiting_steps_arrive_by_one_push_with_a_commit_and_a_tag_each(
+    faulty: FaultyHub, hub: Hub, outbox: Outbox, tmp_path: Path
+) -> None:
+    """`hub pull`, `publish --hub local` and `hub push`, when the Hub takes no more commits."""
+    steps = {step: step_publication(REPO, outbox.step_folder(step), step) for step in STEPS}
+    commits = {step: publish(hub, steps[step]) for step in STEPS[:2]}
+    with serve_faulty_hub(tmp_path / "local") as local:
+        near, id = local.hub(tmp_path / "near"), RepoId("models", *REPO.split("/"))
+        transfer = [Transfer(id, id)]
+        mirror(hub, near, transfer, tmp_path / "pulled", lambda *_: None)
+        commits |= {step: publish(near, steps[step]) for step in STEPS[2:]}
+        faulty.plan(Fault(request=COMMIT, fault="status", status=429, times=None))
+        mirror(near, hub, transfer, tmp_path / "pushed", lambda *_: None)
+    assert faulty.count("git-receive-pack") == 1
+    assert tags(faulty.api, REPO) == {f"step{step}": sha for step, sha in commits.items()}
+    assert titles(faulty) == [f"Step {step}" for step in STEPS]
+    assert {publish(hub, steps[step]) for step in STEPS} == set(commits.values())
