@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,10 @@ def test_a_quota_is_refilled_request_by_request() -> None:
         found.retry_after if (found := middleware._next_fault(SCOPE)) else None for _ in range(8)
     ]
     assert waits == [None, None, 80, 1, None, 9, None, 89]
+
+
+def test_the_tests_that_the_page_names_exist() -> None:
+    page = Path(__file__).parents[2] / "docs" / "faults.md"
+    names = set(re.findall(r"`(?:tests/[a-z_/]*/)?(\w+\.py)`", page.read_text()))
+    assert len(names) > 20
+    assert names <= {path.name for path in (page.parents[1] / "tests").rglob("*.py")}
