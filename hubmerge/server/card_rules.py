@@ -52,8 +52,8 @@ def _licence_problems(value: Any) -> Iterator[str]:
     for licence in _as_list(value):
         if licence not in known:
             yield (
-                f'"license" must not be {str(licence)[:60]!r}: use an identifier such as '
-                "apache-2.0 or mit, or other with license_name and license_link."
+                '"license" must be one of the identifiers of the Hub, as apache-2.0, mit, or '
+                f"other with license_name and license_link, and not {str(licence)[:60]!r}."
             )
 
 

@@ -22,6 +22,8 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
+from sample_cards import write_sample_cards
+
 from hubmerge.server import lease
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +65,7 @@ def fetch_tests() -> Path:
     tests = folder / "tests"
     shutil.copy(Path(__file__).with_name("client_conftest.py"), tests / "conftest.py")
     (tests / "__init__.py").touch()
+    write_sample_cards(tests / "fixtures" / "cards")
     return folder
 
 

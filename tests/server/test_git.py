@@ -95,7 +95,7 @@ def test_a_push_without_its_large_files_is_refused(
 
 
 @pytest.mark.parametrize(("card", "problem"), [
-    ("license: my-own", '"license" must not be'),
+    ("license: my-own", '"license" must be one of'),
     ("language: false", '"language" must not be'),
     ("model-index: {}", '"model-index" must be a list'),
     ("license: [mit", "Invalid metadata in README.md"),
