@@ -41,7 +41,8 @@ _RESULT = """  - task:
       type: image-classification
     dataset:
       type: beans
-      name: {name}
+      name: Beans
+      config: {name}
     metrics:
     - type: acc
       value: 0.5
@@ -54,7 +55,7 @@ CARDS = {
     "sample_no_metadata.md": "# my-cool-model\n",
     "sample_invalid_card_data.md": "---\n- a list\n---\n# my-cool-model\n",
     "sample_simple_model_index.md": _INDEX.format(
-        results=_RESULT.format(name="Beans") + _RESULT.format(name="More beans")
+        results=_RESULT.format(name="plain") + _RESULT.format(name="baked")
     ),
     "sample_invalid_model_index.md": "---\nmodel-index:\n- results: none\n---\n# my-cool-model\n",
     "sample_template.md": _TEMPLATE % "{{ model_name | default('my-cool-model') }}",
