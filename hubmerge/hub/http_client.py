@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import httpx2
 from huggingface_hub import HfApi, constants, set_client_factory
-from huggingface_hub.utils import hf_raise_for_status, logging, parse_ratelimit_headers
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils import logging
+from huggingface_hub.utils._http import (
+    default_client_factory,
+    hf_raise_for_status,
+    parse_ratelimit_headers,
+)
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from hubmerge.hub.client_errors import parse_retry_after
