@@ -142,6 +142,12 @@ def test_an_invalid_run_is_refused(wrong: dict[str, Any]) -> None:
         validate_spec(TrainSpec, {**RUN, **wrong}, "run")
 
 
+@pytest.mark.parametrize("key", ["endpoint", "hub", "token", "out", "cache"])
+def test_a_spec_sets_no_hub_token_or_folder(key: str) -> None:
+    with pytest.raises(UsageError, match=key):
+        validate_spec(TrainSpec, {**RUN, key: "http://elsewhere"}, "run")
+
+
 BOMB = "a: &a [x, x]\nb: [*a, *a]\n"
 
 

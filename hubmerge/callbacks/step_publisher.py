@@ -101,7 +101,9 @@ class StepPublisher:
                 self._ready(self._hub)
             except HubUnreachable as error:  # the publisher tries again
                 self._warn(f"{error.message} Steps wait in {self._drafts.outbox.steps_folder}.")
-            self._publisher = Publisher(self._hub, self._drafts.outbox, self._publication)
+            self._publisher = Publisher(
+                self._hub, self._drafts.outbox, self._publication, self._warn
+            )
         except HubmergeError as error:
             self._refuse(error)
         except Exception as error:  # a bug must not end the thread silently

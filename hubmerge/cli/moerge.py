@@ -93,7 +93,7 @@ def moerge(
         if not training_options.resume:
             discard_position(run)
         with session.progress() as progress:
-            result = flow.moerge(hub, run, request, progress)
+            result = flow.moerge(hub, run, request, progress, session.print_message)
             merged = flow.merge_experts(hub, request, session.home, progress) if result else None
     if result is not None:
         session.print_result(_result_table(result, merged), _to_json(result, merged))

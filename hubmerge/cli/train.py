@@ -83,7 +83,7 @@ def train(
         if not training_options.resume:
             discard_position(run)
         with session.progress() as progress:
-            result = flow.train(hub, run, progress, private=private)
+            result = flow.train(hub, run, progress, private=private, warn=session.print_message)
     if result is not None:
         session.print_result(_result_table(result), _to_json(result))
 

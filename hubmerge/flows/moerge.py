@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,9 +98,18 @@ def describe_run(run: Run) -> str:
     return f"mixture of {count} experts, top {spec.top_k}: {steps}"
 
 
-def moerge(hub: Hub, run: Run, request: MoeRequest, progress: Progress) -> TrainResult | None:
-    """Train and publish the mixture, and copy its last step to `request.out`."""
-    result = train(hub, run, progress, private=request.private)
+def moerge(
+    hub: Hub,
+    run: Run,
+    request: MoeRequest,
+    progress: Progress,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> TrainResult | None:
+    """Train and publish the mixture, and copy its last step to `request.out`.
+
+    `warn` gets a sentence when the Hub asks to wait for minutes or hours.
+    """
+    result = train(hub, run, progress, private=request.private, warn=warn)
     if result is None:
         return None
     add_figures(result.folder, run.manifest(run.steps[-1]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hubmerge.durable import hash_file
+from hubmerge.errors import HubUnreachable
 from hubmerge.flows.prepared_publish import CheckpointFolder, PreparedPublish
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import Publication, ensure_repo, publish
@@ -34,7 +35,8 @@ def publish_steps(
     """Publish every step and return step -> commit; a second call changes nothing.
 
     `staging` is a folder for files that are being uploaded. Raises IntegrityError if a tag exists
-    for other bytes.
+    for other bytes, and HubUnreachable, with what is left, if the Hub does not answer or asks to
+    wait; the next call goes on there.
     """
     ensure_repo(hub, prepared.to, private)
     staging.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,16 @@ def publish_steps(
             commits[checkpoint.step] = commit
             continue
         with _stage_files(checkpoint, staging) as folder:
-            commits[checkpoint.step] = publish(hub, _make_publication(checkpoint, folder, prepared))
+            publication = _make_publication(checkpoint, folder, prepared)
+            try:
+                commits[checkpoint.step] = publish(hub, publication)
+            except HubUnreachable as error:
+                left = len(prepared.steps) - len(commits)
+                raise HubUnreachable(
+                    f"{left} of {len(prepared.steps)} steps are not published yet, from "
+                    f"{step_tag(checkpoint.step)} on: {error.message}",
+                    error.hint,
+                ) from error
     return commits
 
 

@@ -43,12 +43,19 @@ class TrainResult:
 
 
 def train(
-    hub: Hub, run: Run, progress: Progress, *, private: bool = False, patience_s: float = 60.0
+    hub: Hub,
+    run: Run,
+    progress: Progress,
+    *,
+    private: bool = False,
+    patience_s: float = 60.0,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> TrainResult | None:
     """Train the missing steps and publish the unpublished ones; run again to resume either.
 
     Training and saving go on while the Hub is unreachable: steps wait on disk, and an error is
-    raised at the end after another `patience_s` seconds. Returns None in all but the main process.
+    raised at the end after another `patience_s` seconds. `warn` gets a sentence when the Hub asks
+    to wait for minutes or hours. Returns None in all but the main process.
     """
     if not run.machine.is_main_process:
         for _ in _train_and_save(run, progress):
@@ -57,19 +64,21 @@ def train(
     if run.to is not None:
         ensure_repo(hub, run.to, private)
     with _lock_run(run.outbox.folder):
-        commits = _train_and_publish(hub, run, progress, patience_s)
+        commits = _train_and_publish(hub, run, progress, patience_s, warn)
     curves = {step: run.manifest(step).validation for step in run.steps}
     points = {step: curve[-1] for step, curve in curves.items()}
     last = run.steps[-1]
     return TrainResult(run.to, run.id, commits, points, curves[last], run.outbox.step_folder(last))
 
 
-def _train_and_publish(hub: Hub, run: Run, progress: Progress, patience_s: float) -> dict[int, str]:
+def _train_and_publish(
+    hub: Hub, run: Run, progress: Progress, patience_s: float, warn: Callable[[str], None]
+) -> dict[int, str]:
     """Train and publish; returns step -> commit."""
     if run.to is None:
         _finish(run, progress, lambda: None)
         return {}
-    publisher = Publisher(hub, run.outbox, lambda step: _make_publication(hub, run, step))
+    publisher = Publisher(hub, run.outbox, lambda step: _make_publication(hub, run, step), warn)
     try:
         _finish(run, _with_queue(progress, publisher), publisher.notify)
     except BaseException:

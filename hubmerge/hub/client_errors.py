@@ -6,7 +6,12 @@ The library's classes of errors come with its HTTP client, so they are imported 
 from __future__ import annotations
 
 import json
+import math
 import random
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from time import sleep
 from typing import TYPE_CHECKING
 
@@ -25,6 +30,13 @@ _NO_RESPONSE_MESSAGES = ("Consistency check failed", "the client has been closed
 _LOG_IN_HINT = "Run `hf auth login` with a token that may write there, or set HF_TOKEN."
 _ACCESS_HINT = "Ask for access on its page, then run `hf auth login` or set HF_TOKEN."
 _OIDC_HINT = "Give the job `permissions: id-token: write`, or leave HF_OIDC_RESOURCE out."
+# How huggingface.co ends its refusal of too many commits in an hour, without a header that says it.
+_RETRY_SENTENCE = re.compile(
+    r"(?:retry this action|try again) in (?:about )?(\d{1,6}|an?) (second|minute|hour|day)s?",
+    re.IGNORECASE,
+)
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_MAX_REASON_CHARS = 300
 _RETRY_HINT = "Nothing is lost: run the same command again, or use --hub local."
 
 
@@ -72,11 +84,41 @@ def retry_after_s(error: BaseException) -> float | None:
 
     if not isinstance(cause, HfHubHTTPError):
         return None
-    limit = parse_ratelimit_headers(cause.response.headers)
-    if limit and limit.remaining == 0 and cause.response.status_code == 429:
+    headers, status = cause.response.headers, cause.response.status_code
+    limit = parse_ratelimit_headers(headers)
+    if limit and limit.remaining == 0 and status == 429:
         return float(limit.reset_in_seconds)
-    retry_after = str(cause.response.headers.get("retry-after", "")).strip()
-    return float(retry_after) if retry_after.isdecimal() else None
+    seconds = parse_retry_after(headers)
+    if seconds is None and status == 429:
+        return _parse_retry_sentence(cause.server_message or "")
+    return seconds
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds in a Retry-After header, which has a number or a date; None without one."""
+    text = str(headers.get("retry-after", "")).strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    now = datetime.now(UTC)
+    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
+
+
+def describe_end(seconds: float) -> str:
+    """The time of the day at which a wait of so many seconds ends, with its date if not today."""
+    now = datetime.now().astimezone()
+    end = now + timedelta(seconds=math.ceil(seconds))
+    return f"{end:%H:%M}" if end.date() == now.date() else f"{end:%Y-%m-%d %H:%M}"
+
+
+def _parse_retry_sentence(text: str) -> float | None:
+    match = _RETRY_SENTENCE.search(text)
+    if match is None:
+        return None
+    return float(_SECONDS[match[2].lower()] * (int(match[1]) if match[1].isdecimal() else 1))
 
 
 def wait_before_retry(error: HubUnreachable, delay_s: float, max_delay_s: float) -> None:
@@ -91,11 +133,18 @@ def wait_before_retry(error: HubUnreachable, delay_s: float, max_delay_s: float)
 
 def _http_error(error: HfHubHTTPError, action: str, hub_name: str, token: str | None) -> HubError:
     status, asked_s = error.response.status_code, retry_after_s(error)
-    if status in _TRANSIENT_STATUSES:
-        hint = _RETRY_HINT if asked_s is None else f"{_RETRY_HINT} It asks to wait {asked_s:.0f} s."
-        return HubUnreachable(f"{hub_name} cannot do it now (HTTP {status}), {action}.", hint)
-    reason = (error.server_message or "no reason given").strip()
+    reason = " ".join((error.server_message or "no reason given").split())
     reason = reason.replace(token, "hf_***") if token else reason
+    if status in _TRANSIENT_STATUSES:
+        hint = _RETRY_HINT
+        if asked_s is not None:
+            hint += f" It asks to wait {asked_s:.0f} s, until {describe_end(asked_s)}."
+        message = f"{hub_name} cannot do it now (HTTP {status}), {action}"
+        # What is used up is worth knowing; the page of an overloaded gateway is not.
+        is_quota = status == 429 and error.server_message
+        return HubUnreachable(
+            f"{message}: {reason[:_MAX_REASON_CHARS]}" if is_quota else f"{message}.", hint
+        )
     if status in (401, 403):
         return NoAccess(f"{hub_name} does not allow it, {action}: {reason}", _LOG_IN_HINT)
     return HubError(f"{hub_name} refused (HTTP {status}), {action}: {reason}")

@@ -21,6 +21,7 @@ from hubmerge.errors import HubError, HubUnreachable, NoAccess, NotOnHub
 from hubmerge.hub.client import Hub
 from hubmerge.hub.mirror_folder import MirroredRepository
 from hubmerge.server.names import RepoId
+from hubmerge.server.pushes import MIRROR_HEADER
 
 T = TypeVar("T")
 
@@ -37,9 +38,11 @@ class GitRemote:
         self._hub, self._id, self._path = hub, id, id.web_path
         user = "hubmerge" if hub.token else None
         # urllib3's own client; dulwich's environment and the user's git configuration are not read.
-        self._client: Any = HttpGitClient(
+        client: Any = HttpGitClient(
             hub.endpoint, timeout=_TIMEOUT_S, quiet=True, username=user, password=hub.token
         )
+        client.pool_manager.headers.update({MIRROR_HEADER: "1"})
+        self._client = client
 
     def refs(self) -> dict[str, str]:
         """The branches and tags, by full name, and the objects that they point to."""

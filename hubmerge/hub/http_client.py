@@ -8,8 +8,17 @@ from __future__ import annotations
 import httpx2
 from huggingface_hub import HfApi, constants, set_client_factory
 from huggingface_hub.utils import logging
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils._http import (
+    default_client_factory,
+    hf_raise_for_status,
+    parse_ratelimit_headers,
+)
 from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from hubmerge.hub.client_errors import parse_retry_after
+
+# A Hub that asks to wait longer is an error at once.
+_MAX_WAIT_S = 60.0
 
 
 def _make_http_client() -> httpx2.Client:
@@ -21,8 +30,24 @@ def _make_http_client() -> httpx2.Client:
     """
     client = default_client_factory()
     client.timeout = httpx2.Timeout(30.0, connect=10.0)
+    client.event_hooks["response"].append(_raise_long_wait)
     client.close = lambda: None  # type: ignore[method-assign]
     return client
+
+
+def _raise_long_wait(response: httpx2.Response) -> None:
+    """Raise the error of a response that asks to wait for minutes or hours.
+
+    The client library would sleep that long inside its call, and then send the request of somebody
+    who has given up.
+    """
+    if response.status_code not in (429, 503):
+        return
+    limit = parse_ratelimit_headers(response.headers)
+    reset_s = limit.reset_in_seconds if limit and limit.remaining == 0 else 0
+    if max(reset_s, parse_retry_after(response.headers) or 0) > _MAX_WAIT_S:
+        response.read()
+        hf_raise_for_status(response)
 
 
 set_client_factory(_make_http_client)

@@ -16,11 +16,21 @@ from pathlib import Path
 
 from hubmerge.errors import HubmergeError, HubUnreachable
 from hubmerge.hub.client import Hub
-from hubmerge.hub.client_errors import retry_after_s
+from hubmerge.hub.client_errors import describe_end, retry_after_s
 from hubmerge.hub.publish import Publication, publish
 from hubmerge.refs import step_of, step_tag
 
 _RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# Waits that a user should know of.
+_LONG_WAIT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time in seconds, and waiting for an event for at most so many of them."""
+
+    now: Callable[[], float] = time.monotonic
+    wait: Callable[[threading.Event, float], object] = threading.Event.wait
 
 
 @dataclass(frozen=True)
@@ -48,13 +58,20 @@ class Outbox:
 class Publisher:
     """Publishes an outbox in the background; no failure of the Hub stops training.
 
-    While the Hub is down, publishing waits. `close` raises the errors that waiting cannot fix.
+    While the Hub is down or asks to wait, publishing waits, and `warn` gets a sentence if that is
+    for minutes or hours. `close` raises the errors that waiting cannot fix.
     """
 
     def __init__(
-        self, hub: Hub, outbox: Outbox, publication_of: Callable[[int], Publication]
+        self,
+        hub: Hub,
+        outbox: Outbox,
+        publication_of: Callable[[int], Publication],
+        warn: Callable[[str], None] = lambda sentence: None,
+        clock: Clock = Clock(),
     ) -> None:
         self._hub, self._outbox, self._publication_of = hub, outbox, publication_of
+        self._warn, self._clock = warn, clock
         self._published: dict[int, str] = {}
         self._step_saved, self._closing = threading.Event(), threading.Event()
         self._patience_s = self._give_up_at = math.inf  # while training goes on
@@ -77,7 +94,7 @@ class Publisher:
         Gives up on a Hub that does not answer when `patience_s` seconds pass without a published
         step.
         """
-        self._patience_s, self._give_up_at = patience_s, time.monotonic() + patience_s
+        self._patience_s, self._give_up_at = patience_s, self._clock.now() + patience_s
         self._closing.set()
         self._step_saved.set()
         self._thread.join()
@@ -110,23 +127,40 @@ class Publisher:
         delays = chain(_RETRY_DELAYS_S, repeat(_RETRY_DELAYS_S[-1]))
         while True:
             try:
-                commit = publish(self._hub, self._publication_of(step))
+                commit = publish(self._hub, self._publication_of(step), is_over=self._is_over)
             except HubUnreachable as error:
-                self._wait_before_retry(error, next(delays))
+                self._wait_before_retry(step, error, next(delays))
             else:
-                self._give_up_at = time.monotonic() + self._patience_s
+                self._give_up_at = self._clock.now() + self._patience_s
                 return commit
 
-    def _wait_before_retry(self, error: HubUnreachable, delay_s: float) -> None:
-        """Wait before the next attempt; raise the error if the time is up."""
-        left_s, asked_s = self._give_up_at - time.monotonic(), retry_after_s(error) or 0.0
-        if left_s <= 0 or asked_s > left_s:
-            raise error
-        self._sleep(asked_s or min(delay_s, left_s))
+    def _is_over(self) -> bool:
+        """Whether training has ended and its patience too: a dead Hub must not hold it for long."""
+        return self._clock.now() >= self._give_up_at
 
-    def _sleep(self, seconds: float) -> None:
+    def _wait_before_retry(self, step: int, error: HubUnreachable, delay_s: float) -> None:
+        """Wait before the next attempt; raise the error if the time is up."""
+        asked_s, now = retry_after_s(error), self._clock.now()
+        if asked_s is None:
+            if (left_s := self._give_up_at - now) <= 0:
+                raise error
+            self._wait_until(now + min(delay_s, left_s))
+            return
+        if asked_s >= _LONG_WAIT_S and not self._closing.is_set():
+            self._warn(
+                f"{error.message.rstrip('.')}. {step_tag(step)} and later steps wait in "
+                f"{self._outbox.steps_folder} until {describe_end(asked_s)}; training goes on."
+            )
+        # When training ends meanwhile, the Hub is not asked again before its time.
+        end = now + asked_s
+        if not self._closing.is_set():
+            self._clock.wait(self._closing, asked_s)
+        if self._clock.now() < end:
+            if end > self._give_up_at:
+                raise error
+            self._wait_until(end)
+
+    def _wait_until(self, end: float) -> None:
         """Wait; until `close` is called, wait no longer than its call."""
-        if self._closing.is_set():
-            time.sleep(seconds)
-        else:
-            self._closing.wait(seconds)
+        closing = threading.Event() if self._closing.is_set() else self._closing
+        self._clock.wait(closing, end - self._clock.now())

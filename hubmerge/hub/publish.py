@@ -101,25 +101,34 @@ def ensure_repo(hub: Hub, repo_id: str, private: bool = False) -> None:
 
 
 def publish(
-    hub: Hub, publication: Publication, before_tag: Callable[[str], object] | None = None
+    hub: Hub,
+    publication: Publication,
+    before_tag: Callable[[str], object] | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> str:
     """Publish the folder and return its commit; publishing it again changes nothing.
 
-    `before_tag` gets the commit and raises if it must not be tagged. Raises IntegrityError if the
-    tag exists and has other bytes.
+    `before_tag` gets the commit and raises if it must not be tagged. Nothing is tried again once
+    `is_over`. Raises IntegrityError if the tag exists and has other bytes.
     """
     if tagged := _find_tagged(hub, publication):
         return tagged
     head = partial(read_head, hub, publication.repo_id)
     commit = ensure_once(
-        lambda: _find_commit(hub, publication), lambda: _commit_folder(hub, publication), head
+        lambda: _find_commit(hub, publication),
+        lambda: _commit_folder(hub, publication),
+        head,
+        is_over,
     )
     if before_tag is not None:
         before_tag(commit)
     if publication.tag is None:
         return commit
     return ensure_once(
-        lambda: _find_tagged(hub, publication), lambda: _create_tag(hub, publication, commit), head
+        lambda: _find_tagged(hub, publication),
+        lambda: _create_tag(hub, publication, commit),
+        head,
+        is_over,
     )
 
 
@@ -129,12 +138,16 @@ def manifest_digest(data: bytes) -> str:
 
 
 def ensure_once(
-    find: Callable[[], T | None], send: Callable[[], T], read_head: Callable[[], object]
+    find: Callable[[], T | None],
+    send: Callable[[], T],
+    read_head: Callable[[], object],
+    is_over: Callable[[], bool] = lambda: False,
 ) -> T:
     """Do what must happen exactly once: find it, else send it; after a failure find it again.
 
     `read_head` is read after each failure. Gives up after 12 retries during which it stayed the
-    same, and after 200 attempts in any case; raises the last HubUnreachable.
+    same, after 200 attempts in any case, and at a failure once `is_over`; raises the last
+    HubUnreachable.
     """
     delays = chain(_RETRY_DELAYS_S, repeat(_RETRY_DELAYS_S[-1]))
     retries, head = 0, None
@@ -142,7 +155,7 @@ def ensure_once(
         try:
             return find() or send()
         except HubUnreachable as error:
-            if retries == _MAX_RETRIES:
+            if retries == _MAX_RETRIES or is_over():
                 raise
             wait_before_retry(error, delay_s, _MAX_DELAY_S)
         old_head, head = head, read_head()

@@ -6,7 +6,7 @@ import importlib.metadata
 import sys
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from hubmerge.front_matter import card_data
@@ -51,11 +51,19 @@ def status(request: Request) -> Response:
 
 
 def validate_yaml(request: Request, body: Json) -> Response:
-    """Whether the front matter of a card is valid; clients call this before they send README.md."""
+    """Whether the front matter of a card is valid; clients call this before they send README.md.
+
+    A client that accepts plain text shows the answer as it is.
+    """
     content = str(body.get("content", ""))
     errors = [{"message": problem} for problem in card_problems(content)]
     warnings = [] if errors or card_data(content) else [{"message": _NO_METADATA}]
-    return JSONResponse({"errors": errors, "warnings": warnings}, 400 if errors else 200)
+    status = 400 if errors else 200
+    if request.headers.get("accept") == "text/plain":
+        lines = [f"- Error: {error['message']}" for error in errors]
+        lines += [f"- Warning: {warning['message']}" for warning in warnings]
+        return PlainTextResponse("\n".join(lines), status)
+    return JSONResponse({"errors": errors, "warnings": warnings}, status)
 
 
 def empty_response(request: Request) -> Response:

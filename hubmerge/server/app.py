@@ -28,11 +28,12 @@ from hubmerge.server import (
     upkeep,
     xet,
 )
-from hubmerge.server.access import HubState
+from hubmerge.server.access import HubState, current_user, get_hub, may_see
 from hubmerge.server.disk import is_disk_full
 from hubmerge.server.http_errors import DiskFull, HttpError, NotBuilt, RepoMissing
 from hubmerge.server.messages import RawPathMiddleware, http_error_response, not_unicode_response
 from hubmerge.server.multipart_store import remove_old_parts
+from hubmerge.server.names import RepoId
 from hubmerge.server.pages import routes as pages
 from hubmerge.server.request_ids import RequestIds
 from hubmerge.server.sessions import Sessions
@@ -43,6 +44,7 @@ from hubmerge.server.xorbs import Xorbs
 _DAY_S = 24 * 3600
 _log = logging.getLogger("uvicorn.error")
 
+_REPO_NAME = re.compile(r"/api/(models|datasets|spaces)/([^/]+)/([^/]+)")
 # What else no route serves: old names without an owner, and paths that end early.
 _REPO_PATH = re.compile(
     r"/api/(?:models|datasets|spaces)/[^/]+(?:/[^/]+)?"
@@ -94,6 +96,7 @@ def build_app(data: Path, seed_from: Path | None) -> ASGIApp:
             OSError: _disk_error,
             DiskFull: _disk_full_response,
             404: pages.page_for_browsers(_no_route),
+            405: _wrong_method,
             500: _internal_error,
         },
     )
@@ -109,6 +112,20 @@ def _no_route(request: Request, error: Exception) -> Response:
         return http_error_response(request, NotBuilt(message))
     # Clients report a 404 without a code as a broken endpoint, but a repository is missing.
     return http_error_response(request, RepoMissing(f"This Hub has nothing at {path[:200]}"))
+
+
+def _wrong_method(request: Request, error: Exception) -> Response:
+    """A method that a path does not have is not built, unless the path is of no repository."""
+    path = request.url.path
+    if not path.startswith("/api/"):
+        return JSONResponse({"error": "Method Not Allowed"}, 405)
+    if match := _REPO_NAME.fullmatch(path):
+        user, store = current_user(request), get_hub(request).store
+        name = store.existing_name(RepoId(*match.groups()))
+        if name is None or not may_see(request, user, store.find(name)):
+            return http_error_response(request, RepoMissing("Repository not found"))
+    message = f"This Hub has no {request.method} of {path[:200]}."
+    return http_error_response(request, NotBuilt(message))
 
 
 def _disk_error(request: Request, error: Exception) -> Response:

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hubmerge.front_matter import card_data, card_problem
+from hubmerge.server.http_errors import BadRequest
+
+CARD = "README.md"
 
 _LICENCES = """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m
@@ -38,13 +41,19 @@ def card_problems(readme: str) -> list[str]:
     ]
 
 
+def check_card(content: bytes) -> None:
+    """Raise BadRequest with all reasons for which the public Hub would refuse a README."""
+    if problems := card_problems(content.decode(errors="replace")):
+        raise BadRequest(f"Invalid metadata in {CARD}. {' '.join(problems)}")
+
+
 def _licence_problems(value: Any) -> Iterator[str]:
     known = _LICENCES.split()
     for licence in _as_list(value):
         if licence not in known:
             yield (
-                f'"license" must not be {str(licence)[:60]!r}: use an identifier such as '
-                "apache-2.0 or mit, or other with license_name and license_link."
+                '"license" must be one of the identifiers of the Hub, as apache-2.0, mit, or '
+                f"other with license_name and license_link, and not {str(licence)[:60]!r}."
             )
 
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hubmerge.server.access import contributable_repo, get_hub, require_writer, writable_repo
-from hubmerge.server.card_rules import card_problems
+from hubmerge.server.card_rules import CARD, check_card
 from hubmerge.server.content import AddFile, AddLargeFile, Change, Delete
 from hubmerge.server.discussion_store import PULL
 from hubmerge.server.discussions import pull_request_url
@@ -122,10 +122,8 @@ def _parse_change(key: str, value: Json) -> Change:
     match key:
         case "file":
             content = _decode_content(path, value)
-            if path == "README.md" and (
-                problems := card_problems(content.decode(errors="replace"))
-            ):
-                raise BadRequest(f"Invalid metadata in README.md. {' '.join(problems)}")
+            if path == CARD:
+                check_card(content)
             return AddFile(path, content)
         case "lfsFile":
             return AddLargeFile(path, str(value.get("oid")), _parse_size(path, value))

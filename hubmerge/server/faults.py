@@ -5,15 +5,19 @@ of those that it matches, after the first `after`:
 
     - {request: "POST .*/commit/", fault: status, status: 503, retry_after: 30, times: 2}
     - {request: "PUT /lfs/", fault: reset}
+    - {request: "POST .*/commit/", fault: quota, limit: 128, seconds: 3600}
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import socket
 import struct
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -32,6 +36,7 @@ _MAX_PLAN_BYTES = 1 << 20
 class Fault(BaseModel):
     """One failure.
 
+    quota     once `limit` requests were done in `seconds`, answer with 429 until one may be done
     status    answer with `status`, `message` and, in seconds, `retry_after`
     redirect  answer with 302 to `to`
     reset     break the connection before the request is done
@@ -45,7 +50,9 @@ class Fault(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     request: str
-    fault: Literal["status", "redirect", "reset", "lose", "hang", "drip", "truncate", "flip"]
+    fault: Literal[
+        "status", "quota", "redirect", "reset", "lose", "hang", "drip", "truncate", "flip"
+    ]
     times: Annotated[int, Field(ge=1)] | None = 1
     after: Annotated[int, Field(ge=0)] = 0
     status: Annotated[int, Field(ge=400, le=599)] = 503
@@ -53,6 +60,8 @@ class Fault(BaseModel):
     retry_after: Annotated[float, Field(ge=0)] | None = None
     to: str = ""
     delay: Annotated[float, Field(ge=0)] = 1.0
+    limit: Annotated[int, Field(ge=1)] = 128
+    seconds: Annotated[float, Field(gt=0)] = 3600.0
 
     @field_validator("request")
     @classmethod
@@ -83,25 +92,49 @@ def read_fault_plan(path: Path) -> list[Fault]:
 
 @dataclass
 class _Planned:
-    """A fault and how many requests it has matched."""
+    """A fault, how many requests it has matched, and when those of a quota were done."""
 
     fault: Fault
     pattern: re.Pattern[str]
     matched: int = field(default=0)
+    done: deque[float] = field(default_factory=deque)
 
-    def applies(self, request: str) -> bool:
+    def applies(self, request: str, now: float) -> Fault | None:
+        """The fault to do with a request, None if there is none for it."""
         if not self.pattern.search(request):
-            return False
+            return None
+        if self.fault.fault == "quota":
+            return self._quota_left(now)
         self.matched += 1
         number = self.matched - self.fault.after
-        return number > 0 and (self.fault.times is None or number <= self.fault.times)
+        is_due = number > 0 and (self.fault.times is None or number <= self.fault.times)
+        return self.fault if is_due else None
+
+    def _quota_left(self, now: float) -> Fault | None:
+        """The refusal if the quota is used up; else the request counts."""
+        fault = self.fault
+        while self.done and self.done[0] <= now - fault.seconds:
+            self.done.popleft()
+        if len(self.done) < fault.limit:
+            self.done.append(now)
+            return None
+        wait_s = math.ceil(self.done[0] + fault.seconds - now)
+        message = f"{fault.limit} requests in {fault.seconds:g} seconds are allowed"
+        return fault.model_copy(
+            update={"fault": "status", "status": 429, "message": message, "retry_after": wait_s}
+        )
 
 
 class FaultMiddleware:
-    """Does what a plan says with each request: "METHOD /path?query"; the first fault counts."""
+    """Does what a plan says with each request: "METHOD /path?query"; the first fault counts.
 
-    def __init__(self, app: ASGIApp, faults: Sequence[Fault]) -> None:
-        self._app = app
+    `now` is the time in seconds, for quotas.
+    """
+
+    def __init__(
+        self, app: ASGIApp, faults: Sequence[Fault], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._app, self._now = app, now
         self._planned = [_Planned(fault, re.compile(fault.request)) for fault in faults]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,12 +160,14 @@ class FaultMiddleware:
         query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
         request = f"{scope['method']} {scope['raw_path'].decode('latin-1')}{query}"
         # Every fault counts its requests, whichever is done.
-        found = [planned.fault for planned in self._planned if planned.applies(request)]
-        return found[0] if found else None
+        found = [planned.applies(request, self._now()) for planned in self._planned]
+        return next(filter(None, found), None)
 
 
 def _response(fault: Fault) -> JSONResponse:
-    headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+    headers = (
+        {} if fault.retry_after is None else {"Retry-After": str(math.ceil(fault.retry_after))}
+    )
     return JSONResponse({"error": fault.message}, fault.status, headers)
 
 

@@ -202,12 +202,12 @@ class Git:
         self._objects.add_object(commit)
         return commit.id.decode()
 
-    def leads_to_commit(self, sha: str) -> bool:
-        """Whether an object is a commit, or a tag of one."""
+    def tree_at(self, sha: str) -> str | None:
+        """The tree of a commit, or of the commit that a tag leads to; None for other objects."""
         item = self._object(_to_oid(sha))
         while isinstance(item, Tag):
             item = self._object(item.object[1])
-        return isinstance(item, Commit)
+        return item.tree.decode() if isinstance(item, Commit) else None
 
     def new_objects(self, tips: Sequence[str]) -> Iterator[ShaFile]:
         """Every object that `tips` reach and no ref does; raises KeyError if one is missing."""

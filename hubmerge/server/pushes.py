@@ -9,12 +9,15 @@ from dulwich.errors import ObjectFormatException
 from dulwich.objects import Blob, ShaFile, Tree
 
 from hubmerge.server.blobs import BlobStore
+from hubmerge.server.card_rules import CARD, check_card
 from hubmerge.server.content import parse_pointer
 from hubmerge.server.git import Git
 from hubmerge.server.http_errors import Conflict, HttpError
 from hubmerge.server.names import check_path, check_ref
 
 BRANCH, TAG = "refs/heads/", "refs/tags/"
+# Of a push that copies what is published elsewhere (`hubmerge hub pull` and `push`).
+MIRROR_HEADER = "Hubmerge-Mirror"
 
 _SUBMODULE_MODE = 0o160000
 
@@ -28,18 +31,25 @@ class RefUpdate:
     new: str | None
 
 
-def apply_updates(git: Git, blobs: BlobStore, updates: Sequence[RefUpdate]) -> list[str]:
-    """Move, create or delete refs, each if it is allowed; returns each problem, empty if done."""
+def apply_updates(
+    git: Git, blobs: BlobStore, updates: Sequence[RefUpdate], is_mirror: bool = False
+) -> list[str]:
+    """Move, create or delete refs, each if it is allowed; returns each problem, empty if done.
+
+    A mirror brings what is published elsewhere, whose cards are not held to the rules here.
+    """
     tips = [update.new for update in updates if update.new]
     try:
         _check_objects(git, blobs, tips)
         checked = True
     except HttpError:
         checked = False  # then each is checked alone, to say which is wrong
-    return [_apply_update(git, blobs, update, checked) for update in updates]
+    return [_apply_update(git, blobs, update, checked, is_mirror) for update in updates]
 
 
-def _apply_update(git: Git, blobs: BlobStore, update: RefUpdate, checked: bool) -> str:
+def _apply_update(
+    git: Git, blobs: BlobStore, update: RefUpdate, checked: bool, is_mirror: bool
+) -> str:
     try:
         _check_name(update)
         if update.new is None:
@@ -47,6 +57,8 @@ def _apply_update(git: Git, blobs: BlobStore, update: RefUpdate, checked: bool) 
             return ""
         if not checked:
             _check_objects(git, blobs, [update.new])
+        if not is_mirror:
+            _check_card_of(git, update.new)
         _write_ref(git, update.name, update.old, update.new)
     except HttpError as error:
         return error.message
@@ -64,7 +76,7 @@ def _check_name(update: RefUpdate) -> None:
 
 def _check_objects(git: Git, blobs: BlobStore, tips: Sequence[str]) -> None:
     """Raise Conflict unless commits are complete, their paths safe and their large files here."""
-    if not all(map(git.leads_to_commit, tips)):
+    if not all(map(git.tree_at, tips)):
         raise Conflict("it is no commit, and no tag of one")
     try:
         for item in git.new_objects(tips):
@@ -86,6 +98,13 @@ def _check_object(item: ShaFile, blobs: BlobStore) -> None:
         pointer = parse_pointer(item.data)
         if pointer and not blobs.has(pointer.oid):
             raise Conflict(f"the large file {pointer.oid} was not uploaded: push it by LFS first")
+
+
+def _check_card_of(git: Git, tip: str) -> None:
+    """Raise BadRequest if the card at a commit breaks the rules that commits by the API follow."""
+    card = git.find(git.tree_at(tip) or "", CARD)
+    if card is not None and not card.is_folder:
+        check_card(git.read_blob(card.oid))
 
 
 def _write_ref(git: Git, name: str, old: str | None, new: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ from hubmerge.server.access import (
     visible_repo,
     writable_repo,
 )
+from hubmerge.server.card_rules import CARD
+from hubmerge.server.content import AddFile, Change
 from hubmerge.server.http_errors import BadRequest, Conflict, HiddenRepo
 from hubmerge.server.info import describe_repo, select_properties
 from hubmerge.server.messages import REPO_PATH, Json, base_url, paginate, query_flag, with_json
@@ -28,6 +31,7 @@ from hubmerge.server.repo_filters import check_filters, matches_description, mat
 
 _PAGE_SIZE = 1000
 _SORT_KEYS = {"createdAt", "lastModified", "downloads", "likes", "trendingScore"}
+_SPACE_SDKS = ("static", "docker", "gradio", "streamlit")
 _GATED_VALUES = ("auto", "manual", False)
 
 
@@ -40,10 +44,22 @@ def create(request: Request, body: Json) -> Response:
     id = get_hub(request).store.existing_name(id) or id
     result = {"url": f"{base_url(request)}/{id.web_path}", "name": str(id)}
     try:
-        get_hub(request).store.create(id, author=user.name, private=_is_private(body))
+        get_hub(request).store.create(
+            id, _first_files(id, body), author=user.name, private=_is_private(body)
+        )
     except Conflict as error:
         return JSONResponse({"error": error.message, **result}, error.status)
     return JSONResponse(result)
+
+
+def _first_files(id: RepoId, body: Json) -> list[Change]:
+    """A Space has a card from its beginning, as on the public Hub: clients do not make one."""
+    if id.kind != "spaces":
+        return []
+    sdk = body.get("sdk") or "static"
+    if sdk not in _SPACE_SDKS:
+        raise BadRequest(f'"sdk" must be one of {", ".join(_SPACE_SDKS)}.')
+    return [AddFile(CARD, f"---\ntitle: {json.dumps(id.name)}\nsdk: {sdk}\n---\n".encode())]
 
 
 def delete(request: Request, body: Json) -> Response:

@@ -209,10 +209,10 @@ class Repository:
             merged = merged.with_event("status-change", author, status="merged")
             self._discussions.change(number, lambda _: merged)
 
-    def update_refs(self, updates: Sequence[RefUpdate]) -> list[str]:
+    def update_refs(self, updates: Sequence[RefUpdate], is_mirror: bool = False) -> list[str]:
         """Do what a push asks for; returns why each update is refused, empty if it was done."""
         with Git(self.folder) as git, self._write_lock:
-            return apply_updates(git, self._blobs, updates)
+            return apply_updates(git, self._blobs, updates, is_mirror)
 
     def write_first_commit(
         self, changes: Iterable[Change], message: str, author: str, when: datetime

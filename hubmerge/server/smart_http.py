@@ -24,7 +24,7 @@ from starlette.routing import Route
 from hubmerge.server.access import get_hub, readable_repo, writable_repo
 from hubmerge.server.http_errors import BadRequest, NotSignedIn
 from hubmerge.server.messages import WEB_PATHS, Endpoint, http_error_response, receive_body
-from hubmerge.server.pushes import RefUpdate
+from hubmerge.server.pushes import MIRROR_HEADER, RefUpdate
 from hubmerge.server.repository import Repository
 
 _READ, _WRITE = "git-upload-pack", "git-receive-pack"
@@ -48,6 +48,7 @@ class _PushHandler(ReceivePackHandler):
     """Receives a push; its refs are written by the repository of the Hub."""
 
     repository: Repository
+    is_mirror: bool
 
     def _apply_pack(self, refs: list[tuple[Any, Any, Any]]) -> Iterator[tuple[bytes, bytes]]:
         if any(new != _NO_OBJECT for _, new, _ in refs):
@@ -62,7 +63,7 @@ class _PushHandler(ReceivePackHandler):
             RefUpdate(name.decode("utf-8", "replace"), _sha(old), _sha(new))
             for old, new, name in refs
         ]
-        problems = self.repository.update_refs(updates)
+        problems = self.repository.update_refs(updates, self.is_mirror)
         for (_, _, name), problem in zip(refs, problems, strict=True):
             yield name, problem.replace("\n", " ").encode() or b"ok"
 
@@ -96,11 +97,16 @@ async def _serve(request: Request, find: Callable[[Request], Repository], servic
         body.seek(0)
         is_zipped = request.headers.get("content-encoding") == "gzip"
         content = cast(IO[bytes], gzip.GzipFile(fileobj=body)) if is_zipped else body
-        return await run_in_threadpool(_run, repository, service, content)
+        is_mirror = MIRROR_HEADER in request.headers
+        return await run_in_threadpool(_run, repository, service, content, is_mirror=is_mirror)
 
 
 def _run(
-    repository: Repository, service: str, content: IO[bytes], advertise_refs: bool = False
+    repository: Repository,
+    service: str,
+    content: IO[bytes],
+    advertise_refs: bool = False,
+    is_mirror: bool = False,
 ) -> Response:
     """Run one request of the protocol, and return the answer."""
     answer = tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY)  # noqa: SIM115  # closed later
@@ -111,7 +117,7 @@ def _run(
             handler = kind(
                 _Folder(repo), [""], protocol, stateless_rpc=True, advertise_refs=advertise_refs
             )
-            handler.repository = repository
+            handler.repository, handler.is_mirror = repository, is_mirror
             if advertise_refs:
                 protocol.write_pkt_line(f"# service={service}\n".encode())
                 protocol.write_pkt_line(None)

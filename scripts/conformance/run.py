@@ -22,6 +22,8 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
+from sample_cards import write_sample_cards
+
 from hubmerge.server import lease
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +65,7 @@ def fetch_tests() -> Path:
     tests = folder / "tests"
     shutil.copy(Path(__file__).with_name("client_conftest.py"), tests / "conftest.py")
     (tests / "__init__.py").touch()
+    write_sample_cards(tests / "fixtures" / "cards")
     return folder
 
 
@@ -87,6 +90,8 @@ def run_group(
         key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))
     }
     environment |= {"HF_ENDPOINT": url, "HF_HOME": str(home / "hf"), "HF_TOKEN": ""}
+    # Without a terminal, tables are cut to 80 columns, and tests look for names in them.
+    environment |= {"COLUMNS": "200"}
     environment |= {} if xet else {"HF_HUB_DISABLE_XET": "1"}
     files = [
         f"tests/test_{name}.py" for name in names if (folder / f"tests/test_{name}.py").exists()

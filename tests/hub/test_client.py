@@ -71,7 +71,7 @@ def test_a_wait_beyond_the_deadline_is_an_error(hub: Hub, repo: str, proxy: Prox
     with pytest.raises(HubUnreachable) as caught:
         list_refs(hub, repo)
     assert proxy.count("GET .*/refs") == 1
-    assert "It asks to wait 100 s." in caught.value.hint
+    assert "It asks to wait 100 s, until" in caught.value.hint
 
 
 def test_a_call_without_response_ends_at_the_deadline(hub: Hub, repo: str, proxy: Proxy) -> None:

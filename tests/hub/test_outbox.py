@@ -20,6 +20,7 @@ from hubmerge.hub.outbox import Outbox, Publisher
 from hubmerge.hub.publish import Publication, publish
 from hubmerge.server import ServerState, read_state
 from hubmerge.server.tokens import Tokens
+from tests.faulty_hub import FakeClock
 from tests.hub.conftest import step_publication, tags, write_step_folder
 from tests.hub.proxy import Proxy, run_first, run_proxy, status
 
@@ -87,16 +88,15 @@ def test_a_later_run_publishes_what_is_left(
 
 
 def test_the_publisher_waits_as_long_as_the_hub_asks(
-    hub: Hub, repo: str, outbox: Outbox, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, repo: str, outbox: Outbox, proxy: Proxy
 ) -> None:
     """Also longer than the deadline of a call."""
-    waits: list[float] = []
-    monkeypatch.setattr(Publisher, "_sleep", lambda self, seconds: waits.append(seconds))
+    clock = FakeClock()
     save_steps(outbox, 1)
     proxy.fail("GET .*/revision/", status(429, Retry_After="3600"))
-    publisher = Publisher(hub, outbox, publications_of(outbox, repo))
+    publisher = Publisher(hub, outbox, publications_of(outbox, repo), clock=clock.clock)
     wait_until(lambda: not publisher.unpublished)
-    assert waits == [3600.0]
+    assert clock.waits == [3600.0]
     assert publisher.close(5.0).keys() == {1}
 
 

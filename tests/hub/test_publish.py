@@ -308,7 +308,7 @@ def test_a_wait_of_an_hour_is_an_error(hub: Hub, repo: str, folder: Folder, prox
     proxy.fail("POST .*/commit/", status(429, Retry_After="3600"))
     with pytest.raises(HubUnreachable) as caught:
         publish(hub, step_publication(repo, folder(4), 4))
-    assert "It asks to wait 3600 s." in caught.value.hint
+    assert "It asks to wait 3600 s, until" in caught.value.hint
 
 
 def test_an_empty_folder_is_refused(hub: Hub, repo: str, tmp_path: Path, api: HfApi) -> None:

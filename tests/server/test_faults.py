@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ PLAN = r"""
 - {request: 'search=f', fault: truncate}
 - {request: 'search=g', fault: flip}
 """
+SCOPE = {"method": "GET", "raw_path": b"/x", "query_string": b""}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,22 @@ def test_a_wrong_plan_is_refused_before_anything_is_served(
 def test_the_first_fault_that_matches_counts() -> None:
     faults = [Fault(request="x", fault="hang"), Fault(request="x", fault="reset", times=2)]
     middleware = FaultMiddleware(lambda *_: None, faults)  # type: ignore[arg-type,return-value]
-    scope = {"method": "GET", "raw_path": b"/x", "query_string": b""}
-    kinds = [found.fault if (found := middleware._next_fault(scope)) else None for _ in range(3)]
+    kinds = [found.fault if (found := middleware._next_fault(SCOPE)) else None for _ in range(3)]
     assert kinds == ["hang", "reset", None]
+
+
+def test_a_quota_is_refilled_request_by_request() -> None:
+    times = iter([0, 10, 20, 99.5, 100, 101, 110, 111])
+    quota = Fault(request="x", fault="quota", limit=2, seconds=100)
+    middleware = FaultMiddleware(lambda *_: None, [quota], lambda: next(times))  # type: ignore[arg-type,return-value]
+    waits = [
+        found.retry_after if (found := middleware._next_fault(SCOPE)) else None for _ in range(8)
+    ]
+    assert waits == [None, None, 80, 1, None, 9, None, 89]
+
+
+def test_the_tests_that_the_page_names_exist() -> None:
+    page = Path(__file__).parents[2] / "docs" / "faults.md"
+    names = set(re.findall(r"`(?:tests/[a-z_/]*/)?(\w+\.py)`", page.read_text()))
+    assert len(names) > 20
+    assert names <= {path.name for path in (page.parents[1] / "tests").rglob("*.py")}

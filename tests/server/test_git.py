@@ -94,6 +94,32 @@ def test_a_push_without_its_large_files_is_refused(
     assert "fine" in [ref.name for ref in api.list_repo_refs(repo).branches]
 
 
+@pytest.mark.parametrize(("card", "problem"), [
+    ("license: my-own", '"license" must be one of'),
+    ("language: false", '"language" must not be'),
+    ("model-index: {}", '"model-index" must be a list'),
+    ("license: [mit", "Invalid metadata in README.md"),
+])  # fmt: skip
+def test_a_push_is_held_to_the_rules_of_cards(
+    api: HfApi, repo: str, clone: Path, card: str, problem: str
+) -> None:
+    (clone / "README.md").write_text(f"---\n{card}\n---\n")
+    git(clone, "add", ".")
+    git(clone, "commit", "-q", "-m", "card")
+    git(clone, "tag", "-a", "step4", "-m", "annotated")
+    before = api.list_repo_refs(repo)
+    text = git(clone, "push", "origin", "HEAD:main", "HEAD:refs/heads/side", "step4", code=1)
+    assert problem in text
+    assert text.count("remote rejected") == 3
+    assert api.list_repo_refs(repo) == before
+    (clone / "README.md").write_text("---\nlicense: mit\n---\n")
+    git(clone, "commit", "-q", "-a", "-m", "mended")
+    git(clone, "push", "-q", "origin", "HEAD:main")
+    # A mirror brings what is published elsewhere, whatever its card.
+    git(clone, "-c", "http.extraHeader=Hubmerge-Mirror: 1", "push", "-q", "origin", "step4")
+    assert [tag.name for tag in api.list_repo_refs(repo).tags] == ["step4"]
+
+
 @pytest.mark.parametrize(("ref", "problem"), [
     (":main", "the main branch cannot be deleted"),
     ("HEAD:refs/pr/1", "only branches and tags"),

@@ -95,6 +95,10 @@ def test_what_is_not_built_is_called_so(api: HfApi, web: httpx2.Client, repo: st
     for path in (f"/api/models/{repo}/duplicate", "/api/settings/webhooks", "/api/daily_papers"):
         answer = web.get(path)
         assert (answer.status_code, "X-Error-Code" in answer.headers) == (501, False)
+    answer = web.delete(f"/api/models/{repo}")
+    assert (answer.status_code, "has no DELETE of" in answer.text) == (501, True)
+    with pytest.raises(RepositoryNotFoundError):
+        api.unlike("gpt2")
     for path in ("/api/models/gpt2", "/api/models/gpt2/revision/main", "/gpt2/x/y/z"):
         assert web.get(path).headers["X-Error-Code"] == "RepoNotFound", path
 

@@ -32,7 +32,18 @@ def test_each_kind_has_its_own_names(api: HfApi, kind: str) -> None:
     url = api.create_repo("kinds/same", repo_type=kind, space_sdk=sdk)
     assert (url.repo_id, url.repo_type) == ("kinds/same", kind)
     assert api.repo_info("kinds/same", repo_type=kind).id == "kinds/same"
-    assert api.list_repo_files("kinds/same", repo_type=kind) == [".gitattributes"]
+    files = [".gitattributes", "README.md"] if kind == "space" else [".gitattributes"]
+    assert api.list_repo_files("kinds/same", repo_type=kind) == files
+
+
+def test_a_space_has_a_card_from_its_beginning(api: HfApi, web: httpx2.Client) -> None:
+    api.create_repo("tests/a-space", repo_type="space", space_sdk="gradio")
+    card = api.space_info("tests/a-space").card_data
+    assert card is not None
+    assert card.to_dict()["sdk"] == "gradio"
+    body = {"name": "b-space", "organization": "tests", "type": "space", "sdk": "gradio\nx: 1"}
+    answer = web.post("/api/repos/create", json=body)
+    assert (answer.status_code, "must be one of static" in answer.text) == (400, True)
 
 
 def test_the_name_of_a_deleted_repository_is_free(api: HfApi, repo: str) -> None:
@@ -209,6 +220,9 @@ def test_front_matter_is_validated(web: httpx2.Client) -> None:
     bad = web.post("/api/validate-yaml", json={"content": "---\na: [\n---\n"})
     assert bad.status_code == 400
     assert bad.json()["errors"][0]["message"]
+    wrong = {"content": "---\nlicense: asdf\n---\n"}
+    text = web.post("/api/validate-yaml", json=wrong, headers={"Accept": "text/plain"}).text
+    assert text.startswith('- Error: "license" must be one of')
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"[" * 100_000])
