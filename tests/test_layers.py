@@ -152,7 +152,7 @@ def test_only_the_command_line_and_hub_read_the_environment() -> None:
 
 MATHS = (
     "methods", "ties", "trim", "bracket", "deltas", "params", "softening", "gram", "spherical",
-    "sparse", "spectral", "tensor_ranks",
+    "sparse", "spectral", "tensor_ranks", "random_masks",
 )  # fmt: skip
 # None of these can open a file or a connection.
 MAY_IMPORT = {

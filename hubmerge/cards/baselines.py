@@ -12,7 +12,8 @@ from hubmerge.cards.number_format import HALF, interval, percent, points
 from hubmerge.cards.plain_merge import find_plain_merges
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
-from hubmerge.merging.settings import format_settings
+from hubmerge.merging.registry import METHODS
+from hubmerge.merging.settings import format_settings, with_unrecorded
 from hubmerge.scores import Score, UpcyclingScore, upcycling
 from hubmerge.weights.match_options import split_options
 
@@ -145,6 +146,8 @@ def _merge_options(manifest: Manifest) -> list[str]:
     forms = {
         name: params.pop(name) for name in ("dtype", "as_lora", "shard_size") if name in params
     }
+    if manifest.method in METHODS:
+        params = with_unrecorded(METHODS[manifest.method], params)
     settings = format_settings(params, [expert.settings for expert in manifest.experts])
     for option in _PER_EXPERT_OPTIONS:
         numbers = [getattr(expert, option) for expert in manifest.experts]

@@ -10,6 +10,7 @@ from typing import Any
 from hubmerge.cards.card_input import CardInput
 from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import METHODS, Method
+from hubmerge.merging.settings import with_unrecorded
 from hubmerge.scores import Score, upcycling
 
 # A score records only the recipe's digest, so the parameters are found by trying common values.
@@ -48,9 +49,14 @@ def find_plain_merges(card_input: CardInput) -> list[PlainMerge]:
 
 
 def _parameter_grid(method: Method) -> Iterator[dict[str, Any]]:
-    """The method's default parameters, then each combination of tried values."""
+    """The method's default parameters, then each combination of tried values.
+
+    Once more with those that older merges recorded, if there are fewer.
+    """
     defaults = method.params().model_dump()
-    yield defaults
-    tried = [name for name in _TRIED_VALUES if name in defaults]
-    for values in product(*(_TRIED_VALUES[name] for name in tried)):
-        yield {**defaults, **dict(zip(tried, values, strict=True))}
+    older = {name: v for name, v in defaults.items() if name not in with_unrecorded(method, {})}
+    for start in (defaults, older) if older != defaults else (defaults,):
+        yield start
+        tried = [name for name in _TRIED_VALUES if name in start]
+        for values in product(*(_TRIED_VALUES[name] for name in tried)):
+            yield {**start, **dict(zip(tried, values, strict=True))}

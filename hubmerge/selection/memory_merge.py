@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import psutil
+from pydantic import BaseModel
 
 from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.registry import Method, parse_params
-from hubmerge.merging.settings import for_tensors, restore_settings
+from hubmerge.merging.settings import for_tensors, restore_settings, with_unrecorded
 from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.selection.array_cache import ArrayCache
 from hubmerge.selection.memory_passes import MemoryPasses
@@ -114,7 +115,7 @@ class MemoryMerger:
             yield from self.direction(choice).items()
             return
         key = _at_scale_1(choice)
-        params: Any = parse_params(self.method, dict(key.params))
+        params: Any = self._params(key)
         with self._passes(key, params) as passes:
             if passes.parts == "tensors":
                 yield from self._combined_tensors(passes, params)
@@ -166,7 +167,7 @@ class MemoryMerger:
         return values
 
     def _compute_direction(self, choice: Choice) -> dict[str, Array]:
-        params: Any = parse_params(self.method, dict(choice.params))
+        params: Any = self._params(choice)
         with self._passes(choice, params) as passes:
             if passes.parts == "tensors":
                 return dict(self._combined_tensors(passes, params))
@@ -248,6 +249,9 @@ class MemoryMerger:
     def _empty_change(self, name: str) -> Array:
         tensor = self._pool.base_checkpoint.index[name]
         return np.empty(tensor.shape, compute_dtype(tensor.dtype))
+
+    def _params(self, choice: Choice) -> BaseModel:
+        return parse_params(self.method, with_unrecorded(self.method, dict(choice.params)))
 
     def _deltas(self, choice: Choice, name: str, with_factors: bool = False) -> Deltas:
         """The deltas of a tensor, experts in the order in which the engine sums them."""
