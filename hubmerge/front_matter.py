@@ -69,7 +69,7 @@ def _load(readme: str) -> dict[str, Any]:
         raise FrontMatterError(f"The front matter is larger than {_MAX_BYTES >> 10} KiB.")
     import yaml
 
-    # Both make plain values only; libyaml's, which is in the wheels of PyYAML, is ten times as fast.
+    # Both make plain values only. libyaml's is in the wheels of PyYAML, and ten times as fast.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_yaml(match[1])
