@@ -44,6 +44,11 @@ def check_device(name: str) -> None:
         )
 
 
+def named_device(name: str | None) -> str | None:
+    """The device that merges where `--device` has this name: only CUDA, and only if it is named."""
+    return name if name is not None and name.partition(":")[0] == "cuda" else None
+
+
 def runs_on_device(method: Method, params: Any) -> bool:
     """Whether `on_device` has the formula of a method with these parameters."""
     return method.name in _FORMULAS and method.parts(params) != "tensors"
@@ -58,7 +63,8 @@ def on_device(method: Method, params: Any, device: str) -> Method:
     formula = _FORMULAS[method.name]
 
     def combine(deltas: Deltas, own: Any, survey: Any) -> Array:
-        values = [torch.from_numpy(array).to(device) for array in deltas.values]
+        writeable = (v if v.flags.writeable else v.copy() for v in deltas.values)  # as torch asks
+        values = [torch.from_numpy(array).to(device) for array in writeable]
         merged: Array = formula(values, deltas, own, survey).cpu().numpy()
         return merged
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.deltas import DeltaPasses, Deltas
+from hubmerge.merging.device import on_device
 from hubmerge.merging.registry import Method, parse_params
 from hubmerge.merging.settings import for_tensors, restore_settings, with_unrecorded
 from hubmerge.merging.softening import Softening, survey_softening
@@ -42,12 +43,15 @@ class MemoryMerger:
 
     Changes of experts and merged changes are kept in up to `memory` bytes, by default half of what
     is free; what does not fit is read again, and a merged change that does not fit is computed for
-    each use, a few tensors at a time.
+    each use, a few tensors at a time. A `device` of torch computes what it can, see
+    `merging/device.py`, with the same bytes.
     """
 
-    def __init__(self, pool: Pool, method: Method, memory: int | None = None) -> None:
+    def __init__(
+        self, pool: Pool, method: Method, memory: int | None = None, device: str | None = None
+    ) -> None:
         memory = psutil.virtual_memory().available // 2 if memory is None else memory
-        self._pool, self.method = pool, method
+        self._pool, self.method, self._device = pool, method, device
         self._task_vectors: dict[str, TaskVector] = {}
         self._cache, self._unchanged = ArrayCache(int(_SHARE * memory)), set[tuple[str, str]]()
         self._softenings: dict[tuple[str, float, float], Softening] = {}
@@ -193,7 +197,7 @@ class MemoryMerger:
         survey = self._survey(lambda: passes(), params)
         for deltas in passes():
             with _unchecked():
-                values = self.method.combine(deltas, params, survey)
+                values = self._combine(deltas, params, survey)
             yield deltas.tensor, values
 
     def _survey(self, passes: DeltaPasses | MemoryPasses, params: Any) -> Any:
@@ -239,11 +243,17 @@ class MemoryMerger:
 
     def _count(self, part: Deltas, params: Any, survey: Any) -> None:
         """Merge a part only for what the survey counts meanwhile."""
-        self.method.combine(part, params, survey)
+        self._combine(part, params, survey)
+
+    def _combine(self, deltas: Deltas, params: Any, survey: Any) -> Array:
+        chosen = self.method
+        if self._device is not None:
+            chosen = on_device(chosen, params, self._device)
+        return chosen.combine(deltas, params, survey)
 
     def _combine_into(self, change: Array, part: Deltas, params: Any, survey: Any) -> None:
         with _unchecked():
-            merged = self.method.combine(part, params, survey).reshape(-1)
+            merged = self._combine(part, params, survey).reshape(-1)
         change.reshape(-1)[part.start : part.start + merged.size] = merged
 
     def _empty_change(self, name: str) -> Array:
