@@ -16,6 +16,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+# With no architecture that mergekit knows, it takes the tensors from the files.
+CONFIG = {"model_type": "llama", "architectures": ["Benchmark"]}
 Shape = tuple[int, ...]
 Array = np.ndarray
 
@@ -62,7 +64,7 @@ def make_workload(folder: Path, preset: Preset, experts: int, seed: int = 202406
         path = folder / name
         if not (path / "model.safetensors").is_file():
             path.mkdir(parents=True, exist_ok=True)
-            (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+            (path / "config.json").write_text(json.dumps(CONFIG))
             dtype = ml_dtypes.bfloat16 if preset.dtype == "bfloat16" else np.float32
             values = {
                 tensor: _values(seed, number, tensor, shape).astype(dtype)

@@ -1,4 +1,7 @@
-"""The front matter of a README, parsed as untrusted YAML."""
+"""The front matter of a README, parsed as untrusted YAML.
+
+yaml is imported when one is read: a merge that is there needs none.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,8 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
-import yaml
-
 _FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _MAX_BYTES = 256 << 10
-# Both make plain values only; libyaml's, which is in the wheels of PyYAML, is ten times as fast.
-_LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_DEPTH = 40
 
 # Keys of the front matter that become tags of the repository, as on the Hub.
@@ -68,9 +67,13 @@ def _load(readme: str) -> dict[str, Any]:
         return {}
     if len(match[1]) > _MAX_BYTES:
         raise FrontMatterError(f"The front matter is larger than {_MAX_BYTES >> 10} KiB.")
+    import yaml
+
+    # Both make plain values only. libyaml's is in the wheels of PyYAML, and ten times as fast.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_yaml(match[1])
-        value = yaml.load(match[1], Loader=_LOADER)
+        value = yaml.load(match[1], Loader=loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FrontMatterError(f"The front matter is not valid YAML: {error}") from error
     if value is not None and not isinstance(value, dict):
@@ -80,6 +83,8 @@ def _load(readme: str) -> dict[str, Any]:
 
 def _check_yaml(text: str) -> None:
     """Reject YAML that grows when it is loaded: aliases multiply, and deep nesting overflows."""
+    import yaml
+
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)

@@ -13,17 +13,17 @@ from pydantic import Field
 
 from hubmerge.errors import UnknownName
 from hubmerge.kinds import MOE
+from hubmerge.manifest import LOCK_FILE as LOCK_FILE
 from hubmerge.manifest import Count, Source, without_empty_averages
+from hubmerge.metric_names import BINARY_METRICS
 from hubmerge.refs import (
     ModelRef,
     check_repo_id,
     check_revision,
     parse_ref,
 )
-from hubmerge.specs import BINARY_METRICS
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
-LOCK_FILE = "hubmerge.lock"
 FORMAT = 1
 FORMAT_WITH_PARTS = 2  # of a lock that averages steps or leaves experts out
 FORMATS = (FORMAT, FORMAT_WITH_PARTS)

@@ -18,6 +18,7 @@ from hubmerge.typed_json import validate_json
 from hubmerge.validation_errors import first_problem
 
 MANIFEST_JSON = "hubmerge.json"
+LOCK_FILE = "hubmerge.lock"  # beside it, in a merge that was made from one
 FORMAT = 1
 _MAX_BYTES = 5_000_000
 Count = Annotated[int, Field(ge=0, le=10**12)]

@@ -16,6 +16,7 @@ LAYERS = [
         "durable",
         "progress",
         "kinds",
+        "metric_names",
         "front_matter",
         "model_class",
         "model_files",
@@ -51,6 +52,7 @@ LIGHT = (
     "errors",
     "durable",
     "kinds",
+    "metric_names",
     "front_matter",
     "model_class",
     "model_files",
@@ -156,7 +158,7 @@ def test_only_the_command_line_and_hub_read_the_environment() -> None:
 
 MATHS = (
     "methods", "ties", "trim", "bracket", "deltas", "params", "softening", "gram", "spherical",
-    "sparse", "spectral", "tensor_ranks",
+    "sparse", "spectral", "tensor_ranks", "random_masks",
 )  # fmt: skip
 # None of these can open a file or a connection.
 MAY_IMPORT = {

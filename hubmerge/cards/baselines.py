@@ -13,7 +13,8 @@ from hubmerge.cards.plain_merge import find_plain_merges
 from hubmerge.cards.rows import unscored_experts
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.manifest import Manifest, Source
-from hubmerge.merging.settings import format_settings
+from hubmerge.merging.registry import METHODS
+from hubmerge.merging.settings import format_settings, with_unrecorded
 from hubmerge.scores import Score, UpcyclingScore, upcycling
 from hubmerge.tasks.chosen_metric import metric_of_id
 from hubmerge.tasks.lm_eval_name import is_lm_eval
@@ -161,6 +162,8 @@ def _merge_options(manifest: Manifest) -> list[str]:
     forms = {
         name: params.pop(name) for name in ("dtype", "as_lora", "shard_size") if name in params
     }
+    if manifest.method in METHODS:
+        params = with_unrecorded(METHODS[manifest.method], params)
     settings = format_settings(params, [expert.settings for expert in manifest.experts])
     for option in _PER_EXPERT_OPTIONS:
         numbers = [getattr(expert, option) for expert in manifest.experts]

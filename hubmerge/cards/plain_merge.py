@@ -11,6 +11,7 @@ from typing import Any
 from hubmerge.cards.card_input import CardInput
 from hubmerge.manifest import encode_method, recipe_ids
 from hubmerge.merging.registry import METHODS, Method
+from hubmerge.merging.settings import with_unrecorded
 from hubmerge.scores import Score, upcycling
 
 # A score records only the recipe's digest, so the parameters are found by trying common values.
@@ -59,9 +60,14 @@ def _tried_methods() -> tuple[tuple[str, Mapping[str, Any], bytes], ...]:
 
 
 def _parameter_grid(method: Method) -> Iterator[dict[str, Any]]:
-    """The method's default parameters, then each combination of tried values."""
+    """The method's default parameters, then each combination of tried values.
+
+    Once more with those that older merges recorded, if there are fewer.
+    """
     defaults = method.params().model_dump()
-    yield defaults
-    tried = [name for name in _TRIED_VALUES if name in defaults]
-    for values in product(*(_TRIED_VALUES[name] for name in tried)):
-        yield {**defaults, **dict(zip(tried, values, strict=True))}
+    older = {name: v for name, v in defaults.items() if name not in with_unrecorded(method, {})}
+    for start in (defaults, older) if older != defaults else (defaults,):
+        yield start
+        tried = [name for name in _TRIED_VALUES if name in start]
+        for values in product(*(_TRIED_VALUES[name] for name in tried)):
+            yield {**start, **dict(zip(tried, values, strict=True))}

@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubmerge import lock
 from hubmerge.durable import write_atomic
 from hubmerge.errors import Failures, UsageError
 from hubmerge.flows.prepared_merge import CONFIG_FILE, MergeRequest, MergeResult, PreparedMerge
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import MERGE
-from hubmerge.manifest import Manifest
+from hubmerge.manifest import LOCK_FILE, Manifest
 from hubmerge.merging.device import check_device, runs_on_device
 from hubmerge.merging.settings import record_params
 from hubmerge.opening.expert_heads import common_task_kind
@@ -230,7 +229,7 @@ def _format_command(request: MergeRequest, inputs: MergeInputs) -> str:
     """Return the command that repeats the merge, from pinned labels or the lock next to it."""
     words = ["hubmerge", "merge"]
     if inputs.lock is not None:
-        words += ["--lock", lock.LOCK_FILE]
+        words += ["--lock", LOCK_FILE]
         words += ["--policy", request.policy] if request.policy else []
     elif request.config is not None:
         words += ["--config", CONFIG_FILE]

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubmerge import lock
 from hubmerge.durable import hash_file
-from hubmerge.manifest import Manifest
+from hubmerge.manifest import LOCK_FILE, Manifest
 from hubmerge.merging.plan import MergePlan
 from hubmerge.opening.finished_folder import read_finished
 from hubmerge.opening.planned_merge import PlannedMerge
@@ -98,7 +97,7 @@ class PreparedMerge:
         return existing if existing and self._has_lock(existing) else None
 
     def _has_lock(self, existing: Manifest) -> bool:
-        expected, copy = self.manifest.lock, self.folder / lock.LOCK_FILE
+        expected, copy = self.manifest.lock, self.folder / LOCK_FILE
         if expected is None:
             return True
         return existing.lock == expected and copy.is_file() and hash_file(copy) == expected

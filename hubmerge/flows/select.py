@@ -19,6 +19,7 @@ from hubmerge.hub.client import Hub
 from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
 from hubmerge.manifest import Source
+from hubmerge.merging.device import named_device
 from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
 from hubmerge.merging.registry import METHODS, Method, check_count, parse_params
@@ -142,7 +143,7 @@ def select(
     requested policy has run.
     """
     request, pool, method = prepared.request, prepared.pool, prepared.method
-    merger = MemoryMerger(pool, method, request.memory)
+    merger = MemoryMerger(pool, method, request.memory, named_device(request.device))
     evaluator = Evaluator(pool, merger, method, prepared.splits, log, SELECTION_SPLIT, rows)
     shares = BudgetShares(request.merges, request.seconds)
     procedure = prepared.procedure

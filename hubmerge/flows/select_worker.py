@@ -19,6 +19,7 @@ from hubmerge.choosing.loaded_splits import load_task_splits
 from hubmerge.errors import HubmergeError
 from hubmerge.file_digests import remember_in
 from hubmerge.hub.environment import connect, home
+from hubmerge.merging.device import named_device
 from hubmerge.merging.registry import METHODS
 from hubmerge.runs.machine import pick_device
 from hubmerge.selection.memory_merge import MemoryMerger
@@ -55,7 +56,8 @@ def open_rows(setup: WorkerSetup) -> Iterator[Callable[[RowRequest], RowReply]]:
         opened_pool = open_pinned_pool(hub, setup.pool)
         pool, method = opened_pool.pool, METHODS[setup.method]
         splits = load_task_splits(opened_pool, setup.split, pick_device(setup.device))
-        rows = LocalRows(pool, MemoryMerger(pool, method, setup.memory), splits)
+        merger = MemoryMerger(pool, method, setup.memory, named_device(setup.device))
+        rows = LocalRows(pool, merger, splits)
         yield lambda request: _evaluate(rows, request)
 
 

@@ -60,7 +60,7 @@ BUILT_IN = (
         params=parameters.DareParams,
         combine=dare,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
-        model_wide=lambda params: {"rescale"},
+        model_wide=lambda params: {"rescale", "masks"},
         expert_wise=("density", "seed"),
     ),
     Method(
@@ -71,7 +71,7 @@ BUILT_IN = (
         params=parameters.DareTiesParams,
         combine=sparse.dare_ties,
         parts=lambda params: "tensors" if params.rescale == "l1" else "entries",
-        model_wide=lambda params: {"rescale"},
+        model_wide=lambda params: {"rescale", "masks"},
         expert_wise=("density", "seed"),
     ),
     Method(

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from hubmerge.errors import UsageError
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.method import Method
-from hubmerge.merging.methods import random_bits, weighted_sum
+from hubmerge.merging.methods import weighted_sum
+from hubmerge.merging.random_masks import random_mask
 from hubmerge.merging.sparse import SMALL
 from hubmerge.merging.ties import TiesSurvey, elected_sums
 from hubmerge.weights.dtypes import Array
@@ -45,6 +44,11 @@ def check_device(name: str) -> None:
         )
 
 
+def named_device(name: str | None) -> str | None:
+    """The device that merges where `--device` has this name: only CUDA, and only if it is named."""
+    return name if name is not None and name.partition(":")[0] == "cuda" else None
+
+
 def runs_on_device(method: Method, params: Any) -> bool:
     """Whether `on_device` has the formula of a method with these parameters."""
     return method.name in _FORMULAS and method.parts(params) != "tensors"
@@ -59,7 +63,8 @@ def on_device(method: Method, params: Any, device: str) -> Method:
     formula = _FORMULAS[method.name]
 
     def combine(deltas: Deltas, own: Any, survey: Any) -> Array:
-        values = [torch.from_numpy(array).to(device) for array in deltas.values]
+        writeable = (v if v.flags.writeable else v.copy() for v in deltas.values)  # as torch asks
+        values = [torch.from_numpy(array).to(device) for array in writeable]
         merged: Array = formula(values, deltas, own, survey).cpu().numpy()
         return merged
 
@@ -129,9 +134,8 @@ def _drop(values: Sequence[Any], deltas: Deltas, params: Any) -> Iterator[Any]:
     import torch
 
     for delta, sha, own in zip(values, deltas.shas, deltas.of_experts(params), strict=True):
-        bits = random_bits(own.seed, deltas.tensor, sha, deltas.start, delta.numel())
-        is_kept = np.less(bits, round(own.density * 2**32)).reshape(delta.shape)
-        kept = delta * torch.from_numpy(is_kept).to(delta.device)
+        is_kept = random_mask(own, deltas.tensor, sha, deltas.start, delta.numel())
+        kept = delta * torch.from_numpy(is_kept.reshape(delta.shape)).to(delta.device)
         yield kept if own.rescale == "none" else _divide(kept, own.density)
 
 

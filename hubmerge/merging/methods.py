@@ -8,12 +8,9 @@ files, on the Hub, or on the order of tensors and experts.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.params import (
@@ -22,9 +19,8 @@ from hubmerge.merging.params import (
     PassthroughParams,
     TaskArithmeticParams,
 )
+from hubmerge.merging.random_masks import random_mask
 from hubmerge.weights.dtypes import Array
-
-_ENTRIES_PER_STEP = 8  # Philox makes four numbers of 64 bits at a time
 
 
 def average(deltas: Deltas, params: NoParams, survey: None = None) -> Array:
@@ -66,7 +62,8 @@ def is_changed(deltas: Deltas, params: PassthroughParams, survey: None) -> bool:
 def drop_changes(deltas: Deltas, params: DareParams) -> Iterator[Array]:
     """What DARE leaves of each expert's change, rescaled."""
     for delta, sha, own in zip(deltas.values, deltas.shas, deltas.of_experts(params), strict=True):
-        kept = drop(delta, own.density, own.seed, deltas.tensor, sha, deltas.start)
+        is_kept = random_mask(own, deltas.tensor, sha, deltas.start, delta.size)
+        kept = np.asarray(delta * is_kept.reshape(delta.shape))
         yield rescale(delta, kept, own.density, own.rescale)
 
 
@@ -78,28 +75,6 @@ def weighted_sum(values: Iterable[Array], weights: Sequence[float]) -> Array:
     for array, weight in pairs:
         total += array if weight == 1 else array * weight
     return total
-
-
-def drop(delta: Array, density: float, seed: int, tensor: str, sha: str, start: int = 0) -> Array:
-    """delta, where each entry is kept with probability `density` and is zero otherwise."""
-    bits = random_bits(seed, tensor, sha, start, delta.size).reshape(delta.shape)
-    return np.asarray(delta * (bits < round(density * 2**32)))
-
-
-def random_bits(seed: int, tensor: str, sha: str, start: int, size: int) -> NDArray[np.uint32]:
-    """32 random bits for each of `size` entries of a tensor, from entry `start` on.
-
-    They depend only on the seed, the tensor's name, the expert's SHA and the entry's place in the
-    tensor; not on other experts or tensors. They are the raw bits of Philox, which numpy promises
-    never to change.
-    """
-    seed_text = json.dumps([seed, tensor, sha]).encode()
-    sequence = np.random.SeedSequence(int.from_bytes(hashlib.sha256(seed_text).digest(), "big"))
-    generator = np.random.Philox(sequence)
-    skipped = start % _ENTRIES_PER_STEP
-    generator.advance(start // _ENTRIES_PER_STEP)
-    raw = generator.random_raw((skipped + size + 1) // 2)
-    return raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + size]
 
 
 def rescale(delta: Array, kept: Array, density: float, how: str) -> Array:

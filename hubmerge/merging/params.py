@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,8 +36,12 @@ Per = Annotated[
 
 
 class NoParams(BaseModel):
-    """A method without parameters."""
+    """A method without parameters.
 
+    `unrecorded` are parameters that came later, with what a merge means that records none.
+    """
+
+    unrecorded: ClassVar[Mapping[str, object]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
@@ -74,13 +79,22 @@ class MergekitTiesParams(NoParams):
     rescale: NoRescale = "none"
 
 
-class DareParams(NoParams):
-    """Parameters of DARE."""
+class DropParams(NoParams):
+    """Parameters of methods that drop changes at random."""
 
     density: Density = 0.2
     scale: Scale = 1.0
     rescale: Rescale = "expected"
     seed: Seed = 0
+
+
+class DareParams(DropParams):
+    """Parameters of DARE."""
+
+    unrecorded: ClassVar[Mapping[str, object]] = {"masks": 1}
+    masks: int = Field(
+        2, ge=1, le=2, description="how random masks are made: 2, or 1 as where none is recorded"
+    )
 
 
 class DareTiesParams(DareParams):
@@ -101,7 +115,7 @@ class BreadcrumbsParams(NoParams):
     rescale: NoRescale = "none"
 
 
-class DellaParams(DareParams):
+class DellaParams(DropParams):
     """Parameters of DELLA."""
 
     epsilon: float = Field(

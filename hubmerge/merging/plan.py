@@ -111,6 +111,11 @@ class MergePlan:
         return self._tensor_values[name]
 
     @cached_property
+    def checkpoint_problems(self) -> tuple[Problem, ...]:
+        """The problems of base and experts, found once; see `find_checkpoint_problems`."""
+        return tuple(find_checkpoint_problems(self))
+
+    @cached_property
     def _tensor_values(self) -> dict[str, TensorValues]:
         return {}  # a large tensor has thousands of parts
 
@@ -131,7 +136,7 @@ def check_plan(plan: MergePlan) -> None:
 
 def check_checkpoints(plan: MergePlan) -> None:
     """Raise CheckpointError for everything that is wrong with base and experts, from headers."""
-    problems = dict.fromkeys(find_checkpoint_problems(plan))
+    problems = dict.fromkeys(plan.checkpoint_problems)
     hints = dict.fromkeys(hint for _, hint in problems)
     raise_together(CheckpointError, [problem for problem, _ in problems], " ".join(hints))
 
@@ -147,7 +152,10 @@ def canonical(plan: MergePlan) -> MergePlan:
         range(len(plan.experts)), key=lambda i: (*sort_key(plan.experts[i]), repr(own[i]))
     )
     experts = tuple(plan.experts[index] for index in order)
-    return replace(plan, experts=experts, settings=plan.settings.reordered(order))
+    ordered = replace(plan, experts=experts, settings=plan.settings.reordered(order))
+    if "vectors" in plan.__dict__:  # to match adapters again would take longer than to merge them
+        ordered.__dict__["vectors"] = tuple(plan.vectors[index] for index in order)
+    return ordered
 
 
 def _find_usage_problems(plan: MergePlan) -> Iterator[str]:

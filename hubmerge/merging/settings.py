@@ -64,6 +64,7 @@ def restore_settings(
     method: Method, params: Mapping[str, Value], own: Sequence[Mapping[str, Value]]
 ) -> tuple[BaseModel, TensorSettings]:
     """The same from what a manifest records, of the merge and of each of its experts."""
+    params = with_unrecorded(method, params)
     defaults = {name: field.default for name, field in method.params.model_fields.items()}
     uniform = {
         key: value
@@ -76,8 +77,27 @@ def restore_settings(
 
 
 def record_params(params: BaseModel, settings: TensorSettings) -> dict[str, Value]:
-    """What a manifest records of the parameters: those of the model and those of some tensors."""
-    return {**params.model_dump(), **record_own(settings.shared)}
+    """What a manifest records of the parameters: those of the model and those of some tensors.
+
+    A parameter that came later is left out where it has no effect, so that recipes stay the same.
+    """
+    unrecorded = _unrecorded(type(params))
+    values = {
+        name: value
+        for name, value in params.model_dump().items()
+        if name not in unrecorded or value != unrecorded[name]
+    }
+    return {**values, **record_own(settings.shared)}
+
+
+def with_unrecorded(method: Method, params: Mapping[str, Value]) -> dict[str, Value]:
+    """Recorded parameters with those that came later, which have the values of before."""
+    return {**_unrecorded(method.params), **params}
+
+
+def _unrecorded(params: type[BaseModel]) -> Mapping[str, Value]:
+    found: Mapping[str, Value] = getattr(params, "unrecorded", {})
+    return found
 
 
 def record_own(settings: Iterable[Setting]) -> dict[str, Value]:

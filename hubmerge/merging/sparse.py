@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubmerge.merging.deltas import DeltaPasses, Deltas, map_parts
-from hubmerge.merging.methods import drop_changes, random_bits, rescale, weighted_sum
+from hubmerge.merging.methods import drop_changes, rescale, weighted_sum
 from hubmerge.merging.params import (
     BreadcrumbsParams,
     DareTiesParams,
@@ -21,6 +21,7 @@ from hubmerge.merging.params import (
     MergekitTiesParams,
     SceParams,
 )
+from hubmerge.merging.random_masks import random_bits
 from hubmerge.merging.tensor_ranks import Ranks, tensor_ranks
 from hubmerge.merging.trim import magnitudes
 from hubmerge.weights.dtypes import Array

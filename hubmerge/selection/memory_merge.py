@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import psutil
+from pydantic import BaseModel
 
 from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.deltas import DeltaPasses, Deltas
+from hubmerge.merging.device import on_device
 from hubmerge.merging.registry import Method, parse_params
-from hubmerge.merging.settings import for_tensors, restore_settings
+from hubmerge.merging.settings import for_tensors, restore_settings, with_unrecorded
 from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.selection.array_cache import ArrayCache
 from hubmerge.selection.memory_passes import MemoryPasses
@@ -41,12 +43,15 @@ class MemoryMerger:
 
     Changes of experts and merged changes are kept in up to `memory` bytes, by default half of what
     is free; what does not fit is read again, and a merged change that does not fit is computed for
-    each use, a few tensors at a time.
+    each use, a few tensors at a time. A `device` of torch computes what it can, see
+    `merging/device.py`, with the same bytes.
     """
 
-    def __init__(self, pool: Pool, method: Method, memory: int | None = None) -> None:
+    def __init__(
+        self, pool: Pool, method: Method, memory: int | None = None, device: str | None = None
+    ) -> None:
         memory = psutil.virtual_memory().available // 2 if memory is None else memory
-        self._pool, self.method = pool, method
+        self._pool, self.method, self._device = pool, method, device
         self._task_vectors: dict[str, TaskVector] = {}
         self._cache, self._unchanged = ArrayCache(int(_SHARE * memory)), set[tuple[str, str]]()
         self._softenings: dict[tuple[str, float, float], Softening] = {}
@@ -114,7 +119,7 @@ class MemoryMerger:
             yield from self.direction(choice).items()
             return
         key = _at_scale_1(choice)
-        params: Any = parse_params(self.method, dict(key.params))
+        params: Any = self._params(key)
         with self._passes(key, params) as passes:
             if passes.parts == "tensors":
                 yield from self._combined_tensors(passes, params)
@@ -166,7 +171,7 @@ class MemoryMerger:
         return values
 
     def _compute_direction(self, choice: Choice) -> dict[str, Array]:
-        params: Any = parse_params(self.method, dict(choice.params))
+        params: Any = self._params(choice)
         with self._passes(choice, params) as passes:
             if passes.parts == "tensors":
                 return dict(self._combined_tensors(passes, params))
@@ -192,7 +197,7 @@ class MemoryMerger:
         survey = self._survey(lambda: passes(), params)
         for deltas in passes():
             with _unchecked():
-                values = self.method.combine(deltas, params, survey)
+                values = self._combine(deltas, params, survey)
             yield deltas.tensor, values
 
     def _survey(self, passes: DeltaPasses | MemoryPasses, params: Any) -> Any:
@@ -238,16 +243,25 @@ class MemoryMerger:
 
     def _count(self, part: Deltas, params: Any, survey: Any) -> None:
         """Merge a part only for what the survey counts meanwhile."""
-        self.method.combine(part, params, survey)
+        self._combine(part, params, survey)
+
+    def _combine(self, deltas: Deltas, params: Any, survey: Any) -> Array:
+        chosen = self.method
+        if self._device is not None:
+            chosen = on_device(chosen, params, self._device)
+        return chosen.combine(deltas, params, survey)
 
     def _combine_into(self, change: Array, part: Deltas, params: Any, survey: Any) -> None:
         with _unchecked():
-            merged = self.method.combine(part, params, survey).reshape(-1)
+            merged = self._combine(part, params, survey).reshape(-1)
         change.reshape(-1)[part.start : part.start + merged.size] = merged
 
     def _empty_change(self, name: str) -> Array:
         tensor = self._pool.base_checkpoint.index[name]
         return np.empty(tensor.shape, compute_dtype(tensor.dtype))
+
+    def _params(self, choice: Choice) -> BaseModel:
+        return parse_params(self.method, with_unrecorded(self.method, dict(choice.params)))
 
     def _deltas(self, choice: Choice, name: str, with_factors: bool = False) -> Deltas:
         """The deltas of a tensor, experts in the order in which the engine sums them."""

@@ -1,12 +1,14 @@
 """The specs that users write: tasks, training runs, mixtures of experts and recipes."""
 
-from hubmerge.specs.moe import MoeSpec
-from hubmerge.specs.parsing import Spec, parse_yaml, read_yaml, validate_spec
-from hubmerge.specs.task import (
+from hubmerge.metric_names import (
     BINARY_METRICS,
     GENERATION_METRICS,
     LIKELIHOOD,
     RETRIEVAL_METRICS,
+)
+from hubmerge.specs.moe import MoeSpec
+from hubmerge.specs.parsing import Spec, parse_yaml, read_yaml, validate_spec
+from hubmerge.specs.task import (
     Head,
     Kind,
     TaskSpec,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from hubmerge.metric_names import GENERATION_METRICS, LIKELIHOOD, RETRIEVAL_METRICS
 from hubmerge.refs import check_label
 from hubmerge.specs.parsing import Spec, as_value_error
 from hubmerge.specs.task_data import CorpusSpec, DataSpec, SplitsSpec
@@ -34,14 +35,6 @@ _REQUIRED_KEYS = {
     "pairs": ("anchor",),
 }
 _METRIC_BY_KIND = {"target": "token_accuracy", "pairs": "ndcg_at_10"}
-# Of a text that the model generates, compared with the answer.
-GENERATION_METRICS = ("exact_match", "contains", "f1", "rouge_l")
-# Of a row: the geometric mean of the probabilities of the answer's tokens.
-LIKELIHOOD = "likelihood"
-# Of the rank that a model gives to the documents that belong to a text, among all documents.
-RETRIEVAL_METRICS = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "accuracy_at_1")
-# A row is right or wrong, without anything between.
-BINARY_METRICS = ("accuracy", "exact_match", "contains", "accuracy_at_1")
 _CHAT_FORMATS = ("messages", "conversations")
 _MAX_TOKENS_IN_TOTAL = 1024  # the default for conversations and texts
 _MAX_TOKENS_OF_PAIRS = 512  # the default for each text of a pair, if the model takes as many

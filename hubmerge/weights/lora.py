@@ -16,7 +16,7 @@ import numpy as np
 from hubmerge.weights.dtypes import Array, cast
 
 _BLOCK = 8192  # entries
-_SERIAL = 1 << 18  # multiplications below which OpenBLAS does not start threads
+SERIAL = 1 << 18  # multiplications below which OpenBLAS does not start threads
 ReadTensor = Callable[[str], Array]
 
 
@@ -44,7 +44,7 @@ class LowRankMatrix:
     def rows(self, start: int, stop: int) -> Array:
         """The rows from `start` to `stop`, as a new array."""
         rank, columns = self.right.shape
-        step = max(min(_BLOCK // max(columns, 1), _SERIAL // max(columns * rank, 1)), 1)
+        step = max(min(_BLOCK // max(columns, 1), SERIAL // max(columns * rank, 1)), 1)
         first = start - start % step
         last = min(stop + -stop % step, len(self.left))
         product = np.empty((last - first, columns), self.left.dtype)

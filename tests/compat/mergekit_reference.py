@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hubmerge.merging.methods import random_bits
+from hubmerge.merging.params import DareParams
+from hubmerge.merging.random_masks import random_bits, random_mask
 from hubmerge.weights.dtypes import Array
 
 Models = Mapping[str, Mapping[str, Array]]
@@ -182,11 +183,16 @@ def _sparsify(
                 density - params["epsilon"] + 2 * params["epsilon"] * ranks / (rows.shape[1] - 1)
             )
         # Ours, as mergekit draws from whatever state its generator is in.
-        mask = random_bits(0, name, sha, 0, size) < likely.reshape(-1) * 2**32
+        if method.startswith("della"):
+            mask = random_bits(0, name, sha, 0, size) < likely.reshape(-1) * 2**32
+        else:
+            mask = random_mask(DareParams(density=density), name, sha, 0, size)
     result = delta * mask.reshape(delta.shape)
     if rescale is None:
         rescale = method.startswith(("dare", "della"))
-    return result * (np.abs(delta).sum() / np.abs(result).sum()) if rescale else result
+    if not rescale or not result.any():
+        return result
+    return result * (np.abs(delta).sum() / np.abs(result).sum())
 
 
 def _slerp(start: Array, end: Array, share: float) -> Array:

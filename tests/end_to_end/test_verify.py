@@ -83,6 +83,10 @@ def test_a_merge_by_hand_and_an_expert_need_no_lock(hubmerge: Command, tmp_path:
     by_hand = ("demo/mnist@step4", "demo/hebrew@step2", "--method", "dare", "--dtype", "F16")
     assert hubmerge("merge", *by_hand, "--out", tmp_path / "m").code == 0
     assert problems_of(hubmerge("verify", tmp_path / "m", "--rebuild", "--json")) == {}
+    older = (*by_hand, "--set", "masks=1", "--out", tmp_path / "older")
+    assert hubmerge("merge", *older).code == 0
+    assert "masks" not in json.loads((tmp_path / "older" / "hubmerge.json").read_text())["params"]
+    assert problems_of(hubmerge("verify", tmp_path / "older", "--rebuild", "--json")) == {}
     result = hubmerge("verify", "demo/mnist@step4", "--json")
     assert problems_of(result) == {}
     assert any(check["what"].startswith("hubmerge/tiny-clip@") for check in result.data)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hubmerge.merging.deltas import Deltas
-from hubmerge.merging.methods import average, dare, drop, task_arithmetic
+from hubmerge.merging.methods import average, dare, task_arithmetic
 from hubmerge.merging.params import DareParams, NoParams, TaskArithmeticParams, TiesParams
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.merging.ties import TiesSurvey, survey_ties, threshold_rank, ties
@@ -133,22 +133,6 @@ def test_dare_rescales_to_the_original_norm() -> None:
 def test_dare_with_density_1_is_task_arithmetic() -> None:
     deltas = make_deltas([1, -2], [3, 4], weights=(2, -1))
     assert dare(deltas, DareParams(density=1)).tolist() == [-1, -8]
-
-
-def test_dare_mask_depends_on_seed_tensor_and_sha() -> None:
-    ones = np.ones((64, 3), np.float32)
-
-    def mask(seed: int = 0, tensor: str = "w", sha: str = "a" * 40) -> bytes:
-        return drop(ones, 0.5, seed, tensor, sha).tobytes()
-
-    assert mask() == mask()
-    assert len({mask(), mask(seed=1), mask(tensor="v"), mask(sha="b" * 40)}) == 4
-
-
-def test_dare_masks_never_change() -> None:
-    """Changing these numbers changes every published DARE merge."""
-    kept = drop(np.ones(16, np.float32), 0.5, seed=7, tensor="w", sha="0" * 40)
-    assert "".join(str(int(v)) for v in kept) == "1111111101100100"
 
 
 @pytest.mark.parametrize("name", ["average", "task_arithmetic", "ties", "dare"])

@@ -38,7 +38,7 @@ def test_default_parameters() -> None:
         density=0.2, scale=1.0, trim="model", scope="changed", sign="unweighted"
     )
     assert parse_params(method("dare"), {}) == DareParams(
-        density=0.2, scale=1.0, rescale="expected", seed=0
+        density=0.2, scale=1.0, rescale="expected", seed=0, masks=2
     )
 
 

@@ -31,6 +31,7 @@ METHODS = [
     ("average", {}),
     ("task_arithmetic", {"scale": 0.3}),
     ("dare", {"density": 0.3, "seed": 7}),
+    ("dare", {"density": 0.3, "masks": 1}),
     ("dare", {"density": 0.3, "rescale": "l1"}),
     ("ties", {}),
     ("ties", {"scope": "all", "density": 0.7, "sign": "weighted"}),

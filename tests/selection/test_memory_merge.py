@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubmerge.errors import CheckpointError
+from hubmerge.merging.device import named_device
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import METHODS, method, parse_params
@@ -81,6 +82,22 @@ def test_a_measured_merge_has_the_bytes_of_the_written_one(
         merge_on_disk(pool, choice, name, tmp_path / "out"),
     )
     assert all(in_memory[n].tobytes() == on_disk[n].tobytes() for n in SHAPES)
+
+
+@pytest.mark.parametrize("name", ["average", "dare", "ties", "breadcrumbs", "della"])
+def test_a_device_of_torch_has_the_same_bytes(tmp_path: Path, name: str) -> None:
+    """On torch's CPU; methods that it does not have stay with numpy."""
+    count = method(name).most or 3
+    pool, choice = make_experts(tmp_path, count=count), starting_choice(name, (0, 2, 1)[:count])
+    expected = merge_in_memory(pool, choice, name)
+    for options in ({}, {"memory": 1}):
+        found = merge_in_memory(pool, choice, name, device="cpu", **options)
+        assert all(found[n].tobytes() == expected[n].tobytes() for n in SHAPES)
+
+
+def test_a_device_merges_only_where_it_is_named() -> None:
+    names = [named_device(name) for name in (None, "cpu", "mps", "cuda", "cuda:1")]
+    assert names == [None, None, None, "cuda", "cuda:1"]
 
 
 @pytest.mark.parametrize("name", ["task_arithmetic", "ties"])

@@ -87,3 +87,31 @@ def test_directions_beyond_the_true_rank_are_trainable() -> None:
     a, b, _ = factorize(np.zeros((2, 3)), 2)
     assert not b.any()
     np.testing.assert_allclose(a @ a.T, np.eye(2), atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-12, 1e-6, 1e-3])
+def test_adapters_that_are_nearly_equal_are_added_exactly(noise: float) -> None:
+    """As experts that were trained for a few steps from the same start: nearly dependent rows."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(8, 300)), rng.normal(size=(200, 8))
+    terms: list[Factors] = [
+        (a + noise * rng.normal(size=a.shape), b * (n + 1) + noise * rng.normal(size=b.shape))
+        for n in range(3)
+    ]
+    dense = sum((right @ left for left, right in terms), np.zeros((200, 300)))
+    left, right, values = factorize_sum(terms, 24)
+    expected = np.linalg.svd(dense, compute_uv=False)
+    np.testing.assert_allclose(values, expected[:24], atol=1e-9 * expected[0])
+    np.testing.assert_allclose(right @ left, dense, atol=1e-5 * np.abs(dense).max())
+
+
+def test_a_stack_of_any_size_is_added_exactly() -> None:
+    """One block and a rest, and more columns than fit in a block."""
+    rng = np.random.default_rng(0)
+    for rank, outputs in ((8, 1000), (250, 600)):
+        terms: list[Factors] = [
+            (rng.normal(size=(rank, 700)), rng.normal(size=(outputs, rank))) for _ in range(2)
+        ]
+        dense = sum((right @ left for left, right in terms), np.zeros((outputs, 700)))
+        left, right, _ = factorize_sum(terms, 2 * rank)
+        np.testing.assert_allclose(right @ left, dense, atol=1e-5 * np.abs(dense).max())
