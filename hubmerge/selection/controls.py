@@ -16,7 +16,8 @@ import numpy as np
 
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.folds import FoldEvaluator, pool_trials
+from hubmerge.selection.fold_gain import FoldTrials
+from hubmerge.selection.folds import FoldEvaluator
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import Budget, OutOfBudget, Search
@@ -29,7 +30,7 @@ BASE, EXPERT, WITHOUT, RANDOM = "base", "expert", "without", "random"
 
 @dataclass(frozen=True)
 class MeasuredControl:
-    """A control and its pooled trial.
+    """A control and its trial for each search of a fold.
 
     `name` is the label of the base or expert, the id of the task whose expert is left out, or the
     steps that were drawn.
@@ -37,7 +38,7 @@ class MeasuredControl:
 
     kind: str
     name: str
-    trial: Trial
+    trials: FoldTrials
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ class ControlRuns:
         measured, left_out = list[MeasuredControl](), list[str]()
         for kind, name, measure in self._planned():
             try:
-                name, trial = measure()
+                name, trials = measure()
             except OutOfBudget:
                 left_out.append(f"{kind} {name}".strip())
             else:
-                measured.append(MeasuredControl(kind, name, trial))
+                measured.append(MeasuredControl(kind, name, trials))
         return Controls(tuple(measured), tuple(left_out), self._predict(measured))
 
-    def _planned(self) -> Iterator[tuple[str, str, Callable[[], tuple[str, Trial]]]]:
+    def _planned(self) -> Iterator[tuple[str, str, Callable[[], tuple[str, FoldTrials]]]]:
         """Yield kind, name and measurement of every control, the most telling first."""
         pool, tasks = self._evaluator.pool, len(self._chosen.indices)
         yield BASE, pool.base.label, self._base
@@ -96,28 +97,29 @@ class ControlRuns:
             )
             yield RANDOM, steps, partial(self._random, steps, indices)
 
-    def _base(self) -> tuple[str, Trial]:
-        return self._evaluator.pool.base.label, self._measure_unmerged(None)
+    def _base(self) -> tuple[str, FoldTrials]:
+        trial = self._measure_unmerged(None)
+        return self._evaluator.pool.base.label, FoldTrials((trial,) * len(self._fit.searches))
 
-    def _best_expert(self) -> tuple[str, Trial]:
+    def _best_expert(self) -> tuple[str, FoldTrials]:
         """Measure each chosen expert alone on all tasks; each search picks its best one."""
         experts = self._evaluator.pool.experts(self._chosen)
         self._alone = [self._measure_unmerged(task) for task in range(len(experts))]
         best = max(range(len(experts)), key=lambda task: self._alone[task].accuracy)
-        trials = [
+        trials = tuple(
             max(self._alone, key=lambda trial: search.fold.search_rows(trial).accuracy)
             for search in self._fit.searches
-        ]
-        return experts[best].source.label, pool_trials(trials)
+        )
+        return experts[best].source.label, FoldTrials(trials)
 
-    def _without(self, task: int) -> tuple[str, Trial]:
+    def _without(self, task: int) -> tuple[str, FoldTrials]:
         def choose(search: FoldSearch) -> Choice:
             return search.chosen.result.choice.with_weight(task, 0.0)
 
-        return self._evaluator.pool.tasks[task].id, self._fit.pooled_trial(choose, self._measure)
+        return self._evaluator.pool.tasks[task].id, self._fit.trials(choose, self._measure)
 
-    def _random(self, steps: str, indices: tuple[int, ...]) -> tuple[str, Trial]:
-        return steps, self._fit.pooled_trial(partial(self._tune, indices), self._measure)
+    def _random(self, steps: str, indices: tuple[int, ...]) -> tuple[str, FoldTrials]:
+        return steps, self._fit.trials(partial(self._tune, indices), self._measure)
 
     def _tune(self, indices: tuple[int, ...], fold_search: FoldSearch) -> Choice:
         """Tune the method for these candidates on the rows outside a fold; raises OutOfBudget."""
@@ -147,13 +149,13 @@ class ControlRuns:
 
     def _predict(self, measured: list[MeasuredControl]) -> float | None:
         """Predict the gain of one more expert from merges of none, one, all but one and all."""
-        accuracies = {len(self._chosen.indices): [self._fit.chosen().accuracy]}
+        accuracies = {len(self._chosen.indices): [self._fit.chosen().pooled.accuracy]}
         for control in measured:
+            accuracy = control.trials.pooled.accuracy
             if control.kind == BASE:
-                accuracies.setdefault(0, []).append(control.trial.accuracy)
+                accuracies.setdefault(0, []).append(accuracy)
             if control.kind == WITHOUT:
-                size = len(self._chosen.indices) - 1
-                accuracies.setdefault(size, []).append(control.trial.accuracy)
+                accuracies.setdefault(len(self._chosen.indices) - 1, []).append(accuracy)
         if self._alone and len(self._chosen.indices) > 2:
             accuracies[1] = [trial.accuracy for trial in self._alone]
         return predict_gain({k: math.fsum(a) / len(a) for k, a in accuracies.items()})

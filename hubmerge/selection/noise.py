@@ -7,10 +7,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hubmerge.seed_statistics import student_quantile
 from hubmerge.trials import Trial
 
 Floats = NDArray[np.float64]
@@ -19,6 +22,7 @@ Interval = tuple[float, float, float]  # a gain, and the ends of its confidence 
 RESAMPLES = 4000
 LEVEL = 0.95
 _SIGNS = (-1.0, 0.0, 1.0)
+_ENOUGH_ROWS = 2000  # for Student's t to be within 0.1 % of the normal distribution
 _MOST_DRAWS = 4_000_000  # of counts in memory at once
 
 
@@ -46,11 +50,35 @@ def difference(trial: Trial, baseline: Trial, seed: int, level: float = LEVEL) -
     for values, counts in differences.values():
         means += _resampled_means(values, counts, generator)
         spread += _variance(values, counts) / sum(counts)
-    tail = (1 - level) / 2
+    tail, value = (1 - level) / 2, _mean(differences)
     low, high = np.quantile(means / len(differences), [tail, 1 - tail])
+    widening = _few_rows_factor([sum(counts) for _, counts in differences.values()], tail)
     return Difference(
-        gain(trial, baseline), math.sqrt(spread) / len(differences), float(low), float(high)
+        value,
+        math.sqrt(spread) / len(differences),
+        value - widening * (value - float(low)),
+        value + widening * (float(high) - value),
     )
+
+
+def _few_rows_factor(rows: Sequence[int], tail: float) -> float:
+    """Return by how much a bootstrap of so few rows of each task is too narrow.
+
+    It draws with the variance of the sample, which is (n - 1) / n of the unbiased one, and as if
+    that were known exactly, where Student's t is wider than the normal distribution. 1.03 for
+    4 tasks of 32 rows, 1.002 for 400. Source: the expanded percentile interval of Hesterberg, What
+    Teachers Should Know About the Bootstrap (arXiv 1411.5279).
+    """
+    unbiased = math.fsum(count / max(count - 1, 1) for count in rows) / len(rows)
+    return math.sqrt(unbiased) * _student_factor(max(sum(rows) - len(rows), 1), tail)
+
+
+@lru_cache(maxsize=1024)
+def _student_factor(freedom: int, tail: float) -> float:
+    """Return how much wider Student's t is than the normal distribution, as is nearly 1 at last."""
+    if freedom > _ENOUGH_ROWS:
+        return 1.0
+    return student_quantile(tail, freedom) / NormalDist().inv_cdf(1 - tail)
 
 
 def interval(trial: Trial, baseline: Trial, seed: int) -> Interval:
@@ -74,6 +102,27 @@ def gain_and_stderr(trial: Trial, baseline: Trial) -> tuple[float, float]:
     differences = _paired_differences(trial, baseline)
     spread = math.fsum(_variance(*pair) / sum(pair[1]) for pair in differences.values())
     return _mean(differences), math.sqrt(spread) / len(differences)
+
+
+def gain_correlation(first: tuple[Trial, Trial], second: tuple[Trial, Trial]) -> float:
+    """Return the correlation over rows of two gains, each of a trial over its baseline.
+
+    All four must have the same rows. Differences between tasks do not count. It is 1 if the gains
+    are the same on every row, and else 0 if one of them is the same on all rows of every task.
+    """
+    gains = [
+        np.concatenate([_centred_gains(trial, baseline, task) for task in sorted(trial.rows)])
+        for trial, baseline in (first, second)
+    ]
+    if np.array_equal(*gains):
+        return 1.0
+    sizes = [float(np.linalg.norm(values)) for values in gains]
+    return float(gains[0] @ gains[1]) / math.prod(sizes) if all(sizes) else 0.0
+
+
+def _centred_gains(trial: Trial, baseline: Trial, task: str) -> Floats:
+    gains = np.subtract(trial.rows[task].numbers, baseline.rows[task].numbers)
+    return np.asarray(gains - gains.mean())
 
 
 def paired_counts(trial: Trial, baseline: Trial) -> Mapping[str, tuple[int, int, int]]:
