@@ -16,8 +16,7 @@ import numpy as np
 
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.fold_gain import FoldTrials
-from hubmerge.selection.folds import FoldEvaluator
+from hubmerge.selection.folds import FoldEvaluator, pool_trials
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import Budget, OutOfBudget, Search
@@ -30,7 +29,7 @@ BASE, EXPERT, WITHOUT, RANDOM = "base", "expert", "without", "random"
 
 @dataclass(frozen=True)
 class MeasuredControl:
-    """A control and its trial for each search of a fold.
+    """A control and its pooled trial.
 
     `name` is the label of the base or expert, the id of the task whose expert is left out, or the
     steps that were drawn.
@@ -38,7 +37,7 @@ class MeasuredControl:
 
     kind: str
     name: str
-    trials: FoldTrials
+    trial: Trial
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,14 @@ class ControlRuns:
         measured, left_out = list[MeasuredControl](), list[str]()
         for kind, name, measure in self._planned():
             try:
-                name, trials = measure()
+                name, trial = measure()
             except OutOfBudget:
                 left_out.append(f"{kind} {name}".strip())
             else:
-                measured.append(MeasuredControl(kind, name, trials))
+                measured.append(MeasuredControl(kind, name, trial))
         return Controls(tuple(measured), tuple(left_out), self._predict(measured))
 
-    def _planned(self) -> Iterator[tuple[str, str, Callable[[], tuple[str, FoldTrials]]]]:
+    def _planned(self) -> Iterator[tuple[str, str, Callable[[], tuple[str, Trial]]]]:
         """Yield kind, name and measurement of every control, the most telling first."""
         pool, tasks = self._evaluator.pool, len(self._chosen.indices)
         yield BASE, pool.base.label, self._base
@@ -97,29 +96,28 @@ class ControlRuns:
             )
             yield RANDOM, steps, partial(self._random, steps, indices)
 
-    def _base(self) -> tuple[str, FoldTrials]:
-        trial = self._measure_unmerged(None)
-        return self._evaluator.pool.base.label, FoldTrials((trial,) * len(self._fit.searches))
+    def _base(self) -> tuple[str, Trial]:
+        return self._evaluator.pool.base.label, self._measure_unmerged(None)
 
-    def _best_expert(self) -> tuple[str, FoldTrials]:
+    def _best_expert(self) -> tuple[str, Trial]:
         """Measure each chosen expert alone on all tasks; each search picks its best one."""
         experts = self._evaluator.pool.experts(self._chosen)
         self._alone = [self._measure_unmerged(task) for task in range(len(experts))]
         best = max(range(len(experts)), key=lambda task: self._alone[task].accuracy)
-        trials = tuple(
+        trials = [
             max(self._alone, key=lambda trial: search.fold.search_rows(trial).accuracy)
             for search in self._fit.searches
-        )
-        return experts[best].source.label, FoldTrials(trials)
+        ]
+        return experts[best].source.label, pool_trials(trials)
 
-    def _without(self, task: int) -> tuple[str, FoldTrials]:
+    def _without(self, task: int) -> tuple[str, Trial]:
         def choose(search: FoldSearch) -> Choice:
             return search.chosen.result.choice.with_weight(task, 0.0)
 
-        return self._evaluator.pool.tasks[task].id, self._fit.trials(choose, self._measure)
+        return self._evaluator.pool.tasks[task].id, self._fit.pooled_trial(choose, self._measure)
 
-    def _random(self, steps: str, indices: tuple[int, ...]) -> tuple[str, FoldTrials]:
-        return steps, self._fit.trials(partial(self._tune, indices), self._measure)
+    def _random(self, steps: str, indices: tuple[int, ...]) -> tuple[str, Trial]:
+        return steps, self._fit.pooled_trial(partial(self._tune, indices), self._measure)
 
     def _tune(self, indices: tuple[int, ...], fold_search: FoldSearch) -> Choice:
         """Tune the method for these candidates on the rows outside a fold; raises OutOfBudget."""
@@ -149,13 +147,13 @@ class ControlRuns:
 
     def _predict(self, measured: list[MeasuredControl]) -> float | None:
         """Predict the gain of one more expert from merges of none, one, all but one and all."""
-        accuracies = {len(self._chosen.indices): [self._fit.chosen().pooled.accuracy]}
+        accuracies = {len(self._chosen.indices): [self._fit.chosen().accuracy]}
         for control in measured:
-            accuracy = control.trials.pooled.accuracy
             if control.kind == BASE:
-                accuracies.setdefault(0, []).append(accuracy)
+                accuracies.setdefault(0, []).append(control.trial.accuracy)
             if control.kind == WITHOUT:
-                accuracies.setdefault(len(self._chosen.indices) - 1, []).append(accuracy)
+                size = len(self._chosen.indices) - 1
+                accuracies.setdefault(size, []).append(control.trial.accuracy)
         if self._alone and len(self._chosen.indices) > 2:
             accuracies[1] = [trial.accuracy for trial in self._alone]
         return predict_gain({k: math.fsum(a) / len(a) for k, a in accuracies.items()})

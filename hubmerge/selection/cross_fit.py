@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.fold_gain import FoldTrials, fold_gain
-from hubmerge.selection.folds import MIN_ROWS, Fold, FoldEvaluator, folds
+from hubmerge.selection.fold_gain import fold_gain
+from hubmerge.selection.folds import MIN_ROWS, Fold, FoldEvaluator, folds, pool_trials
 from hubmerge.selection.noise import Interval
 from hubmerge.selection.policy_results import PolicyResult
 from hubmerge.selection.pool import Choice, Pool
@@ -43,24 +43,24 @@ class CrossFit:
     measure: Callable[[Choice], Trial]
     searches: tuple[FoldSearch, ...]
 
-    def chosen(self) -> FoldTrials:
-        """Return the trials of what each search chose."""
-        return self.trials(lambda search: search.chosen.result.choice)
+    def chosen(self) -> Trial:
+        """Return the pooled trial of what each search chose, on the rows that it had not seen."""
+        return self.pooled_trial(lambda search: search.chosen.result.choice)
 
-    def policy(self, name: str) -> FoldTrials | None:
-        """Return the trials of one policy, None if the budget did not reach it."""
+    def policy(self, name: str) -> Trial | None:
+        """Return the pooled trial of one policy, None if the budget did not reach it."""
         if any(name not in search.results for search in self.searches):
             return None
-        return self.trials(lambda search: search.results[name].result.choice)
+        return self.pooled_trial(lambda search: search.results[name].result.choice)
 
-    def trials(
+    def pooled_trial(
         self,
         choose: Callable[[FoldSearch], Choice],
         measure: Callable[[Choice], Trial] | None = None,
-    ) -> FoldTrials:
-        """Return the trials of a choice for each search, measured on all rows."""
+    ) -> Trial:
+        """Return the pooled trial of a choice for each search, measured on all rows."""
         measure = measure or self.measure
-        return FoldTrials(tuple(measure(choose(search)) for search in self.searches))
+        return pool_trials([measure(choose(search)) for search in self.searches])
 
     def gains(self, rival: str, chosen: str, seed: int) -> dict[str, Interval]:
         """Return the gain over the rival of each policy that all searches reached, by name.
@@ -75,11 +75,11 @@ class CrossFit:
         gains = {name: self.gain(trial, rival, seed) for name, trial in trials.items() if trial}
         return {rival: (0.0, 0.0, 0.0), **gains}
 
-    def gain(self, trials: FoldTrials, rival: str, seed: int) -> Interval:
-        """Return the gain of such trials over the rival with the ends of its interval."""
+    def gain(self, trial: Trial, rival: str, seed: int) -> Interval:
+        """Return the gain of a pooled trial over the rival with the ends of its interval."""
         baseline = self.policy(rival)
         assert baseline is not None  # cross_fit() checks it
-        return fold_gain(trials, baseline, seed)
+        return fold_gain(trial, baseline, seed)
 
 
 def cross_fit(

@@ -29,9 +29,8 @@ def with_evidence(
     A choice that beats the last steps but not the base gains nothing: the outcome is inconclusive.
     Against an earlier lock the base does not count: what is in use may be worse than the base.
     """
-    rivals = fit.policy(lock.rival)
-    assert rivals is not None  # without it there is no fit
-    chosen, rival = fit.chosen().pooled, rivals.pooled
+    rival = fit.policy(lock.rival)
+    assert rival is not None  # without it there is no fit
     recorded = tuple(_describe_control(control, fit, lock.seed) for control in controls.measured)
     is_worthless = lock.rival != LOCKED and any(
         control.kind == BASE and control.gain[1] <= 0 for control in recorded
@@ -44,9 +43,9 @@ def with_evidence(
         cross_fit=CrossFitted(
             chosen=tuple(search.chosen.name for search in fit.searches),
             steps=tuple(_steps(fit, number) for number in range(len(fit.searches))),
-            accuracy=chosen.accuracy,
+            accuracy=fit.chosen().accuracy,
             rival=rival.accuracy,
-            counts=noise.paired_counts(chosen, rival),
+            counts=noise.paired_counts(fit.chosen(), rival),
             seed_stderr=spread.deviation if spread else None,
         ),
         controls=recorded,
@@ -60,5 +59,5 @@ def _steps(fit: CrossFit, number: int) -> tuple[int, ...]:
 
 
 def _describe_control(control: MeasuredControl, fit: CrossFit, seed: int) -> Control:
-    gain = fold_gain(fit.chosen(), control.trials, seed)
-    return Control(control.kind, control.name, control.trials.pooled.accuracy, gain)
+    gain = fold_gain(fit.chosen(), control.trial, seed)
+    return Control(control.kind, control.name, control.trial.accuracy, gain)

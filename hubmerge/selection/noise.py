@@ -104,27 +104,6 @@ def gain_and_stderr(trial: Trial, baseline: Trial) -> tuple[float, float]:
     return _mean(differences), math.sqrt(spread) / len(differences)
 
 
-def gain_correlation(first: tuple[Trial, Trial], second: tuple[Trial, Trial]) -> float:
-    """Return the correlation over rows of two gains, each of a trial over its baseline.
-
-    All four must have the same rows. Differences between tasks do not count. It is 1 if the gains
-    are the same on every row, and else 0 if one of them is the same on all rows of every task.
-    """
-    gains = [
-        np.concatenate([_centred_gains(trial, baseline, task) for task in sorted(trial.rows)])
-        for trial, baseline in (first, second)
-    ]
-    if np.array_equal(*gains):
-        return 1.0
-    sizes = [float(np.linalg.norm(values)) for values in gains]
-    return float(gains[0] @ gains[1]) / math.prod(sizes) if all(sizes) else 0.0
-
-
-def _centred_gains(trial: Trial, baseline: Trial, task: str) -> Floats:
-    gains = np.subtract(trial.rows[task].numbers, baseline.rows[task].numbers)
-    return np.asarray(gains - gains.mean())
-
-
 def paired_counts(trial: Trial, baseline: Trial) -> Mapping[str, tuple[int, int, int]]:
     """Return by task on how many shared rows `trial` is worse, the same and better."""
     counts = {}

@@ -223,9 +223,7 @@ class Choice:
         params = as_params({**dict(self.params), **values})
         return self._copy(self.indices, self.weights, params)
 
-    def _copy(
-        self, indices: tuple[int, ...], weights: tuple[float, ...], params: Params
-    ) -> Choice:
+    def _copy(self, indices: tuple[int, ...], weights: tuple[float, ...], params: Params) -> Choice:
         # Not replace(), which takes three times as long: a search asks for thousands of neighbours.
         return Choice(indices, weights, self.keep, self.intruders, params, self.spans)
 

@@ -76,8 +76,8 @@ def _gains_by_seed(
     for seed in sorted({c.seed for c in pool.candidates[task] if c.seed is not None}):
         of_seed = [_with_seed(pool, task, seed, choose) for choose in (chosen, last)]
         if all(choose(search) for choose in of_seed for search in fit.searches):
-            ours, theirs = (fit.trials(_known(choose), measure) for choose in of_seed)
-            gains.append(noise.gain(ours.pooled, theirs.pooled))
+            ours, theirs = (fit.pooled_trial(_known(choose), measure) for choose in of_seed)
+            gains.append(noise.gain(ours, theirs))
     return gains
 
 

@@ -97,7 +97,9 @@ def _differences(fit: CrossFit, evaluator: Evaluator) -> dict[str, list[str]]:
 
 
 def _signs(ours: str, theirs: str) -> str:
-    return "".join("=" if a == b else "+" if a > b else "-" for a, b in zip(ours, theirs, strict=True))
+    return "".join(
+        "=" if a == b else "+" if a > b else "-" for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def _true_gain(world: World, choice: Choice, rival: Choice) -> float:

@@ -58,13 +58,13 @@ def test_a_true_gain_is_found() -> None:
     assert abs(value - truth) < high - low  # four standard errors
     rival = fit.policy(LAST)
     assert rival is not None
-    assert value == pytest.approx(fit.chosen().pooled.accuracy - rival.pooled.accuracy)
+    assert value == pytest.approx(fit.chosen().accuracy - rival.accuracy)
 
 
 def test_controls_of_experts_without_signal() -> None:
     """A merge of them is no better than the base, and no expert adds anything."""
     controls, fit = measure_controls(NO_SIGNAL)
-    gains = {c.kind: fold_gain(fit.chosen(), c.trials, 0) for c in controls.measured}
+    gains = {c.kind: fold_gain(fit.chosen(), c.trial, 0) for c in controls.measured}
     assert find_outcome(gains["base"]) != "gain"
     assert find_outcome(gains["without"]) != "gain"
 
@@ -73,7 +73,7 @@ def test_controls_of_experts_that_know_their_task() -> None:
     controls, fit = measure_controls(SIGNAL)
     kinds = [control.kind for control in controls.measured]
     assert kinds == ["base", "expert", *["without"] * 4, *["random"] * 3]
-    gains = [fold_gain(fit.chosen(), c.trials, 0) for c in controls.measured]
+    gains = [fold_gain(fit.chosen(), c.trial, 0) for c in controls.measured]
     assert all(find_outcome(gain) == "gain" for gain in gains[:6])
     assert all(value > 0 for value, _, _ in gains[6:])
     assert controls.left_out == ()
