@@ -17,7 +17,8 @@ from hubmerge.seed_statistics import student_quantile
 from hubmerge.trials import Trial
 
 Floats = NDArray[np.float64]
-Values, Counts = Sequence[float], Sequence[int]
+Values = Sequence[float]
+Counts = Sequence[int]
 Interval = tuple[float, float, float]  # a gain, and the ends of its confidence interval
 RESAMPLES = 4000
 LEVEL = 0.95

@@ -59,8 +59,8 @@ class Surrogate:
         bordered[:size, :size], bordered[size, :size] = kernel, self._residuals
         bordered[np.diag_indices(size)] += roughness + self._noise
         bordered[size, size] = 1 + float(self._residuals @ self._residuals) / roughness
-        bordered = np.linalg.cholesky(bordered)
-        factor, whitened = bordered[:size, :size], bordered[size, :size]
+        whole: Matrix = np.linalg.cholesky(bordered)
+        factor, whitened = whole[:size, :size], whole[size, :size]
         variance = max(float(whitened @ whitened) / size, _SMALLEST)
         log_determinant = float(np.log(np.diag(factor)).sum())
         likelihood = -0.5 * size * math.log(variance) - log_determinant
