@@ -59,7 +59,7 @@ class Surrogate:
         bordered[:size, :size], bordered[size, :size] = kernel, self._residuals
         bordered[np.diag_indices(size)] += roughness + self._noise
         bordered[size, size] = 1 + float(self._residuals @ self._residuals) / roughness
-        whole: Matrix = np.linalg.cholesky(bordered)
+        whole = np.asarray(np.linalg.cholesky(bordered), np.float64)
         factor, whitened = whole[:size, :size], whole[size, :size]
         variance = max(float(whitened @ whitened) / size, _SMALLEST)
         log_determinant = float(np.log(np.diag(factor)).sum())

@@ -102,7 +102,7 @@ def _fit(search: Search, known: Trials, best: MeasuredChoice) -> tuple[Surrogate
     return max(fits, key=lambda fit: fit[0].likelihood)
 
 
-def _comparable(trials: Trials, choice: Choice) -> Trials:
+def _comparable(trials: Trials, choice: Choice) -> dict[Choice, Trial]:
     """Return the trials of choices that differ only in what the surrogate knows of."""
     same = _unknown(choice)
     return {other: trial for other, trial in trials.items() if _unknown(other) == same}

@@ -91,7 +91,9 @@ def _differences(fit: CrossFit, evaluator: Evaluator) -> dict[str, list[str]]:
     pairs = [_pair(fit, number) for number in range(len(fit.searches))]
     trials = [(evaluator.measure(choice), evaluator.measure(rival)) for choice, rival in pairs]
     return {
-        task.id: [_signs(ours.rows[task.id].bits, its.rows[task.id].bits) for ours, its in trials]
+        task.id: [
+            _signs(ours.rows[task.id].bits, rival.rows[task.id].bits) for ours, rival in trials
+        ]
         for task in fit.pool.tasks
     }
 
