@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,28 +121,30 @@ class Trial:
         return self.recipe, self.split, tuple(counts)
 
     def truncate(self, counts: Mapping[str, int]) -> Trial:
-        """A copy with only the first rows of each task, as many as `counts` gives."""
+        """The trial with only the first rows of each task, at most as many as `counts` gives."""
+        if all(rows.count <= counts[task] for task, rows in self.rows.items()):
+            return self
         results = {
             task: rows.with_rows(rows.measured[: counts[task]]) for task, rows in self.rows.items()
         }
         return dataclasses.replace(self, rows=results)
 
-    @property
+    @cached_property
     def rows_measured(self) -> int:
         """The number of rows measured, over all tasks."""
         return sum(rows.count for rows in self.rows.values())
 
-    @property
+    @cached_property
     def is_complete(self) -> bool:
         """Whether every row of every task was measured."""
         return all(rows.count == rows.of for rows in self.rows.values())
 
-    @property
-    def accuracies(self) -> dict[str, float]:
+    @cached_property
+    def accuracies(self) -> Mapping[str, float]:
         """Accuracy, or the mean of another metric, by task id, over the rows measured."""
         return {task: rows.mean for task, rows in self.rows.items() if rows.count}
 
-    @property
+    @cached_property
     def accuracy(self) -> float:
         """Raw mean accuracy over the tasks."""
         return math.fsum(self.accuracies.values()) / len(self.rows)

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hubmerge.selection import noise
 from hubmerge.selection.evaluator import Evaluator
+from hubmerge.selection.fold_gain import fold_gain
 from hubmerge.selection.folds import MIN_ROWS, Fold, FoldEvaluator, folds, pool_trials
 from hubmerge.selection.noise import Interval
 from hubmerge.selection.policy_results import PolicyResult
@@ -79,7 +79,7 @@ class CrossFit:
         """Return the gain of a pooled trial over the rival with the ends of its interval."""
         baseline = self.policy(rival)
         assert baseline is not None  # cross_fit() checks it
-        return noise.interval(trial, baseline, seed)
+        return fold_gain(trial, baseline, seed)
 
 
 def cross_fit(

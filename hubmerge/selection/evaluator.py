@@ -8,7 +8,7 @@ are not measured again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hubmerge.manifest import recipe_id
@@ -26,6 +26,8 @@ from hubmerge.selection.row_jobs import (
 )
 from hubmerge.selection.task_split import TaskSplit
 from hubmerge.trials import SINGLE_EXPERT, Part, RowResults, Trial, TrialLog
+
+Merge = tuple[tuple[Part, ...], str, Mapping[str, Any]]  # the parts, method and parameters
 
 
 class Evaluator:
@@ -61,6 +63,9 @@ class Evaluator:
         """Return whether any row of the recipe was requested."""
         return recipe in self._measured
 
+    def check_limit(self, recipe: str) -> None:
+        """Raise OutOfBudget if the recipe may not be measured; here all may."""
+
     @property
     def merges(self) -> int:
         """How many merges were requested."""
@@ -84,12 +89,8 @@ class Evaluator:
 
     def measure(self, choice: Choice, share: float = 1.0) -> Trial:
         """Measure a choice on the first `share` (above 0, at most 1) of every task's rows."""
-        trial = self._start_trial(
-            self.recipe(choice),
-            self.pool.parts(choice),
-            self.method.name,
-            dict(choice.params),
-            self._splits,
+        trial = self._find_or_start(
+            self.recipe(choice), self._splits, lambda: self._merge_of(choice)
         )
         experts = dict(enumerate(choice.indices))
         return self._measure_rows(trial, experts, share, ChoiceTensors(choice))
@@ -99,7 +100,7 @@ class Evaluator:
         candidate, split = self.pool.candidates[task][index], self._splits[task]
         recipe = self.expert_recipe(task, index)
         parts = (Part(candidate.source.key),)
-        trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, [split])
+        trial = self._find_or_start(recipe, [split], lambda: (parts, SINGLE_EXPERT, {}))
         return self._measure_rows(trial, {task: index}, 1.0, CandidateTensors(task, index))
 
     def recipe(self, choice: Choice) -> str:
@@ -115,7 +116,7 @@ class Evaluator:
         """
         parts = self.pool.all_parts(_only(choice, task))
         recipe = self.unmerged_recipe(choice, task)
-        trial = self._start_trial(recipe, parts, SINGLE_EXPERT, {}, self._splits)
+        trial = self._find_or_start(recipe, self._splits, lambda: (parts, SINGLE_EXPERT, {}))
         source = BaseTensors() if task is None else CandidateTensors(task, choice.indices[task])
         return self._measure_rows(trial, dict(enumerate(choice.indices)), 1.0, source)
 
@@ -177,17 +178,20 @@ class Evaluator:
         rows = split.row_order[start : wanted[split.task.id]]
         return RowJob(task, index, start, tuple(rows))
 
-    def _start_trial(
-        self,
-        recipe: str,
-        parts: tuple[Part, ...],
-        method: str,
-        params: Mapping[str, Any],
-        splits: Sequence[TaskSplit],
+    def _merge_of(self, choice: Choice) -> Merge:
+        return self.pool.parts(choice), self.method.name, dict(choice.params)
+
+    def _find_or_start(
+        self, recipe: str, splits: Sequence[TaskSplit], describe: Callable[[], Merge]
     ) -> Trial:
-        rows = {split.task.id: RowResults("", len(split.row_order)) for split in splits}
-        new = Trial(recipe, self.pool.base.sha, parts, method, params, self._split, rows)
-        return self._logged.get(new.key, new)
+        """Return the logged trial of a recipe on these splits, else a new one without results."""
+        counts = {split.task.id: len(split.row_order) for split in splits}
+        logged = self._logged.get((recipe, self._split, tuple(sorted(counts.items()))))
+        if logged is not None:
+            return logged
+        parts, method, params = describe()
+        rows = {task: RowResults("", count) for task, count in counts.items()}
+        return Trial(recipe, self.pool.base.sha, parts, method, params, self._split, rows)
 
 
 def _only(choice: Choice, task: int | None) -> Choice:

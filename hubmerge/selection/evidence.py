@@ -8,6 +8,7 @@ from hubmerge.lock import Control, CrossFitted, Lock, Outcome
 from hubmerge.selection import noise
 from hubmerge.selection.controls import BASE, Controls, MeasuredControl
 from hubmerge.selection.cross_fit import CrossFit
+from hubmerge.selection.fold_gain import fold_gain
 from hubmerge.selection.noise import Interval
 from hubmerge.selection.policy_results import LOCKED
 from hubmerge.selection.seed_spread import SeedSpread
@@ -58,5 +59,5 @@ def _steps(fit: CrossFit, number: int) -> tuple[int, ...]:
 
 
 def _describe_control(control: MeasuredControl, fit: CrossFit, seed: int) -> Control:
-    gain = noise.interval(fit.chosen(), control.trial, seed)
+    gain = fold_gain(fit.chosen(), control.trial, seed)
     return Control(control.kind, control.name, control.trial.accuracy, gain)

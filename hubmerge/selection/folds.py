@@ -116,17 +116,18 @@ class FoldEvaluator(Evaluator):
 
     def measure(self, choice: Choice, share: float = 1.0) -> Trial:
         """Measure a choice on the first `share` of the rows outside the fold."""
-        self._check_limit(self.recipe(choice))
+        self.check_limit(self.recipe(choice))
         # So many rows that each task has one outside the fold.
         least = min(1.0, self.fold.count / min(self.full.row_counts.values()))
         return self._record(self.fold.search_rows(self.full.measure(choice, max(share, least))))
 
     def measure_expert(self, task: int, index: int) -> Trial:
         """Measure one candidate on its own task, on the rows outside the fold."""
-        self._check_limit(self.expert_recipe(task, index))
+        self.check_limit(self.expert_recipe(task, index))
         return self._record(self.fold.search_rows(self.full.measure_expert(task, index)))
 
-    def _check_limit(self, recipe: str) -> None:
+    def check_limit(self, recipe: str) -> None:
+        """Raise OutOfBudget if `full` has measured as many merges as it may, and not this one."""
         if self._limit is None or self.full.has_measured(recipe):
             return
         if self.full.merges >= self._limit:

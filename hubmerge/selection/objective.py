@@ -28,11 +28,13 @@ def estimate(trial: Trial, best: Trial, objective: Objective) -> tuple[float, fl
     if trial.is_complete:
         return value(trial, objective), 0.0
     if objective != "worst":
-        return best.accuracy + noise.gain(trial, best), noise.stderr(trial, best) ** 2
+        gain, stderr = noise.gain_and_stderr(trial, best)
+        return best.accuracy + gain, stderr**2
     guesses = []
     for task, accuracy in best.accuracies.items():
         ours, theirs = _only(trial, task), _only(best, task)
-        guesses.append((accuracy + noise.gain(ours, theirs), noise.stderr(ours, theirs) ** 2))
+        gain, stderr = noise.gain_and_stderr(ours, theirs)
+        guesses.append((accuracy + gain, stderr**2))
     return min(guesses)
 
 
@@ -41,7 +43,7 @@ def lead(trial: Trial, rival: Trial, objective: Objective) -> tuple[float, float
     if objective == "worst":
         worst = _worst_task(rival)
         trial, rival = _only(trial, worst), _only(rival, worst)
-    return noise.gain(trial, rival), noise.stderr(trial, rival)
+    return noise.gain_and_stderr(trial, rival)
 
 
 def _worst_task(trial: Trial) -> str:

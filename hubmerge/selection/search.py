@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hubmerge.selection import objective as objectives
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.objective import Objective
-from hubmerge.selection.pool import Choice
+from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.proxy import data_free_choice
 from hubmerge.trials import Trial
 
@@ -110,6 +111,7 @@ class Search:
         self.on_result: Callable[[MeasuredChoice], None] = _ignore_result
         self.best: MeasuredChoice | None = None
         self.trials: dict[Choice, Trial] = {}
+        self._estimates: dict[Choice, tuple[Trial, Trial, tuple[float, float]]] = {}
 
     def reset_best(self, start: MeasuredChoice | None = None) -> None:
         """Forget `best`: it is the best of the start, if any, and what is measured from now on."""
@@ -122,11 +124,24 @@ class Search:
 
     def measure_start(self, indices: tuple[int, ...]) -> MeasuredChoice:
         """Measure these candidates on all rows, with the parameters that a climb starts from."""
+        self._check_start(indices)
         choice = data_free_choice(self.pool, self.evaluator.merger, self.grid, indices)
         if "scale" in self.grid.values:
             scale = self.grid.nearest("scale", dict(choice.params)["scale"])
             choice = choice.with_params(scale=scale)
         return self.measure_all_rows(choice)
+
+    def _check_start(self, indices: tuple[int, ...]) -> None:
+        """Raise OutOfBudget, before any norm is computed, if no scale could be measured."""
+        start = plain_choice(indices, self.evaluator.method.params().model_dump())
+        scales = self.grid.values.get("scale", ())
+        for choice in [start.with_params(scale=scale) for scale in scales] or [start]:
+            recipe = self.evaluator.recipe(choice)
+            with suppress(OutOfBudget):
+                self.budget.check(self.evaluator, recipe)
+                self.evaluator.check_limit(recipe)
+                return
+        raise OutOfBudget
 
     def measure_all_rows(self, choice: Choice) -> MeasuredChoice:
         """Measure a choice on all rows; raises OutOfBudget."""
@@ -144,6 +159,17 @@ class Search:
         """Return what a better choice has more of: the objective, the mean, and early steps."""
         value = objectives.value(measured.trial, self.objective)
         return value, measured.accuracy, -self.pool.lateness(measured.choice)
+
+    def estimate(self, choice: Choice, trial: Trial, best: Trial) -> tuple[float, float]:
+        """Estimate the value of a choice and its variance from the rows shared with the best.
+
+        The last estimate of every choice is kept, as each proposal needs all of them.
+        """
+        last = self._estimates.get(choice)
+        if last is None or last[0] is not trial or last[1] is not best:
+            last = trial, best, objectives.estimate(trial, best, self.objective)
+            self._estimates[choice] = last
+        return last[2]
 
     def better_of(self, choice: Choice, best: MeasuredChoice) -> MeasuredChoice:
         """Race a challenger against the best, and return the better of the two."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,28 +36,55 @@ COUPLINGS = tuple(Coupling(*values) for values in product((0.0, 0.2), (0.0, 0.5)
 
 
 @dataclass(frozen=True)
+class Coordinates:
+    """Choices as numbers, before any coupling.
+
+    Positions and weights are [choices x tasks], parameters [choices x parameters of the grid].
+    """
+
+    positions: Matrix
+    weights: Matrix
+    params: Matrix
+
+    def with_grid(self, params: Matrix) -> Coordinates:
+        """Return every choice with every row of `params`, which varies fastest."""
+        repeats, copies = len(params), len(self.positions)
+        return Coordinates(
+            np.repeat(self.positions, repeats, axis=0),
+            np.repeat(self.weights, repeats, axis=0),
+            np.tile(params, (copies, 1)),
+        )
+
+    def where(self, chosen: NDArray[np.bool_]) -> Coordinates:
+        """Return only the chosen ones."""
+        return Coordinates(self.positions[chosen], self.weights[chosen], self.params[chosen])
+
+
+def choice_coordinates(grid: Grid, choices: Sequence[Choice]) -> Coordinates:
+    """Return the coordinates of choices, whose parameters include those of the grid."""
+    return Coordinates(
+        np.array([choice.indices for choice in choices], np.float64),
+        np.array([choice.weights for choice in choices], np.float64),
+        param_matrix(grid, [dict(choice.params) for choice in choices]),
+    )
+
+
+def param_matrix(grid: Grid, points: Sequence[Mapping[str, Any]]) -> Matrix:
+    """Return the values of the grid's parameters at each point [points x parameters]."""
+    rows = [[point[name] for name in grid.values] for point in points]
+    return np.array(rows, np.float64).reshape(len(points), len(grid.values))
+
+
+@dataclass(frozen=True)
 class Space:
     """The points of choices whose parameters are on a grid, for one coupling."""
 
     grid: Grid
     coupling: Coupling
 
-    def points(self, choices: Sequence[Choice]) -> Matrix:
+    def points(self, coordinates: Coordinates) -> Matrix:
         """Return the points of choices [choices x dimensions], in length scales."""
-        rows = [dict(choice.params) for choice in choices]
-        params = [[row[name] for name in self.grid.values] for row in rows]
-        return self.combine(choices, np.array(params, np.float64).reshape(len(choices), -1))
-
-    def grid_points(self, choices: Sequence[Choice], grid: Sequence[Mapping[str, float]]) -> Matrix:
-        """Return the points of every choice with every point of the grid, which varies fastest."""
-        repeated = [choice for choice in choices for _ in grid]
-        params = [[point[name] for name in self.grid.values] for point in grid] * len(choices)
-        return self.combine(repeated, np.array(params, np.float64).reshape(len(repeated), -1))
-
-    def combine(self, choices: Sequence[Choice], params: Matrix) -> Matrix:
-        """Return the points of choices with these parameters [choices x parameters]."""
-        positions = np.array([choice.indices for choice in choices], np.float64)
-        weights = np.array([choice.weights for choice in choices])
+        positions, weights, params = coordinates.positions, coordinates.weights, coordinates.params
         left_in = np.where(weights == 0, 1, weights)  # 0 is left out, in all choices compared
         parts = [positions / _POSITIONS, np.log2(left_in)]
         logs, names = np.log2(params), list(self.grid.values)

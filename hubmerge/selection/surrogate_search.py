@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 
 from hubmerge.selection.memory_merge import is_of_layers
 from hubmerge.selection.moves import Moves, Probes
-from hubmerge.selection.objective import estimate, value
+from hubmerge.selection.objective import value
 from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import MeasuredChoice, Search
-from hubmerge.selection.search_space import COUPLINGS, Matrix, Space
+from hubmerge.selection.search_space import (
+    COUPLINGS,
+    Matrix,
+    Space,
+    choice_coordinates,
+    param_matrix,
+)
 from hubmerge.selection.surrogate import Surrogate
 from hubmerge.trials import Trial
 
@@ -64,39 +70,49 @@ def propose(search: Search, best: MeasuredChoice, moves: Moves) -> Choice | None
 
     None if there is none from which any improvement is expected.
     """
-    known = {best.choice: best.trial}
-    known |= {c: trial for c, trial in search.trials.items() if _is_comparable(c, best.choice)}
+    known = {best.choice: best.trial} | _comparable(search.trials, best.choice)
     neighbours = _neighbours(search, known, best, moves)
     grid = list(search.grid.points)
-    values, variances = _estimates(search, known, best)
-    fits = []
-    for coupling in COUPLINGS if "scale" in search.grid.values else COUPLINGS[:1]:
-        space = Space(search.grid, coupling)
-        fits.append((Surrogate(space.points(list(known)), values, variances), space))
-    surrogate, space = max(fits, key=lambda fit: fit[0].likelihood)
-    points = space.grid_points(neighbours, grid)
-    expected = surrogate.expected_improvement(points, value(best.trial, search.objective))
-    expected[~_is_near(neighbours, grid)] = 0.0
+    is_near = _is_near(neighbours, grid)
+    surrogate, space = _fit(search, known, best)
+    params = param_matrix(search.grid, grid)
+    coordinates = choice_coordinates(search.grid, neighbours).with_grid(params).where(is_near)
+    reached = value(best.trial, search.objective)
+    expected = surrogate.expected_improvement(space.points(coordinates), reached)
     lateness = np.repeat([search.pool.lateness(choice) for choice in neighbours], len(grid))
-    for index in np.lexsort((lateness, -np.round(expected / _EQUAL))):
+    numbers = np.flatnonzero(is_near)
+    for index in np.lexsort((lateness[is_near], -np.round(expected / _EQUAL))):
         if expected[index] < _EQUAL:
             break
-        choice: Choice = neighbours[index // len(grid)].with_params(**grid[index % len(grid)])
+        neighbour, point = divmod(int(numbers[index]), len(grid))
+        choice: Choice = neighbours[neighbour].with_params(**grid[point])
         if choice not in known:
             return choice
     return None
 
 
-def _is_comparable(choice: Choice, other: Choice) -> bool:
-    """Return whether two choices differ only in what the surrogate knows of."""
-    left_in = [weight != 0 for weight in choice.weights]
-    return _unknown(choice) == _unknown(other) and left_in == [w != 0 for w in other.weights]
+def _fit(search: Search, known: Trials, best: MeasuredChoice) -> tuple[Surrogate, Space]:
+    """Return the surrogate of all trials with the coupling that makes them likeliest."""
+    values, variances = _estimates(search, known, best)
+    coordinates = choice_coordinates(search.grid, list(known))
+    fits = []
+    for coupling in COUPLINGS if "scale" in search.grid.values else COUPLINGS[:1]:
+        space = Space(search.grid, coupling)
+        fits.append((Surrogate(space.points(coordinates), values, variances), space))
+    return max(fits, key=lambda fit: fit[0].likelihood)
+
+
+def _comparable(trials: Trials, choice: Choice) -> dict[Choice, Trial]:
+    """Return the trials of choices that differ only in what the surrogate knows of."""
+    same = _unknown(choice)
+    return {other: trial for other, trial in trials.items() if _unknown(other) == same}
 
 
 def _unknown(choice: Choice) -> tuple[object, ...]:
-    """Return what the surrogate does not know of, but for experts that are left out."""
+    """Return what the surrogate does not know of."""
     of_layers = [pair for pair in choice.params if is_of_layers(pair[0])]
-    return choice.keep, choice.intruders, choice.spans, of_layers
+    left_out = [not weight for weight in choice.weights]
+    return choice.keep, choice.intruders, choice.spans, of_layers, left_out
 
 
 def _is_near(
@@ -132,7 +148,7 @@ def _estimates(search: Search, known: Trials, best: MeasuredChoice) -> tuple[Mat
     certainly poor counts as exactly `_FLOOR` behind.
     """
     floor = value(best.trial, search.objective) - _FLOOR
-    pairs = [estimate(trial, best.trial, search.objective) for trial in known.values()]
+    pairs = [search.estimate(choice, trial, best.trial) for choice, trial in known.items()]
     guesses, variances = np.array(pairs).T
     doubt = np.maximum(np.sqrt(variances) - np.maximum(floor - guesses, 0) / 2, 0)
     return np.maximum(guesses, floor), doubt**2

@@ -1,24 +1,28 @@
 """How often a selection is right about its gain, over many simulated worlds.
 
-    python -m tests.selection.coverage_study --worlds 400 --rows 100 --correlation 0.85
+    python -m tests.selection.coverage_study --worlds 400 --rows 100 --correlation 0.85 --out DIR
 
 Three ways to judge the same searches are compared: on the rows that they chose by (`same rows`), by
 the bootstrap of the largest gain over every logged trial (`maximum`), and by cross-fitting, which
 is what `hubmerge select` reports. `known` compares the truly best choice, as if it had been known
-beforehand: no selection can be conclusive more often. The output is one line of JSON.
+beforehand: no selection can be conclusive more often. Every world is one line of a file in `--out`;
+a world that has a line is not run again, so that the same command resumes. The tables are made from
+these files by `coverage_tables`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hubmerge.selection import noise
-from hubmerge.selection.cross_fit import CrossFit, cross_fit
+from hubmerge.selection.cross_fit import FOLDS, CrossFit, cross_fit
+from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.policy_results import LAST, policy_order
 from hubmerge.selection.pool import Choice, plain_choice
@@ -31,72 +35,81 @@ from .simulated_worlds import METHOD, TASKS, World, make_evaluator
 _RESAMPLES = 400
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A gain over the last steps with its interval, and the true one; in points."""
-
-    gain: float
-    low: float
-    high: float
-    truth: float
-
-
-@dataclass(frozen=True)
-class WorldResult:
-    """What one world gave: an outcome for each way to judge, and how many merges were measured.
-
-    `locked_truth` is the true gain of the choice that was made on all rows.
-    """
-
-    same_rows: Outcome
-    cross_fitted: Outcome
-    known: Outcome
-    maximum_low: float
-    locked_truth: float
-    merges: int
-    fold_merges: int
-
-
-def simulate(world: World, seed: int, budget: int | None = None) -> WorldResult:
-    """Run the selection of one world on all rows and on each fold."""
+def simulate(
+    world: World, seed: int, budget: int | None = None, counts: tuple[int, ...] = (FOLDS,)
+) -> dict[str, Any]:
+    """Run the selection of one world on all rows, and on the folds of each count; in points."""
     evaluator = make_evaluator(world, seed)
     policies = tuple(policy_order(evaluator.pool))
     procedure = Procedure(find_grid(METHOD.name), policies, LAST)
     results = procedure.run(evaluator, Budget(budget))
     chosen, last = procedure.choose(results).result, results.results[LAST].result
     merges, trials = evaluator.merges, evaluator.complete_trials
-    fit = cross_fit(procedure, evaluator, lambda number: (Budget(budget), None))
-    assert fit is not None
     best = plain_choice((world.peak,) * len(TASKS), {"scale": 0.5})
-    known = evaluator.measure(best)
-    return WorldResult(
-        same_rows=_outcome(chosen.trial, last.trial, _gain(world, chosen.choice, last.choice)),
-        cross_fitted=_cross_fitted(world, fit),
-        known=_outcome(known, last.trial, _gain(world, best, last.choice)),
-        maximum_low=_maximum_low(chosen.trial, last.trial, trials),
-        locked_truth=100 * _gain(world, chosen.choice, last.choice),
-        merges=merges,
-        fold_merges=evaluator.merges - merges,
+    return {
+        "seed": seed,
+        "same_rows": _interval(chosen.trial, last.trial),
+        "maximum_low": _maximum_low(chosen.trial, last.trial, trials),
+        "true_gain": 100 * _true_gain(world, chosen.choice, last.choice),
+        "merges": merges,
+        "fits": {
+            str(count): _cross_fit(world, procedure, evaluator, Budget(budget), count)
+            for count in counts
+        },
+        "known": _interval(evaluator.measure(best), last.trial),
+        "known_truth": 100 * _true_gain(world, best, last.choice),
+    }
+
+
+def _cross_fit(
+    world: World, procedure: Procedure, evaluator: Evaluator, budget: Budget, count: int
+) -> dict[str, Any]:
+    """Cross-fit with so many folds, and count the merges as if there were no other count.
+
+    `differences` has by task a string for each search: what it chose is better (+), worse (-) or
+    the same on each row.
+    """
+    before = dict(evaluator._measured)
+    fit = cross_fit(procedure, evaluator, lambda number: (Budget(budget.merges), None), count=count)
+    assert fit is not None
+    merges = evaluator.merges - len(before)
+    evaluator._measured = before
+    truths = [_true_gain(world, *_pair(fit, number)) for number in range(count)]
+    return {
+        "merges": merges,
+        "true_gain": 100 * sum(truths) / count,
+        "differences": _differences(fit, evaluator),
+    }
+
+
+def _pair(fit: CrossFit, number: int) -> tuple[Choice, Choice]:
+    search = fit.searches[number]
+    return search.chosen.result.choice, search.results[LAST].result.choice
+
+
+def _differences(fit: CrossFit, evaluator: Evaluator) -> dict[str, list[str]]:
+    pairs = [_pair(fit, number) for number in range(len(fit.searches))]
+    trials = [(evaluator.measure(choice), evaluator.measure(rival)) for choice, rival in pairs]
+    return {
+        task.id: [
+            _signs(ours.rows[task.id].bits, rival.rows[task.id].bits) for ours, rival in trials
+        ]
+        for task in fit.pool.tasks
+    }
+
+
+def _signs(ours: str, theirs: str) -> str:
+    return "".join(
+        "=" if a == b else "+" if a > b else "-" for a, b in zip(ours, theirs, strict=True)
     )
 
 
-def _cross_fitted(world: World, fit: CrossFit) -> Outcome:
-    rival = fit.policy(LAST)
-    assert rival is not None
-    truths = [
-        _gain(world, search.chosen.result.choice, search.results[LAST].result.choice)
-        for search in fit.searches
-    ]
-    return _outcome(fit.chosen(), rival, sum(truths) / len(truths))
-
-
-def _gain(world: World, choice: Choice, rival: Choice) -> float:
+def _true_gain(world: World, choice: Choice, rival: Choice) -> float:
     return world.true_accuracy(choice) - world.true_accuracy(rival)
 
 
-def _outcome(trial: Trial, rival: Trial, truth: float) -> Outcome:
-    gain = noise.difference(trial, rival, 0)
-    return Outcome(100 * gain.value, 100 * gain.low, 100 * gain.high, 100 * truth)
+def _interval(trial: Trial, rival: Trial) -> list[float]:
+    return [100 * value for value in noise.interval(trial, rival, 0)]
 
 
 def _maximum_low(chosen: Trial, rival: Trial, trials: list[Trial]) -> float:
@@ -112,37 +125,19 @@ def _maximum_low(chosen: Trial, rival: Trial, trials: list[Trial]) -> float:
     return 100 * (noise.gain(chosen, rival) - largest)
 
 
-def summarize(results: list[WorldResult]) -> dict[str, float]:
-    """Return shares of worlds, and means in points."""
-    fits = [result.cross_fitted for result in results]
-    same = [result.same_rows for result in results]
-    locked = [result.locked_truth for result in results]
-    return {
-        "worlds": len(results),
-        "true_gain": _mean(locked),
-        "same_rows_conclusive": _mean(o.low > 0 for o in same),
-        "same_rows_covers": _mean(_covers(o, o.truth) for o in same),
-        "same_rows_bias": _mean(o.gain - o.truth for o in same),
-        "maximum_conclusive": _mean(result.maximum_low > 0 for result in results),
-        "conclusive": _mean(o.low > 0 for o in fits),
-        "loss": _mean(o.high < 0 for o in fits),
-        "covers": _mean(_covers(o, o.truth) for o in fits),
-        "covers_locked": _mean(map(_covers, fits, locked)),
-        "bias": _mean(o.gain - o.truth for o in fits),
-        "bias_stderr": float(np.std([o.gain - o.truth for o in fits])) / len(fits) ** 0.5,
-        "bias_locked": _mean(o.gain - truth for o, truth in zip(fits, locked, strict=True)),
-        "known_conclusive": _mean(result.known.low > 0 for result in results),
-        "merges": _mean(result.merges for result in results),
-        "fold_merges": _mean(result.fold_merges for result in results),
-    }
-
-
-def _covers(outcome: Outcome, truth: float) -> bool:
-    return outcome.low <= truth <= outcome.high
-
-
-def _mean(values: Iterable[float]) -> float:
-    return round(float(np.mean([*values])), 4)
+def run(world: World, budget: int | None, seeds: range, counts: tuple[int, ...], out: Path) -> None:
+    """Append a line for each world that has none."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = f"{world.rows}-rows-{world.correlation}-height-{100 * world.height:g}"
+    path = out / f"{text}{f'-budget-{budget}' if budget else ''}.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    done = {json.loads(line)["seed"] for line in lines}
+    settings = asdict(world) | {"budget": budget}
+    for seed in seeds:
+        if seed not in done:
+            line = json.dumps(settings | simulate(world, seed, budget, counts))
+            with path.open("a") as file:
+                file.write(f"{line}\n")
 
 
 if __name__ == "__main__":
@@ -153,9 +148,9 @@ if __name__ == "__main__":
     parser.add_argument("--correlation", type=float, default=0.95)
     parser.add_argument("--height", type=float, default=0.0, help="Points that can be gained.")
     parser.add_argument("--budget", type=int)
+    parser.add_argument("--folds", type=int, nargs="+", default=[FOLDS], help="One count or more.")
+    parser.add_argument("--out", type=Path, default=Path("build/coverage"))
     arguments = parser.parse_args()
-    world = World(arguments.rows, arguments.correlation, arguments.height / 100)
     seeds = range(arguments.first, arguments.first + arguments.worlds)
-    results = [simulate(world, seed, arguments.budget) for seed in seeds]
-    settings = asdict(world) | {"budget": arguments.budget, "first": arguments.first}
-    print(json.dumps(settings | summarize(results)))
+    world = World(arguments.rows, arguments.correlation, arguments.height / 100)
+    run(world, arguments.budget, seeds, tuple(arguments.folds), arguments.out)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hubmerge.selection.budget_shares import BudgetShares
 from hubmerge.selection.policies import earliest_best
 from hubmerge.selection.policy_results import PolicyResults, policy_order, policy_shares
-from hubmerge.selection.pool import plain_choice
+from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.report import common_curve
 from hubmerge.selection.search import Budget, OutOfBudget
 
@@ -43,6 +43,25 @@ def test_shares_are_fractions_of_what_is_left() -> None:
     # A requested policy gets as many parts as all others: last's 1, 4 and 2.
     shares = policy_shares(["last", "uniform", "coordinate", "weights"], "uniform")
     assert shares["uniform"] == pytest.approx(7 / 13)
+
+
+def test_no_norm_is_computed_for_a_start_that_the_budget_does_not_reach(
+    setup: SearchSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale of a start takes a whole merge, so the budget comes first."""
+    search, computed = setup.search(1), list[Choice]()
+    merge_norm = search.evaluator.merger.merge_norm
+
+    def count_norms(choice: Choice) -> float:
+        computed.append(choice)
+        return merge_norm(choice)
+
+    monkeypatch.setattr(search.evaluator.merger, "merge_norm", count_norms)
+    first = search.measure_start((0, 0))
+    with pytest.raises(OutOfBudget):
+        search.measure_start((1, 1))
+    assert [choice.indices for choice in computed] == [(0, 0)]
+    assert search.measure_start((0, 0)) == first  # measured already, so it costs nothing
 
 
 def test_the_rival_is_tuned_as_without_a_limit(setup: SearchSetup) -> None:

@@ -14,6 +14,7 @@ from hubmerge.selection.controls import ControlRuns, Controls, predict_gain
 from hubmerge.selection.cross_fit import CrossFit, cross_fit
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.evidence import find_outcome
+from hubmerge.selection.fold_gain import fold_gain
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.policy_results import LAST, PolicyResult
 from hubmerge.selection.procedure import Procedure
@@ -78,7 +79,7 @@ def test_a_true_gain_is_found() -> None:
 def test_controls_of_experts_without_signal() -> None:
     """A merge of them is no better than the base, and no expert adds anything."""
     controls, fit = measure_controls(NO_SIGNAL)
-    gains = {c.kind: noise.interval(fit.chosen(), c.trial, 0) for c in controls.measured}
+    gains = {c.kind: fold_gain(fit.chosen(), c.trial, 0) for c in controls.measured}
     assert find_outcome(gains["base"]) != "gain"
     assert find_outcome(gains["without"]) != "gain"
 
@@ -87,7 +88,7 @@ def test_controls_of_experts_that_know_their_task() -> None:
     controls, fit = measure_controls(SIGNAL)
     kinds = [control.kind for control in controls.measured]
     assert kinds == ["base", "expert", *["without"] * 4, *["random"] * 3]
-    gains = [noise.interval(fit.chosen(), c.trial, 0) for c in controls.measured]
+    gains = [fold_gain(fit.chosen(), c.trial, 0) for c in controls.measured]
     assert all(find_outcome(gain) == "gain" for gain in gains[:6])
     assert all(value > 0 for value, _, _ in gains[6:])
     assert controls.left_out == ()

@@ -40,6 +40,15 @@ def test_the_interval_matches_an_explicit_bootstrap() -> None:
     assert result.stderr == pytest.approx(means.std(), rel=0.1)
 
 
+def test_the_interval_of_few_rows_is_that_of_students_t() -> None:
+    """16 rows, 8 of them better and 8 worse: 2.131 standard errors of 0.258, not 1.96 of 0.25."""
+    first, second = make_trial("one", a="01" * 8), make_trial("other", a="10" * 8)
+    result = difference(first, second, 0)
+    assert result.stderr == pytest.approx(math.sqrt(16 / 15 / 16))
+    assert result.high == pytest.approx(2.131 * result.stderr, rel=0.05)
+    assert result.low == pytest.approx(-result.high, rel=0.05)
+
+
 def test_resampling_depends_on_the_pair_and_the_seed() -> None:
     first, second = make_trial("one", a="1101011" * 80), make_trial("other", a="011010101" * 80)
     assert difference(first, second, 1) == difference(first, second, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from hubmerge.selection.grids import GRIDS
 from hubmerge.selection.pool import plain_choice
-from hubmerge.selection.search_space import Coupling, Space
+from hubmerge.selection.search_space import Coupling, Space, choice_coordinates, param_matrix
 from hubmerge.selection.surrogate import Surrogate
 
 
@@ -45,13 +45,15 @@ def test_the_point_of_a_choice() -> None:
     # Positions in length scales, log2 of weights, then log2 of the scale, which is -1, raised by a
     # quarter of the mean position, 4.5, and half of log2 of the density, -2; then the density.
     expected = [1, 2, 0, 1, -1 + 0.25 * 4.5 - 0.5 * 2, -2 / 2]
-    assert space.points([choice])[0] == pytest.approx(expected)
+    coordinates = choice_coordinates(space.grid, [choice])
+    assert space.points(coordinates)[0] == pytest.approx(expected)
     grid = [{"scale": 1.0, "density": 0.25}, {"scale": 0.5, "density": 0.25}]
-    both = space.grid_points([choice], grid)
+    both = space.points(coordinates.with_grid(param_matrix(space.grid, grid)))
     assert both[1] == pytest.approx(expected)
     assert both[0] == pytest.approx([1, 2, 0, 1, 4.5 / 4 - 1, -1])
 
 
 def test_a_method_without_parameters_has_steps_and_weights() -> None:
     space = Space(GRIDS["average"], Coupling())
-    assert space.points([plain_choice((3, 0), {})])[0] == pytest.approx([1, 0, 0, 0])
+    coordinates = choice_coordinates(space.grid, [plain_choice((3, 0), {})])
+    assert space.points(coordinates)[0] == pytest.approx([1, 0, 0, 0])
