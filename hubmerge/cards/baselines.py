@@ -162,8 +162,8 @@ def _merge_options(manifest: Manifest) -> list[str]:
     forms = {
         name: params.pop(name) for name in ("dtype", "as_lora", "shard_size") if name in params
     }
-    if manifest.method in METHODS:
-        params = with_unrecorded(METHODS[manifest.method], params)
+    if (name := str(manifest.method)) in METHODS:
+        params = with_unrecorded(METHODS[name], params)
     settings = format_settings(params, [expert.settings for expert in manifest.experts])
     for option in _PER_EXPERT_OPTIONS:
         numbers = [getattr(expert, option) for expert in manifest.experts]

@@ -30,6 +30,7 @@ from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.selection.array_cache import ArrayCache
 from hubmerge.selection.memory_passes import MemoryPasses
 from hubmerge.selection.pool import Candidate, Choice, Pool, as_params
+from hubmerge.weights.array_blocks import blocks, scratch
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.task_norms import norm, square_sum
 from hubmerge.weights.task_vector import TaskVector
@@ -72,7 +73,7 @@ class MemoryMerger:
 
         def merge(item: tuple[str, Array]) -> Array:
             name, change = item
-            return self._add_to_base(name, change if scale is None else scale(name) * change)
+            return self._add_to_base(name, change, 1.0 if scale is None else scale(name))
 
         changes = self._changes(choice)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
@@ -157,12 +158,19 @@ class MemoryMerger:
 
         return scale
 
-    def _add_to_base(self, name: str, change: Array) -> Array:
-        dtype = self._dtype(name)
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = cast(self._base(name), compute_dtype(dtype)) + change
-        values = cast(total, DTYPES[dtype])
-        if not np.isfinite(values.astype(np.float32, copy=False)).all():
+    def _add_to_base(self, name: str, change: Array, scale: float = 1.0) -> Array:
+        """base + scale * change, block by block, so that only the result needs new memory."""
+        base, compute = self._base(name), compute_dtype(self._dtype(name))
+        values, is_finite = np.empty(base.shape, DTYPES[self._dtype(name)]), True
+        with _unchecked():
+            for out, change_block, base_block in blocks(values, change, base):
+                total = out if out.dtype == compute else scratch("merged", out.size, compute)
+                np.multiply(change_block, scale, out=total)
+                total += cast(base_block, compute)
+                if total is not out:
+                    out[:] = total
+                is_finite &= bool(np.isfinite(out.astype(np.float32, copy=False)).all())
+        if not is_finite:
             raise CheckpointError(
                 f"A merge has values that are not finite in tensor {name!r}.",
                 "One of the steps may have diverged: name a good step of its repository, "
