@@ -127,7 +127,7 @@ def test_multitask_batches_repeat_from_any_step(splits: list[list[Split]], worke
 
 
 def test_tasks_learn_together(splits: list[list[Split]]) -> None:
-    _, events = run_training(make_spec(steps=40, batch=32, augment=True), splits, (40,))
+    _, events = run_training(make_spec(steps=24, batch=32, augment=True), splits, (24,))
     before, after = curve(events)
     assert after.accuracy > before.accuracy + 0.05
     assert list(after.tasks) == list(NAMES)
