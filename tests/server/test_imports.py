@@ -13,7 +13,7 @@ import hubmerge.server
 
 FOLDER = Path(hubmerge.server.__file__).parent
 STORE = {
-    "blobs", "commit_writer", "content", "discussion_store", "disk", "garbage",
+    "blobs", "card_rules", "commit_writer", "content", "discussion_store", "disk", "garbage",
     "git", "http_errors", "multipart_store", "names", "reachability",
     "pushes", "redirects", "refs", "repository", "shards", "snapshot", "store", "tokens", "trees",
     "xorbs",
