@@ -14,9 +14,11 @@ from hubmerge.hub import client, client_errors, outbox, publish
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import Publication
 from hubmerge.server import ServerState, lease
+from tests.faulty_hub import FakeClock, FaultyHub, serve_faulty_hub
 from tests.hub.proxy import Proxy, run_proxy
 
 Folder = Callable[..., Path]
+FAULTY_REPO = "me/expert"
 _numbers = itertools.count(1)
 
 
@@ -57,6 +59,23 @@ def proxy(server: ServerState) -> Iterator[Proxy]:
 @pytest.fixture
 def hub(proxy: Proxy, server: ServerState, tmp_path: Path) -> Hub:
     return Hub(proxy.url, lambda: server.token, tmp_path / "cache", "the test Hub")
+
+
+@pytest.fixture(scope="session")
+def served_with_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyHub]:
+    with serve_faulty_hub(tmp_path_factory.mktemp("faulty") / "data") as hub:
+        yield hub
+
+
+@pytest.fixture
+def faulty(served_with_faults: FaultyHub) -> FaultyHub:
+    """A Hub with an empty repository, without faults, at the start of its time."""
+    hub = served_with_faults
+    hub.clock = FakeClock()
+    hub.plan()
+    hub.api.delete_repo(FAULTY_REPO, missing_ok=True)
+    hub.api.create_repo(FAULTY_REPO)
+    return hub
 
 
 @pytest.fixture

@@ -25,30 +25,15 @@ from hubmerge.hub.step_names import list_refs
 from hubmerge.refs import parse_ref
 from hubmerge.server.faults import Fault
 from hubmerge.server.tokens import Tokens
-from tests.faulty_hub import FaultyHub, serve_faulty_hub
+from tests.faulty_hub import FaultyHub
+from tests.hub.conftest import FAULTY_REPO as REPO
 from tests.hub.conftest import commits_with, step_publication, tags, write_step_folder
 
 ROOT = Path(__file__).parents[2]
-REPO = "me/expert"
 ENDPOINTS = (
     "GET .*/revision/", "GET .*/commits/", "GET .*/tree/", "POST .*/preupload/",
     "POST .*/objects/batch", "PUT /lfs/", "POST .*/commit/", "POST .*/tag/",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyHub]:
-    with serve_faulty_hub(tmp_path_factory.mktemp("hub") / "data") as hub:
-        yield hub
-
-
-@pytest.fixture
-def faulty(served: FaultyHub) -> FaultyHub:
-    """The Hub with an empty repository and without faults."""
-    served.plan()
-    served.api.delete_repo(REPO, missing_ok=True)
-    served.api.create_repo(REPO)
-    return served
 
 
 @pytest.fixture
@@ -116,7 +101,8 @@ def test_a_hub_that_answers_too_slowly_is_given_up(
         ("GET .*/refs", lambda: list_refs(impatient, REPO)),
         ("GET .*/resolve/.*/README.md", lambda: fetch(impatient, revision)),
     ):
-        faulty.plan(Fault(request=request, fault=fault, delay=0.1, times=None))  # type: ignore[arg-type]
+        planned = {"request": request, "fault": fault, "delay": 0.1, "times": None}
+        faulty.plan(Fault.model_validate(planned))
         with pytest.raises(HubUnreachable, match="TimeoutError"):
             work()
 

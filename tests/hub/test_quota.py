@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ from hubmerge.hub.outbox import Outbox, Publisher
 from hubmerge.hub.publish import Publication, publish
 from hubmerge.server.faults import Fault
 from hubmerge.server.names import RepoId
-from tests.faulty_hub import FakeClock, FaultyHub, serve_faulty_hub
+from tests.faulty_hub import FaultyHub, serve_faulty_hub
+from tests.hub.conftest import FAULTY_REPO as REPO
 from tests.hub.conftest import step_publication, tags, write_step_folder
 
-REPO = "me/expert"
 COMMIT = "POST .*/commit/"
 STEPS = (1, 2, 4, 8, 16)
 # What huggingface.co answers, without a header.
@@ -27,22 +26,6 @@ SENTENCE = (
     "You have exceeded the rate limit for repository commits (128 per hour). You can retry this "
     "action in about 1 hour. To reduce the number of commits, you can upload entire folders."
 )
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyHub]:
-    with serve_faulty_hub(tmp_path_factory.mktemp("hub") / "data") as hub:
-        yield hub
-
-
-@pytest.fixture
-def faulty(served: FaultyHub) -> FaultyHub:
-    """The Hub with an empty repository, without faults, at the start of its time."""
-    served.clock = FakeClock()
-    served.plan()
-    served.api.delete_repo(REPO, missing_ok=True)
-    served.api.create_repo(REPO)
-    return served
 
 
 @pytest.fixture
@@ -84,7 +67,7 @@ def test_a_quota_of_commits_delays_the_steps_beyond_it(
     assert faulty.clock.waits == [3600.0, 3600.0]
     assert faulty.count("/commit/main") == len(STEPS) + 2
     assert titles(faulty) == [f"Step {step}" for step in STEPS]
-    assert [re.search(r"step\d+", text)[0] for text in warnings] == ["step4", "step16"]  # type: ignore[index]
+    assert [re.findall(r"step\d+", text)[0] for text in warnings] == ["step4", "step16"]
 
 
 def test_at_the_end_of_training_hours_are_not_waited_for(
