@@ -164,7 +164,8 @@ def _variance(values: Values, counts: Counts) -> float:
     rows = sum(counts)
     mean = _total(values, counts) / rows
     squares = _total((value**2 for value in values), counts)
-    return (squares - rows * mean**2) / max(rows - 1, 1)
+    # Rounding can make it negative where all rows differ alike.
+    return max(squares - rows * mean**2, 0.0) / max(rows - 1, 1)
 
 
 def _bootstrap_seed(seed: int, trial: Trial, baseline: Trial) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubmerge.selection.noise import difference, gain, paired_counts, stderr
+from hubmerge.trials import RowResults
 
 from .builders import make_trial
 
@@ -47,6 +49,17 @@ def test_the_interval_of_few_rows_is_that_of_students_t() -> None:
     assert result.stderr == pytest.approx(math.sqrt(16 / 15 / 16))
     assert result.high == pytest.approx(2.131 * result.stderr, rel=0.05)
     assert result.low == pytest.approx(-result.high, rel=0.05)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 7, 30])
+def test_differences_that_are_all_alike_have_no_spread(rows: int) -> None:
+    """Rounding could make their variance negative, which has no root."""
+    for number in range(50):
+        first, second = (
+            replace(make_trial(name), rows={"a": RowResults("", rows, (step * number,) * rows)})
+            for name, step in (("one", 0.0193), ("other", 0.0041))
+        )
+        assert stderr(first, second) == pytest.approx(0.0, abs=1e-7)
 
 
 def test_resampling_depends_on_the_pair_and_the_seed() -> None:
