@@ -117,7 +117,7 @@ def few_rows_notes(rows: Mapping[str, int]) -> Iterator[str]:
 def unfinished_notes(splits: Iterable[TaskSplit]) -> Iterator[str]:
     """Yield a note for each task with generated texts that reached the limit, if any did here.
 
-    Texts that workers generated, or that the log had, are not counted.
+    Texts of which the log had the results are not counted.
     """
     for split in splits:
         if split.unfinished:

@@ -157,7 +157,8 @@ class Evaluator:
             measured = self._rows.evaluate(trial.recipe, source, jobs)
             rows = dict(trial.rows)
             for split, more in zip(splits.values(), measured, strict=True):
-                rows[split.task.id] = rows[split.task.id].extended(more)
+                rows[split.task.id] = rows[split.task.id].extended(more.values)
+                split.count_texts(more)
             trial = dataclasses.replace(trial, rows=rows)
             self._logged[trial.key] = trial
             self._log.append([trial])

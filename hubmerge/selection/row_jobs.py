@@ -9,8 +9,7 @@ from typing import Protocol
 
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Candidate, Choice, Pool
-from hubmerge.selection.task_split import TaskSplit, load_merge
-from hubmerge.trials import RowValues
+from hubmerge.selection.task_split import EvaluatedRows, TaskSplit, load_merge
 from hubmerge.weights.dtypes import Array
 from hubmerge.weights.kept_heads import KeptHead, kept_head
 
@@ -69,7 +68,7 @@ class RowEvaluator(Protocol):
 
     def evaluate(
         self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]
-    ) -> list[RowValues]:
+    ) -> list[EvaluatedRows]:
         """The results of each job, row by row; `recipe` identifies `source`."""
         ...
 
@@ -83,7 +82,7 @@ class LocalRows:
 
     def evaluate(
         self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]
-    ) -> list[RowValues]:
+    ) -> list[EvaluatedRows]:
         if self._loaded_recipe != recipe:
             self._loaded_recipe = None
             tensors = source.tensors(self._pool, self._merger)
@@ -91,7 +90,7 @@ class LocalRows:
             self._loaded_recipe = recipe
         return [self._evaluate_rows(job) for job in jobs]
 
-    def _evaluate_rows(self, job: RowJob) -> RowValues:
+    def _evaluate_rows(self, job: RowJob) -> EvaluatedRows:
         split, candidate = self._splits[job.task], self._pool.candidates[job.task][job.index]
         return split.evaluate(job.rows, *self._expert_head(split, candidate))
 

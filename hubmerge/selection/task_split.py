@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,23 @@ def load_merge(models: Iterable[LoadedModel], merged: Iterable[tuple[str, Any]])
         model.finish_merge(loaded)
 
 
+@dataclass(frozen=True)
+class EvaluatedRows:
+    """One bit per row, 1 for right, or one number per row.
+
+    `unfinished` counts the texts generated for them that reached the limit without an end.
+    """
+
+    values: RowValues
+    unfinished: int = 0
+
+
 class TaskSplit:
     """A split of a task, evaluated in a row order that is fixed for the split.
 
-    `generated` counts the texts that were generated for it here, and `unfinished` those of them
-    that reached the limit of the task. Raises UsageError for a metric function that fails.
+    `generated` counts the texts that were generated for it, here or by workers, and `unfinished`
+    those of them that reached the limit of the task. Raises UsageError for a metric function that
+    fails.
     """
 
     def __init__(self, loaded_model: LoadedModel, split: Split) -> None:
@@ -119,8 +132,8 @@ class TaskSplit:
 
     def evaluate(
         self, rows: Sequence[int], folder: Path, head: KeptHead | None = None
-    ) -> RowValues:
-        """Return one bit per row, 1 where the loaded model is right, or one number per row.
+    ) -> EvaluatedRows:
+        """Evaluate the loaded model on rows, in their order.
 
         `folder` is the expert's; it has the head of a task whose head is trained, unless the loaded
         model is a classifier, which gets `head`.
@@ -128,9 +141,12 @@ class TaskSplit:
         self._set_head(folder, head)
         device = self.loaded_model.device
         measured = measure_rows(self._learner, self._network, self._examples, rows, device)
-        self.generated += len(rows)
-        self.unfinished += measured.unfinished
-        return measured.as_row_values(self.task)
+        return EvaluatedRows(measured.as_row_values(self.task), measured.unfinished)
+
+    def count_texts(self, evaluated: EvaluatedRows) -> None:
+        """Count the texts that were generated for rows."""
+        self.generated += len(evaluated.values)
+        self.unfinished += evaluated.unfinished
 
     def predict(
         self, rows: Sequence[int], folder: Path, head: KeptHead | None = None

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from hubmerge import errors
 from hubmerge.errors import HubmergeError, UnknownName
 from hubmerge.selection.row_jobs import RowJob, TensorSource
+from hubmerge.selection.task_split import EvaluatedRows
 from hubmerge.trials import RowValues, join_rows
 
 _MOST_DEATHS = 3  # of workers in one evaluation; then the machine is too small
@@ -31,7 +32,7 @@ class RowRequest:
 class RowReply:
     """The results of each job of a request, or the name, message and hint of an error."""
 
-    measured: tuple[RowValues, ...] = ()
+    measured: tuple[EvaluatedRows, ...] = ()
     error: tuple[str, str, str] | None = None
 
     def check(self) -> None:
@@ -87,7 +88,7 @@ class WorkerRows:
 
     def evaluate(
         self, recipe: str, source: TensorSource, jobs: Sequence[RowJob]
-    ) -> list[RowValues]:
+    ) -> list[EvaluatedRows]:
         """One result per row of each job, as `LocalRows` gives them.
 
         Raises the error of a worker, or HubmergeError if workers die again and again.
@@ -103,10 +104,15 @@ class WorkerRows:
             }
         )
         by_start: list[dict[int, RowValues]] = [{} for _ in jobs]
+        unfinished = [0] * len(jobs)
         for worker, share in shares.items():
-            for (number, batches), measured in zip(share, replies[worker].measured, strict=True):
-                by_start[number] |= _rows_by_start(batches, measured)
-        return [join_rows([rows[start] for start in sorted(rows)]) for rows in by_start]
+            for (number, batches), evaluated in zip(share, replies[worker].measured, strict=True):
+                by_start[number] |= _rows_by_start(batches, evaluated.values)
+                unfinished[number] += evaluated.unfinished
+        return [
+            EvaluatedRows(join_rows([rows[start] for start in sorted(rows)]), count)
+            for rows, count in zip(by_start, unfinished, strict=True)
+        ]
 
     def close(self) -> None:
         """End all workers."""

@@ -97,7 +97,7 @@ def test_a_merge_in_memory_predicts_as_from_its_folder(hub: Hub, merged: Path) -
     from_folder = predict(hub, str(merged))
     np.testing.assert_allclose(in_memory.el2n, from_folder.el2n, atol=1e-5)
     assert in_memory.predicted.tolist() == from_folder.predicted.tolist()
-    bits = task_split.evaluate(range(ROWS["validation"]), merged)
+    bits = task_split.evaluate(range(ROWS["validation"]), merged).values
     assert [bit == "1" for bit in bits] == in_memory.correct.tolist()
 
 

@@ -24,6 +24,7 @@ from hubmerge.manifest import Source, ValidationPoint
 from hubmerge.merging.registry import method
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.task_split import EvaluatedRows
 from hubmerge.tasks.lookup import find_task
 from hubmerge.trials import Trial, TrialLog
 
@@ -140,12 +141,15 @@ class SimulatedRows:
         own = loaded is not None and loaded.source.task == self.task.id
         return alone < (self._world.own_accuracy if own else self._world.base_accuracy)
 
-    def evaluate(self, rows: Sequence[int], folder: Path, head: None) -> str:
+    def evaluate(self, rows: Sequence[int], folder: Path, head: None) -> EvaluatedRows:
         choice = self.loaded_model.choice
         if self._last[0] != choice:
             right = self._right(choice)
             self._last = (choice, right)
-        return "".join(np.where(self._last[1][list(rows)], "1", "0").tolist())
+        return EvaluatedRows("".join(np.where(self._last[1][list(rows)], "1", "0").tolist()))
+
+    def count_texts(self, evaluated: EvaluatedRows) -> None:
+        """Nothing is generated."""
 
 
 def _scale_index(choice: Choice) -> int:

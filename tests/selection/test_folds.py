@@ -15,6 +15,7 @@ from hubmerge.selection.policy_results import LAST
 from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.search import Budget, OutOfBudget
+from hubmerge.selection.task_split import EvaluatedRows
 
 from .builders import make_trial
 from .simulated_worlds import METHOD, World, make_evaluator
@@ -71,11 +72,13 @@ def test_rows_of_the_fold_cannot_change_what_its_search_chooses() -> None:
 def _turn_rows(split: Any, fold: Fold) -> None:
     evaluate = split.evaluate
 
-    def turned(rows: Sequence[int], folder: Path, head: None) -> str:
-        bits = evaluate(rows, folder, head)
-        return "".join(
-            "10"[int(bit)] if row % fold.count == fold.number else bit
-            for row, bit in zip(rows, bits, strict=True)
+    def turned(rows: Sequence[int], folder: Path, head: None) -> EvaluatedRows:
+        bits = evaluate(rows, folder, head).values
+        return EvaluatedRows(
+            "".join(
+                "10"[int(bit)] if row % fold.count == fold.number else bit
+                for row, bit in zip(rows, bits, strict=True)
+            )
         )
 
     split.evaluate = turned

@@ -25,6 +25,7 @@ from hubmerge.selection.pool import Pool, plain_choice
 from hubmerge.selection.report import earliest_of_tied, is_tied, make_swaps
 from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import Budget, OutOfBudget, Search
+from hubmerge.selection.task_split import EvaluatedRows
 from hubmerge.tasks.task import Task
 from hubmerge.trials import TrialLog
 
@@ -54,20 +55,27 @@ class FakeModel:
 
 
 class FakeSplit:
-    """A task whose rows read numbers of its block; `evaluated` counts the evaluated rows."""
+    """A task whose rows read numbers of its block; `evaluated` counts the evaluated rows.
+
+    `counted` are the rows whose texts were counted.
+    """
 
     def __init__(self, task: Task, number: int, loaded_model: FakeModel) -> None:
         self.task, self.number, self.loaded_model = task, number, loaded_model
         self.row_order = np.random.default_rng(number).permutation(ROWS).tolist()
-        self.evaluated = 0
+        self.evaluated = self.counted = 0
 
     def row_count(self, share: float) -> int:
         return max(1, round(share * ROWS))
 
-    def evaluate(self, rows: Sequence[int], folder: Path, head: None) -> str:
+    def evaluate(self, rows: Sequence[int], folder: Path, head: None) -> EvaluatedRows:
         self.evaluated += len(rows)
         block = self.loaded_model.now[self.number]
-        return "".join("01"[bool(block[row] >= THRESHOLDS[row])] for row in rows)
+        bits = "".join("01"[bool(block[row] >= THRESHOLDS[row])] for row in rows)
+        return EvaluatedRows(bits)
+
+    def count_texts(self, evaluated: EvaluatedRows) -> None:
+        self.counted += len(evaluated.values)
 
 
 def expert_tensors(task: int, step: int) -> dict[str, np.ndarray]:
@@ -241,6 +249,7 @@ def test_a_trial_on_other_rows_is_not_reused(tmp_path: Path) -> None:
     before = setup.splits[0].evaluated
     setup.search().measure_all_rows(choice)
     assert setup.splits[0].evaluated - before == 100
+    assert setup.splits[0].counted == setup.splits[0].evaluated
 
 
 def test_results_depend_on_requests_and_not_on_the_log(setup: SearchSetup) -> None:

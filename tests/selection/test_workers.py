@@ -20,6 +20,7 @@ from hubmerge.selection.row_jobs import (
     RowJob,
     TensorSource,
 )
+from hubmerge.selection.task_split import EvaluatedRows
 from hubmerge.selection.workers import RowReply, RowRequest, WorkerDied, WorkerRows, error_reply
 from hubmerge.typed_json import from_line, to_line
 
@@ -51,6 +52,22 @@ class InProcessWorker:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+class ReadyWorker:
+    """A worker with one reply to whatever it is asked."""
+
+    def __init__(self, reply: RowReply) -> None:
+        self._reply = reply
+
+    def send(self, request: RowRequest) -> None:
+        pass
+
+    def receive(self) -> RowReply:
+        return from_line(RowReply, to_line(self._reply))
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -106,6 +123,17 @@ def test_workers_give_the_bits_of_one_process(tmp_path: Path, count: int, deaths
     single = [RowJob(1, 2, 0, tuple(setup.splits[1].row_order[:5]))]
     source = CandidateTensors(1, 2)
     assert rows.evaluate("s", source, single) == alone.evaluate("s", source, single)
+
+
+def test_unfinished_texts_of_all_workers_are_counted(tmp_path: Path) -> None:
+    setup = SharedSetup(tmp_path)
+    job = whole_jobs(setup)[0]
+    half = len(job.rows) // 2
+    job = RowJob(0, 1, 0, job.rows[: 2 * half])
+    reply = RowReply((EvaluatedRows("1" * half, 2),))
+    rows = WorkerRows(2, [half], lambda number: ReadyWorker(reply), list)
+    evaluated = rows.evaluate("r", SOURCE, [job])[0]
+    assert (evaluated.values, evaluated.unfinished) == ("1" * 2 * half, 4)
 
 
 def test_batches_are_cut_where_one_process_cuts_them(tmp_path: Path) -> None:
