@@ -207,6 +207,11 @@ def find_tasks(
             "--include-path is for tasks of lm_eval.", "Name one: --tasks lm-eval:NAME."
         )
     parsed = parse_columns(columns) if columns else None
+    if parsed and all(is_lm_eval(name) or has_fixed_columns(name) for name in names):
+        raise UsageError(
+            "--columns is for data whose columns nothing else names.",
+            "Leave it out, or name the data: --tasks rows.csv.",
+        )
     tasks = [
         _find_lm_eval_task(name, include_path)
         if is_lm_eval(name)

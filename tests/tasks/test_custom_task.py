@@ -15,6 +15,7 @@ from hubmerge.specs import TaskSpec, validate_spec
 from hubmerge.tasks.custom_task import parse_columns
 from hubmerge.tasks.data import SPLITS, TargetExample, load_split
 from hubmerge.tasks.lookup import find_task
+from tests.command_line import run_command
 from tests.tasks.builders import write_images, write_parquet, write_rows
 
 README = Path(__file__).parents[2] / "README.md"
@@ -213,3 +214,12 @@ def test_the_tasks_of_the_readme_are_valid() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     specs = [validate_spec(TaskSpec, yaml.safe_load(text), "README.md") for text in blocks]
     assert [spec.kind for spec in specs] == ["image", "text", "rank", "target"]
+
+
+@pytest.mark.parametrize("tasks", [(), ("--tasks", "mini-mnist"), ("--tasks", "me/photos@step8")])
+def test_columns_that_nothing_would_use_are_refused(
+    running_hub: None, tmp_path: Path, tasks: tuple[str, ...]
+) -> None:
+    result = run_command("eval", tmp_path, *tasks, "--columns", "text=a,label=b")
+    assert result.exit_code == 2
+    assert "--columns is for data whose columns nothing else names." in result.stderr
