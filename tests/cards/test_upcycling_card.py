@@ -108,6 +108,7 @@ def test_commands_measure_by_the_metric_that_was_chosen() -> None:
     card = render_card(CardInput(manifest, own))
     tasks = ",".join(f"{expert.name}@{expert.sha[:12]}" for expert in manifest.experts)
     assert f"o/base@{manifest.base.sha[:12]} --tasks {tasks} --metric f1\n" in card
+    assert f"hubmerge eval {tasks.replace(',', ' ')} --metric f1\n" in card
 
 
 def test_the_normalised_value_is_only_in_the_folded_table() -> None:

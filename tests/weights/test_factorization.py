@@ -115,3 +115,17 @@ def test_a_stack_of_any_size_is_added_exactly() -> None:
         dense = sum((right @ left for left, right in terms), np.zeros((outputs, 700)))
         left, right, _ = factorize_sum(terms, 2 * rank)
         np.testing.assert_allclose(right @ left, dense, atol=1e-5 * np.abs(dense).max())
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-5, 1e-7])
+def test_adapters_that_nearly_cancel_are_added_exactly(noise: float) -> None:
+    """What is left is in the directions in which nearly dependent rows differ."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(8, 300)), rng.normal(size=(200, 8))
+    change = rng.normal(size=a.shape) * 2.0 ** -np.arange(8)[:, None]
+    dense = noise * b @ change
+    left, right, values = factorize_sum([(a + noise * change, b), (a, -b)], 4)
+    expected = np.linalg.svd(dense, compute_uv=False)
+    np.testing.assert_allclose(values[:8], expected[:8], rtol=1e-5)
+    error = np.linalg.norm(right @ left - dense)
+    assert error == pytest.approx(np.linalg.norm(expected[4:]), rel=1e-4)
