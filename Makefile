@@ -64,6 +64,8 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.open
 	$(BIN)/python -m benchmarks.merge
 	$(BIN)/python -m benchmarks.adapters
+	$(BIN)/python -m benchmarks.memory_merges
+	$(BIN)/python -m benchmarks.start_up
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.callback
 	$(BIN)/python -m benchmarks.select

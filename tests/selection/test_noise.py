@@ -63,7 +63,7 @@ def test_differences_that_are_all_alike_have_no_spread(rows: int) -> None:
 
 
 def test_the_interval_of_four_rows_is_widened_by_both_factors() -> None:
-    """All resamples of 2.5 % are at the ends: sqrt(4 / 3) unbiases, 3.182 / 1.960 is Student's t."""
+    """Its ends are those of the rows: sqrt(4 / 3) unbiases, 3.182 / 1.960 is Student's t."""
     first, second = make_trial("one", a="01" * 2), make_trial("other", a="10" * 2)
     result = difference(first, second, 0)
     assert result.high == pytest.approx(math.sqrt(4 / 3) * 3.1824 / 1.9600, rel=1e-4)
