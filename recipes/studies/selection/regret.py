@@ -9,7 +9,7 @@ grid (seeds 0 to 2); every policy of `hubmerge select` with a budget of as many 
 of `uniform` took before there was a surrogate; `search`, the starts and `coordinate` within that
 budget; `long`, the best steps of a search with ten times the budget; and every proxy that needs no
 data. Everything is stored below build/selection/regret; another run continues where the last one
-ended.
+ended. `write` keeps the rows of settings that were measured elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from recipes.studies.selection.regret_tables import write_page
-from recipes.studies.selection.run import ROOT, Setting
+from recipes.studies.selection.run import ROOT, Setting, find_setting
 
 METHODS = ("task_arithmetic", "ties")
 # Merges of `uniform` by hill climbing, the mean over seeds 0 to 2.
@@ -83,9 +83,9 @@ def main() -> None:
     if action == "write":
         write_page(RESULTS)
         return
-    for setting in SETTINGS:
+    for setting in map(find_setting, names) if names else SETTINGS:
         os.environ["HUBMERGE_HOME"] = str(setting.home.resolve())
-        for method in METHODS if not names or setting.name in names else ():
+        for method in METHODS:
             measure(setting, method, RESULTS / f"{setting.name}-{method}.json")
 
 

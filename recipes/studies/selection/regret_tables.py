@@ -16,9 +16,13 @@ _PROXIES = ("knee", "rise", "half norm", "half alignment", "inverse norm")
 
 
 def write_page(results: Path) -> None:
-    """Collect all rows in regret.json, and write the tables of the page."""
-    parts = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
-    RESULTS.write_text("\n".join(["[", ",\n".join(map(json.dumps, chain(*parts))), "]", ""]))
+    """Add all rows to regret.json, in place of those of the same settings; write the tables."""
+    rows = list(chain(*(json.loads(path.read_text()) for path in sorted(results.glob("*.json")))))
+    measured = set(map(_setting, rows))
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows += [row for row in before if _setting(row) not in measured]
+    rows.sort(key=_setting)
+    RESULTS.write_text("\n".join(["[", ",\n".join(map(json.dumps, rows)), "]", ""]))
     PAGE.write_text(render_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
@@ -63,6 +67,10 @@ def _proxies(rows: Sequence[Row]) -> str:
 
 def _settings(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["tune"], row["method"]) for row in rows))
+
+
+def _setting(row: Row) -> tuple[str, str, int]:
+    return row["tune"], row["method"], row["seed"]
 
 
 def _gaps(rows: Sequence[Row], name: str, rival: str) -> list[float]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,14 @@ SETTINGS = [
 ]
 
 
+def find_setting(name: str) -> Setting:
+    """The setting of a name such as `four-full-seed3`, also of seeds that SETTINGS lacks."""
+    match = re.fullmatch(r"(four|eight|text)-(full|lora)-seed(\d+)", name)
+    if match is None:
+        sys.exit(f"There is no setting {name}; write one such as four-full-seed0.")
+    return Setting(match[1], match[2], int(match[3]))
+
+
 def train(setting: Setting) -> None:
     """Every task of a setting: one run at a constant rate, and one that stops early."""
     for task in setting.tasks:
@@ -125,9 +134,7 @@ def main() -> None:
     action, *names = sys.argv[1:]
     os.environ["HUBMERGE_HUB"] = "local"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for setting in SETTINGS:
-        if names and setting.name not in names:
-            continue
+    for setting in map(find_setting, names) if names else SETTINGS:
         os.environ["HUBMERGE_HOME"] = str(setting.home.resolve())
         if action == "train" and setting.suite != "text":
             train(setting)
