@@ -26,10 +26,10 @@ from statistics import median
 import numpy as np
 from safetensors.numpy import save_file
 
-from hubmerge.manifest import Source
 from hubmerge.merging.registry import method
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Candidate, Choice, Pool, plain_choice
+from hubmerge.source import Source
 from hubmerge.tasks.lookup import find_task
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from hubmerge.errors import UnknownName
 from hubmerge.kinds import MOE
 from hubmerge.manifest import LOCK_FILE as LOCK_FILE
-from hubmerge.manifest import Count, Source, without_empty_averages
+from hubmerge.manifest import without_empty_averages
 from hubmerge.metric_names import BINARY_METRICS
 from hubmerge.refs import (
     ModelRef,
@@ -22,6 +22,7 @@ from hubmerge.refs import (
     check_revision,
     parse_ref,
 )
+from hubmerge.source import Count, Source
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 FORMAT = 1

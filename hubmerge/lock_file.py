@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.lock import FORMAT, FORMATS, Lock, Pick, Pin, identity
 from hubmerge.lock_numbers import find_number_problems
-from hubmerge.manifest import Source, files_digest
+from hubmerge.manifest import files_digest
 from hubmerge.refs import check_inner_path, check_repo_id, is_sha, printable
+from hubmerge.source import Source
 from hubmerge.typed_json import validate_json
 from hubmerge.validation_errors import first_problem
 

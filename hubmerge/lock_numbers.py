@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from hubmerge.kinds import MOE
 from hubmerge.lock import CrossFitted, Lock, Pick, Swap
-from hubmerge.manifest import Source
+from hubmerge.source import Source
 
 _ROUNDING = 1e-9
 _NORMAL_95 = 1.96

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from hubmerge.errors import IntegrityError
 from hubmerge.kinds import EXPERT, MERGE, MOE, ModelKind
+from hubmerge.recipe_ids import recipe_id
 from hubmerge.refs import printable
+from hubmerge.source import Count, Source
+from hubmerge.training_curve import Norms, ValidationPoint
 from hubmerge.typed_json import validate_json
 from hubmerge.validation_errors import first_problem
 
@@ -21,117 +24,6 @@ MANIFEST_JSON = "hubmerge.json"
 LOCK_FILE = "hubmerge.lock"  # beside it, in a merge that was made from one
 FORMAT = 1
 _MAX_BYTES = 5_000_000
-Count = Annotated[int, Field(ge=0, le=10**12)]
-Accuracy = Annotated[float, Field(ge=0, le=1)]
-Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}$")]
-
-
-@dataclass(frozen=True)
-class ValidationPoint:
-    """One point of a training curve.
-
-    `loss` is the mean since the previous point, `accuracy` and `count` are those of the validation
-    split, and `lr` is the learning rate of the last update, 0 before the first. If several tasks
-    are trained together, `tasks` maps the name of each to its accuracy, `accuracy` is the mean of
-    these, and `count` the number of all examples.
-    """
-
-    step: Count
-    loss: float | None
-    accuracy: float
-    count: Count
-    lr: float
-    tasks: Mapping[Label, Accuracy] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; a point of one task has no `tasks`."""
-        fields = dataclasses.asdict(self)
-        if not self.tasks:
-            del fields["tasks"]
-        return fields
-
-
-@dataclass(frozen=True)
-class Norms:
-    """Euclidean norms of a step's task vector: of all tensors, and of each layer that changed.
-
-    A layer is named as in the base's tensors, `model.layers.3`; tensors outside of the layers are
-    `before` or `after` them.
-    """
-
-    model: Norm
-    layers: Mapping[str, Norm] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint that another one was made from, and how it was used.
-
-    `sha` is its commit; for a local folder it is the digest again. `task` is the id of the task it
-    was trained for. `last_step` is the last step that its repository had at the time and `last_sha`
-    the commit of that step: gains are measured against the merge of the last steps. `weight`,
-    `keep` (the fraction of its largest changes that is kept) and `intruders` (the factor on its
-    intruder dimensions) are applied to its task vector. `licence` is the one on its card at that
-    commit, as the Hub spells it, or None. `folder` is its folder in the repository, None for the
-    root: one commit may hold many checkpoint-N folders. `settings` are parameters of the method for
-    this expert alone, or for some of its tensors. `weights` is the digest of its weight files
-    alone; see `Checkpoint.digest`. With `averaged`, rising steps of one expert of which this is the
-    last, their mean is merged, not this step alone, and `weights` identifies the mean.
-    """
-
-    label: str
-    sha: str
-    digest: str
-    step: Count | None = None
-    task: str | None = None
-    weight: float = 1.0
-    last_step: Count | None = None
-    last_sha: str | None = None
-    keep: float = 1.0
-    intruders: float = 1.0
-    licence: str | None = None
-    folder: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    weights: str | None = None
-    averaged: tuple[Source, ...] = ()
-
-    @property
-    def members(self) -> tuple[Source, ...]:
-        """The checkpoints that it stands for: itself, or those that are averaged."""
-        return self.averaged or (self,)
-
-    @property
-    def steps_text(self) -> str:
-        """Its step, or those that are averaged: 64, or 16+32+64."""
-        return "+".join(str(member.step) for member in self.members)
-
-    @property
-    def content_key(self) -> str:
-        """What seeds its masks and orders the sums: the same for the same weights, wherever.
-
-        Results of versions that did not record it were seeded by commits.
-        """
-        return self.weights or self.key
-
-    @property
-    def key(self) -> str:
-        """Its commit, followed by its folder if it is not at the root of the repository."""
-        return f"{self.sha}/{self.folder}" if self.folder else self.sha
-
-    @property
-    def is_local(self) -> bool:
-        return self.sha == self.digest
-
-    @property
-    def name(self) -> str:
-        """The repository or the local folder, without revision."""
-        return self.label if self.is_local else self.label.partition("@")[0]
-
-    @property
-    def task_name(self) -> str | None:
-        """The name of its task, without the digest of the definition."""
-        return self.task.partition("@")[0] if self.task else None
 
 
 @dataclass(frozen=True)
@@ -256,45 +148,6 @@ def files_digest(files: Mapping[str, str]) -> str:
     """
     lines = "".join(f"{files[name]}  {name}\n" for name in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def recipe_id(
-    base: Source, experts: tuple[Source, ...], method: str, params: Mapping[str, Any]
-) -> str:
-    """64 hex digits that are equal for two merges exactly if all their inputs are equal."""
-    return next(recipe_ids(base, experts, [encode_method(method, params)]))
-
-
-def encode_method(method: str, params: Mapping[str, Any]) -> bytes:
-    """A method with its parameters, for `recipe_ids`."""
-    return json.dumps([method, dict(params)], sort_keys=True).removeprefix("[").encode()
-
-
-def recipe_ids(
-    base: Source, experts: tuple[Source, ...], methods: Iterable[bytes]
-) -> Iterator[str]:
-    """The recipe id of each encoded method with the same base and experts, in microseconds."""
-    parts = sorted((_recipe_part(expert) for expert in experts), key=_recipe_order)
-    inputs = json.dumps([base.sha, parts], sort_keys=True).removesuffix("]") + ", "
-    start = hashlib.sha256(inputs.encode())
-    for method in methods:
-        recipe = start.copy()
-        recipe.update(method)
-        yield recipe.hexdigest()
-
-
-def _recipe_part(expert: Source) -> list[Any]:
-    """The fields of an expert that decide the merge; defaults of later fields are left out."""
-    default = (expert.keep, expert.intruders) == (1.0, 1.0)
-    parts = [expert.key, expert.weight, *(() if default else (expert.keep, expert.intruders))]
-    own = [json.dumps(dict(expert.settings), sort_keys=True)] if expert.settings else []
-    averaged = [{"averaged": [member.key for member in expert.averaged]}] if expert.averaged else []
-    return [*parts, *own, *averaged]
-
-
-def _recipe_order(part: list[Any]) -> list[Any]:
-    """The part itself, with an average, which cannot be compared, as text."""
-    return [json.dumps(value) if isinstance(value, dict) else value for value in part]
 
 
 def recipe_of_last_steps(manifest: Manifest) -> str | None:

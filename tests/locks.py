@@ -13,10 +13,10 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost, UniformPoint
-from hubmerge.manifest import Source
 from hubmerge.opening.bases import common_base
 from hubmerge.opening.references import open_ref, pin_revision, source_of
 from hubmerge.refs import ModelRef, parse_ref
+from hubmerge.source import Source
 
 ROWS = 1000
 ACCURACY = {"last": 0.4, "uniform": 0.45, "coordinate": 0.5}

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hubmerge.manifest import MANIFEST_JSON, Manifest, Source
+from hubmerge.manifest import MANIFEST_JSON, Manifest
+from hubmerge.source import Source
 from tests.merging.builders import write_models
 from tests.weights.adapters import save_adapter, write_base
 

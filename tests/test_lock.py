@@ -18,8 +18,9 @@ from hubmerge.errors import IntegrityError, UnknownName, UsageError
 from hubmerge.kinds import MOE
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost, Swap, UniformPoint
 from hubmerge.lock_file import parse_lock, read_lock_bytes
-from hubmerge.manifest import Source, files_digest
+from hubmerge.manifest import files_digest
 from hubmerge.refs import ModelRef
+from hubmerge.source import Source
 from tests.locks import stderr_of
 
 SHARES = st.floats(0, 1)

@@ -6,13 +6,9 @@ import json
 import pytest
 
 from hubmerge.errors import IntegrityError
-from hubmerge.manifest import (
-    Manifest,
-    Source,
-    ValidationPoint,
-    parse_manifest,
-    recipe_of_last_steps,
-)
+from hubmerge.manifest import Manifest, parse_manifest, recipe_of_last_steps
+from hubmerge.source import Source
+from hubmerge.training_curve import ValidationPoint
 
 BASE = Source("o/base@" + "b" * 40, "b" * 40, "d" * 64)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from hubmerge.errors import IntegrityError, UsageError
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost, Swap
-from hubmerge.manifest import Source
 from hubmerge.retention.choice import (
     RefInfo,
     choose,
@@ -23,6 +22,7 @@ from hubmerge.retention.choice import (
 )
 from hubmerge.retention.evidence import Groups, compute_regrets, group_comparable, paired_stderr
 from hubmerge.retention.plan import RetentionPlan, parse_budget, parse_plan
+from hubmerge.source import Source
 from hubmerge.trials import SINGLE_EXPERT, Part, RowResults, Trial
 
 REPOS = ("me/cats", "me/dogs")

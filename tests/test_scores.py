@@ -16,10 +16,11 @@ from rich.table import Table
 from hubmerge.cli.evaluate import _scores_table
 from hubmerge.errors import DataError
 from hubmerge.flows import report as reporting
-from hubmerge.manifest import Manifest, Source
+from hubmerge.manifest import Manifest
 from hubmerge.opening.opened_model import PinnedModel
 from hubmerge.refs import ModelRef, Revision
 from hubmerge.scores import Score, ScoreLog, by_task, display_names, upcycling
+from hubmerge.source import Source
 
 
 def score(value: float = 0.5, task: str = "mnist@1", model: str = "m", **more: object) -> Score:

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hubmerge.manifest import ValidationPoint
+from hubmerge.training_curve import ValidationPoint
 
 _PREFIX = "eval_"
 _NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "num_tokens")

@@ -20,10 +20,12 @@ from hubmerge.errors import Busy
 from hubmerge.hub.environment import home
 from hubmerge.hub.outbox import Outbox
 from hubmerge.kinds import EXPERT
-from hubmerge.manifest import Manifest, Source, ValidationPoint
+from hubmerge.manifest import Manifest
 from hubmerge.opening.references import versions
 from hubmerge.refs import ModelRef, step_tag
+from hubmerge.source import Source
 from hubmerge.tasks.task_file import TASK_YAML, remember_data, task_file
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.weights.atomic_folder import atomic_folder
 
 Write = Callable[[Path], None]

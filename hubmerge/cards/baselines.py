@@ -12,10 +12,11 @@ from hubmerge.cards.number_format import HALF, interval, percent, points
 from hubmerge.cards.plain_merge import find_plain_merges
 from hubmerge.cards.rows import unscored_experts
 from hubmerge.lock import LOCK_FILE as LOCK
-from hubmerge.manifest import Manifest, Source
+from hubmerge.manifest import Manifest
 from hubmerge.merging.registry import METHODS
 from hubmerge.merging.settings import format_settings, with_unrecorded
 from hubmerge.scores import Score, UpcyclingScore, upcycling
+from hubmerge.source import Source
 from hubmerge.tasks.chosen_metric import metric_of_id
 from hubmerge.tasks.lm_eval_name import is_lm_eval
 from hubmerge.tasks.lookup import catalog

@@ -8,7 +8,8 @@ from functools import cached_property
 
 from hubmerge.forgetting import Forgetting
 from hubmerge.lock import Lock, Pick
-from hubmerge.manifest import Manifest, recipe_id, recipe_of_last_steps
+from hubmerge.manifest import Manifest, recipe_of_last_steps
+from hubmerge.recipe_ids import recipe_id
 from hubmerge.routing import Routing
 from hubmerge.scores import Score, by_task
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hubmerge.cards.markdown import escape_formula
 from hubmerge.cards.number_format import MISSING, percent
-from hubmerge.manifest import ValidationPoint
+from hubmerge.training_curve import ValidationPoint
 
 CSV, PICTURE = "curve.csv", "curve.png"
 _MOST_ROWS, _MOST_TASKS = 15, 12

@@ -19,7 +19,7 @@ from hubmerge.cards.plotting import (
 )
 from hubmerge.cards.selection import HeatMap, experts_alone, heat_map, participle
 from hubmerge.lock import Lock
-from hubmerge.manifest import ValidationPoint
+from hubmerge.training_curve import ValidationPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from itertools import product
 from typing import Any
 
 from hubmerge.cards.card_input import CardInput
-from hubmerge.manifest import encode_method, recipe_ids
 from hubmerge.merging.registry import METHODS, Method
 from hubmerge.merging.settings import with_unrecorded
+from hubmerge.recipe_ids import encode_method, recipe_ids
 from hubmerge.scores import Score, upcycling
 
 # A score records only the recipe's digest, so the parameters are found by trying common values.

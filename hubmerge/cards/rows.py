@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hubmerge.cards.card_input import CardInput
 from hubmerge.cards.number_format import MISSING, percent, points
-from hubmerge.manifest import Source
 from hubmerge.scores import Score, display_names
+from hubmerge.source import Source
 
 _MOST_TIES = 6
 

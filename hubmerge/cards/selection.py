@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from hubmerge.cards.markdown import escape_formula, escape_markdown, join_names
 from hubmerge.cards.number_format import MISSING, percent, points
 from hubmerge.lock import Lock, Pick, Swap
-from hubmerge.manifest import Source
 from hubmerge.scores import display_names
+from hubmerge.source import Source
 
 CSV, CURVES, HEAT_MAP = "selection.csv", "curves.png", "heatmap.png"
 _MOST_STEPS, _MOST_TASKS, _MOST_NAMED = 16, 40, 12

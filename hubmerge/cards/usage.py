@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 
 from hubmerge.cards.markdown import escape_markdown
-from hubmerge.manifest import Manifest, Source
+from hubmerge.manifest import Manifest
+from hubmerge.source import Source
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from hubmerge.errors import DataError, Failures, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
-from hubmerge.manifest import Norms, Source
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.matched_inputs import match_alone
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
@@ -21,10 +20,12 @@ from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, printable
 from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.source import Source
 from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD
 from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
 from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.task import Task
+from hubmerge.training_curve import Norms
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 

@@ -11,12 +11,12 @@ from hubmerge.flows.check import Check
 from hubmerge.flows.select import choice_from_lock, prepare_selection
 from hubmerge.hub.client import Hub
 from hubmerge.lock import Lock, Pick
-from hubmerge.manifest import Source
 from hubmerge.opening.trained_tasks import find_recorded_lm_eval_task
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.memory_merge import MemoryMerger
+from hubmerge.source import Source
 from hubmerge.tasks.chosen_metric import metric_of_id
 from hubmerge.tasks.task import Task
 from hubmerge.trials import SELECTION_SPLIT, Trial, TrialLog

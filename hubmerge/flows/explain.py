@@ -25,7 +25,6 @@ from hubmerge.flows.evaluate import ModelEvaluator
 from hubmerge.flows.examples import ExampleRow, example_rows
 from hubmerge.forgetting import FORGOTTEN_JSON, ExpertForgetting, Forgetting, ForgottenRow
 from hubmerge.hub.client import Hub
-from hubmerge.manifest import Source
 from hubmerge.opening.locked_experts import open_source
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_ref, pin_task
@@ -34,6 +33,7 @@ from hubmerge.predictions import Predictions
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.runs.machine import pick_device
+from hubmerge.source import Source
 from hubmerge.tasks.task import Task
 
 EXAMPLES = 8  # of each expert

@@ -13,7 +13,7 @@ from hubmerge.flows.prepared_merge import MergeRequest, PreparedMerge
 from hubmerge.flows.train import TrainResult, train
 from hubmerge.hub.client import Hub
 from hubmerge.lock import LOCK_FILE as LOCK
-from hubmerge.manifest import MANIFEST_JSON, Source
+from hubmerge.manifest import MANIFEST_JSON
 from hubmerge.merging.registry import method as find_method
 from hubmerge.opening.integrity import files_in, matches_manifest
 from hubmerge.opening.merge_inputs import check_licences
@@ -29,6 +29,7 @@ from hubmerge.runs.moe_checks import check_data, check_moe_spec, check_router_st
 from hubmerge.runs.moe_job import MoeJob
 from hubmerge.runs.moe_plan import MoePlan
 from hubmerge.runs.run import Run, prepare_run
+from hubmerge.source import Source
 from hubmerge.specs import MoeSpec
 from hubmerge.tasks.task import Task
 from hubmerge.weights.atomic_folder import atomic_folder, check_target

@@ -19,10 +19,11 @@ from hubmerge.hub.fetch import list_files, read_file
 from hubmerge.hub.step_names import list_refs
 from hubmerge.lock import LOCK_FILE, Lock
 from hubmerge.lock_file import parse_lock
-from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, parse_manifest
+from hubmerge.manifest import MANIFEST_JSON, Manifest, parse_manifest
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, printable
 from hubmerge.retention.choice import required_commits
+from hubmerge.source import Source
 
 BLIND_SPOT = (
     "Locks and merges on the Hub are looked for by the cards that name these repositories. Private "

@@ -17,9 +17,10 @@ from hubmerge.hub.fetch import read_file
 from hubmerge.hub.headers import Shapes, read_shapes
 from hubmerge.hub.resolve import list_steps, resolve
 from hubmerge.hub.search import ListedModel, Query, search
-from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, parse_manifest
+from hubmerge.manifest import MANIFEST_JSON, Manifest, parse_manifest
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, is_sha, printable
+from hubmerge.source import Source
 from hubmerge.weights.adapter_config import parse_base_reference
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG, find_config_problems
 from hubmerge.weights.header import parse_json_object

@@ -18,7 +18,6 @@ from hubmerge.errors import (
 from hubmerge.hub.client import Hub
 from hubmerge.kinds import MOE
 from hubmerge.lock import Lock
-from hubmerge.manifest import Source
 from hubmerge.merging.device import named_device
 from hubmerge.merging.engine import check_copies
 from hubmerge.merging.plan import Expert, MergePlan, check_plan
@@ -37,6 +36,7 @@ from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import MeasuredChoice
 from hubmerge.selection.seed_spread import find_seed_spread
 from hubmerge.selection.task_split import TaskSplit
+from hubmerge.source import Source
 from hubmerge.trials import SELECTION_SPLIT, TrialLog
 from hubmerge.weights.header import safe_name
 from hubmerge.weights.match_options import TIED_HINT, VOCABULARY_HINT

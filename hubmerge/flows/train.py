@@ -13,11 +13,11 @@ from hubmerge.errors import Busy, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.outbox import Publisher
 from hubmerge.hub.publish import Publication, ensure_repo
-from hubmerge.manifest import ValidationPoint
 from hubmerge.opening.publication import step_publication
 from hubmerge.progress import Progress
 from hubmerge.runs.run import Run, check_repository, discard_position
 from hubmerge.runs.step_folders import save_step, write_curve
+from hubmerge.training_curve import ValidationPoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

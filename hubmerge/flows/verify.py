@@ -15,7 +15,7 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, read_file
 from hubmerge.lock import LOCK_FILE, Lock, Pick
 from hubmerge.lock_file import parse_lock, read_lock_bytes
-from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, recipe_id
+from hubmerge.manifest import MANIFEST_JSON, Manifest
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.settings import record_params, restore_settings
 from hubmerge.opening.drift import check_pin
@@ -24,7 +24,9 @@ from hubmerge.opening.locked_experts import source_ref
 from hubmerge.opening.opened_model import PinnedModel
 from hubmerge.opening.references import pin
 from hubmerge.progress import Progress
+from hubmerge.recipe_ids import recipe_id
 from hubmerge.refs import ModelRef, check_inner_path
+from hubmerge.source import Source
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.moe_config import MOE_CONFIG, read_moe_config
 

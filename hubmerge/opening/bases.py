@@ -11,7 +11,6 @@ from hubmerge.errors import Failures, IntegrityError, UsageError, raise_together
 from hubmerge.front_matter import card_data
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import resolve
-from hubmerge.manifest import Source
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import (
     fetch_adapter_config,
@@ -20,6 +19,7 @@ from hubmerge.opening.references import (
     open_ref,
 )
 from hubmerge.refs import ModelRef, check_repo_id, check_revision, parse_ref
+from hubmerge.source import Source
 from hubmerge.weights.adapter_config import parse_base_reference
 from hubmerge.weights.distance import STRANGER, cosine
 from hubmerge.weights.header import safe_name

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.file_digests import file_digests
 from hubmerge.hub.environment import home
-from hubmerge.manifest import Manifest, Source, files_digest
+from hubmerge.manifest import Manifest, files_digest
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import ModelRef, check_repo_id, is_sha, printable
+from hubmerge.source import Source
 from hubmerge.typed_json import validate_json
 from hubmerge.validation_errors import first_problem
 from hubmerge.weights import delta_file

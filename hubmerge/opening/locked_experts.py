@@ -12,7 +12,6 @@ from hubmerge.errors import IntegrityError, NotOnHub, UsageError, map_all, raise
 from hubmerge.hub.client import Hub
 from hubmerge.lock import Lock, Pick, Pin
 from hubmerge.lock_file import parse_lock, read_lock_bytes
-from hubmerge.manifest import Source
 from hubmerge.merging.registry import method as find_method
 from hubmerge.merging.settings import restore_settings
 from hubmerge.opening.drift import check_drift
@@ -26,6 +25,7 @@ from hubmerge.refs import (
     check_repo_id,
     check_revision,
 )
+from hubmerge.source import Source
 from hubmerge.weights.averaged import average_checkpoints
 from hubmerge.weights.expert_stacks import restack
 from hubmerge.weights.match_options import DEFAULT_OPTIONS

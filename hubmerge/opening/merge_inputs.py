@@ -16,11 +16,11 @@ from hubmerge.errors import (
     join_with_or,
     raise_together,
 )
-from hubmerge.manifest import Source
 from hubmerge.merging.registry import Method
 from hubmerge.merging.tensor_params import UNIFORM, TensorSettings
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.refs import ModelRef
+from hubmerge.source import Source
 from hubmerge.weights.header import safe_name
 from hubmerge.weights.layer_stack import LayerPieces
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions

@@ -12,7 +12,6 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import read_file
 from hubmerge.hub.headers import read_shapes
 from hubmerge.kinds import CheckpointKind
-from hubmerge.manifest import Source
 from hubmerge.moerging.experts import find_missing_layers, find_unsupported
 from hubmerge.opening.bases import common_base
 from hubmerge.opening.extracted_adapters import extract_adapters
@@ -22,6 +21,7 @@ from hubmerge.opening.named_models import open_all, pin_all
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import fetch_adapter_config, open_pinned, pin, source_of
 from hubmerge.refs import ModelRef
+from hubmerge.source import Source
 from hubmerge.weights.adapter import Adapter
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.adapter_match import match_adapter

@@ -9,13 +9,13 @@ from typing import Any
 
 from hubmerge.errors import CheckpointError, UsageError, raise_together
 from hubmerge.hub.client import Hub
-from hubmerge.manifest import Source
 from hubmerge.moerging.experts import check_experts
 from hubmerge.opening.extracted_adapters import extract_adapters
 from hubmerge.opening.locked_experts import open_pick, read_lock
 from hubmerge.opening.moe_experts import MoeExperts
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.refs import ModelRef
+from hubmerge.source import Source
 from hubmerge.specs import MoeSpec, validate_spec
 from hubmerge.tasks.task import Task
 from hubmerge.weights.adapter_match import match_adapter

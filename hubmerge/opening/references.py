@@ -18,12 +18,13 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, list_files, read_file
 from hubmerge.hub.resolve import list_steps, pin_dataset, resolve
 from hubmerge.hub.revision_files import read_at_revisions
-from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, parse_manifest
+from hubmerge.manifest import MANIFEST_JSON, Manifest, parse_manifest
 from hubmerge.opening.delta import DELTA_JSON, DeltaManifest, is_delta, read_delta, restore_to_cache
 from hubmerge.opening.integrity import check_manifest
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision
+from hubmerge.source import Source
 from hubmerge.weights.adapter_config import read_config_bytes
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.checkpoint import open_checkpoint

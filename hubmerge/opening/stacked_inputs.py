@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubmerge.errors import CheckpointError, raise_together
-from hubmerge.manifest import Source
 from hubmerge.opening.matched_inputs import MatchedInputs
 from hubmerge.opening.merge_inputs import MergeInputs
+from hubmerge.source import Source
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.header import TensorInfo, summarize_names
 from hubmerge.weights.layer_config import stacked_config

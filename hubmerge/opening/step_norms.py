@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from hubmerge.errors import CheckpointError
-from hubmerge.manifest import Norms
 from hubmerge.opening.matched_inputs import match_alone
+from hubmerge.training_curve import Norms
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
 from hubmerge.weights.task_norms import norm, norms_by_layer, tensor_squares

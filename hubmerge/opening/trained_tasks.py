@@ -9,10 +9,11 @@ from hubmerge.errors import HubError, NotOnHub, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.environment import home
 from hubmerge.hub.fetch import read_file
-from hubmerge.manifest import Manifest, Source
+from hubmerge.manifest import Manifest
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
 from hubmerge.opening.references import pin_task
 from hubmerge.refs import ModelRef, Revision, printable
+from hubmerge.source import Source
 from hubmerge.tasks.chosen_metric import metric_of_id, with_metric
 from hubmerge.tasks.lm_eval_name import is_lm_eval
 from hubmerge.tasks.lookup import catalog, find_task

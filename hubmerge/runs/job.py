@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hubmerge.kinds import JobKind
-from hubmerge.manifest import Manifest, ValidationPoint
+from hubmerge.manifest import Manifest
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.specs import TrainSpec
+from hubmerge.training_curve import ValidationPoint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from hubmerge.errors import CheckpointError, IntegrityError, UsageError
 from hubmerge.hub.client import Hub
-from hubmerge.manifest import Manifest, ValidationPoint
+from hubmerge.manifest import Manifest
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_ref, pin
 from hubmerge.refs import parse_ref
 from hubmerge.specs import TrainSpec, unused_options
 from hubmerge.tasks.task import Task
+from hubmerge.training_curve import ValidationPoint
 
 if TYPE_CHECKING:
     from hubmerge.runs.expert_model import ExpertModel

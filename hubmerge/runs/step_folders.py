@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from hubmerge.errors import IntegrityError
 from hubmerge.kinds import EXPERT
-from hubmerge.manifest import Manifest, ValidationPoint
+from hubmerge.manifest import Manifest
 from hubmerge.opening.publication import finalize_folder
 from hubmerge.opening.references import versions
 from hubmerge.opening.step_norms import measure_step_norms
 from hubmerge.refs import step_tag
 from hubmerge.runs.run import Run
 from hubmerge.tasks.task_file import TASK_YAML
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.weights.atomic_folder import atomic_folder
 
 if TYPE_CHECKING:

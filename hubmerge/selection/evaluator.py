@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hubmerge.manifest import recipe_id
 from hubmerge.merging.registry import Method
+from hubmerge.recipe_ids import recipe_id
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Choice, Pool, plain_choice
 from hubmerge.selection.row_jobs import (

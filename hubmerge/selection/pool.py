@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from hubmerge.manifest import Norms, Source, ValidationPoint, recipe_id
+from hubmerge.recipe_ids import recipe_id
+from hubmerge.source import Source
 from hubmerge.tasks.task import Task
+from hubmerge.training_curve import Norms, ValidationPoint
 from hubmerge.trials import Part
 from hubmerge.weights.averaged import average_checkpoints, averaged_key
 from hubmerge.weights.checkpoint import Checkpoint

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hubmerge.errors import UsageError
-from hubmerge.manifest import ValidationPoint
 from hubmerge.refs import printable
 from hubmerge.trainer_runs.trainer_state import Entry, TrainerState
+from hubmerge.training_curve import ValidationPoint
 
 Direction = Literal["higher", "lower"]
 

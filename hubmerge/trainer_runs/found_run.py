@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from hubmerge.errors import CheckpointError, HubmergeError, UsageError, raise_together
 from hubmerge.file_digests import file_digest
 from hubmerge.hub.commit_contents import TRAINER_STATE
-from hubmerge.manifest import ValidationPoint
 from hubmerge.trainer_runs.curves import CurveMetric, choose_curve, curve_points, find_metrics
 from hubmerge.trainer_runs.foreign_weights import (
     explain_weights,
@@ -28,6 +27,7 @@ from hubmerge.trainer_runs.trainer_state import (
     parse_trainer_log,
 )
 from hubmerge.trainer_runs.written_history import TRAINER_LOG, state_beside, written_history
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.weights.adapter_config_fields import ADAPTER_CONFIG
 from hubmerge.weights.checkpoint import Checkpoint
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hubmerge.manifest import ValidationPoint
 from hubmerge.training.position import Position
+from hubmerge.training_curve import ValidationPoint
 
 
 @dataclass(frozen=True)

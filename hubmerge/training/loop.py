@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hubmerge.errors import CheckpointError
 from hubmerge.evaluation import accuracy
-from hubmerge.manifest import ValidationPoint
 from hubmerge.row_values import has_row_metric, measure_rows
 from hubmerge.training.averaging import make_average
 from hubmerge.training.batches import Batches, ProcessShard
@@ -25,6 +24,7 @@ from hubmerge.training.inputs import NO_CALLBACKS, TrainingCallbacks, TrainingDa
 from hubmerge.training.position import Position
 from hubmerge.training.schedule import branch_points, cooldown_factor, cooldown_length, lr_factor
 from hubmerge.training.stopping import patience_exhausted, plateau_factor
+from hubmerge.training_curve import ValidationPoint
 
 
 def train(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hubmerge.durable import flush_to_disk, fsync_folder
 from hubmerge.errors import CheckpointError
-from hubmerge.manifest import ValidationPoint
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.typed_json import validate_json
 
 STATE_FILE = "state.safetensors"

@@ -7,8 +7,10 @@ import math
 from typing import Any
 
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost, Swap, UniformPoint
-from hubmerge.manifest import Manifest, Source, files_digest, recipe_id
+from hubmerge.manifest import Manifest, files_digest
+from hubmerge.recipe_ids import recipe_id
 from hubmerge.scores import Score
+from hubmerge.source import Source
 from tests.locks import stderr_of
 
 TASKS = ("cats@1", "dogs@1")

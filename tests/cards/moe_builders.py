@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hubmerge.manifest import (
-    Manifest,
-    ValidationPoint,
-    files_digest,
-    recipe_id,
-    recipe_of_last_steps,
-)
+from hubmerge.manifest import Manifest, files_digest, recipe_of_last_steps
 from hubmerge.merging.registry import METHODS
+from hubmerge.recipe_ids import recipe_id
 from hubmerge.routing import Flops, MoeCost, Parameters, Routing
 from hubmerge.scores import Score
+from hubmerge.training_curve import ValidationPoint
 from tests.cards.builders import BASE, TASKS, files, score, source
 
 EXPERTS = (source("cats@1", 4), source("dogs@1", 2))

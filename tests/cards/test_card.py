@@ -9,8 +9,10 @@ import yaml
 
 from hubmerge.cards.card import BEGIN, END, CardInput, render_card
 from hubmerge.cards.figures import draw_curves
-from hubmerge.manifest import Manifest, Source, ValidationPoint, recipe_of_last_steps
+from hubmerge.manifest import Manifest, recipe_of_last_steps
 from hubmerge.scores import Score
+from hubmerge.source import Source
+from hubmerge.training_curve import ValidationPoint
 
 BASE = Source("o/base@" + "b" * 12, "b" * 40, "d" * 64)
 FILES = {"model.safetensors": "f" * 64}

@@ -12,7 +12,7 @@ import pytest
 
 from hubmerge.cards.curve import curve_csv, describe_curve, standard_error, thin_curve
 from hubmerge.cards.figures import draw_curves, training_curve_png
-from hubmerge.manifest import ValidationPoint
+from hubmerge.training_curve import ValidationPoint
 
 CURVE = (
     ValidationPoint(0, None, 0.5, 400, 0.0),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hubmerge.cards.card import BEGIN, END, CardInput, StepTag, render_card
-from hubmerge.manifest import Manifest, ValidationPoint
+from hubmerge.manifest import Manifest
+from hubmerge.training_curve import ValidationPoint
 from tests.cards.test_card import BASE, FILES, HOSTILE, front_matter_of, merge_manifest, score
 
 LORA = {

@@ -10,9 +10,10 @@ import pytest
 
 from hubmerge.cards.card import BEGIN, END, CardInput, StepTag, render_card
 from hubmerge.cards.curve import curve_csv, standard_error
-from hubmerge.manifest import Manifest, ValidationPoint, parse_manifest
+from hubmerge.manifest import Manifest, parse_manifest
 from hubmerge.routing import Routing
 from hubmerge.scores import Score
+from hubmerge.training_curve import ValidationPoint
 from tests.cards.builders import lock, score
 from tests.cards.moe_builders import CURVE, EXPERTS, PARAMS, moe_manifest, moe_scores, routing
 from tests.cards.test_card import HOSTILE, front_matter_of

@@ -15,11 +15,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
-from hubmerge.manifest import Source
 from hubmerge.merging.registry import METHODS
 from hubmerge.opening.matched_inputs import match_alone
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Candidate, Pool, plain_choice
+from hubmerge.source import Source
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.match_options import MatchOptions
 from tests.command_line import run_command as run

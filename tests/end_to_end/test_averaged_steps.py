@@ -13,12 +13,12 @@ from safetensors.numpy import load_file, save_file
 from hubmerge.hub.client import Hub
 from hubmerge.lock import LOCK_FILE, Lock
 from hubmerge.lock_file import parse_lock
-from hubmerge.manifest import Source
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.opening.references import open_ref
 from hubmerge.refs import parse_ref
+from hubmerge.source import Source
 from hubmerge.weights.averaged import averaged_key
 from hubmerge.weights.checkpoint import open_checkpoint
 from tests.end_to_end.conftest import WEIGHTS, Command

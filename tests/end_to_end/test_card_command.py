@@ -14,10 +14,10 @@ from hubmerge.cards.author_text import BEGIN, END
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import list_steps
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost, Swap, UniformPoint
-from hubmerge.manifest import Source
 from hubmerge.opening.references import open_ref, read_local_manifest, source_of
 from hubmerge.refs import parse_ref
 from hubmerge.scores import Score, ScoreLog
+from hubmerge.source import Source
 from tests.end_to_end.conftest import Command, LocalHub, run_hubmerge
 from tests.locks import stderr_of
 

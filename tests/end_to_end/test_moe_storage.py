@@ -16,7 +16,7 @@ from hubmerge.durable import hash_file
 from hubmerge.errors import IntegrityError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
-from hubmerge.manifest import MANIFEST_JSON, Manifest, ValidationPoint, files_digest
+from hubmerge.manifest import MANIFEST_JSON, Manifest, files_digest
 from hubmerge.opening.bases import open_base
 from hubmerge.opening.publication import (
     check_repository_kind,
@@ -28,6 +28,7 @@ from hubmerge.opening.references import open_ref, pin, read_local_manifest, sour
 from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.routing import ROUTING_JSON as ROUTING
 from hubmerge.routing import Flops, MoeCost, Parameters, Routing
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.weights.moe_config import EXPERTS_FOLDER, MOE_CONFIG, ROUTER_WEIGHTS
 from tests.end_to_end.conftest import REPOS, WEIGHTS, Command
 from tests.weights.adapters import save_adapter

@@ -25,10 +25,12 @@ from hubmerge.flows.published_uses import PublishedUses
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import resolve
 from hubmerge.lock import Lock, LockedTask, Pick, Pin, SelectionCost
-from hubmerge.manifest import Manifest, Source, ValidationPoint, files_digest
+from hubmerge.manifest import Manifest, files_digest
 from hubmerge.opening.publication import finalize_folder
 from hubmerge.refs import ModelRef
 from hubmerge.retention.plan import parse_plan
+from hubmerge.source import Source
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.trials import Part, RowResults, Trial, TrialLog
 from tests.end_to_end.conftest import Command, LocalHub
 from tests.hub.conftest import tags

@@ -18,13 +18,15 @@ from hubmerge.cards.figures import training_curve_png
 from hubmerge.cli.tables import sparkline
 from hubmerge.hub.client import Hub
 from hubmerge.hub.publish import ensure_repo, publish
-from hubmerge.manifest import MANIFEST_JSON, Manifest, Source, ValidationPoint
+from hubmerge.manifest import MANIFEST_JSON, Manifest
 from hubmerge.opening.integrity import matches_manifest
 from hubmerge.opening.publication import CARD, finalize_folder, step_publication
 from hubmerge.opening.references import read_local_manifest
 from hubmerge.server.content import AddFile
 from hubmerge.server.names import RepoId
 from hubmerge.server.store import RepositoryStore
+from hubmerge.source import Source
+from hubmerge.training_curve import ValidationPoint
 from tests.end_to_end.conftest import Command, LocalHub
 
 ACCURACIES = {1: 0.5, 2: 0.6, 4: 0.9, 8: 0.9, 16: 0.8}

@@ -17,8 +17,10 @@ from hubmerge.hub.client import Hub
 from hubmerge.hub.headers import read_shapes
 from hubmerge.hub.resolve import resolve
 from hubmerge.hub.search import Query, parse_query
-from hubmerge.manifest import Manifest, Source, ValidationPoint
+from hubmerge.manifest import Manifest
 from hubmerge.refs import ModelRef, parse_ref
+from hubmerge.source import Source
+from hubmerge.training_curve import ValidationPoint
 from tests.hub.proxy import Proxy, replace_body, status
 
 _owners = itertools.count(1)

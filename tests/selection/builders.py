@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from hubmerge.manifest import Source, ValidationPoint
 from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.source import Source
 from hubmerge.tasks.lookup import find_task
 from hubmerge.tasks.task import Task
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.trials import RowResults, Trial
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 

@@ -20,12 +20,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from hubmerge.manifest import Source, ValidationPoint
 from hubmerge.merging.registry import method
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.pool import Candidate, Choice, Pool
 from hubmerge.selection.task_split import EvaluatedRows
+from hubmerge.source import Source
 from hubmerge.tasks.lookup import find_task
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.trials import Trial, TrialLog
 
 from .builders import fake_sha

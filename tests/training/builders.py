@@ -13,7 +13,6 @@ import hubmerge
 from hubmerge.evaluation import Examples
 from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Learner
-from hubmerge.manifest import ValidationPoint
 from hubmerge.models.adapter import add_adapter
 from hubmerge.specs import TrainSpec
 from hubmerge.tasks.data import Split
@@ -23,6 +22,7 @@ from hubmerge.training.inputs import TrainingCallbacks, TrainingData, Validation
 from hubmerge.training.loop import train
 from hubmerge.training.position import Position
 from hubmerge.training.schedule import push_steps
+from hubmerge.training_curve import ValidationPoint
 from tests.models.builders import load_copy
 
 MINI = Path(hubmerge.__file__).parent / "mini" / "base"

@@ -18,7 +18,6 @@ from PIL import Image
 
 from hubmerge.learners.factory import initial_head, make_learner
 from hubmerge.learners.learner import Learner
-from hubmerge.manifest import ValidationPoint
 from hubmerge.models.adapter import add_adapter
 from hubmerge.models.recompute import enable_recompute
 from hubmerge.specs import DataSpec, TaskSpec, TrainSpec
@@ -27,6 +26,7 @@ from hubmerge.tasks.task import Task
 from hubmerge.training.batches import Batches
 from hubmerge.training.fit import make_fit
 from hubmerge.training.inputs import TrainingCallbacks
+from hubmerge.training_curve import ValidationPoint
 from tests.models import builders
 from tests.models.builders import load_copy
 from tests.training.builders import curve, iterate_training, make_spec, weight_bytes

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from hubmerge.errors import CheckpointError
-from hubmerge.manifest import ValidationPoint
 from hubmerge.training.position import (
     STATE_FILE,
     Position,
@@ -16,6 +15,7 @@ from hubmerge.training.position import (
     remove_position,
     write_position,
 )
+from hubmerge.training_curve import ValidationPoint
 
 POINT = ValidationPoint(0, None, 0.1 + 0.2, 400, 0.0)
 POSITION = Position(

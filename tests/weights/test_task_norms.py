@@ -10,8 +10,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from hubmerge.errors import IntegrityError
-from hubmerge.manifest import Manifest, Norms, Source, parse_manifest
+from hubmerge.manifest import Manifest, parse_manifest
 from hubmerge.opening.step_norms import measure_step_norms
+from hubmerge.source import Source
+from hubmerge.training_curve import Norms
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 from hubmerge.weights.task_norms import layer_name
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hubmerge.manifest import Manifest, Source
+from hubmerge.manifest import Manifest
 from hubmerge.server.http_errors import HttpError
 from hubmerge.server.names import RepoId
 from hubmerge.server.pages.cards import read_summary
 from hubmerge.server.pages.steps import read_manifest
 from hubmerge.server.repository import Repository
 from hubmerge.server.snapshot import Snapshot
+from hubmerge.source import Source
 
 _MAX_SEARCHED = 2000
 _MAX_SHOWN = 50

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubmerge.hub.outbox import Outbox
-from hubmerge.manifest import ValidationPoint
 from hubmerge.opening.references import read_local_manifest
+from hubmerge.training_curve import ValidationPoint
 
 TASKS = ("mini-mnist", "mini-fashion", "mini-hebrew", "mini-texture")
 BASE = "hubmerge/tiny-clip"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hubmerge.manifest import ValidationPoint
 from hubmerge.training.stopping import patience_exhausted, plateau_factor
+from hubmerge.training_curve import ValidationPoint
 from recipes.studies.early_stopping.runs import EVERY, FACTOR, PATIENCE, WARMUP
 
 THRESHOLDS = (4, 8, 16, 32, 64)

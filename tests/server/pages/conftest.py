@@ -9,8 +9,10 @@ import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from hubmerge.manifest import Manifest, Norms, Source, ValidationPoint
+from hubmerge.manifest import Manifest
 from hubmerge.server import ServerState
+from hubmerge.source import Source
+from hubmerge.training_curve import Norms, ValidationPoint
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 STEPS = (1, 2, 4, 8)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hubmerge.manifest import Manifest, Source
+from hubmerge.manifest import Manifest
 from hubmerge.server.content import AddFile
 from hubmerge.server.names import RepoId
 from hubmerge.server.pages.loading import loading_snippets
 from hubmerge.server.store import RepositoryStore
+from hubmerge.source import Source
 from tests.server.pages.conftest import step_manifest
 
 ADAPTER = {"base_model_name_or_path": "a/base", "task_type": "CAUSAL_LM"}

@@ -9,9 +9,9 @@ import httpx2
 import pytest
 from huggingface_hub import HfApi
 
-from hubmerge.manifest import Source
 from hubmerge.server import ServerState
 from hubmerge.server.tokens import Tokens
+from hubmerge.source import Source
 from tests.server.pages.conftest import Put, step_manifest
 from tests.server.pages.html_pages import read_page
 
