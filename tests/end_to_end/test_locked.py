@@ -77,7 +77,6 @@ def test_a_merge_by_hand_gives_the_same_model(
     assert weights[0] == weights[1]
 
 
-@pytest.mark.slow
 def test_a_lock_of_an_earlier_version_seeds_by_commits(
     hubmerge: Command, hub: Hub, tmp_path: Path
 ) -> None:
@@ -104,7 +103,6 @@ def test_a_lock_of_an_earlier_version_seeds_by_commits(
     assert hubmerge("verify", tmp_path / "by-commit", "--rebuild").code == 0
 
 
-@pytest.mark.slow
 def test_the_other_picks_can_be_built_too(hubmerge: Command, lock: Path, tmp_path: Path) -> None:
     for policy, steps in {"last": [8, 8], "uniform": [4, 4], "coordinate": [2, 8]}.items():
         out = tmp_path / policy

@@ -91,7 +91,6 @@ def test_after_a_purge_elsewhere_the_merge_can_still_be_made_and_verified(
     assert verified.code == 0, verified.err
 
 
-@pytest.mark.slow
 def test_a_merge_published_after_the_plan_is_followed(
     published: Published, elsewhere: Command, api: HfApi, tmp_path: Path
 ) -> None:
@@ -109,7 +108,6 @@ def test_a_merge_published_after_the_plan_is_followed(
     assert tags(api, published.repos[0]) == before
 
 
-@pytest.mark.slow
 def test_a_merge_without_a_lock_keeps_its_experts_until_it_cannot_be_read(
     published: Published, elsewhere: Command, api: HfApi, tmp_path: Path
 ) -> None:

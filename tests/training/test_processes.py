@@ -57,7 +57,6 @@ print(sha256(run_training(make_spec(steps=2, push_every="2"), *splits)[0]).hexdi
 """
 
 
-@pytest.mark.slow
 def test_a_run_repeats_in_another_process(python: Path, training: Split, validation: Split) -> None:
     weights, _ = run_training(make_spec(steps=2, push_every="2"), training, validation)
     process = subprocess.run(
