@@ -79,7 +79,13 @@ DeltaPasses = Callable[[], Iterable[Deltas]]
 
 @runtime_checkable
 class ParallelPasses(Protocol):
-    """Passes whose parts can be read and computed by several threads."""
+    """Passes whose parts can be read and computed by several threads.
+
+    `left_out` is the number of entries that they leave out, as no expert changed their tensors.
+    """
+
+    @property
+    def left_out(self) -> int: ...
 
     def __call__(self) -> Iterable[Deltas]: ...
 

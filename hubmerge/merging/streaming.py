@@ -114,6 +114,7 @@ class StreamPasses:
 
     stream: PartStream
     progress: Progress
+    left_out: int = 0
 
     def __call__(self) -> Iterator[Deltas]:
         plan, softenings = self.stream.plan, self.stream.softenings

@@ -195,10 +195,12 @@ class MemoryMerger:
                 for name in self._names
                 if self.method.is_changed(self._deltas(choice, name), params, None)
             ]
+        names, index = self._changed_names[choice], self._pool.base_checkpoint.index
+        left_out = sum(index[n].size for n in self._names) - sum(index[n].size for n in names)
         parts = self.method.parts(params)
         load = partial(self._deltas, choice, with_factors=parts == "tensors")
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
-            yield MemoryPasses(self._changed_names[choice], load, parts, pool, self._threads)
+            yield MemoryPasses(names, load, parts, pool, self._threads, left_out)
 
     def _combined_tensors(self, passes: MemoryPasses, params: Any) -> Iterator[tuple[str, Array]]:
         # Not with `passes` itself, whose parts these methods cannot merge.

@@ -31,6 +31,7 @@ class MemoryPasses:
     parts: Parts
     pool: ThreadPoolExecutor
     threads: int
+    left_out: int = 0
 
     def __call__(self) -> Iterator[Deltas]:
         return map(self.load, self.names)

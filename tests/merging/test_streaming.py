@@ -178,6 +178,7 @@ class ListPasses:
     """Passes over arrays in memory: tensor by tensor one array for each expert."""
 
     tensors: Sequence[Sequence[Array]]
+    left_out: int = 0
 
     def __call__(self) -> Iterator[Deltas]:
         for number, values in enumerate(self.tensors):
@@ -211,6 +212,15 @@ def test_thresholds_are_exact(rows: list[list[tuple[float, float]]], density: fl
     tensors = [list(np.array(tensor, np.float32).T.copy()) for tensor in rows]
     found = bracket.find_thresholds(ListPasses(tensors), kept_of(density), only_changed=True)
     assert found == (by_counting(tensors, density) or (np.float32(0), np.float32(0)))
+
+
+def test_entries_that_are_left_out_rank_below_all_others() -> None:
+    draw = np.random.default_rng(5)
+    tensors = [[draw.normal(size=1000).astype(np.float32)]]
+    whole = [*tensors, [np.zeros(500, np.float32)]]
+    for density in (0.2, 0.6, 0.7, 1.0):
+        found = bracket.find_thresholds(ListPasses(tensors, 500), kept_of(density), False)
+        assert found == bracket.find_thresholds(ListPasses(whole), kept_of(density), False)
 
 
 @pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.999])
@@ -267,7 +277,7 @@ def test_rows_that_changed_unequally_widen_the_bracket() -> None:
     rows = entries * np.exp(draw.normal(size=(200, 1))).astype(np.float32)
     widths = []
     for values in (entries, rows):
-        ranges = [np.abs(row).view(np.uint32) for row in values]
-        found = bracket._bracket(ranges, kept_of(0.2))
-        widths.append(np.count_nonzero([(r >= found.low) & (r <= found.high) for r in ranges]))
+        bits = np.abs(values).view(np.uint32).reshape(-1)
+        found = bracket._bracket(bits, np.arange(0, bits.size, 512), kept_of(0.2))
+        widths.append(np.count_nonzero((bits >= found.low) & (bits <= found.high)))
     assert widths[1] > 3 * widths[0]

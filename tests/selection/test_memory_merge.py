@@ -84,6 +84,19 @@ def test_a_measured_merge_has_the_bytes_of_the_written_one(
     assert all(in_memory[n].tobytes() == on_disk[n].tobytes() for n in SHAPES)
 
 
+@pytest.mark.parametrize("params", [{"scope": "all"}, {"trim": "tensor"}, {"sign": "weighted"}])
+def test_each_kind_of_ties_has_the_bytes_of_the_written_one(
+    tmp_path: Path, params: dict[str, str]
+) -> None:
+    pool = make_experts(tmp_path)
+    choice = starting_choice("ties", (0, 2, 1), **params).with_weight(1, 0.7)
+    in_memory, on_disk = (
+        merge_in_memory(pool, choice, "ties"),
+        merge_on_disk(pool, choice, "ties", tmp_path / "out"),
+    )
+    assert all(in_memory[n].tobytes() == on_disk[n].tobytes() for n in SHAPES)
+
+
 @pytest.mark.parametrize("name", ["average", "dare", "ties", "breadcrumbs", "della"])
 def test_a_device_of_torch_has_the_same_bytes(tmp_path: Path, name: str) -> None:
     """On torch's CPU; methods that it does not have stay with numpy."""
