@@ -37,6 +37,7 @@ from hubmerge.weights.task_vector import TaskVector
 
 T = TypeVar("T")
 _SHARE = 0.75  # of the memory, for changes; the rest is for merged changes
+_MOST_DIRECTIONS = 4  # a search that comes back to a merged change mostly comes back to one of these
 
 
 class MemoryMerger:
@@ -61,7 +62,8 @@ class MemoryMerger:
         self._threads = core_count()
         self._names = [name for name, tensor in base.index.items() if is_float(tensor.dtype)]
         size = sum(base.index[n].size * compute_dtype(self._dtype(n)).itemsize for n in self._names)
-        self._most_directions = int((1 - _SHARE) * memory) // max(size, 1)
+        room = int((1 - _SHARE) * memory) // max(size, 1)
+        self._most_directions = min(room, _MOST_DIRECTIONS)
         self._changed_names: dict[Choice, list[str]] = {}
 
     def merged_tensors(self, choice: Choice) -> Iterator[tuple[str, Array]]:
