@@ -37,7 +37,7 @@ from hubmerge.weights.task_vector import TaskVector
 
 T = TypeVar("T")
 _SHARE = 0.75  # of the memory, for changes; the rest is for merged changes
-_MOST_DIRECTIONS = 4  # a search that comes back to a merged change mostly comes back to one of these
+_MOST_DIRECTIONS = 4  # a search that comes back to a direction mostly finds it among these
 
 
 class MemoryMerger:
