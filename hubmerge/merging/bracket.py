@@ -91,8 +91,8 @@ def find_thresholds(
     """For each expert, the `kept_of(count)`-th largest magnitude of all its entries.
 
     Entries are those of the whole model, or with `only_changed` of the tensors that any expert
-    changed; `count` is their number. `kept_of` must return at least 1 and at most `count`. None for
-    a model without entries.
+    changed; `count` is their number. `kept_of` must return at least 1. None for a model without
+    entries; where there are fewer than `kept_of(count)` the threshold is 0.
     """
     brackets = _sample_brackets(passes, kept_of, only_changed)
     if brackets is None:
@@ -121,7 +121,6 @@ def find_thresholds(
             bracket.add(above, inside if not is_too_wide else inside[:0], experts)
         is_too_wide = sum(len(bracket.values) for bracket in brackets) > _MOST_DIFFERENT
     total = sum(size for name, size in sizes.items() if name in changed or not only_changed)
-    total += 0 if only_changed else passes.left_out
     if total == 0:
         return tuple(np.float32(0) for _ in brackets)
     kept = kept_of(total)
@@ -146,10 +145,6 @@ class _OneTensor:
     """Passes that give all tensors of a model the same name."""
 
     passes: ParallelPasses
-
-    @property
-    def left_out(self) -> int:
-        return self.passes.left_out
 
     def __call__(self) -> Iterator[Deltas]:
         return (replace(deltas, tensor="") for deltas in self.passes())

@@ -79,13 +79,7 @@ DeltaPasses = Callable[[], Iterable[Deltas]]
 
 @runtime_checkable
 class ParallelPasses(Protocol):
-    """Passes whose parts can be read and computed by several threads.
-
-    `left_out` is the number of entries that they leave out, as no expert changed their tensors.
-    """
-
-    @property
-    def left_out(self) -> int: ...
+    """Passes whose parts can be read and computed by several threads."""
 
     def __call__(self) -> Iterable[Deltas]: ...
 
@@ -95,6 +89,17 @@ class ParallelPasses(Protocol):
 
     def sample(self, count: int) -> Iterator[Deltas]:
         """About `count` entries of the model, the same in every call, each tensor by its size."""
+        ...
+
+
+@runtime_checkable
+class RankedPasses(Protocol):
+    """Passes over a model whose entries can be ranked."""
+
+    def thresholds(
+        self, kept_of: Callable[[int], int], only_changed: bool
+    ) -> tuple[np.float32, ...] | None:
+        """By expert the smallest magnitude that it keeps; see `bracket.find_thresholds`."""
         ...
 
 

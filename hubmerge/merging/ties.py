@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hubmerge.merging.bracket import find_thresholds
-from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses
+from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses, RankedPasses
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
 from hubmerge.merging.tensor_ranks import Ranks, tensor_ranks
@@ -182,12 +181,12 @@ def threshold_rank(count: int, density: float) -> int:
 
 def model_thresholds(passes: DeltaPasses, params: TiesParams) -> tuple[np.float32, ...]:
     """Per expert, the smallest magnitude that is kept when the model is ranked as one vector."""
-    if isinstance(passes, ParallelPasses):
+    if isinstance(passes, RankedPasses):
 
         def kept_of(count: int) -> int:
             return count - threshold_rank(count, params.density) + 1
 
-        found = find_thresholds(passes, kept_of, only_changed=params.scope == "changed")
+        found = passes.thresholds(kept_of, only_changed=params.scope == "changed")
         if found is not None:
             return found
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -57,6 +57,7 @@ class MemoryMerger:
         self._task_vectors: dict[str, TaskVector] = {}
         self._cache, self._unchanged = ArrayCache(int(_SHARE * memory)), set[tuple[str, str]]()
         self._softenings: dict[tuple[str, float, float], Softening] = {}
+        self._thresholds: dict[tuple[Hashable, int], np.float32] = {}
         self._directions: OrderedDict[Choice, dict[str, Array]] = OrderedDict()
         base = pool.base_checkpoint
         self._threads = core_count()
@@ -198,11 +199,15 @@ class MemoryMerger:
                 if self.method.is_changed(self._deltas(choice, name), params, None)
             ]
         names, index = self._changed_names[choice], self._pool.base_checkpoint.index
-        left_out = sum(index[n].size for n in self._names) - sum(index[n].size for n in names)
+        size = sum(index[name].size for name in names)
+        left_out = sum(index[name].size for name in self._names) - size
+        experts = tuple((part[0].key, *part[2:]) for part in self._merged_parts(choice))
         parts = self.method.parts(params)
         load = partial(self._deltas, choice, with_factors=parts == "tensors")
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
-            yield MemoryPasses(names, load, parts, pool, self._threads, left_out)
+            yield MemoryPasses(
+                names, load, parts, pool, self._threads, experts, size, left_out, self._thresholds
+            )
 
     def _combined_tensors(self, passes: MemoryPasses, params: Any) -> Iterator[tuple[str, Array]]:
         # Not with `passes` itself, whose parts these methods cannot merge.
@@ -277,11 +282,7 @@ class MemoryMerger:
 
     def _deltas(self, choice: Choice, name: str, with_factors: bool = False) -> Deltas:
         """The deltas of a tensor, experts in the order in which the engine sums them."""
-        parts = zip(
-            self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
-        )
-        included = (part for part in parts if part[1] != 0)
-        ordered = sorted(included, key=lambda part: (self._pool.seed_key(part[0]), part[1]))
+        ordered = self._merged_parts(choice)
         softenings = [self._softening(part[0], *part[2:]) for part in ordered]
         pairs = [(part[0], softening) for part, softening in zip(ordered, softenings, strict=True)]
         return Deltas(
@@ -300,6 +301,14 @@ class MemoryMerger:
             if with_factors
             else (),
         )
+
+    def _merged_parts(self, choice: Choice) -> list[tuple[Candidate, float, float, float]]:
+        """Experts with weight, keep and intruders, in the order in which the engine sums them."""
+        parts = zip(
+            self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
+        )
+        included = (part for part in parts if part[1] != 0)
+        return sorted(included, key=lambda part: (self._pool.seed_key(part[0]), part[1]))
 
     def _softening(self, candidate: Candidate, keep: float, intruders: float) -> Softening:
         if (keep, intruders) == (1.0, 1.0):
