@@ -93,7 +93,7 @@ class ParallelPasses(Protocol):
 
 
 @runtime_checkable
-class RankedPasses(Protocol):
+class RankedPasses(ParallelPasses, Protocol):
     """Passes over a model whose entries can be ranked."""
 
     def thresholds(

@@ -101,7 +101,8 @@ def mean_of_agreeing(trimmed: Sequence[Array], positive: Array, weights: Sequenc
         if number:
             total += product
     divisor += divisor == 0  # where nothing agrees, the total is zero
-    return np.divide(total, divisor.astype(dtype), out=total)
+    total /= divisor.astype(dtype)
+    return total
 
 
 def survey_ties(passes: DeltaPasses, params: TiesParams) -> TiesSurvey:
