@@ -5,6 +5,9 @@ other         a merge of other steps of the same experts, half of which are read
 again         a merge with another density (or weight), of experts that are in memory
 scale         a further scale of a merge that was made
 
+The last two are medians of seven: the first of them get memory from the system that the later ones
+use again, as the merges of a search do.
+
 Each ends with all values copied into a model in memory. CPU seconds are of all threads; they count
 less of what other programs do than wall time.
 
@@ -26,7 +29,7 @@ from statistics import median
 import numpy as np
 from safetensors.numpy import save_file
 
-from hubmerge.merging.registry import method
+from hubmerge.merging.registry import Method, method
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Candidate, Choice, Pool, plain_choice
 from hubmerge.source import Source
@@ -36,6 +39,7 @@ from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint
 METHODS = ("task_arithmetic", "ties", "dare")
 LAYERS, PATCH, POSITIONS = 12, 32, 50
 TASKS = ("mnist", "fashion", "hebrew", "texture", "housenum", "latin", "greek", "kana")
+AGAIN = 7  # merges of experts in memory
 Shape = tuple[int, ...]
 Seconds = tuple[float, float]  # CPU and wall
 
@@ -119,14 +123,21 @@ def measure_method(pool: Pool, name: str, runs: int) -> dict[str, Seconds]:
         found["first"].append(measure(merger, choice, model))
         other = plain_choice((0, 1) * (len(TASKS) // 2), chosen.params().model_dump())
         found["other"].append(measure(merger, other, model))
-        has_density = "density" in chosen.params.model_fields
-        again = choice.with_params(density=0.1) if has_density else choice.with_weight(0, 0.5)
-        found["again"].append(measure(merger, again, model))
-        found["scale"].append(measure(merger, again.with_params(scale=0.3), model))
+        for number in range(AGAIN):
+            again = _other_settings(choice, chosen, number)
+            found["again"].append(measure(merger, again, model))
+            found["scale"].append(measure(merger, again.with_params(scale=0.3), model))
     return {
         kind: (median(cpu for cpu, _ in rows), median(wall for _, wall in rows))
         for kind, rows in found.items()
     }
+
+
+def _other_settings(choice: Choice, chosen: Method, number: int) -> Choice:
+    """The choice with another density than the default and each other, or another weight."""
+    if "density" in chosen.params.model_fields:
+        return choice.with_params(density=0.1 + number / 100)
+    return choice.with_weight(number, 0.5)
 
 
 def main() -> None:

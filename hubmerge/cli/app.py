@@ -80,7 +80,9 @@ def make_app(arguments: list[str] | None = None) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    app.callback()(_options)
+    # Arguments that begin with a command ask only that for help, and typer loads pydantic for each
+    # such option that is not given.
+    app.callback(add_help_option=only is None)(_options)
     for panel, commands in _PANELS.items():
         for name, place in commands.items():
             if only in (None, name):

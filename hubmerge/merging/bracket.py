@@ -8,7 +8,7 @@ where the bracket misses a threshold or is too wide, `tensor_ranks` finds it in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -91,8 +91,8 @@ def find_thresholds(
     """For each expert, the `kept_of(count)`-th largest magnitude of all its entries.
 
     Entries are those of the whole model, or with `only_changed` of the tensors that any expert
-    changed; `count` is their number. `kept_of` must return at least 1 and at most `count`. None for
-    a model without entries.
+    changed; `count` is their number. `kept_of` must return at least 1. None for a model without
+    entries; where there are fewer than `kept_of(count)` the threshold is 0.
     """
     brackets = _sample_brackets(passes, kept_of, only_changed)
     if brackets is None:
@@ -168,28 +168,33 @@ def _sample_brackets(
     passes: ParallelPasses, kept_of: Callable[[int], int], only_changed: bool
 ) -> list[_Bracket] | None:
     """A bracket for each expert; None for a model without entries."""
-    by_tensor: dict[str, list[list[Bits]]] = {}
+    by_tensor: dict[str, list[list[Array]]] = {}
     for deltas in passes.sample(_SAMPLE):
-        bits = [magnitudes(values).reshape(-1).view(np.uint32) for values in deltas.values]
-        by_tensor.setdefault(deltas.tensor, []).append(bits)
+        values = [array.reshape(-1) for array in deltas.values]
+        by_tensor.setdefault(deltas.tensor, []).append(values)
     ranked = [
-        bits
+        values
         for samples in by_tensor.values()
-        if not only_changed or any(b.any() for sample in samples for b in sample)
-        for bits in samples
+        if not only_changed or any(v.any() for sample in samples for v in sample)
+        for values in samples
     ]
     if ranked:
-        return [_bracket(column, kept_of) for column in zip(*ranked, strict=True)]
+        starts = np.cumsum([0, *(len(values[0]) for values in ranked[:-1])])
+        samples = (np.concatenate(column) for column in zip(*ranked, strict=True))
+        return [_bracket(magnitudes(s).view(np.uint32), starts, kept_of) for s in samples]
     columns = len(next(iter(by_tensor.values()))[0]) if by_tensor else 0
     return [_Bracket(_NOWHERE, _NOWHERE) for _ in range(columns)] or None
 
 
-def _bracket(ranges: Sequence[Bits], kept_of: Callable[[int], int]) -> _Bracket:
-    """The bits between which the threshold is, judging by ranges of entries that were sampled."""
-    sample = np.concatenate(ranges)
+def _bracket(sample: Bits, starts: Counts, kept_of: Callable[[int], int]) -> _Bracket:
+    """The bits between which the threshold is, judging by entries that were sampled.
+
+    They are ranges of neighbours, of which `starts` are the first entries.
+    """
     size = len(sample)
     kept = kept_of(size)
-    margin = int(_rank_margin(ranges, sample, kept)) + 64
+    threshold = np.partition(sample, -kept)[-kept] if kept <= size else 0
+    margin = int(_rank_margin(sample >= threshold, starts, min(kept / size, 1.0))) + 64
     # Ranks from the smallest: the threshold is expected at size - kept.
     above, below = size - 1 - (kept - margin), size - 1 - (kept + margin)
     ranks = [rank for rank in (above, below) if 0 <= rank < size]
@@ -199,16 +204,14 @@ def _bracket(ranges: Sequence[Bits], kept_of: Callable[[int], int]) -> _Bracket:
     return _Bracket(max(low, 1), max(high, 1))
 
 
-def _rank_margin(ranges: Sequence[Bits], sample: Bits, kept: int) -> float:
+def _rank_margin(is_kept: NDArray[np.bool_], starts: Counts, share: float) -> float:
     """How far a rank in a sample of ranges may be from that in the model.
 
     Neighbours are alike where whole rows changed more than others, as in the products of a LoRA.
     The differences of successive ranges show how much: see Wolter, Introduction to Variance
     Estimation, section 8.2.
     """
-    share = min(kept / len(sample), 1.0)
-    independent = np.sqrt(len(sample) * share * (1 - share))
-    threshold = np.partition(sample, -kept)[-kept] if kept <= len(sample) else 0
-    counts = np.array([np.count_nonzero(bits >= threshold) for bits in ranges], np.float64)
+    independent = np.sqrt(len(is_kept) * share * (1 - share))
+    counts = np.add.reduceat(is_kept, starts, dtype=np.float64)
     clustered = np.sqrt(np.square(np.diff(counts)).sum() / 2)
     return float(max(_MARGIN * independent, _CLUSTERED_MARGIN * clustered))

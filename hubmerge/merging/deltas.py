@@ -92,6 +92,17 @@ class ParallelPasses(Protocol):
         ...
 
 
+@runtime_checkable
+class RankedPasses(ParallelPasses, Protocol):
+    """Passes over a model whose entries can be ranked."""
+
+    def thresholds(
+        self, kept_of: Callable[[int], int], only_changed: bool
+    ) -> tuple[np.float32, ...] | None:
+        """By expert the smallest magnitude that it keeps; see `bracket.find_thresholds`."""
+        ...
+
+
 def map_parts(passes: DeltaPasses | ParallelPasses, function: Callable[[Deltas], T]) -> Iterator[T]:
     """One pass over the model: the function of every part, in order."""
     if isinstance(passes, ParallelPasses):

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from hubmerge.cores import in_order
+from hubmerge.merging.bracket import find_thresholds
 from hubmerge.merging.deltas import Deltas, sample_ranges
 from hubmerge.merging.part_reader import PartReader, Span, part_size, spans
 from hubmerge.merging.plan import MergePlan
@@ -135,3 +136,8 @@ class StreamPasses:
 
     def sample(self, count: int) -> Iterator[Deltas]:
         return self.stream.sample(count)
+
+    def thresholds(
+        self, kept_of: Callable[[int], int], only_changed: bool
+    ) -> tuple[np.float32, ...] | None:
+        return find_thresholds(self, kept_of, only_changed)

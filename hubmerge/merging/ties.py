@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hubmerge.merging.bracket import find_thresholds
-from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses
+from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses, RankedPasses
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
 from hubmerge.merging.tensor_ranks import Ranks, tensor_ranks
@@ -22,7 +21,7 @@ from hubmerge.merging.trim import kth_magnitudes, magnitudes
 from hubmerge.weights.array_blocks import BLOCK_SIZE, blocks, scratch
 from hubmerge.weights.dtypes import Array
 
-_BOOL, _BYTE = np.dtype(np.bool_), np.dtype(np.uint8)
+_BOOL, _BYTE, _DOUBLE = np.dtype(np.bool_), np.dtype(np.uint8), np.dtype(np.float64)
 _MOST_COUNTED = 256
 
 
@@ -80,31 +79,29 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
 
 
 def mean_of_agreeing(trimmed: Sequence[Array], positive: Array, weights: Sequence[float]) -> Array:
-    """The weighted mean of the entries that are not zero and have the elected sign, or zero."""
-    if all(weight == 1 for weight in weights) and len(trimmed) < _MOST_COUNTED:
-        return _plain_mean_of_agreeing(trimmed, positive)
-    agreeing = [delta * ((delta > 0) == positive) for delta in trimmed]
-    total = weighted_sum(agreeing, weights)
-    weight = weighted_sum((delta != 0 for delta in agreeing), weights).astype(total.dtype)
-    return np.asarray(total / np.where(weight == 0, 1, weight))
+    """The weighted mean of the entries that are not zero and have the elected sign, or zero.
 
-
-def _plain_mean_of_agreeing(trimmed: Sequence[Array], positive: Array) -> Array:
-    """`mean_of_agreeing` with weights of 1 for one block, in memory that the next block reuses."""
+    It is for one block, in memory that the next block reuses.
+    """
     size, dtype = positive.size, trimmed[0].dtype
     total, agreeing = scratch("total", size, dtype), scratch("agreeing", size, dtype)
-    agrees, count = scratch("agrees", size, _BOOL), scratch("count", size, _BYTE)
-    count[:] = 0
-    for number, delta in enumerate(trimmed):
+    agrees, share = scratch("agrees", size, _BOOL), scratch("share", size, _DOUBLE)
+    is_counted = all(weight == 1 for weight in weights) and len(trimmed) < _MOST_COUNTED
+    divisor = scratch("divisor", size, _BYTE if is_counted else _DOUBLE)
+    divisor[:] = 0
+    for number, (delta, weight) in enumerate(zip(trimmed, weights, strict=True)):
+        product = agreeing if number else total
         np.greater(delta, 0, out=agrees)
         np.equal(agrees, positive, out=agrees)
-        np.multiply(delta, agrees, out=total if number == 0 else agreeing)
+        np.multiply(delta, agrees, out=product)
+        np.not_equal(product, 0, out=agrees)
+        divisor += agrees.view(_BYTE) if is_counted else np.multiply(agrees, weight, out=share)
+        if weight != 1:
+            product *= weight
         if number:
-            total += agreeing
-        np.not_equal(agreeing if number else total, 0, out=agrees)
-        count += agrees.view(_BYTE)
-    np.maximum(count, 1, out=count)
-    np.divide(total, count.astype(dtype), out=total)
+            total += product
+    divisor += divisor == 0  # where nothing agrees, the total is zero
+    total /= divisor.astype(dtype)
     return total
 
 
@@ -185,12 +182,12 @@ def threshold_rank(count: int, density: float) -> int:
 
 def model_thresholds(passes: DeltaPasses, params: TiesParams) -> tuple[np.float32, ...]:
     """Per expert, the smallest magnitude that is kept when the model is ranked as one vector."""
-    if isinstance(passes, ParallelPasses):
+    if isinstance(passes, RankedPasses):
 
         def kept_of(count: int) -> int:
             return count - threshold_rank(count, params.density) + 1
 
-        found = find_thresholds(passes, kept_of, only_changed=params.scope == "changed")
+        found = passes.thresholds(kept_of, only_changed=params.scope == "changed")
         if found is not None:
             return found
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -37,6 +37,7 @@ from hubmerge.weights.task_vector import TaskVector
 
 T = TypeVar("T")
 _SHARE = 0.75  # of the memory, for changes; the rest is for merged changes
+_MOST_DIRECTIONS = 4  # a search that comes back to a direction mostly finds it among these
 
 
 class MemoryMerger:
@@ -56,12 +57,14 @@ class MemoryMerger:
         self._task_vectors: dict[str, TaskVector] = {}
         self._cache, self._unchanged = ArrayCache(int(_SHARE * memory)), set[tuple[str, str]]()
         self._softenings: dict[tuple[str, float, float], Softening] = {}
+        self._thresholds: dict[tuple[Hashable, int], np.float32] = {}
         self._directions: OrderedDict[Choice, dict[str, Array]] = OrderedDict()
         base = pool.base_checkpoint
         self._threads = core_count()
         self._names = [name for name, tensor in base.index.items() if is_float(tensor.dtype)]
         size = sum(base.index[n].size * compute_dtype(self._dtype(n)).itemsize for n in self._names)
-        self._most_directions = int((1 - _SHARE) * memory) // max(size, 1)
+        room = int((1 - _SHARE) * memory) // max(size, 1)
+        self._most_directions = min(room, _MOST_DIRECTIONS)
         self._changed_names: dict[Choice, list[str]] = {}
 
     def merged_tensors(self, choice: Choice) -> Iterator[tuple[str, Array]]:
@@ -195,10 +198,16 @@ class MemoryMerger:
                 for name in self._names
                 if self.method.is_changed(self._deltas(choice, name), params, None)
             ]
+        names, index = self._changed_names[choice], self._pool.base_checkpoint.index
+        size = sum(index[name].size for name in names)
+        left_out = sum(index[name].size for name in self._names) - size
+        experts = tuple((part[0].key, *part[2:]) for part in self._merged_parts(choice))
         parts = self.method.parts(params)
         load = partial(self._deltas, choice, with_factors=parts == "tensors")
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
-            yield MemoryPasses(self._changed_names[choice], load, parts, pool, self._threads)
+            yield MemoryPasses(
+                names, load, parts, pool, self._threads, experts, size, left_out, self._thresholds
+            )
 
     def _combined_tensors(self, passes: MemoryPasses, params: Any) -> Iterator[tuple[str, Array]]:
         # Not with `passes` itself, whose parts these methods cannot merge.
@@ -273,11 +282,7 @@ class MemoryMerger:
 
     def _deltas(self, choice: Choice, name: str, with_factors: bool = False) -> Deltas:
         """The deltas of a tensor, experts in the order in which the engine sums them."""
-        parts = zip(
-            self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
-        )
-        included = (part for part in parts if part[1] != 0)
-        ordered = sorted(included, key=lambda part: (self._pool.seed_key(part[0]), part[1]))
+        ordered = self._merged_parts(choice)
         softenings = [self._softening(part[0], *part[2:]) for part in ordered]
         pairs = [(part[0], softening) for part, softening in zip(ordered, softenings, strict=True)]
         return Deltas(
@@ -296,6 +301,14 @@ class MemoryMerger:
             if with_factors
             else (),
         )
+
+    def _merged_parts(self, choice: Choice) -> list[tuple[Candidate, float, float, float]]:
+        """Experts with weight, keep and intruders, in the order in which the engine sums them."""
+        parts = zip(
+            self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
+        )
+        included = (part for part in parts if part[1] != 0)
+        return sorted(included, key=lambda part: (self._pool.seed_key(part[0]), part[1]))
 
     def _softening(self, candidate: Candidate, keep: float, intruders: float) -> Softening:
         if (keep, intruders) == (1.0, 1.0):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from functools import partial
 from itertools import groupby
+from math import ceil
 from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
 
 from hubmerge.cores import in_order
+from hubmerge.merging.bracket import find_thresholds
 from hubmerge.merging.deltas import Deltas, sample_ranges
 from hubmerge.merging.method import Parts
 from hubmerge.weights.array_blocks import BLOCK_SIZE
@@ -24,13 +28,22 @@ _Span = tuple[Deltas, int, int, int]  # a tensor, from where to where, and the s
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPasses:
-    """Passes over the tensors `names`, whose changes `load` returns; see `ParallelPasses`."""
+    """Passes over the tensors `names`, whose changes `load` returns; see `ParallelPasses`.
+
+    They are those that the `experts` changed, with `size` entries, and `left_out` is the number of
+    entries of the others. `known` are thresholds by expert and by the number of entries that it
+    keeps: they depend on nothing else, so further merges of an expert need not rank it again.
+    """
 
     names: Sequence[str]
     load: Callable[[str], Deltas]
     parts: Parts
     pool: ThreadPoolExecutor
     threads: int
+    experts: tuple[Hashable, ...] = ()
+    size: int = 0
+    left_out: int = 0
+    known: dict[tuple[Hashable, int], np.float32] = dataclasses.field(default_factory=dict)
 
     def __call__(self) -> Iterator[Deltas]:
         return map(self.load, self.names)
@@ -62,6 +75,35 @@ class MemoryPasses:
             deltas = self.load(self.names[number])
             for _, start, stop in ranges:
                 yield _cut(deltas, start, stop)
+
+    def thresholds(
+        self, kept_of: Callable[[int], int], only_changed: bool
+    ) -> tuple[np.float32, ...] | None:
+        """By expert the smallest magnitude that it keeps; see `find_thresholds`.
+
+        Entries that are left out are zeros, which rank below all others.
+        """
+        kept = kept_of(self.size + (0 if only_changed else self.left_out))
+        keys = [(expert, kept) for expert in self.experts]
+        columns = [column for column, key in enumerate(keys) if key not in self.known]
+        if columns:
+            passes = dataclasses.replace(self, load=partial(self._load_columns, columns))
+            share = Fraction(kept, max(self.size, 1))
+            found = find_thresholds(passes, lambda count: ceil(share * count), only_changed=False)
+            if found is None:
+                return None
+            self.known.update(zip([keys[column] for column in columns], found, strict=True))
+        return tuple(self.known[key] for key in keys)
+
+    def _load_columns(self, columns: Sequence[int], name: str) -> Deltas:
+        """The changes of some of the experts."""
+        deltas = self.load(name)
+        return dataclasses.replace(
+            deltas,
+            values=[deltas.values[column] for column in columns],
+            weights=tuple(deltas.weights[column] for column in columns),
+            shas=tuple(deltas.shas[column] for column in columns),
+        )
 
     def part(self, name: str, start: int) -> Deltas:
         """The part of a tensor that begins at an entry."""

@@ -84,6 +84,37 @@ def test_a_measured_merge_has_the_bytes_of_the_written_one(
     assert all(in_memory[n].tobytes() == on_disk[n].tobytes() for n in SHAPES)
 
 
+@pytest.mark.parametrize("params", [{"scope": "all"}, {"trim": "tensor"}, {"sign": "weighted"}])
+def test_each_kind_of_ties_has_the_bytes_of_the_written_one(
+    tmp_path: Path, params: dict[str, str]
+) -> None:
+    pool = make_experts(tmp_path)
+    choice = starting_choice("ties", (0, 2, 1), **params).with_weight(1, 0.7)
+    in_memory, on_disk = (
+        merge_in_memory(pool, choice, "ties"),
+        merge_on_disk(pool, choice, "ties", tmp_path / "out"),
+    )
+    assert all(in_memory[n].tobytes() == on_disk[n].tobytes() for n in SHAPES)
+
+
+def test_merges_of_experts_that_were_merged_before_have_the_same_bytes(tmp_path: Path) -> None:
+    """Thresholds are kept by expert, for other steps, weights, shares and densities of the rest."""
+    pool, first = make_experts(tmp_path), starting_choice("ties", (0, 2, 1))
+    merger = MemoryMerger(pool, method("ties"))
+    for choice in (
+        first,
+        first.with_weight(1, 0.7),
+        starting_choice("ties", (0, 1, 1)),
+        first.with_params(density=0.4),
+        first.with_keep(0, 0.3),
+        first.with_params(scope="all"),
+        first,
+    ):
+        found = dict(merger.merged_tensors(choice))
+        expected = dict(MemoryMerger(pool, method("ties")).merged_tensors(choice))
+        assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
 @pytest.mark.parametrize("name", ["average", "dare", "ties", "breadcrumbs", "della"])
 def test_a_device_of_torch_has_the_same_bytes(tmp_path: Path, name: str) -> None:
     """On torch's CPU; methods that it does not have stay with numpy."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -51,3 +53,33 @@ def test_a_part_can_be_read_again() -> None:
         sampled = list(passes.sample(2048))
     assert 0 < sum(part.values[0].size for part in sampled) <= 4096
     assert {part.tensor for part in sampled} == {"a"}
+
+
+def test_thresholds_are_those_of_the_whole_model_and_ranked_once() -> None:
+    """Also where so many entries are kept that some of those that are left out are among them."""
+    draw = np.random.default_rng(5)
+    tensors = {name: [draw.normal(size=500).astype(np.float32) for _ in "xyz"] for name in "ab"}
+    loads: list[str] = []
+
+    def load_some(columns: list[int], name: str) -> Deltas:
+        loads.append(name)
+        values = [tensors[name][column] for column in columns]
+        return Deltas(name, values, (1.0,) * len(columns), ("",) * len(columns))
+
+    known: dict[tuple[Hashable, int], np.float32] = {}
+    with ThreadPoolExecutor(2) as pool:
+
+        def thresholds(columns: list[int], kept: int) -> tuple[np.float32, ...] | None:
+            load = partial(load_some, columns)
+            passes = MemoryPasses("ab", load, "entries", pool, 2, tuple(columns), 1000, 500, known)
+            return passes.thresholds(lambda count: kept * count // 1500, only_changed=False)
+
+        for kept in (1, 300, 1000, 1001, 1500):
+            zeros = [np.zeros(500, np.float32)] * 3
+            whole = map(np.concatenate, zip(*tensors.values(), zeros, strict=True))
+            expected = tuple(np.sort(np.abs(column))[-kept] for column in whole)
+            assert thresholds([0, 1], kept) == expected[:2]
+            assert thresholds([2, 1], kept) == (expected[2], expected[1])
+            loads.clear()
+            assert thresholds([2, 0, 1], kept) == (expected[2], expected[0], expected[1])
+            assert not loads
