@@ -8,7 +8,6 @@ order: a sum that is updated in place drifts, and then the measured model is not
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +25,12 @@ from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.device import on_device
 from hubmerge.merging.registry import Method, parse_params
 from hubmerge.merging.settings import for_tensors, restore_settings, with_unrecorded
-from hubmerge.merging.softening import Softening, survey_softening
-from hubmerge.selection.array_cache import ArrayCache
+from hubmerge.selection.memory_deltas import MemoryDeltas
 from hubmerge.selection.memory_passes import MemoryPasses
 from hubmerge.selection.pool import Candidate, Choice, Pool, as_params
 from hubmerge.weights.array_blocks import blocks, scratch
-from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
+from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype
 from hubmerge.weights.task_norms import norm, square_sum
-from hubmerge.weights.task_vector import TaskVector
 
 T = TypeVar("T")
 _SHARE = 0.75  # of the memory, for changes; the rest is for merged changes
@@ -53,16 +50,14 @@ class MemoryMerger:
         self, pool: Pool, method: Method, memory: int | None = None, device: str | None = None
     ) -> None:
         memory = psutil.virtual_memory().available // 2 if memory is None else memory
-        self._pool, self.method, self._device = pool, method, device
-        self._task_vectors: dict[str, TaskVector] = {}
-        self._cache, self._unchanged = ArrayCache(int(_SHARE * memory)), set[tuple[str, str]]()
-        self._softenings: dict[tuple[str, float, float], Softening] = {}
+        self.method, self._device = method, device
+        self.deltas = MemoryDeltas(pool, int(_SHARE * memory))
         self._thresholds: dict[tuple[Hashable, int], np.float32] = {}
         self._directions: OrderedDict[Choice, dict[str, Array]] = OrderedDict()
-        base = pool.base_checkpoint
         self._threads = core_count()
-        self._names = [name for name, tensor in base.index.items() if is_float(tensor.dtype)]
-        size = sum(base.index[n].size * compute_dtype(self._dtype(n)).itemsize for n in self._names)
+        dtypes = ((name, compute_dtype(self.deltas.dtype(name))) for name in self.deltas.names)
+        self._index = pool.base_checkpoint.index
+        size = sum(self._index[name].size * dtype.itemsize for name, dtype in dtypes)
         room = int((1 - _SHARE) * memory) // max(size, 1)
         self._most_directions = min(room, _MOST_DIRECTIONS)
         self._changed_names: dict[Choice, list[str]] = {}
@@ -85,23 +80,10 @@ class MemoryMerger:
 
     def expert_tensors(self, candidate: Candidate) -> Iterator[tuple[str, Array]]:
         """Yield name and values of every tensor that one expert changes, in the base's dtype."""
-        for name in self._names:
-            delta = self.delta(candidate, name)
+        for name in self.deltas.names:
+            delta = self.deltas.delta(candidate, name)
             if delta.any():
                 yield name, self._add_to_base(name, delta)
-
-    def norm(self, candidate: Candidate) -> float:
-        """Return the norm of an expert's task vector; it is fetched only if no norm is recorded."""
-        if candidate.norms is not None:
-            return candidate.norms.model
-        return norm(square_sum(self.delta(candidate, name)) for name in self._names)
-
-    def dot(self, first: Candidate, second: Candidate) -> float:
-        """Return the inner product of two task vectors."""
-        return math.fsum(
-            float(np.vdot(self.delta(first, name), self.delta(second, name)))
-            for name in self._names
-        )
 
     def merge_norm(self, choice: Choice) -> float:
         """Return the Euclidean norm of the merged change at scale 1."""
@@ -130,21 +112,6 @@ class MemoryMerger:
             else:
                 yield from self._combined_parts(passes, params)
 
-    def delta(self, candidate: Candidate, name: str) -> Array:
-        """Return expert - base of one tensor; read-only."""
-        key = (candidate.key, name)
-        if key in self._unchanged:  # caching the zeros of a frozen tower would waste memory
-            return np.zeros_like(self._base(name), compute_dtype(self._dtype(name)))
-        delta = self._cache.get(key)
-        if delta is None:
-            delta = self._task_vector(candidate).delta_from(self._base(name), name)
-            if not delta.any():
-                self._unchanged.add(key)
-                return delta
-            delta.flags.writeable = False
-            self._cache.put(key, delta)
-        return delta
-
     def _scales(self, choice: Choice) -> Callable[[str], float] | None:
         """Return the scale of a tensor by its name, None for a method without one."""
         values = dict(choice.params)
@@ -153,7 +120,7 @@ class MemoryMerger:
         if not any(is_of_layers(name) for name in values):
             return lambda name: values["scale"]
         params, settings = restore_settings(self.method, values, ())
-        settings = for_tensors(settings, self._pool.base_checkpoint.index)
+        settings = for_tensors(settings, self._index)
 
         def scale(name: str) -> float:
             of_tensor: Any = settings.params(params, name)
@@ -163,8 +130,8 @@ class MemoryMerger:
 
     def _add_to_base(self, name: str, change: Array, scale: float = 1.0) -> Array:
         """base + scale * change, block by block, so that only the result needs new memory."""
-        base, compute = self._base(name), compute_dtype(self._dtype(name))
-        values, is_finite = np.empty(base.shape, DTYPES[self._dtype(name)]), True
+        base, compute = self.deltas.base(name), compute_dtype(self.deltas.dtype(name))
+        values, is_finite = np.empty(base.shape, DTYPES[self.deltas.dtype(name)]), True
         with _unchecked():
             for out, change_block, base_block in blocks(values, change, base):
                 total = out if out.dtype == compute else scratch("merged", out.size, compute)
@@ -191,19 +158,19 @@ class MemoryMerger:
     @contextmanager
     def _passes(self, choice: Choice, params: Any) -> Iterator[MemoryPasses]:
         """Passes over the changes of a choice, in the tensors that its merge changes."""
-        self._cache.need({"", *(expert.key for expert in self._pool.experts(choice))})
+        self.deltas.need(choice)
         if choice not in self._changed_names:
             self._changed_names[choice] = [
                 name
-                for name in self._names
-                if self.method.is_changed(self._deltas(choice, name), params, None)
+                for name in self.deltas.names
+                if self.method.is_changed(self.deltas.of_choice(choice, name), params, None)
             ]
-        names, index = self._changed_names[choice], self._pool.base_checkpoint.index
-        size = sum(index[name].size for name in names)
-        left_out = sum(index[name].size for name in self._names) - size
-        experts = tuple((part[0].key, *part[2:]) for part in self._merged_parts(choice))
+        names = self._changed_names[choice]
+        size = sum(self._index[name].size for name in names)
+        left_out = sum(self._index[name].size for name in self.deltas.names) - size
+        experts = tuple((part[0].key, *part[2:]) for part in self.deltas.parts(choice))
         parts = self.method.parts(params)
-        load = partial(self._deltas, choice, with_factors=parts == "tensors")
+        load = partial(self.deltas.of_choice, choice, with_factors=parts == "tensors")
         with ThreadPoolExecutor(self._threads, thread_name_prefix="merge") as pool:
             yield MemoryPasses(
                 names, load, parts, pool, self._threads, experts, size, left_out, self._thresholds
@@ -274,70 +241,11 @@ class MemoryMerger:
         change.reshape(-1)[part.start : part.start + merged.size] = merged
 
     def _empty_change(self, name: str) -> Array:
-        tensor = self._pool.base_checkpoint.index[name]
+        tensor = self._index[name]
         return np.empty(tensor.shape, compute_dtype(tensor.dtype))
 
     def _params(self, choice: Choice) -> BaseModel:
         return parse_params(self.method, with_unrecorded(self.method, dict(choice.params)))
-
-    def _deltas(self, choice: Choice, name: str, with_factors: bool = False) -> Deltas:
-        """The deltas of a tensor, experts in the order in which the engine sums them."""
-        ordered = self._merged_parts(choice)
-        softenings = [self._softening(part[0], *part[2:]) for part in ordered]
-        pairs = [(part[0], softening) for part, softening in zip(ordered, softenings, strict=True)]
-        return Deltas(
-            tensor=name,
-            values=[
-                softening.soften(name, self.delta(candidate, name))
-                for candidate, softening in pairs
-            ],
-            weights=tuple(weight for _, weight, _, _ in ordered),
-            shas=tuple(self._pool.seed_key(candidate) for candidate, _, _, _ in ordered),
-            base=self._base(name),
-            factors=tuple(
-                self._task_vector(candidate).low_rank(name) if softening.keeps(name) else None
-                for candidate, softening in pairs
-            )
-            if with_factors
-            else (),
-        )
-
-    def _merged_parts(self, choice: Choice) -> list[tuple[Candidate, float, float, float]]:
-        """Experts with weight, keep and intruders, in the order in which the engine sums them."""
-        parts = zip(
-            self._pool.experts(choice), choice.weights, choice.keep, choice.intruders, strict=True
-        )
-        included = (part for part in parts if part[1] != 0)
-        return sorted(included, key=lambda part: (self._pool.seed_key(part[0]), part[1]))
-
-    def _softening(self, candidate: Candidate, keep: float, intruders: float) -> Softening:
-        if (keep, intruders) == (1.0, 1.0):
-            return Softening()
-        key = (candidate.key, keep, intruders)
-        if key not in self._softenings:
-            self._softenings[key] = survey_softening(
-                lambda: ((n, self.delta(candidate, n), self._base(n)) for n in self._names),
-                keep,
-                intruders,
-            )
-        return self._softenings[key]
-
-    def _task_vector(self, candidate: Candidate) -> TaskVector:
-        key = candidate.key
-        if key not in self._task_vectors:
-            self._task_vectors[key] = self._pool.task_vector(candidate)
-        return self._task_vectors[key]
-
-    def _dtype(self, name: str) -> str:
-        return self._pool.base_checkpoint.index[name].dtype
-
-    def _base(self, name: str) -> Array:
-        key = ("", name)
-        array = self._cache.get(key)
-        if array is None:
-            array = self._pool.base_checkpoint.read(name)
-            self._cache.put(key, array)
-        return array
 
 
 def is_of_layers(param: str) -> bool:

@@ -32,7 +32,7 @@ def half_norm(pool: Pool, merger: MemoryMerger, grid: Grid) -> Choice:
     """The earliest step at which a task vector has half the norm that it has at the last step."""
     indices = []
     for candidates in pool.candidates:
-        norms = [merger.norm(candidate) for candidate in candidates]
+        norms = [merger.deltas.norm(candidate) for candidate in candidates]
         indices.append(next(n for n, norm in enumerate(norms) if norm >= _HALF * norms[-1]))
     return data_free_choice(pool, merger, grid, tuple(indices))
 
@@ -62,7 +62,7 @@ def inverse_norm(pool: Pool, merger: MemoryMerger, grid: Grid) -> Choice:
     """
     last = tuple(len(candidates) - 1 for candidates in pool.candidates)
     choice = data_free_choice(pool, merger, grid, last)
-    norms = [merger.norm(expert) for expert in pool.experts(choice)]
+    norms = [merger.deltas.norm(expert) for expert in pool.experts(choice)]
     mean = math.fsum(norms) / len(norms)
     return replace(choice, weights=tuple(round(mean / norm, 4) if norm else 1.0 for norm in norms))
 
@@ -71,8 +71,8 @@ def _mean_cosine(merger: MemoryMerger, experts: Sequence[Candidate]) -> float:
     pairs = list(combinations(experts, 2))
     cosines = []
     for first, second in pairs:
-        product = merger.dot(first, second)
-        norms = merger.norm(first) * merger.norm(second)
+        product = merger.deltas.dot(first, second)
+        norms = merger.deltas.norm(first) * merger.deltas.norm(second)
         cosines.append(product / norms if norms else 0.0)
     return float(np.mean(cosines))
 

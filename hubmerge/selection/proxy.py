@@ -43,7 +43,7 @@ def data_free_choice(
 
 
 def _mean_norm(pool: Pool, merger: MemoryMerger, choice: Choice) -> float:
-    norms = [merger.norm(expert) for expert in pool.experts(choice)]
+    norms = [merger.deltas.norm(expert) for expert in pool.experts(choice)]
     return math.fsum(norms) / len(norms)
 
 
@@ -53,7 +53,7 @@ def _knee_index(candidates: Sequence[Candidate], merger: MemoryMerger) -> int | 
     start = _start(candidates[-1])
     if start is None or any(accuracy is None for accuracy in recorded):
         return None
-    norms = [merger.norm(candidate) for candidate in candidates]
+    norms = [merger.deltas.norm(candidate) for candidate in candidates]
     accuracies = [accuracy for accuracy in recorded if accuracy is not None]
     rise, longest = max(accuracies) - start, max(norms)
     if rise <= 0 or longest <= 0:
