@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,21 @@ def moe_names(local_hub: LocalHub) -> set[str]:
     return {path.name for path in local_hub.home.glob("moes/*")}
 
 
+def challengers(names: Collection[str]) -> int:
+    """How many starts compete: besides the common steps the best of each expert, if another one.
+
+    Which steps are best on 60 rows differs between processors.
+    """
+    steps = {name for name in names if name.startswith("step")} - {"step1"}
+    assert steps == {"step2", "step4"}
+    return 2 + ("best-expert" in names)
+
+
+def race_steps(rivals: int) -> int:
+    """The null and the last steps, all rivals half as long, and the better half of them again."""
+    return 4 + 4 + 2 * rivals + 4 * ceil(rivals / 2)
+
+
 def test_starts_are_compared_with_the_null(select: Select, lock_folder: Path) -> None:
     result = select("--json")
     assert result.code in (0, 4), result.err
@@ -96,8 +112,9 @@ def test_starts_are_compared_with_the_null(select: Select, lock_folder: Path) ->
     if lock.chosen != lock.rival:  # else there is nothing to gain, whatever the halves chose
         assert gain[0] == pytest.approx(fit.accuracy - fit.rival)
     rounds = [(row["horizon"], len(row["accuracies"])) for row in result.data["rungs"]]
-    assert rounds == [(4, 2), (2, 2), (4, 1)]
-    assert result.data["train_steps"] >= 4 + 4 + 2 + 2 + 4
+    rivals = challengers(result.data["rungs"][1]["accuracies"])
+    assert rounds == [(4, 2), (2, rivals), (4, ceil(rivals / 2))]
+    assert result.data["train_steps"] >= race_steps(rivals)
 
 
 def test_a_second_run_trains_nothing_and_writes_the_same_bytes(
@@ -162,9 +179,9 @@ def test_a_budget_limits_the_training_steps(select: Select, lock_folder: Path) -
     result = select("--budget", "11", lock="short.lock")
     assert result.code in (0, 4), result.err
     lock = read(lock_folder / "short.lock")
-    assert lock.cut == ("step2", "step4")
+    challengers(lock.cut)
     assert lock.spent.evaluations == 3
-    assert "The budget ended early for step2, step4." in result.err
+    assert f"The budget ended early for {', '.join(lock.cut)}." in result.err
     result = select("--budget", "7", lock="shorter.lock")
     assert result.code == 2
     assert "does not reach step1 and last, which take 8." in result.err
@@ -172,10 +189,14 @@ def test_a_budget_limits_the_training_steps(select: Select, lock_folder: Path) -
 
 def test_a_dry_run_prints_the_cost(select: Select, lock_folder: Path) -> None:
     result = select("--dry-run", "--json", lock="never.lock")
-    assert result.data["race_steps"] == 4 + 4 + 2 + 2 + 4
-    assert result.data["sweep_steps"] == 4 * 4
+    rivals = challengers(result.data["starts"])
+    assert result.data["race_steps"] == race_steps(rivals)
+    assert result.data["sweep_steps"] == 4 * 4  # the common steps
     assert result.data["starts"]["last"] == [8, 8]
-    assert "race takes 16 training steps" in select("--dry-run", lock="never.lock").out
+    assert (
+        f"race takes {race_steps(rivals)} training steps"
+        in select("--dry-run", lock="never.lock").out
+    )
     assert select("--dry-run", "--exhaustive", "--json").data["horizons"] == [4]
     assert not (lock_folder / "never.lock").exists()
 

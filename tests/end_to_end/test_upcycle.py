@@ -15,14 +15,26 @@ from hubmerge.hub.client import Hub
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.lock import Lock
 from hubmerge.lock_file import parse_lock
+from hubmerge.tasks import lookup
 from tests import locks
-from tests.end_to_end.conftest import REPOS, Command, LocalHub
+from tests.end_to_end.conftest import TRAIN, Command, LocalHub, run_hubmerge, use_catalog
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = ROOT / ".github" / "workflows" / "upcycle.yml"
 SCRIPT = ROOT / "scripts" / "upcycle.py"
+CATALOG = lookup.CATALOG
+
+
+@pytest.fixture(scope="module")
+def repos(local_hub: LocalHub) -> tuple[str, str]:
+    """Experts of the tasks with all rows, as the script, another process, has them."""
+    with use_catalog(CATALOG):
+        for task in ("mnist", "hebrew"):
+            words = ("train", *TRAIN, "--task", f"mini-{task}", "--to", f"whole/{task}")
+            assert run_hubmerge(*words).code == 0
+    return "whole/mnist", "whole/hebrew"
 
 
 def upcycle(
@@ -48,11 +60,12 @@ def test_a_better_merge_is_proposed_once(
     hubmerge: Command,
     hub: Hub,
     api: HfApi,
+    repos: tuple[str, str],
     tmp_path: Path,
 ) -> None:
     api.create_repo("demo/upcycled")
     # An old choice as bad as guessing: thirty times the change of the experts.
-    old = locks.make_lock(hub, REPOS, method="task_arithmetic", params={"scale": 30.0})
+    old = locks.make_lock(hub, repos, method="task_arithmetic", params={"scale": 30.0})
     words = (locks.write_lock(old, tmp_path / LOCK), "demo/upcycled", "--policy", "last")
     code, summary, errors = upcycle(python, local_hub, tmp_path, *words)
     assert code == 0, errors
