@@ -83,19 +83,23 @@ class SimulatedModel:
             self.choice = None
 
 
-class SimulatedMerger:
-    """Merges nothing: the choice itself is the only tensor. Norms grow with the square root."""
+class SimulatedDeltas:
+    """Task vectors of which only the norm is known: it grows with the square root of the step."""
 
-    method = METHOD
+    def norm(self, candidate: Candidate) -> float:
+        return math.sqrt(candidate.step)
+
+
+class SimulatedMerger:
+    """Merges nothing: the choice itself is the only tensor."""
+
+    method, deltas = METHOD, SimulatedDeltas()
 
     def merged_tensors(self, choice: Choice) -> Iterator[tuple[str, Any]]:
         yield "choice", choice
 
     def expert_tensors(self, candidate: Candidate) -> Iterator[tuple[str, Any]]:
         yield "expert", candidate
-
-    def norm(self, candidate: Candidate) -> float:
-        return math.sqrt(candidate.step)
 
     def merge_norm(self, choice: Choice) -> float:
         return math.sqrt(sum(STEPS[index] for index in choice.indices))
