@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import huggingface_hub.utils
 
-from hubmerge.errors import HubUnreachable
+from hubmerge.errors import HubOffline, HubUnreachable
 from hubmerge.hub.client_errors import to_hubmerge_error, wait_before_retry
 
 if TYPE_CHECKING:
@@ -58,7 +58,12 @@ class Hub:
     def api(self) -> HfApi:
         from hubmerge.hub.http_client import make_api
 
-        return make_api(self.endpoint, self.token)
+        return make_api(self.endpoint, self.token, self.is_embedded)
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether HF_HUB_OFFLINE forbids to ask this Hub; the embedded one needs no network."""
+        return not self.is_embedded and bool(huggingface_hub.constants.is_offline_mode())
 
     @property
     def headers(self) -> dict[str, str]:
@@ -75,12 +80,14 @@ class Hub:
         """Make a call that is safe to repeat: transient failures are retried.
 
         `action` is named in the error ("reading o/model"), `size` is the number of bytes to be
-        transferred. Raises HubUnreachable, NotOnHub, NoAccess or HubError.
+        transferred. Raises HubUnreachable, HubOffline, NotOnHub, NoAccess or HubError.
         """
         deadline = self._deadline(size)
         for delay_s in _RETRY_DELAYS_S:
             try:
                 return self._call_before(action, request, deadline)
+            except HubOffline:
+                raise
             except HubUnreachable as error:
                 wait_before_retry(error, delay_s, max_delay_s=deadline - time.monotonic())
         return self._call_before(action, request, deadline)
