@@ -44,32 +44,28 @@ def find_problem(objects: Iterable[ShaFile], has_content: HasContent) -> str:
     return ""
 
 
-def apply_updates(
-    git: Git, has_content: HasContent, updates: Sequence[RefUpdate], is_mirror: bool = False
-) -> list[str]:
+def apply_updates(git: Git, updates: Sequence[RefUpdate], is_mirror: bool = False) -> list[str]:
     """Move, create or delete refs, each if it is allowed; returns each problem, empty if done.
 
     A mirror brings what is published elsewhere, whose cards are not held to the rules here.
     """
     tips = [update.new for update in updates if update.new]
     try:
-        _check_objects(git, has_content, tips)
+        _check_complete(git, tips)
         checked = True
     except HttpError:
         checked = False  # then each is checked alone, to say which is wrong
-    return [_apply_update(git, has_content, update, checked, is_mirror) for update in updates]
+    return [_apply_update(git, update, checked, is_mirror) for update in updates]
 
 
-def _apply_update(
-    git: Git, has_content: HasContent, update: RefUpdate, checked: bool, is_mirror: bool
-) -> str:
+def _apply_update(git: Git, update: RefUpdate, checked: bool, is_mirror: bool) -> str:
     try:
         _check_name(update)
         if update.new is None:
             git.delete_ref(update.name)
             return ""
         if not checked:
-            _check_objects(git, has_content, [update.new])
+            _check_complete(git, [update.new])
         if not is_mirror:
             _check_card_of(git, update.new)
         _write_ref(git, update.name, update.old, update.new)
@@ -87,17 +83,12 @@ def _check_name(update: RefUpdate) -> None:
         raise Conflict("the main branch cannot be deleted")
 
 
-def _check_objects(git: Git, has_content: HasContent, tips: Sequence[str]) -> None:
-    """Raise Conflict unless commits are complete, their paths safe and their large files here."""
+def _check_complete(git: Git, tips: Sequence[str]) -> None:
+    """Raise Conflict unless all objects of commits are here."""
     if not all(map(git.tree_at, tips)):
         raise Conflict("it is no commit, and no tag of one")
-    try:
-        for item in git.new_objects(tips):
-            _check_object(item, has_content)
-    except KeyError as error:
-        raise Conflict("objects are missing") from error
-    except ObjectFormatException as error:
-        raise Conflict(f"an object is malformed: {error}") from error
+    if not git.is_complete(tips):
+        raise Conflict("objects are missing")
 
 
 def _check_object(item: ShaFile, has_content: HasContent) -> None:

@@ -224,12 +224,10 @@ class Repository:
                 quarantine.release()
             return problem
 
-    def update_refs(
-        self, updates: Sequence[RefUpdate], has_content: HasContent, is_mirror: bool = False
-    ) -> list[str]:
+    def update_refs(self, updates: Sequence[RefUpdate], is_mirror: bool = False) -> list[str]:
         """Do what a push asks for; returns why each update is refused, empty if it was done."""
         with Git(self.folder) as git, self._write_lock:
-            return apply_updates(git, has_content, updates, is_mirror)
+            return apply_updates(git, updates, is_mirror)
 
     def write_first_commit(
         self, changes: Iterable[Change], message: str, author: str, when: datetime

@@ -66,7 +66,7 @@ class _PushHandler(ReceivePackHandler):
             RefUpdate(name.decode("utf-8", "replace"), _sha(old), _sha(new))
             for old, new, name in refs
         ]
-        problems = self.repository.update_refs(updates, self.has_content, self.is_mirror)
+        problems = self.repository.update_refs(updates, self.is_mirror)
         for (_, _, name), problem in zip(refs, problems, strict=True):
             # What lacks the objects that were refused is refused for their reason.
             problem = refused if problem and refused else problem
