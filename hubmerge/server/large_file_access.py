@@ -32,13 +32,20 @@ class LargeFileAccess:
     def allows(self, oid: str) -> bool:
         """Whether a large file is here and the user may use it; raises BadRequest for no sha256."""
         store = self._hub.store
-        if not store.blobs.has(oid):
+        if store.uploads.has(self.user, oid):
+            return True
+        if not store.blobs.has(oid) or not self._is_readable(oid):
             return False
-        return store.uploads.has(self.user, oid) or self._is_readable(oid)
+        # Who can read it could upload it; the next time, no repository is searched.
+        store.uploads.record(self.user, oid)
+        return True
 
     def touch(self, oid: str) -> bool:
         """`allows`; if so, the large file is as young as one that was just uploaded."""
-        return self.allows(oid) and self._hub.store.blobs.touch(oid)
+        if not (self.allows(oid) and self._hub.store.blobs.touch(oid)):
+            return False
+        self._hub.store.uploads.record(self.user, oid)
+        return True
 
     def _is_readable(self, oid: str) -> bool:
         while oid not in self._readable:
