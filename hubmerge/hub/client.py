@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import huggingface_hub.utils
 
-from hubmerge.errors import HubOffline, HubUnreachable
+from hubmerge.errors import HubUnreachable
 from hubmerge.hub.client_errors import to_hubmerge_error, wait_before_retry
 
 if TYPE_CHECKING:
@@ -86,8 +86,6 @@ class Hub:
         for delay_s in _RETRY_DELAYS_S:
             try:
                 return self._call_before(action, request, deadline)
-            except HubOffline:
-                raise
             except HubUnreachable as error:
                 wait_before_retry(error, delay_s, max_delay_s=deadline - time.monotonic())
         return self._call_before(action, request, deadline)

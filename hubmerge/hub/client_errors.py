@@ -137,7 +137,10 @@ def _parse_retry_sentence(text: str) -> float | None:
 
 
 def wait_before_retry(error: HubUnreachable, delay_s: float, max_delay_s: float) -> None:
-    """Wait as long as the Hub asks, else about `delay_s`; raise the error if that is too long."""
+    """Wait as long as the Hub asks, else about `delay_s`; raise the error if that is too long, or
+    if no Hub may be asked."""
+    if isinstance(error, HubOffline):
+        raise error
     asked_s = retry_after_s(error)
     # With jitter: rivals that wait equally long would collide again.
     seconds = delay_s * random.uniform(0.7, 1.3) if asked_s is None else asked_s

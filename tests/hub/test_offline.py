@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -10,11 +11,12 @@ from huggingface_hub import constants
 from hubmerge.errors import HubOffline
 from hubmerge.hub.client import Hub
 from hubmerge.hub.fetch import fetch, list_files, read_file
+from hubmerge.hub.outbox import Outbox, Publisher
 from hubmerge.hub.publish import publish
 from hubmerge.hub.resolve import pin_dataset, resolve
 from hubmerge.hub.step_names import list_refs
 from hubmerge.refs import Revision, parse_ref
-from tests.hub.conftest import Folder, step_publication
+from tests.hub.conftest import Folder, step_publication, write_step_folder
 from tests.hub.proxy import Proxy
 
 SHA = "1" * 40
@@ -80,3 +82,18 @@ def test_the_embedded_hub_is_no_network(hub: Hub, repo: str, sha: str) -> None:
     embedded = replace(hub, is_embedded=True)
     assert resolve(embedded, parse_ref(f"{repo}@step4")).sha == sha
     assert (fetch(embedded, Revision(parse_ref(repo), sha)) / "config.json").is_file()
+
+
+@pytest.mark.usefixtures("offline")
+def test_steps_wait_on_disk_and_the_hub_is_not_tried_again(
+    hub: Hub, repo: str, proxy: Proxy, waits: list[float], tmp_path: Path
+) -> None:
+    outbox = Outbox(tmp_path / "run")
+    write_step_folder(outbox.step_folder(8), 8)
+    proxy.requests.clear()
+    publisher = Publisher(
+        hub, outbox, lambda step: step_publication(repo, outbox.step_folder(step), step)
+    )
+    with pytest.raises(HubOffline, match=r"1 of 1 steps wait in .*: HF_HUB_OFFLINE is set"):
+        publisher.close(patience_s=3600)
+    assert (outbox.saved_steps(), waits, proxy.requests) == ((8,), [], [])
