@@ -39,7 +39,7 @@ test-lm-eval: .venv/installed-dev
 	$(BIN)/pip install --editable '.[lm-eval]'
 	$(BIN)/pytest tests/compat/test_lm_eval.py tests/compat/test_lm_eval_tasks.py
 
-# The tests of the client library against the embedded Hub; a quarter of an hour.
+# The tests of the client library against the embedded Hub; ten minutes.
 conformance: .venv/installed-dev
 	$(BIN)/pip install --quiet pytest-asyncio pytest-mock pytest-timeout pytest-vcr jedi
 	$(BIN)/python scripts/conformance/run.py

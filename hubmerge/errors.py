@@ -12,6 +12,7 @@
     |   |-- NotOnHub              exit 1   no such repository, revision or file
     |   |-- NoAccess              exit 1   the token does not allow it
     |   `-- HubUnreachable        exit 75  no answer in time; retry later
+    |       `-- HubOffline        exit 75  HF_HUB_OFFLINE forbids to ask
     `-- IntegrityError            exit 3   bytes, tags or bases differ from what was recorded
 
 A message is one sentence that names the repository, file or tensor; a hint is what to do next.
@@ -98,6 +99,10 @@ class HubUnreachable(HubError):
     """No answer in time: nothing is lost, and the same command may work later."""
 
     exit_code = 75
+
+
+class HubOffline(HubUnreachable):
+    """HF_HUB_OFFLINE is set, so the Hub is not asked; what is in the cache can be used."""
 
 
 class IntegrityError(HubmergeError):

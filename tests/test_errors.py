@@ -41,7 +41,7 @@ def test_exit_codes() -> None:
     assert codes == {
         "HubmergeError": 1, "UsageError": 2, "UnknownName": 2, "CheckpointError": 1, "DataError": 1,
         "TrainingDiverged": 1, "OutOfMemory": 1, "Busy": 75, "HubError": 1, "NotOnHub": 1,
-        "NoAccess": 1, "HubUnreachable": 75, "IntegrityError": 3,
+        "NoAccess": 1, "HubUnreachable": 75, "HubOffline": 75, "IntegrityError": 3,
     }  # fmt: skip
 
 

@@ -105,19 +105,20 @@ def _answer(connection: socket.socket) -> None:
         os.close(stream)
     try:
         connection.sendall(f"{child}\n".encode())
-    except BrokenPipeError:  # the client was killed, and the command with it
+    except ConnectionError:  # the client was killed, and the command with it
         os.kill(child, signal.SIGKILL)
         os._exit(1)
     threading.Thread(target=_kill_with_client, args=(connection, child), daemon=True).start()
     _, status = os.waitpid(child, 0)
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(ConnectionError):
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 
 def _kill_with_client(connection: socket.socket, child: int) -> None:
     """Wait until the client is gone; if the command still runs, the client was killed."""
-    connection.recv(1)
+    with contextlib.suppress(ConnectionError):  # it was killed before it had read all
+        connection.recv(1)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
 

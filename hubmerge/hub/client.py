@@ -58,7 +58,12 @@ class Hub:
     def api(self) -> HfApi:
         from hubmerge.hub.http_client import make_api
 
-        return make_api(self.endpoint, self.token)
+        return make_api(self.endpoint, self.token, self.is_embedded)
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether HF_HUB_OFFLINE forbids to ask this Hub; the embedded one needs no network."""
+        return not self.is_embedded and bool(huggingface_hub.constants.is_offline_mode())
 
     @property
     def headers(self) -> dict[str, str]:
@@ -75,7 +80,7 @@ class Hub:
         """Make a call that is safe to repeat: transient failures are retried.
 
         `action` is named in the error ("reading o/model"), `size` is the number of bytes to be
-        transferred. Raises HubUnreachable, NotOnHub, NoAccess or HubError.
+        transferred. Raises HubUnreachable, HubOffline, NotOnHub, NoAccess or HubError.
         """
         deadline = self._deadline(size)
         for delay_s in _RETRY_DELAYS_S:

@@ -15,7 +15,14 @@ from email.utils import parsedate_to_datetime
 from time import sleep
 from typing import TYPE_CHECKING
 
-from hubmerge.errors import HubError, HubmergeError, HubUnreachable, NoAccess, NotOnHub
+from hubmerge.errors import (
+    HubError,
+    HubmergeError,
+    HubOffline,
+    HubUnreachable,
+    NoAccess,
+    NotOnHub,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -38,6 +45,10 @@ _RETRY_SENTENCE = re.compile(
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _MAX_REASON_CHARS = 300
 _RETRY_HINT = "Nothing is lost: run the same command again, or use --hub local."
+_OFFLINE_HINT = (
+    "Unset HF_HUB_OFFLINE, or name commits that were downloaded before by their full SHA, as "
+    "owner/name@SHA; --hub local needs no network."
+)
 
 
 def to_hubmerge_error(error: Exception, action: str, hub_name: str, token: str | None) -> Exception:
@@ -51,6 +62,10 @@ def to_hubmerge_error(error: Exception, action: str, hub_name: str, token: str |
     while isinstance(error, wrapped) and isinstance(error.__cause__, Exception):
         # Downloads wrap any error as "not in the cache", uploads as a plain RuntimeError.
         error = error.__cause__
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return HubOffline(
+            f"HF_HUB_OFFLINE is set, so {hub_name} was not asked, {action}.", _OFFLINE_HINT
+        )
     if _is_no_response(error):
         return HubUnreachable(
             f"{hub_name} does not answer ({type(error).__name__}), {action}.", _RETRY_HINT
@@ -122,7 +137,10 @@ def _parse_retry_sentence(text: str) -> float | None:
 
 
 def wait_before_retry(error: HubUnreachable, delay_s: float, max_delay_s: float) -> None:
-    """Wait as long as the Hub asks, else about `delay_s`; raise the error if that is too long."""
+    """Wait as long as the Hub asks, else about `delay_s`; raise the error if that is too long, or
+    if no Hub may be asked."""
+    if isinstance(error, HubOffline):
+        raise error
     asked_s = retry_after_s(error)
     # With jitter: rivals that wait equally long would collide again.
     seconds = delay_s * random.uniform(0.7, 1.3) if asked_s is None else asked_s

@@ -102,10 +102,6 @@ def _set_environment(server: ServerState) -> None:
     variables = client_environment(server)
     del variables["HUBMERGE_HUB"]
     os.environ.update({**variables, "HF_TOKEN": server.token})
-    from huggingface_hub import constants
-
-    # A program that calls `hubmerge.load` may have imported it before.
-    constants.HF_HUB_OFFLINE = False
 
 
 def find_cached(repo_id: str, revision: str | None) -> Path | None:

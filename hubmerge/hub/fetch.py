@@ -14,6 +14,7 @@ import huggingface_hub
 
 from hubmerge.errors import HubError, IntegrityError, NotOnHub, UsageError, raise_together
 from hubmerge.file_digests import file_digest, file_digests, remember
+from hubmerge.hub.cached_listing import list_cached_files
 from hubmerge.hub.client import Hub
 from hubmerge.model_files import PICKLE_SUFFIXES, side_files
 from hubmerge.refs import ModelRef, Revision, check_inner_path
@@ -45,9 +46,13 @@ class HubFile:
 def list_files(hub: Hub, revision: Revision) -> dict[str, HubFile]:
     """Every file of a revision by its path; raises IntegrityError for a path outside the folder."""
     repo_id, sha, folder = str(revision.ref.repo_id), revision.sha, revision.ref.subfolder
-    entries = hub.call_once(
-        f"listing {revision.label}",
-        lambda api: list(api.list_repo_tree(repo_id, folder, revision=sha, recursive=True)),
+    entries = (
+        list_cached_files(hub, revision)
+        if hub.is_offline
+        else hub.call_once(
+            f"listing {revision.label}",
+            lambda api: list(api.list_repo_tree(repo_id, folder, revision=sha, recursive=True)),
+        )
     )
     return {
         entry.path: _to_hub_file(entry, revision.label)
@@ -176,7 +181,11 @@ def read_file(hub: Hub, revision: Revision, name: str) -> bytes | None:
     repo_id, sha, folder = str(revision.ref.repo_id), revision.sha, revision.ref.subfolder
     path = f"{folder}/{name}" if folder else name
     action = f"reading {path} of {revision.label}"
-    entries = hub.call(action, lambda api: api.get_paths_info(repo_id, path, revision=sha))
+    entries = (
+        [entry for entry in list_cached_files(hub, revision) if entry.path == path]
+        if hub.is_offline
+        else hub.call(action, lambda api: api.get_paths_info(repo_id, path, revision=sha))
+    )
     if not entries or not isinstance(entries[0], huggingface_hub.RepoFile):
         return None
     file = _to_hub_file(entries[0], revision.label)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 
-from hubmerge.errors import HubmergeError, HubUnreachable
+from hubmerge.errors import HubmergeError, HubOffline, HubUnreachable
 from hubmerge.hub.client import Hub
 from hubmerge.hub.client_errors import describe_end, retry_after_s
 from hubmerge.hub.publish import Publication, publish
@@ -128,6 +128,8 @@ class Publisher:
         while True:
             try:
                 commit = publish(self._hub, self._publication_of(step), is_over=self._is_over)
+            except HubOffline:
+                raise
             except HubUnreachable as error:
                 self._wait_before_retry(step, error, next(delays))
             else:

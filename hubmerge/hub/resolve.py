@@ -75,9 +75,11 @@ def resolve(hub: Hub, ref: ModelRef) -> Revision:
 
     A step that no tag, branch or folder names is searched in the history of main, and its
     `confidence` is below 1. Raises UsageError if several revisions have the step and none is named
-    by the step alone.
+    by the step alone. Offline, a full SHA is taken as it is, and nothing else is resolved.
     """
     repo_id, name = str(ref.repo_id), ref.revision or "main"
+    if hub.is_offline and is_sha(name):
+        return Revision(ref, name, None, "commit")
     refs = list_refs(hub, repo_id)
     for kind, names in (("tag", refs.tags), ("branch", refs.branches)):
         if name in names:
@@ -96,6 +98,8 @@ def resolve(hub: Hub, ref: ModelRef) -> Revision:
 
 def pin_dataset(hub: Hub, dataset_id: str, revision: str) -> str:
     """The commit that a revision of a data set means now."""
+    if hub.is_offline and is_sha(revision):
+        return revision
     info = hub.call(
         f"reading data set {dataset_id}@{revision}",
         lambda api: api.dataset_info(dataset_id, revision=revision),

@@ -11,6 +11,11 @@ from hubmerge.hub.resolve import resolve
 from hubmerge.lock import Pin
 from hubmerge.refs import ModelRef
 
+_OFFLINE_NOTE = (
+    "HF_HUB_OFFLINE is set, so whether the pinned names have moved was not checked; their commits "
+    "are taken from the cache."
+)
+
 
 @dataclass(frozen=True)
 class PinStatus:
@@ -43,8 +48,10 @@ def check_drift(hub: Hub, pins: Iterable[Pin], strict: bool) -> tuple[str, ...]:
     """What has changed since the pins were made, as notes.
 
     Raises IntegrityError, for all pins at once, if a pinned commit no longer exists; if `strict`,
-    for any change.
+    for any change. Offline, the pinned commits are used without this check, unless `strict`.
     """
+    if hub.is_offline and not strict:
+        return (_OFFLINE_NOTE,)
     statuses = [check_pin(hub, pin.requested, pin.ref, pin.source.sha) for pin in pins]
     drifted = [status for status in dict.fromkeys(statuses) if status.drift]
     refused = [str(status.drift) for status in drifted if strict or not status.exists]

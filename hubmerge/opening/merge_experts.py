@@ -152,8 +152,8 @@ def _expert_options(
 
 
 def last_step(hub: Hub, revision: Revision) -> Revision | None:
-    """The last step of a revision's repository; None for a folder, or without steps."""
-    if revision.ref.repo_id is None:
+    """The last step of a revision's repository; None for a folder, without steps, or offline."""
+    if revision.ref.repo_id is None or hub.is_offline:
         return None
     steps = list_steps(hub, revision.ref.repo_id)
     return steps[-1] if steps else None

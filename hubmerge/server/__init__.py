@@ -5,17 +5,20 @@
     account, repos, revisions, files, lfs, multipart, xet, storage, commits, discussions,
     collections
                               one file per group of endpoints
-    access, sessions          the user of a request and their permissions; signed-in browsers
+    access, large_file_access, sessions
+                              the user of a request and their permissions; signed-in browsers
     pages                     HTML for people, imported at the first page
     messages, info            reading requests and building responses
     ------------------------------------------------------------ below: no HTTP, only files
     store                     all repositories of a data folder, and the first one
     repository, snapshot      one repository, and one commit of it
     discussion_store          the discussions and pull requests of a repository
-    git, refs, trees, content the only users of dulwich
+    pushes, quarantine        what a git push may bring, and where it waits until it is checked
+    git, refs, trees, content with these two, the only users of dulwich
     xorbs, shards             what Xet clients upload, and the files that it becomes
     garbage, reachability     what nothing reaches any more
-    blobs, tokens, names, http_errors
+    blobs, uploads            large files, and which user has uploaded which
+    tokens, names, http_errors
 
 Importing this package loads neither a web server nor dulwich; `serve` does.
 """

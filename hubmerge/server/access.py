@@ -88,6 +88,13 @@ def may_see(request: Request, user: User | None, repository: Repository) -> bool
     return user is not None and get_hub(request).tokens.is_member(user, repository.id.owner)
 
 
+def may_read(request: Request, user: User | None, repository: Repository) -> bool:
+    """Whether the user may read the files of a repository."""
+    if not repository.settings.gated:
+        return may_see(request, user, repository)
+    return user is not None and get_hub(request).tokens.is_member(user, repository.id.owner)
+
+
 def check_owner(request: Request, user: User, id: RepoId) -> None:
     """Raise Forbidden if the user may not write to the repositories of this owner."""
     if not get_hub(request).tokens.is_member(user, id.owner):

@@ -75,7 +75,8 @@ def build_app(data: Path, seed_from: Path | None) -> ASGIApp:
     store.clean_up()
     # Their upload URLs have expired.
     remove_old_parts(store.parts, _DAY_S)
-    xorbs = Xorbs(data / "xorbs", store.blobs)
+    store.uploads.remove_old(_DAY_S)
+    xorbs = Xorbs(data / "xorbs", store.blobs, store.uploads)
     if xorbs.age_s() > _DAY_S:
         # The files of which they were parts exist without them.
         xorbs.clear()

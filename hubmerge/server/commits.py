@@ -16,10 +16,11 @@ from starlette.routing import Route
 
 from hubmerge.server.access import contributable_repo, get_hub, require_writer, writable_repo
 from hubmerge.server.card_rules import CARD, check_card
-from hubmerge.server.content import AddFile, AddLargeFile, Change, Delete
+from hubmerge.server.content import AddFile, AddLargeFile, Change, Delete, parse_pointer
 from hubmerge.server.discussion_store import PULL
 from hubmerge.server.discussions import pull_request_url
 from hubmerge.server.http_errors import BadRequest, TooLarge
+from hubmerge.server.large_file_access import LargeFileAccess
 from hubmerge.server.lfs import MAX_REGULAR_BYTES
 from hubmerge.server.messages import REPO_PATH, Json, base_url, query_flag, receive_body
 from hubmerge.server.repository import Repository
@@ -57,10 +58,8 @@ def _commit(request: Request, body: IO[bytes]) -> Response:
         require_writer(request).name,
     )
     message, parent = _parse_header(*next(lines, ("", {})))
-    changes, branch = (
-        (_parse_change(key, value) for key, value in lines),
-        request.path_params["revision"],
-    )
+    access, branch = LargeFileAccess(request, repository), request.path_params["revision"]
+    changes = (_check_content(_parse_change(key, value), access) for key, value in lines)
     result = {"success": True, "hookOutput": ""}
     if query_flag(request, "create_pr"):
         if branch != "main":
@@ -130,6 +129,22 @@ def _parse_change(key: str, value: Json) -> Change:
         case "deletedFile" | "deletedFolder":
             return Delete(path.rstrip("/"))
     raise BadRequest(f"A commit cannot do {key[:40]!r}.")
+
+
+def _check_content(change: Change, access: LargeFileAccess) -> Change:
+    """Return a change; raises BadRequest for a large file that the user has not."""
+    match change:
+        case AddLargeFile(oid=oid):
+            pass
+        case AddFile(content=content) if pointer := parse_pointer(content):
+            oid = pointer.oid
+        case _:
+            return change
+    if not access.allows(oid):
+        raise BadRequest(
+            f"LFS pointer points to a file that does not exist: {oid}. Upload it first."
+        )
+    return change
 
 
 def _parse_size(path: str, value: Json) -> int | None:

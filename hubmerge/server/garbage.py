@@ -63,6 +63,7 @@ def collect_garbage(store: RepositoryStore, xorbs: Xorbs, dry_run: bool) -> Garb
         )
         if not dry_run:
             # Looked at again: an upload may have found its content here since.
+            store.uploads.remove_old(_UPLOAD_TIME_S)
             _delete([path for path in old if _is_old(path)] + [path for path, _ in objects])
             if has_old_xorbs:
                 xorbs.clear()

@@ -209,11 +209,14 @@ class Git:
             item = self._object(item.object[1])
         return item.tree.decode() if isinstance(item, Commit) else None
 
-    def new_objects(self, tips: Sequence[str]) -> Iterator[ShaFile]:
-        """Every object that `tips` reach and no ref does; raises KeyError if one is missing."""
+    def is_complete(self, tips: Sequence[str]) -> bool:
+        """Whether every object is here that `tips` reach and no ref does."""
         known = [_to_oid(sha) for sha in self.refs("refs/").values()]
-        for oid, _ in MissingObjectFinder(self._objects, known, map(_to_oid, tips)):
-            yield self._objects[oid]
+        try:
+            new = MissingObjectFinder(self._objects, known, map(_to_oid, tips))
+            return all(oid in self._objects for oid, _ in new)
+        except KeyError:
+            return False
 
     def _is_commit(self, oid: ObjectID) -> bool:
         return isinstance(self._object(oid), Commit)

@@ -13,13 +13,16 @@ from starlette.routing import Route
 
 from hubmerge.server.access import (
     contributable_repo,
+    current_user,
     get_hub,
+    may_read,
     readable_repo,
     requested_repo_id,
 )
 from hubmerge.server.content import is_ignored, is_lfs_path, lfs_patterns
 from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest, EntryMissing
+from hubmerge.server.large_file_access import LargeFileAccess
 from hubmerge.server.messages import (
     REPO_PATH,
     WEB_PATHS,
@@ -29,7 +32,13 @@ from hubmerge.server.messages import (
     receive_body,
     with_json,
 )
-from hubmerge.server.multipart import MAX_SINGLE_BYTES, part_actions, signed_size
+from hubmerge.server.multipart import (
+    MAX_SINGLE_BYTES,
+    check_upload,
+    part_actions,
+    signed_size,
+    upload_url,
+)
 from hubmerge.server.snapshot import File
 
 # Regular files are sent inside the commit itself, so they must be small.
@@ -42,13 +51,17 @@ _DOWNLOAD = "download "
 
 def preupload(request: Request, body: Json) -> Response:
     """For each file: whether to use LFS, whether it is ignored, and the id of an existing one."""
-    snapshot = contributable_repo(request).snapshot(request.path_params["revision"])
+    repository = contributable_repo(request)
+    snapshot = repository.snapshot(request.path_params["revision"])
     # The first request of every upload: a full disk is known before anything is sent.
     check_space(get_hub(request).store.data)
     files, gitignore = json_objects(body, "files"), body.get("gitIgnore")
     # The client sends the one that it uploads too; else that of the repository holds.
     gitignore = gitignore or snapshot.read(".gitignore").decode(errors="replace")
-    existing = {file.path: file for file in snapshot.find_files(str(f.get("path")) for f in files)}
+    # Who may only propose changes to a gated repository does not learn what is in it.
+    is_readable = may_read(request, current_user(request), repository)
+    paths = [str(file.get("path")) for file in files] if is_readable else []
+    existing = {file.path: file for file in snapshot.find_files(paths)}
     patterns = lfs_patterns(snapshot.read(".gitattributes"))
     return JSONResponse(
         {"files": [_upload_mode(f, existing, patterns, str(gitignore)) for f in files]}
@@ -56,24 +69,24 @@ def preupload(request: Request, body: Json) -> Response:
 
 
 def batch(request: Request, body: Json) -> Response:
-    """The URL of each content: to download it, or to upload it unless it exists already."""
+    """The URL of each content: to download it, or to upload it unless the user has it here."""
     if body.get("operation") == "download":
         answers = [*_download_actions(request, body)]
         return JSONResponse({"transfer": "basic", "objects": answers}, media_type=_LFS_MEDIA_TYPE)
-    contributable_repo(request)
+    access = LargeFileAccess(request, contributable_repo(request))
     if body.get("operation") != "upload":
         raise BadRequest('"operation" must be "upload" or "download".')
     objects = json_objects(body, "objects")
     transfer = _choose_transfer(body.get("transfers"), objects)
-    answers = [_upload_actions(request, object, transfer) for object in objects]
+    answers = [_upload_actions(request, access, object, transfer) for object in objects]
     return JSONResponse({"transfer": transfer, "objects": answers}, media_type=_LFS_MEDIA_TYPE)
 
 
 def verify(request: Request, body: Json) -> Response:
     """Check that a content arrived completely."""
-    contributable_repo(request)
+    access = LargeFileAccess(request, contributable_repo(request))
     blobs, oid = get_hub(request).store.blobs, str(body.get("oid"))
-    if not blobs.has(oid) or blobs.size(oid) != body.get("size"):
+    if not access.allows(oid) or blobs.size(oid) != body.get("size"):
         raise EntryMissing(f"The content {oid} did not arrive.")
     return JSONResponse({})
 
@@ -81,12 +94,14 @@ def verify(request: Request, body: Json) -> Response:
 async def upload(request: Request) -> Response:
     """Receive a content in chunks; it is stored only if its sha256 is as announced."""
     oid = request.path_params["oid"]
-    size = signed_size(request, oid)
-    with get_hub(request).store.blobs.receive() as incoming:
+    size, user = check_upload(request, oid)
+    store = get_hub(request).store
+    with store.blobs.receive() as incoming:
         await receive_body(
             request, incoming.write, size, f"More than the {size} bytes that were announced."
         )
         await run_in_threadpool(incoming.store, oid, size)
+    store.uploads.record(user, oid)
     return Response()
 
 
@@ -140,25 +155,25 @@ def _download_actions(request: Request, body: Json) -> Iterator[Json]:
         }  # fmt: skip
 
 
-def _upload_actions(request: Request, object: Json, transfer: str) -> Json:
+def _upload_actions(request: Request, access: LargeFileAccess, object: Json, transfer: str) -> Json:
     oid, size = str(object.get("oid")), object.get("size")
     if not isinstance(size, int) or size < 0:
         raise BadRequest(f"The content {oid[:80]} must have a size in bytes.")
     store = get_hub(request).store
-    if store.blobs.touch(oid):
+    if access.touch(oid):
         return {"oid": oid, "size": size}
     check_space(store.data, size)
     if transfer == "multipart" and size:
-        upload = part_actions(request, oid, size)
+        upload = part_actions(request, oid, size, access.user)
     else:
-        query = urlencode(get_hub(request).signer.sign(oid, size))
-        upload = {"href": f"{base_url(request)}/lfs/{oid}?{query}"}
+        upload = {"href": upload_url(request, oid, size, access.user)}
     repository = f"{base_url(request)}/{requested_repo_id(request).web_path}.git/info/lfs/objects"
     actions = {
         "upload": upload,
         "verify": {"href": f"{repository}/verify"},
     }
-    return {"oid": oid, "size": size, "authenticated": True, "actions": actions}
+    # Not "authenticated": git-lfs would verify without its token.
+    return {"oid": oid, "size": size, "actions": actions}
 
 
 routes = [

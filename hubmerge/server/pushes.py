@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dulwich.errors import ObjectFormatException
 from dulwich.objects import Blob, ShaFile, Tree
 
-from hubmerge.server.blobs import BlobStore
 from hubmerge.server.card_rules import CARD, check_card
 from hubmerge.server.content import parse_pointer
 from hubmerge.server.git import Git
@@ -20,6 +19,8 @@ BRANCH, TAG = "refs/heads/", "refs/tags/"
 MIRROR_HEADER = "Hubmerge-Mirror"
 
 _SUBMODULE_MODE = 0o160000
+# Whether the pusher may name a large file by its sha256.
+HasContent = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -31,32 +32,40 @@ class RefUpdate:
     new: str | None
 
 
-def apply_updates(
-    git: Git, blobs: BlobStore, updates: Sequence[RefUpdate], is_mirror: bool = False
-) -> list[str]:
+def find_problem(objects: Iterable[ShaFile], has_content: HasContent) -> str:
+    """Why the objects of a push must not come into a repository, empty if they may."""
+    try:
+        for item in objects:
+            _check_object(item, has_content)
+    except HttpError as error:
+        return error.message
+    except ObjectFormatException as error:
+        return f"an object is malformed: {error}"
+    return ""
+
+
+def apply_updates(git: Git, updates: Sequence[RefUpdate], is_mirror: bool = False) -> list[str]:
     """Move, create or delete refs, each if it is allowed; returns each problem, empty if done.
 
     A mirror brings what is published elsewhere, whose cards are not held to the rules here.
     """
     tips = [update.new for update in updates if update.new]
     try:
-        _check_objects(git, blobs, tips)
+        _check_complete(git, tips)
         checked = True
     except HttpError:
         checked = False  # then each is checked alone, to say which is wrong
-    return [_apply_update(git, blobs, update, checked, is_mirror) for update in updates]
+    return [_apply_update(git, update, checked, is_mirror) for update in updates]
 
 
-def _apply_update(
-    git: Git, blobs: BlobStore, update: RefUpdate, checked: bool, is_mirror: bool
-) -> str:
+def _apply_update(git: Git, update: RefUpdate, checked: bool, is_mirror: bool) -> str:
     try:
         _check_name(update)
         if update.new is None:
             git.delete_ref(update.name)
             return ""
         if not checked:
-            _check_objects(git, blobs, [update.new])
+            _check_complete(git, [update.new])
         if not is_mirror:
             _check_card_of(git, update.new)
         _write_ref(git, update.name, update.old, update.new)
@@ -74,20 +83,15 @@ def _check_name(update: RefUpdate) -> None:
         raise Conflict("the main branch cannot be deleted")
 
 
-def _check_objects(git: Git, blobs: BlobStore, tips: Sequence[str]) -> None:
-    """Raise Conflict unless commits are complete, their paths safe and their large files here."""
+def _check_complete(git: Git, tips: Sequence[str]) -> None:
+    """Raise Conflict unless all objects of commits are here."""
     if not all(map(git.tree_at, tips)):
         raise Conflict("it is no commit, and no tag of one")
-    try:
-        for item in git.new_objects(tips):
-            _check_object(item, blobs)
-    except KeyError as error:
-        raise Conflict("objects are missing") from error
-    except ObjectFormatException as error:
-        raise Conflict(f"an object is malformed: {error}") from error
+    if not git.is_complete(tips):
+        raise Conflict("objects are missing")
 
 
-def _check_object(item: ShaFile, blobs: BlobStore) -> None:
+def _check_object(item: ShaFile, has_content: HasContent) -> None:
     item.check()
     if isinstance(item, Tree):
         for name, mode, _ in item.iteritems():
@@ -96,7 +100,7 @@ def _check_object(item: ShaFile, blobs: BlobStore) -> None:
                 raise Conflict("submodules are not supported")
     elif isinstance(item, Blob):
         pointer = parse_pointer(item.data)
-        if pointer and not blobs.has(pointer.oid):
+        if pointer and not has_content(pointer.oid):
             raise Conflict(f"the large file {pointer.oid} was not uploaded: push it by LFS first")
 
 

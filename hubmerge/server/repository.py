@@ -25,7 +25,8 @@ from hubmerge.server.http_errors import (
     StaleParent,
 )
 from hubmerge.server.names import RepoId, check_ref
-from hubmerge.server.pushes import BRANCH, TAG, RefUpdate, apply_updates
+from hubmerge.server.pushes import BRANCH, TAG, HasContent, RefUpdate, apply_updates, find_problem
+from hubmerge.server.quarantine import Quarantine
 from hubmerge.server.snapshot import Snapshot
 
 _MIN_PARENT_CHARS = 5
@@ -209,10 +210,24 @@ class Repository:
             merged = merged.with_event("status-change", author, status="merged")
             self._discussions.change(number, lambda _: merged)
 
+    def receive_pack(
+        self,
+        read: Callable[[int], bytes],
+        read_some: Callable[[int], bytes],
+        has_content: HasContent,
+    ) -> str:
+        """Take the objects of a push; returns why all are refused, empty if they are here now."""
+        with Quarantine(self.folder, self._blobs.spool) as quarantine:
+            quarantine.receive(read, read_some)
+            problem = find_problem(quarantine.objects(), has_content)
+            if not problem:
+                quarantine.release()
+            return problem
+
     def update_refs(self, updates: Sequence[RefUpdate], is_mirror: bool = False) -> list[str]:
         """Do what a push asks for; returns why each update is refused, empty if it was done."""
         with Git(self.folder) as git, self._write_lock:
-            return apply_updates(git, self._blobs, updates, is_mirror)
+            return apply_updates(git, updates, is_mirror)
 
     def write_first_commit(
         self, changes: Iterable[Change], message: str, author: str, when: datetime

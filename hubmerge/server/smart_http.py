@@ -23,8 +23,9 @@ from starlette.routing import Route
 
 from hubmerge.server.access import get_hub, readable_repo, writable_repo
 from hubmerge.server.http_errors import BadRequest, NotSignedIn
+from hubmerge.server.large_file_access import LargeFileAccess
 from hubmerge.server.messages import WEB_PATHS, Endpoint, http_error_response, receive_body
-from hubmerge.server.pushes import MIRROR_HEADER, RefUpdate
+from hubmerge.server.pushes import MIRROR_HEADER, HasContent, RefUpdate
 from hubmerge.server.repository import Repository
 
 _READ, _WRITE = "git-upload-pack", "git-receive-pack"
@@ -48,13 +49,15 @@ class _PushHandler(ReceivePackHandler):
     """Receives a push; its refs are written by the repository of the Hub."""
 
     repository: Repository
+    has_content: HasContent
     is_mirror: bool
 
     def _apply_pack(self, refs: list[tuple[Any, Any, Any]]) -> Iterator[tuple[bytes, bytes]]:
+        refused = ""
         if any(new != _NO_OBJECT for _, new, _ in refs):
-            store = cast(Any, self.repo).object_store
+            read_some = cast(Any, self.proto).recv
             try:
-                store.add_thin_pack(self.proto.read, cast(Any, self.proto).recv)
+                refused = self.repository.receive_pack(self.proto.read, read_some, self.has_content)
             except Exception as error:  # whatever reading a malformed pack may raise
                 yield b"unpack", f"the pack cannot be read: {type(error).__name__}".encode()
                 return
@@ -65,6 +68,8 @@ class _PushHandler(ReceivePackHandler):
         ]
         problems = self.repository.update_refs(updates, self.is_mirror)
         for (_, _, name), problem in zip(refs, problems, strict=True):
+            # What lacks the objects that were refused is refused for their reason.
+            problem = refused if problem and refused else problem
             yield name, problem.replace("\n", " ").encode() or b"ok"
 
 
@@ -75,7 +80,7 @@ async def advertise(request: Request) -> Response:
         raise BadRequest("Only git clients of version 1.6.6 or newer can read this Hub.")
     find = writable_repo if service == _WRITE else readable_repo
     repository = await run_in_threadpool(find, request)
-    return await run_in_threadpool(_run, repository, service, io.BytesIO(), True)
+    return await run_in_threadpool(_run, repository, service, io.BytesIO(), advertise_refs=True)
 
 
 async def serve_fetch(request: Request) -> Response:
@@ -97,14 +102,24 @@ async def _serve(request: Request, find: Callable[[Request], Repository], servic
         body.seek(0)
         is_zipped = request.headers.get("content-encoding") == "gzip"
         content = cast(IO[bytes], gzip.GzipFile(fileobj=body)) if is_zipped else body
-        is_mirror = MIRROR_HEADER in request.headers
-        return await run_in_threadpool(_run, repository, service, content, is_mirror=is_mirror)
+        is_mirror, has_content = MIRROR_HEADER in request.headers, _nothing
+        if service == _WRITE:
+            has_content = (await run_in_threadpool(LargeFileAccess, request, repository)).allows
+        return await run_in_threadpool(
+            _run, repository, service, content, has_content, is_mirror=is_mirror
+        )
+
+
+def _nothing(oid: str) -> bool:
+    """What a fetch needs to know of large files."""
+    return False
 
 
 def _run(
     repository: Repository,
     service: str,
     content: IO[bytes],
+    has_content: HasContent = _nothing,
     advertise_refs: bool = False,
     is_mirror: bool = False,
 ) -> Response:
@@ -118,6 +133,7 @@ def _run(
                 _Folder(repo), [""], protocol, stateless_rpc=True, advertise_refs=advertise_refs
             )
             handler.repository, handler.is_mirror = repository, is_mirror
+            handler.has_content = has_content
             if advertise_refs:
                 protocol.write_pkt_line(f"# service={service}\n".encode())
                 protocol.write_pkt_line(None)

@@ -28,6 +28,7 @@ from hubmerge.server.http_errors import Conflict, RepoMissing
 from hubmerge.server.names import KINDS, RepoId, check_repo
 from hubmerge.server.redirects import Redirects
 from hubmerge.server.repository import RepoSettings, Repository
+from hubmerge.server.uploads import Uploads
 
 TINY_CLIP = RepoId("models", "hubmerge", "tiny-clip")
 
@@ -44,6 +45,7 @@ class RepositoryStore:
 
     repos/models/owner/name   bare git repositories
     blobs/aa/bb/<sha256>      large files
+    uploads/<user>/<sha256>   who has uploaded what in the last day
     parts/                    uploads in parts that are not complete
     tmp/                      incomplete files; emptied at start
     """
@@ -53,6 +55,7 @@ class RepositoryStore:
         self.tmp = data / "tmp"
         self.parts = data / "parts"
         self.blobs = BlobStore(data / "blobs", self.tmp)
+        self.uploads = Uploads(data / "uploads", self.blobs)
         self.redirects = Redirects(data)
         self._write_locks: dict[str, threading.Lock] = {}
         # Held while a name is taken: names that differ only in case are one.

@@ -5,7 +5,6 @@ Downloads need none: no response names a Xet hash, so clients download by plain 
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable
 from typing import IO
@@ -21,6 +20,7 @@ from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest, EntryMissing, NotSignedIn
 from hubmerge.server.messages import REPO_PATH, Json, base_url, receive_body
 from hubmerge.server.shards import MAX_SHARD_BYTES, parse_shard
+from hubmerge.server.uploads import user_key
 from hubmerge.server.xorbs import MAX_XORB_BYTES
 
 # Chunk headers and an index, besides the chunks.
@@ -33,8 +33,7 @@ def write_token(request: Request) -> Response:
     contributable_repo(request)
     user, hub = require_writer(request), get_hub(request)
     check_space(hub.store.data)
-    namespace = hashlib.sha256(user.name.encode()).hexdigest()[:16]
-    address = f"cas/{hub.xorbs.epoch}/{namespace}"
+    address = f"cas/{hub.xorbs.epoch}/{user_key(user.name)}"
     signed = hub.signer.sign(address, 0)
     fields: Json = {
         "casUrl": f"{base_url(request)}/{address}",

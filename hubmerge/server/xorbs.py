@@ -27,6 +27,7 @@ from hubmerge.server.blobs import BlobStore
 from hubmerge.server.disk import check_space
 from hubmerge.server.http_errors import BadRequest
 from hubmerge.server.shards import Segment, ShardFile, read_exactly
+from hubmerge.server.uploads import Uploads
 
 # A client makes chunks of up to 128 KiB and xorbs of up to 64 MiB; these are limits for any client.
 MAX_XORB_BYTES = 80 << 20
@@ -49,9 +50,10 @@ class Xorbs:
     one user claims about a xorb cannot spoil the files of another.
     """
 
-    def __init__(self, folder: Path, blobs: BlobStore) -> None:
+    def __init__(self, folder: Path, blobs: BlobStore, uploads: Uploads) -> None:
         self._folder = folder
         self._blobs = blobs
+        self._uploads = uploads
 
     @property
     def epoch(self) -> str:
@@ -93,9 +95,12 @@ class Xorbs:
 
     def assemble(self, user: str, files: Iterator[ShardFile]) -> None:
         """Store the files of a shard as large files; raises BadRequest, or DiskFull before it
-        writes a file that does not fit."""
+        writes a file that does not fit.
+
+        A file that another user has uploaded is assembled again: its sha256 alone proves nothing.
+        """
         for file in files:
-            if self._blobs.touch(file.oid):
+            if self._uploads.has(user, file.oid) and self._blobs.touch(file.oid):
                 continue
             check_space(self._blobs.spool, file.size)
             with self._blobs.receive() as incoming:
@@ -103,6 +108,7 @@ class Xorbs:
                     for chunk in self._read(user, segment):
                         incoming.write(chunk)
                 incoming.store(file.oid, file.size)
+            self._uploads.record(user, file.oid)
 
     def _read(self, user: str, segment: Segment) -> Iterator[bytes]:
         path = self._path(user, segment.xorb)

@@ -1,6 +1,6 @@
 """Run the client library's own tests against the embedded Hub, and print what passes.
 
-    python scripts/conformance/run.py               with Xet off and on; about a quarter of an hour
+    python scripts/conformance/run.py               with Xet off and on; about ten minutes
     python scripts/conformance/run.py --files hf_api --xet off
 
 Its source distribution is fetched from the package registry into build/conformance; nothing of it

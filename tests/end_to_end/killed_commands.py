@@ -82,8 +82,7 @@ class World:
         home = self.folder / "home"
         if name == "train":
             _delete(api, "kill/mnist")
-            for run in (home / "runs").glob("*mnist*"):
-                shutil.rmtree(run)
+            shutil.rmtree(home / "runs" / "kill" / "mnist")
         elif name == "select":
             (self.folder / "hubmerge.lock").unlink(missing_ok=True)
             shutil.rmtree(self.folder / "selection", ignore_errors=True)
@@ -142,32 +141,39 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, object]:
         expected = world.contents(_api(server))
         while sum(counts.values()) < kills:
             name = source.choice([*world.commands])
-            problems += _kill_and_repeat(world, name, seconds[name], source, counts, expected)
+            problems += _kill_and_repeat(world, name, seconds, source, counts, expected)
     return {"seed": seed, "kills": dict(counts), "problems": problems}
 
 
 def _kill_and_repeat(
     world: World,
     name: str,
-    seconds: float,
+    seconds: dict[str, float],
     source: random.Random,
     counts: Counter[str],
     expected: Contents,
 ) -> Iterator[str]:
-    """Remove the work of a command and do it again, with kills; yields what did not hold."""
+    """Remove the work of a command and do it again, with kills; yields what did not hold.
+
+    `seconds` is how long each command took when it was last not killed.
+    """
     command, hub = world.commands[name], world.folder / "home" / "hub"
     with lease(hub) as server:
         world.remove(_api(server), name)
     for number in range(_MOST_RUNS):
         with lease(hub) as server:
-            process = world.start(command)
+            process, began, is_killed = world.start(command), time.monotonic(), False
             if number < _MOST_RUNS - 1 and (number == 0 or source.random() < 0.3):
                 victim = source.choice(("command", "command", "server"))
-                time.sleep(source.uniform(0, seconds))
-                if process.poll() is None:
+                try:
+                    process.wait(source.uniform(0, seconds[name]))
+                except subprocess.TimeoutExpired:
+                    is_killed = True
                     counts[f"{name}: {victim}"] += 1
                     os.kill(server.pid if victim == "server" else process.pid, signal.SIGKILL)
             code = process.wait()
+            if not is_killed:
+                seconds[name] = time.monotonic() - began
         with lease(hub) as server:
             after = world.contents(_api(server))
         for path, digest in after.items():

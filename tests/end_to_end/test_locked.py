@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 
+from hubmerge.errors import HubOffline
 from hubmerge.hub.client import Hub
 from hubmerge.lock import LOCK_FILE as LOCK
 from hubmerge.lock import Lock, Pin
 from hubmerge.manifest import MANIFEST_JSON, Manifest, files_digest, parse_manifest
-from hubmerge.refs import ModelRef
+from hubmerge.opening.bases import common_base
+from hubmerge.opening.locked_experts import open_pick
+from hubmerge.opening.merge_experts import last_step
+from hubmerge.opening.references import pin
+from hubmerge.refs import ModelRef, parse_ref
 from tests import locks
 from tests.end_to_end.conftest import REPOS, WEIGHTS, Command, LocalHub
 
@@ -124,6 +129,22 @@ def test_moved_tags_do_not_change_the_bytes(
     assert result.code == 0
     assert f"{repos[0]}@step8 is pinned to {old} and now resolves to {new}." in result.err
     assert read_files(tmp_path / "before") == read_files(tmp_path / "after")
+
+
+def test_offline_the_pinned_commits_come_from_the_cache(
+    hub: Hub, pinned: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = open_pick(hub, pinned, None, strict=True, base=None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub = dataclasses.replace(hub, endpoint="http://127.0.0.1:1")  # where no Hub is
+    offline = open_pick(hub, pinned, None, strict=False, base=None)
+    assert [expert.files for expert in offline.experts] == [e.files for e in online.experts]
+    assert "was not checked" in " ".join(offline.notes)
+    with pytest.raises(HubOffline, match="reading the tags"):
+        open_pick(hub, pinned, None, strict=True, base=None)
+    ref = parse_ref(f"{REPOS[0]}@{pinned.pick().experts[0].sha}")
+    assert common_base(hub, [pin(hub, ref)]).revision == pinned.base.source.sha
+    assert last_step(hub, pin(hub, ref).revision) is None
 
 
 def test_locked_reports_every_moved_tag_and_writes_nothing(

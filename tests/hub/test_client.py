@@ -206,9 +206,3 @@ def test_a_private_repository_is_hidden_from_strangers(hub: Hub, repo: str) -> N
     with pytest.raises(NotOnHub, match="no such repository") as caught:
         list_refs(replace(hub, sign_in=lambda: None), f"{repo}-private")
     assert "if it is private: Run `hf auth login`" in caught.value.hint
-
-
-def test_offline_mode_is_unreachable(monkeypatch: pytest.MonkeyPatch, hub: Hub, repo: str) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(HubUnreachable, match="OfflineModeIsEnabled"):
-        list_refs(hub, repo)

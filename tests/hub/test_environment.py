@@ -63,13 +63,16 @@ def test_other_clients_are_given_no_token_but_the_file_of_it() -> None:
     assert variables["HF_HUB_CACHE"] == "/hub/cache"
 
 
-def test_inside_another_program_its_hub_and_token_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inside_another_program_its_hub_token_and_offline_mode_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     before = dict(os.environ)
     with connect_inside("local") as hub:
         ensure_repo(hub, "demo/inside")
         assert hub.token != "hf_of_the_user"
-    assert dict(os.environ) == before
+    assert (dict(os.environ), constants.HF_HUB_OFFLINE) == (before, True)
 
 
 def test_the_configured_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ class Hub:
     def __init__(self, data: Path) -> None:
         self.store = RepositoryStore(data)
         self.store.clean_up()
-        self.xorbs = Xorbs(data / "xorbs", self.store.blobs)
+        self.xorbs = Xorbs(data / "xorbs", self.store.blobs, self.store.uploads)
 
     def create(self, name: str) -> Repository:
         return self.store.create(RepoId("models", "me", name), author="me")

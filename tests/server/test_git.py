@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import httpx2
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, RepoFile
 
 from hubmerge.server import ServerState
 
@@ -171,6 +172,27 @@ def test_large_files_are_downloaded_by_lfs(web: httpx2.Client, api: HfApi, repo:
     assert httpx2.get(href).content == b"12345"
     assert answer[1]["error"]["code"] == 404
     assert httpx2.get(href.partition("?")[0]).status_code == 403
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="git-lfs is not installed")
+def test_git_lfs_pushes_to_a_private_repository_and_clones_it(
+    hub: ServerState, api: HfApi, repo: str, clone: Path, tmp_path: Path
+) -> None:
+    api.update_repo_settings(repo, private=True)
+    content = os.urandom(4096)
+    git(clone, "lfs", "install", "--local")
+    (clone / "w.bin").write_bytes(content)
+    git(clone, "add", ".")
+    git(clone, "commit", "-q", "-m", "weights")
+    git(clone, "push", "-q", "origin", "HEAD:main")
+    (file,) = api.get_paths_info(repo, "w.bin")
+    assert isinstance(file, RepoFile)
+    assert file.lfs
+    assert file.lfs.sha256 == hashlib.sha256(content).hexdigest()
+    git(tmp_path, "clone", "-q", url_of(hub, repo), "again")
+    git(tmp_path / "again", "lfs", "install", "--local")
+    git(tmp_path / "again", "lfs", "pull")
+    assert (tmp_path / "again/w.bin").read_bytes() == content
 
 
 def test_an_url_to_upload_a_content_does_not_download_it(

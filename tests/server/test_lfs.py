@@ -31,6 +31,8 @@ def request_upload(web: httpx2.Client, repo: str, oid: str, size: int) -> dict[s
     answer = web.post(f"/{repo}.git/info/lfs/objects/batch", json=body)
     assert answer.status_code == 200
     assert answer.json()["transfer"] == "basic"
+    # Or git-lfs would send no token where it verifies.
+    assert "authenticated" not in answer.json()["objects"][0]
     actions = answer.json()["objects"][0].get("actions", {})
     return {name: action["href"] for name, action in actions.items()}
 

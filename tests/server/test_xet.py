@@ -19,6 +19,7 @@ from hubmerge.server import ServerState
 from hubmerge.server.blobs import BlobStore
 from hubmerge.server.http_errors import BadRequest, DiskFull
 from hubmerge.server.shards import Segment, ShardFile, parse_shard
+from hubmerge.server.uploads import Uploads
 from hubmerge.server.xorbs import Xorbs
 from tests.server.conftest import send_signal_and_wait
 
@@ -39,7 +40,7 @@ def store(tmp_path: Path) -> BlobStore:
 
 @pytest.fixture
 def xorbs(tmp_path: Path, store: BlobStore) -> Xorbs:
-    return Xorbs(tmp_path / "xorbs", store)
+    return Xorbs(tmp_path / "xorbs", store, Uploads(tmp_path / "uploads", store))
 
 
 def chunk(data: bytes, scheme: int = 0, size: int | None = None) -> bytes:
