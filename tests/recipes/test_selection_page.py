@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from recipes.studies.selection.tables import PAGE, render_page
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.studies.selection import regret_tables, tables
 
 
 def test_the_tables_are_those_of_the_results() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert render_page(page) == page
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert tables.render_page(page) == page
+    assert regret_tables.render_page(page) == page
+
+
+def test_settings_that_were_measured_elsewhere_keep_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"tune": "full", "method": "ties", "seed": seed, "policy": "long", "validation": 0.5}
+        for seed in (0, 1)
+    ]
+    monkeypatch.setattr(regret_tables, "RESULTS", tmp_path / "all.json")
+    monkeypatch.setattr(regret_tables, "PAGE", tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("nothing")
+    for number, row in enumerate(rows):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "one.json").write_text(json.dumps([row]))
+        regret_tables.write_page(folder)
+    assert json.loads((tmp_path / "all.json").read_text()) == rows
+    (tmp_path / "1" / "one.json").write_text(json.dumps([{**rows[1], "validation": 0.6}]))
+    regret_tables.write_page(tmp_path / "1")
+    assert json.loads((tmp_path / "all.json").read_text())[1]["validation"] == 0.6
