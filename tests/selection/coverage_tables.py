@@ -150,7 +150,7 @@ def main() -> None:
             target.write_text(json.dumps(summarize(worlds, count), indent=1) + "\n")
     files = sorted(RESULTS.glob("coverage-*.json"))
     rows = [
-        row for row in (json.loads(path.read_text()) for path in files) if row["folds"] == FOLDS
+        row for row in (json.loads(path.read_text()) for path in files) if row.get("folds") == FOLDS
     ]
     PAGE.write_text(render_page(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
