@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipes.studies.selection import regret_tables, tables
+from recipes.studies.selection.run import SETTINGS, Setting, find_setting
 
 
 def test_the_tables_are_those_of_the_results() -> None:
@@ -35,3 +36,10 @@ def test_settings_that_were_measured_elsewhere_keep_their_rows(
     (tmp_path / "1" / "one.json").write_text(json.dumps([{**rows[1], "validation": 0.6}]))
     regret_tables.write_page(tmp_path / "1")
     assert json.loads((tmp_path / "all.json").read_text())[1]["validation"] == 0.6
+
+
+def test_settings_are_found_by_name_whatever_the_seed() -> None:
+    assert all(find_setting(setting.name) == setting for setting in SETTINGS)
+    assert find_setting("four-full-seed12") == Setting("four", "full", 12)
+    with pytest.raises(SystemExit, match="write one such as four-full-seed0"):
+        find_setting("four-full")
