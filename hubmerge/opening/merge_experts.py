@@ -76,7 +76,7 @@ def open_merge_inputs(
             for model, options, own in zip(opened, expert_options, own_settings, strict=True)
             if model
         ),
-        notes=(*_revision_notes(models), *(notes or ())),
+        notes=(*revision_notes(hub, models), *(notes or ())),
         failures=tuple(failures.errors),
         settings=UNIFORM if failures.errors else tensor_settings,
     )
@@ -113,9 +113,15 @@ def _open_base(
     return base
 
 
-def _revision_notes(models: Sequence[OpenedModel]) -> Iterator[str]:
-    revisions = [model.revision for model in models]
+def revision_notes(hub: Hub, experts: Sequence[OpenedModel]) -> Iterator[str]:
+    """What a user should know of the revisions, and that `last_step` finds none offline."""
+    revisions = [model.revision for model in experts]
     yield from (f"{revision.label}: {revision.note}." for revision in revisions if revision.note)
+    if hub.is_offline and any(revision.ref.repo_id for revision in revisions):
+        yield (
+            "HF_HUB_OFFLINE is set, so the last steps of the experts are not known: the card will "
+            "have no gain over them."
+        )
 
 
 def _listed_files(model: PinnedModel) -> Iterator[Path]:

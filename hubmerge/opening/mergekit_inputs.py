@@ -14,7 +14,7 @@ from hubmerge.mergekit.merge import MergekitMerge
 from hubmerge.mergekit.settings import MergekitSettings, find_settings
 from hubmerge.merging.settings import record_own
 from hubmerge.opening.bases import check_origin
-from hubmerge.opening.merge_experts import last_step
+from hubmerge.opening.merge_experts import last_step, revision_notes
 from hubmerge.opening.merge_inputs import MergeInputs, check_no_moe
 from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import open_pinned, pin, source_of
@@ -47,13 +47,13 @@ def open_mergekit_merge(hub: Hub, merge: MergekitMerge, hashed: bool = True) -> 
         layers=layers,
     )
     found = find_settings(merge, _tensor_names(inputs))
-    notes = tuple(dict.fromkeys((*merge.notes, *found.notes, *_notes(merge, base, experts))))
+    notes = (*merge.notes, *found.notes, *_notes(merge, base, experts))
     return dataclasses.replace(
         inputs,
         params=found.params,
         settings=found.settings,
         sources=_with_settings(inputs, found),
-        notes=notes,
+        notes=tuple(dict.fromkeys((*notes, *revision_notes(hub, experts)))),
     )
 
 

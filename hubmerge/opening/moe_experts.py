@@ -15,7 +15,7 @@ from hubmerge.kinds import CheckpointKind
 from hubmerge.moerging.experts import find_missing_layers, find_unsupported
 from hubmerge.opening.bases import common_base
 from hubmerge.opening.extracted_adapters import extract_adapters
-from hubmerge.opening.merge_experts import last_step
+from hubmerge.opening.merge_experts import last_step, revision_notes
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
 from hubmerge.opening.named_models import open_all, pin_all
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
@@ -77,17 +77,13 @@ def open_experts(
     matched = _match_adapters(
         {model.revision.label: model.checkpoint for model in models}, opened_base.checkpoint
     )
-    revisions = [model.revision for model in models]
     return MoeExperts(
         base=opened_base,
         models=models,
         adapters=matched,
         base_source=source_of(opened_base),
         sources=tuple(source_of(m, last=last_step(hub, m.revision)) for m in models),
-        notes=(
-            *(f"{revision.label}: {revision.note}." for revision in revisions if revision.note),
-            *notes,
-        ),
+        notes=(*revision_notes(hub, models), *notes),
     )
 
 

@@ -19,7 +19,7 @@ from hubmerge.lock import Lock, Pin
 from hubmerge.manifest import MANIFEST_JSON, Manifest, files_digest, parse_manifest
 from hubmerge.opening.bases import common_base
 from hubmerge.opening.locked_experts import open_pick
-from hubmerge.opening.merge_experts import last_step
+from hubmerge.opening.merge_experts import last_step, open_merge_inputs
 from hubmerge.opening.references import pin
 from hubmerge.refs import ModelRef, parse_ref
 from tests import locks
@@ -143,6 +143,9 @@ def test_offline_the_pinned_commits_come_from_the_cache(
     with pytest.raises(HubOffline, match="reading the tags"):
         open_pick(hub, pinned, None, strict=True, base=None)
     ref = parse_ref(f"{REPOS[0]}@{pinned.pick().experts[0].sha}")
+    inputs = open_merge_inputs(hub, [ref], "average", {}, None)
+    assert inputs.sources[0].last_sha is None
+    assert "the last steps of the experts are not known" in " ".join(inputs.notes)
     assert common_base(hub, [pin(hub, ref)]).revision == pinned.base.source.sha
     assert last_step(hub, pin(hub, ref).revision) is None
 
