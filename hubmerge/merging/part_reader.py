@@ -1,6 +1,6 @@
 """Read the experts' changes part by part: what one thread of a merge does.
 
-Parts of 65,536 entries stay in the processor's cache, so that a merge takes little longer than
+Parts of 131,072 entries stay in the processor's cache, so that a merge takes little longer than
 reading its inputs, and its memory does not depend on the size of the model. Some changes need the
 whole tensor: those of adapters, of tensors that are computed when they are read, and where intruder
 dimensions are softened. They are computed once for a tensor, and one thread does all its parts.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
@@ -126,12 +127,10 @@ class PartReader:
         base = self._read_base(name, start, stop)
         dtype = compute_dtype(self._plan.base.index[name].dtype)
         start_values = cast(base, dtype)
-        values = []
+        values, has_weights = [], []
         for number, source in enumerate(self._sources[1]):
             if source.matrix is not None:
-                delta = _low_rank_part(source.matrix, start, stop)
-                soft = source.softening
-                values.append(delta if soft is None else soft.soften(name, delta))
+                values.append(_low_rank_part(source.matrix, start, stop))
                 continue
             if source.tensor is None:
                 whole = None if source.is_kept else self._read_whole(name)[1][number]
@@ -140,13 +139,14 @@ class PartReader:
             buffer = self._expert_bytes[number]
             expert = self.files.read(source.tensor, source.name, start, stop, buffer)
             if np.float64 in (expert.dtype, base.dtype) and dtype != np.float64:
-                delta = subtract(expert, base, dtype)  # in float64, then rounded
-            else:
-                delta = cast(expert, dtype)  # the same memory if it has the dtype
-                np.subtract(delta, start_values, out=delta)
+                values.append(subtract(expert, base, dtype))  # in float64, then rounded
+                continue
+            values.append(cast(expert, dtype))  # the same memory if it has the dtype
+            has_weights.append(values[-1])
+        _subtract_base(has_weights, start_values)
+        for number, source in enumerate(self._sources[1]):
             if source.softening is not None:
-                delta = source.softening.soften(name, delta)
-            values.append(delta)
+                values[number] = source.softening.soften(name, values[number])
         row = row_length(self._plan, name)
         if row is not None:
             values = [array.reshape(-1, row) for array in values]
@@ -197,6 +197,15 @@ class PartReader:
             ]
             self._whole = name, base.reshape(-1), deltas
         return self._whole[1:]
+
+
+def _subtract_base(values: Sequence[Array], base: Array) -> None:
+    """Make changes of the weights of experts, in their memory."""
+    if values and kernels.fit(base, *values):
+        kernels.subtract_base(values, base)
+        return
+    for weights in values:
+        np.subtract(weights, base, out=weights)
 
 
 def _low_rank_part(matrix: LowRankMatrix, start: int, stop: int) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.part_reader import Span
 from hubmerge.merging.streaming import PartStream, StreamPasses
@@ -105,6 +106,12 @@ class _PartWriter:
     def _write_merged(self, base: Array, deltas: Deltas) -> bool:
         plan, target = self._stream.plan, self._targets[deltas.tensor]
         change = plan.method.combine(deltas, deltas.of_tensor(plan.params), self.survey)
+        if target.dtype == "F32" and kernels.fit(base, change):
+            values = np.empty_like(base)
+            if not kernels.add_to_base(change, 1.0, base, values):
+                return False
+            self._stream.files().write(target, deltas.start, values)
+            return True
         compute = compute_dtype(plan.base.index[deltas.tensor].dtype)
         total = cast(base, compute) + change.reshape(base.shape)
         values = cast(np.asarray(total), DTYPES[target.dtype])

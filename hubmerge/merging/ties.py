@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses, RankedPasses
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
@@ -61,6 +62,14 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
     be > 0.
     """
     thresholds = survey.of_tensor(deltas.tensor)
+    if kernels.fit(*deltas.values):
+        merged, *counts = kernels.ties(
+            deltas.values, thresholds, deltas.weights, params.sign == "weighted",
+            survey.majority in (None, 1), params.scale,
+        )  # fmt: skip
+        if survey.majority is None:
+            survey.count(deltas, *counts)
+        return merged
     merged = np.empty_like(deltas.values[0])
     for out_block, *values in blocks(merged, *deltas.values):
         trimmed = trim(values, thresholds)

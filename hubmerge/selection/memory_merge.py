@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.device import on_device
 from hubmerge.merging.registry import Method, parse_params
@@ -132,6 +133,9 @@ class MemoryMerger:
         """base + scale * change, block by block, so that only the result needs new memory."""
         base, compute = self.deltas.base(name), compute_dtype(self.deltas.dtype(name))
         values, is_finite = np.empty(base.shape, DTYPES[self.deltas.dtype(name)]), True
+        if kernels.fit(values, change, base):
+            is_finite = kernels.add_to_base(change, scale, base, values)
+            return self._require_finite(name, values, is_finite)
         with _unchecked():
             for out, change_block, base_block in blocks(values, change, base):
                 total = out if out.dtype == compute else scratch("merged", out.size, compute)
@@ -140,6 +144,9 @@ class MemoryMerger:
                 if total is not out:
                     out[:] = total
                 is_finite &= bool(np.isfinite(out.astype(np.float32, copy=False)).all())
+        return self._require_finite(name, values, is_finite)
+
+    def _require_finite(self, name: str, values: Array, is_finite: bool) -> Array:
         if not is_finite:
             raise CheckpointError(
                 f"A merge has values that are not finite in tensor {name!r}.",

@@ -83,5 +83,7 @@ def cast(values: Array, dtype: np.dtype[Any]) -> Array:
 
     numpy's warnings are silenced, as the caller checks for such values.
     """
+    if values.dtype == dtype:
+        return values
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return values.astype(dtype, copy=False)
