@@ -63,12 +63,12 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
     """
     thresholds = survey.of_tensor(deltas.tensor)
     if kernels.fit(*deltas.values):
-        merged, *counts = kernels.ties(
+        merged, positives, negatives, cancels = kernels.ties(
             deltas.values, thresholds, deltas.weights, params.sign == "weighted",
             survey.majority in (None, 1), params.scale,
         )  # fmt: skip
         if survey.majority is None:
-            survey.count(deltas, *counts)
+            survey.count(deltas, positives, negatives, cancels)
         return merged
     merged = np.empty_like(deltas.values[0])
     for out_block, *values in blocks(merged, *deltas.values):
