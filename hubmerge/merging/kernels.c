@@ -12,10 +12,16 @@
 #define BLOCK 1024 /* entries */
 
 /* One version for each kind of processor; the loader of programs picks one. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define VERSIONS __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
-#else
+#if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)
 #define VERSIONS
+#elif __GNUC__ < 12
+#define VERSIONS __attribute__((target_clones("avx2", "default")))
+#else
+#define VERSIONS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#endif
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "numbers are read by their bytes, the lowest first"
 #endif
 
 typedef unsigned __int128 uint128;
@@ -49,6 +55,19 @@ VERSIONS void subtract_base(float **values, const float *base, int64_t experts, 
     }
 }
 
+/* out[e] = weights[e] - base, of weights in bfloat16: the upper halves of float32 */
+VERSIONS void subtract_base_bfloat16(const uint16_t **weights, const float *base, int64_t experts,
+                                     int64_t size, float *out)
+{
+    for (int64_t e = 0; e < experts; e++)
+        for (int64_t i = 0; i < size; i++) {
+            uint32_t bits = (uint32_t)weights[e][i] << 16;
+            float weight;
+            memcpy(&weight, &bits, 4);
+            out[e * size + i] = weight - base[i];
+        }
+}
+
 /* out = sum(weights[e] * values[e]), then times or divided by `factor` */
 VERSIONS void weighted_sum(const float **values, const float *weights, int64_t experts, int64_t size,
                            float factor, int64_t divides, float *out)
@@ -77,7 +96,7 @@ VERSIONS void weighted_sum(const float **values, const float *weights, int64_t e
    negative sum, and those where kept changes cancel. */
 VERSIONS void ties(const float **values, const float *thresholds, const float *elects,
                    const double *weights, int64_t is_weighted, int64_t experts, int64_t size,
-                   int64_t zero_is_positive, float scale, float *out, int64_t *counts)
+                   int64_t is_positive, float scale, float *out, int64_t *counts)
 {
     float sum[BLOCK], divisor[BLOCK], total[BLOCK];
     double shares[BLOCK];
@@ -93,7 +112,7 @@ VERSIONS void ties(const float **values, const float *thresholds, const float *e
                 sum[i] += value[i] * (float)(fabsf(value[i]) >= threshold) * elect;
         }
         for (int i = 0; i < count; i++) {
-            positive[i] = zero_is_positive ? sum[i] >= 0 : sum[i] > 0;
+            positive[i] = is_positive ? sum[i] >= 0 : sum[i] > 0;
             total[i] = -0.0f;
             divisor[i] = 0;
         }
@@ -166,9 +185,10 @@ VERSIONS void bracket(const float **values, const uint32_t *lows, const uint32_t
                 uint64_t eight;
                 memcpy(&eight, flags + first, 8);
                 if (eight)
-                    for (int i = first; i < first + 8; i++)
-                        if (flags[i])
-                            found[within++] = magnitude_bits(value[i]);
+                    for (int i = first; i < first + 8 && i < count; i++) {
+                        found[within] = magnitude_bits(value[i]); /* kept if it is counted */
+                        within += flags[i];
+                    }
             }
         }
         aboves[e] = above;
@@ -209,6 +229,21 @@ VERSIONS int64_t add_to_base(const float *change, float scale, const float *base
     for (int64_t i = 0; i < size; i++) {
         out[i] = change[i] * scale + base[i];
         wrong |= magnitude_bits(out[i]) >= 0x7f800000;
+    }
+    return !wrong;
+}
+
+/* The same, rounded to bfloat16: to the nearest, and to even in the middle. */
+VERSIONS int64_t add_to_base_bfloat16(const float *change, float scale, const float *base,
+                                      int64_t size, uint16_t *out)
+{
+    int32_t wrong = 0;
+    for (int64_t i = 0; i < size; i++) {
+        float total = change[i] * scale + base[i];
+        uint32_t bits;
+        memcpy(&bits, &total, 4);
+        wrong |= (bits & 0x7fffffff) >= 0x7f7f8000; /* what would be rounded to infinity, too */
+        out[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
     }
     return !wrong;
 }

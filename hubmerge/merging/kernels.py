@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubmerge.weights.array_blocks import scratch
-from hubmerge.weights.dtypes import Array
+from hubmerge.weights.dtypes import BFLOAT16, Array
 
 LIBRARY = Path(__file__).with_name("libkernels.so")
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -39,7 +39,7 @@ def library() -> ctypes.CDLL | None:
         is_current = ctypes.c_uint64.in_dll(found, "source_digest").value == source_digest()
     except (OSError, ValueError):
         return None
-    for name in ("add_to_base", "random_mask"):
+    for name in ("add_to_base", "add_to_base_bfloat16", "random_mask"):
         getattr(found, name).restype = ctypes.c_int64
     return found if is_current else None
 
@@ -62,6 +62,11 @@ def subtract_base(values: Sequence[Array], base: Array) -> None:
     _call("subtract_base", tuple(values), base, len(values), base.size)
 
 
+def subtract_base_bfloat16(weights: Sequence[Array], base: Array, out: Array) -> None:
+    """Set `out` [experts x entries] to weights in bfloat16 minus the base in float32."""
+    _call("subtract_base_bfloat16", tuple(weights), base, len(weights), base.size, out)
+
+
 def weighted_sum(
     values: Sequence[Array], weights: Sequence[float], factor: float, divides: bool = False
 ) -> Array:
@@ -79,10 +84,10 @@ def ties(
     thresholds: Sequence[np.float32],
     weights: Sequence[float],
     elects_by_weight: bool,
-    zero_is_positive: bool,
+    is_positive: bool,
     scale: float,
 ) -> tuple[Array, int, int, bool]:
-    """Changes merged by TIES; see `ties.ties`.
+    """Changes merged by TIES; see `ties.ties`. Zero sums are positive if `is_positive`.
 
     With them the numbers of positive and of negative sums, and whether kept changes cancel.
     """
@@ -91,7 +96,7 @@ def ties(
     elects = weights if elects_by_weight else [1.0] * len(weights)
     _call(
         "ties", tuple(values), np.array(thresholds, _SINGLE), np.array(elects, _SINGLE),
-        np.array(weights, np.float64), is_weighted, len(values), merged.size, zero_is_positive,
+        np.array(weights, np.float64), is_weighted, len(values), merged.size, is_positive,
         float(scale), merged, counts,
     )  # fmt: skip
     positives, negatives, cancelled = counts.tolist()
@@ -132,9 +137,15 @@ def dropped_sum(
     return total
 
 
+def can_add(change: Array, base: Array, out: Array) -> bool:
+    """Whether `add_to_base` computes these: `out` may have bfloat16, too."""
+    return fit(change, base) and (out.dtype == BFLOAT16 or fit(out))
+
+
 def add_to_base(change: Array, scale: float, base: Array, out: Array) -> bool:
-    """Set `out` to scale * change + base; returns whether all of it is finite."""
-    return bool(_call("add_to_base", change, float(scale), base, change.size, out))
+    """Set `out` to scale * change + base, rounded; returns whether all of it is finite."""
+    name = "add_to_base_bfloat16" if out.dtype == BFLOAT16 else "add_to_base"
+    return bool(_call(name, change, float(scale), base, change.size, out))
 
 
 def random_mask(

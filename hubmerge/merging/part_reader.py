@@ -8,7 +8,7 @@ dimensions are softened. They are computed once for a tensor, and one thread doe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,9 @@ from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
 from hubmerge.merging.tensor_merge import make_deltas
-from hubmerge.weights.array_blocks import BLOCK_SIZE
+from hubmerge.weights.array_blocks import BLOCK_SIZE, scratch
 from hubmerge.weights.difference import subtract
-from hubmerge.weights.dtypes import Array, cast, compute_dtype, is_float
+from hubmerge.weights.dtypes import BFLOAT16, Array, cast, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo
 from hubmerge.weights.lora import LowRankMatrix
 from hubmerge.weights.tensor_ranges import TensorRanges
@@ -127,7 +127,8 @@ class PartReader:
         base = self._read_base(name, start, stop)
         dtype = compute_dtype(self._plan.base.index[name].dtype)
         start_values = cast(base, dtype)
-        values, has_weights = [], []
+        values: list[Array] = []
+        weights: dict[int, Array] = {}  # by expert
         for number, source in enumerate(self._sources[1]):
             if source.matrix is not None:
                 values.append(_low_rank_part(source.matrix, start, stop))
@@ -137,13 +138,15 @@ class PartReader:
                 values.append(np.zeros(stop - start, dtype) if whole is None else whole[start:stop])
                 continue
             buffer = self._expert_bytes[number]
-            expert = self.files.read(source.tensor, source.name, start, stop, buffer)
-            if np.float64 in (expert.dtype, base.dtype) and dtype != np.float64:
-                values.append(subtract(expert, base, dtype))  # in float64, then rounded
-                continue
-            values.append(cast(expert, dtype))  # the same memory if it has the dtype
-            has_weights.append(values[-1])
-        _subtract_base(has_weights, start_values)
+            values.append(self.files.read(source.tensor, source.name, start, stop, buffer))
+            if np.float64 in (values[-1].dtype, base.dtype) and dtype != np.float64:
+                values[-1] = subtract(values[-1], base, dtype)  # in float64, then rounded
+            else:
+                weights[number] = values[-1]
+        for number, change in zip(
+            weights, _subtract_base([*weights.values()], start_values), strict=True
+        ):
+            values[number] = change
         for number, source in enumerate(self._sources[1]):
             if source.softening is not None:
                 values[number] = source.softening.soften(name, values[number])
@@ -199,13 +202,20 @@ class PartReader:
         return self._whole[1:]
 
 
-def _subtract_base(values: Sequence[Array], base: Array) -> None:
-    """Make changes of the weights of experts, in their memory."""
-    if values and kernels.fit(base, *values):
-        kernels.subtract_base(values, base)
-        return
-    for weights in values:
-        np.subtract(weights, base, out=weights)
+def _subtract_base(weights: list[Array], base: Array) -> Iterable[Array]:
+    """The changes of the weights of experts, in memory that the next part reuses."""
+    if weights and kernels.fit(base) and all(array.dtype == BFLOAT16 for array in weights):
+        stack = scratch("changes", len(weights) * base.size, base.dtype)
+        stack = stack.reshape(len(weights), base.size)
+        kernels.subtract_base_bfloat16(weights, base, stack)
+        return stack
+    changes = [cast(array, base.dtype) for array in weights]  # the same memory if it has the dtype
+    if changes and kernels.fit(base, *changes):
+        kernels.subtract_base(changes, base)
+    else:
+        for change in changes:
+            np.subtract(change, base, out=change)
+    return changes
 
 
 def _low_rank_part(matrix: LowRankMatrix, start: int, stop: int) -> Array:

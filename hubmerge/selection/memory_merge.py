@@ -133,20 +133,18 @@ class MemoryMerger:
         """base + scale * change, block by block, so that only the result needs new memory."""
         base, compute = self.deltas.base(name), compute_dtype(self.deltas.dtype(name))
         values, is_finite = np.empty(base.shape, DTYPES[self.deltas.dtype(name)]), True
-        if kernels.fit(values, change, base):
-            is_finite = kernels.add_to_base(change, scale, base, values)
-            return self._require_finite(name, values, is_finite)
         with _unchecked():
             for out, change_block, base_block in blocks(values, change, base):
+                weights = cast(base_block, compute)
+                if kernels.can_add(change_block, weights, out):
+                    is_finite &= kernels.add_to_base(change_block, scale, weights, out)
+                    continue
                 total = out if out.dtype == compute else scratch("merged", out.size, compute)
                 np.multiply(change_block, scale, out=total)
-                total += cast(base_block, compute)
+                total += weights
                 if total is not out:
                     out[:] = total
                 is_finite &= bool(np.isfinite(out.astype(np.float32, copy=False)).all())
-        return self._require_finite(name, values, is_finite)
-
-    def _require_finite(self, name: str, values: Array, is_finite: bool) -> Array:
         if not is_finite:
             raise CheckpointError(
                 f"A merge has values that are not finite in tensor {name!r}.",

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -122,8 +123,8 @@ def test_ties(
     (ours, counted), (expected, expected_count) = merged(), without_kernels(merged)
     assert_same_bytes(ours, expected)
     if all(np.isfinite(values).all() for values in deltas.values):
-        assert sum(counted.balance) == sum(expected_count.balance)
-        assert set(counted.undecided) == set(expected_count.undecided)
+        assert counted.votes.balance == expected_count.votes.balance
+        assert counted.votes.undecided == expected_count.votes.undecided
 
 
 @compiled
@@ -153,18 +154,45 @@ def test_masks(density: float) -> None:
 
 
 @compiled
-def test_the_base_and_the_check_for_what_is_not_finite() -> None:
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_a_change_is_added_to_the_base(dtype: type, scale: float) -> None:
     rng = np.random.default_rng(0)
-    base, change = (rng.standard_normal(3000).astype(np.float32) for _ in range(2))
-    out = np.empty_like(base)
-    assert kernels.add_to_base(change, 0.3, base, out)
-    assert_same_bytes(out, change * np.float32(0.3) + base)
-    for wrong in (np.nan, np.inf, -np.inf, np.float32(3e38)):
-        change[2999] = base[2999] = wrong
-        assert not kernels.add_to_base(change, 1.0, base, out)
+    base, change = (rng.standard_normal(300_000).astype(np.float32) for _ in range(2))
+    change[:9] = [0.0, -0.0, 1e-45, -1e-45, 3.3e38, -3.3e38, 2**-8, -(2**-8), 3 * 2**-9]
+    base[:9] = [-0.0, -0.0, 0.0, 1e-45, 1e36, 0.0, 1.0, 1.0, 1.0]  # in the middle of two bfloat16
+    out = np.empty(base.shape, dtype)
+    assert kernels.add_to_base(change, scale, base, out)
+    expected = (change * np.float32(scale) + base).astype(dtype)
+    assert out.tobytes() == expected.tobytes()
 
 
 @compiled
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_what_is_not_finite_is_noticed(dtype: type) -> None:
+    base, out = np.zeros(3000, np.float32), np.empty(3000, dtype)
+    largest = float(ml_dtypes.finfo(dtype).max)
+    for value in (np.nan, np.inf, -np.inf, largest, 3.39e38, 3.396e38, -3.4e38):
+        change = base.copy()
+        change[2999] = value
+        with np.errstate(over="ignore"):
+            expected = bool(np.isfinite(change.astype(dtype)).all())
+        assert kernels.add_to_base(change, 1.0, base, out) is expected
+
+
+@compiled
+def test_the_base_is_subtracted_from_every_bfloat16() -> None:
+    weights = np.arange(1 << 16, dtype=np.uint16).view(ml_dtypes.bfloat16)
+    base = np.random.default_rng(0).standard_normal(weights.size).astype(np.float32)
+    out = np.empty((2, weights.size), np.float32)
+    kernels.subtract_base_bfloat16([weights, weights[::-1].copy()], base, out)
+    with np.errstate(invalid="ignore"):
+        assert_same_bytes(out[0], weights.astype(np.float32) - base)
+        assert_same_bytes(out[1], weights[::-1].astype(np.float32) - base)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize(("name", "params"), [
     ("average", {}), ("task_arithmetic", {"scale": 0.3}), ("dare", {"density": 0.3}),
     ("ties", {}), ("ties", {"trim": "tensor", "sign": "weighted"}),
@@ -172,10 +200,11 @@ def test_the_base_and_the_check_for_what_is_not_finite() -> None:
 def test_merges_have_the_same_bytes_without_kernels(
     name: str,
     params: dict[str, object],
+    dtype: type,
     large_models: Callable[[type], Callable[..., MergePlan]],
     tmp_path: Path,
 ) -> None:
-    plan = large_models(np.float32)(name, **params)
+    plan = large_models(dtype)(name, **params)
     expected = without_kernels(lambda: merge(plan, tmp_path / "numpy").digest())
     assert merge(plan, tmp_path / "compiled").digest() == expected
 
