@@ -87,12 +87,12 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
     """
     thresholds, is_positive = survey.of_tensor(deltas.tensor), survey.is_positive
     if kernels.fit(*deltas.values):
-        merged, *signs = kernels.ties(
+        merged, positives, negatives, cancels = kernels.ties(
             deltas.values, thresholds, deltas.weights, params.sign == "weighted", is_positive,
             params.scale,
         )  # fmt: skip
         if survey.majority is None:
-            survey.votes.count(deltas, *signs, is_positive)
+            survey.votes.count(deltas, positives, negatives, cancels, is_positive)
         return merged
     merged = np.empty_like(deltas.values[0])
     for out_block, *values in blocks(merged, *deltas.values):
