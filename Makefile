@@ -89,14 +89,16 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 
-.venv/installed: pyproject.toml | .venv/bin/python
+KERNELS := hatch_build.py hubmerge/merging/kernels.c
+
+.venv/installed: pyproject.toml $(KERNELS) | .venv/bin/python
 	$(BIN)/pip install --editable .
 	touch $@
 
-.venv/installed-gguf: pyproject.toml | .venv/bin/python
+.venv/installed-gguf: pyproject.toml $(KERNELS) | .venv/bin/python
 	$(BIN)/pip install --editable '.[gguf]'
 	touch $@ .venv/installed
 
-.venv/installed-dev: pyproject.toml | .venv/bin/python
+.venv/installed-dev: pyproject.toml $(KERNELS) | .venv/bin/python
 	$(BIN)/pip install --editable '.[dev]'
 	touch $@ .venv/installed

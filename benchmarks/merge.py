@@ -105,8 +105,12 @@ with open(f"{out}/model.safetensors", "wb", buffering=0) as file:
 
 
 def measure(command: Sequence[str], out: Path, env: dict[str, str]) -> tuple[float, float]:
-    """Wall time in seconds and peak memory in MiB of a command that writes `out`."""
+    """Wall time in seconds and peak memory in MiB of a command that writes `out`.
+
+    What was written before is on the disk when it starts: it would wait for that at its own flush.
+    """
     shutil.rmtree(out, ignore_errors=True)
+    os.sync()
     start = time.perf_counter()
     process = subprocess.Popen(
         command, env=os.environ | env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -201,14 +205,15 @@ def _measure_all(
             start = time.perf_counter()
             subprocess.run(command, env=os.environ | env, check=True, capture_output=True)
             rows.setdefault("again", []).append((time.perf_counter() - start, 0.0))
-            if method in IN_MEMORY and PRESETS[options.preset].dtype == "float32":
-                rival = [sys.executable, "-c", RIVAL, method, str(scratch / "rival"), *inputs]
-                rows.setdefault("memory", []).append(measure(rival, scratch / "rival", env))
             if options.mergekit:
                 out = scratch / "mergekit"
                 dtype = PRESETS[options.preset].dtype
                 command = mergekits(options.mergekit, method, dtype, out, base, experts)
                 rows.setdefault("mergekit", []).append(measure(command, out, env))
+        if method in IN_MEMORY and PRESETS[options.preset].dtype == "float32":
+            rival = [sys.executable, "-c", RIVAL, method, str(scratch / "rival"), *inputs]
+            for _ in range(options.runs):  # at last, as it drives files out of memory
+                rows.setdefault("memory", []).append(measure(rival, scratch / "rival", env))
         print(_row(method, rows), flush=True)
         results[method] = rows
         if options.out:

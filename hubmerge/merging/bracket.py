@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import Deltas, ParallelPasses
 from hubmerge.merging.tensor_ranks import tensor_ranks
 from hubmerge.merging.trim import magnitudes
@@ -101,6 +102,9 @@ def find_thresholds(
     experts = len(brackets)
 
     def count(deltas: Deltas) -> tuple[str, int, bool, list[tuple[int, Bits]]]:
+        if kernels.fit(*deltas.values):
+            found = kernels.bracket(deltas.values, *zip(*limits, strict=True))
+            return deltas.tensor, deltas.values[0].size, deltas.changed(), found
         found = []
         for values, (low, high) in zip(deltas.values, limits, strict=True):
             bits = _bits(values)

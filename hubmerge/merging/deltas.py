@@ -12,7 +12,7 @@ from hubmerge.weights.array_blocks import BLOCK_SIZE
 from hubmerge.weights.dtypes import Array, cast
 from hubmerge.weights.lora import LowRankMatrix
 
-_SAMPLE = 128  # entries of one range
+_SAMPLE = 256  # entries of one range
 T = TypeVar("T")
 P = TypeVar("P")
 

@@ -95,12 +95,14 @@ def _ties(values: Sequence[Any], deltas: Deltas, params: Any, survey: TiesSurvey
         for delta, threshold in zip(values, thresholds, strict=True)
     ]
     sums: Any = elected_sums(trimmed, deltas.weights, params)
-    positive = sums >= 0 if survey.majority in (None, 1) else sums > 0
+    is_positive = survey.is_positive
+    positive = sums >= 0 if is_positive else sums > 0
     agreeing = [delta * ((delta > 0) == positive) for delta in trimmed]
     mean = _mean(agreeing, deltas.weights, 0)
     if survey.majority is None:
         cancels = bool(((sums == 0) & (mean != 0)).any())
-        survey.count(deltas, int((sums > 0).sum()), int((sums < 0).sum()), cancels)
+        signs = int((sums > 0).sum()), int((sums < 0).sum())
+        survey.votes.count(deltas, *signs, cancels, is_positive)
     return mean * params.scale
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
 from hubmerge.merging.engine import (
     check_copies,
@@ -59,13 +61,13 @@ def factorize_merge(
     unchanged: dict[str, tuple[LoraModule, Factors]] = {}
     counter = ShareCounter(rank)
     names = merged.names()
-    for done, name in enumerate(names):
+    for done, (name, of_sum) in enumerate(merged.factorize_sums(names, by_tensor, rank)):
         progress("factor", done, len(names))
         module = by_tensor.get(name)
         if module is None:
             counter.leave_out(name, _squares(merged.change(name)))
             continue
-        a, b, squares, kept = merged.factorize(module, rank)
+        a, b, squares, kept = of_sum or merged.factorize(module, rank)
         if squares:
             factors[module] = a, b
             counter.add(module.path, squares, kept)
@@ -76,6 +78,9 @@ def factorize_merge(
         raise _nothing_to_keep(counter)
     factors |= dict(_missing_halves(factors, unchanged))
     return Extraction(factors, counter.shares())
+
+
+_Found = tuple[Array, Array, float, float]
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,27 @@ class _MergedChanges:
         }
         return [name for name in index if name in changed and is_float(index[name].dtype)]
 
-    def factorize(self, module: LoraModule, rank: int) -> tuple[Array, Array, float, float]:
-        """Factors, the squared norm of the change, and that of what the factors keep."""
-        terms = self.sums.terms(module.tensor) if self.sums else None
-        if terms:
+    def factorize_sums(
+        self, names: Sequence[str], modules: Mapping[str, LoraModule], rank: int
+    ) -> Iterator[tuple[str, _Found | None]]:
+        """Each name, with the result of `factorize` if the change is a sum of products.
+
+        Several of them are factored at a time.
+        """
+        sums = self.sums
+
+        def work(name: str) -> _Found | None:
+            terms = sums.terms(name) if sums and name in modules else None
+            if not terms:
+                return None
             a, b, values = factorize_sum([term.read() for term in terms], rank)
             return a, b, _squares(values), _squares(values[:rank])
+
+        with ThreadPoolExecutor(core_count(), thread_name_prefix="factor") as pool:
+            yield from in_order(pool, work, names, 2 * core_count())
+
+    def factorize(self, module: LoraModule, rank: int) -> _Found:
+        """Factors, the squared norm of the change, and that of what the factors keep."""
         change = self.change(module.tensor)
         a, b, values = factorize(module.as_matrix(change.astype(np.float64)), rank)
         return a, b, _squares(change), _squares(values)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.params import (
     DareParams,
@@ -20,6 +21,7 @@ from hubmerge.merging.params import (
     TaskArithmeticParams,
 )
 from hubmerge.merging.random_masks import random_mask
+from hubmerge.weights.array_blocks import scratch
 from hubmerge.weights.dtypes import Array
 
 
@@ -29,11 +31,17 @@ def average(deltas: Deltas, params: NoParams, survey: None = None) -> Array:
     As a change to the base it equals the mean of the models, and a tensor that no expert changed
     keeps every bit. Source: model soups, https://arxiv.org/abs/2203.05482
     """
+    if kernels.fit(*deltas.values):
+        return kernels.weighted_sum(
+            deltas.values, deltas.weights, sum(deltas.weights), divides=True
+        )
     return weighted_sum(deltas.values, deltas.weights) / sum(deltas.weights)
 
 
 def task_arithmetic(deltas: Deltas, params: TaskArithmeticParams, survey: None = None) -> Array:
     """scale * sum(w_i d_i). Source: https://arxiv.org/abs/2212.04089, equation of section 4."""
+    if kernels.fit(*deltas.values):
+        return kernels.weighted_sum(deltas.values, deltas.weights, params.scale)
     return params.scale * weighted_sum(deltas.values, deltas.weights)
 
 
@@ -42,7 +50,15 @@ def dare(deltas: Deltas, params: DareParams, survey: None = None) -> Array:
 
     Source: https://arxiv.org/abs/2311.03099, equations of section 3.2.
     """
-    return params.scale * weighted_sum(drop_changes(deltas, params), deltas.weights)
+    if params.rescale == "l1" or not kernels.fit(*deltas.values):
+        return params.scale * weighted_sum(drop_changes(deltas, params), deltas.weights)
+    own = deltas.of_experts(params)
+    masks = scratch("masks", deltas.values[0].size * len(own), np.dtype(np.bool_))
+    masks = masks.reshape(len(own), -1)
+    for mask, sha, one in zip(masks, deltas.shas, own, strict=True):
+        mask[:] = random_mask(one, deltas.tensor, sha, deltas.start, mask.size)
+    densities = [one.density if params.rescale == "expected" else 0.0 for one in own]
+    return kernels.dropped_sum(deltas.values, masks, densities, deltas.weights, params.scale)
 
 
 def passthrough(deltas: Deltas, params: PassthroughParams, survey: None = None) -> Array:

@@ -1,6 +1,6 @@
 """Read the experts' changes part by part: what one thread of a merge does.
 
-Parts of 65,536 entries stay in the processor's cache, so that a merge takes little longer than
+Parts of 131,072 entries stay in the processor's cache, so that a merge takes little longer than
 reading its inputs, and its memory does not depend on the size of the model. Some changes need the
 whole tensor: those of adapters, of tensors that are computed when they are read, and where intruder
 dimensions are softened. They are computed once for a tensor, and one thread does all its parts.
@@ -8,18 +8,19 @@ dimensions are softened. They are computed once for a tensor, and one thread doe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.plan import MergePlan
 from hubmerge.merging.softening import Softening
 from hubmerge.merging.tensor_merge import make_deltas
-from hubmerge.weights.array_blocks import BLOCK_SIZE
+from hubmerge.weights.array_blocks import BLOCK_SIZE, scratch
 from hubmerge.weights.difference import subtract
-from hubmerge.weights.dtypes import Array, cast, compute_dtype, is_float
+from hubmerge.weights.dtypes import BFLOAT16, Array, cast, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo
 from hubmerge.weights.lora import LowRankMatrix
 from hubmerge.weights.tensor_ranges import TensorRanges
@@ -126,27 +127,29 @@ class PartReader:
         base = self._read_base(name, start, stop)
         dtype = compute_dtype(self._plan.base.index[name].dtype)
         start_values = cast(base, dtype)
-        values = []
+        values: list[Array] = []
+        weights: dict[int, Array] = {}  # by expert
         for number, source in enumerate(self._sources[1]):
             if source.matrix is not None:
-                delta = _low_rank_part(source.matrix, start, stop)
-                soft = source.softening
-                values.append(delta if soft is None else soft.soften(name, delta))
+                values.append(_low_rank_part(source.matrix, start, stop))
                 continue
             if source.tensor is None:
                 whole = None if source.is_kept else self._read_whole(name)[1][number]
                 values.append(np.zeros(stop - start, dtype) if whole is None else whole[start:stop])
                 continue
             buffer = self._expert_bytes[number]
-            expert = self.files.read(source.tensor, source.name, start, stop, buffer)
-            if np.float64 in (expert.dtype, base.dtype) and dtype != np.float64:
-                delta = subtract(expert, base, dtype)  # in float64, then rounded
+            values.append(self.files.read(source.tensor, source.name, start, stop, buffer))
+            if np.float64 in (values[-1].dtype, base.dtype) and dtype != np.float64:
+                values[-1] = subtract(values[-1], base, dtype)  # in float64, then rounded
             else:
-                delta = cast(expert, dtype)  # the same memory if it has the dtype
-                np.subtract(delta, start_values, out=delta)
+                weights[number] = values[-1]
+        for number, change in zip(
+            weights, _subtract_base([*weights.values()], start_values), strict=True
+        ):
+            values[number] = change
+        for number, source in enumerate(self._sources[1]):
             if source.softening is not None:
-                delta = source.softening.soften(name, delta)
-            values.append(delta)
+                values[number] = source.softening.soften(name, values[number])
         row = row_length(self._plan, name)
         if row is not None:
             values = [array.reshape(-1, row) for array in values]
@@ -197,6 +200,22 @@ class PartReader:
             ]
             self._whole = name, base.reshape(-1), deltas
         return self._whole[1:]
+
+
+def _subtract_base(weights: list[Array], base: Array) -> Iterable[Array]:
+    """The changes of the weights of experts, in memory that the next part reuses."""
+    if weights and kernels.fit(base) and all(array.dtype == BFLOAT16 for array in weights):
+        stack = scratch("changes", len(weights) * base.size, base.dtype)
+        stack = stack.reshape(len(weights), base.size)
+        kernels.subtract_base_bfloat16(weights, base, stack)
+        return stack
+    changes = [cast(array, base.dtype) for array in weights]  # the same memory if it has the dtype
+    if changes and kernels.fit(base, *changes):
+        kernels.subtract_base(changes, base)
+    else:
+        for change in changes:
+            np.subtract(change, base, out=change)
+    return changes
 
 
 def _low_rank_part(matrix: LowRankMatrix, start: int, stop: int) -> Array:

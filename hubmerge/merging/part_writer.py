@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.part_reader import Span
 from hubmerge.merging.streaming import PartStream, StreamPasses
 from hubmerge.merging.tensor_merge import merge_tensor
 from hubmerge.progress import ByteProgress, Progress
+from hubmerge.weights.array_blocks import scratch
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype, is_float
 from hubmerge.weights.header import TensorInfo
 from hubmerge.weights.writer import write_tensor
@@ -106,9 +108,13 @@ class _PartWriter:
         plan, target = self._stream.plan, self._targets[deltas.tensor]
         change = plan.method.combine(deltas, deltas.of_tensor(plan.params), self.survey)
         compute = compute_dtype(plan.base.index[deltas.tensor].dtype)
-        total = cast(base, compute) + change.reshape(base.shape)
-        values = cast(np.asarray(total), DTYPES[target.dtype])
-        if not np.isfinite(values).all():
-            return False
-        self._stream.files().write(target, deltas.start, values)
-        return True
+        weights, dtype = cast(base, compute), DTYPES[target.dtype]
+        values = scratch("merged", base.size, dtype)
+        if kernels.can_add(change, weights, values):
+            is_finite = kernels.add_to_base(change, 1.0, weights, values)
+        else:
+            values = cast(np.asarray(weights + change.reshape(base.shape)), dtype)
+            is_finite = bool(np.isfinite(values).all())
+        if is_finite:
+            self._stream.files().write(target, deltas.start, values)
+        return is_finite

@@ -14,6 +14,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from hubmerge.merging import kernels
 from hubmerge.merging.params import DareParams
 
 _ENTRIES_PER_STEP = 8  # Philox makes four numbers of 64 bits at a time
@@ -50,6 +51,11 @@ def _is_below(threshold: int, digest: bytes, start: int, size: int) -> NDArray[n
     upper, lower = divmod(threshold, _HALF)
     if upper == _HALF:
         return np.ones(size, np.bool_)
+    if kernels.library() is not None:
+        mask, equal = kernels.random_mask(*_seeds(digest), start, size, upper)
+        for entry in equal:
+            mask[entry] = _lower_bits(digest, start + entry) < lower
+        return mask
     skipped = start % 4
     raw = _generator(digest, start // 4).random_raw((skipped + size + 3) // 4)
     bits = raw.astype("<u8", copy=False).view("<u2")[skipped : skipped + size]
@@ -64,7 +70,7 @@ def _generator(digest: bytes, steps: int) -> np.random.PCG64DXSM:
     if not hasattr(_local, "generator"):
         _local.generator = np.random.PCG64DXSM(0)
     generator: np.random.PCG64DXSM = _local.generator
-    state, increment = (int.from_bytes(half, "big") for half in (digest[:16], digest[16:]))
+    state, increment = _seeds(digest)
     generator.state = {
         "bit_generator": "PCG64DXSM",
         "state": {"state": state, "inc": increment | 1},  # as it must be odd
@@ -73,6 +79,11 @@ def _generator(digest: bytes, steps: int) -> np.random.PCG64DXSM:
     }
     generator.advance(steps)
     return generator
+
+
+def _seeds(digest: bytes) -> tuple[int, int]:
+    """State and increment of a generator that a digest seeds."""
+    return int.from_bytes(digest[:16], "big"), int.from_bytes(digest[16:], "big")
 
 
 def _lower_bits(digest: bytes, entry: int) -> int:

@@ -8,11 +8,13 @@ https://arxiv.org/abs/2306.01708
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import DeltaPasses, Deltas, ParallelPasses, RankedPasses
 from hubmerge.merging.methods import weighted_sum
 from hubmerge.merging.params import TiesParams
@@ -25,20 +27,41 @@ _BOOL, _BYTE, _DOUBLE = np.dtype(np.bool_), np.dtype(np.uint8), np.dtype(np.floa
 _MOST_COUNTED = 256
 
 
+@dataclass
+class SignVotes:
+    """What is known of the majority sign while a model is merged.
+
+    `balance` is how many more entries elected the positive sign so far. `undecided` are the parts
+    in which kept changes cancel, by tensor and first entry, with what they took for the majority.
+    """
+
+    balance: int = 0
+    undecided: dict[tuple[str, int], bool] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(
+        self, deltas: Deltas, positives: int, negatives: int, cancels: bool, is_positive: bool
+    ) -> None:
+        """Count the signs of a part, and note whether kept changes cancel in it."""
+        with self._lock:
+            self.balance += positives - negatives
+            if cancels:
+                self.undecided[deltas.tensor, deltas.start] = is_positive
+
+
 @dataclass(frozen=True)
 class TiesSurvey:
     """What TIES needs from the whole model before it can merge one tensor.
 
     `thresholds`: per expert, the smallest magnitude that is kept, or those of each tensor.
     `majority`: the sign (-1, 0 or 1) that most entries of the model elect. It decides only where
-    kept changes cancel, so a merge by several threads begins without it (None): parts with such
-    entries are in `undecided`, and are merged again once `balance` is complete.
+    kept changes cancel, so a merge by several threads begins without it (None): such parts take
+    the majority of the entries before them, and those that took the wrong one are merged again.
     """
 
     thresholds: tuple[np.float32, ...] | Ranks
     majority: int | None
-    balance: list[int] = field(default_factory=list, compare=False)
-    undecided: list[tuple[str, int]] = field(default_factory=list, compare=False)
+    votes: SignVotes = field(default_factory=SignVotes, compare=False)
 
     def of_tensor(self, tensor: str) -> Sequence[np.float32]:
         """Per expert, the smallest magnitude of this tensor that is kept."""
@@ -46,11 +69,13 @@ class TiesSurvey:
             return self.thresholds
         return [smallest for (smallest,) in self.thresholds[tensor]]
 
-    def count(self, deltas: Deltas, positive: int, negative: int, cancels: bool) -> None:
-        """Count the signs of a part, and note whether kept changes cancel in it."""
-        self.balance.append(positive - negative)
-        if cancels:
-            self.undecided.append((deltas.tensor, deltas.start))
+    @property
+    def is_positive(self) -> bool:
+        """Whether zero sums elect the positive sign, as far as that is known.
+
+        Where the majority is zero, too, the authors' code takes the negative changes.
+        """
+        return self.votes.balance >= 0 if self.majority is None else self.majority > 0
 
 
 def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
@@ -60,20 +85,27 @@ def ties(deltas: Deltas, params: TiesParams, survey: TiesSurvey) -> Array:
     experts whose change has that sign. In the election they count only with sign=weighted. All must
     be > 0.
     """
-    thresholds = survey.of_tensor(deltas.tensor)
+    thresholds, is_positive = survey.of_tensor(deltas.tensor), survey.is_positive
+    if kernels.fit(*deltas.values):
+        merged, positives, negatives, cancels = kernels.ties(
+            deltas.values, thresholds, deltas.weights, params.sign == "weighted", is_positive,
+            params.scale,
+        )  # fmt: skip
+        if survey.majority is None:
+            survey.votes.count(deltas, positives, negatives, cancels, is_positive)
+        return merged
     merged = np.empty_like(deltas.values[0])
     for out_block, *values in blocks(merged, *deltas.values):
         trimmed = trim(values, thresholds)
         sums = elected_sums(trimmed, deltas.weights, params)
-        # Where a sum is zero and the majority too, the authors' code takes the negative changes.
-        positive = sums >= 0 if survey.majority in (None, 1) else sums > 0
+        positive = sums >= 0 if is_positive else sums > 0
         mean = mean_of_agreeing(trimmed, positive, deltas.weights)
         if survey.majority is None:
             positives, negatives = (int(np.count_nonzero(s)) for s in (sums > 0, sums < 0))
-            # Where kept changes cancel, some are positive, and their mean was taken.
+            # Where kept changes cancel, they have both signs, so one of them gave a mean.
             decided = positives + negatives == sums.size
             cancels = not decided and bool(((sums == 0) & (mean != 0)).any())
-            survey.count(deltas, positives, negatives, cancels)
+            survey.votes.count(deltas, positives, negatives, cancels, is_positive)
         np.multiply(mean, params.scale, out=out_block)
     return merged
 
@@ -139,10 +171,10 @@ def settle_ties(survey: TiesSurvey) -> tuple[TiesSurvey, list[tuple[str, int]]]:
     """The survey with the majority that was counted, and the parts to be merged again."""
     if survey.majority is not None:
         return survey, []
-    balance = sum(survey.balance)
-    majority = (balance > 0) - (balance < 0)
-    again = [] if majority > 0 else sorted(survey.undecided)
-    return TiesSurvey(survey.thresholds, majority), again
+    balance = survey.votes.balance
+    settled = TiesSurvey(survey.thresholds, (balance > 0) - (balance < 0))
+    undecided = sorted(survey.votes.undecided.items())
+    return settled, [place for place, taken in undecided if taken != settled.is_positive]
 
 
 def trim(values: Sequence[Array], thresholds: Sequence[np.float32]) -> list[Array]:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from hubmerge.cores import core_count, in_order
 from hubmerge.errors import CheckpointError
+from hubmerge.merging import kernels
 from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.device import on_device
 from hubmerge.merging.registry import Method, parse_params
@@ -134,9 +135,13 @@ class MemoryMerger:
         values, is_finite = np.empty(base.shape, DTYPES[self.deltas.dtype(name)]), True
         with _unchecked():
             for out, change_block, base_block in blocks(values, change, base):
+                weights = cast(base_block, compute)
+                if kernels.can_add(change_block, weights, out):
+                    is_finite &= kernels.add_to_base(change_block, scale, weights, out)
+                    continue
                 total = out if out.dtype == compute else scratch("merged", out.size, compute)
                 np.multiply(change_block, scale, out=total)
-                total += cast(base_block, compute)
+                total += weights
                 if total is not out:
                     out[:] = total
                 is_finite &= bool(np.isfinite(out.astype(np.float32, copy=False)).all())

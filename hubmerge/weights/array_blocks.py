@@ -14,7 +14,7 @@ import numpy as np
 
 from hubmerge.weights.dtypes import Array
 
-BLOCK_SIZE = 1 << 16  # entries
+BLOCK_SIZE = 1 << 17  # entries
 _local = threading.local()
 
 
@@ -28,6 +28,7 @@ def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 def scratch(key: str, size: int, dtype: np.dtype[Any]) -> Array:
     """Memory for intermediate values of a block: one array per key and thread, used again."""
     arrays: dict[tuple[str, np.dtype[Any]], Array] = _local.__dict__.setdefault("arrays", {})
-    if (key, dtype) not in arrays:
-        arrays[key, dtype] = np.empty(BLOCK_SIZE, dtype)
-    return arrays[key, dtype][:size]
+    array = arrays.get((key, dtype))
+    if array is None or array.size < size:
+        array = arrays[key, dtype] = np.empty(max(size, BLOCK_SIZE), dtype)
+    return array[:size]

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from hubmerge.errors import UnknownName
 
 Array = NDArray[Any]
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 FLOATS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BF16": BFLOAT16,
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
@@ -83,5 +84,7 @@ def cast(values: Array, dtype: np.dtype[Any]) -> Array:
 
     numpy's warnings are silenced, as the caller checks for such values.
     """
+    if values.dtype == dtype:
+        return values
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return values.astype(dtype, copy=False)

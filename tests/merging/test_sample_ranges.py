@@ -19,12 +19,12 @@ def test_ranges_are_in_order_within_their_arrays_and_about_as_many_as_asked_for(
     if sum(sizes) <= count:  # all of it
         assert sum(stop - start for _, start, stop in ranges) == sum(sizes)
     else:
-        assert sum(stop - start for _, start, stop in ranges) <= max(count, 128)
+        assert sum(stop - start for _, start, stop in ranges) <= max(count, 256)
 
 
 def test_a_pattern_that_repeats_is_sampled_at_all_of_its_places() -> None:
     """At equal distances, every range would be at the same place of rows of that length."""
-    count, stretches = 128 * 1000, 1000
+    count, stretches = 256 * 1000, 1000
     for row in (4096, 65_536):
         size = row * stretches * 4
         places = [start % row for _, start, _ in sample_ranges([size], count)]
