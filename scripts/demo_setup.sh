@@ -10,7 +10,7 @@ export OMP_NUM_THREADS=1 # a model this small is quicker on one thread
 TASKS="mnist fashion hebrew texture"
 NAMES="mini-mnist,mini-fashion,mini-hebrew,mini-texture"
 LAST=${LAST:-1024}     # the length of the runs
-BUDGET=${BUDGET:-100} # the merges that the search may measure
+BUDGET=${BUDGET:-200} # the merges that the search may measure
 OUT=$BUILD/demo
 
 exec 3>&1
