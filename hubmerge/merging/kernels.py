@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hubmerge.weights.array_blocks import scratch
+from hubmerge.weights.array_blocks import BLOCK_SIZE, scratch
 from hubmerge.weights.dtypes import BFLOAT16, Array
 
 LIBRARY = Path(__file__).with_name("libkernels.so")
@@ -152,11 +152,14 @@ def random_mask(
     state: int, increment: int, start: int, size: int, upper: int
 ) -> tuple[NDArray[np.bool_], list[int]]:
     """Whether 16 bits of PCG64DXSM are below `upper`, and the places where they equal it."""
-    mask, equal = np.empty(size, np.bool_), scratch("equal", size, np.dtype(np.int64))
+    mask, equal = np.empty(size, np.bool_), scratch("equal", BLOCK_SIZE, np.dtype(np.int64))
     words = (state >> 64, state & _LOW_BITS, increment >> 64, increment & _LOW_BITS)
-    seeds = np.array(words, np.uint64)
-    found = _call("random_mask", seeds, start, size, upper, mask, equal)
-    return mask, equal[:found].tolist()
+    seeds, places = np.array(words, np.uint64), list[int]()
+    for first in range(0, size, BLOCK_SIZE):
+        block = mask[first : first + BLOCK_SIZE]
+        found = _call("random_mask", seeds, start + first, block.size, upper, block, equal)
+        places += (equal[:found] + first).tolist()
+    return mask, places
 
 
 def _call(name: str, *args: Array | tuple[Array, ...] | float) -> int:

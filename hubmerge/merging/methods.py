@@ -52,13 +52,22 @@ def dare(deltas: Deltas, params: DareParams, survey: None = None) -> Array:
     """
     if params.rescale == "l1" or not kernels.fit(*deltas.values):
         return params.scale * weighted_sum(drop_changes(deltas, params), deltas.weights)
-    own = deltas.of_experts(params)
-    masks = scratch("masks", deltas.values[0].size * len(own), np.dtype(np.bool_))
-    masks = masks.reshape(len(own), -1)
-    for mask, sha, one in zip(masks, deltas.shas, own, strict=True):
-        mask[:] = random_mask(one, deltas.tensor, sha, deltas.start, mask.size)
+    change = np.empty_like(deltas.values[0])
+    for part in deltas.parts():
+        size = part.values[0].size
+        at = part.start - deltas.start
+        change.reshape(-1)[at : at + size] = _dropped_sum(part, params)
+    return change
+
+
+def _dropped_sum(part: Deltas, params: DareParams) -> Array:
+    """DARE of a part, by kernels."""
+    own, size = part.of_experts(params), part.values[0].size
+    masks = scratch("masks", size * len(own), np.dtype(np.bool_)).reshape(len(own), size)
+    for mask, sha, one in zip(masks, part.shas, own, strict=True):
+        mask[:] = random_mask(one, part.tensor, sha, part.start, size)
     densities = [one.density if params.rescale == "expected" else 0.0 for one in own]
-    return kernels.dropped_sum(deltas.values, masks, densities, deltas.weights, params.scale)
+    return kernels.dropped_sum(part.values, masks, densities, part.weights, params.scale)
 
 
 def passthrough(deltas: Deltas, params: PassthroughParams, survey: None = None) -> Array:

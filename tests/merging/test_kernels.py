@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,19 @@ def test_dare(deltas: Deltas, density: float, rescale: str, masks: int, scale: f
     with np.errstate(all="ignore"):  # of numpy's rescaling to a norm
         ours = dare(deltas, params)
     assert_same_bytes(ours, without_kernels(lambda: dare(deltas, params)))
+
+
+@compiled
+def test_memory_for_the_masks_does_not_grow_with_a_tensor() -> None:
+    values = [np.ones(3_000_000, np.float32) for _ in range(3)]
+    deltas = Deltas("w", values, (1.0,) * 3, tuple("abc"), start=5)
+    tracemalloc.start()
+    change = dare(deltas, DareParams())
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    del change
+    assert held < values[0].nbytes + 4_000_000
+    assert peak < values[0].nbytes + 6_000_000
 
 
 @compiled
