@@ -245,8 +245,9 @@ def copy(tmp_path: Path) -> Path:
 
 def build(copy: Path, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "hatch_build.py"]
+    environment = {**os.environ, kernels.SWITCH: "1", **env}
     return subprocess.run(
-        command, cwd=copy, env=os.environ | env, capture_output=True, text=True, check=False
+        command, cwd=copy, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -270,7 +271,9 @@ def test_a_library_is_used_for_its_own_source_alone(
         kernels.library.cache_clear()
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_nothing_is_left(copy: Path, compiler: str) -> None:
-    assert build(copy, CC=compiler).returncode == 1
+@pytest.mark.parametrize(
+    "env", [{"CC": "no-such-compiler"}, {"CC": "false"}, {kernels.SWITCH: "0"}]
+)
+def test_where_nothing_is_compiled_nothing_is_left(copy: Path, env: dict[str, str]) -> None:
+    assert build(copy, **env).returncode == 1
     assert [p.name for p in (copy / "hubmerge" / "merging").iterdir()] == ["kernels.c"]
