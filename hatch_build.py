@@ -14,6 +14,11 @@ import sys
 import sysconfig
 from pathlib import Path
 
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ModuleNotFoundError:  # run by hand
+    BuildHookInterface = object
+
 FOLDER = Path(__file__).parent / "hubmerge" / "merging"
 SOURCE, LIBRARY = FOLDER / "kernels.c", FOLDER / "libkernels.so"
 # Without contraction, as a product and a sum in one step would be rounded once instead of twice.
@@ -44,12 +49,6 @@ def compile_kernels() -> str:
     return ""
 
 
-if __name__ == "__main__":
-    sys.exit(compile_kernels() or None)
-
-from hatchling.builders.hooks.plugin.interface import BuildHookInterface  # noqa: E402
-
-
 class CustomBuildHook(BuildHookInterface):
     """Adds the library to a wheel, which then is one for this platform and any Python."""
 
@@ -64,3 +63,7 @@ class CustomBuildHook(BuildHookInterface):
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"
         build_data["artifacts"] = ["hubmerge/merging/libkernels.so"]
+
+
+if __name__ == "__main__":
+    sys.exit(compile_kernels() or None)

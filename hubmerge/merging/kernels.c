@@ -34,7 +34,7 @@ static inline int64_t smaller(int64_t first, int64_t second)
     return first < second ? first : second;
 }
 
-/* Whether the bits are those of a finite number, without the sign. */
+/* The bits of a number without its sign, which have the order of magnitudes. */
 static inline uint32_t magnitude_bits(float value)
 {
     uint32_t bits;

@@ -119,15 +119,17 @@ def test_memory_for_the_masks_does_not_grow_with_a_tensor() -> None:
 @compiled
 @given(
     deltas=changes(),
-    thresholds=st.lists(st.floats(0, 3, width=32), min_size=9, max_size=9),
+    places=st.lists(st.integers(0, 2099), min_size=9, max_size=9),
     sign=st.sampled_from(["unweighted", "weighted"]),
     majority=st.sampled_from([None, -1, 0, 1]),
     scale=numbers,
 )
 def test_ties(
-    deltas: Deltas, thresholds: list[float], sign: str, majority: int | None, scale: float
+    deltas: Deltas, places: list[int], sign: str, majority: int | None, scale: float
 ) -> None:
-    smallest = tuple(np.float32(value) for value in thresholds[: len(deltas.values)])
+    assume(deltas.values[0].size)
+    pairs = zip(deltas.values, places, strict=False)  # a threshold is the magnitude of an entry
+    smallest = tuple(np.abs(values[place % values.size]) for values, place in pairs)
     params = TiesParams(sign=sign, scale=scale)
 
     def merged() -> tuple[Array, TiesSurvey]:
