@@ -238,10 +238,11 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
         intruders=tuple(expert.intruders for expert in experts),
         params=as_params(record_params(params, settings)),
         spans=spans if max(spans) > 1 else (),
+        by_loss=any(set(expert.shares) != {1.0} for expert in experts),
     )
-    if _member_keys(pool.all_sources(choice)) != _member_keys(experts):
+    if _members(pool.all_sources(choice)) != _members(experts):
         raise IntegrityError(
-            "The lock averages other steps than those that are there now.",
+            "The lock averages other steps than those that are there now, or by other shares.",
             "Select without --against.",
         )
     named = tuple(
@@ -253,5 +254,5 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
     return choice
 
 
-def _member_keys(sources: Iterable[Source]) -> list[list[str]]:
-    return [[member.key for member in source.members] for source in sources]
+def _members(sources: Iterable[Source]) -> list[tuple[list[str], tuple[float, ...]]]:
+    return [([member.key for member in source.members], source.shares) for source in sources]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 from hubmerge.weights.task_vector import TaskVector
 
 T = TypeVar("T")
+_LEAST_LOSS = 0.01  # of a step that has learned its rows by heart
 Params = tuple[tuple[str, Any], ...]  # name and value, sorted by name
 
 
@@ -44,7 +45,24 @@ class Candidate:
     @property
     def key(self) -> str:
         """The key of its source, or those of all steps that are averaged."""
-        return "+".join(member.source.key for member in self.members) or self.source.key
+        if not self.members:
+            return self.source.key
+        sources = [member.source for member in self.members]
+        return "+".join(
+            source.key if source.weight == 1 else f"{source.weight!r}x{source.key}"
+            for source in sources
+        )
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of each of `members` in their mean, all 1 if it is plain."""
+        return tuple(member.source.weight for member in self.members)
+
+    @property
+    def loss(self) -> float | None:
+        """The training loss that was recorded at its step, None without one."""
+        last = self.curve[-1] if self.curve else None
+        return last.loss if last is not None and last.step == self.step else None
 
     @property
     def step(self) -> int:
@@ -72,11 +90,11 @@ class Pool:
     def experts(self, choice: Choice) -> list[Candidate]:
         """Return the chosen candidate of each task, or the mean of those up to it."""
         return [
-            self._expert(task, index, choice.span(task))
+            self._expert(task, index, choice.span(task), choice.by_loss)
             for task, index in enumerate(choice.indices)
         ]
 
-    def _expert(self, task: int, index: int, span: int) -> Candidate:
+    def _expert(self, task: int, index: int, span: int, by_loss: bool) -> Candidate:
         """Return the mean of up to `span` steps of one repository, of which the last is given."""
         last = self.candidates[task][index]
         if span == 1:  # as almost always, and a search asks thousands of times
@@ -85,7 +103,10 @@ class Pool:
             c for c in self.candidates[task][: index + 1] if c.source.name == last.source.name
         ]
         members = tuple(before[-span:])
-        return replace(last, members=members, norms=None) if len(members) > 1 else last
+        if len(members) == 1:
+            return last
+        members = weighted_by_loss(members) if by_loss else members
+        return replace(last, members=members, norms=None)
 
     def sources(self, choice: Choice) -> tuple[Source, ...]:
         """Return the merged candidates as a manifest lists them, with their share in the merge."""
@@ -123,13 +144,16 @@ class Pool:
         expert = self.open(candidate)
         if candidate.members:
             members = [self.open(member) for member in candidate.members]
-            expert = average_checkpoints(self.base_checkpoint, members, self.options)
+            expert = average_checkpoints(
+                self.base_checkpoint, members, self.options, candidate.shares
+            )
         return TaskVector(self.base_checkpoint, expert, self.options)
 
     def seed_key(self, candidate: Candidate) -> str:
         """Return what seeds the masks of a candidate and orders the sums."""
         if candidate.members:
-            return averaged_key([self.content_key(member) for member in candidate.members])
+            keys = [self.content_key(member) for member in candidate.members]
+            return averaged_key(keys, candidate.shares)
         return self.content_key(candidate)
 
     def steps(self, choice: Choice) -> tuple[int, ...]:
@@ -181,7 +205,7 @@ class Choice:
     """A point of the search: for each task the index and share of its candidate, and parameters.
 
     An expert of weight 0 is left out. Where `spans`, by default all 1, has a number above 1, so
-    many steps up to the index are averaged.
+    many steps up to the index are averaged, with `by_loss` by their training loss.
     """
 
     indices: tuple[int, ...]
@@ -190,6 +214,7 @@ class Choice:
     intruders: tuple[float, ...]
     params: Params
     spans: tuple[int, ...] = ()
+    by_loss: bool = False
 
     def span(self, task: int) -> int:
         """Return how many steps of a task's expert are averaged."""
@@ -227,16 +252,37 @@ class Choice:
 
     def _copy(self, indices: tuple[int, ...], weights: tuple[float, ...], params: Params) -> Choice:
         # Not replace(), which takes three times as long: a search asks for thousands of neighbours.
-        return Choice(indices, weights, self.keep, self.intruders, params, self.spans)
+        shares = self.keep, self.intruders
+        return Choice(indices, weights, *shares, params, self.spans, self.by_loss)
 
 
 def _parts(sources: Iterable[Source]) -> tuple[Part, ...]:
     parts = (
-        Part(member.key, source.weight / len(source.members), source.keep, source.intruders)
+        Part(member.key, source.weight * share / sum(source.shares), source.keep, source.intruders)
         for source in sources
-        for member in source.members
+        for member, share in zip(source.members, source.shares, strict=True)
     )
     return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
+
+
+def weighted_by_loss(members: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Return steps of one expert, each with a share in inverse proportion to its training loss.
+
+    Shares sum to 1 and have four digits. Steps without recorded losses, or with equal ones, keep
+    the share 1 of a plain mean. Source: metrics-weighted averaging, arXiv 2504.18580.
+    """
+    losses = [member.loss for member in members]
+    known = [max(loss, _LEAST_LOSS) for loss in losses if loss is not None and loss >= 0]
+    if len(known) < len(losses):
+        return tuple(members)
+    total = math.fsum(1 / loss for loss in known)
+    shares = [round(1 / loss / total, 4) for loss in known]
+    if len(set(shares)) == 1 or not all(shares):
+        return tuple(members)
+    return tuple(
+        replace(member, source=replace(member.source, weight=share))
+        for member, share in zip(members, shares, strict=True)
+    )
 
 
 def plain_choice(indices: tuple[int, ...], params: Mapping[str, Any]) -> Choice:

@@ -112,7 +112,7 @@ def _unknown(choice: Choice) -> tuple[object, ...]:
     """Return what the surrogate does not know of."""
     of_layers = [pair for pair in choice.params if is_of_layers(pair[0])]
     left_out = [not weight for weight in choice.weights]
-    return choice.keep, choice.intruders, choice.spans, of_layers, left_out
+    return choice.keep, choice.intruders, choice.spans, choice.by_loss, of_layers, left_out
 
 
 def _is_near(
