@@ -19,7 +19,8 @@ from hubmerge.opening.references import open_pinned, pin, pin_revision, pin_task
 from hubmerge.opening.trained_tasks import find_trained_tasks
 from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, Revision, printable
-from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.pool import Pool
 from hubmerge.source import Source
 from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD
 from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric

@@ -15,6 +15,7 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import source_of, versions
 from hubmerge.refs import ModelRef
 from hubmerge.selection import report
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.controls import Controls
 from hubmerge.selection.cross_fit import CrossFit
 from hubmerge.selection.evidence import find_outcome, with_evidence
@@ -33,7 +34,7 @@ from hubmerge.selection.policy_results import (
     has_losses,
     policy_order,
 )
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.recorded_norms import PROXY, proxy_note, without_norms
 from hubmerge.selection.seed_spread import SeedSpread

@@ -26,12 +26,13 @@ from hubmerge.merging.settings import record_params, restore_settings
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import pick_device
 from hubmerge.selection.budget_shares import BudgetShares
+from hubmerge.selection.choice import Choice, as_params
 from hubmerge.selection.controls import ControlRuns, Controls
 from hubmerge.selection.cross_fit import cross_fit
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policy_results import POLICIES
-from hubmerge.selection.pool import Choice, Pool, as_params
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import MeasuredChoice
 from hubmerge.selection.seed_spread import find_seed_spread

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.moves import (
     all_moves,
     common_moves,
@@ -17,7 +19,6 @@ from hubmerge.selection.moves import (
     weight_moves,
     weight_probes,
 )
-from hubmerge.selection.pool import Candidate, plain_choice
 from hubmerge.selection.search import MeasuredChoice, Search
 from hubmerge.selection.surrogate_search import search_by_surrogate
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from hubmerge.merging.registry import Method
 from hubmerge.selection import policies
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.objective import dominates
 from hubmerge.selection.policies import best_expert, early_stop
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.proxy import proxy
 from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
 from hubmerge.weights.match_options import DEFAULT_OPTIONS

@@ -1,72 +1,23 @@
-"""The candidates of a selection, the steps of every task's experts, and a choice among them."""
+"""The candidates of a selection: the steps of every task's experts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
 
 from hubmerge.recipe_ids import recipe_id
+from hubmerge.selection.candidate import Candidate, weighted_by_loss
+from hubmerge.selection.choice import Choice
 from hubmerge.source import Source
 from hubmerge.tasks.task import Task
-from hubmerge.training_curve import Norms, ValidationPoint
 from hubmerge.trials import Part
 from hubmerge.weights.averaged import average_checkpoints, averaged_key
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.layer_names import count_layers
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 from hubmerge.weights.task_vector import TaskVector
-
-T = TypeVar("T")
-_LEAST_LOSS = 0.01  # of a step that has learned its rows by heart
-Params = tuple[tuple[str, Any], ...]  # name and value, sorted by name
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One step of an expert, with its validation accuracy on its own task if known.
-
-    `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here, and
-    `seed` what it was trained with, if it is recorded.
-    With `members`, it is the mean of several steps of one expert, of which this is the last.
-    `norms` are those in its manifest, None if they are not known without fetching it.
-    """
-
-    source: Source
-    own_accuracy: float | None = None
-    stopped_early: bool = False
-    curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
-    norms: Norms | None = field(default=None, repr=False)
-    seed: int | None = None
-    members: tuple[Candidate, ...] = field(default=(), repr=False)
-
-    @property
-    def key(self) -> str:
-        """The key of its source, or those of all steps that are averaged."""
-        if not self.members:
-            return self.source.key
-        sources = [member.source for member in self.members]
-        return "+".join(
-            source.key if source.weight == 1 else f"{source.weight!r}x{source.key}"
-            for source in sources
-        )
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """The share of each of `members` in their mean, all 1 if it is plain."""
-        return tuple(member.source.weight for member in self.members)
-
-    @property
-    def loss(self) -> float | None:
-        """The training loss that was recorded at its step, None without one."""
-        last = self.curve[-1] if self.curve else None
-        return last.loss if last is not None and last.step == self.step else None
-
-    @property
-    def step(self) -> int:
-        return self.source.step or 0
 
 
 @dataclass(frozen=True)
@@ -200,62 +151,6 @@ class Pool:
         return tuple(indices for indices in found if indices is not None)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A point of the search: for each task the index and share of its candidate, and parameters.
-
-    An expert of weight 0 is left out. Where `spans`, by default all 1, has a number above 1, so
-    many steps up to the index are averaged, with `by_loss` by their training loss.
-    """
-
-    indices: tuple[int, ...]
-    weights: tuple[float, ...]
-    keep: tuple[float, ...]
-    intruders: tuple[float, ...]
-    params: Params
-    spans: tuple[int, ...] = ()
-    by_loss: bool = False
-
-    def span(self, task: int) -> int:
-        """Return how many steps of a task's expert are averaged."""
-        return self.spans[task] if self.spans else 1
-
-    def with_candidate(self, task: int, index: int) -> Choice:
-        """Return a copy with another candidate for one task."""
-        return self._copy(_replaced(self.indices, task, index), self.weights, self.params)
-
-    def with_weight(self, task: int, weight: float) -> Choice:
-        """Return a copy with another weight for one task; 0 leaves its expert out."""
-        return self._copy(self.indices, _replaced(self.weights, task, weight), self.params)
-
-    def with_window(self, task: int, index: int, span: int) -> Choice:
-        """Return a copy with the mean of `span` steps up to an index for one task."""
-        spans = _replaced(self.spans or (1,) * len(self.indices), task, span)
-        spans = () if set(spans) == {1} else spans
-        return replace(self, indices=_replaced(self.indices, task, index), spans=spans)
-
-    def with_keep(self, task: int, keep: float) -> Choice:
-        """Return a copy that keeps another fraction of one expert's changes."""
-        return replace(self, keep=_replaced(self.keep, task, keep))
-
-    def with_intruders(self, task: int, intruders: float) -> Choice:
-        """Return a copy with another factor on one expert's intruder dimensions."""
-        return replace(self, intruders=_replaced(self.intruders, task, intruders))
-
-    def with_params(self, **values: Any) -> Choice:
-        """Return a copy with other method parameters.
-
-        A parameter of some layers keeps its name with the filter: `scale[@0:12]`.
-        """
-        params = as_params({**dict(self.params), **values})
-        return self._copy(self.indices, self.weights, params)
-
-    def _copy(self, indices: tuple[int, ...], weights: tuple[float, ...], params: Params) -> Choice:
-        # Not replace(), which takes three times as long: a search asks for thousands of neighbours.
-        shares = self.keep, self.intruders
-        return Choice(indices, weights, *shares, params, self.spans, self.by_loss)
-
-
 def _parts(sources: Iterable[Source]) -> tuple[Part, ...]:
     parts = (
         Part(member.key, source.weight * share / sum(source.shares), source.keep, source.intruders)
@@ -263,39 +158,3 @@ def _parts(sources: Iterable[Source]) -> tuple[Part, ...]:
         for member, share in zip(source.members, source.shares, strict=True)
     )
     return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
-
-
-def weighted_by_loss(members: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Return steps of one expert, each with a share in inverse proportion to its training loss.
-
-    Shares sum to 1 and have four digits. Steps without recorded losses, or with equal ones, keep
-    the share 1 of a plain mean. Source: metrics-weighted averaging, arXiv 2504.18580.
-    """
-    losses = [member.loss for member in members]
-    known = [max(loss, _LEAST_LOSS) for loss in losses if loss is not None and loss >= 0]
-    if len(known) < len(losses):
-        return tuple(members)
-    total = math.fsum(1 / loss for loss in known)
-    shares = [round(1 / loss / total, 4) for loss in known]
-    if len(set(shares)) == 1 or not all(shares):
-        return tuple(members)
-    return tuple(
-        replace(member, source=replace(member.source, weight=share))
-        for member, share in zip(members, shares, strict=True)
-    )
-
-
-def plain_choice(indices: tuple[int, ...], params: Mapping[str, Any]) -> Choice:
-    """Return a choice of these candidates with equal weights, neither trimmed nor damped."""
-    ones = (1.0,) * len(indices)
-    return Choice(indices, ones, ones, ones, as_params(params))
-
-
-def as_params(values: Mapping[str, Any]) -> Params:
-    """Return parameters as a hashable value; lists, of numbers over the layers, become tuples."""
-    pairs = ((n, tuple(v) if isinstance(v, list) else v) for n, v in values.items())
-    return tuple(sorted(pairs))
-
-
-def _replaced(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
-    return (*values[:index], value, *values[index + 1 :])

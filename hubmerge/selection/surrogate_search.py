@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.memory_merge import is_of_layers
 from hubmerge.selection.moves import Moves, Probes
 from hubmerge.selection.objective import value
-from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import MeasuredChoice, Search
 from hubmerge.selection.search_space import (
     COUPLINGS,

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from hubmerge.selection import noise
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.cross_fit import FOLDS, CrossFit, cross_fit
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.policy_results import LAST, policy_order
-from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.search import Budget
 from hubmerge.trials import Trial

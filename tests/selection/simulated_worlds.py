@@ -22,8 +22,10 @@ from typing import Any, cast
 import numpy as np
 
 from hubmerge.merging.registry import method
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.task_split import EvaluatedRows
 from hubmerge.source import Source
 from hubmerge.tasks.lookup import find_task

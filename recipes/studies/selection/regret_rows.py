@@ -8,11 +8,11 @@ from typing import Any
 
 from hubmerge.choosing.merge_selection import PreparedSelection
 from hubmerge.reproduce.units.merges import Evaluators
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.moves import step_moves
 from hubmerge.selection.policies import earliest_best
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults, policy_shares
-from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.proxies import PROXIES
 from hubmerge.selection.report import BAND, earliest_of_tied
 from hubmerge.selection.search import Budget, MeasuredChoice, OutOfBudget, Search
