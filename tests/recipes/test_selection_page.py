@@ -21,7 +21,14 @@ def test_settings_that_were_measured_elsewhere_keep_their_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [
-        {"tune": "full", "method": "ties", "seed": seed, "policy": "long", "validation": 0.5}
+        {
+            "tune": "full",
+            "method": "ties",
+            "seed": seed,
+            "part": "long",
+            "policy": "long",
+            "validation": 0.5,
+        }
         for seed in (0, 1)
     ]
     monkeypatch.setattr(regret_tables, "RESULTS", tmp_path / "all.json")

@@ -1,4 +1,4 @@
-"""The tables of regret in docs/selection.md, from regret.json."""
+"""The tables of docs/selection.md for the four tasks, from regret.json."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 
 from recipes.studies.pages import format_mean, insert_table, markdown_table, mean
-from recipes.studies.selection.tables import METHODS, PAGE, Row
+from recipes.studies.selection.tables import METHODS, PAGE, Row, accuracies
 
 RESULTS = Path(__file__).with_name("regret.json")
 _FOUND = ("search", "select")
+_RIVALS = ("last", "best-expert", "early-stop", "proxy", "uniform", "coordinate", "weights")
 _PROXIES = ("knee", "rise", "half norm", "half alignment", "inverse norm")
 
 
@@ -27,10 +28,26 @@ def write_page(results: Path) -> None:
 
 
 def render_page(page: str) -> str:
-    """The page with its tables of regret replaced by those of regret.json."""
+    """The page with its tables of the four tasks replaced by those of regret.json."""
     rows = json.loads(RESULTS.read_text())
+    policies = [row for row in rows if row["part"] == "select"]
+    for tune in {row["tune"] for row in policies}:
+        own = [row for row in policies if row["tune"] == tune]
+        page = insert_table(page, f"four-{tune}", accuracies(own))
+    page = insert_table(page, "gains", _gains(policies))
     page = insert_table(page, "regret", _regret(rows))
     return insert_table(page, "proxies", _proxies(rows))
+
+
+def _gains(rows: Sequence[Row]) -> str:
+    """The gain of `select` on test over single policies, paired by seed: mean, standard error."""
+    lines = []
+    for tune, method in _settings(rows):
+        own = [row for row in rows if (row["tune"], row["method"]) == (tune, method)]
+        gains = [_gaps(own, rival, "select", "test") for rival in _RIVALS]
+        cells = [format_mean(gain, sign=True) for gain in gains]
+        lines.append([f"{tune} {METHODS[method]}", *cells, str(len(gains[0]))])
+    return markdown_table(["select over", *_RIVALS, "seeds"], lines)
 
 
 def _regret(rows: Sequence[Row]) -> str:
@@ -38,7 +55,7 @@ def _regret(rows: Sequence[Row]) -> str:
     head = ["", "merges", "behind the grid", "largest", "seeds",
             "behind a longer search", "largest", "seeds"]  # fmt: skip
     lines = []
-    for tune, method in _settings(rows):
+    for tune, method in _settings(rows, "search"):
         own = [row for row in rows if (row["tune"], row["method"]) == (tune, method)]
         for name in _FOUND:
             line = [f"{tune} {METHODS[method]}, {name}", f"{mean(_merges(own, name)):.0f}"]
@@ -52,7 +69,7 @@ def _regret(rows: Sequence[Row]) -> str:
 
 def _proxies(rows: Sequence[Row]) -> str:
     """How far each proxy stays behind the longer search on validation, without and with tuning."""
-    settings = _settings(rows)
+    settings = _settings(rows, "search")
     lines = []
     for proxy in _PROXIES:
         line = [proxy]
@@ -65,18 +82,20 @@ def _proxies(rows: Sequence[Row]) -> str:
     return markdown_table(["proxy", *head], lines)
 
 
-def _settings(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((row["tune"], row["method"]) for row in rows))
+def _settings(rows: Sequence[Row], policy: str = "select") -> list[tuple[str, str]]:
+    """Ways of tuning and methods that have rows of a policy, in the order of the page."""
+    known = {(row["tune"], row["method"]) for row in rows if row["policy"] == policy}
+    return sorted(known, key=lambda setting: (setting[0], [*METHODS].index(setting[1])))
 
 
 def _setting(row: Row) -> tuple[str, str, int]:
     return row["tune"], row["method"], row["seed"]
 
 
-def _gaps(rows: Sequence[Row], name: str, rival: str) -> list[float]:
-    """By how much a rival is better on validation, for each seed that has both."""
-    found = {row["seed"]: row["validation"] for row in rows if row["policy"] == name}
-    rivals = {row["seed"]: row["validation"] for row in rows if row["policy"] == rival}
+def _gaps(rows: Sequence[Row], name: str, rival: str, split: str = "validation") -> list[float]:
+    """By how much a rival is better on a split, for each seed that has both."""
+    found = {row["seed"]: row[split] for row in rows if row["policy"] == name}
+    rivals = {row["seed"]: row[split] for row in rows if row["policy"] == rival}
     return [rivals[seed] - found[seed] for seed in sorted(found.keys() & rivals.keys())]
 
 
