@@ -7,9 +7,10 @@
 For each method a setting gives rows: `grid`, the best common step, scale and density of the whole
 grid (seeds 0 to 2); every policy of `hubmerge select` with a budget of as many merges as the climb
 of `uniform` took before there was a surrogate; `search`, the starts and `coordinate` within that
-budget; `long`, the best steps of a search with ten times the budget; and every proxy that needs no
-data. Everything is stored below build/selection/regret; another run continues where the last one
-ended. `write` keeps the rows of settings that were measured elsewhere.
+budget; `long`, the best steps of a search with ten times the budget; every proxy that needs no
+data; and for LoRA `null space`, which needs inputs without labels. Everything is stored below
+build/selection/regret; another run continues where the last one ended. `write` keeps the rows of
+settings that were measured elsewhere.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def measure(setting: Setting, method: str, out: Path) -> None:
 
 def _parts(setting: Setting) -> list[str]:
     grid = ["grid"] if setting.seed < WHOLE_GRID_SEEDS else []
-    return ["search", "select", "proxies", *grid, "long"]
+    lora = ["null-space"] if setting.tune == "lora" else []
+    return ["search", "select", "proxies", *grid, "long", *lora]
 
 
 def main() -> None:

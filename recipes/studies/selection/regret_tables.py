@@ -12,7 +12,9 @@ from recipes.studies.selection.tables import METHODS, PAGE, Row
 
 RESULTS = Path(__file__).with_name("regret.json")
 _FOUND = ("search", "select")
-_PROXIES = ("knee", "rise", "half norm", "half alignment", "inverse norm")
+_NO_DATA = ("knee", "rise", "half norm", "half alignment", "inverse norm")
+# Each with how its row without tuning is named.
+_PROXIES = {**dict.fromkeys(_NO_DATA, "no data"), "null space": "no labels"}
 
 
 def write_page(results: Path) -> None:
@@ -54,11 +56,11 @@ def _proxies(rows: Sequence[Row]) -> str:
     """How far each proxy stays behind the longer search on validation, without and with tuning."""
     settings = _settings(rows)
     lines = []
-    for proxy in _PROXIES:
+    for proxy, needs in _PROXIES.items():
         line = [proxy]
         for tune, method in settings:
             own = [row for row in rows if (row["tune"], row["method"]) == (tune, method)]
-            for kind in ("no data", "tuned"):
+            for kind in (needs, "tuned"):
                 line.append(format_mean(_gaps(own, f"{proxy} ({kind})", "long")))
         lines.append(line)
     head = [f"{tune} {METHODS[m]}{end}" for tune, m in settings for end in ("", ", tuned")]
