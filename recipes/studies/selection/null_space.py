@@ -1,15 +1,15 @@
 """The null-space ratio of LoRA experts: how much of its inputs an adapter cannot see.
 
-A layer adapted by B A sees of an input x only its projection on the row space of A. The ratio is
-the norm of the rest over the norm of x, from 0 to 1. It falls in fine-tuning, as A turns to the
-inputs of its task. It needs inputs, but no labels.
-Source of the ratio: arXiv 2603.26317, which weights experts by it; here it chooses steps.
+The product B A sees of an input x of its layer only the projection on the row space of A. The ratio
+is the norm of the rest over the norm of x, from 0 to 1, as in the code of its source. If A turns to
+the inputs of its task in fine-tuning, it falls. It needs inputs, but no labels.
+Source: arXiv 2603.26317, which chooses weights of a merge by it; here it chooses steps.
 Shapes: R rank, I inputs of a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -32,14 +32,15 @@ _INPUTS = 64  # of each task
 def null_space(prepared: PreparedSelection, merger: MemoryMerger) -> Choice | None:
     """Choose of each task the earliest step with 95 % of the fall; None without LoRA experts."""
     pool = prepared.pool
-    if any(_read_factors(pool, experts[-1]) == {} for experts in pool.candidates):
+    if not all(_read_factors(pool, experts[-1]) for experts in pool.candidates):
         return None
     rows = LocalRows(pool, merger, prepared.splits)
     indices = []
     for task, (experts, split) in enumerate(zip(pool.candidates, prepared.splits, strict=True)):
         inputs, ratios = tuple(split.row_order[:_INPUTS]), []
         for index, expert in enumerate(experts):
-            meter = _RatioMeter(split.loaded_model.model, _read_factors(pool, expert))
+            factors = _read_factors(pool, expert)
+            meter = RatioMeter(_adapted_layers(split.loaded_model.model, factors))
             # The network runs for the inputs of its layers; whether it is right is not read.
             jobs = [RowJob(task, index, 0, inputs)]
             rows.evaluate(expert.key, CandidateTensors(task, index), jobs)
@@ -54,40 +55,44 @@ def fall_index(ratios: Sequence[float]) -> int:
     return next(index for index, ratio in enumerate(ratios) if ratio <= enough)
 
 
-def null_space_ratio(inputs: Tensor, rows: Tensor) -> Tensor:
-    """The ratio of each input [..., I], for orthonormal rows [R, I] that span those of A.
+class RatioMeter:
+    """The mean null-space ratio of the inputs of adapted layers, from now until `finish`.
 
-    In float64, as the ratio is a small difference of norms where A sees nearly all.
-    """
-    values = inputs.double()
-    rest = values - values @ rows.T @ rows
-    return rest.norm(dim=-1) / values.norm(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
-
-
-class _RatioMeter:
-    """The mean ratio of the inputs of each adapted layer, from now until `finish`.
-
-    Layers that are not called are left out: torch's attention uses the weights of its output
-    projection, and does not call it.
+    `adapted` has each layer with its A [R, I], of rank R. Layers that are not called are left out:
+    torch's attention uses the weights of its output projection, and does not call it.
     """
 
-    def __init__(self, model: Model, factors: Mapping[str, Tensor]) -> None:
-        self._ratios: dict[str, list[Tensor]] = {name: [] for name in factors}
+    def __init__(self, adapted: Iterable[tuple[nn.Module, Tensor]]) -> None:
+        self._means: list[list[float]] = []
         self._hooks = []
-        for name, factor in factors.items():
-            layer = model.module.get_submodule(model.names.module_names[name].rpartition(".")[0])
+        for layer, factor in adapted:
+            means: list[float] = []
+            # Rows [R, I] that are orthonormal and span those of A.
             basis = torch.linalg.qr(factor.double().T).Q.T
-            self._hooks.append(layer.register_forward_pre_hook(partial(self._add, name, basis)))
+            self._hooks.append(layer.register_forward_pre_hook(partial(_add_mean, means, basis)))
+            self._means.append(means)
 
     def finish(self) -> float:
-        """The mean over layers of the mean over their inputs."""
+        """The mean over layers of the mean over their inputs, of which every batch has as many."""
         for hook in self._hooks:
             hook.remove()
-        means = [float(torch.cat(ratios).mean()) for ratios in self._ratios.values() if ratios]
-        return float(np.mean(means))
+        return float(np.mean([np.mean(means) for means in self._means if means]))
 
-    def _add(self, name: str, basis: Tensor, layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        self._ratios[name].append(null_space_ratio(inputs[0], basis).flatten())
+
+def _add_mean(means: list[float], basis: Tensor, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Add the mean ratio of inputs [..., I]."""
+    values = inputs[0].detach().double()
+    rest = values - values @ basis.T @ basis
+    means.append(float((rest.norm(dim=-1) / values.norm(dim=-1)).mean()))
+
+
+def _adapted_layers(
+    model: Model, factors: Mapping[str, Tensor]
+) -> Iterator[tuple[nn.Module, Tensor]]:
+    """The layer of each tensor of the base, in the model, with its A."""
+    for name, factor in factors.items():
+        layer = model.names.module_names[name].rpartition(".")[0]
+        yield model.module.get_submodule(layer), factor
 
 
 def _read_factors(pool: Pool, expert: Candidate) -> Mapping[str, Tensor]:
