@@ -19,13 +19,20 @@ _PROXIES = {**dict.fromkeys(_NO_DATA, "no data"), "null space": "no labels"}
 
 def write_page(results: Path) -> None:
     """Add all rows to regret.json, in place of those of the same settings; write the tables."""
-    rows = list(chain(*(json.loads(path.read_text()) for path in sorted(results.glob("*.json")))))
-    measured = set(map(_setting, rows))
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    rows += [row for row in before if _setting(row) not in measured]
-    rows.sort(key=_setting)
-    RESULTS.write_text("\n".join(["[", ",\n".join(map(json.dumps, rows)), "]", ""]))
+    update_results(
+        RESULTS,
+        list(chain(*(json.loads(path.read_text()) for path in sorted(results.glob("*.json"))))),
+    )
     PAGE.write_text(render_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def update_results(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows to a file of results, beside those of other settings that it has."""
+    measured = set(map(_setting, rows))
+    before = json.loads(path.read_text()) if path.exists() else []
+    rows = [*rows, *(row for row in before if _setting(row) not in measured)]
+    lines = map(json.dumps, sorted(rows, key=_setting))
+    path.write_text("\n".join(["[", ",\n".join(lines), "]", ""]))
 
 
 def render_page(page: str) -> str:
@@ -40,7 +47,7 @@ def _regret(rows: Sequence[Row]) -> str:
     head = ["", "merges", "behind the grid", "largest", "seeds",
             "behind a longer search", "largest", "seeds"]  # fmt: skip
     lines = []
-    for tune, method in _settings(rows):
+    for tune, method in settings_of(rows):
         own = [row for row in rows if (row["tune"], row["method"]) == (tune, method)]
         for name in _FOUND:
             line = [f"{tune} {METHODS[method]}, {name}", f"{mean(_merges(own, name)):.0f}"]
@@ -54,7 +61,7 @@ def _regret(rows: Sequence[Row]) -> str:
 
 def _proxies(rows: Sequence[Row]) -> str:
     """How far each proxy stays behind the longer search on validation, without and with tuning."""
-    settings = _settings(rows)
+    settings = settings_of(rows)
     lines = []
     for proxy, needs in _PROXIES.items():
         line = [proxy]
@@ -67,7 +74,8 @@ def _proxies(rows: Sequence[Row]) -> str:
     return markdown_table(["proxy", *head], lines)
 
 
-def _settings(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def settings_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The way of tuning and the method of rows, each pair once, in their order."""
     return list(dict.fromkeys((row["tune"], row["method"]) for row in rows))
 
 
