@@ -7,10 +7,11 @@
 For each method a setting gives rows: `grid`, the best common step, scale and density of the whole
 grid (seeds 0 to 2); every policy of `hubmerge select` with a budget of as many merges as the climb
 of `uniform` took before there was a surrogate; `search`, the starts and `coordinate` within that
-budget; `long`, the best steps of a search with ten times the budget; and every proxy that needs no
-data. Averages and DARE have the policies only. Everything is stored below build/selection/regret;
-another run continues where the last one ended. `write` keeps the rows of settings that were
-measured elsewhere.
+budget; `long`, the best steps of a search with ten times the budget; every proxy that needs no
+data; for LoRA `null space`, which needs inputs without labels; and means of steps, plain and by
+training loss. Averages and DARE have the policies only. Everything is stored below
+build/selection/regret; another run continues where the last one ended. `write` keeps the rows of
+settings that were measured elsewhere.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def _parts(setting: Setting, method: str) -> list[str]:
     if method not in SEARCHED:
         return ["select"]
     grid = ["grid"] if setting.seed < WHOLE_GRID_SEEDS else []
-    return ["search", "select", "proxies", *grid, "long"]
+    lora = ["null-space"] if setting.tune == "lora" else []
+    return ["search", "select", "proxies", *grid, "long", "averages", *lora]
 
 
 def main() -> None:

@@ -4,9 +4,9 @@
     python -m recipes.studies.selection.run choose    # each policy alone: eight tasks, and texts
     python -m recipes.studies.selection.run write     # results.json, tables of docs/selection.md
 
-`regret` measures the four tasks over ten seeds, with a budget for all policies. Everything is stored
-in build/selection; another run continues where the last one ended. The test split is read once, for
-the choices that were made on validation.
+`regret` measures the four tasks over ten seeds, with a budget for all policies. Everything is
+stored in build/selection; another run continues where the last one ended. The test split is read
+once, for the choices that were made on validation.
 """
 
 from __future__ import annotations
