@@ -30,8 +30,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from hubmerge.merging.registry import Method, method
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Candidate, Choice, Pool, plain_choice
+from hubmerge.selection.pool import Pool
 from hubmerge.source import Source
 from hubmerge.tasks.lookup import find_task
 from hubmerge.weights.checkpoint import Checkpoint, open_checkpoint

@@ -46,12 +46,12 @@ from hubmerge.models.loading import load_model
 from hubmerge.refs import parse_ref
 from hubmerge.runs.expert_job import prepare_expert_run as prepare_run
 from hubmerge.runs.machine import Machine
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import GRIDS
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policies import uniform
 from hubmerge.selection.policy_results import PolicyResults
-from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import Budget, Search
 from hubmerge.selection.task_split import LoadedModel, TaskSplit
 from hubmerge.specs import TrainSpec

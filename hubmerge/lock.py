@@ -27,7 +27,8 @@ from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 FORMAT = 1
 FORMAT_WITH_PARTS = 2  # of a lock that averages steps or leaves experts out
-FORMATS = (FORMAT, FORMAT_WITH_PARTS)
+FORMAT_WITH_SHARES = 3  # of a lock that averages steps by shares of their own
+FORMATS = (FORMAT, FORMAT_WITH_PARTS, FORMAT_WITH_SHARES)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -261,6 +262,8 @@ class Lock:
         experts = [expert for pick in self.picks for expert in pick.experts]
         if any(expert.averaged or expert.weight == 0 for expert in experts) and not self.is_moe:
             fields["format"] = FORMAT_WITH_PARTS  # earlier versions would merge something else
+        if any(set(expert.shares) != {1.0} for expert in experts):
+            fields["format"] = FORMAT_WITH_SHARES
         for task in fields["tasks"]:
             if task["metric"] is None:
                 del task["metric"]  # as below

@@ -133,6 +133,8 @@ def _average_problems(
     members = expert.averaged
     if not members:
         return
+    if not all(0 < share < math.inf for share in expert.shares):
+        yield f"pick {name!r} averages steps by shares that are not positive numbers."
     if any(identity(m) not in pinned or m.averaged for m in members):
         yield f"pick {name!r} averages a step that is not pinned."
     is_last = identity(members[-1]) == identity(expert) and len(members) > 1

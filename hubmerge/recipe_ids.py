@@ -40,8 +40,14 @@ def _recipe_part(expert: Source) -> list[Any]:
     default = (expert.keep, expert.intruders) == (1.0, 1.0)
     parts = [expert.key, expert.weight, *(() if default else (expert.keep, expert.intruders))]
     own = [json.dumps(dict(expert.settings), sort_keys=True)] if expert.settings else []
-    averaged = [{"averaged": [member.key for member in expert.averaged]}] if expert.averaged else []
-    return [*parts, *own, *averaged]
+    return [*parts, *own, *_averaged_part(expert)]
+
+
+def _averaged_part(expert: Source) -> list[Any]:
+    if not expert.averaged:
+        return []
+    shares = {"shares": list(expert.shares)} if set(expert.shares) != {1.0} else {}
+    return [{"averaged": [member.key for member in expert.averaged], **shares}]
 
 
 def _recipe_order(part: list[Any]) -> list[Any]:

@@ -24,7 +24,8 @@ class Source:
     root: one commit may hold many checkpoint-N folders. `settings` are parameters of the method for
     this expert alone, or for some of its tensors. `weights` is the digest of its weight files
     alone; see `Checkpoint.digest`. With `averaged`, rising steps of one expert of which this is the
-    last, their mean is merged, not this step alone, and `weights` identifies the mean.
+    last, their mean by their own `weight` is merged, not this step alone, and `weights` identifies
+    the mean.
     """
 
     label: str
@@ -49,9 +50,16 @@ class Source:
         return self.averaged or (self,)
 
     @property
+    def shares(self) -> tuple[float, ...]:
+        """The weight of each of `members` in their mean, relative to each other."""
+        return tuple(member.weight for member in self.averaged) or (1.0,)
+
+    @property
     def steps_text(self) -> str:
-        """Its step, or those that are averaged: 64, or 16+32+64."""
-        return "+".join(str(member.step) for member in self.members)
+        """Its step, or those that are averaged: 64, 16+32+64, or 0.3x32+0.7x64 by their shares."""
+        shares = [f"{share:g}x" if len(set(self.shares)) > 1 else "" for share in self.shares]
+        members = zip(shares, self.members, strict=True)
+        return "+".join(f"{share}{member.step}" for share, member in members)
 
     @property
     def content_key(self) -> str:

@@ -8,30 +8,26 @@ from dataclasses import dataclass
 from functools import cache, partial
 from types import MappingProxyType
 
-from hubmerge.errors import DataError, Failures, UsageError
+from hubmerge.choosing.candidate_tasks import find_tasks, manifest_tasks
+from hubmerge.errors import Failures, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.matched_inputs import match_alone
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
 from hubmerge.opening.opened_model import OpenedModel, PinnedModel
-from hubmerge.opening.references import open_pinned, pin, pin_revision, pin_task, source_of
-from hubmerge.opening.trained_tasks import find_trained_tasks
+from hubmerge.opening.references import open_pinned, pin, pin_revision, source_of
 from hubmerge.progress import Progress
-from hubmerge.refs import ModelRef, Revision, printable
-from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.refs import ModelRef, Revision
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.pool import Pool
 from hubmerge.source import Source
-from hubmerge.specs import GENERATION_METRICS, LIKELIHOOD
-from hubmerge.tasks.chosen_metric import CALIBRATION, LOSSES, with_metric
-from hubmerge.tasks.lm_eval_name import LmEvalTask
 from hubmerge.tasks.task import Task
 from hubmerge.training_curve import Norms
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 
 _THREADS = 8
-# Sums over the tokens of all rows.
-_NOT_OF_ROWS = ("token_accuracy", CALIBRATION, *LOSSES)
 _NO_TASKS: Mapping[ModelRef, Task] = MappingProxyType({})
 _MIN_CONFIDENCE = 0.5  # the same as for a step requested by its number
 
@@ -80,7 +76,7 @@ def open_pool(
     which this does not hold. `metric` is used instead of theirs. Raises UsageError, NotOnHub,
     IntegrityError or DataError.
     """
-    task_of_ref = _find_tasks(hub, refs, tasks, metric, assigned)
+    task_of_ref = find_tasks(hub, _pin_last_steps(hub, refs), tasks, metric, assigned)
     pinned_by_ref = _pin_all(hub, refs, progress)
     all_pinned = [step for steps in pinned_by_ref.values() for step in steps]
     pinned_base = pin(hub, base or common_base(hub, all_pinned))
@@ -107,27 +103,6 @@ def open_pool(
     return open_pinned_pool(hub, pinned_pool, opened_base)
 
 
-def _find_tasks(
-    hub: Hub,
-    refs: Sequence[ModelRef],
-    tasks: Sequence[Task],
-    metric: str | None,
-    assigned: Mapping[ModelRef, Task],
-) -> dict[ModelRef, Task]:
-    """The task of each repository by its last step; raises for one that cannot be selected for."""
-    failures = Failures()
-    last_by_ref = {ref: failures.run(partial(_pin_last, hub, ref)) for ref in refs}
-    lasts = {ref: [last] for ref, last in last_by_ref.items() if last is not None}
-    failures.run(lambda: check_no_moe([last for [last] in lasts.values()]))
-    failures.raise_all()
-    others = {ref: last for ref, last in lasts.items() if ref not in assigned}
-    found = _assign_tasks(hub, others, [pin_task(hub, task) for task in tasks], metric)
-    by_ref = {ref: assigned.get(ref) or found[ref] for ref in lasts}
-    task_of_ref = {ref: with_metric(task, metric) for ref, task in by_ref.items()}
-    _check_metrics(list(task_of_ref.values()))
-    return task_of_ref
-
-
 def _pin_all(
     hub: Hub, refs: Sequence[ModelRef], progress: Progress
 ) -> dict[ModelRef, list[PinnedModel]]:
@@ -139,7 +114,7 @@ def _pin_all(
         pinned_by_ref[ref] = failures.run(partial(_pin_steps, hub, ref, progress)) or []
     failures.run(lambda: check_no_moe([s for steps in pinned_by_ref.values() for s in steps]))
     for ref, steps in pinned_by_ref.items():
-        failures.run(partial(_manifest_tasks, ref, steps))
+        failures.run(partial(manifest_tasks, ref, steps))
     failures.raise_all()
     return pinned_by_ref
 
@@ -177,6 +152,16 @@ def open_pinned_pool(
     return OpenedPool(pool, base, opened, pinned)
 
 
+def _pin_last_steps(hub: Hub, refs: Sequence[ModelRef]) -> dict[ModelRef, PinnedModel]:
+    """The last step of each repository, of which none may be a mixture of experts."""
+    failures = Failures()
+    last_by_ref = {ref: failures.run(partial(_pin_last, hub, ref)) for ref in refs}
+    lasts = {ref: last for ref, last in last_by_ref.items() if last is not None}
+    failures.run(lambda: check_no_moe(list(lasts.values())))
+    failures.raise_all()
+    return lasts
+
+
 def _pin_last(hub: Hub, ref: ModelRef) -> PinnedModel:
     """Pin the last step by name; what the reference itself means if no name is a step."""
     _check_is_repository(ref)
@@ -212,57 +197,6 @@ def _step_revisions(hub: Hub, repo_id: str, progress: Progress) -> list[Revision
 
 def _likely(steps: Iterable[Revision]) -> list[Revision]:
     return [step for step in steps if step.step is not None and step.confidence >= _MIN_CONFIDENCE]
-
-
-def _assign_tasks(
-    hub: Hub,
-    pinned_by_ref: Mapping[ModelRef, Sequence[PinnedModel]],
-    tasks: Sequence[Task],
-    metric: str | None,
-) -> dict[ModelRef, Task]:
-    """Find the task of each repository: the one its manifests name, or the one at its position."""
-    failures, task_of_ref = Failures(), dict[ModelRef, Task]()
-    for index, (ref, steps) in enumerate(pinned_by_ref.items()):
-        by_position = tasks[index] if len(tasks) == len(pinned_by_ref) else None
-        task = failures.run(partial(_assign_task, hub, ref, steps, tasks, by_position, metric))
-        if task is not None:
-            task_of_ref[ref] = task
-    failures.raise_all()
-    assigned = {task.id for task in task_of_ref.values()}
-    if unassigned := [task.name for task in tasks if task.id not in assigned]:
-        raise UsageError(
-            f"No repository is for {', '.join(unassigned)}: the manifests name other tasks.",
-            "Write --tasks in the order of the repositories.",
-        )
-    return task_of_ref
-
-
-def _assign_task(
-    hub: Hub,
-    ref: ModelRef,
-    steps: Sequence[PinnedModel],
-    tasks: Sequence[Task],
-    by_position: Task | None,
-    metric: str | None,
-) -> Task:
-    if not tasks:
-        return find_trained_tasks(hub, steps[-1], metric)[0]
-    named = _manifest_tasks(ref, steps)
-    task = next((task for task in tasks if task.id in named), by_position)
-    if task is None:
-        raise UsageError(
-            f"{ref} does not name which of the {len(tasks)} tasks it was trained for.",
-            "Write --tasks with one task for each repository, in the same order.",
-        )
-    return task
-
-
-def _manifest_tasks(ref: ModelRef, pinned: Sequence[PinnedModel]) -> set[str | None]:
-    """Return the task that the manifests of a repository name; raises DataError for several."""
-    tasks = {step.manifest.task for step in pinned if step.manifest}
-    if len(tasks) > 1:
-        raise DataError(f"{ref} holds experts of several tasks: {', '.join(map(str, tasks))}.")
-    return tasks
 
 
 def _recorded_norms(pinned: PinnedModel, base: OpenedModel, options: MatchOptions) -> Norms | None:
@@ -303,27 +237,3 @@ def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     for candidate in ordered:
         by_digest.setdefault(candidate.source.digest or candidate.source.key, candidate)
     return tuple(by_digest.values())
-
-
-def _check_metrics(tasks: Sequence[Task]) -> None:
-    for task in tasks:
-        if task.lm_eval is not None and task.metric not in task.lm_eval.row_metrics:
-            raise _no_row_metric(task, task.lm_eval)
-    unsupported = {task.name: task.metric for task in tasks if task.metric in _NOT_OF_ROWS}
-    if unsupported:
-        named = ", ".join(f"{name} by {metric}" for name, metric in unsupported.items())
-        raise UsageError(
-            f"Selection compares numbers from 0 to 1, one a row, and measures {named}.",
-            f"Write --metric {', '.join(GENERATION_METRICS)}, {LIKELIHOOD} (it falls as the loss "
-            "rises), or a function of your own, as module:function; or leave it out for tasks that "
-            "are not of kind target.",
-        )
-
-
-def _no_row_metric(task: Task, found: LmEvalTask) -> UsageError:
-    usable = "; ".join(found.row_metrics)
-    return UsageError(
-        f"Selection compares numbers from 0 to 1, one a row, more is better, and {task.name} is "
-        f"measured by {printable(task.metric)}.",
-        f"Write --metric with one of {printable(usable)}." if usable else "Name another task.",
-    )

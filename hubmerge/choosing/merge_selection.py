@@ -15,6 +15,7 @@ from hubmerge.opening.opened_model import OpenedModel
 from hubmerge.opening.references import source_of, versions
 from hubmerge.refs import ModelRef
 from hubmerge.selection import report
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.controls import Controls
 from hubmerge.selection.cross_fit import CrossFit
 from hubmerge.selection.evidence import find_outcome, with_evidence
@@ -22,15 +23,18 @@ from hubmerge.selection.grids import find_grid
 from hubmerge.selection.noise import Interval
 from hubmerge.selection.objective import Objective
 from hubmerge.selection.policy_results import (
+    BY_LOSS,
     LAST,
     LAYERS,
     LOCKED,
     PolicyResult,
     PolicyResults,
+    can_average,
     can_scale_layers,
+    has_losses,
     policy_order,
 )
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.recorded_norms import PROXY, proxy_note, without_norms
 from hubmerge.selection.seed_spread import SeedSpread
@@ -100,10 +104,12 @@ class PreparedSelection:
         Whether a checkpoint is in the cache does not matter: the lock does not depend on it.
         """
         names = policy_order(self.pool, self.request.policy, self.locked_choice is not None)
-        if LAYERS in names and not can_scale_layers(self.pool, self.method):
-            names.remove(LAYERS)
-        skips_proxy = self.request.policy != PROXY and bool(without_norms(self.pool))
-        return [name for name in names if not (skips_proxy and name == PROXY)]
+        impossible = {
+            LAYERS: not can_scale_layers(self.pool, self.method),
+            BY_LOSS: not (can_average(self.pool) and has_losses(self.pool)),
+            PROXY: self.request.policy != PROXY and bool(without_norms(self.pool)),
+        }
+        return [name for name in names if not impossible.get(name)]
 
     @property
     def proxy_note(self) -> str | None:

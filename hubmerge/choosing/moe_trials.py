@@ -16,8 +16,9 @@ from hubmerge.row_values import measure_rows
 from hubmerge.runs.machine import Machine, make_accelerator
 from hubmerge.runs.moe_job import MoeJob
 from hubmerge.runs.moe_plan import MoePlan
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.moe_starts import Indices
-from hubmerge.selection.pool import Choice, Pool, plain_choice
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import OutOfBudget
 from hubmerge.specs import MoeSpec
 from hubmerge.training.fit import Fit, make_fit

@@ -26,12 +26,13 @@ from hubmerge.merging.settings import record_params, restore_settings
 from hubmerge.progress import Progress
 from hubmerge.runs.machine import pick_device
 from hubmerge.selection.budget_shares import BudgetShares
+from hubmerge.selection.choice import Choice, as_params
 from hubmerge.selection.controls import ControlRuns, Controls
 from hubmerge.selection.cross_fit import cross_fit
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policy_results import POLICIES
-from hubmerge.selection.pool import Choice, Pool, as_params
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import MeasuredChoice
 from hubmerge.selection.seed_spread import find_seed_spread
@@ -238,10 +239,11 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
         intruders=tuple(expert.intruders for expert in experts),
         params=as_params(record_params(params, settings)),
         spans=spans if max(spans) > 1 else (),
+        by_loss=any(set(expert.shares) != {1.0} for expert in experts),
     )
-    if _member_keys(pool.all_sources(choice)) != _member_keys(experts):
+    if _members(pool.all_sources(choice)) != _members(experts):
         raise IntegrityError(
-            "The lock averages other steps than those that are there now.",
+            "The lock averages other steps than those that are there now, or by other shares.",
             "Select without --against.",
         )
     named = tuple(
@@ -253,5 +255,5 @@ def choice_from_lock(pool: Pool, method: Method, lock: Lock, policy: str | None 
     return choice
 
 
-def _member_keys(sources: Iterable[Source]) -> list[list[str]]:
-    return [[member.key for member in source.members] for source in sources]
+def _members(sources: Iterable[Source]) -> list[tuple[list[str], tuple[float, ...]]]:
+    return [([member.key for member in source.members], source.shares) for source in sources]

@@ -27,12 +27,13 @@ from hubmerge.progress import Progress
 from hubmerge.refs import ModelRef, parse_ref
 from hubmerge.runs.machine import Machine, check_machine
 from hubmerge.runs.moe_checks import check_data, check_moe_spec, check_router_start
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.cross_fit import FOLDS, CrossFit, FoldSearch
 from hubmerge.selection.folds import MIN_ROWS, folds
 from hubmerge.selection.halving import HalvingRound, race
 from hubmerge.selection.moe_starts import MoeStarts, find_starts
 from hubmerge.selection.policy_results import PolicyResult
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import OutOfBudget
 from hubmerge.tasks.data import load_split
 from hubmerge.trials import SELECTION_SPLIT, Trial, TrialLog

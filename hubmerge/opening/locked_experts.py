@@ -107,22 +107,26 @@ def open_pick(
     check_bases(opened, opened_base)
     by_key = dict(zip((member.key for member in members), opened, strict=True))
     experts = (
-        average_members(opened_base, [by_key[member.key] for member in expert.members])
+        average_members(
+            opened_base, [by_key[member.key] for member in expert.members], expert.shares
+        )
         for expert in pick.merged
     )
     return OpenedPick(pick, opened_base, tuple(experts), notes)
 
 
-def average_members(base: OpenedModel, members: Sequence[OpenedModel]) -> OpenedModel:
+def average_members(
+    base: OpenedModel, members: Sequence[OpenedModel], shares: Sequence[float]
+) -> OpenedModel:
     """The mean of several opened steps of one expert as the last of them; one step as it is.
 
-    Raises CheckpointError if a step does not fit the base.
+    `shares` weight the steps. Raises CheckpointError if a step does not fit the base.
     """
     *_, last = members
     if len(members) == 1:
         return last
     checkpoints = [restack(base.checkpoint, member.checkpoint) for member in members]
-    mean = average_checkpoints(base.checkpoint, checkpoints, DEFAULT_OPTIONS)
+    mean = average_checkpoints(base.checkpoint, checkpoints, DEFAULT_OPTIONS, shares)
     return dataclasses.replace(last, checkpoint=mean)
 
 
@@ -132,7 +136,9 @@ def open_merged_source(hub: Hub, base: OpenedModel, source: Source) -> OpenedMod
     Raises IntegrityError, and CheckpointError for a step that does not fit the base.
     """
     return average_members(
-        base, [open_source(hub, source_ref(member), member) for member in source.members]
+        base,
+        [open_source(hub, source_ref(member), member) for member in source.members],
+        source.shares,
     )
 
 

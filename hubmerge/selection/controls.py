@@ -14,11 +14,11 @@ from functools import partial
 
 import numpy as np
 
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.folds import FoldEvaluator, pool_trials
 from hubmerge.selection.grids import Grid
-from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import Budget, OutOfBudget, Search
 from hubmerge.trials import Trial
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.fold_gain import fold_gain
 from hubmerge.selection.folds import MIN_ROWS, Fold, FoldEvaluator, folds, pool_trials
 from hubmerge.selection.noise import Interval
 from hubmerge.selection.policy_results import PolicyResult
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.procedure import OnResult, Procedure
 from hubmerge.selection.search import Budget
 from hubmerge.trials import Trial

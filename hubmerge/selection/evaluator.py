@@ -13,8 +13,9 @@ from typing import Any
 
 from hubmerge.merging.registry import Method
 from hubmerge.recipe_ids import recipe_id
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Choice, Pool, plain_choice
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.row_jobs import (
     BaseTensors,
     CandidateTensors,

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, cycle
 
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import OutOfBudget
 from hubmerge.trials import RowResults, RowValues, Trial, join_rows
 

@@ -9,7 +9,9 @@ import numpy as np
 from hubmerge.merging.deltas import Deltas
 from hubmerge.merging.softening import Softening, survey_softening
 from hubmerge.selection.array_cache import ArrayCache
-from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import Choice
+from hubmerge.selection.pool import Pool
 from hubmerge.weights.dtypes import Array, compute_dtype, is_float
 from hubmerge.weights.task_norms import norm, square_sum
 from hubmerge.weights.task_vector import TaskVector

@@ -26,9 +26,11 @@ from hubmerge.merging.deltas import DeltaPasses, Deltas
 from hubmerge.merging.device import on_device
 from hubmerge.merging.registry import Method, parse_params
 from hubmerge.merging.settings import for_tensors, restore_settings, with_unrecorded
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import Choice, as_params
 from hubmerge.selection.memory_deltas import MemoryDeltas
 from hubmerge.selection.memory_passes import MemoryPasses
-from hubmerge.selection.pool import Candidate, Choice, Pool, as_params
+from hubmerge.selection.pool import Pool
 from hubmerge.weights.array_blocks import blocks, scratch
 from hubmerge.weights.dtypes import DTYPES, Array, cast, compute_dtype
 from hubmerge.weights.task_norms import norm, square_sum

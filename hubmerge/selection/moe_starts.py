@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.pool import Pool
 
 Indices = tuple[int, ...]
 EARLY_STOP, LAST, BEST_EXPERT = "early-stop", "last", "best-expert"

@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.choice import Choice
+from hubmerge.selection.pool import Pool
 
 Moves = Callable[[Pool, Choice], Iterator[Choice]]
 Probes = Callable[[Pool], Iterator[Callable[[Choice], Choice]]]

@@ -7,7 +7,10 @@ the method on validation data, as in appendix C of arXiv 2506.14126.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.moves import (
     all_moves,
     common_moves,
@@ -16,7 +19,6 @@ from hubmerge.selection.moves import (
     weight_moves,
     weight_probes,
 )
-from hubmerge.selection.pool import Candidate, plain_choice
 from hubmerge.selection.search import MeasuredChoice, Search
 from hubmerge.selection.surrogate_search import search_by_surrogate
 
@@ -101,7 +103,7 @@ def joint(search: Search, start: MeasuredChoice) -> MeasuredChoice:
     return search_by_surrogate(search, start, all_moves)
 
 
-def average_last(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+def average_last(search: Search, start: MeasuredChoice, by_loss: bool = False) -> MeasuredChoice:
     """Average the last steps of each expert, or those around its chosen step, before merging.
 
     Sources: arXiv 2507.17634, 2505.12082.
@@ -111,6 +113,7 @@ def average_last(search: Search, start: MeasuredChoice) -> MeasuredChoice:
         choice = plain_choice(
             tuple(len(steps) - 1 for steps in pool.candidates), dict(start.choice.params)
         )
+        choice = replace(choice, by_loss=by_loss)
         for task, index in enumerate(choice.indices):
             choice = choice.with_window(task, index, span)
         best = search.better_of(choice, best)
@@ -118,8 +121,17 @@ def average_last(search: Search, start: MeasuredChoice) -> MeasuredChoice:
         index = best.choice.indices[task]
         for last, span in ((index, 2), (index + 1, 2), (index + 1, 3)):
             if last < len(steps):
-                best = search.better_of(best.choice.with_window(task, last, span), best)
+                moved = replace(best.choice.with_window(task, last, span), by_loss=by_loss)
+                best = search.better_of(moved, best)
     return best if best is start else search.tune(best, _NEAR_STRIDES)
+
+
+def average_by_loss(search: Search, start: MeasuredChoice) -> MeasuredChoice:
+    """As `average_last`, with steps weighted by the inverse of their training loss.
+
+    Source: metrics-weighted averaging, arXiv 2504.18580.
+    """
+    return average_last(search, start, by_loss=True)
 
 
 def greedy_soup(search: Search, start: MeasuredChoice) -> MeasuredChoice:

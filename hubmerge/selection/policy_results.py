@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from hubmerge.merging.registry import Method
 from hubmerge.selection import policies
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.objective import dominates
 from hubmerge.selection.policies import best_expert, early_stop
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.proxy import proxy
 from hubmerge.selection.search import MeasuredChoice, OutOfBudget, Search
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
 
 LAST, LOCKED, UNIFORM, LAYERS = "last", "locked", "uniform", "layers"
+BY_LOSS = "average-by-loss"
 FRONT, MOST_ON_FRONT = "front-", 12
 _PARTS = {"coordinate": 4, UNIFORM: 3, "weights": 2, "joint": 2, "rescale": 2}  # others get 1
 _COMPARED = {LAST: 0.5, LOCKED: 0.5, UNIFORM: 0.5}
@@ -154,10 +156,11 @@ def policy_order(pool: Pool, requested: str | None = None, is_locked: bool = Fal
         "weights": ["uniform"],
         "joint": [*starts, "coordinate"],
         LAYERS: [*starts, "coordinate"],
+        BY_LOSS: starts,
         "rescale": [],
     }
     first: list[str] = []
-    if requested in {*search_order, LAYERS, "rescale"}:
+    if requested in {*search_order, LAYERS, BY_LOSS, "rescale"}:
         first = [*starting_points.get(requested, []), requested]
     return list(dict.fromkeys([*baselines, *first, *search_order]))
 
@@ -181,6 +184,11 @@ def can_average(pool: Pool) -> bool:
         return False
     names = [[candidate.source.name for candidate in steps] for steps in pool.candidates]
     return any(len(set(steps)) < len(steps) for steps in names)
+
+
+def has_losses(pool: Pool) -> bool:
+    """Return whether training recorded the loss of two steps of an expert or more."""
+    return any(sum(step.loss is not None for step in steps) > 1 for steps in pool.candidates)
 
 
 def _locked(results: PolicyResults) -> MeasuredChoice | None:
@@ -225,6 +233,7 @@ _POLICIES: Mapping[str, Callable[[PolicyResults], MeasuredChoice | None]] = {
     ),
     UNIFORM: _uniform,
     "average-last": _starting_from(policies.average_last),
+    BY_LOSS: _starting_from(policies.average_by_loss),
     "greedy-soup": _starting_from(policies.greedy_soup),
     "weights": _starting_from(policies.weights, "uniform"),
     "joint": _starting_from(policies.joint),

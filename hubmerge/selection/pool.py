@@ -1,54 +1,23 @@
-"""The candidates of a selection, the steps of every task's experts, and a choice among them."""
+"""The candidates of a selection: the steps of every task's experts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
 
 from hubmerge.recipe_ids import recipe_id
+from hubmerge.selection.candidate import Candidate, weighted_by_loss
+from hubmerge.selection.choice import Choice
 from hubmerge.source import Source
 from hubmerge.tasks.task import Task
-from hubmerge.training_curve import Norms, ValidationPoint
 from hubmerge.trials import Part
 from hubmerge.weights.averaged import average_checkpoints, averaged_key
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.layer_names import count_layers
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions
 from hubmerge.weights.task_vector import TaskVector
-
-T = TypeVar("T")
-Params = tuple[tuple[str, Any], ...]  # name and value, sorted by name
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One step of an expert, with its validation accuracy on its own task if known.
-
-    `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here, and
-    `seed` what it was trained with, if it is recorded.
-    With `members`, it is the mean of several steps of one expert, of which this is the last.
-    `norms` are those in its manifest, None if they are not known without fetching it.
-    """
-
-    source: Source
-    own_accuracy: float | None = None
-    stopped_early: bool = False
-    curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
-    norms: Norms | None = field(default=None, repr=False)
-    seed: int | None = None
-    members: tuple[Candidate, ...] = field(default=(), repr=False)
-
-    @property
-    def key(self) -> str:
-        """The key of its source, or those of all steps that are averaged."""
-        return "+".join(member.source.key for member in self.members) or self.source.key
-
-    @property
-    def step(self) -> int:
-        return self.source.step or 0
 
 
 @dataclass(frozen=True)
@@ -72,11 +41,11 @@ class Pool:
     def experts(self, choice: Choice) -> list[Candidate]:
         """Return the chosen candidate of each task, or the mean of those up to it."""
         return [
-            self._expert(task, index, choice.span(task))
+            self._expert(task, index, choice.span(task), choice.by_loss)
             for task, index in enumerate(choice.indices)
         ]
 
-    def _expert(self, task: int, index: int, span: int) -> Candidate:
+    def _expert(self, task: int, index: int, span: int, by_loss: bool) -> Candidate:
         """Return the mean of up to `span` steps of one repository, of which the last is given."""
         last = self.candidates[task][index]
         if span == 1:  # as almost always, and a search asks thousands of times
@@ -85,7 +54,10 @@ class Pool:
             c for c in self.candidates[task][: index + 1] if c.source.name == last.source.name
         ]
         members = tuple(before[-span:])
-        return replace(last, members=members, norms=None) if len(members) > 1 else last
+        if len(members) == 1:
+            return last
+        members = weighted_by_loss(members) if by_loss else members
+        return replace(last, members=members, norms=None)
 
     def sources(self, choice: Choice) -> tuple[Source, ...]:
         """Return the merged candidates as a manifest lists them, with their share in the merge."""
@@ -123,13 +95,16 @@ class Pool:
         expert = self.open(candidate)
         if candidate.members:
             members = [self.open(member) for member in candidate.members]
-            expert = average_checkpoints(self.base_checkpoint, members, self.options)
+            expert = average_checkpoints(
+                self.base_checkpoint, members, self.options, candidate.shares
+            )
         return TaskVector(self.base_checkpoint, expert, self.options)
 
     def seed_key(self, candidate: Candidate) -> str:
         """Return what seeds the masks of a candidate and orders the sums."""
         if candidate.members:
-            return averaged_key([self.content_key(member) for member in candidate.members])
+            keys = [self.content_key(member) for member in candidate.members]
+            return averaged_key(keys, candidate.shares)
         return self.content_key(candidate)
 
     def steps(self, choice: Choice) -> tuple[int, ...]:
@@ -176,80 +151,10 @@ class Pool:
         return tuple(indices for indices in found if indices is not None)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A point of the search: for each task the index and share of its candidate, and parameters.
-
-    An expert of weight 0 is left out. Where `spans`, by default all 1, has a number above 1, so
-    many steps up to the index are averaged.
-    """
-
-    indices: tuple[int, ...]
-    weights: tuple[float, ...]
-    keep: tuple[float, ...]
-    intruders: tuple[float, ...]
-    params: Params
-    spans: tuple[int, ...] = ()
-
-    def span(self, task: int) -> int:
-        """Return how many steps of a task's expert are averaged."""
-        return self.spans[task] if self.spans else 1
-
-    def with_candidate(self, task: int, index: int) -> Choice:
-        """Return a copy with another candidate for one task."""
-        return self._copy(_replaced(self.indices, task, index), self.weights, self.params)
-
-    def with_weight(self, task: int, weight: float) -> Choice:
-        """Return a copy with another weight for one task; 0 leaves its expert out."""
-        return self._copy(self.indices, _replaced(self.weights, task, weight), self.params)
-
-    def with_window(self, task: int, index: int, span: int) -> Choice:
-        """Return a copy with the mean of `span` steps up to an index for one task."""
-        spans = _replaced(self.spans or (1,) * len(self.indices), task, span)
-        spans = () if set(spans) == {1} else spans
-        return replace(self, indices=_replaced(self.indices, task, index), spans=spans)
-
-    def with_keep(self, task: int, keep: float) -> Choice:
-        """Return a copy that keeps another fraction of one expert's changes."""
-        return replace(self, keep=_replaced(self.keep, task, keep))
-
-    def with_intruders(self, task: int, intruders: float) -> Choice:
-        """Return a copy with another factor on one expert's intruder dimensions."""
-        return replace(self, intruders=_replaced(self.intruders, task, intruders))
-
-    def with_params(self, **values: Any) -> Choice:
-        """Return a copy with other method parameters.
-
-        A parameter of some layers keeps its name with the filter: `scale[@0:12]`.
-        """
-        params = as_params({**dict(self.params), **values})
-        return self._copy(self.indices, self.weights, params)
-
-    def _copy(self, indices: tuple[int, ...], weights: tuple[float, ...], params: Params) -> Choice:
-        # Not replace(), which takes three times as long: a search asks for thousands of neighbours.
-        return Choice(indices, weights, self.keep, self.intruders, params, self.spans)
-
-
 def _parts(sources: Iterable[Source]) -> tuple[Part, ...]:
     parts = (
-        Part(member.key, source.weight / len(source.members), source.keep, source.intruders)
+        Part(member.key, source.weight * share / sum(source.shares), source.keep, source.intruders)
         for source in sources
-        for member in source.members
+        for member, share in zip(source.members, source.shares, strict=True)
     )
     return tuple(sorted(parts, key=lambda part: (part.sha, part.weight)))
-
-
-def plain_choice(indices: tuple[int, ...], params: Mapping[str, Any]) -> Choice:
-    """Return a choice of these candidates with equal weights, neither trimmed nor damped."""
-    ones = (1.0,) * len(indices)
-    return Choice(indices, ones, ones, ones, as_params(params))
-
-
-def as_params(values: Mapping[str, Any]) -> Params:
-    """Return parameters as a hashable value; lists, of numbers over the layers, become tuples."""
-    pairs = ((n, tuple(v) if isinstance(v, list) else v) for n, v in values.items())
-    return tuple(sorted(pairs))
-
-
-def _replaced(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
-    return (*values[:index], value, *values[index + 1 :])

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.objective import Objective
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults, policy_shares
-from hubmerge.selection.pool import Choice
 from hubmerge.selection.report import BAND, earliest_of_tied
 from hubmerge.selection.search import Budget, MeasuredChoice, Search
 

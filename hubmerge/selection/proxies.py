@@ -13,9 +13,11 @@ from itertools import combinations
 
 import numpy as np
 
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.proxy import data_free_choice, proxy, rise_index
 
 _HALF = 0.5

@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Candidate, Choice, Pool, plain_choice
+from hubmerge.selection.pool import Pool
 
 _RISE = 0.95  # of the rise of an expert's own accuracy
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hubmerge.byte_sizes import format_bytes
-from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.pool import Pool
 
 PROXY = "proxy"
 

@@ -77,7 +77,8 @@ def with_opened_experts(pick: Pick, pins: Mapping[str, Pin]) -> Pick:
 def _with_digest(source: Source, pins: Mapping[str, Pin]) -> Source:
     known = pins[source.key].source
     members = tuple(_with_digest(member, pins) for member in source.averaged)
-    weights = averaged_key([m.content_key for m in members]) if members else known.weights
+    keys = [member.content_key for member in members]
+    weights = averaged_key(keys, source.shares) if members else known.weights
     return dataclasses.replace(
         source, digest=known.digest, licence=known.licence, weights=weights, averaged=members
     )

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.task_split import EvaluatedRows, TaskSplit, load_merge
 from hubmerge.weights.dtypes import Array
 from hubmerge.weights.kept_heads import KeptHead, kept_head

@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hubmerge.selection import objective as objectives
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.objective import Objective
-from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.proxy import data_free_choice
 from hubmerge.trials import Trial
 

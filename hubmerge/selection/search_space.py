@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.grids import Grid
-from hubmerge.selection.pool import Choice
 
 Matrix = NDArray[np.float64]
 

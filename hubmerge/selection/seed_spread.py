@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from hubmerge.seed_statistics import student_quantile
 from hubmerge.selection import noise
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.noise import Interval
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import Budget, OutOfBudget
 from hubmerge.trials import Trial
 

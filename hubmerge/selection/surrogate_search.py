@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.memory_merge import is_of_layers
 from hubmerge.selection.moves import Moves, Probes
 from hubmerge.selection.objective import value
-from hubmerge.selection.pool import Choice
 from hubmerge.selection.search import MeasuredChoice, Search
 from hubmerge.selection.search_space import (
     COUPLINGS,
@@ -112,7 +112,7 @@ def _unknown(choice: Choice) -> tuple[object, ...]:
     """Return what the surrogate does not know of."""
     of_layers = [pair for pair in choice.params if is_of_layers(pair[0])]
     left_out = [not weight for weight in choice.weights]
-    return choice.keep, choice.intruders, choice.spans, of_layers, left_out
+    return choice.keep, choice.intruders, choice.spans, choice.by_loss, of_layers, left_out
 
 
 def _is_near(

@@ -1,12 +1,13 @@
 """The mean of several checkpoints of one expert, as if it had been saved.
 
 Averaging steps stands in for a falling learning rate: LAWA (arXiv 2209.14981), WSM (2507.17634) and
-PMA (2505.12082).
+PMA (2505.12082). Means by a metric of the steps: MWA (2504.18580).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
@@ -26,16 +27,21 @@ _DTYPE_NAMES = {np.dtype(DTYPES[name]): name for name in ("F32", "F64")}
 
 
 def average_checkpoints(
-    base: Checkpoint, members: Sequence[Checkpoint], options: MatchOptions
+    base: Checkpoint,
+    members: Sequence[Checkpoint],
+    options: MatchOptions,
+    shares: Sequence[float] | None = None,
 ) -> Checkpoint:
     """Return base + the mean of the members' changes, as a full checkpoint in float32.
 
-    (In float64 for tensors that the base has in F64.) Nothing is read before a tensor is. Raises
-    CheckpointError, with all that is wrong with any member, if one does not fit the base.
+    (In float64 for tensors that the base has in F64.) `shares`, positive numbers of which only the
+    ratios matter, weight the members. Nothing is read before a tensor is. Raises CheckpointError,
+    with all that is wrong with any member, if one does not fit the base.
     """
     problems = [problem for member in members for problem in _problems(base, member, options)]
     raise_together(CheckpointError, problems, "Choose other steps.")
     vectors = [TaskVector(base, member, options) for member in members]
+    weighted = list(zip(vectors, shares or [1.0] * len(vectors), strict=True))
     changed = [
         name
         for name, tensor in base.index.items()
@@ -46,25 +52,28 @@ def average_checkpoints(
             dataclasses.replace(
                 base.index[name], dtype=_DTYPE_NAMES[compute_dtype(base.index[name].dtype)]
             ),
-            partial(_mean, base, vectors, name),
+            partial(_mean, base, weighted, name),
         )
         for name in changed
     })  # fmt: skip
 
 
-def averaged_key(keys: Sequence[str]) -> str:
+def averaged_key(keys: Sequence[str], shares: Sequence[float] | None = None) -> str:
     """Return 64 hex digits that identify the mean of these checkpoints, in whatever order."""
+    if shares is not None and set(shares) != {1.0}:
+        keys = [f"{key} {share!r}" for key, share in zip(keys, shares, strict=True)]
     return sha256("\n".join(["averaged", *sorted(keys)]).encode()).hexdigest()
 
 
-def _mean(base: Checkpoint, vectors: Sequence[TaskVector], name: str) -> Array:
+def _mean(base: Checkpoint, vectors: Sequence[tuple[TaskVector, float]], name: str) -> Array:
     """Return base + mean; the sum is made in the order of the vectors, in float64."""
     values = base.read(name)
     total = np.zeros(values.shape, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # the merge checks what is finite
-        for vector in vectors:
-            total += vector.delta_from(values, name)
-        mean = total / len(vectors)
+        for vector, share in vectors:
+            delta = vector.delta_from(values, name)
+            total += delta if share == 1 else share * np.asarray(delta, np.float64)
+        mean = total / math.fsum(share for _, share in vectors)
         return np.asarray(cast(values, np.dtype(np.float64)) + mean).astype(
             compute_dtype(base.index[name].dtype)
         )

@@ -17,8 +17,10 @@ from typer.testing import Result
 
 from hubmerge.merging.registry import METHODS
 from hubmerge.opening.matched_inputs import match_alone
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Candidate, Pool, plain_choice
+from hubmerge.selection.pool import Pool
 from hubmerge.source import Source
 from hubmerge.weights.checkpoint import open_checkpoint
 from hubmerge.weights.match_options import MatchOptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from hubmerge.refs import parse_ref
 from hubmerge.source import Source
 from hubmerge.weights.averaged import averaged_key
 from hubmerge.weights.checkpoint import open_checkpoint
-from tests.end_to_end.conftest import WEIGHTS, Command
+from tests.end_to_end.conftest import REPOS, WEIGHTS, Command
 
 
 def replace_last_pick(lock: Lock, *experts: Source) -> Lock:
@@ -33,21 +34,39 @@ def replace_last_pick(lock: Lock, *experts: Source) -> Lock:
 
 @pytest.fixture
 def averaged(pinned: Lock) -> Lock:
-    """The mean of steps 2, 4 and 8 of the first expert, and step 8 of the second."""
+    return average_steps(pinned, (1.0, 1.0, 1.0))
+
+
+def average_steps(pinned: Lock, shares: Sequence[float]) -> Lock:
+    """The mean of steps 2, 4 and 8 of the first expert by shares, and step 8 of the second."""
     first, second = pinned.pick("last").experts
-    members = [pin.source for pin in pinned.experts if pin.source.name == first.name]
-    members.sort(key=lambda source: source.step or 0)
-    weights = averaged_key([member.content_key for member in members])
+    steps = [pin.source for pin in pinned.experts if pin.source.name == first.name]
+    steps.sort(key=lambda source: source.step or 0)
+    members = [
+        dataclasses.replace(step, weight=share) for step, share in zip(steps, shares, strict=True)
+    ]
+    weights = averaged_key([member.content_key for member in members], shares)
     mean = dataclasses.replace(first, averaged=tuple(members), weights=weights)
     return replace_last_pick(pinned, mean, second)
 
 
+@pytest.mark.parametrize(
+    ("shares", "format", "words"),
+    [((1.0, 1.0, 1.0), 2, "2+4+8"), ((0.2, 0.3, 0.5), 3, "0.2x2+0.3x4+0.5x8")],
+)
 def test_the_merge_is_that_of_a_saved_average(
-    averaged: Lock, hubmerge: Command, hub: Hub, tmp_path: Path
+    shares: Sequence[float],
+    format: int,
+    words: str,
+    pinned: Lock,
+    hubmerge: Command,
+    hub: Hub,
+    tmp_path: Path,
 ) -> None:
+    averaged = average_steps(pinned, shares)
     path, out = tmp_path / LOCK_FILE, tmp_path / "out"
     path.write_bytes(averaged.to_bytes())
-    assert json.loads(path.read_bytes())["format"] == 2
+    assert json.loads(path.read_bytes())["format"] == format
     result = hubmerge("merge", "--lock", path, "--out", out)
     assert result.code == 0, result.err
     first, second = averaged.pick().experts
@@ -61,8 +80,11 @@ def test_the_merge_is_that_of_a_saved_average(
     values = {}
     for name in steps[0]:
         start = base.read(name)
-        changes = [(step[name] - start).astype(np.float64) for step in steps]
-        values[name] = np.asarray(start + sum(changes) / 3).astype(start.dtype)
+        changes = [
+            share * (step[name] - start).astype(np.float64)
+            for step, share in zip(steps, shares, strict=True)
+        ]
+        values[name] = np.asarray(start + sum(changes) / sum(shares)).astype(start.dtype)
     save_file(values, saved / WEIGHTS)
     other = open_ref(hub, parse_ref(second.label)).checkpoint
     chosen = method(averaged.method)
@@ -72,7 +94,7 @@ def test_the_merge_is_that_of_a_saved_average(
     written, expected = load_file(out / WEIGHTS), load_file(tmp_path / "expected" / WEIGHTS)
     assert all(written[name].tobytes() == expected[name].tobytes() for name in expected)
     assert hubmerge("verify", out).code == 0
-    assert "the mean of steps 2+4+8" in (out / "README.md").read_text()
+    assert f"the mean of steps {words}" in (out / "README.md").read_text()
 
 
 def test_an_expert_of_weight_0_is_not_merged(
@@ -105,6 +127,59 @@ def test_a_lock_that_averages_other_steps_is_refused(averaged: Lock) -> None:
     data = replace_last_pick(averaged, missing, second).to_bytes()
     with pytest.raises(Exception, match="averages a step that is not pinned"):
         parse_lock(data, "a.lock")
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5])
+def test_shares_that_are_not_positive_are_refused(pinned: Lock, share: float) -> None:
+    data = average_steps(pinned, (0.5, share, 0.5)).to_bytes()
+    with pytest.raises(Exception, match="shares that are not positive"):
+        parse_lock(data, "a.lock")
+
+
+def shares_by_loss(lock: Lock, hub: Hub) -> list[float]:
+    """The shares of the first expert's steps in inverse proportion to their training losses."""
+    name = lock.pick("last").experts[0].name
+    steps = sorted(
+        (pin.source for pin in lock.experts if pin.source.name == name), key=lambda s: s.step or 0
+    )
+    losses = []
+    for step in steps:
+        manifest = open_ref(hub, parse_ref(step.label)).manifest
+        assert manifest is not None
+        losses.append(manifest.validation[-1].loss or 0.0)
+    total = sum(1 / loss for loss in losses)
+    return [round(1 / loss / total, 4) for loss in losses]
+
+
+@pytest.mark.slow
+def test_steps_are_weighted_by_their_loss_and_compared_with_an_earlier_lock(
+    pinned: Lock, hub: Hub, hubmerge: Command, tmp_path: Path
+) -> None:
+    path, new = tmp_path / "old.lock", tmp_path / "new.lock"
+    lock = average_steps(pinned, shares_by_loss(pinned, hub))
+    path.write_bytes(lock.to_bytes())
+    words = ("--target", lock.method, "--budget", "30", "--policy", "average-by-loss")
+    result = hubmerge("select", *REPOS, "--against", path, *words, "--lock", new)
+    assert result.code in (0, 4), result.err
+    chosen = parse_lock(new.read_bytes(), "new.lock")
+    assert chosen.pick("average-by-loss")
+    earlier = chosen.pick("locked").experts[0]
+    assert [member.key for member in earlier.averaged] == [
+        member.key for member in lock.pick().experts[0].averaged
+    ]
+    assert earlier.shares == lock.pick().experts[0].shares
+    assert earlier.weights == lock.pick().experts[0].weights
+
+
+def test_an_earlier_lock_with_other_shares_is_refused(
+    pinned: Lock, hubmerge: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "old.lock"
+    path.write_bytes(average_steps(pinned, (0.1, 0.1, 0.8)).to_bytes())
+    words = ("--target", pinned.method, "--budget", "30")
+    result = hubmerge("select", *REPOS, "--against", path, *words, "--lock", tmp_path / "new.lock")
+    assert result.code == 3, result.err
+    assert "or by other shares" in result.err
 
 
 def test_a_lock_without_averages_keeps_its_format(pinned: Lock) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.studies.selection import regret_tables, tables
+from recipes.studies.selection import regret_tables, row_order, tables
 from recipes.studies.selection.run import SETTINGS, Setting, find_setting
 
 
@@ -15,13 +15,21 @@ def test_the_tables_are_those_of_the_results() -> None:
     page = tables.PAGE.read_text(encoding="utf-8")
     assert tables.render_page(page) == page
     assert regret_tables.render_page(page) == page
+    assert row_order.render_page(page) == page
 
 
 def test_settings_that_were_measured_elsewhere_keep_their_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [
-        {"tune": "full", "method": "ties", "seed": seed, "policy": "long", "validation": 0.5}
+        {
+            "tune": "full",
+            "method": "ties",
+            "seed": seed,
+            "part": "long",
+            "policy": "long",
+            "validation": 0.5,
+        }
         for seed in (0, 1)
     ]
     monkeypatch.setattr(regret_tables, "RESULTS", tmp_path / "all.json")

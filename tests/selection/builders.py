@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.pool import Pool
 from hubmerge.source import Source
 from hubmerge.tasks.lookup import find_task
 from hubmerge.tasks.task import Task

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from hubmerge.selection import noise
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.cross_fit import FOLDS, CrossFit, cross_fit
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.policy_results import LAST, policy_order
-from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.search import Budget
 from hubmerge.trials import Trial
@@ -128,7 +128,8 @@ def _maximum_low(chosen: Trial, rival: Trial, trials: list[Trial]) -> float:
 def run(world: World, budget: int | None, seeds: range, counts: tuple[int, ...], out: Path) -> None:
     """Append a line for each world that has none."""
     out.mkdir(parents=True, exist_ok=True)
-    text = f"{world.rows}-rows-{world.correlation}-height-{100 * world.height:g}"
+    text = f"{world.rows}-rows-{world.correlation}{'-any-two' if world.any_two else ''}"
+    text += f"-height-{100 * world.height:g}"
     path = out / f"{text}{f'-budget-{budget}' if budget else ''}.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
     done = {json.loads(line)["seed"] for line in lines}
@@ -147,10 +148,16 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--correlation", type=float, default=0.95)
     parser.add_argument("--height", type=float, default=0.0, help="Points that can be gained.")
+    parser.add_argument("--any-two", action="store_true", help="Any two choices correlate so.")
     parser.add_argument("--budget", type=int)
     parser.add_argument("--folds", type=int, nargs="+", default=[FOLDS], help="One count or more.")
     parser.add_argument("--out", type=Path, default=Path("build/coverage"))
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.worlds)
-    world = World(arguments.rows, arguments.correlation, arguments.height / 100)
+    world = World(
+        arguments.rows,
+        arguments.correlation,
+        arguments.height / 100,
+        any_two=arguments.any_two,
+    )
     run(world, arguments.budget, seeds, tuple(arguments.folds), arguments.out)

@@ -49,6 +49,7 @@ def summarize(worlds: Sequence[World], folds: int) -> dict[str, Any]:
     errors = [gain[0] - truth for gain, truth in zip(gains, truths, strict=True)]
     return {
         **{name: known[0][name] for name in _SETTINGS},
+        "any_two": known[0].get("any_two", False),
         "folds": folds,
         "worlds": len(known),
         "true_gain": _mean(locked),
@@ -117,9 +118,10 @@ def _stderr(values: Sequence[float]) -> float:
 def table_line(row: Mapping[str, Any]) -> list[str]:
     """Return the cells of one row of the table."""
     budget = f" (budget of {row['budget']})" if row["budget"] else ""
+    pairs = " of any two" if row.get("any_two") else ""
     locked = f" ({_percent(row['covers_locked'])})" if row["height"] else ""
     return [
-        f"{row['rows']}{budget}", f"{row['correlation']:g}", f"{row['true_gain']:.1f}",
+        f"{row['rows']}{budget}", f"{row['correlation']:g}{pairs}", f"{row['true_gain']:.1f}",
         str(row["worlds"]), _percent(row["conclusive"]), _percent(row["loss"]),
         _percent(row["covers"]) + locked, f"{row['bias']:+.2f} ± {row['bias_stderr']:.2f}",
         _percent(row["covers_if_independent"]), _percent(row["same_rows_conclusive"]),
@@ -135,7 +137,10 @@ def _percent(share: float) -> str:
 
 def render_page(page: str, rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the page with the table of these rows, those without a true gain first."""
-    ordered = sorted(rows, key=lambda row: [row[name] or 0 for name in ("height", *_SETTINGS)])
+    ordered = sorted(
+        rows,
+        key=lambda row: [row.get(name) or 0 for name in ("any_two", "height", *_SETTINGS)],
+    )
     return insert_table(page, "coverage", markdown_table(HEAD, map(table_line, ordered)))
 
 

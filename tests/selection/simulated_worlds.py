@@ -5,8 +5,9 @@ a circle of length 1 for every choice, and is right if that is below the choice'
 the true accuracy is known exactly. From a choice to a neighbour (one step of one expert, or one
 value of the grid) the row is drawn again with probability 1 - `correlation`: that is the
 correlation of being right between neighbours of equal accuracy, and it falls by the same factor
-with every further move. Only the merger and the rows are replaced; evaluator, search, policies and
-report are hubmerge's.
+with every further move. In worlds of which any two choices correlate alike, each choice draws a row
+again with probability 1 - sqrt(`correlation`). Only the merger and the rows are replaced;
+evaluator, search, policies and report are hubmerge's.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import Any, cast
 import numpy as np
 
 from hubmerge.merging.registry import method
+from hubmerge.selection.candidate import Candidate
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.evaluator import Evaluator
-from hubmerge.selection.pool import Candidate, Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.task_split import EvaluatedRows
 from hubmerge.source import Source
 from hubmerge.tasks.lookup import find_task
@@ -46,6 +49,7 @@ class World:
 
     `height` is by how much the best choice beats the last steps: a parabola for each expert around
     the step `peak` (an index), and one for the scale. All choices are equal at height 0.
+    `correlation` is that of neighbours, or with `any_two` that of any two choices.
     """
 
     rows: int
@@ -55,6 +59,7 @@ class World:
     accuracy: float = 0.6
     own_accuracy: float = 0.8
     base_accuracy: float = 0.4
+    any_two: bool = False
 
     def true_accuracy(self, choice: Choice) -> float:
         """Return the true mean accuracy of a choice."""
@@ -113,8 +118,8 @@ class SimulatedRows:
         self.row_order = list(range(world.rows))
         self._world, self._last = world, cast(Any, ("nothing", None))
         random = np.random.default_rng([seed, number])
-        self._start = random.random(world.rows)
-        kept = world.correlation
+        self._start, self._seed = random.random(world.rows), (seed, number)
+        kept = 1.0 if world.any_two else world.correlation
         self._steps = [self._walk(random, len(STEPS), kept) for _ in TASKS]
         self._scale = self._walk(random, _SCALES, kept)
         self._weights = [self._walk(random, _WEIGHTS, kept) for _ in TASKS]
@@ -137,7 +142,15 @@ class SimulatedRows:
             moved = moved + walk[index]
         for walk, weight in zip(self._weights, choice.weights, strict=True):
             moved = moved + walk[_weight_index(weight)]
-        return moved % 1.0
+        return (moved + self._own_jumps(choice) if self._world.any_two else moved) % 1.0
+
+    def _own_jumps(self, choice: Choice) -> Any:
+        """Return how far this choice alone moves each row."""
+        weights = map(_weight_index, choice.weights)
+        place = (*choice.indices, _scale_index(choice), *weights)
+        random = np.random.default_rng([*self._seed, *place])
+        jumps = random.random(self._world.rows) >= math.sqrt(self._world.correlation)
+        return jumps * random.random(self._world.rows)
 
     def _right(self, loaded: Choice | Candidate | None) -> Any:
         if isinstance(loaded, Choice):

@@ -14,8 +14,10 @@ from hubmerge.errors import CheckpointError
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import METHODS, method, parse_params
-from hubmerge.selection.policies import average_last, greedy_soup, last
-from hubmerge.selection.pool import Choice, Pool, plain_choice
+from hubmerge.selection.choice import Choice, plain_choice
+from hubmerge.selection.policies import average_by_loss, average_last, greedy_soup, last
+from hubmerge.selection.pool import Pool
+from hubmerge.training_curve import ValidationPoint
 from hubmerge.weights.averaged import average_checkpoints, averaged_key
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
 from tests.weights.adapters import save_adapter, write_base
@@ -34,8 +36,10 @@ def merge_on_disk(pool: Pool, choice: Choice, name: str, out: Path) -> Tensors:
         opened = [pool.open(member) for member in members]
         checkpoint, key = opened[0], source.key
         if len(opened) > 1:
-            checkpoint = average_checkpoints(pool.base_checkpoint, opened, DEFAULT_OPTIONS)
-            key = averaged_key([member.source.key for member in members])
+            checkpoint = average_checkpoints(
+                pool.base_checkpoint, opened, DEFAULT_OPTIONS, source.shares
+            )
+            key = averaged_key([member.source.key for member in members], source.shares)
         experts.append(Expert(checkpoint, key, source.weight))
     params = parse_params(method(name), dict(choice.params))
     merge(MergePlan(pool.base_checkpoint, tuple(experts), method(name), params), out)
@@ -55,6 +59,50 @@ def test_the_mean_of_two_steps_by_hand(tmp_path: Path) -> None:
     merged = merge_in_memory(pool, choice, "task_arithmetic")
     assert merged["x"].tolist() == [3, 7]
     assert len(pool.parts(choice)) == 3
+
+
+def with_losses(pool: Pool, losses: dict[int, float | None]) -> Pool:
+    """The pool with these training losses, by step, in the curves of all its experts."""
+    return replace(
+        pool,
+        candidates=tuple(
+            tuple(
+                replace(c, curve=(ValidationPoint(c.step, losses[c.step], 0.5, 10, 0.1),))
+                for c in candidates
+            )
+            for candidates in pool.candidates
+        ),
+    )
+
+
+def test_the_mean_by_losses_by_hand(tmp_path: Path) -> None:
+    """Losses of 0.3 and 0.1 give shares of 1 to 3, and [1, 2] and [3, 8] a mean of [2.5, 6.5]."""
+    base = {"x": np.zeros(2, np.float32)}
+    steps = [(1, {"x": np.array([1, 2], np.float32)}), (2, {"x": np.array([3, 8], np.float32)})]
+    pool = with_losses(make_pool(tmp_path, base, [steps, steps]), {1: 0.3, 2: 0.1})
+    plain = plain_choice((1, 0), {"scale": 1.0}).with_window(0, 1, 2)
+    choice = replace(plain, by_loss=True)
+    mean, single = pool.sources(choice)
+    assert mean.shares == (0.25, 0.75)
+    assert mean.steps_text == "0.25x1+0.75x2"
+    assert single.averaged == ()
+    assert sorted(part.weight for part in pool.parts(choice)) == [0.25, 0.75, 1.0]
+    merged = merge_in_memory(pool, choice, "task_arithmetic")
+    assert merged["x"].tolist() == [3.5, 8.5]
+    assert pool.recipe(choice, "ties") != pool.recipe(plain, "ties")
+    assert choice.with_candidate(1, 1).by_loss
+    assert choice.with_params(scale=0.5).by_loss
+
+
+@pytest.mark.parametrize("losses", [{1: None, 2: 0.1}, {1: 0.2, 2: 0.2}, {1: 0.002, 2: 0.001}])
+def test_without_different_losses_the_mean_is_plain(
+    tmp_path: Path, losses: dict[int, float | None]
+) -> None:
+    base = {"x": np.zeros(2, np.float32)}
+    steps = [(1, {"x": np.ones(2, np.float32)}), (2, {"x": np.full(2, 3, np.float32)})]
+    pool = with_losses(make_pool(tmp_path, base, [steps]), losses)
+    plain = plain_choice((1,), {}).with_window(0, 1, 2)
+    assert pool.recipe(replace(plain, by_loss=True), "ties") == pool.recipe(plain, "ties")
 
 
 def test_the_mean_of_two_adapters_by_hand(tmp_path: Path) -> None:
@@ -77,12 +125,13 @@ def test_the_mean_of_two_adapters_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("by_loss", [False, True])
 def test_a_measured_average_has_the_bytes_of_the_written_one(
-    tmp_path: Path, name: str, dtype: Any
+    tmp_path: Path, name: str, dtype: Any, by_loss: bool
 ) -> None:
     count = method(name).most or 3
-    pool = make_experts(tmp_path, dtype, count)
-    choice = starting_choice(name, (2, 2, 1)[:count]).with_window(0, 2, 3)
+    pool = with_losses(make_experts(tmp_path, dtype, count), {1: 0.9, 2: 0.5, 4: 0.3})
+    choice = replace(starting_choice(name, (2, 2, 1)[:count]).with_window(0, 2, 3), by_loss=by_loss)
     in_memory = merge_in_memory(pool, choice, name)
     on_disk = merge_on_disk(pool, choice, name, tmp_path / "out")
     assert all(in_memory[n].tobytes() == on_disk[n].tobytes() for n in SHAPES)
@@ -121,6 +170,9 @@ def test_a_step_that_does_not_fit_the_base_is_refused(tmp_path: Path) -> None:
 def test_the_key_of_an_average_does_not_depend_on_the_order() -> None:
     assert averaged_key(["a", "b"]) == averaged_key(["b", "a"])
     assert averaged_key(["a", "b"]) != averaged_key(["a"])
+    assert averaged_key(["a", "b"], (0.2, 0.8)) == averaged_key(["b", "a"], (0.8, 0.2))
+    assert averaged_key(["a", "b"], (0.2, 0.8)) != averaged_key(["a", "b"], (0.8, 0.2))
+    assert averaged_key(["a", "b"], (1.0, 1.0)) == averaged_key(["a", "b"])
 
 
 def test_steps_are_averaged_and_experts_left_out_where_it_helps(tmp_path: Path) -> None:
@@ -131,6 +183,9 @@ def test_steps_are_averaged_and_experts_left_out_where_it_helps(tmp_path: Path) 
     averaged = average_last(search, start)
     assert averaged.accuracy > start.accuracy
     assert max(averaged.choice.spans) > 1
+    by_loss = average_by_loss(search, start)  # no loss is recorded: the same merges
+    assert by_loss.accuracy == averaged.accuracy
+    assert search.evaluator.recipe(by_loss.choice) == search.evaluator.recipe(averaged.choice)
     soup = greedy_soup(search, start)
     assert soup.accuracy > start.accuracy
     assert setup.pool.steps(soup.choice) == (1, 8)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubmerge.selection.budget_shares import BudgetShares
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.policies import earliest_best
 from hubmerge.selection.policy_results import PolicyResults, policy_order, policy_shares
-from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.report import common_curve
 from hubmerge.selection.search import Budget, OutOfBudget
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hubmerge.merging.registry import method
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.controls import ControlRuns
 from hubmerge.selection.cross_fit import cross_fit
 from hubmerge.selection.evaluator import Evaluator
@@ -16,7 +17,6 @@ from hubmerge.selection.evidence import find_outcome, with_evidence
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policy_results import LAST
-from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.search import Budget
 from hubmerge.trials import TrialLog

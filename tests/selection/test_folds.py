@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.folds import Fold, FoldEvaluator, folds, pool_trials
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.policy_results import LAST
-from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.procedure import Procedure
 from hubmerge.selection.search import Budget, OutOfBudget
 from hubmerge.selection.task_split import EvaluatedRows

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hubmerge.selection.candidate import Candidate
 from hubmerge.selection.halving import Measure, horizons, race, race_cost
 from hubmerge.selection.moe_starts import find_starts
-from hubmerge.selection.pool import Candidate, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import OutOfBudget
 from tests.selection.builders import Tensors, make_pool
 

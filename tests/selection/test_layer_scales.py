@@ -12,9 +12,10 @@ from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method
 from hubmerge.merging.settings import for_tensors, restore_settings
+from hubmerge.selection.choice import Choice
 from hubmerge.selection.policies import layers
 from hubmerge.selection.policy_results import can_scale_layers, policy_order
-from hubmerge.selection.pool import Choice, Pool
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import MeasuredChoice
 
 from .builders import Tensors, make_pool, read_tensors

@@ -17,8 +17,9 @@ from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import METHODS, method, parse_params
 from hubmerge.selection.array_cache import ArrayCache
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import Choice, Pool, plain_choice
+from hubmerge.selection.pool import Pool
 
 from .builders import Tensors, make_pool, read_tensors
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.moves import common_moves, step_moves, weight_moves
-from hubmerge.selection.pool import Pool, plain_choice
+from hubmerge.selection.pool import Pool
 
 from .builders import make_pool
 

@@ -16,12 +16,13 @@ import pytest
 
 from hubmerge.merging.registry import method
 from hubmerge.selection import noise
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.grids import GRIDS
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policies import coordinate, last, uniform, weights
 from hubmerge.selection.policy_results import LAST, PolicyResults, policy_order
-from hubmerge.selection.pool import Pool, plain_choice
+from hubmerge.selection.pool import Pool
 from hubmerge.selection.report import earliest_of_tied, is_tied, make_swaps
 from hubmerge.selection.row_jobs import RowEvaluator
 from hubmerge.selection.search import Budget, OutOfBudget, Search

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.cross_fit import CrossFit, FoldSearch
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.folds import folds
 from hubmerge.selection.policy_results import LAST, PolicyResult
-from hubmerge.selection.pool import Choice, plain_choice
 from hubmerge.selection.search import Budget, MeasuredChoice
 from hubmerge.selection.seed_spread import SeedSpread, find_seed_spread
 from hubmerge.trials import Trial

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.grids import GRIDS
-from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.search_space import Coupling, Space, choice_coordinates, param_matrix
 from hubmerge.selection.surrogate import Surrogate
 

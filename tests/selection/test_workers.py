@@ -9,9 +9,9 @@ import pytest
 
 from hubmerge.errors import CheckpointError, HubmergeError
 from hubmerge.evaluation import rows_together
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.policies import coordinate, last
-from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.row_jobs import (
     BaseTensors,
     CandidateTensors,

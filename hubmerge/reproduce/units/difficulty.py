@@ -17,8 +17,8 @@ from hubmerge.progress import no_progress
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.merges import load_splits, prepare_by_digest
 from hubmerge.reproduce.units.work import UnitJob, step_ref
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.task_split import load_merge
 
 SPLIT = "train"

@@ -14,9 +14,9 @@ from hubmerge.progress import no_progress
 from hubmerge.refs import ModelRef
 from hubmerge.reproduce.unit import Result
 from hubmerge.reproduce.units.work import UnitJob, step_ref
+from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.task_split import TaskSplit
 from hubmerge.trials import SELECTION_SPLIT, Trial, TrialLog
 

@@ -1,4 +1,4 @@
-"""How far the search stays behind the whole grid, and behind a search ten times as long.
+"""What `hubmerge select` chooses over ten seeds, and how far it stays behind longer searches.
 
     python -m recipes.studies.selection.run train four-full-seed0       # its experts
     python -m recipes.studies.selection.regret measure four-full-seed0  # one setting or several
@@ -7,9 +7,11 @@
 For each method a setting gives rows: `grid`, the best common step, scale and density of the whole
 grid (seeds 0 to 2); every policy of `hubmerge select` with a budget of as many merges as the climb
 of `uniform` took before there was a surrogate; `search`, the starts and `coordinate` within that
-budget; `long`, the best steps of a search with ten times the budget; and every proxy that needs no
-data. Everything is stored below build/selection/regret; another run continues where the last one
-ended. `write` keeps the rows of settings that were measured elsewhere.
+budget; `long`, the best steps of a search with ten times the budget; every proxy that needs no
+data; for LoRA `null space`, which needs inputs without labels; and means of steps, plain and by
+training loss. Averages and DARE have the policies only. Everything is stored below
+build/selection/regret; another run continues where the last one ended. `write` keeps the rows of
+settings that were measured elsewhere.
 """
 
 from __future__ import annotations
@@ -20,17 +22,23 @@ import sys
 from pathlib import Path
 
 from recipes.studies.selection.regret_tables import write_page
-from recipes.studies.selection.run import ROOT, Setting, find_setting
+from recipes.studies.selection.run import ROOT, SETTINGS, Setting, find_setting
 
-METHODS = ("task_arithmetic", "ties")
-# Merges of `uniform` by hill climbing, the mean over seeds 0 to 2.
+METHODS = ("task_arithmetic", "ties", "average", "dare")
+SEARCHED = METHODS[:2]  # also by the grid, a longer search and proxies
+# Merges of `uniform` by hill climbing, the mean over seeds 0 to 2. Averages, which have nothing to
+# tune, took 12 there, too few for all policies.
 BUDGETS = {
     ("full", "task_arithmetic"): 60,
     ("full", "ties"): 83,
+    ("full", "dare"): 74,
+    ("full", "average"): 60,
     ("lora", "task_arithmetic"): 60,
     ("lora", "ties"): 79,
+    ("lora", "dare"): 74,
+    ("lora", "average"): 60,
 }
-SETTINGS = [Setting("four", tune, seed) for seed in range(10) for tune in ("full", "lora")]
+FOUR = [setting for setting in SETTINGS if setting.suite == "four"]
 WHOLE_GRID_SEEDS = 3
 LONGER = 10
 RESULTS = ROOT / "regret"
@@ -48,7 +56,7 @@ def measure(setting: Setting, method: str, out: Path) -> None:
     from recipes.studies.selection.regret_rows import RegretRows
 
     done = json.loads(out.read_text()) if out.exists() else []
-    parts = [part for part in _parts(setting) if part not in {row["part"] for row in done}]
+    parts = [part for part in _parts(setting, method) if part not in {row["part"] for row in done}]
     if not parts:
         return
     torch.set_num_threads(1)
@@ -69,9 +77,12 @@ def measure(setting: Setting, method: str, out: Path) -> None:
             out.write_text(json.dumps(done, indent=1) + "\n")
 
 
-def _parts(setting: Setting) -> list[str]:
+def _parts(setting: Setting, method: str) -> list[str]:
+    if method not in SEARCHED:
+        return ["select"]
     grid = ["grid"] if setting.seed < WHOLE_GRID_SEEDS else []
-    return ["search", "select", "proxies", *grid, "long"]
+    lora = ["null-space"] if setting.tune == "lora" else []
+    return ["search", "select", "proxies", *grid, "long", "averages", *lora]
 
 
 def main() -> None:
@@ -83,7 +94,7 @@ def main() -> None:
     if action == "write":
         write_page(RESULTS)
         return
-    for setting in map(find_setting, names) if names else SETTINGS:
+    for setting in map(find_setting, names) if names else FOUR:
         os.environ["HUBMERGE_HOME"] = str(setting.home.resolve())
         for method in METHODS:
             measure(setting, method, RESULTS / f"{setting.name}-{method}.json")

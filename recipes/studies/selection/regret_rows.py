@@ -8,15 +8,16 @@ from typing import Any
 
 from hubmerge.choosing.merge_selection import PreparedSelection
 from hubmerge.reproduce.units.merges import Evaluators
+from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.moves import step_moves
-from hubmerge.selection.policies import earliest_best
+from hubmerge.selection.policies import average_last, earliest_best
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults, policy_shares
-from hubmerge.selection.pool import plain_choice
 from hubmerge.selection.proxies import PROXIES
 from hubmerge.selection.report import BAND, earliest_of_tied
 from hubmerge.selection.search import Budget, MeasuredChoice, OutOfBudget, Search
 from hubmerge.selection.surrogate_search import search_by_surrogate
+from recipes.studies.selection.null_space import null_space
 
 Row = dict[str, Any]
 _STARTS = ("last", "early-stop", "best-expert", "proxy")
@@ -30,8 +31,14 @@ class RegretRows:
 
     def measure(self, part: str, merges: int) -> Iterator[Row]:
         """The rows of one part, within a budget of merges where it has one."""
-        if part in ("proxies", "grid"):
-            yield from self.proxies() if part == "proxies" else self.grid()
+        whole = {
+            "proxies": self.proxies,
+            "null-space": self.null_space,
+            "averages": self.averages,
+            "grid": self.grid,
+        }
+        if part in whole:
+            yield from whole[part]()
         else:
             yield from {"search": self.search, "select": self.select, "long": self.long}[part](
                 merges
@@ -64,10 +71,13 @@ class RegretRows:
         for name, choose in PROXIES.items():
             search = self._search(None)
             choice = choose(self._prepared.pool, search.evaluator.merger, search.grid)
-            if choice is not None:
-                measured = search.measure_all_rows(choice)
-                yield self._row(f"{name} (no data)", measured, search)
-                yield self._row(f"{name} (tuned)", search.tune(measured, (2, 1)), search)
+            yield from self._proxy_rows(name, "no data", choice, search)
+
+    def null_space(self) -> Iterator[Row]:
+        """The proxy that needs inputs of each task, but no labels, without and with tuning."""
+        choice = null_space(self._prepared, self._evaluators.merger)
+        # After the experts, as a search loads its merges into the same model.
+        yield from self._proxy_rows("null space", "no labels", choice, self._search(None))
 
     def long(self, merges: int) -> Iterator[Row]:
         """The best steps that a longer search finds; it goes on until its merges are spent."""
@@ -85,6 +95,19 @@ class RegretRows:
             best = search.best
         yield self._row("long", best, search)
 
+    def averages(self) -> Iterator[Row]:
+        """Means of steps, plain and by training loss, and the choice that both start from."""
+        search = self._search(None)
+        results = PolicyResults(search)
+        for name in self._prepared.policies:
+            if name in _STARTS:
+                results.run(name)
+        start = _best_of_steps(results)
+        yield self._row("start of averages", start, search)
+        for by_loss, name in ((False, "plain averages"), (True, "averages by loss")):
+            search.reset_best(start)
+            yield self._row(name, average_last(search, start, by_loss), search)
+
     def grid(self) -> Iterator[Row]:
         """The best common step with any point of the grid, evaluated on all rows."""
         search = self._search(None)
@@ -95,6 +118,14 @@ class RegretRows:
             for point in search.grid.points
         ]
         yield self._row("grid", earliest_best(search, measured), search)
+
+    def _proxy_rows(
+        self, name: str, needs: str, choice: Choice | None, search: Search
+    ) -> Iterator[Row]:
+        if choice is not None:
+            measured = search.measure_all_rows(choice)
+            yield self._row(f"{name} ({needs})", measured, search)
+            yield self._row(f"{name} (tuned)", search.tune(measured, (2, 1)), search)
 
     def _search(self, merges: int | None) -> Search:
         evaluator = self._evaluators.new_validation()
