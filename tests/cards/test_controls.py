@@ -73,6 +73,15 @@ def test_a_gain_that_was_not_measured_is_said_to_be_so() -> None:
     assert "inconclusive" in describe_outcome(unknown)
 
 
+def test_a_choice_that_is_the_rivals_own_merge_needs_no_more_examples() -> None:
+    plain = lock()
+    last = plain.pick("last")
+    same = replace(plain.pick(), experts=last.experts, params=last.params, gain=(0.0, 0.0, 0.0))
+    picks = tuple(same if pick.policy == plain.chosen else pick for pick in plain.picks)
+    selection = lock(picks=picks, outcome="inconclusive", conclusive=False)
+    assert conclusion(selection).startswith("Inconclusive: nothing beats last on validation, by ")
+
+
 def test_the_card_shows_the_controls() -> None:
     card = merge_card(judged(GAIN, GAIN, "gain"))
     assert "### What the choice adds" in card
