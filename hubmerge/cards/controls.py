@@ -20,7 +20,7 @@ def control_variables(lock: Lock) -> dict[str, Any] | None:
         "steps": " and ".join(", ".join(map(str, steps)) for steps in fit.steps),
         "accuracy": percent(fit.accuracy),
         "rival_accuracy": percent(fit.rival),
-        "left_out": escape_markdown(", ".join(lock.left_out)),
+        "left_out": escape_markdown(describe_left_out(lock)),
         "predicted": None if lock.predicted_gain is None else points(lock.predicted_gain),
     }
 
@@ -28,18 +28,24 @@ def control_variables(lock: Lock) -> dict[str, Any] | None:
 def _row(lock: Lock, control: Control) -> dict[str, str]:
     value, low, high = control.gain
     return {
-        "name": describe_control(lock, control),
+        "name": describe_control(lock, control.kind, control.name),
         "accuracy": percent(control.accuracy),
         "gain": f"{points(value)} ({points(low)} to {points(high)})",
     }
 
 
-def describe_control(lock: Lock, control: Control) -> str:
+def describe_control(lock: Lock, kind: str, name: str) -> str:
     """What the choice is compared with, in words."""
     names = display_names(task.id for task in lock.tasks)
     return {
         "base": "the base",
-        "expert": f"the best single expert, {control.name}",
-        "without": f"without the expert of {names.get(control.name, control.name)}",
-        "random": f"random steps, tuned: {control.name}",
-    }.get(control.kind, control.name)
+        "expert": f"the best single expert, {name}" if name else "the best single expert",
+        "without": f"without the expert of {names.get(name, name)}",
+        "random": f"random steps, tuned: {name}",
+    }.get(kind, name)
+
+
+def describe_left_out(lock: Lock) -> str:
+    """The controls for which the budget did not suffice, in words."""
+    parts = (text.partition(" ") for text in lock.left_out)
+    return "; ".join(describe_control(lock, kind, name) for kind, _, name in parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
-from hubmerge.cards.controls import describe_control
+from hubmerge.cards.controls import describe_control, describe_left_out
 from hubmerge.cli.tables import format_percent, make_table, text_line
 from hubmerge.lock import Lock
 
@@ -31,7 +31,7 @@ def control_tables(lock: Lock) -> list[RenderableType]:
             "prediction of the merging scaling law."
         )
     if lock.left_out:
-        lines.append(f"The budget left out these controls: {', '.join(lock.left_out)}.")
+        lines.append(f"The budget left out these controls: {describe_left_out(lock)}.")
     return [_controls_table(lock), *(text_line(line) for line in lines)]
 
 
@@ -44,7 +44,7 @@ def format_interval(gain: tuple[float, float, float]) -> str:
 def _controls_table(lock: Lock) -> RenderableType:
     rows = [
         (
-            describe_control(lock, control),
+            describe_control(lock, control.kind, control.name),
             format_percent(control.accuracy),
             format_interval(control.gain),
         )

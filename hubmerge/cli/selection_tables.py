@@ -137,7 +137,8 @@ def describe_conclusion(lock: Lock, seconds: float, path: Path) -> str:
 def _describe_outcome(lock: Lock) -> str:
     """What was gained on rows that did not choose, without a full stop."""
     pick, base = lock.pick(), next((c for c in lock.controls if c.kind == "base"), None)
-    if lock.chosen == lock.rival:
+    rival = lock.pick(lock.rival)
+    if (pick.experts, pick.params) == (rival.experts, rival.params) and not lock.conclusive:
         return f"Inconclusive: nothing beats {lock.rival} on validation"
     if pick.gain is None:
         return (

@@ -38,7 +38,7 @@ def judged(
             Control("base", "hub/base@main", 0.4, base),
             Control("without", plain.tasks[0].id, 0.6, (0.01, -0.01, 0.03)),
         ),
-        left_out=("random 4 8",),
+        left_out=("expert", "random 4 8"),
         predicted_gain=0.004,
     )
 
@@ -73,13 +73,22 @@ def test_a_gain_that_was_not_measured_is_said_to_be_so() -> None:
     assert "inconclusive" in describe_outcome(unknown)
 
 
+def test_a_choice_that_is_the_rivals_own_merge_needs_no_more_examples() -> None:
+    plain = lock()
+    last = plain.pick("last")
+    same = replace(plain.pick(), experts=last.experts, params=last.params, gain=(0.0, 0.0, 0.0))
+    picks = tuple(same if pick.policy == plain.chosen else pick for pick in plain.picks)
+    selection = lock(picks=picks, outcome="inconclusive", conclusive=False)
+    assert conclusion(selection).startswith("Inconclusive: nothing beats last on validation, by ")
+
+
 def test_the_card_shows_the_controls() -> None:
     card = merge_card(judged(GAIN, GAIN, "gain"))
     assert "### What the choice adds" in card
     assert "| the base | 40.00 | +2.10 (+1.20 to +3.00) |" in card
     assert "without the expert of" in card
     assert "would add +0.40 points" in card
-    assert "left out these controls: random 4 8" in card
+    assert "left out these controls: the best single expert; random steps, tuned: 4 8." in card
     assert "What the choice adds" not in merge_card(lock())
 
 
@@ -90,7 +99,7 @@ def test_the_terminal_shows_the_controls() -> None:
     assert "the base" in text
     assert "+2.1 [+1.2, +3.0]" in text
     assert "on rows that did not choose" in text
-    assert "random 4 8" in text
+    assert "the best single expert; random steps, tuned: 4 8." in text
 
 
 def test_the_evidence_survives_the_file_and_old_locks_are_unchanged() -> None:
