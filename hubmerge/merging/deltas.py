@@ -133,10 +133,3 @@ def sample_ranges(sizes: Sequence[int], count: int) -> Iterator[tuple[int, int, 
     for position, number in zip(positions, np.searchsorted(ends, positions, "right"), strict=True):
         start = int(position - ends[number]) + sizes[number]
         yield int(number), start, min(start + _SAMPLE, sizes[number])
-
-
-def sample_parts(passes: DeltaPasses | ParallelPasses, count: int) -> Iterator[Deltas]:
-    """About `count` entries of the model, or all of them if passes cannot be sampled."""
-    if isinstance(passes, ParallelPasses):
-        return passes.sample(count)
-    return (part for deltas in passes() for part in deltas.parts())

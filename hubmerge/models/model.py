@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
-from hubmerge.models.preprocess import Transform
 from hubmerge.models.tensor_names import TensorNames
 
 
@@ -63,14 +61,3 @@ class LabelEncoder(Encoder, Protocol):
 
     def scale(self) -> float:
         """The factor from cosines to logits."""
-
-
-class VisionText(LabelEncoder, Protocol):
-    """A CLIP: an image tower [B, 3, H, W] -> [B, D] and a text tower."""
-
-    @property
-    def preprocess(self) -> PreprocessCfg:
-        """Size, mean and standard deviation of its input images."""
-
-    def transform(self, augment: bool) -> Transform:
-        """A function from a PIL image to a tensor [3, H, W]; `augment` adds a random crop."""

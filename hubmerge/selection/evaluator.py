@@ -73,12 +73,6 @@ class Evaluator:
         return len(self._measured)
 
     @property
-    def complete_trials(self) -> list[Trial]:
-        """The trials of which every row of every task was requested."""
-        tasks = {task.id for task in self.pool.tasks}
-        return [t for t in self._measured.values() if t.is_complete and t.rows.keys() == tasks]
-
-    @property
     def rows(self) -> int:
         """The number of rows of all tasks together."""
         return sum(len(split.row_order) for split in self._splits)

@@ -31,34 +31,25 @@ class Fold:
 
     def search_rows(self, trial: Trial) -> Trial:
         """Return the trial over the rows outside the fold, on which a search decides."""
-        return self._select(trial, held_out=False)
-
-    def held_out_rows(self, trial: Trial) -> Trial:
-        """Return the trial over the rows of the fold, which the search has not seen."""
-        return self._select(trial, held_out=True)
-
-    def _select(self, trial: Trial, held_out: bool) -> Trial:
         rows = {
-            task: RowResults("", self._count(results.of, held_out)).with_rows(
-                self._select_rows(results.measured, held_out)
+            task: RowResults("", self.search_count(results.of)).with_rows(
+                self._outside(results.measured)
             )
             for task, results in trial.rows.items()
         }
         return dataclasses.replace(trial, rows=rows)
 
-    def _select_rows(self, measured: RowValues, held_out: bool) -> RowValues:
-        if held_out:
-            return measured[self.number :: self.count]
+    def search_count(self, rows: int) -> int:
+        """Return how many of a task's rows are outside the fold."""
+        return rows - len(range(self.number, rows, self.count))
+
+    def _outside(self, measured: RowValues) -> RowValues:
         if self.count == 2:
             return measured[1 - self.number :: 2]
         seen = (number != self.number for number in cycle(range(self.count)))
         if isinstance(measured, str):
             return "".join(compress(measured, seen))
         return tuple(compress(measured, seen))
-
-    def _count(self, rows: int, held_out: bool) -> int:
-        inside = len(range(self.number, rows, self.count))
-        return inside if held_out else rows - inside
 
 
 def folds(count: int) -> tuple[Fold, ...]:
@@ -109,10 +100,8 @@ class FoldEvaluator(Evaluator):
     @property
     def row_counts(self) -> Mapping[str, int]:
         """The number of rows of each task that a search sees, by task id."""
-        return {
-            task: count - len(range(self.fold.number, count, self.fold.count))
-            for task, count in self.full.row_counts.items()
-        }
+        counts = self.full.row_counts.items()
+        return {task: self.fold.search_count(count) for task, count in counts}
 
     def measure(self, choice: Choice, share: float = 1.0) -> Trial:
         """Measure a choice on the first `share` of the rows outside the fold."""

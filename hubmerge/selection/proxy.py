@@ -17,8 +17,6 @@ from hubmerge.selection.grids import Grid
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Pool
 
-_RISE = 0.95  # of the rise of an expert's own accuracy
-
 
 def proxy(pool: Pool, merger: MemoryMerger, grid: Grid) -> Choice | None:
     """Choose by norms and recorded curves; None if a curve is missing."""
@@ -52,7 +50,7 @@ def _mean_norm(pool: Pool, merger: MemoryMerger, choice: Choice) -> float:
 def _knee_index(candidates: Sequence[Candidate], merger: MemoryMerger) -> int | None:
     """Return the index farthest above the line from the base to best accuracy and largest norm."""
     recorded = [candidate.own_accuracy for candidate in candidates]
-    start = _start(candidates[-1])
+    start = starting_accuracy(candidates[-1])
     if start is None or any(accuracy is None for accuracy in recorded):
         return None
     norms = [merger.deltas.norm(candidate) for candidate in candidates]
@@ -64,18 +62,7 @@ def _knee_index(candidates: Sequence[Candidate], merger: MemoryMerger) -> int | 
     return heights.index(max(heights))
 
 
-def rise_index(candidates: Sequence[Candidate]) -> int | None:
-    """Return the earliest index with 95 % of the rise of its own accuracy; None without a curve."""
-    recorded = [candidate.own_accuracy for candidate in candidates]
-    start = _start(candidates[-1])
-    accuracies = [accuracy for accuracy in recorded if accuracy is not None]
-    if start is None or len(accuracies) < len(recorded):
-        return None
-    enough = start + _RISE * (max(accuracies) - start)
-    return next(index for index, accuracy in enumerate(accuracies) if accuracy >= enough)
-
-
-def _start(candidate: Candidate) -> float | None:
-    """Return the accuracy at step 0; None if it was not evaluated."""
+def starting_accuracy(candidate: Candidate) -> float | None:
+    """Return the own accuracy of an expert at step 0; None if it was not evaluated."""
     first = candidate.curve[0] if candidate.curve else None
     return first.accuracy if first is not None and first.step == 0 else None

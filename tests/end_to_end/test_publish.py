@@ -18,7 +18,7 @@ from hubmerge.manifest import parse_manifest
 from hubmerge.opening.references import read_local_manifest
 from hubmerge.progress import no_progress
 from hubmerge.refs import parse_ref
-from hubmerge.selection.proxy import rise_index
+from hubmerge.selection.proxy import starting_accuracy
 from tests.end_to_end.conftest import Command, LocalHub
 
 TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
@@ -223,6 +223,6 @@ def test_policies_use_the_curve_of_trainer(
     (steps,) = pool.candidates
     assert [candidate.own_accuracy for candidate in steps] == [0.6, 0.5]
     assert [candidate.stopped_early for candidate in steps] == [False, True]
-    assert rise_index(steps) == 0
+    assert starting_accuracy(steps[-1]) == 0.1
     assert all(candidate.norms is not None for candidate in steps)
     assert hubmerge("steps", repo, "--json").data[1]["marks"] == ["early stop", "last"]

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 import hubmerge
 from hubmerge.errors import CheckpointError
 from hubmerge.models.loading import load_model
-from hubmerge.models.model import VisionText
+from hubmerge.models.model import LabelEncoder
 from hubmerge.tasks.heads import zero_shot_head
 from tests.models.builders import SIZE, change_json, write_open_clip, write_transformers
 
@@ -43,7 +43,7 @@ def images() -> Tensor:
 
 
 @torch.no_grad()
-def logits(model: VisionText, images: Tensor) -> Tensor:
+def logits(model: LabelEncoder, images: Tensor) -> Tensor:
     head = zero_shot_head(model.encode_text, model.scale(), CLASSES, ["a photo of {} .", "{}"])
     return normalize(model.encoder(images), dim=-1) @ head.T
 
@@ -132,7 +132,7 @@ def test_unsupported_processors_are_refused(
         load_model(tmp_path / "transformers")
 
 
-def save_changed(model: VisionText, folder: Path, source: Path) -> None:
+def save_changed(model: LabelEncoder, folder: Path, source: Path) -> None:
     """Change the encoder and save it over a copy of its folder."""
     with torch.no_grad():
         for weight in model.encoder.parameters():

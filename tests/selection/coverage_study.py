@@ -44,7 +44,13 @@ def simulate(
     procedure = Procedure(find_grid(METHOD.name), policies, LAST)
     results = procedure.run(evaluator, Budget(budget))
     chosen, last = procedure.choose(results).result, results.results[LAST].result
-    merges, trials = evaluator.merges, evaluator.complete_trials
+    merges = evaluator.merges
+    tasks = {task.id for task in TASKS}
+    trials = [
+        trial
+        for trial in evaluator._measured.values()
+        if trial.is_complete and trial.rows.keys() == tasks
+    ]
     best = plain_choice((world.peak,) * len(TASKS), {"scale": 0.5})
     return {
         "seed": seed,

@@ -13,11 +13,11 @@ from hubmerge.selection.grids import find_grid
 from hubmerge.selection.moves import step_moves
 from hubmerge.selection.policies import average_last, earliest_best
 from hubmerge.selection.policy_results import PolicyResult, PolicyResults, policy_shares
-from hubmerge.selection.proxies import PROXIES
 from hubmerge.selection.report import BAND, earliest_of_tied
 from hubmerge.selection.search import Budget, MeasuredChoice, OutOfBudget, Search
 from hubmerge.selection.surrogate_search import search_by_surrogate
 from recipes.studies.selection.null_space import null_space
+from recipes.studies.selection.proxies import PROXIES
 
 Row = dict[str, Any]
 _STARTS = ("last", "early-stop", "best-expert", "proxy")

@@ -18,9 +18,10 @@ from hubmerge.selection.choice import Choice
 from hubmerge.selection.grids import Grid
 from hubmerge.selection.memory_merge import MemoryMerger
 from hubmerge.selection.pool import Pool
-from hubmerge.selection.proxy import data_free_choice, proxy, rise_index
+from hubmerge.selection.proxy import data_free_choice, proxy, starting_accuracy
 
 _HALF = 0.5
+_RISE = 0.95  # of the rise of an expert's own accuracy
 
 
 def rise(pool: Pool, merger: MemoryMerger, grid: Grid) -> Choice | None:
@@ -67,6 +68,17 @@ def inverse_norm(pool: Pool, merger: MemoryMerger, grid: Grid) -> Choice:
     norms = [merger.deltas.norm(expert) for expert in pool.experts(choice)]
     mean = math.fsum(norms) / len(norms)
     return replace(choice, weights=tuple(round(mean / norm, 4) if norm else 1.0 for norm in norms))
+
+
+def rise_index(candidates: Sequence[Candidate]) -> int | None:
+    """Return the earliest index with 95 % of the rise of its own accuracy; None without a curve."""
+    recorded = [candidate.own_accuracy for candidate in candidates]
+    start = starting_accuracy(candidates[-1])
+    accuracies = [accuracy for accuracy in recorded if accuracy is not None]
+    if start is None or len(accuracies) < len(recorded):
+        return None
+    enough = start + _RISE * (max(accuracies) - start)
+    return next(index for index, accuracy in enumerate(accuracies) if accuracy >= enough)
 
 
 def _mean_cosine(merger: MemoryMerger, experts: Sequence[Candidate]) -> float:
