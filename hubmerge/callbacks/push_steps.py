@@ -108,8 +108,9 @@ class PushSteps(TrainerCallback):
         """The same for a loop of one's own: `with PushSteps(to=...).loop(model) as steps:`.
 
         `model` may be wrapped by `accelerator`, which then names the main process and gathers the
-        weights. `steps` is the planned length, `resumed_at` the step that the model has now, and
-        `settings`, such as lr and seed, tell runs apart and are in the manifest of every step.
+        weights; without one, process 0 of torch.distributed publishes. `steps` is the planned
+        length, `resumed_at` the step that the model has now, and `settings`, such as lr and seed,
+        tell runs apart and are in the manifest of every step.
         """
         return StepLoop(
             self._target,
