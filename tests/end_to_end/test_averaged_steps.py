@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,11 +130,36 @@ def test_a_lock_that_averages_other_steps_is_refused(averaged: Lock) -> None:
         parse_lock(data, "a.lock")
 
 
-@pytest.mark.parametrize("share", [0.0, -0.5])
-def test_shares_that_are_not_positive_are_refused(pinned: Lock, share: float) -> None:
-    data = average_steps(pinned, (0.5, share, 0.5)).to_bytes()
-    with pytest.raises(Exception, match="shares that are not positive"):
+@pytest.mark.parametrize("share", [0.0, -0.5, 1e308])
+def test_shares_that_are_none_are_refused(pinned: Lock, share: float) -> None:
+    data = average_steps(pinned, (0.5, share, 1e308)).to_bytes()
+    with pytest.raises(Exception, match="shares that are not above 0 and at most 1"):
         parse_lock(data, "a.lock")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": 9}, "another step than its pin"),
+        ({"licence": "mit-0"}, "another licence than its pin"),
+        ({"weights": "0" * 64}, "another weights than its pin"),
+    ],
+)
+def test_a_member_of_an_average_that_differs_from_its_pin_is_refused(
+    averaged: Lock, change: dict[str, Any], message: str
+) -> None:
+    first, second = averaged.pick().experts
+    members = (dataclasses.replace(first.averaged[0], **change), *first.averaged[1:])
+    edited = dataclasses.replace(first, averaged=members)
+    with pytest.raises(Exception, match=message):
+        parse_lock(replace_last_pick(averaged, edited, second).to_bytes(), "a.lock")
+
+
+def test_a_step_that_is_averaged_twice_is_refused(averaged: Lock) -> None:
+    first, second = averaged.pick().experts
+    edited = dataclasses.replace(first, averaged=(first.averaged[0], *first.averaged))
+    with pytest.raises(Exception, match="averages other steps"):
+        parse_lock(replace_last_pick(averaged, edited, second).to_bytes(), "a.lock")
 
 
 def shares_by_loss(lock: Lock, hub: Hub) -> list[float]:
