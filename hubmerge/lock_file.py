@@ -17,6 +17,7 @@ from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.lock import FORMAT, FORMATS, Lock, Pick, Pin, identity
 from hubmerge.lock_numbers import find_number_problems
 from hubmerge.manifest import files_digest
+from hubmerge.recipe_ids import averaged_key
 from hubmerge.refs import check_inner_path, check_repo_id, is_sha, printable
 from hubmerge.source import Source
 from hubmerge.typed_json import validate_json
@@ -146,6 +147,8 @@ def _average_problems(
     is_last = identity(members[-1]) == identity(expert)
     if not is_rising or not is_last or len({member.name for member in members}) > 1:
         yield f"pick {name!r} averages other steps than those up to {expert.label[:80]!r}."
+    if expert.weights != averaged_key([member.content_key for member in members], expert.shares):
+        yield f"pick {name!r} has a digest of weights that is not that of the mean."
 
 
 def _duplicate_problems(kind: str, names: list[str]) -> Iterator[str]:

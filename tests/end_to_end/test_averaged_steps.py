@@ -19,9 +19,9 @@ from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.opening.references import open_ref
+from hubmerge.recipe_ids import averaged_key
 from hubmerge.refs import parse_ref
 from hubmerge.source import Source
-from hubmerge.weights.averaged import averaged_key
 from hubmerge.weights.checkpoint import open_checkpoint
 from tests.end_to_end.conftest import REPOS, WEIGHTS, Command
 
@@ -152,6 +152,14 @@ def test_a_member_of_an_average_that_differs_from_its_pin_is_refused(
     members = (dataclasses.replace(first.averaged[0], **change), *first.averaged[1:])
     edited = dataclasses.replace(first, averaged=members)
     with pytest.raises(Exception, match=message):
+        parse_lock(replace_last_pick(averaged, edited, second).to_bytes(), "a.lock")
+
+
+def test_a_mean_with_the_digest_of_another_is_refused(averaged: Lock) -> None:
+    """It seeds the masks of the mean and orders the sums, so another merge would be built."""
+    first, second = averaged.pick().experts
+    edited = dataclasses.replace(first, weights="0" * 64)
+    with pytest.raises(Exception, match="a digest of weights that is not that of the mean"):
         parse_lock(replace_last_pick(averaged, edited, second).to_bytes(), "a.lock")
 
 
