@@ -23,7 +23,8 @@ from hubmerge.recipe_ids import averaged_key
 from hubmerge.refs import parse_ref
 from hubmerge.source import Source
 from hubmerge.weights.checkpoint import open_checkpoint
-from tests.end_to_end.conftest import REPOS, WEIGHTS, Command
+from tests.end_to_end.conftest import REPOS, ROWS, WEIGHTS, Command
+from tests.locks import stderr_of
 
 
 def replace_last_pick(lock: Lock, *experts: Source) -> Lock:
@@ -221,3 +222,25 @@ def test_a_lock_without_averages_keeps_its_format(pinned: Lock) -> None:
     assert b"averaged" not in data
     assert json.loads(data)["format"] == 1
     assert parse_lock(data, "a.lock") == pinned
+
+
+@pytest.mark.slow
+def test_shares_that_do_not_follow_from_the_losses_are_a_problem_of_the_evidence(
+    pinned: Lock, hubmerge: Command, tmp_path: Path
+) -> None:
+    """The other picks are measured all the same."""
+    lock = average_steps(pinned, (0.1, 0.1, 0.8))
+    rows = ROWS["validation"]
+    picks = tuple(
+        dataclasses.replace(pick, gain=None, stderr=stderr_of(pick.tasks, rows))
+        for pick in lock.picks
+    )
+    tasks = tuple(dataclasses.replace(task, rows=rows) for task in lock.tasks)
+    path = tmp_path / "a.lock"
+    path.write_bytes(dataclasses.replace(lock, picks=picks, tasks=tasks, uniform=()).to_bytes())
+    result = hubmerge("verify", path, "--evidence", "--json")
+    assert result.code == 3
+    problems = {check["what"]: check["problem"] for check in result.data}
+    assert "by other shares" in problems["accuracy of last"]
+    assert {"accuracy of uniform", "accuracy of coordinate"} <= problems.keys()
+    assert "--against" not in result.err
