@@ -107,22 +107,24 @@ class StepLoop:
 
     def _save(self) -> None:
         self._saved = self._step
-        # Weights that are spread over processes are gathered by all of them together.
-        weights: Mapping[str, Tensor] | None = None
-        if is_sharded(self._model, self._accelerator):
-            weights = gather_weights(self._model, self._accelerator)
-        if self._recorder is None:
-            return
-        recorder, step = self._recorder, self._step
+        try:
+            # Weights that are spread over processes are gathered by all of them together.
+            weights: Mapping[str, Tensor] | None = None
+            if is_sharded(self._model, self._accelerator):
+                weights = gather_weights(self._model, self._accelerator)
+            if self._recorder is not None:
+                self._record(self._recorder, weights)
+        except Exception as error:
+            reason = error.message if isinstance(error, HubmergeError) else str(error)
+            self._warn(f"{step_tag(self._step)} is missing: it could not be saved ({reason}).")
+
+    def _record(self, recorder: StepRecorder, weights: Mapping[str, Tensor] | None) -> None:
         evaluations = self._earlier | _evaluations(self._history)
         curve = validation_curve(evaluations, self._history, 0)
         write = partial(
             write_model, model=self._plain_model(), state=weights, processor=self._tokenizer
         )
-        try:
-            recorder.save(step, write, evaluations, curve)
-        except Exception as error:
-            self._warn(f"{step_tag(step)} is missing: it could not be saved ({error}).")
+        recorder.save(self._step, write, evaluations, curve)
 
     def _save_unless_there(self) -> None:
         is_there = self._recorder is not None and self._recorder.has(self._step)

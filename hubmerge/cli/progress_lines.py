@@ -28,7 +28,9 @@ class ProgressLines:
 
 
 def format_amount(done: int, total: int) -> str:
-    """How much is done of a total: `3/12`, or of bytes `1.2 GB of 3 GB`."""
+    """How much is done of a total: `3/12`, of bytes `1.2 GB of 3.0 GB`; `3` if it is not known."""
+    if not total:
+        return str(done)
     if total <= MOST_COUNTED:
         return f"{done}/{total}"
     return f"{format_bytes(done)} of {format_bytes(total)}"

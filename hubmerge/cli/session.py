@@ -117,7 +117,7 @@ class Session:
                 task,
                 description=description,
                 completed=done,
-                total=total,
+                total=total or done,
                 amount=format_amount(done, total),
             )
 

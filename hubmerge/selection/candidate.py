@@ -60,8 +60,9 @@ class Candidate:
 def weighted_by_loss(members: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Return steps of one expert, each with a share in inverse proportion to its training loss.
 
-    Shares sum to 1 and have four digits. Steps without recorded losses, or with equal ones, keep
-    the share 1 of a plain mean. Source: metrics-weighted averaging, arXiv 2504.18580.
+    Shares have four digits, and only their ratios matter. Steps without recorded losses, or with
+    equal ones, keep the share 1 of a plain mean. Source: metrics-weighted averaging, arXiv
+    2504.18580.
     """
     losses = [member.loss for member in members]
     known = [max(loss, _LEAST_LOSS) for loss in losses if loss is not None and loss >= 0]

@@ -214,6 +214,27 @@ def test_a_loop_that_breaks_publishes_what_it_saved(
     assert sentences == []
 
 
+class ShardedThatFails:
+    """An Accelerator of sharded weights whose processes do not reach each other."""
+
+    distributed_type, is_main_process = "FSDP", True
+
+    def unwrap_model(self, model: Any, keep_torch_compile: bool) -> Any:
+        return model
+
+    def get_state_dict(self, model: Any) -> Any:
+        raise RuntimeError("connection closed by peer")
+
+
+def test_weights_that_cannot_be_gathered_stop_no_loop(
+    base: Path, repo: str, sentences: list[str]
+) -> None:
+    push = PushSteps(repo, hub="local", base=base)
+    with push.loop(load(base), ShardedThatFails()) as steps:
+        steps.step(1)
+    assert sentences == ["step1 is missing: it could not be saved (connection closed by peer)."]
+
+
 def train_step(model: Any, optimizer: Any, accelerator: Any, row: dict[str, Any]) -> None:
     loss = model(input_ids=row["input_ids"][None], labels=row["labels"][None]).loss
     accelerator.backward(loss) if accelerator else loss.backward()

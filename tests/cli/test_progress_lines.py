@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubmerge.cli.progress_lines import ProgressLines
+from hubmerge.cli.progress_lines import ProgressLines, format_amount
 
 
 def test_a_line_a_minute() -> None:
@@ -17,3 +17,7 @@ def test_a_line_a_minute() -> None:
         "measuring joint: 4/200",
         "hash: 1.5 GB of 3.0 GB",
     ]
+
+
+def test_an_unknown_total_does_not_look_finished() -> None:
+    assert format_amount(37, 0) == "37"

@@ -14,11 +14,12 @@ from hubmerge.errors import CheckpointError
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import METHODS, method, parse_params
+from hubmerge.recipe_ids import averaged_key
 from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.policies import average_by_loss, average_last, greedy_soup, last
 from hubmerge.selection.pool import Pool
 from hubmerge.training_curve import ValidationPoint
-from hubmerge.weights.averaged import average_checkpoints, averaged_key
+from hubmerge.weights.averaged import average_checkpoints
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
 from tests.weights.adapters import save_adapter, write_base
 
