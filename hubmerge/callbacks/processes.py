@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, distributed, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 _SHARDED = ("FSDP", "DEEPSPEED")
+_FSDP_1 = "FullyShardedDataParallel"
+# By name, as torch may be built without these: where each wrapper has what it wraps.
+_INSIDE = {
+    "DistributedDataParallel": "module", _FSDP_1: "module", "OptimizedModule": "_orig_mod",
+}  # fmt: skip
 
 
 def is_main_process(accelerator: Any) -> bool:
@@ -33,9 +35,10 @@ def plain_model(model: nn.Module, accelerator: Any) -> nn.Module:
     if accelerator is not None:
         unwrapped: nn.Module = accelerator.unwrap_model(model, keep_torch_compile=False)
         return unwrapped
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
-    compiled: nn.Module = getattr(inner, "_orig_mod", inner)
-    return compiled.module if isinstance(compiled, DistributedDataParallel) else compiled
+    plain: Any = model
+    while inside := _INSIDE.get(type(plain).__name__):
+        plain = getattr(plain, inside)
+    return plain  # type: ignore[no-any-return]
 
 
 def is_sharded(model: nn.Module, accelerator: Any) -> bool:
@@ -43,7 +46,9 @@ def is_sharded(model: nn.Module, accelerator: Any) -> bool:
     kind = getattr(accelerator, "distributed_type", None)
     if str(getattr(kind, "value", kind)) in _SHARDED:
         return True
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    if any(type(module).__name__ == _FSDP_1 for module in model.modules()):
+        return True
+    return any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters())
 
 
 def gather_weights(model: nn.Module, accelerator: Any) -> Mapping[str, Tensor]:
@@ -51,6 +56,8 @@ def gather_weights(model: nn.Module, accelerator: Any) -> Mapping[str, Tensor]:
     kind = getattr(accelerator, "distributed_type", None)
     if str(getattr(kind, "value", kind)) in _SHARDED:
         return accelerator.get_state_dict(model) or {}
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: Any = get_model_state_dict(plain_model(model, None), options=options)
+    state: Any = get_model_state_dict(model, options=options)
     return dict(state)

@@ -55,7 +55,7 @@ class StepLoop:
         if is_main_process(accelerator):
             self._guard(lambda: self._open(settings))
         if resumed_at > 0 and target.is_due(resumed_at):
-            self._save_unless_there()
+            self._guard(self._save_unless_there)
 
     def step(self, number: int, metrics: Mapping[str, float] | None = None) -> None:
         """Report update `number`, counted from 1, in all processes; `metrics` of an evaluation.
@@ -159,8 +159,10 @@ def _log_entry(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _evaluations(history: Iterable[Mapping[str, float]]) -> dict[int, Metrics]:
     """The metrics of each step that are not those of training."""
-    measured = {
-        int(entry["step"]): plain_metrics({k: v for k, v in entry.items() if k not in _TRAINING})
-        for entry in history
-    }
-    return {step: metrics for step, metrics in measured.items() if metrics}
+    measured: dict[int, Metrics] = {}
+    for entry in history:
+        metrics = plain_metrics({k: v for k, v in entry.items() if k not in _TRAINING})
+        if metrics:
+            step = int(entry["step"])
+            measured[step] = {**measured.get(step, {}), **metrics}
+    return measured
