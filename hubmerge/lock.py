@@ -149,7 +149,7 @@ class CrossFitted:
     steps: tuple[tuple[Count, ...], ...]
     accuracy: Share
     rival: Share
-    seed_stderr: float | None = None
+    seed_stderr: Annotated[float, Field(ge=0)] | None = None
     counts: Mapping[str, tuple[Count, Count, Count]] = field(default_factory=dict)
 
 
@@ -221,7 +221,7 @@ class Lock:
     cross_fit: CrossFitted | None = None
     controls: tuple[Control, ...] = ()
     left_out: tuple[str, ...] = ()
-    predicted_gain: float | None = None
+    predicted_gain: Share | None = None
     format: int = FORMAT
 
     @property

@@ -17,6 +17,7 @@ from hubmerge.errors import IntegrityError, UsageError, raise_together
 from hubmerge.lock import FORMAT, FORMATS, Lock, Pick, Pin, identity
 from hubmerge.lock_numbers import find_number_problems
 from hubmerge.manifest import files_digest
+from hubmerge.recipe_ids import averaged_key
 from hubmerge.refs import check_inner_path, check_repo_id, is_sha, printable
 from hubmerge.source import Source
 from hubmerge.typed_json import validate_json
@@ -113,17 +114,21 @@ def _pick_problems(
         yield f"pick {name!r} names an expert that is not pinned."
     for expert in pick.experts:
         yield from _average_problems(name, expert, pinned)
-    for source, expert in zip(sources, pick.experts, strict=True):
-        for field_name in _PINNED if source else ():
-            if field_name == "weights" and expert.averaged:  # those of the mean
-                continue
-            if getattr(source, field_name) != getattr(expert, field_name):
-                yield (
-                    f"pick {name!r} gives {printable(expert.label[:80])} another {field_name} than "
-                    "its pin."
-                )
+    for expert in pick.experts:
+        for checkpoint in (expert, *expert.averaged):
+            yield from _differences(name, checkpoint, pinned.get(identity(checkpoint)))
     if unknown := pick.tasks.keys() - {task.id for task in lock.tasks}:
         yield f"pick {name!r} was measured on {min(unknown)[:40]!r}, which is not a task."
+
+
+def _differences(name: str, checkpoint: Source, pinned: Source | None) -> Iterator[str]:
+    """A sentence for each field of a pick's checkpoint that its pin has otherwise."""
+    for field_name in _PINNED if pinned else ():
+        if field_name == "weights" and checkpoint.averaged:  # those of the mean
+            continue
+        if getattr(pinned, field_name) != getattr(checkpoint, field_name):
+            label = printable(checkpoint.label[:80])
+            yield f"pick {name!r} gives {label} another {field_name} than its pin."
 
 
 def _average_problems(
@@ -133,13 +138,17 @@ def _average_problems(
     members = expert.averaged
     if not members:
         return
-    if not all(0 < share < math.inf for share in expert.shares):
-        yield f"pick {name!r} averages steps by shares that are not positive numbers."
+    if not all(0 < share <= 1 for share in expert.shares):
+        yield f"pick {name!r} averages steps by shares that are not above 0 and at most 1."
     if any(identity(m) not in pinned or m.averaged for m in members):
         yield f"pick {name!r} averages a step that is not pinned."
-    is_last = identity(members[-1]) == identity(expert) and len(members) > 1
-    if not is_last or len({member.name for member in members}) > 1:
+    steps = [member.step or 0 for member in members]
+    is_rising = steps == sorted(steps) and len(set(map(identity, members))) == len(members) > 1
+    is_last = identity(members[-1]) == identity(expert)
+    if not is_rising or not is_last or len({member.name for member in members}) > 1:
         yield f"pick {name!r} averages other steps than those up to {expert.label[:80]!r}."
+    if expert.weights != averaged_key([member.content_key for member in members], expert.shares):
+        yield f"pick {name!r} has a digest of weights that is not that of the mean."
 
 
 def _duplicate_problems(kind: str, names: list[str]) -> Iterator[str]:

@@ -28,6 +28,9 @@ def find_number_problems(lock: Lock) -> Iterator[str]:
     for pick in lock.picks:
         yield from _pick_problems(lock, pick, rows)
     yield from _conclusion_problems(lock)
+    if lock.cross_fit is not None:
+        yield from _fold_problems(lock, lock.cross_fit, rows)
+    yield from _control_problems(lock)
     for task_id in sorted(lock.swaps.keys() & rows.keys()):
         yield from _swap_problems(lock, task_id, lock.swaps[task_id])
     if unknown := lock.swaps.keys() - rows.keys():
@@ -43,10 +46,9 @@ def _pick_problems(lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[
         return
     graded = _graded_tasks(lock)
     for task, accuracy in pick.tasks.items():
-        if task in graded:
-            continue
         right = accuracy * rows[task]
-        if rows[task] == 0 or abs(right - round(right)) > 1e-6:
+        is_share = task in graded or abs(right - round(right)) <= 1e-6
+        if rows[task] == 0 or not is_share:
             yield (
                 f"{name} has accuracy {accuracy:.6g} on {task[:40]!r}, which is no share of its "
                 f"{rows[task]} rows."
@@ -92,6 +94,37 @@ def _conclusion_problems(lock: Lock) -> Iterator[str]:
         yield f"its outcome is {lock.outcome}, and the gain of the choice is {_points(gain)}."
 
 
+def _fold_problems(lock: Lock, fit: CrossFitted, rows: Mapping[str, int]) -> Iterator[str]:
+    """Compare the choices of the folds with the tasks, and their accuracy with what was counted."""
+    if len(fit.chosen) != len(fit.steps) or {len(steps) for steps in fit.steps} != {len(rows)}:
+        yield f"its cross-fitted choices are not one step for each of {len(rows)} tasks."
+    if fit.counts.keys() != rows.keys() or 0 in rows.values() or _graded_tasks(lock):
+        return
+    # The rival is right where the choice is worse, and wrong where it is better.
+    right = [worse / rows[task] for task, (worse, _, _) in fit.counts.items()]
+    wrong = [better / rows[task] for task, (_, _, better) in fit.counts.items()]
+    least, most = math.fsum(right) / len(rows), 1 - math.fsum(wrong) / len(rows)
+    if not least - _ROUNDING <= fit.rival <= most + _ROUNDING:
+        yield (
+            f"the cross-fitted accuracy of {lock.rival[:40]!r} is {fit.rival:.6g}, and by what was "
+            f"counted it is between {least:.6g} and {most:.6g}."
+        )
+
+
+def _control_problems(lock: Lock) -> Iterator[str]:
+    """The gain over a control is a difference of two accuracies that are there."""
+    fit = lock.cross_fit
+    for control in lock.controls:
+        name = f"the control {control.kind[:40]!r}"
+        if fit is None:
+            yield f"{name} is there, and no accuracy on rows that did not choose."
+            continue
+        gain, low, high = control.gain
+        if not low <= gain <= high:
+            yield f"the interval over {name} does not hold the gain: {_points(control.gain)}."
+        yield from _difference(f"the gain over {name}", gain, fit.accuracy - control.accuracy)
+
+
 def _gain_problems(name: str, lock: Lock, pick: Pick, rows: Mapping[str, int]) -> Iterator[str]:
     assert pick.gain is not None
     rival, fit = lock.pick(lock.rival), lock.cross_fit
@@ -130,6 +163,12 @@ def _cross_fit_problems(
 ) -> Iterator[str]:
     """Compare the gain of the choice with what was counted on rows that did not choose."""
     yield from _difference(f"the gain of {name}", gain[0], fit.accuracy - fit.rival)
+    seeds = _NORMAL_95 * (fit.seed_stderr or 0.0)
+    if min(gain[0] - gain[1], gain[2] - gain[0]) < seeds * (1 - _ROUNDING):
+        yield (
+            f"the interval of {name} ends {_points(gain[1:])}, and does not include its standard "
+            f"error of {100 * seeds / _NORMAL_95:.2f} points between seeds."
+        )
     if not fit.counts:
         return
     if {task: sum(counts) for task, counts in fit.counts.items()} != rows:

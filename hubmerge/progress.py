@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# Called with what is being done, the amount done and the total amount; amounts of more than a
-# million are bytes.
+# Called with what is being done, the amount done and the total amount, 0 if that is not known;
+# amounts of more than a million are bytes.
 Progress = Callable[[str, int, int], None]
 MOST_COUNTED = 1_000_000
 

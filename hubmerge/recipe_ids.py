@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hubmerge.source import Source
@@ -33,6 +33,13 @@ def recipe_ids(
         recipe = start.copy()
         recipe.update(method)
         yield recipe.hexdigest()
+
+
+def averaged_key(keys: Sequence[str], shares: Sequence[float] | None = None) -> str:
+    """Return 64 hex digits that identify the mean of these checkpoints, in whatever order."""
+    if shares is not None and set(shares) != {1.0}:
+        keys = [f"{key} {share!r}" for key, share in zip(keys, shares, strict=True)]
+    return hashlib.sha256("\n".join(["averaged", *sorted(keys)]).encode()).hexdigest()
 
 
 def _recipe_part(expert: Source) -> list[Any]:

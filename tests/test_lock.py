@@ -272,7 +272,7 @@ def test_a_file_stays_in_its_folder(name: str) -> None:
         (lambda lock: lock.update(rival="\x1b[31m"), "no pick '\\x1b[31m'"),
         (lambda lock: lock.pop("picks"), "picks is missing"),
         (lambda lock: lock.update(seed="0"), "seed"),
-        (lambda lock: lock.update(format=3), "format 3"),
+        (lambda lock: lock.update(format=4), "format 4"),
         (lambda lock: lock["picks"][0].update(accuracy=1.5), "accuracy"),
     ],
 )

@@ -83,6 +83,57 @@ def test_no_number_of_a_pick_can_change_alone(number: int, name: str, change: fl
     assert refusal(edit)
 
 
+def fitted(change: Callable[[Fields], object] = lambda f: None) -> bytes:
+    """A lock whose gain of 8 points is cross-fitted, with a control and this change."""
+    fields = json.loads(lock().to_bytes())
+    fields["cross_fit"] = {
+        "chosen": ["coordinate", "uniform"],
+        "steps": [[4, 2], [4, 4]],
+        "accuracy": 0.67,
+        "rival": 0.59,
+        "seed_stderr": 0.01,
+        "counts": {"cats@1": [28, 312, 60], "dogs@1": [28, 312, 60]},
+    }
+    fields["controls"] = [
+        {"kind": "base", "name": "o/base", "accuracy": 0.5, "gain": [0.17, 0.12, 0.22]}
+    ]
+    fields["predicted_gain"] = 0.02
+    change(fields)
+    return json.dumps(fields).encode()
+
+
+def test_a_cross_fitted_lock_is_read() -> None:
+    assert parse_lock(fitted(), "the.lock").controls[0].accuracy == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f["controls"][0].update(accuracy=0.1), "the gain over the control 'base' is"),
+        (lambda f: f["controls"][0].update(gain=[0.17, 0.18, 0.22]), "does not hold the gain"),
+        (lambda f: f["controls"][0].update(gain=[0.3, 0.2, 0.4]), "the gain over the control"),
+        (lambda f: f["cross_fit"].update(seed_stderr=0.2), "20.00 points between seeds"),
+        (lambda f: f["cross_fit"].update(seed_stderr=-0.1), "not a valid lock"),
+        (lambda f: f["cross_fit"].update(accuracy=0.97, rival=0.89), "by what was counted"),
+        (lambda f: f["cross_fit"].update(accuracy=0.12, rival=0.04), "by what was counted"),
+        (lambda f: f["cross_fit"].update(steps=[[4], [4, 4]]), "not one step for each of 2"),
+        (lambda f: f["cross_fit"].update(chosen=["uniform"]), "not one step for each of 2"),
+        (lambda f: f.update(predicted_gain=-0.5), "not a valid lock"),
+    ],
+)
+def test_an_edited_number_of_the_evidence_is_refused(
+    change: Callable[[Fields], object], message: str
+) -> None:
+    with pytest.raises(IntegrityError) as error:
+        parse_lock(fitted(change), "the.lock")
+    assert message in error.value.message
+
+
+def test_a_control_without_rows_that_did_not_choose_is_refused() -> None:
+    controls = [{"kind": "base", "name": "o/base", "accuracy": 0.5, "gain": [0.1, 0.0, 0.2]}]
+    assert "did not choose" in refusal(lambda f: f.update(controls=controls))
+
+
 def test_all_wrong_numbers_are_named_at_once() -> None:
     def edit(fields: Fields) -> None:
         chosen(fields)["accuracy"] = 0.9
@@ -118,6 +169,7 @@ def test_numbers_between_right_and_wrong_need_not_be_shares_of_rows() -> None:
         (lambda f: chosen(f).update(accuracy=0.9), "the accuracy of pick 'coordinate' is 0.9, and"),
         (lambda f: chosen(f).update(stderr=0.4), "is 0.4, and at most"),
         (lambda f: chosen(f).update(gain=[0.3, 0.26, 0.34]), "the gain of pick 'coordinate'"),
+        (lambda f: f["tasks"][0].update(rows=0), "is no share of its 0 rows"),
     ],
 )
 def test_numbers_between_right_and_wrong_still_follow_from_each_other(

@@ -271,6 +271,26 @@ def test_regret_and_interval_match_a_calculation_by_hand() -> None:
     assert regret.trials == 2
 
 
+def test_rows_that_all_differ_alike_have_no_error() -> None:
+    """Their variance is zero; as a difference of rounded squares it would be negative."""
+    graded = [
+        dataclasses.replace(trial((4, 4), "1"), rows={"cats@1": RowResults("", 7, (value,) * 7)})
+        for value in (0.99, 0.0)
+    ]
+    assert paired_stderr(*graded) == pytest.approx(0, abs=1e-12)
+
+
+def test_every_step_that_the_choice_averages_is_part_of_it() -> None:
+    lock = lock_of((8, 2), (32, 32))
+    pick = lock.pick()
+    first, second = pick.experts
+    mean = dataclasses.replace(first, averaged=(source("me/cats", 4), first))
+    picks = [dataclasses.replace(pick, experts=(mean, second))]
+    picks += [other for other in lock.picks if other.policy != pick.policy]
+    roles = required_commits(dataclasses.replace(lock, picks=tuple(picks)))
+    assert roles[sha("me/cats", 4)] == roles[sha("me/cats", 8)] == "choice"
+
+
 def test_only_trials_of_one_method_and_the_same_rows_are_compared() -> None:
     commits = {sha("me/cats", 2), sha("me/cats", 4)}
     more_rows = trial((2, 2), "11111")

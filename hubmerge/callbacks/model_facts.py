@@ -44,7 +44,7 @@ def describe_model(model: nn.Module) -> ModelFacts:
     adapter = adapter_config(model)
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return ModelFacts(
-        class_name=type(model).__name__,
+        class_name=type(model).__name__.removeprefix("FSDP"),  # as torch names a sharded model
         base=_base_ref(_base_name(model, adapter)),
         layout="transformers" if adapter is None else "peft",
         settings={"tune": "full"} if adapter is None else _adapter_settings(adapter),

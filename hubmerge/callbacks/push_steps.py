@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from hubmerge.callbacks.evaluations import read_evaluations, validation_curve
 from hubmerge.callbacks.model_facts import describe_model
 from hubmerge.callbacks.model_writer import write_base, write_model
+from hubmerge.callbacks.processes import plain_model
 from hubmerge.callbacks.run_settings import (
     count_rows,
     describe_run,
@@ -27,7 +28,6 @@ from hubmerge.callbacks.trainer_access import (
     find_trainer,
     gather_weights,
     is_sharded,
-    plain_model,
 )
 from hubmerge.errors import HubmergeError
 from hubmerge.refs import step_tag
@@ -108,8 +108,9 @@ class PushSteps(TrainerCallback):
         """The same for a loop of one's own: `with PushSteps(to=...).loop(model) as steps:`.
 
         `model` may be wrapped by `accelerator`, which then names the main process and gathers the
-        weights. `steps` is the planned length, `resumed_at` the step that the model has now, and
-        `settings`, such as lr and seed, tell runs apart and are in the manifest of every step.
+        weights; without one, process 0 of torch.distributed publishes. `steps` is the planned
+        length, `resumed_at` the step that the model has now, and `settings`, such as lr and seed,
+        tell runs apart and are in the manifest of every step.
         """
         return StepLoop(
             self._target,
@@ -216,7 +217,7 @@ class PushSteps(TrainerCallback):
     def _open(
         self, args: Any, state: Any, model: nn.Module, processing_class: Any = None, **objects: Any
     ) -> StepRecorder:
-        model = plain_model(self._trainer, model)
+        model = plain_model(model, getattr(self._trainer, "accelerator", None))
         facts = describe_model(model)
         loader = objects.get("train_dataloader")
         run = describe_run(
@@ -249,7 +250,8 @@ class PushSteps(TrainerCallback):
             weights = gather_weights(self._trainer)
         if self._recorder is None:
             return
-        step, plain = state.global_step, plain_model(self._trainer, model)
+        step = state.global_step
+        plain = plain_model(model, getattr(self._trainer, "accelerator", None))
         evaluations = read_evaluations(state.log_history, step)
         rows = count_rows(getattr(self._trainer, "eval_dataset", None))
         curve = validation_curve(evaluations, state.log_history, rows)

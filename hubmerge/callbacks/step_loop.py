@@ -7,11 +7,18 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hubmerge.callbacks.evaluations import Metrics, plain_metrics, validation_curve
 from hubmerge.callbacks.model_facts import describe_model
 from hubmerge.callbacks.model_writer import write_base, write_model
+from hubmerge.callbacks.processes import (
+    as_in_process_0,
+    gather_weights,
+    is_main_process,
+    is_sharded,
+    plain_model,
+)
 from hubmerge.callbacks.run_settings import describe_run
 from hubmerge.callbacks.step_recorder import StepRecorder, open_recorder
 from hubmerge.callbacks.target import PushTarget
@@ -19,7 +26,6 @@ from hubmerge.errors import HubmergeError
 from hubmerge.refs import step_tag
 
 _TRAINING = ("step", "loss", "learning_rate")
-_SHARDED = ("FSDP", "DEEPSPEED")
 
 
 class StepLoop:
@@ -46,10 +52,10 @@ class StepLoop:
         self._earlier: dict[int, Metrics] = {}
         self._recorder: StepRecorder | None = None
         self.commits: dict[int, str] = {}
-        if accelerator is None or accelerator.is_main_process:
+        if is_main_process(accelerator):
             self._guard(lambda: self._open(settings))
         if resumed_at > 0 and target.is_due(resumed_at):
-            self._save_unless_there()
+            self._guard(self._save_unless_there)
 
     def step(self, number: int, metrics: Mapping[str, float] | None = None) -> None:
         """Report update `number`, counted from 1, in all processes; `metrics` of an evaluation.
@@ -89,6 +95,11 @@ class StepLoop:
         run = describe_run(self._target, facts, settings, settings, "a loop", self._steps)
         writer = partial(write_base, model=model, processor=self._tokenizer)
         base = self._target.base or facts.base
+        if base is None and is_sharded(self._model, self._accelerator):
+            raise HubmergeError(
+                "The model was not loaded from a name, and its weights are spread over processes.",
+                "Write base= with the folder or the repository it was made from.",
+            )
         self._recorder = open_recorder(
             self, (), self._target, run, base, self._step, writer, self._warn
         )
@@ -96,23 +107,31 @@ class StepLoop:
 
     def _save(self) -> None:
         self._saved = self._step
-        # Weights that are spread over processes are gathered by all of them together.
-        weights = self._accelerator.get_state_dict(self._model) if self._is_sharded() else None
-        if self._recorder is None:
-            return
-        recorder, step = self._recorder, self._step
+        try:
+            # Weights that are spread over processes are gathered by all of them together.
+            weights: Mapping[str, Tensor] | None = None
+            if is_sharded(self._model, self._accelerator):
+                weights = gather_weights(self._model, self._accelerator)
+            if self._recorder is not None:
+                self._record(self._recorder, weights)
+        except Exception as error:
+            reason = error.message if isinstance(error, HubmergeError) else str(error)
+            self._warn(f"{step_tag(self._step)} is missing: it could not be saved ({reason}).")
+
+    def _record(self, recorder: StepRecorder, weights: Mapping[str, Tensor] | None) -> None:
         evaluations = self._earlier | _evaluations(self._history)
         curve = validation_curve(evaluations, self._history, 0)
         write = partial(
             write_model, model=self._plain_model(), state=weights, processor=self._tokenizer
         )
-        try:
-            recorder.save(step, write, evaluations, curve)
-        except Exception as error:
-            self._warn(f"{step_tag(step)} is missing: it could not be saved ({error}).")
+        recorder.save(self._step, write, evaluations, curve)
 
     def _save_unless_there(self) -> None:
-        if self._recorder is None or not self._recorder.has(self._step):
+        is_there = self._recorder is not None and self._recorder.has(self._step)
+        # Processes that gather weights together must agree.
+        if is_sharded(self._model, self._accelerator):
+            is_there = as_in_process_0(is_there)
+        if not is_there:
             self._save()
 
     def _finish(self) -> None:
@@ -120,15 +139,8 @@ class StepLoop:
             recorder, self._recorder = self._recorder, None
             self._guard(lambda: self.commits.update(recorder.close()))
 
-    def _is_sharded(self) -> bool:
-        kind = getattr(self._accelerator, "distributed_type", None)
-        return str(getattr(kind, "value", kind)) in _SHARDED
-
     def _plain_model(self) -> nn.Module:
-        if self._accelerator is None:
-            return self._model
-        model: nn.Module = self._accelerator.unwrap_model(self._model, keep_torch_compile=False)
-        return model
+        return plain_model(self._model, self._accelerator)
 
     def _guard(self, work: Callable[[], object]) -> None:
         try:
@@ -147,8 +159,10 @@ def _log_entry(step: int, metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _evaluations(history: Iterable[Mapping[str, float]]) -> dict[int, Metrics]:
     """The metrics of each step that are not those of training."""
-    measured = {
-        int(entry["step"]): plain_metrics({k: v for k, v in entry.items() if k not in _TRAINING})
-        for entry in history
-    }
-    return {step: metrics for step, metrics in measured.items() if metrics}
+    measured: dict[int, Metrics] = {}
+    for entry in history:
+        metrics = plain_metrics({k: v for k, v in entry.items() if k not in _TRAINING})
+        if metrics:
+            step = int(entry["step"])
+            measured[step] = {**measured.get(step, {}), **metrics}
+    return measured

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -50,11 +50,3 @@ def gather_weights(trainer: Trainer | None) -> Mapping[str, Tensor]:
     if trainer is None:
         raise RuntimeError("the Trainer that gathers the weights was not found")
     return trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
-
-
-def plain_model(trainer: Trainer | None, model: nn.Module) -> nn.Module:
-    """The model without the wrappers of several processes and of the compiler."""
-    if trainer is not None:
-        unwrapped: nn.Module = trainer.accelerator.unwrap_model(model, keep_torch_compile=False)
-        return unwrapped
-    return model

@@ -120,7 +120,8 @@ def describe_training_steps(experts: Sequence[Source], noun: str = "merge") -> s
         return ""
     used, total = sum(e.step or 0 for e in experts), sum(e.last_step or 0 for e in experts)
     if used >= total:
-        return f"It is made of the experts' last steps, {used} training steps in all."
+        what = "means of steps up to the last" if any(e.averaged for e in experts) else "last steps"
+        return f"It is made of the experts' {what}, {used} training steps in all."
     subject = "The merged experts" if noun == "merge" else "The experts that it starts from"
     return (
         f"{subject} took {used} training steps, and {total} up to their last ones: "
@@ -178,10 +179,11 @@ def _gain(score: Score | None, last: Mapping[str, Score]) -> str:
 
 
 def _format_step(expert: Source) -> str:
-    """The expert's step and the last step of its run: "4 of 8"."""
+    """The expert's step, or those that are averaged, and the last one of its run: "4 of 8"."""
     if expert.step is None:
         return MISSING
-    return f"{expert.step} of {expert.last_step}" if expert.last_step else str(expert.step)
+    steps = expert.steps_text  # those of a mean
+    return f"{steps} of {expert.last_step}" if expert.last_step else steps
 
 
 def _lock_columns(card_input: CardInput, expert: Source, task: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from hubmerge.choosing.candidate_tasks import find_tasks, manifest_tasks
 from hubmerge.errors import Failures, UsageError
 from hubmerge.hub.client import Hub
 from hubmerge.hub.resolve import find_steps, list_steps
+from hubmerge.manifest import Manifest
 from hubmerge.opening.bases import check_origin, common_base
 from hubmerge.opening.matched_inputs import match_alone
 from hubmerge.opening.merge_inputs import check_bases, check_no_moe
@@ -226,8 +227,20 @@ def _make_candidate(
     stopped_early = manifest is not None and manifest.training.get("stopped") == "early"
     seed = manifest.training.get("seed") if manifest else None
     return Candidate(
-        source, own_accuracy, stopped_early, curve, norms, seed=seed if type(seed) is int else None
+        source,
+        own_accuracy,
+        stopped_early,
+        curve,
+        norms,
+        seed=seed if type(seed) is int else None,
+        loss=_recorded_loss(manifest) if manifest else None,
     )
+
+
+def _recorded_loss(manifest: Manifest) -> float | None:
+    """The training loss at the step itself, whatever metric the curve has."""
+    last = manifest.validation[-1] if manifest.validation else None
+    return last.loss if last is not None and last.step == manifest.step else None
 
 
 def _drop_duplicates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -56,10 +56,11 @@ def read_lock_file(path: Path) -> Lock:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raises UsageError for a file that is not a lock: it is probably not meant to be replaced."""
+    """Raises UsageError for a file that is no lock, which is probably not meant to be replaced."""
     try:
         read_lock_file(path)
     except IntegrityError as error:
         raise UsageError(
-            f"{path} exists and is not a lock.", "Choose another path with --lock."
+            f"{path} exists and is no lock that can be read: {error.message}",
+            "Choose another path with --lock.",
         ) from error

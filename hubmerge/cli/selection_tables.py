@@ -102,7 +102,7 @@ def _steps_table(lock: Lock) -> Table:
     steps = sorted({swap.step for row in lock.swaps.values() for swap in row})
     if len(steps) > _MAX_COLUMNS:
         swaps = chain.from_iterable(lock.swaps.values())
-        measured = {swap.step for swap in swaps if swap.merged or swap.label in chosen}
+        measured = {swap.step for swap in swaps if swap.merged is not None or swap.label in chosen}
         steps = sorted(measured)[-_MAX_COLUMNS:]
     rows = []
     for name, task in zip(_task_names(lock), lock.tasks, strict=True):

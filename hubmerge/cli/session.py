@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from hubmerge.cli.progress_lines import ProgressLines, format_amount
 from hubmerge.errors import HubmergeError
 from hubmerge.file_digests import remember_in
 from hubmerge.hub.environment import connect, home
-from hubmerge.progress import MOST_COUNTED, no_progress
+from hubmerge.progress import no_progress
 from hubmerge.redaction import redact_tokens
 from hubmerge.refs import parse_step_pattern, printable
 
@@ -92,19 +93,16 @@ class Session:
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:
         """A progress bar on standard error, called as (description, done, total).
 
-        It is hidden with --quiet and where standard error is not a terminal.
+        Where that is not a terminal, a line a minute; with --quiet nothing.
         """
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet:
             yield no_progress
             return
+        if not sys.stderr.isatty():
+            yield ProgressLines(self.print_message)
+            return
         from rich.console import Console
-        from rich.filesize import decimal
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        def format_amount(done: int, total: int) -> str:
-            if total <= MOST_COUNTED:
-                return f"{done}/{total}"
-            return f"{decimal(done)} of {decimal(total)}"
 
         with Progress(
             TextColumn("{task.description}", markup=False),
@@ -119,7 +117,7 @@ class Session:
                 task,
                 description=description,
                 completed=done,
-                total=total,
+                total=total or done,
                 amount=format_amount(done, total),
             )
 

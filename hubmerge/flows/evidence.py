@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hubmerge.choosing.merge_selection import PreparedSelection, SelectRequest
-from hubmerge.errors import UsageError
+from hubmerge.errors import IntegrityError, UsageError
 from hubmerge.flows.check import Check
 from hubmerge.flows.select import choice_from_lock, prepare_selection
 from hubmerge.hub.client import Hub
@@ -107,8 +107,12 @@ def _check_picks(
     )
     for number, pick in enumerate(lock.picks):
         progress(f"measuring {pick.policy}", number, len(lock.picks))
-        trial = evaluator.measure(choice_from_lock(pool, method, lock, pick.policy))
-        yield _check_pick(pick, trial)
+        try:
+            choice = choice_from_lock(pool, method, lock, pick.policy)
+        except IntegrityError as error:
+            yield Check(f"accuracy of {pick.policy}", "", error.message)
+        else:
+            yield _check_pick(pick, evaluator.measure(choice))
 
 
 def _check_pick(pick: Pick, trial: Trial) -> Check:

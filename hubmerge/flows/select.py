@@ -150,8 +150,8 @@ def select(
     procedure = prepared.procedure
 
     def report_progress(name: str, measured: MeasuredChoice) -> None:
-        label, most = f"{name}: {100 * measured.accuracy:.1f} %", request.merges
-        progress(label, evaluator.merges, most or evaluator.merges)
+        label = f"{name}: {100 * measured.accuracy:.1f} %, merges"
+        progress(label, evaluator.merges, request.merges or 0)
 
     results = procedure.run(evaluator, shares.search(), report_progress)
     if missing := procedure.missing(results):

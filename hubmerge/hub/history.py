@@ -69,7 +69,7 @@ def _join_known(
                 return
             yield commit
         count += len(page)
-        progress(f"{repo_id}: commits", count, count)
+        progress(f"{repo_id}: commits", count, 0)
 
 
 def _continues_with(page: Sequence[Commit], known: Sequence[Commit]) -> bool:

@@ -117,10 +117,9 @@ def required_commits(lock: Lock) -> dict[str, str]:
     picks = sorted(lock.picks, key=lambda pick: pick.policy != lock.chosen)
     roles: dict[str, str] = {}
     for pick in picks:
-        for expert in pick.experts:
-            roles.setdefault(
-                expert.sha, "choice" if pick.policy == lock.chosen else f"pick {pick.policy}"
-            )
+        role = "choice" if pick.policy == lock.chosen else f"pick {pick.policy}"
+        for member in (member for expert in pick.experts for member in expert.members):
+            roles.setdefault(member.sha, role)
     for pin in lock.experts:
         roles.setdefault(pin.source.sha, "expert")
     roles.setdefault(lock.base.source.sha, "base")

@@ -101,8 +101,8 @@ def paired_stderr(trial: Trial, baseline: Trial) -> float:
             a - b for a, b in zip(rows.numbers, baseline.rows[task].numbers, strict=True)
         ]
         count = len(differences)
-        mean = sum(differences) / count
-        variances.append((sum(d * d for d in differences) / count - mean**2) / count)
+        mean = math.fsum(differences) / count
+        variances.append(math.fsum((d - mean) ** 2 for d in differences) / count**2)
     return math.sqrt(math.fsum(variances)) / len(variances)
 
 

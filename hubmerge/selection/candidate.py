@@ -19,7 +19,8 @@ class Candidate:
     `stopped_early` is true if early stopping ended the run here; `curve` is the run up to here, and
     `seed` what it was trained with, if it is recorded.
     With `members`, it is the mean of several steps of one expert, of which this is the last.
-    `norms` are those in its manifest, None if they are not known without fetching it.
+    `norms` are those in its manifest, None if they are not known without fetching it. `loss` is its
+    recorded training loss.
     """
 
     source: Source
@@ -28,6 +29,7 @@ class Candidate:
     curve: tuple[ValidationPoint, ...] = field(default=(), repr=False)
     norms: Norms | None = field(default=None, repr=False)
     seed: int | None = None
+    loss: float | None = None
     members: tuple[Candidate, ...] = field(default=(), repr=False)
 
     @property
@@ -47,12 +49,6 @@ class Candidate:
         return tuple(member.source.weight for member in self.members)
 
     @property
-    def loss(self) -> float | None:
-        """The training loss that was recorded at its step, None without one."""
-        last = self.curve[-1] if self.curve else None
-        return last.loss if last is not None and last.step == self.step else None
-
-    @property
     def step(self) -> int:
         return self.source.step or 0
 
@@ -60,8 +56,9 @@ class Candidate:
 def weighted_by_loss(members: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Return steps of one expert, each with a share in inverse proportion to its training loss.
 
-    Shares sum to 1 and have four digits. Steps without recorded losses, or with equal ones, keep
-    the share 1 of a plain mean. Source: metrics-weighted averaging, arXiv 2504.18580.
+    Shares have four digits, and only their ratios matter. Steps without recorded losses, or with
+    equal ones, keep the share 1 of a plain mean. Source: metrics-weighted averaging, arXiv
+    2504.18580.
     """
     losses = [member.loss for member in members]
     known = [max(loss, _LEAST_LOSS) for loss in losses if loss is not None and loss >= 0]

@@ -45,7 +45,7 @@ class Controls:
     """The controls that were measured, and the kinds and names of those the budget left out.
 
     `predicted_gain` is what one more expert would add by the merging scaling law, None if too few
-    sizes were measured to fit it.
+    sizes were measured to fit it, or if a choice leaves experts out.
     """
 
     measured: tuple[MeasuredControl, ...] = ()
@@ -83,11 +83,11 @@ class ControlRuns:
 
     def _planned(self) -> Iterator[tuple[str, str, Callable[[], tuple[str, Trial]]]]:
         """Yield kind, name and measurement of every control, the most telling first."""
-        pool, tasks = self._evaluator.pool, len(self._chosen.indices)
+        pool = self._evaluator.pool
         yield BASE, pool.base.label, self._base
         yield EXPERT, "", self._best_expert
-        if not self._evaluator.method.count_problem(tasks - 1):
-            for number, task in enumerate(pool.tasks):
+        for number, task in enumerate(pool.tasks):
+            if self._can_leave_out(number):
                 yield WITHOUT, task.id, partial(self._without, number)
         for indices in self._drawn():
             steps = " ".join(
@@ -95,6 +95,16 @@ class ControlRuns:
                 for steps, index in zip(pool.candidates, indices, strict=True)
             )
             yield RANDOM, steps, partial(self._random, steps, indices)
+
+    def _choices(self) -> list[Choice]:
+        """Return what the search of each fold chose."""
+        return [search.chosen.result.choice for search in self._fit.searches]
+
+    def _can_leave_out(self, task: int) -> bool:
+        """Return whether the method merges what is left of every choice without an expert."""
+        left = [choice.with_weight(task, 0.0).weights for choice in self._choices()]
+        counts = [sum(weight != 0 for weight in weights) for weights in left]
+        return not any(map(self._evaluator.method.count_problem, counts))
 
     def _base(self) -> tuple[str, Trial]:
         return self._evaluator.pool.base.label, self._measure_unmerged(None)
@@ -147,6 +157,8 @@ class ControlRuns:
 
     def _predict(self, measured: list[MeasuredControl]) -> float | None:
         """Predict the gain of one more expert from merges of none, one, all but one and all."""
+        if any(0 in choice.weights for choice in self._choices()):
+            return None
         accuracies = {len(self._chosen.indices): [self._fit.chosen().accuracy]}
         for control in measured:
             if control.kind == BASE:

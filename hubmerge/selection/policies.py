@@ -40,7 +40,8 @@ def last(search: Search) -> MeasuredChoice:
 def best_expert(search: Search, own_accuracy: Callable[[int, int], float]) -> MeasuredChoice:
     """Choose each expert's best step on its own task, the earliest of equals.
 
-    `own` returns the accuracy of a candidate on its own task, given the task's and its index.
+    `own_accuracy` returns the accuracy of a candidate on its own task, given the task's and its
+    index.
     """
     indices = []
     for task, steps in enumerate(search.pool.candidates):
@@ -106,7 +107,8 @@ def joint(search: Search, start: MeasuredChoice) -> MeasuredChoice:
 def average_last(search: Search, start: MeasuredChoice, by_loss: bool = False) -> MeasuredChoice:
     """Average the last steps of each expert, or those around its chosen step, before merging.
 
-    Sources: arXiv 2507.17634, 2505.12082.
+    The mean is plain, or with `by_loss` weighted by training losses. Sources: arXiv 2507.17634,
+    2505.12082.
     """
     pool, best = search.pool, start
     for span in _SPANS:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from hubmerge.recipe_ids import recipe_id
+from hubmerge.recipe_ids import averaged_key, recipe_id
 from hubmerge.selection.candidate import Candidate, weighted_by_loss
 from hubmerge.selection.choice import Choice
 from hubmerge.source import Source
 from hubmerge.tasks.task import Task
 from hubmerge.trials import Part
-from hubmerge.weights.averaged import average_checkpoints, averaged_key
+from hubmerge.weights.averaged import average_checkpoints
 from hubmerge.weights.checkpoint import Checkpoint
 from hubmerge.weights.layer_names import count_layers
 from hubmerge.weights.match_options import DEFAULT_OPTIONS, MatchOptions

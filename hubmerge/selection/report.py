@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from hubmerge.lock import Pick, Pin, Swap, UniformPoint
+from hubmerge.recipe_ids import averaged_key
 from hubmerge.selection import noise
 from hubmerge.selection import objective as objectives
 from hubmerge.selection.noise import Interval
@@ -14,7 +15,6 @@ from hubmerge.selection.policy_results import PolicyResult, PolicyResults
 from hubmerge.selection.pool import Pool
 from hubmerge.selection.search import MeasuredChoice
 from hubmerge.source import Source
-from hubmerge.weights.averaged import averaged_key
 
 BAND = 1.0  # standard errors of a difference; two choices within it count as equal
 

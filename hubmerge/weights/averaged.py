@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
-from hashlib import sha256
 
 import numpy as np
 
@@ -56,13 +55,6 @@ def average_checkpoints(
         )
         for name in changed
     })  # fmt: skip
-
-
-def averaged_key(keys: Sequence[str], shares: Sequence[float] | None = None) -> str:
-    """Return 64 hex digits that identify the mean of these checkpoints, in whatever order."""
-    if shares is not None and set(shares) != {1.0}:
-        keys = [f"{key} {share!r}" for key, share in zip(keys, shares, strict=True)]
-    return sha256("\n".join(["averaged", *sorted(keys)]).encode()).hexdigest()
 
 
 def _mean(base: Checkpoint, vectors: Sequence[tuple[TaskVector, float]], name: str) -> Array:

@@ -166,7 +166,11 @@ def test_a_loop_of_ones_own(
             train_step(wrapped, optimizer, accelerator, rows[number])
             if number in STEPS:
                 expected[number] = saved_weights(model)
-            steps.step(number, {"loss": 1.0, "lr": 1e-2, "accuracy": number / 16})
+            if number == 3:  # reported in two calls
+                steps.step(number, {"accuracy": number / 16})
+                steps.step(number, {"loss": 1.0, "lr": 1e-2})
+            else:
+                steps.step(number, {"loss": 1.0, "lr": 1e-2, "accuracy": number / 16})
     assert published_weights(api, repo) == expected
     assert sorted(steps.commits) == list(STEPS)
     manifest = published_manifest(api, repo, 8, tmp_path / "manifest")
@@ -212,6 +216,27 @@ def test_a_loop_that_breaks_publishes_what_it_saved(
         break_off()
     assert list(tags(api, repo)) == ["step1"]
     assert sentences == []
+
+
+class ShardedThatFails:
+    """An Accelerator of sharded weights whose processes do not reach each other."""
+
+    distributed_type, is_main_process = "FSDP", True
+
+    def unwrap_model(self, model: Any, keep_torch_compile: bool) -> Any:
+        return model
+
+    def get_state_dict(self, model: Any) -> Any:
+        raise RuntimeError("connection closed by peer")
+
+
+def test_weights_that_cannot_be_gathered_stop_no_loop(
+    base: Path, repo: str, sentences: list[str]
+) -> None:
+    push = PushSteps(repo, hub="local", base=base)
+    with push.loop(load(base), ShardedThatFails()) as steps:
+        steps.step(1)
+    assert sentences == ["step1 is missing: it could not be saved (connection closed by peer)."]
 
 
 def train_step(model: Any, optimizer: Any, accelerator: Any, row: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ def judged(
         conclusive=outcome == "gain",
         cross_fit=CrossFitted(("coordinate", "uniform"), (steps, steps), 0.61, 0.61 - gain[0]),
         controls=(
-            Control("base", "hub/base@main", 0.4, base),
+            Control("base", "hub/base@main", 0.61 - base[0], base),
             Control("without", plain.tasks[0].id, 0.6, (0.01, -0.01, 0.03)),
         ),
         left_out=("expert", "random 4 8"),
@@ -85,7 +85,7 @@ def test_a_choice_that_is_the_rivals_own_merge_needs_no_more_examples() -> None:
 def test_the_card_shows_the_controls() -> None:
     card = merge_card(judged(GAIN, GAIN, "gain"))
     assert "### What the choice adds" in card
-    assert "| the base | 40.00 | +2.10 (+1.20 to +3.00) |" in card
+    assert "| the base | 58.90 | +2.10 (+1.20 to +3.00) |" in card
     assert "without the expert of" in card
     assert "would add +0.40 points" in card
     assert "left out these controls: the best single expert; random steps, tuned: 4 8." in card

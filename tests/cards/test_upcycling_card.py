@@ -33,6 +33,19 @@ def test_the_card_is_the_golden_one() -> None:
     assert merge_card() == GOLDEN.read_text(encoding="utf-8")
 
 
+def test_the_card_names_all_steps_of_a_mean() -> None:
+    plain = lock().pick("last")
+    first, second = plain.experts
+    mean = dataclasses.replace(first, averaged=(source("cats@1", 4), first))
+    picks = tuple(
+        dataclasses.replace(pick, experts=(mean, second)) if pick.policy == "last" else pick
+        for pick in lock().picks
+    )
+    card = merge_card(lock(picks=picks, chosen="last", conclusive=False))
+    assert "| cats | o/cats | 4+8 of 8 | `" in card
+    assert "It is made of the experts' means of steps up to the last, 16 training steps" in card
+
+
 def test_the_lock_of_these_tests_is_valid() -> None:
     assert parse_lock(lock().to_bytes(), "here") == lock()
 

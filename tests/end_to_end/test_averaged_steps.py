@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,12 @@ from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import method, parse_params
 from hubmerge.opening.references import open_ref
+from hubmerge.recipe_ids import averaged_key
 from hubmerge.refs import parse_ref
 from hubmerge.source import Source
-from hubmerge.weights.averaged import averaged_key
 from hubmerge.weights.checkpoint import open_checkpoint
-from tests.end_to_end.conftest import REPOS, WEIGHTS, Command
+from tests.end_to_end.conftest import REPOS, ROWS, WEIGHTS, Command
+from tests.locks import stderr_of
 
 
 def replace_last_pick(lock: Lock, *experts: Source) -> Lock:
@@ -129,11 +131,44 @@ def test_a_lock_that_averages_other_steps_is_refused(averaged: Lock) -> None:
         parse_lock(data, "a.lock")
 
 
-@pytest.mark.parametrize("share", [0.0, -0.5])
-def test_shares_that_are_not_positive_are_refused(pinned: Lock, share: float) -> None:
-    data = average_steps(pinned, (0.5, share, 0.5)).to_bytes()
-    with pytest.raises(Exception, match="shares that are not positive"):
+@pytest.mark.parametrize("share", [0.0, -0.5, 1e308])
+def test_shares_that_are_none_are_refused(pinned: Lock, share: float) -> None:
+    data = average_steps(pinned, (0.5, share, 1e308)).to_bytes()
+    with pytest.raises(Exception, match="shares that are not above 0 and at most 1"):
         parse_lock(data, "a.lock")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": 9}, "another step than its pin"),
+        ({"licence": "mit-0"}, "another licence than its pin"),
+        ({"weights": "0" * 64}, "another weights than its pin"),
+    ],
+)
+def test_a_member_of_an_average_that_differs_from_its_pin_is_refused(
+    averaged: Lock, change: dict[str, Any], message: str
+) -> None:
+    first, second = averaged.pick().experts
+    members = (dataclasses.replace(first.averaged[0], **change), *first.averaged[1:])
+    edited = dataclasses.replace(first, averaged=members)
+    with pytest.raises(Exception, match=message):
+        parse_lock(replace_last_pick(averaged, edited, second).to_bytes(), "a.lock")
+
+
+def test_a_mean_with_the_digest_of_another_is_refused(averaged: Lock) -> None:
+    """It seeds the masks of the mean and orders the sums, so another merge would be built."""
+    first, second = averaged.pick().experts
+    edited = dataclasses.replace(first, weights="0" * 64)
+    with pytest.raises(Exception, match="a digest of weights that is not that of the mean"):
+        parse_lock(replace_last_pick(averaged, edited, second).to_bytes(), "a.lock")
+
+
+def test_a_step_that_is_averaged_twice_is_refused(averaged: Lock) -> None:
+    first, second = averaged.pick().experts
+    edited = dataclasses.replace(first, averaged=(first.averaged[0], *first.averaged))
+    with pytest.raises(Exception, match="averages other steps"):
+        parse_lock(replace_last_pick(averaged, edited, second).to_bytes(), "a.lock")
 
 
 def shares_by_loss(lock: Lock, hub: Hub) -> list[float]:
@@ -187,3 +222,25 @@ def test_a_lock_without_averages_keeps_its_format(pinned: Lock) -> None:
     assert b"averaged" not in data
     assert json.loads(data)["format"] == 1
     assert parse_lock(data, "a.lock") == pinned
+
+
+@pytest.mark.slow
+def test_shares_that_do_not_follow_from_the_losses_are_a_problem_of_the_evidence(
+    pinned: Lock, hubmerge: Command, tmp_path: Path
+) -> None:
+    """The other picks are measured all the same."""
+    lock = average_steps(pinned, (0.1, 0.1, 0.8))
+    rows = ROWS["validation"]
+    picks = tuple(
+        dataclasses.replace(pick, gain=None, stderr=stderr_of(pick.tasks, rows))
+        for pick in lock.picks
+    )
+    tasks = tuple(dataclasses.replace(task, rows=rows) for task in lock.tasks)
+    path = tmp_path / "a.lock"
+    path.write_bytes(dataclasses.replace(lock, picks=picks, tasks=tasks, uniform=()).to_bytes())
+    result = hubmerge("verify", path, "--evidence", "--json")
+    assert result.code == 3
+    problems = {check["what"]: check["problem"] for check in result.data}
+    assert "by other shares" in problems["accuracy of last"]
+    assert {"accuracy of uniform", "accuracy of coordinate"} <= problems.keys()
+    assert "--against" not in result.err

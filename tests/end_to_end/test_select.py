@@ -110,7 +110,13 @@ def with_more_right(lock: Lock, policy: str, rows: int) -> Lock:
     )
     others = [dataclasses.replace(p, gain=None) for p in lock.picks if p is not pick]
     return dataclasses.replace(
-        lock, picks=(forged, *others), uniform=(), conclusive=False, outcome=None, cross_fit=None
+        lock,
+        picks=(forged, *others),
+        uniform=(),
+        conclusive=False,
+        outcome=None,
+        cross_fit=None,
+        controls=(),
     )
 
 

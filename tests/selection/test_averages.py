@@ -14,11 +14,11 @@ from hubmerge.errors import CheckpointError
 from hubmerge.merging.engine import merge
 from hubmerge.merging.plan import Expert, MergePlan
 from hubmerge.merging.registry import METHODS, method, parse_params
+from hubmerge.recipe_ids import averaged_key
 from hubmerge.selection.choice import Choice, plain_choice
 from hubmerge.selection.policies import average_by_loss, average_last, greedy_soup, last
 from hubmerge.selection.pool import Pool
-from hubmerge.training_curve import ValidationPoint
-from hubmerge.weights.averaged import average_checkpoints, averaged_key
+from hubmerge.weights.averaged import average_checkpoints
 from hubmerge.weights.match_options import DEFAULT_OPTIONS
 from tests.weights.adapters import save_adapter, write_base
 
@@ -62,14 +62,11 @@ def test_the_mean_of_two_steps_by_hand(tmp_path: Path) -> None:
 
 
 def with_losses(pool: Pool, losses: dict[int, float | None]) -> Pool:
-    """The pool with these training losses, by step, in the curves of all its experts."""
+    """The pool with these training losses, by step, of all its experts."""
     return replace(
         pool,
         candidates=tuple(
-            tuple(
-                replace(c, curve=(ValidationPoint(c.step, losses[c.step], 0.5, 10, 0.1),))
-                for c in candidates
-            )
+            tuple(replace(c, loss=losses[c.step]) for c in candidates)
             for candidates in pool.candidates
         ),
     )

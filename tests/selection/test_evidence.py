@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hubmerge.merging.registry import method
 from hubmerge.selection.choice import plain_choice
 from hubmerge.selection.controls import ControlRuns
-from hubmerge.selection.cross_fit import cross_fit
+from hubmerge.selection.cross_fit import CrossFit, FoldSearch, cross_fit
 from hubmerge.selection.evaluator import Evaluator
 from hubmerge.selection.evidence import find_outcome, with_evidence
+from hubmerge.selection.folds import folds
 from hubmerge.selection.grids import find_grid
 from hubmerge.selection.memory_merge import MemoryMerger
-from hubmerge.selection.policy_results import LAST
+from hubmerge.selection.policy_results import LAST, PolicyResult
 from hubmerge.selection.procedure import Procedure
-from hubmerge.selection.search import Budget
+from hubmerge.selection.search import Budget, MeasuredChoice
 from hubmerge.trials import TrialLog
 from tests.cards.builders import lock
 
@@ -28,7 +30,7 @@ from .test_search import ROWS, THRESHOLDS, FakeModel, FakeSplit, SearchSetup
 NOISE = {1: 0.05, 2: 0.2, 4: 1.0, 8: 4.0}  # of each step: late steps only break the base
 
 
-def noise_evaluator(root: Path) -> Evaluator:
+def noise_evaluator(root: Path, count: int = 2, name: str = "task_arithmetic") -> Evaluator:
     random = np.random.default_rng(0)
     values = THRESHOLDS + random.normal(0.3, 1.0, (2, ROWS))
     base = {"x": values.astype(np.float32)}
@@ -37,11 +39,11 @@ def noise_evaluator(root: Path) -> Evaluator:
             (step, {"x": (values + random.normal(0, size, (2, ROWS))).astype(np.float32)})
             for step, size in NOISE.items()
         ]
-        for _ in range(2)
+        for _ in range(count)
     ]
     pool, model = make_pool(root, base, experts), FakeModel(base["x"])
-    splits: Any = [FakeSplit(task, number, model) for number, task in enumerate(pool.tasks)]
-    used = method("task_arithmetic")
+    splits: Any = [FakeSplit(task, number % 2, model) for number, task in enumerate(pool.tasks)]
+    used = method(name)
     log = TrialLog(root / "trials.jsonl")
     return Evaluator(pool, MemoryMerger(pool, used), used, splits, log, "validation")
 
@@ -67,6 +69,28 @@ def test_noise_that_beats_worse_noise_is_no_gain(tmp_path: Path) -> None:
     by_kind = {control.kind: control for control in written.controls}
     assert by_kind["base"].gain[1] <= 0
     assert by_kind["without"].gain[1] <= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out", "tasks"),
+    [("average", (2,), "123"), ("average", (1, 2), "23"), ("model_stock", (2,), "3")],
+)
+def test_no_control_has_fewer_experts_than_the_method_takes(
+    tmp_path: Path, name: str, left_out: tuple[int, ...], tasks: str
+) -> None:
+    """What leaves experts out already is compared only with merges that there are."""
+    evaluator = noise_evaluator(tmp_path, 3, name)
+    choice = plain_choice((1, 1, 1), {})
+    for task in left_out:
+        choice = choice.with_weight(task, 0.0)
+    soup = PolicyResult("greedy-soup", MeasuredChoice(choice, evaluator.measure(choice)), 1)
+    searches = tuple(FoldSearch(fold, {soup.name: soup}, soup) for fold in folds(2))
+    fit = CrossFit(evaluator.pool, evaluator.measure, searches)
+    controls = ControlRuns(fit, evaluator, choice, find_grid(name), Budget(), 0).run()
+    ids = [task.id for task in evaluator.pool.tasks]
+    without = [control.name for control in controls.measured if control.kind == "without"]
+    assert without == [ids[int(number) - 1] for number in tasks]
+    assert controls.predicted_gain is None  # of what number of experts would not be known
 
 
 def test_an_expert_of_weight_zero_is_left_out_of_a_merge(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from recipes.studies.pages import format_mean, insert_table, markdown_table, mean
-from recipes.studies.selection.tables import METHODS, PAGE, Row, accuracies
+from recipes.studies.selection.tables import METHODS, PAGE, POLICIES, Row, accuracies
 
 RESULTS = Path(__file__).with_name("regret.json")
 _FOUND = ("search", "select")
@@ -45,12 +45,28 @@ def render_page(page: str) -> str:
         own = [row for row in policies if row["tune"] == tune]
         page = insert_table(page, f"four-{tune}", accuracies(own))
     page = insert_table(page, "gains", _gains(policies))
+    page = insert_table(page, "rivals", _rivals(policies))
     page = insert_table(page, "averages", _averages(rows))
     page = insert_table(page, "regret", _regret(rows))
     return insert_table(page, "proxies", _proxies(rows))
 
 
 def _gains(rows: Sequence[Row]) -> str:
+    """The gain of each policy over the last steps on test, paired by seed."""
+    settings = settings_of(rows)
+    lines = []
+    for policy in POLICIES[1:]:
+        line = [policy]
+        for tune, method in settings:
+            own = [row for row in rows if (row["tune"], row["method"]) == (tune, method)]
+            line.append(format_mean(_gaps(own, POLICIES[0], policy, "test"), sign=True))
+        if set(line[1:]) != {"-"}:
+            lines.append(line)
+    head = [f"{tune} {METHODS[method]}" for tune, method in settings]
+    return markdown_table(["gain over last", *head], lines)
+
+
+def _rivals(rows: Sequence[Row]) -> str:
     """The gain of `select` on test over single policies, paired by seed: mean, standard error."""
     lines = []
     for tune, method in settings_of(rows):
