@@ -24,12 +24,20 @@ _TEXT_FIELDS = ("recipe", "base", "method", "split")
 
 @dataclass(frozen=True)
 class Part:
-    """An expert in a trial: the commit it is pinned to, and how its task vector is used."""
+    """An expert in a trial: the commit it is pinned to, and how its task vector is used.
+
+    `sha` is followed by its folder if it is not at the root of the repository.
+    """
 
     sha: str
     weight: float = 1.0
     keep: float = 1.0
     intruders: float = 1.0
+
+    @property
+    def commit(self) -> str:
+        """The commit alone."""
+        return self.sha.partition("/")[0]
 
 
 # What was measured row by row: one bit per row, or one number of a metric with other values.

@@ -20,7 +20,13 @@ from hubmerge.retention.choice import (
     required_commits,
     stored_bytes,
 )
-from hubmerge.retention.evidence import Groups, compute_regrets, group_comparable, paired_stderr
+from hubmerge.retention.evidence import (
+    Groups,
+    accuracy_gaps,
+    compute_regrets,
+    group_comparable,
+    paired_stderr,
+)
 from hubmerge.retention.plan import RetentionPlan, parse_budget, parse_plan
 from hubmerge.source import Source
 from hubmerge.trials import SINGLE_EXPERT, Part, RowResults, Trial
@@ -378,3 +384,15 @@ def test_only_merges_measured_on_validation_count() -> None:
     empty = dataclasses.replace(trial((8, 2), "1111"), rows={})
     groups = group_comparable([tested, single, empty, merge], {sha("me/cats", 2)}, ())
     assert [list(trials) for trials in groups.values()] == [[merge]]
+
+
+def test_measurements_of_a_folder_in_a_commit_are_those_of_the_commit() -> None:
+    plain = trial((2, 8), "1111")
+    parts = (
+        dataclasses.replace(plain.parts[0], sha=f"{plain.parts[0].sha}/checkpoint-2"),
+        plain.parts[1],
+    )
+    groups = group_comparable([dataclasses.replace(plain, parts=parts)], {sha("me/cats", 2)}, ())
+    assert accuracy_gaps(groups)[sha("me/cats", 2)] == 0
+    [regret] = compute_regrets(groups, {sha("me/cats", 2)}, ())
+    assert regret.kept is None

@@ -186,6 +186,11 @@ def _differences(model: OpenedModel, pin: Pin) -> Iterator[str]:
             f"{pin.source.label} is step {manifest.step} by its manifest, and the lock says "
             f"{pin.source.step}."
         )
+    if model.files == pin.files and pin.source.weights not in (None, model.weights_digest):
+        yield (
+            f"{pin.source.label} has weights with the digest {model.weights_digest[:12]}, and the "
+            f"lock says {str(pin.source.weights)[:12]}."
+        )
     for name in sorted(model.files.keys() | pin.files.keys()):
         actual, pinned = model.files.get(name), pin.files.get(name)
         if actual != pinned:

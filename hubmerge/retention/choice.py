@@ -107,7 +107,7 @@ def reasons_to_keep(
         by_commit.setdefault(sha, {})[role] = None
     for (method, *_), trials in groups.items():
         for part in trials[0].parts:
-            by_commit.setdefault(part.sha, {})[f"best for {method}"] = None
+            by_commit.setdefault(part.commit, {})[f"best for {method}"] = None
     by_ref = dict(_series_reasons(refs))
     return {ref: [*by_commit.get(ref.sha, ()), *by_ref[ref]] for ref in refs}
 

@@ -64,7 +64,7 @@ def accuracy_gaps(groups: Groups) -> dict[str, float]:
         for trial in trials:
             gap = trials[0].accuracy - trial.accuracy
             for part in trial.parts:
-                gaps[part.sha] = min(gap, gaps.get(part.sha, math.inf))
+                gaps[part.commit] = min(gap, gaps.get(part.commit, math.inf))
     return gaps
 
 
@@ -107,7 +107,7 @@ def paired_stderr(trial: Trial, baseline: Trial) -> float:
 
 
 def _uses(trial: Trial, shas: Collection[str]) -> bool:
-    return any(part.sha in shas for part in trial.parts)
+    return any(part.commit in shas for part in trial.parts)
 
 
 def _is_complete_merge(trial: Trial) -> bool:

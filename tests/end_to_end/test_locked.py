@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from hubmerge.errors import HubOffline
 from hubmerge.hub.client import Hub
 from hubmerge.lock import LOCK_FILE as LOCK
-from hubmerge.lock import Lock, Pin
+from hubmerge.lock import Lock, Pin, identity
 from hubmerge.manifest import MANIFEST_JSON, Manifest, files_digest, parse_manifest
 from hubmerge.opening.bases import common_base
 from hubmerge.opening.locked_experts import open_pick
@@ -342,6 +342,31 @@ def test_a_pull_request_is_opened_once_and_can_be_downloaded(
 
 
 @pytest.mark.slow
+def test_a_digest_of_weights_that_is_not_that_of_the_files_is_refused(
+    pinned: Lock, hubmerge: Command, tmp_path: Path
+) -> None:
+    """It seeds masks and orders sums, so the pin and the picks together must not invent it."""
+    first = pinned.pick("last").experts[0]
+    invented = dataclasses.replace(first, weights="1" * 64)
+    pins = tuple(
+        dataclasses.replace(pin, source=dataclasses.replace(pin.source, weights="1" * 64))
+        if identity(pin.source) == identity(first) else pin
+        for pin in pinned.experts
+    )  # fmt: skip
+    picks = tuple(
+        dataclasses.replace(
+            pick,
+            experts=tuple(invented if expert == first else expert for expert in pick.experts),
+        )
+        for pick in pinned.picks
+    )
+    path = tmp_path / "edited.lock"
+    path.write_bytes(dataclasses.replace(pinned, experts=pins, picks=picks).to_bytes())
+    result = hubmerge("merge", "--lock", path, "--policy", "last", "--out", tmp_path / "out")
+    assert result.code == 3, result.err
+    assert f"{first.label} has weights with the digest" in result.err
+
+
 def test_checkpoint_folders_of_one_commit_have_separate_pins(
     hubmerge: Command, api: HfApi, hub: Hub, tmp_path: Path
 ) -> None:
