@@ -35,10 +35,10 @@ def plain_model(model: nn.Module, accelerator: Any) -> nn.Module:
     if accelerator is not None:
         unwrapped: nn.Module = accelerator.unwrap_model(model, keep_torch_compile=False)
         return unwrapped
-    plain: Any = model
+    plain = model
     while inside := _INSIDE.get(type(plain).__name__):
         plain = getattr(plain, inside)
-    return plain  # type: ignore[no-any-return]
+    return plain
 
 
 def is_sharded(model: nn.Module, accelerator: Any) -> bool:

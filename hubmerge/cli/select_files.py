@@ -61,6 +61,5 @@ def _check_replaceable(path: Path) -> None:
         read_lock_file(path)
     except IntegrityError as error:
         raise UsageError(
-            f"{path} exists and is no lock that can be read: {error.message}",
-            "Choose another path with --lock.",
+            f"Not replaced: {error.message}", "Choose another path with --lock."
         ) from error

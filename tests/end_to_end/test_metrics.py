@@ -100,6 +100,12 @@ def test_chat_experts_are_chosen_and_merged_by_exact_match(
     assert [score["metric"] for score in scores] == ["exact_match", "exact_match"]
 
 
+def test_training_losses_are_known_whatever_the_metric(hubmerge: Command, chat: Path) -> None:
+    """Without them, averages by loss would have nothing to choose from."""
+    words = ("--metric", "exact_match", "--policy", "average-by-loss", "--base", chat / "base")
+    assert select(hubmerge, chat, *words).pick("average-by-loss")
+
+
 def test_numbers_between_right_and_wrong_are_raced_and_locked(
     hubmerge: Command, chat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -350,6 +350,8 @@ def test_a_file_that_is_not_a_lock_is_not_replaced(select: Select, lock_folder: 
     (lock_folder / "notes.txt").write_text("mine")
     result = select(lock="notes.txt")
     assert result.code == 2
+    assert "Not replaced: " in result.err
+    assert "is not a valid lock" in result.err
     assert (lock_folder / "notes.txt").read_text() == "mine"
 
 
